@@ -1,0 +1,1 @@
+"""What must be true. Imports neither Dagster nor torch nor pandas, so another repository's CI can use it alone."""

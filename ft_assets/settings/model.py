@@ -1,0 +1,311 @@
+"""The one configuration, typed. Every key of config.yaml is a field; unknown keys and contradictions are refused."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+SCHEMA_VERSION = 1
+
+
+class Section(BaseModel):
+    """A frozen section of config.yaml that refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(Section):
+    files: list[str] = Field(min_length=1)
+    """Globs, relative to config.yaml: Markdown, text, or a BEIR corpus.jsonl."""
+    max_chars: PositiveInt = 1200
+    """A section longer than this is cut at sentence ends."""
+    min_chars: PositiveInt = 20
+    glossary: list[str] = []
+    """YAML files of terms with their other names."""
+
+
+class InstructionFiles(Section):
+    files: list[str] = []
+    thinking: Literal["require", "allow_empty", "mask_empty", "strip"] = "allow_empty"
+    """What to do with reasoning: the target model decides (a Thinking model wants `require`)."""
+
+
+class PreferenceFiles(Section):
+    files: list[str] = []
+    min_margin: float = Field(default=0.0, ge=0.0)
+    """Pairs whose scores differ by no more than this are ties and are quarantined."""
+
+
+class RetrievalFiles(Section):
+    queries: list[str] = []
+    """BEIR queries.jsonl files."""
+    qrels: list[str] = []
+    """BEIR qrels .tsv files (query-id, corpus-id, score)."""
+
+
+class SplitSettings(Section):
+    train: float = Field(default=0.7, gt=0, lt=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    test: float = Field(default=0.2, gt=0, lt=1)
+    near_duplicate: float = Field(default=0.8, gt=0, le=1)
+    """Questions whose character 3-gram Jaccard similarity reaches this share one cluster."""
+    key: str = "split-v1"
+    """Changing the key deals every cluster anew: a new split version."""
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"train + validation + test is {total:g}, must be 1. Change one of the three.")
+        return self
+
+
+class DatasetSettings(Section):
+    instruction: InstructionFiles = InstructionFiles()
+    preference: PreferenceFiles = PreferenceFiles()
+    retrieval: RetrievalFiles = RetrievalFiles()
+    split: SplitSettings = SplitSettings()
+    max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
+    """The gate blocks when a larger share of the rows of a data set is quarantined."""
+    max_line_bytes: PositiveInt = 8 * 2**20
+
+
+class LoraSettings(Section):
+    r: PositiveInt = 16
+    alpha: PositiveInt = 32
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: str | list[str] = "all-linear"
+
+
+class TrainSettings(Section):
+    """What SFT and DPO share."""
+
+    base_model: str
+    """A hub name, a folder, or `package:NAME` for a model that travels in a Python package."""
+    revision: str | None = None
+    lora: LoraSettings = LoraSettings()
+    method: Literal["lora", "qlora"] = "lora"
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    """Stops early; overrides `epochs`."""
+    global_batch_size: PositiveInt = 8
+    """Rows between two optimizer steps, over all processes."""
+    micro_batch_size: PositiveInt = 4
+    """Rows in one forward pass of one process; accumulation is derived."""
+    max_length: PositiveInt = 1024
+    """Tokens of prompt and completion together; longer rows are refused, never cut."""
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_steps: float = Field(default=0.1, ge=0)
+    """Below 1 a share of all steps, else a number of steps."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    eval_steps: PositiveInt = 20
+    save_steps: PositiveInt = 20
+    logging_steps: PositiveInt = 1
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"global_batch_size ({self.global_batch_size}) must be a multiple of micro_batch_size "
+                f"({self.micro_batch_size}). Change either."
+            )
+        return self
+
+
+class SftSettings(TrainSettings):
+    learning_rate: float = Field(default=2e-4, gt=0)
+
+
+class DpoSettings(TrainSettings):
+    learning_rate: float = Field(default=5e-6, gt=0)
+    beta: float = Field(default=0.1, gt=0)
+    loss: Literal["sigmoid", "ipo", "robust"] = "sigmoid"
+
+
+class EmbeddingSettings(Section):
+    base_model: str
+    revision: str | None = None
+    pooling: Literal["mean", "cls"] = "mean"
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    query_max_tokens: PositiveInt = 64
+    passage_max_tokens: PositiveInt = 256
+    matryoshka: list[PositiveInt] = []
+    """Smaller dimensions to train for besides the full one; `retrieval.dimension` may then be one of them."""
+    epochs: float = Field(default=3.0, ge=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    batch_size: PositiveInt = 32
+    learning_rate: float = Field(default=2e-5, gt=0)
+    head_learning_rate: float = Field(default=2e-4, gt=0)
+    warmup_steps: float = Field(default=0.1, ge=0)
+    temperature: float = Field(default=0.05, gt=0)
+    sparse_temperature: float = Field(default=1.0, gt=0)
+    sparse_loss_weight: float = Field(default=0.3, ge=0)
+    self_distill: bool = True
+    seed: int = 42
+
+
+class RetrievalSettings(Section):
+    distance: Literal["cosine", "dot", "euclid"] = "cosine"
+    dimension: PositiveInt | None = None
+    """Cut dense vectors to this many dimensions (the model must have been trained for it); null keeps all."""
+    dense_weight: float = Field(default=1.0, ge=0)
+    sparse_weight: float = Field(default=0.3, ge=0)
+    fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
+    prefetch_limit: PositiveInt = 100
+    top_k: PositiveInt = 10
+    evaluate_on: Literal["validation", "test"] = "test"
+    tolerance: float = Field(default=0.02, ge=0)
+    """How much nDCG@10 a release may lose against what is live (paired, lower confidence bound)."""
+    fused_epsilon: float = Field(default=0.05, ge=0)
+    """How far the fused ranking may fall below its better arm (nDCG@10)."""
+    max_empty_sparse_share: float = Field(default=0.01, ge=0, le=1)
+    min_recall_at_10: float = Field(default=0.0, ge=0, le=1)
+    keep: PositiveInt = 3
+    """Collections kept for rollback."""
+
+    @model_validator(mode="after")
+    def _contradictions(self) -> Self:
+        if self.dense_weight == 0 and self.sparse_weight == 0:
+            raise ValueError("dense_weight and sparse_weight are both 0: nothing would be ranked. Raise one.")
+        if self.prefetch_limit < max(100, 10 * self.top_k):
+            raise ValueError(
+                f"prefetch_limit ({self.prefetch_limit}) must be at least max(100, 10 * top_k) = "
+                f"{max(100, 10 * self.top_k)}: a point outside one arm's prefetch scores 0 there."
+            )
+        return self
+
+
+class AnswerSettings(Section):
+    top_k: PositiveInt = 3
+    """Passages in the prompt."""
+    max_new_tokens: PositiveInt = 32
+    max_questions: PositiveInt = 200
+    batch_size: PositiveInt = 8
+    system: str = ""
+    prompt: str = "Background:\n{passages}\n\nQuestion: {question}\nAnswer:"
+    """The RAG prompt, for training and serving alike. Must hold {passages} and {question}."""
+    passage_separator: str = "\n"
+    tolerance: float = Field(default=0.05, ge=0)
+    """How much character F1 a release may lose against the base model and what is live (lower confidence bound)."""
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _prompt_has_its_places(self) -> Self:
+        for place in ("{passages}", "{question}"):
+            if place not in self.prompt:
+                raise ValueError(f"prompt lacks {place}. Add it.")
+        return self
+
+
+class ArtifactSettings(Section):
+    keep: PositiveInt = 5
+    """Artifacts kept for each asset; what is released or current is never removed."""
+
+
+class QdrantSettings(Section):
+    engine: Literal["local", "server"] = "local"
+    """`local` keeps points below the state folder; `server` needs `url`. The API key comes from QDRANT_API_KEY."""
+    url: str | None = None
+    collection: str = "passages"
+    """The alias that serves."""
+    lock_timeout: float = Field(default=60.0, gt=0)
+    """Seconds to wait for another process that holds the embedded engine."""
+
+    @model_validator(mode="after")
+    def _server_needs_url(self) -> Self:
+        if self.engine == "server" and not self.url:
+            raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `local`.")
+        if self.engine == "local" and self.url:
+            raise ValueError("qdrant.url is set but qdrant.engine is `local`. Choose one.")
+        return self
+
+
+class LauncherSettings(Section):
+    kind: Literal["inline", "subprocess"] = "subprocess"
+    threads: PositiveInt | None = None
+    """Compute threads of one worker; null uses the cores that are there."""
+
+
+class AcceleratorSettings(Section):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class Settings(Section):
+    """All of config.yaml after profile and environment. The first seven sections are assets."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    corpus: CorpusSettings
+    datasets: DatasetSettings = DatasetSettings()
+    sft: SftSettings
+    dpo: DpoSettings
+    embedding: EmbeddingSettings
+    retrieval: RetrievalSettings = RetrievalSettings()
+    answers: AnswerSettings = AnswerSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
+    qdrant: QdrantSettings = QdrantSettings()
+    launcher: LauncherSettings = LauncherSettings()
+    accelerator: AcceleratorSettings = AcceleratorSettings()
+
+    @model_validator(mode="after")
+    def _adapters_share_a_base(self) -> Self:
+        if (self.sft.base_model, self.sft.revision) != (self.dpo.base_model, self.dpo.revision):
+            raise ValueError(
+                f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
+                "the DPO adapter continues the SFT adapter. Set both to the same model and revision."
+            )
+        return self
+
+
+# Section of config.yaml -> the asset that carries it.
+SETTINGS_ASSETS: dict[str, str] = {
+    "corpus": "corpus_settings",
+    "datasets": "dataset_settings",
+    "sft": "sft_settings",
+    "dpo": "dpo_settings",
+    "embedding": "embedding_settings",
+    "retrieval": "retrieval_settings",
+    "answers": "answer_settings",
+}
+
+# What the field once called it -> what to write here.
+RENAMED: dict[str, str] = {
+    "evaluation_strategy": "eval_steps (evaluation is always by steps)",
+    "eval_strategy": "eval_steps (evaluation is always by steps)",
+    "warmup_ratio": "warmup_steps (below 1 it is a share)",
+    "gradient_clipping": "max_grad_norm",
+    "max_seq_length": "max_length",
+    "max_prompt_length": "max_length",
+    "tokenizer": "base_model (the tokenizer travels with the model)",
+    "torch_dtype": "accelerator.dtype",
+    "dtype": "accelerator.dtype",
+    "fp16": "accelerator.dtype",
+    "bf16": "accelerator.dtype",
+    "per_device_train_batch_size": "micro_batch_size",
+    "train_batch_size": "micro_batch_size",
+    "gradient_accumulation_steps": "global_batch_size (accumulation is derived)",
+    "num_train_epochs": "epochs",
+    "lr_scheduler_type": "scheduler",
+    "model_name_or_path": "base_model",
+    "lora_r": "lora.r",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "target_modules": "lora.targets",
+    "load_in_4bit": "method: qlora",
+    "output_dir": "FT_STATE_DIR (environment)",
+    "logging_dir": "FT_STATE_DIR (environment)",
+    "train_data_path": "datasets.instruction.files or datasets.preference.files",
+    "gpu_vis": "CUDA_VISIBLE_DEVICES (environment)",
+    "trust_remote_code": "nothing: remote code is never run",
+}
+
+
+def section_json(settings: Settings, section: str) -> dict[str, Any]:
+    """One section as plain JSON values."""
+    return getattr(settings, section).model_dump(mode="json")

@@ -1,0 +1,345 @@
+"""The artifact store: immutable folders addressed by recipe, published by one rename, verified when read.
+
+    <root>/<asset>/<recipe id>/          the files, and manifest.json (written last)
+    <root>/<asset>/current.json          which recipe the asset stands at now (atomic replace)
+    <root>/.staging/<asset>-<recipe>-*   work in progress; swept when its process is gone
+
+A folder without a whole manifest does not exist to the rest of the system. Everything here is plain Python, so that
+workers use it without Dagster; dagster_faces.py holds the thin face that Dagster sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from expectations.canonical import digest, file_digest
+from expectations.violations import Refused, Violation
+
+MANIFEST = "manifest.json"
+# Files that say how a run went, not what it made: they are sealed by the manifest but do not make a new data version.
+VOLATILE = ("training.log", "metrics.jsonl", "*.svg", "report.html", "timing.json")
+_LIBRARIES = (
+    "accelerate", "dagster", "datasets", "numpy", "peft", "pyarrow", "qdrant-client", "safetensors",
+    "sentence-transformers", "tokenizers", "torch", "transformers", "trl",
+)  # fmt: skip
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """What an artifact is made of: its code version, the settings that matter, the versions of its inputs."""
+
+    asset: str
+    code_version: str
+    settings: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the sha256 of the recipe's canonical JSON."""
+        return digest(msgspec.to_builtins(self))[:16]
+
+
+class FileSeal(msgspec.Struct, frozen=True):
+    """Size in bytes and sha256 (hex) of one file."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Proof that an artifact is whole. `summary` holds the small figures worth showing (counts, metrics)."""
+
+    recipe: Recipe
+    data_version: str
+    files: dict[str, FileSeal]
+    libraries: dict[str, str]
+    created_at: float
+    summary: dict[str, Any] = {}
+
+
+class Artifact:
+    """A whole artifact on disk. Files are checked against the manifest the first time each is asked for."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._verified: dict[str, tuple[int, int]] = {}  # name -> (size, mtime_ns) when it was last hashed
+
+    @property
+    def asset(self) -> str:
+        return self.manifest.recipe.asset
+
+    @property
+    def recipe_id(self) -> str:
+        return self.manifest.recipe.id
+
+    @property
+    def data_version(self) -> str:
+        return self.manifest.data_version
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.manifest.summary
+
+    def file(self, name: str) -> Path:
+        """Path of one file, verified. Raises Refused (FT-ART-002, FT-ART-003) if it is missing or altered."""
+        path = self.path / name
+        if name not in self._verified or self._verified[name] != _stamp(path):
+            violations = self._check(name)
+            if violations:
+                raise Refused(f"reading {self.asset}", violations)
+            self._verified[name] = _stamp(path)
+        return path
+
+    def folder(self, name: str = "") -> Path:
+        """Path of a sub-folder (or of the whole artifact) after verifying every file in it."""
+        for file_name in self.manifest.files:
+            if file_name.startswith(name):
+                self.file(file_name)
+        return self.path / name
+
+    def json(self, name: str) -> Any:
+        """Content of one JSON file, verified."""
+        return json.loads(self.file(name).read_text("utf-8"))
+
+    def verify(self) -> list[Violation]:
+        """Every file that is missing or differs from the manifest."""
+        return [violation for name in self.manifest.files for violation in self._check(name)]
+
+    def _check(self, name: str) -> list[Violation]:
+        seal = self.manifest.files.get(name)
+        path = self.path / name
+        mend = f"delete {self.path} and run `ft run --asset {self.asset}`"
+        if seal is None or not path.is_file() or path.is_symlink():
+            return [
+                Violation(
+                    code="FT-ART-002", where=str(path), message="the file is not part of the artifact or is gone.",
+                    field="file", found="missing", expected="present", mend=mend,
+                )
+            ]  # fmt: skip
+        found = FileSeal(size=path.stat().st_size, sha256=file_digest(path))
+        if found != seal:
+            return [
+                Violation(
+                    code="FT-ART-003", where=str(path), message="the file is not what was published.",
+                    field="sha256", found=found.sha256, expected=seal.sha256, mend=mend,
+                )
+            ]  # fmt: skip
+        return []
+
+
+class ArtifactStore:
+    """Reads, publishes, points at and retires artifacts below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._cache: dict[Path, Artifact] = {}
+
+    # -- reading ------------------------------------------------------------------------------------------------
+    def find(self, asset: str, recipe_id: str) -> Artifact | None:
+        """The whole artifact made by this recipe, or None."""
+        path = self.root / asset / recipe_id
+        manifest_path = path / MANIFEST
+        if not manifest_path.is_file():
+            return None
+        cached = self._cache.get(path)
+        if cached is None:
+            try:
+                manifest = msgspec.json.decode(manifest_path.read_bytes(), type=Manifest)
+            except msgspec.MsgspecError:
+                return None
+            cached = self._cache[path] = Artifact(path, manifest)
+        return cached
+
+    def current(self, asset: str) -> Artifact | None:
+        """The artifact the asset stands at, or None if it was never made."""
+        pointer = self.root / asset / "current.json"
+        if not pointer.is_file():
+            return None
+        return self.find(asset, json.loads(pointer.read_text("utf-8"))["recipe"])
+
+    def require(self, asset: str) -> Artifact:
+        """Like `current`, but a missing artifact is an error that names the command that makes it."""
+        artifact = self.current(asset)
+        if artifact is None:
+            raise Refused(
+                f"reading {asset}",
+                [
+                    Violation(
+                        code="FT-ART-001", where=asset, message="the asset has no artifact yet.",
+                        mend=f"ft run --asset {asset}",
+                    )
+                ],
+            )  # fmt: skip
+        return artifact
+
+    def versions(self, asset: str) -> list[Artifact]:
+        """Every whole artifact of an asset, newest first."""
+        folder = self.root / asset
+        found = [self.find(asset, path.name) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        return sorted((a for a in found if a is not None), key=lambda a: a.manifest.created_at, reverse=True)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def stage(self, recipe: Recipe) -> Generator[Staging]:
+        """A folder to fill. Call `publish()` inside the block; leaving it unpublished throws the folder away."""
+        name = f"{recipe.asset}-{recipe.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder = self.root / ".staging" / name
+        folder.mkdir(parents=True)
+        (folder / ".owner").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        try:
+            yield Staging(self, recipe, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def point(self, artifact: Artifact) -> None:
+        """Make `artifact` the asset's current one (atomic)."""
+        write_json(self.root / artifact.asset / "current.json", {"recipe": artifact.recipe_id})
+
+    def sweep(self) -> list[str]:
+        """Remove staging and trash folders whose process is gone. Returns their names."""
+        removed: list[str] = []
+        for parent in (self.root / ".staging", self.root / ".trash"):
+            for folder in parent.iterdir() if parent.is_dir() else ():
+                if not _is_owned(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    removed.append(folder.name)
+        return removed
+
+    def prune(self, asset: str, keep: int, protected: Iterable[str] = ()) -> list[str]:
+        """Retire all but the newest `keep` artifacts; never the current one nor a protected recipe id."""
+        current = self.current(asset)
+        safe = {*protected, *([current.recipe_id] if current else [])}
+        retired: list[str] = []
+        for artifact in self.versions(asset)[keep:]:
+            if artifact.recipe_id in safe:
+                continue
+            self.discard(artifact)
+            retired.append(artifact.recipe_id)
+        return retired
+
+    def discard(self, artifact: Artifact) -> None:
+        """Remove one artifact: gone for readers in one step, then deleted at leisure."""
+        trash = self.root / ".trash" / f"{artifact.asset}-{artifact.recipe_id}-{uuid.uuid4().hex[:8]}"
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        artifact.path.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+        self._cache.pop(artifact.path, None)
+
+
+class Staging:
+    """A folder being filled. Nothing in it is visible to anyone until `publish`."""
+
+    def __init__(self, store: ArtifactStore, recipe: Recipe, path: Path) -> None:
+        self._store = store
+        self.recipe = recipe
+        self.path = path
+
+    def publish(self, summary: Mapping[str, Any] | None = None) -> Artifact:
+        """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
+        (self.path / ".owner").unlink(missing_ok=True)
+        files: dict[str, FileSeal] = {}
+        for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            _fsync(path)
+            files[path.relative_to(self.path).as_posix()] = FileSeal(path.stat().st_size, file_digest(path))
+        manifest = Manifest(
+            recipe=self.recipe,
+            data_version=_content_version(files),
+            files=files,
+            libraries=library_versions(),
+            created_at=time.time(),
+            summary=dict(summary or {}),
+        )
+        write_json(self.path / MANIFEST, msgspec.to_builtins(manifest))
+        for folder in {path.parent for path in self.path.rglob("*")} | {self.path}:
+            _fsync(folder)
+        target = self._store.root / self.recipe.asset / self.recipe.id
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self._store.find(self.recipe.asset, self.recipe.id) is None:
+            if target.exists():  # half-deleted or foreign: set it aside, never merge with it
+                aside = self._store.root / ".trash" / f"{target.name}-{uuid.uuid4().hex[:8]}"
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                target.rename(aside)
+            # another process may have published the same recipe between the look and the rename
+            with contextlib.suppress(OSError):
+                self.path.rename(target)
+            _fsync(target.parent)
+        artifact = self._store.find(self.recipe.asset, self.recipe.id)
+        if artifact is None:
+            raise OSError(f"could not publish {target}: the rename failed and nothing stands there")
+        return artifact
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that can change an artifact."""
+    found: dict[str, str] = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    _fsync(path.parent)
+
+
+def _content_version(files: Mapping[str, FileSeal]) -> str:
+    kept = {n: s.sha256 for n, s in files.items() if not any(fnmatch(Path(n).name, p) for p in VOLATILE)}
+    return digest(kept)[:16]
+
+
+def _is_owned(folder: Path) -> bool:
+    """Whether a process of this machine still works in a staging folder."""
+    owner_file = folder / ".owner"
+    if not owner_file.is_file():
+        # being published right now, or left behind: young folders get the benefit of the doubt
+        return time.time() - folder.stat().st_mtime < 600
+    try:
+        owner = json.loads(owner_file.read_text())
+    except ValueError:
+        return False
+    if owner["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    if not path.is_file():
+        return (-1, -1)
+    status = path.stat()
+    return (status.st_size, status.st_mtime_ns)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,120 @@
+"""The thin faces that Dagster sees. Workers use the plain modules beside this one and never import it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from resources import telemetry
+from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.launcher import Job, job_environment, run_inline, worker_command, write_job
+from resources.qdrant import QdrantEngine
+from resources.releases import Releases
+
+_OBSERVE_SECONDS = 5.0
+
+
+class ArtifactsResource(dg.ConfigurableResource[Any]):
+    """The artifact store and the release pointers below the state folder."""
+
+    state_dir: str
+    project_dir: str
+    keep: int = 5
+
+    def store(self) -> ArtifactStore:
+        return _store(self.state_dir)
+
+    def releases(self) -> Releases:
+        return Releases(Path(self.state_dir) / "released")
+
+    def project(self) -> Path:
+        """The folder that relative paths of config.yaml start from."""
+        return Path(self.project_dir)
+
+    def state(self) -> Path:
+        return Path(self.state_dir)
+
+
+class QdrantResource(dg.ConfigurableResource[Any]):
+    """The vector engine that config.yaml names. The API key comes only from QDRANT_API_KEY."""
+
+    state_dir: str
+    kind: str = "local"
+    url: str | None = None
+    alias: str = "passages"
+    lock_timeout: float = 60.0
+
+    def engine(self) -> QdrantEngine:
+        return QdrantEngine(
+            kind=self.kind,
+            path=Path(self.state_dir) / "qdrant",
+            url=self.url,
+            alias=self.alias,
+            api_key=os.environ.get("QDRANT_API_KEY"),
+            lock_timeout=self.lock_timeout,
+        )
+
+
+class LauncherResource(dg.ConfigurableResource[Any]):
+    """Runs a worker and shows its progress: log lines, live observations on the asset page, the command line."""
+
+    state_dir: str
+    kind: str = "subprocess"
+    threads: int | None = None
+
+    def run(self, context: dg.AssetExecutionContext, module: str, recipe: Recipe, params: dict[str, Any]) -> Artifact:
+        """Run `module.main` on a job until its artifact is published. Raises what the worker raised."""
+        store = _store(self.state_dir)
+        run_dir = Path(self.state_dir) / "runs" / recipe.asset / recipe.id
+        job = Job(recipe=recipe, store=str(store.root), run_dir=str(run_dir), params=params)
+        done = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(context, recipe.asset, run_dir, done), daemon=True)
+        watcher.start()
+        try:
+            if self.kind == "inline":
+                run_inline(module, job)
+            else:
+                dg.PipesSubprocessClient(env={**os.environ, **job_environment(self.threads)}).run(
+                    context=context, command=worker_command(module, write_job(job))
+                )
+        finally:
+            done.set()
+            watcher.join(timeout=10)
+        artifact = store.find(recipe.asset, recipe.id)
+        if artifact is None:
+            raise dg.Failure(f"{module} ended without publishing {recipe.asset}/{recipe.id}; see {run_dir}")
+        return artifact
+
+
+_stores: dict[str, ArtifactStore] = {}
+
+
+def _store(state_dir: str) -> ArtifactStore:
+    """One store a process, so that a file is hashed once and not once a check."""
+    return _stores.setdefault(state_dir, ArtifactStore(Path(state_dir) / "artifacts"))
+
+
+def _watch(context: dg.AssetExecutionContext, asset: str, run_dir: Path, done: threading.Event) -> None:
+    tail = telemetry.Tail(run_dir / telemetry.METRICS_FILE)
+    observed: dict[str, float] = {}
+    waited = 0.0
+    while True:
+        finished = done.wait(0.5)
+        waited += 0.5
+        for record in tail.new():
+            text, metrics = telemetry.describe_step(record)
+            step, total = int(record["step"]), int(record["total"])
+            telemetry.emit(
+                telemetry.Progress(asset=asset, kind="step", step=step, total=total, text=text, metrics=metrics)
+            )
+            observed |= {"step": float(step), **metrics}
+        if observed and (finished or waited >= _OBSERVE_SECONDS):
+            observation = dg.AssetObservation(asset_key=asset, metadata=observed)
+            context.instance.report_runless_asset_event(observation)
+            observed, waited = {}, 0.0
+        if finished:
+            return

