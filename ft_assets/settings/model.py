@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 class Section(BaseModel):
     """A frozen section of config.yaml that refuses what it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class CorpusSettings(Section):

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from expectations.violations import Refused
+from resources.artifacts import ArtifactStore, Recipe, write_json
+
+RECIPE = Recipe(asset="corpus", code_version="1", settings={"a": 1}, inputs={"files": "v1"})
+
+
+def publish(store: ArtifactStore, recipe: Recipe = RECIPE, text: str = "hello", log: str = ""):
+    with store.stage(recipe) as staging:
+        (staging.path / "sub").mkdir()
+        (staging.path / "sub/data.txt").write_text(text)
+        if log:
+            (staging.path / "training.log").write_text(log)
+        return staging.publish({"rows": 3})
+
+
+def test_a_published_artifact_is_found_by_its_recipe_and_carries_its_summary(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    found = ArtifactStore(tmp_path).find("corpus", RECIPE.id)
+    assert found is not None
+    assert found.data_version == artifact.data_version
+    assert found.summary == {"rows": 3}
+    assert found.file("sub/data.txt").read_text() == "hello"
+
+
+def test_the_recipe_changes_with_every_part_of_it():
+    others = [
+        Recipe("corpus", "2", {"a": 1}, {"files": "v1"}),
+        Recipe("corpus", "1", {"a": 2}, {"files": "v1"}),
+        Recipe("corpus", "1", {"a": 1}, {"files": "v2"}),
+        Recipe("vectors", "1", {"a": 1}, {"files": "v1"}),
+    ]
+    assert len({RECIPE.id, *(r.id for r in others)}) == 5
+
+
+def test_the_data_version_is_the_content_and_ignores_how_the_run_went(tmp_path: Path):
+    one = publish(ArtifactStore(tmp_path / "1"), log="took 3 s")
+    two = publish(ArtifactStore(tmp_path / "2"), log="took 4 s")
+    three = publish(ArtifactStore(tmp_path / "3"), text="hello!")
+    assert one.data_version == two.data_version != three.data_version
+
+
+def test_work_that_fails_leaves_nothing(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(RuntimeError), store.stage(RECIPE) as staging:
+        (staging.path / "half").write_text("half")
+        raise RuntimeError
+    assert store.find("corpus", RECIPE.id) is None
+    assert list((tmp_path / ".staging").iterdir()) == []
+
+
+def test_a_folder_without_a_whole_manifest_does_not_exist(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    manifest = artifact.path / "manifest.json"
+    manifest.write_text(manifest.read_text()[:-40])
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is None
+    publish(ArtifactStore(tmp_path))  # and a new one can take its place
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is not None
+
+
+def test_one_flipped_byte_is_refused_by_file_with_both_hashes_and_the_mend(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    assert artifact.file("sub/data.txt").read_text() == "hello"
+    (artifact.path / "sub/data.txt").write_text("hellp")
+    with pytest.raises(Refused) as refusal:
+        artifact.file("sub/data.txt")
+    (violation,) = refusal.value.violations
+    assert violation.code == "FT-ART-003"
+    assert "sub/data.txt" in violation.where
+    assert violation.found != violation.expected
+    assert "ft run --asset corpus" in violation.mend
+
+
+def test_a_missing_artifact_names_the_command_that_makes_it(tmp_path: Path):
+    with pytest.raises(Refused, match="ft run --asset corpus"):
+        ArtifactStore(tmp_path).require("corpus")
+
+
+def test_the_pointer_moves_back_to_an_older_artifact(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    first, second = publish(store), publish(store, Recipe("corpus", "2"), "other")
+    store.point(second)
+    store.point(first)
+    current = ArtifactStore(tmp_path).current("corpus")
+    assert current is not None and current.recipe_id == first.recipe_id
+
+
+def test_retention_keeps_the_newest_the_current_and_the_protected(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    made = [publish(store, Recipe("corpus", str(n)), str(n)) for n in range(5)]
+    store.point(made[0])
+    retired = store.prune("corpus", keep=1, protected=[made[1].recipe_id])
+    assert set(retired) == {made[2].recipe_id, made[3].recipe_id}
+    assert {a.recipe_id for a in store.versions("corpus")} == {made[n].recipe_id for n in (0, 1, 4)}
+
+
+def test_sweeping_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    dead = tmp_path / ".staging/corpus-dead"
+    dead.mkdir(parents=True)
+    process = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    write_json(dead / ".owner", {"pid": int(process.stdout), "host": os.uname().nodename})
+    with store.stage(RECIPE) as alive:
+        assert store.sweep() == ["corpus-dead"]
+        assert alive.path.is_dir()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from resources.artifacts import ArtifactStore, Recipe
+store = ArtifactStore(Path(sys.argv[1]))
+n = int(sys.argv[2])
+while True:
+    n += 1
+    with store.stage(Recipe("big", str(n))) as staging:
+        for part in range(4):
+            (staging.path / f"part{part}").write_bytes(str(n).encode() * 50_000)
+        store.point(staging.publish({"n": n}))
+"""
+
+
+def test_kill_9_at_any_moment_leaves_the_last_whole_version_readable(tmp_path: Path, project: Path):
+    for trial in range(8):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(trial * 10_000)], cwd=project)
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "big/current.json").is_file() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.05 + 0.037 * trial)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        current = ArtifactStore(tmp_path).current("big")
+        assert current is not None
+        assert current.verify() == []
+        parts = {current.file(f"part{n}").read_bytes() for n in range(4)}
+        assert len(parts) == 1
+        assert json.loads((current.path / "manifest.json").read_text())["summary"] == current.summary
+    ArtifactStore(tmp_path).sweep()

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from expectations.violations import Refused
+from resources.artifacts import ArtifactStore, Recipe
+from resources.releases import Releases
+
+
+def test_a_release_moves_the_pointer_and_keeps_history(tmp_path: Path):
+    releases = Releases(tmp_path)
+    first = releases.move("collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.3]})
+    second = releases.move("collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.5]})
+    assert releases.current("collection") == second
+    assert first.version != second.version
+    again = releases.move("collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.5]})
+    assert again.version == second.version
+    book = releases.book("collection")
+    assert book is not None and [r.version for r in book.history] == [first.version, second.version]
+
+
+def test_rollback_goes_one_back_or_to_a_named_version(tmp_path: Path):
+    releases = Releases(tmp_path)
+    made = [releases.move("adapter", {"dpo_adapter": f"r{n}"}, {}) for n in range(3)]
+    assert releases.target("adapter").version == made[1].version
+    releases.point("adapter", releases.target("adapter", made[0].version))
+    assert releases.current("adapter") == made[0]
+    with pytest.raises(Refused, match="FT-REL-001"):
+        releases.target("adapter")
+    with pytest.raises(Refused, match="nowhere"):
+        releases.target("adapter", "nowhere")
+
+
+def test_what_a_released_artifact_was_made_from_is_protected_too(tmp_path: Path):
+    store, releases = ArtifactStore(tmp_path / "artifacts"), Releases(tmp_path / "released")
+    with store.stage(Recipe("splits", "1")) as staging:
+        (staging.path / "a").write_text("a")
+        splits = staging.publish()
+    with store.stage(Recipe("adapter", "1", inputs={"splits": splits.data_version})) as staging:
+        (staging.path / "b").write_text("b")
+        adapter = staging.publish()
+    releases.move("adapter", {"adapter": adapter.recipe_id}, {})
+    assert releases.protected(store) == {"adapter": {adapter.recipe_id}, "splits": {splits.recipe_id}}
