@@ -1,6 +1,6 @@
 """STARD (Chinese lay legal questions and the statutes that answer them) through the retrieval side of the platform.
 
-    python benchmarks/stard.py prepare SOURCE OUT      # SOURCE/queries.json -> OUT/{corpus,queries}.jsonl, OUT/qrels/all.tsv
+    python benchmarks/stard.py prepare SOURCE OUT      # SOURCE/queries.json -> OUT in BEIR layout
     python benchmarks/stard.py base-model OUT          # a small Chinese encoder from scratch -> OUT/encoder
     python benchmarks/stard.py run OUT                 # files to a released collection, by paths and overrides alone
 

@@ -23,10 +23,15 @@ def _number_is_small(evidence: Evidence) -> Verdict:
     number = evidence.store.require("number").json("number.json")
     broken = [
         Violation(
-            code="FT-TOY-001", where="number", message="too large.", field="number", found=number, expected=f"< {LIMIT}",
+            code="FT-TOY-001",
+            where="number",
+            message="too large.",
+            field="number",
+            found=number,
+            expected=f"< {LIMIT}",
             mend="write a smaller one",
         )
-    ]  # fmt: skip
+    ]
     return Verdict(broken if number >= LIMIT else [], {"number": number})
 
 
@@ -124,5 +129,5 @@ def test_a_damaged_artifact_is_made_again_by_its_own_asset(run: Any, tmp_path: P
 
 def test_missing_evidence_fails_the_gate_instead_of_passing_it(tmp_path: Path):
     artifacts = ArtifactsResource(state_dir=str(tmp_path), config_path=str(tmp_path / "config.yaml"))
-    with pytest.raises(Refused, match="FT-ART-001.*ft run --asset number"):
+    with pytest.raises(Refused, match=r"FT-ART-001.*ft run --asset number"):
         enforce("x", _evidence(artifacts, QdrantResource(state_dir=str(tmp_path))), GATES, assets=["number"])

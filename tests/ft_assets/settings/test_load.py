@@ -99,7 +99,7 @@ def test_duplicate_keys_newer_versions_and_unknown_profiles_are_refused(config: 
     with pytest.raises(SettingsError, match="schema_version is 2"):
         load_settings(config, environ={})
     config.write_text(BASE)
-    with pytest.raises(SettingsError, match="profile 'medium' does not exist. Choose one of: large, small"):
+    with pytest.raises(SettingsError, match=r"profile 'medium' does not exist\. Choose one of: large, small"):
         load_settings(config, "medium", environ={})
 
 

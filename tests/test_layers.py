@@ -1,0 +1,96 @@
+"""Who may know whom, and what must stay light. Read from the source, so that nothing has to be loaded to be judged."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+STAGES = ["settings", "corpus", "datasets", "adapters", "embedding", "retrieval", "answers"]
+HEAVY = ["torch", "dagster", "pandas", "pyarrow", "transformers", "great_expectations", "qdrant_client", "numpy"]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def sources(project: Path, package: str) -> list[Path]:
+    return sorted((project / package).rglob("*.py"))
+
+
+def test_packages_know_only_those_below_them(project: Path):
+    forbidden = {"expectations": ("resources", "ft_assets"), "resources": ("ft_assets",)}
+    broken = [
+        f"{path.relative_to(project)} imports {name}"
+        for package, above in forbidden.items()
+        for path in sources(project, package)
+        for name in imports(path)
+        if name.split(".")[0] in above
+    ]
+    assert broken == []
+
+
+def test_a_stage_uses_only_the_stages_before_it(project: Path):
+    broken = [
+        f"{path.relative_to(project)} imports {name}"
+        for number, stage in enumerate(STAGES)
+        for path in sources(project, f"ft_assets/{stage}")
+        for name in imports(path)
+        if name.startswith(tuple(f"ft_assets.{later}" for later in STAGES[number + 1 :]))
+    ]
+    assert broken == []
+
+
+def test_what_computes_does_not_know_dagster(project: Path):
+    declares = {"assets.py", "checks.py"}
+    broken = [
+        f"{path.relative_to(project)} imports {name}"
+        for stage in STAGES
+        for path in sources(project, f"ft_assets/{stage}")
+        if path.name not in declares
+        for name in imports(path)
+        if name == "dagster" or name.startswith(("dagster.", "resources.dagster_faces", "ft_assets.gates"))
+    ]
+    assert broken == []
+
+
+def test_expectations_load_nothing_heavy(project: Path):
+    modules = [
+        ".".join(path.relative_to(project).with_suffix("").parts)
+        for path in sources(project, "expectations")
+        if path.name != "__init__.py"
+    ]
+    code = f"import sys\nfor m in {modules!r}: __import__(m)\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_definitions_load_nothing_that_computes(project: Path):
+    heavy = [name for name in HEAVY if name not in ("dagster", "numpy")]
+    code = f"import sys\nimport ft_assets.definitions\nprint([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["trust_remote_code=True", "weights_only=False", "import pickle", "import yaml", "verify=False", "shell=True"],
+)
+def test_no_open_doors(project: Path, pattern: str):
+    found = [
+        path
+        for package in ("ft_assets", "resources", "expectations", "benchmarks")
+        for path in sources(project, package)
+        if pattern in path.read_text("utf-8")
+    ]
+    assert found == []
