@@ -72,7 +72,7 @@ def read_sections(corpus: Path) -> dict[str, dict[str, str]]:
 
 
 def slug(name: str) -> str:
-    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", name.strip().lower())).strip("-")
+    return re.sub(r"[\W_]+", "-", name.strip().casefold()).strip("-")
 
 
 def passage_id(question: dict[str, Any]) -> str:
