@@ -82,7 +82,6 @@ def _rows(model: type[BaseModel], at: str) -> Iterator[str]:
 def rules() -> str:
     """Every gate, and every code a row can be rejected with."""
     from expectations.formats.codes import codes_markdown
-
     from ft_assets.definitions import GATES
 
     lines = [

@@ -66,9 +66,7 @@ def build_defs(
 
 def _resources(settings: Settings, state: Path, config: Path) -> dict[str, Any]:
     return {
-        "artifacts": ArtifactsResource(
-            state_dir=str(state), config_path=str(config), keep=settings.artifacts.keep
-        ),
+        "artifacts": ArtifactsResource(state_dir=str(state), config_path=str(config), keep=settings.artifacts.keep),
         "qdrant": QdrantResource(
             state_dir=str(state),
             kind=settings.qdrant.engine,

@@ -127,3 +127,15 @@ def _violation_table(violations: Sequence[Violation]) -> dict[str, dg.MetadataVa
         for v in violations[:50]
     ]  # fmt: skip
     return {"violations": dg.MetadataValue.table(rows), "violation_count": dg.MetadataValue.int(len(violations))}
+
+
+def whole_gate(asset: str) -> Gate:
+    """The gate that every artifact asset gets: what stands on disk is byte for byte what was published."""
+
+    def rule(evidence: Evidence) -> Verdict:
+        """Every file of the artifact is there and has the size and sha256 that its manifest records."""
+        artifact = evidence.store.require(asset)
+        files = artifact.manifest.files
+        return Verdict(artifact.verify(), {"files": len(files), "bytes": sum(seal.size for seal in files.values())})
+
+    return Gate(asset, "artifact_is_whole", rule)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError  # not exported anywhere
 
+from expectations.violations import Refused
 from resources import telemetry
 from resources.artifacts import Artifact, ArtifactStore, Recipe
-from resources.launcher import Job, job_environment, run_inline, worker_command, write_job
+from resources.launcher import LOG_FILE, Job, job_environment, read_failure, run_inline, worker_command, write_job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 
@@ -81,6 +83,11 @@ class LauncherResource(dg.ConfigurableResource[Any]):
                 dg.PipesSubprocessClient(env={**os.environ, **job_environment(self.threads)}).run(
                     context=context, command=worker_command(module, write_job(job))
                 )
+        except DagsterPipesExecutionError as error:
+            # the exit code alone says nothing: raise what the worker said, a refusal as a refusal
+            said = read_failure(run_dir)
+            refusal = said if isinstance(said, Refused) else None
+            raise refusal or dg.Failure(f"{module}: {said or error}; see {run_dir / LOG_FILE}") from error
         finally:
             done.set()
             watcher.join(timeout=10)

@@ -18,9 +18,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from expectations.violations import Refused, Violation
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
 
 LOG_FILE = "training.log"
+FAILURE_FILE = "failure.json"
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +63,7 @@ def worker_command(module: str, job_path: Path) -> list[str]:
 
 def write_job(job: Job) -> Path:
     """Write the job into its run folder and return the file."""
+    (job.folder() / FAILURE_FILE).unlink(missing_ok=True)
     path = job.folder() / "job.json"
     write_json(path, msgspec.to_builtins(job))
     return path
@@ -83,6 +86,31 @@ def run_worker(main: Main) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         handlers=[logging.FileHandler(job.folder() / LOG_FILE), logging.StreamHandler(sys.stderr)],
     )
+    try:
+        _run_reporting(main, job)
+    except Exception as error:
+        write_json(job.folder() / FAILURE_FILE, _describe_failure(error))
+        raise
+
+
+def read_failure(run_dir: Path) -> Refused | str | None:
+    """Why the last worker in this folder failed: what it refused, or what it crashed with; None if it did not say."""
+    path = run_dir / FAILURE_FILE
+    if not path.is_file():
+        return None
+    said = json.loads(path.read_text("utf-8"))
+    if "violations" not in said:
+        return str(said["error"])
+    return Refused(said["subject"], msgspec.convert(said["violations"], list[Violation]))
+
+
+def _describe_failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, Refused):
+        return {"subject": error.subject, "violations": msgspec.to_builtins(error.violations, enc_hook=str)}
+    return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _run_reporting(main: Main, job: Job) -> None:
     if "DAGSTER_PIPES_CONTEXT" not in os.environ:
         main(job)
         return

@@ -1,1 +1,1 @@
-"""Contracts that travel with what they describe: in the model folder, in the collection's metadata, in asset metadata."""
+"""Contracts: they travel with a model folder, a collection's metadata, an adapter."""

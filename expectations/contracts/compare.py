@@ -1,4 +1,4 @@
-"""Two contracts compared field by field: every difference, with both values. One function for check, guard and command."""
+"""Two contracts compared field by field: every difference, with both values."""
 
 from __future__ import annotations
 

@@ -50,6 +50,8 @@ class SplitSettings(Section):
     test: float = Field(default=0.2, gt=0, lt=1)
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
     """Questions whose character 3-gram Jaccard similarity reaches this share one cluster."""
+    group_by: list[Literal["document", "passage", "question"]] = ["document", "passage", "question"]
+    """What records may share only within one split: the evidence's document, its passage, a (nearly) equal question."""
     key: str = "split-v1"
     """Changing the key deals every cluster anew: a new split version."""
 

@@ -1,0 +1,43 @@
+"""Nothing is lost between a file and its table: what was read is kept, or quarantined with a reason."""
+
+from __future__ import annotations
+
+from expectations.violations import Violation
+
+
+def few_are_quarantined(where: str, read: int, quarantined: int, most: float) -> list[Violation]:
+    """FT-DATA-001: the share of quarantined rows is at most `most` (0 to 1)."""
+    share = quarantined / read if read else 0.0
+    if share <= most:
+        return []
+    return [
+        Violation(
+            code="FT-DATA-001", where=where, message=f"{quarantined} of {read} rows are quarantined.",
+            field="quarantined share", found=round(share, 4), expected=f"at most {most}",
+            mend="read quarantine.jsonl and mend the files, or raise datasets.max_quarantined_share in config.yaml",
+        )
+    ]  # fmt: skip
+
+
+def every_row_is_accounted_for(where: str, read: int, kept: int, quarantined: int) -> list[Violation]:
+    """FT-DATA-002: rows read = rows in the table + rows in the quarantine."""
+    if read == kept + quarantined:
+        return []
+    return [
+        Violation(
+            code="FT-DATA-002", where=where, message=f"{read} rows were read but {kept} + {quarantined} are there.",
+            field="rows", found=kept + quarantined, expected=read, mend=f"ft run --asset {where}",
+        )
+    ]  # fmt: skip
+
+
+def something_was_read(where: str, read: int, key: str) -> list[Violation]:
+    """FT-DATA-003: files that are configured hold at least one row."""
+    if read:
+        return []
+    return [
+        Violation(
+            code="FT-DATA-003", where=where, message="the configured files hold no rows.", field=key, found=0,
+            expected="at least 1 row", mend=f"correct the files, or take them out of {key} in config.yaml",
+        )
+    ]  # fmt: skip

@@ -1,0 +1,101 @@
+"""AdapterContract: what an adapter was trained on top of and with, so that it is never loaded on anything else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from expectations.contracts.compare import Difference, differences
+from expectations.violations import Violation
+
+Outcome = Literal["COMPATIBLE", "RETRAIN", "BROKEN"]
+
+
+class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
+    """The base by name and by content; equal content under another name is the same base."""
+
+    name: str
+    revision: str | None
+    weights_sha256: str
+    tokenizer_sha256: str
+    chat_template_sha256: str
+    stop_token_ids: list[int]
+
+
+class RagPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """The prompt's fields: training, evaluation and serving must agree on them."""
+
+    system: str
+    template: str
+    separator: str
+
+
+class LoraShape(msgspec.Struct, frozen=True, kw_only=True):
+    """Rank, alpha and target modules (sorted) of the adapter."""
+
+    r: int
+    alpha: int
+    targets: list[str]
+
+
+class AdapterContract(msgspec.Struct, frozen=True, kw_only=True):
+    """Travels beside the adapter as contract.json."""
+
+    version: int = 1
+    base: BaseModel
+    prompt: RagPrompt
+    reasoning: str
+    lora: LoraShape
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """The outcome and every field that led to it."""
+
+    outcome: Outcome
+    differences: list[Difference]
+
+
+_NAMES = ("base.name", "base.revision")
+# A different prompt or reasoning policy still runs, with worse answers than it was trained for; the rest cannot run.
+_RETRAIN = ("prompt.", "reasoning")
+
+
+def compare(stored: AdapterContract, expected: AdapterContract) -> Comparison:
+    """COMPATIBLE, RETRAIN (the prompt or the reasoning policy changed) or BROKEN (base, tokenizer, template, shape)."""
+    return _judge(differences(stored, expected, ignore=_NAMES))
+
+
+def compare_base(stored: AdapterContract, base: BaseModel) -> Comparison:
+    """Whether the adapter may be loaded on this base model: COMPATIBLE or BROKEN."""
+    return _judge(_branch("base", stored.base, base))
+
+
+def compare_prompt(stored: AdapterContract, prompt: RagPrompt) -> Comparison:
+    """Whether the adapter was trained with this prompt: COMPATIBLE or RETRAIN."""
+    return _judge(_branch("prompt", stored.prompt, prompt))
+
+
+def violations(comparison: Comparison, where: str) -> list[Violation]:
+    """The comparison as broken rules: FT-ADP-001 for what breaks, FT-ADP-002 for what asks for a new training."""
+    return [
+        Violation(
+            code="FT-ADP-002" if difference.field.startswith(_RETRAIN) else "FT-ADP-001",
+            where=where, message="the adapter's contract differs from what it meets here.",
+            field=difference.field, found=difference.stored, expected=difference.expected,
+            mend="ft run --asset sft_adapter --asset dpo_adapter (trains for what is configured now), "
+            "or set the field back",
+        )
+        for difference in comparison.differences
+    ]  # fmt: skip
+
+
+def _branch(name: str, stored: msgspec.Struct, expected: msgspec.Struct) -> list[Difference]:
+    return differences({name: msgspec.to_builtins(stored)}, {name: msgspec.to_builtins(expected)}, ignore=_NAMES)
+
+
+def _judge(found: list[Difference]) -> Comparison:
+    if not found:
+        return Comparison("COMPATIBLE", [])
+    mendable = all(difference.field.startswith(_RETRAIN) for difference in found)
+    return Comparison("RETRAIN" if mendable else "BROKEN", found)

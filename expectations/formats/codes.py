@@ -1,0 +1,254 @@
+"""Every code a row, data set or table can be rejected with: what, why it matters, the mend. Source of docs/rules.md."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+    """What one code means."""
+
+    title: str
+    why: str
+    mend: str
+
+
+CODES: dict[str, Code] = {
+    # Reading: the bytes
+    "FT-ROW-001": Code(
+        "The row is not UTF-8",
+        "Guessing an encoding turns text into other text without a word.",
+        "Save the file as UTF-8, for example `iconv -f GB18030 -t UTF-8 FILE`.",
+    ),
+    "FT-ROW-002": Code(
+        "The row is not JSON",
+        "A lenient parser would read something else than was written.",
+        "Mend the row so that a JSON parser accepts it, or delete it.",
+    ),
+    "FT-ROW-003": Code(
+        "A key appears twice in one object",
+        "Parsers disagree on which of the two counts.",
+        "Keep one of the two keys.",
+    ),
+    "FT-ROW-004": Code(
+        "NaN or an infinite number",
+        "It is not JSON, and it spreads through every mean and every loss.",
+        "Write null, leave the key out, or write the number that was meant.",
+    ),
+    "FT-ROW-005": Code(
+        "Nested too deeply",
+        "Such a row can exhaust a parser's stack; no format here needs it.",
+        "Flatten the row.",
+    ),
+    "FT-ROW-006": Code(
+        "The row is longer than allowed",
+        "One endless row would take all memory.",
+        "Split the row, or raise `datasets.max_line_bytes`.",
+    ),
+    "FT-ROW-007": Code(
+        "The file ends inside the row",
+        "An interrupted copy or writer: what follows is missing.",
+        "Write or copy the file again; delete the last row if the rest is known to be whole.",
+    ),
+    "FT-ROW-008": Code(
+        "The compressed file is damaged",
+        "Cut or flipped bytes: none of its rows can be trusted, so none is used.",
+        "Copy or compress the file again; `gzip -t FILE` must pass.",
+    ),
+    "FT-ROW-009": Code(
+        "Half of a surrogate pair",
+        "Such a text cannot be written as UTF-8, and parsers turn it into different things.",
+        "Write the whole character, or both halves of the pair.",
+    ),
+    "FT-ROW-010": Code(
+        "The compressed file grows out of proportion",
+        "A decompression bomb: none of its rows is used.",
+        "Check where the file comes from; decompress it yourself if it is meant.",
+    ),
+    "FT-ROW-011": Code(
+        "Not a kind of file that is read here",
+        "Only JSONL, a JSON array, TSV, and these compressed with gzip, are read.",
+        "Convert the file to UTF-8 JSONL.",
+    ),
+    "FT-ROW-012": Code(
+        "The file cannot be opened",
+        "What cannot be read cannot be judged.",
+        "Check the path and its permissions.",
+    ),
+    "FT-ROW-013": Code(
+        "The JSON array is broken",
+        "Elements may be missing at this place.",
+        "Write the array again; exactly one comma between two elements, nothing after `]`.",
+    ),
+    # Text of any format
+    "FT-TEXT-001": Code(
+        "Control characters in the text",
+        "They are residue of a conversion; a model learns them, logs and terminals obey them.",
+        "Remove them at the place that wrote the file.",
+    ),
+    "FT-DIALECT-001": Code(
+        "The dialect is not known",
+        "Reading a row as something it is not fills fields with the wrong text.",
+        "Use the field names of one of the dialects that the reason names.",
+    ),
+    # Instruction records
+    "FT-INST-001": Code(
+        "A field is missing or of another type",
+        "A missing text would become an empty training target.",
+        "Add the field, with the type that the reason names.",
+    ),
+    "FT-INST-002": Code(
+        "The question is empty",
+        "The model would learn to answer nothing in particular.",
+        "Write the question, or delete the row.",
+    ),
+    "FT-INST-003": Code(
+        "The answer is empty",
+        "The model would learn to be silent.",
+        "Write the answer (outside the thinking tags), or delete the row.",
+    ),
+    "FT-INST-004": Code(
+        "Thinking tags do not pair",
+        "Reasoning would be trained on as an answer, or the answer as reasoning.",
+        "One `<think>…</think>` (or `<thinking>`) at the start of the answer, and none elsewhere.",
+    ),
+    "FT-INST-005": Code(
+        "No reasoning although it is required",
+        "A thinking model trained on empty reasoning forgets to think.",
+        "Add the reasoning, or set `datasets.instruction.thinking` to another policy.",
+    ),
+    "FT-INST-006": Code(
+        "A special token of a chat template in the text",
+        "The tokenizer would read it as the end of a turn: text becomes structure.",
+        "Remove the token, or take the text out of its template.",
+    ),
+    "FT-INST-007": Code(
+        "More than one turn",
+        "Conversations are not trained on yet; training on the last turn alone would lose the rest.",
+        "Split the conversation into single questions and answers.",
+    ),
+    "FT-INST-008": Code(
+        "The roles are out of order",
+        "A question and its answer cannot be told apart.",
+        "One optional `system`, then `user`, then `assistant`.",
+    ),
+    # Preference records
+    "FT-PREF-001": Code(
+        "A field is missing or of another type",
+        "A missing text would become an empty training target.",
+        "Add the field, with the type that the reason names.",
+    ),
+    "FT-PREF-002": Code(
+        "The chosen or the rejected text is empty",
+        "The pair teaches silence, or teaches that anything beats silence.",
+        "Generate the answer again, or delete the pair.",
+    ),
+    "FT-PREF-003": Code(
+        "Chosen equals rejected",
+        "The pair says nothing, and its gradient is noise.",
+        "Choose another candidate, or delete the pair.",
+    ),
+    "FT-PREF-004": Code(
+        "Chosen is scored below rejected",
+        "The pair would train the model towards the worse answer.",
+        "Swap the two, or check which way the metric points.",
+    ),
+    "FT-PREF-005": Code(
+        "A tie, or a margin that is too small",
+        "The score does not tell the two apart, so the preference is a coin toss.",
+        "Delete the pair, or lower `datasets.preference.min_margin`.",
+    ),
+    "FT-PREF-006": Code(
+        "The two scores cannot be compared",
+        "One is missing, or they come from different metrics.",
+        "Score both texts with the same metric, or leave both scores out.",
+    ),
+    "FT-PREF-007": Code(
+        "A special token of a chat template in the text",
+        "The tokenizer would read it as the end of a turn: text becomes structure.",
+        "Remove the token, or take the text out of its template.",
+    ),
+    "FT-PREF-008": Code(
+        "The question is empty",
+        "A preference without a question teaches style at best.",
+        "Write the question, or delete the pair.",
+    ),
+    # Queries, judgements, passages
+    "FT-QRY-001": Code(
+        "A field is missing or of another type",
+        "A query without id or text cannot be judged.",
+        "Write `_id` and `text`.",
+    ),
+    "FT-QRY-002": Code("The query or its id is empty", "It would match anything.", "Write it, or delete the row."),
+    "FT-QREL-001": Code(
+        "A column is missing or of another type",
+        "A judgement needs a query, a passage and a score.",
+        "Three columns: query-id, corpus-id, score, with tabs between them.",
+    ),
+    "FT-QREL-002": Code("An id is empty", "The judgement belongs to nothing.", "Write the id, or delete the row."),
+    "FT-QREL-003": Code(
+        "The score is not a whole number",
+        "Grades are counted; a rounded grade is another judgement.",
+        "Write 0, 1, 2 …",
+    ),
+    "FT-QREL-004": Code(
+        "One pair is judged twice with different scores",
+        "Which of the two counts would depend on the order of the rows.",
+        "Keep one of the two judgements.",
+    ),
+    "FT-PSG-001": Code(
+        "A field is missing or of another type",
+        "A passage without id or text cannot be found.",
+        "Write `_id`, `title` and `text`.",
+    ),
+    "FT-PSG-002": Code(
+        "The document's text or id is empty",
+        "It would be indexed as noise.",
+        "Write it, or delete the row.",
+    ),
+    # Across the rows of a data set
+    "FT-DUP-001": Code(
+        "An id is used twice",
+        "Splits, vectors and reports are keyed by id: one row would stand for two.",
+        "Give the second row an id of its own.",
+    ),
+    "FT-DUP-002": Code(
+        "The same row twice",
+        "It would count double, and could be trained on and tested on.",
+        "Delete one of the two.",
+    ),
+    "FT-DUP-003": Code(
+        "One question, different answers",
+        "The model is pulled two ways. Both rows are kept and reported.",
+        "Decide which answer is right, or make the questions say what differs.",
+    ),
+    # The table gate
+    "FT-TABLE-001": Code(
+        "The suite cannot be used as it is written",
+        "An expectation that is dropped or cannot fail leaves the gate open.",
+        "Mend the suite file: expectation types and arguments as Great Expectations names them.",
+    ),
+    "FT-TABLE-002": Code(
+        "A check is broken, the data was not judged",
+        "A crashed check is neither a pass nor a finding about the data.",
+        "Compare the check's columns and types with the table.",
+    ),
+    "FT-TABLE-003": Code(
+        "The table is empty",
+        "Every rule about rows holds for no rows.",
+        "Look into the quarantine for what became of them.",
+    ),
+    "FT-TABLE-004": Code(
+        "A rule about the table does not hold",
+        "Later stages rely on it.",
+        "Look at the rows that the violation names.",
+    ),
+}
+
+
+def codes_markdown() -> str:
+    """The table of all codes as Markdown, the text of docs/rules.md."""
+    lines = ["| code | what | why it matters | how to mend |", "| --- | --- | --- | --- |"]
+    cells = ((key, *(part.replace("|", "\\|") for part in code)) for key, code in CODES.items())
+    lines += ["| " + " | ".join((f"`{key}`", *rest)) + " |" for key, *rest in cells]
+    return "\n".join(lines) + "\n"

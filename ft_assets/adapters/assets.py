@@ -1,0 +1,227 @@
+"""The adapters: SFT, DPO on from it, their evaluation, and the one that serves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import msgspec
+
+from expectations.violations import Refused, Violation
+from ft_assets.adapters.checks import GATES, contract_of
+from ft_assets.adapters.judge import ANSWERS_FILE, show_samples, show_scores
+from ft_assets.adapters.prompt import prompt_of
+from ft_assets.corpus.checks import GATES as CORPUS_GATES
+from ft_assets.datasets.checks import GATES as DATASET_GATES
+from ft_assets.gates import Evidence, as_metadata, enforce
+from ft_assets.produce import produce, recipe_for
+from ft_assets.settings.load import load_settings
+from ft_assets.settings.model import AnswerSettings, TrainSettings
+from ft_assets.settings.read import settings_of
+from resources import models, telemetry
+from resources.artifacts import Artifact, ArtifactStore
+from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
+from resources.plots import sparkline
+from resources.releases import Release, Releases
+
+_TRAIN_VERSION = "1"
+_EVALUATE_VERSION = "1"
+# They say how a training runs on this machine and what it tells meanwhile, or are covered by the base model's content.
+_IMMATERIAL = {"base_model", "revision", "micro_batch_size", "gradient_checkpointing", "eval_steps", "save_steps",
+               "logging_steps"}  # fmt: skip
+_TRAIN = "ft_assets.adapters.train"
+_EVALUATE = "ft_assets.adapters.evaluate"
+
+
+@dg.asset(
+    deps=["instruction_splits", "sft_settings", "answer_settings"],
+    group_name="adapters",
+    kinds={"huggingface", "pytorch"},
+    owners=["team:ft-assets"],
+    code_version=_TRAIN_VERSION,
+    description="LoRA adapter trained on the instruction rows, with the prompt that serves.",
+)
+def sft_adapter(
+    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
+) -> dg.MaterializeResult[Any]:
+    enforce("sft_adapter", evidence_of(artifacts, qdrant), DATASET_GATES, assets=["instruction_splits"])
+    settings = settings_of(artifacts.store(), "sft")
+    return _train(context, artifacts, launcher, method="sft", settings=settings, inputs=["instruction_splits"])
+
+
+@dg.asset(
+    deps=["preference_splits", "sft_adapter", "dpo_settings", "answer_settings"],
+    group_name="adapters",
+    kinds={"huggingface", "pytorch"},
+    owners=["team:ft-assets"],
+    code_version=_TRAIN_VERSION,
+    description="The SFT adapter trained on with DPO; the SFT adapter is its reference.",
+)
+def dpo_adapter(
+    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
+) -> dg.MaterializeResult[Any]:
+    store = artifacts.store()
+    if not store.require("preference_splits").summary.get("configured", True):
+        violation = Violation(
+            code="FT-TRAIN-015", where="config.yaml", message="DPO has no data.", field="datasets.preference.files",
+            found=[], expected="at least one file", mend="name preference files, or run without dpo_adapter",
+        )  # fmt: skip
+        raise Refused("dpo_adapter", [violation])
+    assets = ["preference_splits", "sft_adapter"]
+    enforce("dpo_adapter", evidence_of(artifacts, qdrant), DATASET_GATES, GATES, assets=assets)
+    return _train(context, artifacts, launcher, method="dpo", settings=settings_of(store, "dpo"), inputs=assets)
+
+
+@dg.asset(
+    deps=["sft_adapter", "dpo_adapter", "instruction_splits", "passages", "answer_settings"],
+    group_name="adapters",
+    kinds={"huggingface", "parquet"},
+    owners=["team:ft-assets"],
+    code_version=_EVALUATE_VERSION,
+    description="Base, SFT, DPO and released adapter answer held-out questions from their evidence; compared in pairs.",
+)
+def adapter_evaluation(
+    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
+) -> dg.MaterializeResult[Any]:
+    store = artifacts.store()
+    inputs = ["sft_adapter", "dpo_adapter", "instruction_splits", "passages"]
+    enforce("adapter_evaluation", evidence_of(artifacts, qdrant), CORPUS_GATES, DATASET_GATES, GATES, assets=inputs)
+    answers = settings_of(store, "answers")
+    adapters = {name: [asset, store.require(asset).recipe_id] for name, asset in _CANDIDATES.items()}
+    released = _baseline(artifacts.releases(), adapters["dpo"][1])
+    if released is not None:
+        adapters["released"] = ["dpo_adapter", released.artifacts["dpo_adapter"]]
+    recipe = recipe_for(
+        artifacts, "adapter_evaluation", _EVALUATE_VERSION,
+        {"answers": generation_settings(answers), "released": adapters.get("released", [None])[-1]}, inputs,
+    )  # fmt: skip
+    params = {**base_params(artifacts, store), "adapters": adapters, "answers": answers.model_dump(mode="json")}
+    return produce(
+        artifacts, recipe, launch=lambda recipe: launcher.run(context, _EVALUATE, recipe, params), metadata=show_answers
+    )
+
+
+@dg.asset(
+    deps=["dpo_adapter", "adapter_evaluation"],
+    group_name="adapters",
+    kinds={"huggingface"},
+    owners=["team:ft-assets"],
+    code_version="1",
+    description="The adapter that serves. Moves only after every blocking gate on its way holds.",
+)
+def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
+    judged = ["sft_adapter", "dpo_adapter", "adapter_evaluation"]
+    enforce("released_adapter", evidence_of(artifacts, qdrant), GATES, assets=judged)
+    store = artifacts.store()
+    made = {name: store.require(name) for name in judged}
+    _refuse_other_candidates(made)
+    evaluation = made["adapter_evaluation"].summary
+    details = {
+        "contract": msgspec.to_builtins(contract_of(made["dpo_adapter"])),
+        "metrics": {name: value for name, value in evaluation.items() if isinstance(value, int | float)},
+    }
+    release = artifacts.releases().move("adapter", {name: item.recipe_id for name, item in made.items()}, details)
+    text = f"version {release.version}"
+    telemetry.emit(telemetry.Progress(asset="released_adapter", kind="made", text=text))
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(release.version),
+        metadata=as_metadata({"version": release.version, "artifacts": release.artifacts, **details["metrics"]}),
+    )
+
+
+ASSETS = [sft_adapter, dpo_adapter, adapter_evaluation, released_adapter]
+
+_CANDIDATES = {"sft": "sft_adapter", "dpo": "dpo_adapter"}
+
+
+def evidence_of(artifacts: ArtifactsResource, qdrant: QdrantResource) -> Evidence:
+    """What the gates may look at."""
+    return Evidence(artifacts.store(), artifacts.releases(), qdrant.engine())
+
+
+def base_params(artifacts: ArtifactsResource, store: ArtifactStore) -> dict[str, Any]:
+    """What a worker needs to load the base model on this machine."""
+    settings, here = settings_of(store, "sft"), load_settings(Path(artifacts.config_path)).accelerator
+    return {
+        "base_model": settings.base_model, "revision": settings.revision, "state_dir": artifacts.state_dir,
+        "device": here.device, "dtype": here.dtype,
+    }  # fmt: skip
+
+
+def generation_settings(answers: AnswerSettings) -> dict[str, Any]:
+    """The fields of `answers` that decide an answer from given passages."""
+    return answers.model_dump(mode="json", exclude={"top_k", "batch_size", "tolerance"})
+
+
+def show_answers(artifact: Artifact) -> dict[str, Any]:
+    """The asset page of an evaluation: scores with intervals, answers side by side."""
+    return {"scores": show_scores(artifact.summary), "samples": show_samples(artifact.file(ANSWERS_FILE))}
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    artifacts: ArtifactsResource,
+    launcher: LauncherResource,
+    *,
+    method: str,
+    settings: TrainSettings,
+    inputs: list[str],
+) -> dg.MaterializeResult[Any]:
+    store = artifacts.store()
+    prompt = msgspec.to_builtins(prompt_of(settings_of(store, "answers")))
+    thinking = settings_of(store, "datasets").instruction.thinking
+    material: dict[str, Any] = {
+        "training": settings.model_dump(mode="json", exclude=_IMMATERIAL),
+        "prompt": prompt,
+        "thinking": thinking,
+        "base": models.version(settings.base_model, artifacts.state(), settings.revision),
+    }
+    recipe = recipe_for(artifacts, f"{method}_adapter", _TRAIN_VERSION, material, inputs)
+    params = {
+        **base_params(artifacts, store),
+        "method": method,
+        "settings": settings.model_dump(mode="json"),
+        "prompt": prompt,
+        "thinking": thinking,
+    }
+    return produce(
+        artifacts, recipe, launch=lambda recipe: launcher.run(context, _TRAIN, recipe, params), metadata=_show_training
+    )
+
+
+def _show_training(artifact: Artifact) -> Mapping[str, Any]:
+    records = list(telemetry.read_metrics(artifact.file(telemetry.METRICS_FILE)))
+
+    def series(name: str) -> list[float]:
+        return [record[name] for record in records if name in record]
+
+    plots = {"loss": series("loss"), "eval_loss": series("eval_loss"), "grad_norm": series("grad_norm")}
+    plots["reward_margin"] = series("rewards/margins")
+    return {f"{name}_curve": sparkline(values, title=name) for name, values in plots.items() if values}
+
+
+def _baseline(releases: Releases, candidate: str) -> Release | None:
+    """The release that the candidate would replace, or did replace: the same before and after it was released."""
+    book = releases.book("adapter")
+    current = releases.current("adapter")
+    if book is None or current is None or current.artifacts["dpo_adapter"] != candidate:
+        return current
+    others = [release for release in book.history if release.artifacts["dpo_adapter"] != candidate]
+    before = [release for release in others if release.released_at < current.released_at]
+    return before[-1] if before else None
+
+
+def _refuse_other_candidates(made: Mapping[str, Artifact]) -> None:
+    """The evaluation must have judged these adapters, and DPO must have gone on from this SFT adapter."""
+    needed = {"dpo_adapter": ("sft_adapter",), "adapter_evaluation": ("sft_adapter", "dpo_adapter")}
+    broken = [
+        Violation(
+            code="FT-ADP-005", where=asset, message="it was made from another version than the one to release.",
+            field=name, found=made[asset].manifest.recipe.inputs[name], expected=made[name].data_version,
+            mend=f"ft run --asset {asset}",
+        )
+        for asset, names in needed.items() for name in names
+        if made[asset].manifest.recipe.inputs[name] != made[name].data_version
+    ]  # fmt: skip
+    if broken:
+        raise Refused("released_adapter", broken)

@@ -1,0 +1,29 @@
+"""The one place where the RAG prompt is built: training, evaluation and serving all come here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from expectations.contracts.adapter import RagPrompt
+from ft_assets.settings.model import AnswerSettings
+from resources.generator import Message
+
+
+def prompt_of(settings: AnswerSettings) -> RagPrompt:
+    """The prompt's fields out of the `answers` section."""
+    return RagPrompt(system=settings.system, template=settings.prompt, separator=settings.passage_separator)
+
+
+def build_messages(prompt: RagPrompt, question: str, passages: Sequence[str], system: str = "") -> list[Message]:
+    """The chat up to the answer. Without passages the question stands alone; a row's own `system` comes first."""
+    content = _fill(prompt.template, prompt.separator.join(passages), question) if passages else question
+    said = system or prompt.system
+    opening: list[Message] = [{"role": "system", "content": said}] if said else []
+    return [*opening, {"role": "user", "content": content}]
+
+
+def _fill(template: str, passages: str, question: str) -> str:
+    # not str.format, and in one pass: passages and questions hold braces of their own
+    values = {"{passages}": passages, "{question}": question}
+    return re.sub(r"\{passages\}|\{question\}", lambda place: values[place[0]], template)

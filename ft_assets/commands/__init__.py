@@ -1,0 +1,1 @@
+"""One file a command. project.py, execution.py and terminal.py hold what several of them share."""

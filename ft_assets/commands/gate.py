@@ -1,0 +1,172 @@
+"""`ft gate`: every check of the graph, judged now. A check that did not run is never a pass."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import click
+import dagster as dg
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ft_assets.commands.execution import execute, failures, reason, violations_of
+from ft_assets.commands.project import Project
+from ft_assets.commands.terminal import duration, take_terminal
+from resources.artifacts import write_json
+
+JOB = "compat_gate"
+
+
+class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """One check: passed, failed (a rule is broken), crashed (it could not judge), missing (it did not run)."""
+
+    asset: str
+    check: str
+    blocking: bool
+    state: Literal["passed", "failed", "crashed", "missing"]
+    paragraphs: list[str] = []
+
+
+class GateReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All checks of one gate run."""
+
+    run_id: str
+    seconds: float
+    checks: list[CheckOutcome]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all passed · 1 one failed, blocking or not · 2 one crashed or is missing, or there are none."""
+        states = {check.state for check in self.checks}
+        if not states or states & {"crashed", "missing"}:
+            return 2
+        return 1 if "failed" in states else 0
+
+
+@click.command("gate")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JSON.")
+@click.option("--junit", "junit_path", type=click.Path(path_type=Path, dir_okay=False), help="Write it as JUnit XML.")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table (for a pull request) instead.")
+@click.pass_context
+def command(ctx: click.Context, json_path: Path | None, junit_path: Path | None, markdown: bool) -> None:
+    """Run every check as a CI gate. Checks are judged now; stored results are not trusted.
+
+    \b
+    Exit code: 0 pass, 1 a check failed (blocking or not), 2 a check could not run or was missing.
+    Example:   ft gate --junit build/gate.xml
+    """
+    project = Project.here()
+    with take_terminal(project.state / "dagster" / "console.log") as console:
+        report = run_gates(project.definitions, project.instance)
+        if markdown:
+            console.print(as_markdown(report), markup=False, soft_wrap=True)
+        else:
+            print_gates(report, console)
+    if json_path:
+        write_json(json_path, {**msgspec.to_builtins(report), "exit_code": report.exit_code})
+    if junit_path:
+        junit_path.parent.mkdir(parents=True, exist_ok=True)
+        junit_path.write_bytes(as_junit(report))
+    ctx.exit(report.exit_code)
+
+
+def run_gates(defs: dg.Definitions, instance: dg.DagsterInstance) -> GateReport:
+    """Execute the check-only job and hold its results against the full set of checks of the graph."""
+    started = time.monotonic()
+    graph = defs.resolve_asset_graph()
+    result = execute(defs.resolve_job_def(JOB), instance)
+    judged = {evaluation.asset_check_key: evaluation for evaluation in result.get_asset_check_evaluations()}
+    errors = failures(result.all_events)
+    checks: list[CheckOutcome] = []
+    for key in sorted(graph.asset_check_keys, key=lambda k: (k.asset_key, k.name)):
+        evaluation = judged.get(key)
+        error = errors.get(f"{key.asset_key.to_python_identifier()}_{key.name}")
+        if evaluation is not None:
+            state = "passed" if evaluation.passed else "failed"
+            paragraphs = [] if evaluation.passed else violations_of(evaluation)
+        elif error is not None:
+            state, paragraphs = "crashed", [reason(error)]
+        else:
+            state, paragraphs = "missing", [f"the job {JOB} did not run it."]
+        checks.append(
+            CheckOutcome(
+                asset=key.asset_key.to_user_string(),
+                check=key.name,
+                blocking=graph.get(key).blocking,
+                state=state,
+                paragraphs=paragraphs,
+            )
+        )
+    return GateReport(run_id=result.run_id, seconds=round(time.monotonic() - started, 2), checks=checks)
+
+
+def print_gates(report: GateReport, console: Console) -> None:
+    """A table of all checks, then a paragraph for each that did not pass."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("asset", "check", "blocking", "result"):
+        table.add_column(title)
+    for check in report.checks:
+        colour = "green" if check.state == "passed" else "red"
+        table.add_row(check.asset, check.check, "yes" if check.blocking else "no", f"[{colour}]{check.state}[/]")
+    console.print(table)
+    for check in report.checks:
+        for paragraph in check.paragraphs:
+            console.print(
+                f"\n[red]{check.state}[/] [bold]{check.asset}.{check.check}[/]\n  {escape(paragraph)}", soft_wrap=True
+            )
+    console.print(f"\n{verdict(report)}", soft_wrap=True)
+
+
+def verdict(report: GateReport) -> str:
+    """One line: how many checks came out how."""
+    states = [check.state for check in report.checks]
+    counts = ", ".join(f"{states.count(s)} {s}" for s in ("passed", "failed", "crashed", "missing") if s in states)
+    word = {0: "pass", 1: "a check failed", 2: "a check could not run or was missing"}[report.exit_code]
+    return f"gate: {word} · {counts or 'no checks at all'} · {duration(report.seconds)}"
+
+
+def as_markdown(report: GateReport) -> str:
+    """A comment for a pull request."""
+    rows = [
+        f"| {check.asset} | {check.check} | {'yes' if check.blocking else 'no'} | {check.state} | {_cell(check)} |"
+        for check in report.checks
+    ]
+    head = ["| asset | check | blocking | result | why |", "|---|---|---|---|---|"]
+    return "\n".join([f"**{verdict(report)}**", "", *head, *rows])
+
+
+def as_junit(report: GateReport) -> bytes:
+    """JUnit XML: one suite an asset; a failed check is a failure, one that did not judge an error."""
+    root = ElementTree.Element("testsuites", name="ft gate", time=str(report.seconds))
+    for asset in dict.fromkeys(check.asset for check in report.checks):
+        cases = [check for check in report.checks if check.asset == asset]
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=asset,
+            tests=str(len(cases)),
+            failures=str(sum(case.state == "failed" for case in cases)),
+            errors=str(sum(case.state in {"crashed", "missing"} for case in cases)),
+        )
+        for case in cases:
+            node = ElementTree.SubElement(suite, "testcase", classname=asset, name=case.check)
+            if case.state != "passed":
+                kind = "failure" if case.state == "failed" else "error"
+                found = ElementTree.SubElement(node, kind, type=case.state, message=_printable(case.paragraphs[0]))
+                found.text = _printable("\n".join(case.paragraphs))
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _cell(check: CheckOutcome) -> str:
+    text = " ".join(" ".join(check.paragraphs[:3]).split())
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _printable(text: str) -> str:
+    """XML 1.0 has no place for control characters."""
+    return "".join(character for character in text if character >= " " or character in "\t\n")

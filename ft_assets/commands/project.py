@@ -1,0 +1,69 @@
+"""The project a command works on: configuration, state, and what is opened from them when it is needed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ft_assets.settings.load import config_path, load_settings, state_dir
+from resources.artifacts import ArtifactStore
+from resources.qdrant import QdrantEngine
+from resources.releases import Releases
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from ft_assets.settings.model import Settings
+
+
+@dataclass(frozen=True)
+class Project:
+    """Everything is opened lazily: `ft search` needs no Dagster, `ft rollback --list` needs no Qdrant."""
+
+    config: Path
+    state: Path
+
+    @classmethod
+    def here(cls) -> Project:
+        """The project that the environment and the working directory name (FT_CONFIG, FT_STATE_DIR)."""
+        return cls(config=config_path(), state=state_dir())
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Raises SettingsError with every error of config.yaml."""
+        return load_settings(self.config)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.state / "artifacts")
+
+    @cached_property
+    def releases(self) -> Releases:
+        return Releases(self.state / "released")
+
+    @cached_property
+    def engine(self) -> QdrantEngine:
+        qdrant = self.settings.qdrant
+        return QdrantEngine(
+            kind=qdrant.engine,
+            path=self.state / "qdrant",
+            url=qdrant.url,
+            alias=qdrant.collection,
+            api_key=os.environ.get("QDRANT_API_KEY"),
+            lock_timeout=qdrant.lock_timeout,
+        )
+
+    @cached_property
+    def definitions(self) -> dg.Definitions:
+        from ft_assets.definitions import build_defs
+
+        return build_defs(self.settings, state=self.state, config=self.config)
+
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        from ft_assets.instance import open_instance
+
+        return open_instance(self.state)

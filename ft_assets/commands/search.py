@@ -1,0 +1,49 @@
+"""`ft search`: ask the released collection what a user of it would get, with the scores of both arms."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from ft_assets.commands.project import Project
+from ft_assets.commands.terminal import make_console
+
+_SHOWN_CHARACTERS = 200
+
+
+@click.command("search")
+@click.argument("text")
+@click.option("-k", "count", type=click.IntRange(min=1), help="How many passages (default: retrieval.top_k).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, passages in full.")
+def command(text: str, count: int | None, as_json: bool) -> None:
+    """Query the released collection.
+
+    \b
+    Example: ft search "What does AES-GCM authenticate?" -k 5
+    """
+    from ft_assets.retrieval.search import Retriever
+
+    project = Project.here()
+    with Retriever.open(project.store, project.releases, project.engine) as retriever:
+        hits = retriever.search([text], count or project.settings.retrieval.top_k)[0]
+    if as_json:
+        found = msgspec.to_builtins(hits)
+        click.echo(json.dumps({"query": text, "hits": found}, ensure_ascii=False, indent=2))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("score", "dense", "sparse", "passage", "text"):
+        table.add_column(title, justify="right" if title in {"score", "dense", "sparse"} else "left")
+    for hit in hits:
+        content = " ".join(hit.content.split())
+        shown = content if len(content) <= _SHOWN_CHARACTERS else f"{content[:_SHOWN_CHARACTERS]}…"
+        table.add_row(_score(hit.score), _score(hit.dense), _score(hit.sparse), hit.passage_id, escape(shown))
+    console = make_console()
+    console.print(table if hits else "nothing found")
+
+
+def _score(value: float) -> str:
+    return f"{value:.4f}"

@@ -1,0 +1,195 @@
+"""`ft status`: each asset's version, whether it is in sync and if not why, its checks, and what of it is released."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import click
+import dagster as dg
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from expectations.canonical import digest
+from ft_assets.commands.execution import execute
+from ft_assets.commands.project import Project
+from ft_assets.commands.terminal import duration, take_terminal
+from ft_assets.settings.model import SETTINGS_ASSETS, section_json
+from resources.artifacts import ArtifactStore
+from resources.releases import Kind, Releases
+
+_VERSION_TAG = "dagster/data_version"
+_CODE_TAG = "dagster/code_version"
+_INPUT_TAG = "dagster/input_data_version/"
+_KINDS: tuple[Kind, ...] = ("adapter", "collection")
+
+
+class AssetStatus(msgspec.Struct, kw_only=True):
+    """Where one asset stands."""
+
+    asset: str
+    group: str
+    version: str = ""
+    state: str = "in sync"
+    """in sync | stale | never made | source"""
+    reasons: list[str] = []
+    made_at: float = 0.0
+    checks: dict[str, str] = {}
+    """check -> passed | failed | not judged"""
+    released: bool = False
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool) -> None:
+    """Each asset: version, in sync or stale and why, checks, released or not. Changes nothing.
+
+    \b
+    Example: ft status --json | jq '.[] | select(.state == "stale")'
+    """
+    project = Project.here()
+    sections = {name: section_json(project.settings, section) for section, name in SETTINGS_ASSETS.items()}
+    with take_terminal(project.state / "dagster" / "console.log") as console:
+        statuses = read_status(project.definitions, project.instance, project.store, project.releases, sections)
+        if as_json:
+            text = json.dumps(msgspec.to_builtins(statuses), ensure_ascii=False, indent=2)
+            console.print(text, markup=False, soft_wrap=True)
+        else:
+            print_status(statuses, project.releases, console)
+
+
+def read_status(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    store: ArtifactStore,
+    releases: Releases,
+    sections: Mapping[str, Mapping[str, Any]],
+) -> list[AssetStatus]:
+    """The status of every asset, sources first. `sections`: settings asset -> what config.yaml says now."""
+    graph = defs.resolve_asset_graph()
+    sources = observe_now(defs)
+    released = _released(releases)
+    found: dict[dg.AssetKey, AssetStatus] = {}
+    for key in graph.toposorted_asset_keys:
+        node = graph.get(key)
+        name = key.to_user_string()
+        status = found[key] = AssetStatus(asset=name, group=node.group_name)
+        if key not in graph.materializable_asset_keys:
+            status.state, status.version = "source", sources.get(key, "")
+            continue
+        entry = instance.get_latest_materialization_event(key)
+        materialization = entry.asset_materialization if entry else None
+        if entry is None or materialization is None:
+            status.state, status.reasons = "never made", [f"make it: ft run --asset {name}"]
+            continue
+        tags = materialization.tags or {}
+        status.version, status.made_at = tags.get(_VERSION_TAG, ""), entry.timestamp
+        parents = [found[parent] for parent in sorted(node.parent_keys)]
+        status.reasons = [
+            *_code_reasons(tags, node.code_version),
+            *_section_reasons(store, name, sections),
+            *_artifact_reasons(store, name, materialization),
+            *(reason for parent in parents for reason in _parent_reasons(tags, parent)),
+        ]
+        status.state = "stale" if status.reasons else "in sync"
+        status.released = released.get(name) == _recipe(materialization) if name in released else False
+        run_of_checks = {check.name: _check_state(instance, check, entry) for check in node.check_keys}
+        status.checks = dict(sorted(run_of_checks.items()))
+    return list(found.values())
+
+
+def observe_now(defs: dg.Definitions) -> dict[dg.AssetKey, str]:
+    """The data version of every observable source as it is now. Recorded nowhere."""
+    graph = defs.resolve_asset_graph()
+    keys = [key for key in graph.toposorted_asset_keys if key in graph.observable_asset_keys]
+    if not keys:
+        return {}
+    with cast("dg.DagsterInstance", cast("Any", dg.DagsterInstance).ephemeral()) as scratch:
+        result = execute(defs.resolve_implicit_global_asset_job_def(), scratch, keys=keys)
+        observations = [e.asset_observation_data.asset_observation for e in result.all_events if e.is_asset_observation]
+    return {observation.asset_key: (observation.tags or {}).get(_VERSION_TAG, "") for observation in observations}
+
+
+def print_status(statuses: list[AssetStatus], releases: Releases, console: Console) -> None:
+    """A table of all assets, then what is released."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("group", "asset", "version", "made", "state", "checks", "why"):
+        table.add_column(title, no_wrap=title != "why", overflow="fold")
+    colours = {"in sync": "green", "stale": "yellow", "never made": "red"}
+    for status in statuses:
+        colour = colours.get(status.state, "default")
+        made = f"{duration(time.time() - status.made_at)} ago" if status.made_at else ""
+        name = f"{status.asset} [bold]●[/]" if status.released else status.asset
+        why = escape("; ".join(status.reasons))
+        table.add_row(
+            status.group, name, status.version[:12], made, f"[{colour}]{status.state}[/]", checks_line(status), why
+        )
+    console.print(table)
+    for kind in _KINDS:
+        release = releases.current(kind)
+        console.print(f"released {kind}: {release.version if release else 'none'}" + (" (●)" if release else ""))
+
+
+def checks_line(status: AssetStatus) -> str:
+    """`5 passed`, `1 FAILED 4 passed`, `2 not judged`."""
+    states = list(status.checks.values())
+    words = (("failed", "[red]{} FAILED[/]"), ("not judged", "[yellow]{} not judged[/]"), ("passed", "{} passed"))
+    return " ".join(text.format(states.count(state)) for state, text in words if state in states)
+
+
+def _code_reasons(tags: Mapping[str, str], code_version: str | None) -> list[str]:
+    recorded = tags.get(_CODE_TAG)
+    if code_version is None or recorded == code_version:
+        return []
+    return [f"its code is version {code_version}, it was made by {recorded}"]
+
+
+def _section_reasons(store: ArtifactStore, name: str, sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    current = store.current(name)
+    if name not in sections or current is None:
+        return []
+    before, now = current.manifest.recipe.settings, sections[name]
+    if digest(before) == digest(now):
+        return []
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return [f"config.yaml changed: {', '.join(changed)}"]
+
+
+def _artifact_reasons(store: ArtifactStore, name: str, materialization: dg.AssetMaterialization) -> list[str]:
+    recipe = _recipe(materialization)
+    return ["its artifact is gone"] if recipe and store.find(name, recipe) is None else []
+
+
+def _parent_reasons(tags: Mapping[str, str], parent: AssetStatus) -> list[str]:
+    used = tags.get(_INPUT_TAG + parent.asset)
+    if used is not None and parent.version and used != parent.version:
+        return [f"{parent.asset} is now {parent.version[:12]}, it was made from {used[:12]}"]
+    return [f"{parent.asset} is {parent.state}"] if parent.state in {"stale", "never made"} else []
+
+
+def _check_state(instance: dg.DagsterInstance, key: dg.AssetCheckKey, made: dg.EventLogEntry) -> str:
+    record = instance.get_latest_asset_check_evaluation_record(key)
+    event = record.event.dagster_event if record and record.event else None
+    if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        return "not judged"  # planned, but it crashed or never began
+    evaluation = event.asset_check_evaluation_data
+    target = evaluation.target_materialization_data
+    # a result counts for the materialization it was reached on, not for a later one
+    if target is None or target.timestamp < made.timestamp:
+        return "not judged"
+    return "passed" if evaluation.passed else "failed"
+
+
+def _recipe(materialization: dg.AssetMaterialization) -> str:
+    value = materialization.metadata.get("recipe")
+    return str(value.value) if value is not None else ""
+
+
+def _released(releases: Releases) -> dict[str, str]:
+    """asset -> recipe id of what serves now."""
+    current = [release for kind in _KINDS if (release := releases.current(kind))]
+    return {asset: recipe for release in current for asset, recipe in release.artifacts.items()}

@@ -1,0 +1,143 @@
+"""`ft summary`: what stands and how good it is, read from the artifacts alone (no Dagster)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ft_assets.commands.project import Project
+from ft_assets.commands.terminal import make_console
+from resources.artifacts import ArtifactStore
+from resources.releases import Kind, Releases
+
+_KINDS: tuple[Kind, ...] = ("adapter", "collection")
+# Where the figures of a table stand: `<system>_<arm>_<metric>` and `<model>_<metric>` of the evaluation's summary;
+# a nested summary is read with its keys joined (`base_fused_ndcg_at_10`).
+RETRIEVAL = ("embedding_evaluation", ("base", "trained"), ("dense", "sparse", "fused"), ("ndcg_at_10", "recall_at_10"))
+ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("em", "char_f1"))
+
+
+@click.command("summary")
+def command() -> None:
+    """Every asset with its version and figures, retrieval before and after training, answers, what is released.
+
+    \b
+    Example: ft summary
+    """
+    print_report(Project.here())
+
+
+def print_report(project: Project, console: Console | None = None) -> None:
+    """Print the report of a state folder; what was never made is left out."""
+    console = console or make_console()
+    console.print("\n[bold]What stands[/]")
+    console.print(_assets(project.store))
+    for title, table in (
+        ("Retrieval, before and after training", retrieval_table(project.store)),
+        ("Answers to held-out questions", answers_table(project.store)),
+    ):
+        if table.row_count:
+            console.print(f"\n[bold]{title}[/]")
+            console.print(table)
+    console.print("\n[bold]Released[/]")
+    for kind in _KINDS:
+        console.print(f"  {_released(project.releases, kind)}")
+    console.print("\nNext: [bold]make ui[/] shows all of this in the browser, `ft search TEXT` asks the collection.")
+
+
+def retrieval_table(store: ArtifactStore) -> Table:
+    """nDCG@10 and Recall@10 of each arm, before and after training, and the difference."""
+    asset, systems, arms, metrics = RETRIEVAL
+    table = _table("arm", *(f"{_title(metric)} {when}" for metric in metrics for when in ("before", "after", "change")))
+    values = _summary(store, asset)
+    for arm in arms:
+        cells: list[str] = []
+        for metric in metrics:
+            pair = [values.get(f"{system}_{arm}_{metric}") for system in systems]
+            cells += [_figure(value) for value in pair]
+            cells.append(_change(*pair))
+        if any(cell != "-" for cell in cells):
+            table.add_row(arm, *cells)
+    return table
+
+
+def answers_table(store: ArtifactStore) -> Table:
+    """Exact match and character F1 of the base model and of each adapter."""
+    asset, models, metrics = ANSWERS
+    table = _table("model", *(_title(metric) for metric in metrics))
+    values = _summary(store, asset)
+    for model in models:
+        cells = [_figure(values.get(f"{model}_{metric}")) for metric in metrics]
+        if any(cell != "-" for cell in cells):
+            table.add_row(model, *cells)
+    return table
+
+
+def flatten(summary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"base": {"fused": {"ndcg@10": 0.5}}}` -> `{"base_fused_ndcg_at_10": 0.5}`."""
+    flat: dict[str, Any] = {}
+    for key, value in summary.items():
+        name = prefix + key.replace("@", "_at_").replace(".", "_")
+        if isinstance(value, Mapping):
+            flat |= flatten(cast("Mapping[str, Any]", value), f"{name}_")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _assets(store: ArtifactStore) -> Table:
+    table = _table("asset", "version", "figures")
+    for folder in sorted(store.root.iterdir()) if store.root.is_dir() else ():
+        artifact = store.current(folder.name)
+        if artifact is None:
+            continue
+        plain = {k: v for k, v in artifact.summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        figures = ", ".join(f"{name} {_figure(value)}" for name, value in list(plain.items())[:5])
+        table.add_row(artifact.asset, artifact.data_version[:12], figures)
+    return table
+
+
+def _released(releases: Releases, kind: Kind) -> str:
+    release = releases.current(kind)
+    if release is None:
+        return f"{kind}: nothing yet"
+    made_of = ", ".join(f"{asset} {recipe[:12]}" for asset, recipe in sorted(release.artifacts.items()))
+    return f"{kind}: {release.version} ({made_of})"
+
+
+def _summary(store: ArtifactStore, asset: str) -> dict[str, Any]:
+    artifact = store.current(asset)
+    return flatten(artifact.summary) if artifact else {}
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, title in enumerate(titles):
+        table.add_column(title, justify="left" if index == 0 or title in {"version", "figures"} else "right")
+    return table
+
+
+def _title(metric: str) -> str:
+    names = {"ndcg_at_10": "nDCG@10", "recall_at_10": "Recall@10", "em": "exact match", "char_f1": "char-F1"}
+    return names.get(metric, metric)
+
+
+def _figure(value: Any) -> str:
+    match value:
+        case bool() | None:
+            return "-"
+        case int():
+            return str(value)
+        case float():
+            return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+        case _:
+            return "-"
+
+
+def _change(before: Any, after: Any) -> str:
+    numbers: Sequence[Any] = (before, after)
+    return f"{after - before:+.3f}" if all(isinstance(number, int | float) for number in numbers) else "-"

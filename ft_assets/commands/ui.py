@@ -1,0 +1,36 @@
+"""`ft ui`: Dagster's UI and daemon on the state that `ft` works on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+import ft_assets
+from ft_assets.commands.project import Project
+
+ROOT = Path(ft_assets.__file__).resolve().parent.parent
+
+
+@click.command("ui")
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; Dagster has no login.")
+def command(port: int, host: str) -> None:
+    """Open Dagster's UI (`dg dev`) on this state. Ends with Ctrl-C.
+
+    \b
+    Example: ft ui --port 3001
+    """
+    from ft_assets.instance import open_instance
+
+    project = Project.here()
+    _ = project.settings  # a wrong config.yaml is said here, not in the UI's log
+    open_instance(project.state).dispose()
+    os.environ["FT_CONFIG"] = str(project.config)
+    os.environ["FT_STATE_DIR"] = str(project.state)
+    click.echo(f"Dagster on {project.state}: http://{host}:{port}")
+    os.chdir(ROOT)
+    program = Path(sys.executable).parent / "dg"
+    os.execv(program, [str(program), "dev", "--host", host, "--port", str(port)])  # noqa: S606

@@ -1,0 +1,77 @@
+"""Gates on the corpus: passages fit their suite, have their own ids, and say what their sources say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from expectations import passages as rules
+from expectations.canonical import file_digest
+from expectations.reading import Rejected
+from ft_assets.corpus.collect import FILES, PASSAGES
+from ft_assets.corpus.cut import passage_text
+from ft_assets.corpus.documents import read_document
+from ft_assets.corpus.fit import table_fits
+from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
+from resources.parquet import read_rows, row_count
+
+
+def _passages_fit(evidence: Evidence) -> Verdict:
+    """The table fits its Great Expectations suite, judged on lengths, flags and counts."""
+    artifact = evidence.store.require("passages")
+    rows = row_count(artifact.file(PASSAGES))
+    return Verdict(table_fits(artifact, PASSAGES, "passages"), {"passages": rows})
+
+
+def _ids_are_unique(evidence: Evidence) -> Verdict:
+    """No two passages share an id."""
+    ids = [row["passage_id"] for row in read_rows(evidence.store.require("passages").file(PASSAGES), ["passage_id"])]
+    return Verdict(rules.ids_are_unique("passages", ids), {"passages": len(ids)})
+
+
+def _offsets_point_at_the_text(evidence: Evidence) -> Verdict:
+    """Each passage is what its source says between its offsets; judged for the sources that did not change since."""
+    artifact = evidence.store.require("passages")
+    inventory: list[dict[str, Any]] = artifact.json(FILES)
+    root = Path(artifact.summary["root"])
+    same = [row["file"] for row in inventory if _is_same(root / row["file"], row["sha256"])]
+    rows = read_rows(artifact.file(PASSAGES), ["passage_id", "text", "source", "start", "end"])
+    broken = rules.offsets_point_at_the_text("passages", _pairs(rows, root, same))
+    return Verdict(broken, {"sources": len(same), "sources_changed_since": len(inventory) - len(same)})
+
+
+def _is_same(path: Path, sha256: str) -> bool:
+    return path.is_file() and file_digest(path) == sha256
+
+
+def _pairs(rows: Iterator[dict[str, Any]], root: Path, files: list[str]) -> Iterator[tuple[str, str, str]]:
+    """(passage id, its text, what its source says there), for passages of `files`. Both sides are in one order."""
+    names = set(files)
+    sources = _sources(root, files)
+    source, whole = "", ""
+    for row in rows:
+        if row["source"] not in names and row["source"].rpartition(":")[0] not in names:
+            continue
+        while source != row["source"]:
+            source, whole = next(sources, (row["source"], ""))
+        yield row["passage_id"], row["text"], passage_text(whole, row["start"], row["end"])
+
+
+def _sources(root: Path, files: list[str]) -> Iterator[tuple[str, str]]:
+    """(source, its whole text), each once, as the files are read."""
+    last = ""
+    for name in files:
+        for section in read_document(root / name, name):
+            if not isinstance(section, Rejected) and section.source != last:
+                last = section.source
+                yield section.source, section.whole
+
+
+GATES: list[Gate] = [
+    whole_gate("passages"),
+    Gate("passages", "table_fits_its_suite", _passages_fit),
+    Gate("passages", "ids_are_unique", _ids_are_unique),
+    Gate("passages", "offsets_point_at_the_text", _offsets_point_at_the_text),
+    whole_gate("glossary"),
+]

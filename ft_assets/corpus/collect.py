@@ -1,0 +1,59 @@
+"""Files in, passages.parquet and quarantine.jsonl out, as one stream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from expectations.reading import Rejected
+from expectations.records import write_quarantine
+from ft_assets.corpus import quarantine
+from ft_assets.corpus.cut import Passage, cut_sections
+from ft_assets.corpus.documents import Section, read_document
+from ft_assets.corpus.files import file_inventory, shown_path
+from ft_assets.settings.model import CorpusSettings
+from resources.artifacts import write_json
+from resources.parquet import TableWriter, schema_of
+
+PASSAGES = "passages.parquet"
+FILES = "files.json"
+
+
+def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings, folder: Path) -> dict[str, Any]:
+    """Cut `files` into passages below `folder`; returns the summary."""
+    codes: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
+    documents: set[str] = set()
+    chars = 0
+    with TableWriter(folder / PASSAGES, schema_of(Passage)) as table:
+
+        def kept_out() -> Iterator[Rejected]:
+            nonlocal chars
+            for item in cut_sections(_sections(files, root), settings.max_chars, settings.min_chars):
+                if isinstance(item, Rejected):
+                    yield item
+                    continue
+                table.add(item)
+                languages[item.language] += 1
+                documents.add(item.document_id)
+                chars += len(item.text)
+
+        write_quarantine(folder / quarantine.FILE, quarantine.counted(kept_out(), codes))
+    write_json(folder / FILES, file_inventory(files, root))
+    return {
+        "root": str(root),
+        "files": len(files),
+        "documents": len(documents),
+        "passages": table.rows,
+        "quarantined": codes.total(),
+        "codes": dict(codes),
+        "languages": dict(languages),
+        "mean_chars": round(chars / table.rows, 1) if table.rows else 0.0,
+    }
+
+
+def _sections(files: Sequence[Path], root: Path) -> Iterator[Section | Rejected]:
+    for path in files:
+        yield from read_document(path, shown_path(path, root))

@@ -1,0 +1,64 @@
+"""The files that a glob in config.yaml names, and one version for all of them. Serves corpus and data sets."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from expectations.canonical import digest, file_digest
+from expectations.violations import Refused, Violation
+
+
+def match_files(globs: Sequence[str], root: Path, key: str) -> list[Path]:
+    """The files that the globs match (relative ones start at `root`), sorted, each once.
+
+    A glob that matches nothing is a mistake, not an empty corpus: Refused (FT-FILE-001) names `key` of config.yaml.
+    """
+    found: set[Path] = set()
+    empty: list[str] = []
+    for pattern in globs:
+        names = glob.glob(_absolute(pattern, root), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        matched = [path for path in map(Path, names) if path.is_file()]
+        found.update(matched)
+        if not matched:
+            empty.append(pattern)
+    if empty:
+        raise Refused(
+            f"reading {key}",
+            [
+                Violation(
+                    code="FT-FILE-001", where="config.yaml", field=key, message="the glob matches no file.",
+                    found=pattern, expected="at least one file",
+                    mend=f"correct {key} in config.yaml (relative paths start at {root})",
+                )
+                for pattern in empty
+            ],
+        )  # fmt: skip
+    return sorted(found)
+
+
+def file_inventory(paths: Sequence[Path], root: Path) -> list[dict[str, Any]]:
+    """One row a file: `file` (see `shown_path`), `bytes`, `sha256`."""
+    return [{"file": shown_path(p, root), "bytes": p.stat().st_size, "sha256": file_digest(p)} for p in paths]
+
+
+def files_version(paths: Sequence[Path], root: Path) -> str:
+    """One version (16 hex digits) of a set of files: their paths and contents, not their times."""
+    return inventory_version(file_inventory(paths, root))
+
+
+def inventory_version(inventory: Sequence[Mapping[str, Any]]) -> str:
+    """`files_version` of files that are already in an inventory."""
+    return digest([[row["file"], row["sha256"]] for row in inventory])[:16]
+
+
+def shown_path(path: Path, root: Path) -> str:
+    """How a file is named in records and quarantines: relative to the project where it lies in it."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _absolute(pattern: str, root: Path) -> str:
+    # the project's own path may hold brackets, which are no part of the pattern
+    return pattern if Path(pattern).is_absolute() else f"{glob.escape(str(root))}/{pattern}"

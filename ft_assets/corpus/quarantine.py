@@ -1,0 +1,52 @@
+"""How a quarantine is shown: counts by code, and its first lines as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from expectations.reading import RAW_CHARS, Rejected
+
+FILE = "quarantine.jsonl"
+_SHOWN = 10
+
+
+def read_quarantine(path: Path) -> Iterator[Rejected]:
+    """The lines of a quarantine.jsonl."""
+    with path.open("rb") as stream:
+        for line in stream:
+            yield msgspec.json.decode(line, type=Rejected)
+
+
+def counted(rejected: Iterable[Rejected], codes: Counter[str]) -> Iterator[Rejected]:
+    """Passes rejected rows on and counts them by code on the way."""
+    for row in rejected:
+        codes[row.code] += 1
+        yield row
+
+
+def set_aside(
+    code: str, file: str, line: int, reason: str, suggestion: str, *, sha256: str = "", path: str = "$", raw: str = ""
+) -> Rejected:
+    """A row of the quarantine for what a stage finds after reading: the row was well formed, but cannot be used."""
+    return Rejected(
+        file=file, file_sha256=sha256, line=line, offset=-1, code=code, path=path, reason=reason,
+        raw=raw[:RAW_CHARS], suggestion=suggestion,
+    )  # fmt: skip
+
+
+def quarantine_table(path: Path) -> str:
+    """The first ten quarantined rows as a Markdown table; a sentence if there are none."""
+    rows: list[str] = []
+    for row in read_quarantine(path):
+        if len(rows) == _SHOWN:
+            break
+        cells = (f"{row.file}:{row.line}", row.code, row.reason, row.raw[:60], row.suggestion)
+        rows.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
+    if not rows:
+        return "#### Nothing is quarantined"
+    head = "| where | code | reason | starts with | mend |\n| --- | --- | --- | --- | --- |\n"
+    return head + "\n".join(rows)

@@ -1,0 +1,322 @@
+"""One backbone, two heads: a dense vector and a weight for each token that occurs (as in BGE-M3, arXiv 2402.03216).
+
+`model/` is a plain sentence-transformers folder that any SentenceTransformer loads as the dense half; the lexical head
+and the contract lie beside it. Encoding keeps (token id, weight) pairs alone: no row as wide as the vocabulary is made.
+"""
+
+# torch and transformers are untyped here
+# pyright: basic
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from expectations.canonical import digest, file_digest
+from expectations.contracts.embedding import FILE, Base, Dense, EmbeddingContract, Probe, Sparse, Texts, read_contract
+from ft_assets.settings.model import EmbeddingSettings
+from resources.accelerator import Compute, choose
+from resources.artifacts import library_versions, write_json
+from resources.models import fingerprint
+
+Kind = Literal["query", "passage"]
+SparseVector = tuple[np.ndarray, np.ndarray]
+"""Token ids (int32, ascending) and their weights (float32, above 0)."""
+
+MODEL_FOLDER = "model"
+HEAD_FILE = "lexical_head.safetensors"
+BATCH_TOKENS = 8192
+# An untrained head weighs every token the same, so that "before" is plain term overlap on the scale of trained weights.
+UNTRAINED_WEIGHT = 0.25
+
+# Two languages, both kinds, long and short, digits and names: enough to notice a tokenizer or kernel that changed.
+PROBES: tuple[tuple[Kind, str], ...] = (
+    ("query", "How long is the warranty on a refurbished pump?"),
+    ("query", "Which port does the metrics endpoint listen on?"),
+    ("query", "Who signs off a release on Fridays?"),
+    ("query", "error code E-4102 after firmware 3.8.1"),
+    ("passage", "The night shift hands over at 06:30; open incidents are listed on the whiteboard by the north door."),
+    ("passage", "Invoices above 5,000 euros need two signatures, one of them from outside the ordering department."),
+    (
+        "passage",
+        "Before cleaning the filter, close both valves, wait ten minutes and let the pressure fall below 0.2 bar.",
+    ),
+    ("passage", "A refund is paid to the card that was charged. Vouchers are returned as vouchers, never as money."),
+    ("query", "年假没有休完可以折算成工资吗?"),
+    ("query", "更换滤芯之前要等多长时间?"),
+    ("query", "谁负责周末的值班安排?"),
+    ("query", "设备报警代码 A17 是什么意思?"),
+    ("passage", "合同解除后,双方应在三十日内完成结算,逾期未付的款项按日加收万分之五的违约金。"),
+    ("passage", "仓库的温度应保持在十八至二十二摄氏度之间,湿度超过百分之六十时开启除湿机。"),
+    ("passage", "员工入职满一年后可享受五天带薪年假,工龄每增加一年增加一天,最多不超过十五天。"),
+    ("passage", "系统每天凌晨两点备份数据库,备份文件保留三十天,恢复演练每季度进行一次。"),
+)
+
+
+class Encoded(NamedTuple):
+    """Vectors of N texts: `dense` float32 [N, D], `sparse` N pairs; `cut` texts reached the token limit."""
+
+    dense: np.ndarray
+    sparse: list[SparseVector]
+    cut: int
+
+
+class LexicalHead(nn.Module):
+    """relu(w·h + b): how much each token of a text counts. [B, T, D] -> [B, T]"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.linear.bias, UNTRAINED_WEIGHT)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.relu(self.linear(hidden)).squeeze(-1)
+
+
+class HybridEncoder:
+    """Texts in, dense and lexical vectors out, by the rules of `contract`."""
+
+    def __init__(self, backbone: Any, tokenizer: Any, head: LexicalHead, contract: EmbeddingContract, compute: Compute):
+        self.compute = compute
+        self.backbone = backbone.to(compute.device)
+        self.head = head.to(compute.device)
+        self.tokenizer = tokenizer
+        self.contract = contract
+        self._masked = torch.tensor(contract.sparse.masked_ids, device=compute.device)
+        self.eval()
+
+    # -- making one ---------------------------------------------------------------------------------------------
+    @classmethod
+    def from_base(
+        cls, folder: Path, settings: EmbeddingSettings, base_version: str, compute: Compute | None = None
+    ) -> HybridEncoder:
+        """A base model with an untrained lexical head (every token weighs the same)."""
+        # layers the checkpoint lacks (a pooler that nothing reads) are drawn at random: the same way each time
+        torch.manual_seed(settings.seed)
+        backbone, tokenizer = _load_backbone(folder)
+        width = int(backbone.config.hidden_size)
+        head = LexicalHead(width)
+        contract = EmbeddingContract(
+            weights_sha256=fingerprint(folder)["weights"],
+            base=Base(name=settings.base_model, version=base_version, revision=settings.revision),
+            dense=Dense(dimensions=trained_dimensions(width, settings.matryoshka), pooling=settings.pooling),
+            sparse=Sparse(
+                head_sha256=digest({name: value.tolist() for name, value in head.state_dict().items()}),
+                tokenizer_sha256=_tokenizer_digest(tokenizer),
+                vocabulary=len(tokenizer),
+                masked_ids=sorted(tokenizer.all_special_ids),
+            ),
+            texts=Texts(
+                query_prompt=settings.query_prompt,
+                passage_prompt=settings.passage_prompt,
+                query_max_tokens=settings.query_max_tokens,
+                passage_max_tokens=settings.passage_max_tokens,
+            ),
+        )
+        return cls(backbone, tokenizer, head, contract, compute or choose())
+
+    @classmethod
+    def load(cls, folder: Path, compute: Compute | None = None) -> HybridEncoder:
+        """The encoder that `save` wrote. Raises Refused (FT-EMB-001) on a contract this release cannot read."""
+        contract = read_contract(json.loads((folder / FILE).read_text("utf-8")), str(folder))
+        backbone, tokenizer = _load_backbone(folder / MODEL_FOLDER)
+        head = LexicalHead(int(backbone.config.hidden_size))
+        head.load_state_dict(load_file(folder / HEAD_FILE))
+        return cls(backbone, tokenizer, head, contract, compute or choose())
+
+    def save(self, folder: Path) -> EmbeddingContract:
+        """Write `model/`, the head and the contract with fresh hashes and probes into `folder`; return the contract."""
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+        texts, width = self.contract.texts, self.contract.dense.dimensions[0]
+        self.eval()
+        _untruncate(self.tokenizer)  # or the last call's limit would be written into tokenizer.json
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            self.backbone.save_pretrained(scratch)
+            self.tokenizer.save_pretrained(scratch)
+            plain = SentenceTransformer(
+                modules=[
+                    Transformer(scratch, max_seq_length=texts.passage_max_tokens),
+                    Pooling(width, pooling_mode=self.contract.dense.pooling),
+                    Normalize(),
+                ],
+                prompts={"query": texts.query_prompt, "document": texts.passage_prompt},
+                device="cpu",
+            )
+            plain.save(str(folder / MODEL_FOLDER), create_model_card=False)
+        save_file(
+            {name: value.cpu().contiguous() for name, value in self.head.state_dict().items()}, folder / HEAD_FILE
+        )
+        contract = _replace(
+            self.contract,
+            weights_sha256=fingerprint(folder / MODEL_FOLDER)["weights"],
+            sparse=_replace(self.contract.sparse, head_sha256=file_digest(folder / HEAD_FILE)),
+            probes=self.probe(),
+            libraries={k: v for k, v in library_versions().items() if k in ("torch", "transformers", "tokenizers")},
+        )
+        write_json(folder / FILE, contract.to_json())
+        self.contract = contract
+        return contract
+
+    # -- using it -----------------------------------------------------------------------------------------------
+    def encode(self, texts: Sequence[str], kind: Kind = "passage", *, batch_tokens: int = BATCH_TOKENS) -> Encoded:
+        """Vectors in the order of `texts`. Texts of like length share a batch of at most `batch_tokens` tokens."""
+        ids = self.tokenize(texts, kind)
+        limit = self._limit(kind)
+        dense = np.empty((len(texts), self.contract.dense.dimensions[0]), dtype=np.float32)
+        sparse: list[SparseVector] = [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(texts)
+        for rows in _batches([len(row) for row in ids], batch_tokens):
+            tokens, mask = self.pad([ids[row] for row in rows])
+            with torch.inference_mode(), self.autocast():
+                vectors, weights = self.forward(tokens, mask)
+            dense[rows] = vectors.float().cpu().numpy()
+            pairs = _sparse_rows(tokens.cpu().numpy(), weights.float().cpu().numpy(), self.contract.sparse.vocabulary)
+            for row, pair in zip(rows, pairs, strict=True):
+                sparse[row] = pair
+        return Encoded(dense, sparse, sum(len(row) >= limit for row in ids))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and mask [B, T] -> L2-normalised dense vectors [B, D] and token weights [B, T] (0 where masked)."""
+        inputs = {"input_ids": tokens, "attention_mask": mask}
+        hidden = self.backbone(**inputs).last_hidden_state
+        if self.contract.dense.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            wide = mask.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * wide).sum(1) / wide.sum(1).clamp(min=1.0)
+        counted = mask.bool() & ~torch.isin(tokens, self._masked)
+        weights = self.head(hidden).float()
+        return nn.functional.normalize(pooled.float(), dim=-1), torch.where(counted, weights, torch.zeros_like(weights))
+
+    def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
+        """Token ids of each text after its prompt, cut at the contract's limit."""
+        if not texts:
+            return []
+        prompts = self.contract.texts
+        prompt = prompts.query_prompt if kind == "query" else prompts.passage_prompt
+        return self.tokenizer(
+            [prompt + text for text in texts], truncation=True, max_length=self._limit(kind),
+            padding=False, return_attention_mask=False, return_token_type_ids=False,
+        )["input_ids"]  # fmt: skip
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask [B, T], padded on the right to the longest row."""
+        width = max(map(len, rows))
+        tokens = np.full((len(rows), width), self.tokenizer.pad_token_id or 0, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)] = row
+            mask[index, : len(row)] = 1
+        device = self.compute.device
+        return torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
+
+    def probe(self) -> list[Probe]:
+        """The probe texts as this model encodes them now, in fp32."""
+        exact = HybridEncoder(self.backbone, self.tokenizer, self.head, self.contract, _exact(self.compute))
+        made: dict[tuple[Kind, str], Probe] = {}
+        kinds: tuple[Kind, ...] = ("query", "passage")
+        for kind in kinds:
+            texts = [text for wanted, text in PROBES if wanted == kind]
+            encoded = exact.encode(texts, kind)
+            for text, dense, (ids, weights) in zip(texts, encoded.dense, encoded.sparse, strict=True):
+                made[kind, text] = Probe(
+                    text=text,
+                    kind=kind,
+                    dense=[round(float(x), 6) for x in dense],
+                    sparse={str(i): round(float(w), 6) for i, w in zip(ids, weights, strict=True)},
+                )
+        return [made[key] for key in PROBES]
+
+    def autocast(self) -> torch.autocast:
+        """The autocast of this encoder's dtype (off for float32)."""
+        dtype = getattr(torch, self.compute.dtype)
+        return torch.autocast(self.compute.device, dtype=dtype, enabled=dtype is not torch.float32)
+
+    def train(self) -> None:
+        self.backbone.train()
+        self.head.train()
+
+    def eval(self) -> None:
+        self.backbone.eval()
+        self.head.eval()
+
+    def _limit(self, kind: Kind) -> int:
+        return self.contract.texts.query_max_tokens if kind == "query" else self.contract.texts.passage_max_tokens
+
+
+def trained_dimensions(width: int, matryoshka: Sequence[int]) -> list[int]:
+    """The full dimension first, then the smaller ones, largest first. Raises ValueError on one that is not smaller."""
+    if any(dimension >= width for dimension in matryoshka):
+        raise ValueError(f"embedding.matryoshka {list(matryoshka)} must lie below the model's dimension, {width}.")
+    return [width, *sorted(set(matryoshka), reverse=True)]
+
+
+def _load_backbone(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    backbone = AutoModel.from_pretrained(
+        str(folder), dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    )
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    return backbone, tokenizer
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Row numbers, longest rows first, so that running out of memory shows at once and padding stays small."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batch: list[int] = []
+    for row in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _sparse_rows(tokens: np.ndarray, weights: np.ndarray, vocabulary: int) -> list[SparseVector]:
+    """Token ids and weights [B, T] -> for each row the ids above 0, each once, with its largest weight."""
+    rows, columns = np.nonzero(weights > 0)
+    keys = rows * np.int64(max(vocabulary, int(tokens.max(initial=0)) + 1)) + tokens[rows, columns]
+    order = np.argsort(keys, kind="stable")
+    keys, rows, ids, values = keys[order], rows[order], tokens[rows, columns][order], weights[rows, columns][order]
+    if len(keys) == 0:
+        return [(np.empty(0, np.int32), np.empty(0, np.float32)) for _ in range(len(tokens))]
+    starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+    largest = np.maximum.reduceat(values, starts).astype(np.float32)
+    ids, bounds = ids[starts].astype(np.int32), np.searchsorted(rows[starts], np.arange(len(tokens) + 1))
+    return [(ids[a:b], largest[a:b]) for a, b in pairwise(bounds)]
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    """sha256 of what the tokenizer does, without the padding and truncation that the last call happened to ask for."""
+    if not tokenizer.is_fast:
+        return digest(tokenizer.get_vocab())
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return digest({**state, "truncation": None, "padding": None})
+
+
+def _untruncate(tokenizer: Any) -> None:
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+
+
+def _exact(compute: Compute) -> Compute:
+    return Compute(compute.device, "float32")
+
+
+def _replace(struct: Any, **changes: Any) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(struct, **changes)

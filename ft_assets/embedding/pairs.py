@@ -1,0 +1,53 @@
+"""Questions with the passages that answer them, as the encoder and the metrics want them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ft_assets.datasets.link import PassageIndex, resolve_passages
+from resources.artifacts import Artifact
+from resources.parquet import read_rows
+
+
+@dataclass(frozen=True)
+class Passages:
+    """The corpus column by column, in its order; `contents` are what is embedded."""
+
+    ids: list[str]
+    documents: list[str]
+    contents: list[str]
+    hashes: list[str]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One split. `qrels`: for each query, passage id -> score. `unresolved` queries name no passage of this corpus."""
+
+    ids: list[str]
+    texts: list[str]
+    qrels: list[dict[str, int]]
+    unresolved: list[str]
+
+
+def read_passages(passages: Artifact) -> Passages:
+    """Ids, documents, contents and content hashes of the `passages` artifact."""
+    columns = ["passage_id", "document_id", "content", "content_sha256"]
+    rows = list(read_rows(passages.file("passages.parquet"), columns))
+    return Passages(*([row[name] for row in rows] for name in columns))
+
+
+def read_questions(splits: Artifact, split: str, passages: Passages) -> Questions:
+    """One split of `retrieval_splits`, its positives resolved to passages; a query without one is set apart by id."""
+    index = PassageIndex(zip(passages.ids, passages.documents, strict=True))
+    columns = ["query_id", "query", "positive_ids", "scores"]
+    made = Questions([], [], [], [])
+    for row in read_rows(splits.file(f"{split}.parquet"), columns):
+        named = zip(row["positive_ids"], row["scores"] or [1] * len(row["positive_ids"]), strict=True)
+        qrels = {pid: int(score) for name, score in named if score > 0 for pid in resolve_passages([name], index)}
+        if not qrels:
+            made.unresolved.append(row["query_id"])
+            continue
+        made.ids.append(row["query_id"])
+        made.texts.append(row["query"])
+        made.qrels.append(qrels)
+    return made

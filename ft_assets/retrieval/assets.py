@@ -1,0 +1,202 @@
+"""From vectors to what serves: encode, build beside, measure, release. Declares; the modules beside compute."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import msgspec
+
+from ft_assets.datasets.checks import GATES as DATASET_GATES
+from ft_assets.embedding.assets import compute_params, describe_scores, evidence_of
+from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
+from ft_assets.gates import as_metadata, enforce
+from ft_assets.produce import produce, recipe_for
+from ft_assets.retrieval.checks import GATES
+from ft_assets.retrieval.collection import build, collection_name, fusion_of, serving_of
+from ft_assets.retrieval.live import baseline
+from ft_assets.retrieval.release import release_collection, retire_collections
+from ft_assets.retrieval.vectors import contract_of
+from ft_assets.settings.read import settings_of
+from resources import telemetry
+from resources.artifacts import Artifact, Staging, write_json
+from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
+from resources.plots import bars, sparkline
+from resources.qdrant import QdrantEngine
+
+_VECTORS_VERSION = "1"
+_COLLECTION_VERSION = "1"
+_EVALUATION_VERSION = "1"
+_SWEEP_VERSION = "1"
+_RELEASE_VERSION = "1"
+_OWNERS = ["team:ft-assets"]
+
+
+@dg.asset(
+    deps=["embedding_model", "passages"],
+    group_name="retrieval",
+    kinds={"parquet", "pytorch"},
+    owners=_OWNERS,
+    code_version=_VECTORS_VERSION,
+    description="Dense and lexical vectors of every passage, full width; unchanged texts are taken from earlier runs.",
+)
+def passage_vectors(
+    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
+) -> dg.MaterializeResult[Any]:
+    enforce("passage_vectors", evidence_of(artifacts, qdrant), EMBEDDING_GATES, assets=["embedding_model"])
+    recipe = recipe_for(artifacts, "passage_vectors", _VECTORS_VERSION, {}, ["embedding_model", "passages"])
+    return produce(
+        artifacts,
+        recipe,
+        launch=lambda made: launcher.run(context, "ft_assets.retrieval.encode", made, compute_params(artifacts)),
+    )
+
+
+@dg.asset(
+    deps=["passage_vectors", "retrieval_settings", "passages"],
+    group_name="retrieval",
+    kinds={"qdrant"},
+    owners=_OWNERS,
+    code_version=_COLLECTION_VERSION,
+    description="A collection with both vectors of every passage, built beside the one that serves.",
+)
+def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
+    store, engine = artifacts.store(), qdrant.engine()
+    enforce("qdrant_collection", evidence_of(artifacts, qdrant), GATES, assets=["passage_vectors"])
+    vectors, passages = store.require("passage_vectors"), store.require("passages")
+    serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors))
+    contract = contract_of(vectors).served(serving, None)
+    name = collection_name(engine.alias, contract, vectors.data_version)
+    # always asked, and free when the collection is whole: the artifact may stand where the engine lost its folder
+    with engine.open() as client:
+        built = build(client, name, contract, vectors, passages, progress=_tell)
+
+    def compute(staging: Staging) -> dict[str, Any]:
+        described = {"collection": name, "contract": contract.to_json(), "points": built.points}
+        write_json(staging.path / "collection.json", described)
+        return {"points": built.points, "upserted": built.upserted, "collection": name}
+
+    recipe = recipe_for(
+        artifacts,
+        "qdrant_collection",
+        _COLLECTION_VERSION,
+        {**msgspec.to_builtins(serving), "engine": engine.address, "alias": engine.alias},
+        ["passage_vectors", "passages"],
+    )
+    return produce(artifacts, recipe, compute=compute, metadata=lambda _: {"upserted": built.upserted})
+
+
+@dg.asset(
+    deps=["qdrant_collection", "retrieval_splits", "retrieval_settings"],
+    group_name="retrieval",
+    kinds={"qdrant", "parquet"},
+    owners=_OWNERS,
+    code_version=_EVALUATION_VERSION,
+    description="The candidate collection, asked through the engine as serving does, beside what is live now.",
+)
+def retrieval_evaluation(
+    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
+) -> dg.MaterializeResult[Any]:
+    store, engine = artifacts.store(), qdrant.engine()
+    evidence = evidence_of(artifacts, qdrant)
+    enforce("retrieval_evaluation", evidence, DATASET_GATES, GATES, assets=["retrieval_splits", "qdrant_collection"])
+    settings = settings_of(store, "retrieval")
+    name = str(store.require("qdrant_collection").json("collection.json")["collection"])
+    fusion = msgspec.to_builtins(fusion_of(settings))
+    asked = {
+        "collection": name,
+        "fusion": fusion,
+        "evaluate_on": settings.evaluate_on,
+        "live": baseline(store, artifacts.releases(), name, fusion),
+    }
+    recipe = recipe_for(
+        artifacts, "retrieval_evaluation", _EVALUATION_VERSION, asked, ["qdrant_collection", "retrieval_splits"]
+    )
+    params = {**asked, "engine": engine_params(engine), **compute_params(artifacts)}
+    return produce(
+        artifacts,
+        recipe,
+        launch=lambda made: launcher.run(context, "ft_assets.retrieval.evaluate", made, params),
+        metadata=describe_scores,
+    )
+
+
+@dg.asset(
+    deps=["qdrant_collection", "retrieval_splits"],
+    group_name="retrieval",
+    kinds={"parquet"},
+    owners=_OWNERS,
+    code_version=_SWEEP_VERSION,
+    description="nDCG@10 of the validation questions over weights and fusion methods. Recommends, changes nothing.",
+)
+def fusion_sweep(
+    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
+) -> dg.MaterializeResult[Any]:
+    enforce("fusion_sweep", evidence_of(artifacts, qdrant), GATES, assets=["qdrant_collection"])
+    recipe = recipe_for(artifacts, "fusion_sweep", _SWEEP_VERSION, {}, ["qdrant_collection", "retrieval_splits"])
+    return produce(
+        artifacts,
+        recipe,
+        launch=lambda made: launcher.run(context, "ft_assets.retrieval.sweep", made, compute_params(artifacts)),
+        metadata=_describe_sweep,
+    )
+
+
+@dg.asset(
+    deps=["qdrant_collection", "retrieval_evaluation"],
+    group_name="retrieval",
+    kinds={"qdrant"},
+    owners=_OWNERS,
+    code_version=_RELEASE_VERSION,
+    description="What serves: the alias names the candidate once every blocking check on its way has passed.",
+)
+def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
+    store, releases, engine = artifacts.store(), artifacts.releases(), qdrant.engine()
+    telemetry.emit(telemetry.Progress(asset="released_collection", kind="start"))
+    enforce("released_collection", evidence_of(artifacts, qdrant), EMBEDDING_GATES, GATES, assets=GATED)
+    settings = settings_of(store, "retrieval")
+    before = releases.current("collection")
+    release = release_collection(store, releases, engine, fusion_of(settings))
+    book = releases.book("collection")
+    retired = retire_collections(engine, book, settings.keep, release.details["collection"]) if book else []
+    reused = before is not None and before.version == release.version
+    text = f"{engine.alias} -> {release.details['collection']}"
+    telemetry.emit(telemetry.Progress(asset="released_collection", kind="reused" if reused else "made", text=text))
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(release.version),
+        metadata=as_metadata({"version": release.version, "reused": reused, "retired": retired, **release.details}),
+    )
+
+
+GATED = ["embedding_model", "embedding_evaluation", "passage_vectors", "qdrant_collection", "retrieval_evaluation"]
+"""Every blocking gate on these must hold at the moment of a release."""
+
+
+def engine_params(engine: QdrantEngine) -> dict[str, Any]:
+    """How a worker reaches the engine; the API key travels in the environment, never in a job file."""
+    return {
+        "kind": engine.kind,
+        "path": str(engine.path),
+        "url": engine.url,
+        "alias": engine.alias,
+        "lock_timeout": engine.lock_timeout,
+    }
+
+
+def _tell(done: int, total: int) -> None:
+    telemetry.emit(
+        telemetry.Progress(
+            asset="qdrant_collection", kind="step", step=done, total=total, text=f"points {done}/{total}"
+        )
+    )
+
+
+def _describe_sweep(artifact: Artifact) -> Mapping[str, Any]:
+    means: dict[str, float] = artifact.summary["ndcg_at_10"]
+    curve = [value for name, value in means.items() if name.startswith("1.0 / ")]
+    return {
+        "curve": sparkline(curve, title="nDCG@10 over the sparse weight, 0 to 2"),
+        "methods": bars(means, title="nDCG@10"),
+    }
+
+
+ASSETS = [passage_vectors, qdrant_collection, retrieval_evaluation, fusion_sweep, released_collection]

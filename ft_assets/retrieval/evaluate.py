@@ -1,0 +1,114 @@
+"""Measures a candidate collection as it would serve, through the engine, beside what is live now."""
+
+# qdrant_client takes and gives untyped unions
+# pyright: basic
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving
+from expectations.violations import Refused
+from ft_assets.embedding.evaluate import no_questions
+from ft_assets.embedding.model import Encoded, HybridEncoder
+from ft_assets.embedding.pairs import read_passages, read_questions
+from ft_assets.embedding.scores import FILE, Scores, gain, score_arms, summarise, write_scores
+from ft_assets.retrieval.collection import inspect
+from ft_assets.retrieval.query import Arm, ask
+from ft_assets.retrieval.vectors import contract_of
+from resources import accelerator
+from resources.artifacts import Artifact
+from resources.launcher import Job, run_worker
+from resources.qdrant import QdrantEngine
+from resources.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+DEPTH = 100
+COMPARED = ("ndcg_at_10", "recall_at_10")
+_ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
+
+
+def main(job: Job) -> Artifact:
+    """Publish `retrieval_evaluation`: scores of `candidate` and, where its model is at hand, of `live`."""
+    store = job.artifacts()
+    compute = accelerator.choose(job.params["device"], job.params["dtype"])
+    passages = read_passages(store.require("passages"))
+    split = job.params["evaluate_on"]
+    questions = read_questions(store.require("retrieval_splits"), split, passages)
+    if not questions.ids:
+        raise Refused("evaluating retrieval", [no_questions("retrieval_evaluation", split)])
+    candidate = store.require("qdrant_collection")
+    model = store.require("embedding_model")
+    fusion = msgspec.convert(job.params["fusion"], Fusion)
+    systems = [("candidate", str(candidate.json("collection.json")["collection"]), model, fusion)]
+    live, live_model = job.params["live"], None
+    if live:
+        live_model = store.find("embedding_model", live["model"])
+        if live_model is not None:
+            systems.append(("live", live["collection"], live_model, msgspec.convert(live["fusion"], Fusion)))
+    vectors = {}  # encoded before the engine is opened, so that its lock is held for the searching alone
+    for _, _, artifact, _ in systems:
+        if artifact.recipe_id not in vectors:
+            encoder = HybridEncoder.load(artifact.folder(), compute)
+            vectors[artifact.recipe_id] = (encoder.encode(questions.texts, "query"), contract_of(artifact))
+    scores: Scores = {}
+    metrics = Metrics(job.folder())
+    with open_engine(job.params["engine"]).open() as client:
+        for step, (system, name, artifact, fused) in enumerate(systems, 1):
+            queries, contract = vectors[artifact.recipe_id]
+            rankings = _measure(client, name, contract, fused, queries)
+            scores |= score_arms(system, rankings, questions.qrels)
+            values = scores[system, "fused"]["ndcg_at_10"]
+            metrics.log(f"evaluate {system}", step, len(systems), ndcg_at_10=sum(values) / len(values))
+    metrics.close()
+    with store.stage(job.recipe) as staging:
+        write_scores(staging.path / FILE, questions.ids, scores)
+        return staging.publish(
+            {
+                "questions": len(questions.ids),
+                "unresolved": len(questions.unresolved),
+                "collection": systems[0][1],
+                "live": _compared(live, live_model),
+                **summarise(scores),
+                **(
+                    {f"gain_{m}": msgspec.to_builtins(gain(scores, "candidate", "live", m)) for m in COMPARED}
+                    if len(systems) > 1
+                    else {}
+                ),
+            }
+        )
+
+
+def open_engine(params: dict[str, Any]) -> QdrantEngine:
+    """The engine that a job names; the API key travels in the environment, never in a job file."""
+    return QdrantEngine(**{**params, "path": Path(params["path"])}, api_key=os.environ.get("QDRANT_API_KEY"))
+
+
+def _measure(
+    client: QdrantClient, name: str, contract: EmbeddingContract, fusion: Fusion, queries: Encoded
+) -> dict[str, list[list[str]]]:
+    """Passage ids by each arm of what stands under `name`."""
+    stored = inspect(client, name).contract
+    served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), fusion)
+    return {
+        arm: [
+            [str(p.payload["passage_id"]) for p in points]
+            for points in ask(client, name, served, queries, arm, limit=DEPTH)
+        ]
+        for arm in _ARMS
+    }
+
+
+def _compared(live: dict[str, Any] | None, model: Artifact | None) -> str:
+    if live is None:
+        return "nothing is live yet"
+    return live["version"] if model else f"{live['version']}: its model is no longer in the store, not compared"
+
+
+if __name__ == "__main__":
+    run_worker(main)

@@ -1,0 +1,101 @@
+"""The table of vectors: one row a passage, dense and lexical, in the order of the corpus."""
+
+# pyright: basic
+# pyarrow has no type information.
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from expectations.contracts.embedding import FILE as CONTRACT_FILE
+from expectations.contracts.embedding import EmbeddingContract, read_contract
+from resources.artifacts import Artifact
+
+FILE = "vectors.parquet"
+
+
+@dataclass(frozen=True)
+class VectorRow:
+    """The vectors of one passage. `document_id` and `heading` come along as they are stored beside the vectors."""
+
+    passage_id: str
+    document_id: str
+    heading: str
+    content_sha256: str
+    dense: np.ndarray
+    indices: np.ndarray
+    values: np.ndarray
+
+
+def schema(dimension: int) -> Any:
+    """Arrow schema of vectors.parquet: every dense vector has `dimension` values by type."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("passage_id", pa.string()),
+            ("document_id", pa.string()),
+            ("heading", pa.string()),
+            ("content_sha256", pa.string()),
+            ("dense", pa.list_(pa.float32(), dimension)),
+            ("sparse_indices", pa.list_(pa.int32())),
+            ("sparse_values", pa.list_(pa.float32())),
+        ]
+    )
+
+
+def read_vectors(artifact: Artifact, batch: int = 1024) -> Iterator[VectorRow]:
+    """Rows in order, `batch` at a time in memory."""
+    import pyarrow.parquet as pq
+
+    for block in pq.ParquetFile(artifact.file(FILE)).iter_batches(batch_size=batch):
+        names = ("passage_id", "document_id", "heading", "content_sha256")
+        texts = [block.column(name).to_pylist() for name in names]
+        arrays = [_rows(block.column(name)) for name in ("dense", "sparse_indices", "sparse_values")]
+        for row in zip(*texts, *arrays, strict=True):
+            yield VectorRow(*row)
+
+
+def contract_of(artifact: Artifact) -> EmbeddingContract:
+    """The contract that lies in an artifact (embedding_model, passage_vectors)."""
+    return read_contract(artifact.json(CONTRACT_FILE), f"{artifact.asset}/{artifact.recipe_id}")
+
+
+def read_columns(artifact: Artifact, names: list[str]) -> dict[str, list[Any]]:
+    """Some text columns as Python lists."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(artifact.file(FILE), columns=names)
+    return {name: table.column(name).to_pylist() for name in names}
+
+
+def widths(artifact: Artifact) -> list[tuple[str, int]]:
+    """Passage id and number of dense values of every row."""
+    return [(row.passage_id, len(row.dense)) for row in read_vectors(artifact)]
+
+
+def broken_rows(artifact: Artifact) -> list[str]:
+    """Ids of the passages with NaN or an infinity in one of their vectors."""
+    return [
+        row.passage_id
+        for row in read_vectors(artifact)
+        if not (np.isfinite(row.dense).all() and np.isfinite(row.values).all())
+    ]
+
+
+def empty_rows(artifact: Artifact) -> tuple[int, int]:
+    """How many passages have no lexical weight at all, of how many."""
+    lengths = [len(row.indices) for row in read_vectors(artifact)]
+    return sum(length == 0 for length in lengths), len(lengths)
+
+
+def _rows(column: Any) -> list[np.ndarray]:
+    """One array a row of a list column, without a Python object a number."""
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return [flat[a:b] for a, b in pairwise(bounds)]

@@ -1,0 +1,155 @@
+"""LLM text: one base model loaded once, any number of adapters on it, greedy batched answers."""
+
+# torch, transformers and peft are untyped here
+# pyright: basic
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import msgspec
+
+from expectations.canonical import text_digest
+from expectations.contracts.adapter import AdapterContract, BaseModel, compare_base, violations
+from expectations.violations import Refused
+from resources import models
+from resources.accelerator import Compute
+
+BASE = "base"
+ADAPTER_FOLDER = "adapter"
+CONTRACT_FILE = "contract.json"
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class Generator:
+    """Answers chats with the base model or with one of its adapters.
+
+    `adapters` maps a name to an adapter artifact's folder (adapter/, contract.json). Loading refuses (FT-ADP-001) an
+    adapter whose contract names another base, tokenizer or chat template than what lies in `base_folder`.
+    """
+
+    def __init__(self, base_folder: Path, adapters: Mapping[str, Path], compute: Compute) -> None:
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
+        base = describe_base(base_folder, self.tokenizer)
+        broken = [
+            violation
+            for name, folder in adapters.items()
+            for violation in violations(compare_base(read_contract(folder), base), f"adapter {name} on {base_folder}")
+        ]
+        if broken:
+            raise Refused("loading adapters", broken)
+        self.stop_ids = base.stop_token_ids
+        dtype = getattr(torch, compute.dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base_folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+        for name, folder in adapters.items():
+            path = folder / ADAPTER_FOLDER
+            if isinstance(model, PeftModel):
+                model.load_adapter(path, adapter_name=name, autocast_adapter_dtype=False)
+            else:
+                model = PeftModel.from_pretrained(model, path, adapter_name=name, autocast_adapter_dtype=False)
+        # adapters in the base's dtype: casting every activation up and back costs more than the product itself
+        self.model: Any = model.to(device=compute.device, dtype=dtype).eval()
+        self.names = [BASE, *adapters]
+
+    def answer(
+        self,
+        model_name: str,
+        chats: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        batch_size: int,
+        on_batch: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[str]:
+        """The greedy answer to each chat, in the order given. `on_batch(done, total)` after every batch.
+
+        Chats are sorted by length, so that a batch pads little; padding is on the left, where generation needs it.
+        """
+        import torch
+
+        prompts = [render(self.tokenizer, chat) for chat in chats]
+        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
+        answers = [""] * len(prompts)
+        with torch.inference_mode(), self._using(model_name):
+            for start in range(0, len(order), batch_size):
+                picked = order[start : start + batch_size]
+                for n, text in zip(picked, self._batch([prompts[n] for n in picked], max_new_tokens), strict=True):
+                    answers[n] = text
+                on_batch(start + len(picked), len(order))
+        return answers
+
+    def _batch(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+        import torch
+
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
+        device = self.model.device
+        made = self.model.generate(
+            input_ids=torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device),
+            attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=self.stop_ids,
+            pad_token_id=pad,
+            # a model's own sampling defaults would only warn here
+            temperature=None,
+            top_p=None,
+            top_k=None,
+        )
+        texts = self.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _using(self, model_name: str) -> Any:
+        """The base alone, or the named adapter, for the length of a `with` block."""
+        import contextlib
+
+        if model_name not in self.names:
+            raise KeyError(f"{model_name} is not loaded; there are {self.names}")
+        if model_name != BASE:
+            self.model.set_adapter(model_name)
+            return contextlib.nullcontext()
+        return self.model.disable_adapter() if len(self.names) > 1 else contextlib.nullcontext()
+
+
+def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+    """Token ids of a chat by the tokenizer's own template."""
+    return list(
+        tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
+        )["input_ids"]
+    )
+
+
+def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | None = None) -> BaseModel:
+    """The base model's identity for a contract: content hashes, chat template, the tokens that end an answer."""
+    from transformers import GenerationConfig
+
+    stops = {tokenizer.eos_token_id}
+    if (folder / "generation_config.json").is_file():
+        configured = GenerationConfig.from_pretrained(folder).eos_token_id
+        stops |= set(configured if isinstance(configured, list) else [configured])
+    prints = models.fingerprint(folder)
+    return BaseModel(
+        name=name,
+        revision=revision,
+        weights_sha256=prints["weights"],
+        tokenizer_sha256=prints["tokenizer"],
+        chat_template_sha256=text_digest(tokenizer.chat_template or ""),
+        stop_token_ids=sorted(token for token in stops if token is not None),
+    )
+
+
+def read_contract(folder: Path) -> AdapterContract:
+    """The contract beside an adapter."""
+    return msgspec.json.decode((folder / CONTRACT_FILE).read_bytes(), type=AdapterContract)

@@ -1,0 +1,97 @@
+"""Streams of rows into and out of Parquet: bounded memory whatever the size of the table."""
+# pyright: basic
+# pyarrow has no type information.
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, Self
+
+import msgspec
+
+_ROW_GROUP = 10_000
+
+
+class TableWriter:
+    """Writes rows (mappings, or Structs with the schema's fields) in row groups of 10,000. Use as a context."""
+
+    def __init__(self, path: Path, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        self.rows = 0
+        self._schema = schema
+        self._pending: list[Mapping[str, Any]] = []
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, row: Mapping[str, Any] | msgspec.Struct) -> None:
+        self._pending.append(msgspec.structs.asdict(row) if isinstance(row, msgspec.Struct) else row)
+        self.rows += 1
+        if len(self._pending) >= _ROW_GROUP:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._pending:
+            self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self._schema))
+            self._pending = []
+
+
+def write_table(path: Path, schema: Any, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> int:
+    """Write all `rows` and return how many there were."""
+    with TableWriter(path, schema) as writer:
+        for row in rows:
+            writer.add(row)
+    return writer.rows
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file in order, a row group at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=list(columns) if columns else None):
+            yield from batch.to_pylist()
+
+
+def row_count(path: Path) -> int:
+    """Rows of a Parquet file, from its footer."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return file.metadata.num_rows
+
+
+def schema_of(struct: type[msgspec.Struct]) -> Any:
+    """The Arrow schema of a Struct: str, int, float, bool, lists of them; `| None` makes a field nullable."""
+    import pyarrow as pa
+
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+    def arrow(kind: Any) -> Any:
+        if getattr(kind, "__origin__", None) is list:
+            return pa.list_(arrow(kind.__args__[0]))
+        return plain[kind]
+
+    fields = []
+    for field in msgspec.structs.fields(struct):
+        kinds = [kind for kind in getattr(field.type, "__args__", ()) if kind is not NoneType]
+        nullable = len(kinds) < len(getattr(field.type, "__args__", ()))
+        fields.append(pa.field(field.encode_name, arrow(kinds[0] if nullable else field.type), nullable=nullable))
+    return pa.schema(fields)
+
+
+def column_names(path: Path) -> list[tuple[str, str]]:
+    """(name, type) of every column of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return [(field.name, str(field.type)) for field in pq.read_schema(path)]

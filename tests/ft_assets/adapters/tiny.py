@@ -1,0 +1,102 @@
+"""A real but tiny Qwen3 with its own tokenizer and chat template, small splits, and jobs to train on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from expectations.contracts.adapter import RagPrompt
+from ft_assets.settings.model import DpoSettings, SftSettings
+from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.launcher import Job
+
+PROMPT = RagPrompt(system="", template="Background:\n{passages}\n\nQuestion: {question}\nAnswer:", separator="\n")
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_TEXTS = ["Which cipher has 128 bit blocks?", "AES", "比特 分组 密码 使用 多少", "Background Question Answer user assistant"]
+
+
+def build_base(folder: Path, *, seed: int = 0, template: str = TEMPLATE) -> Path:
+    """Random weights, about 100,000 parameters."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet)
+    raw.train_from_iterator(_TEXTS * 20, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = template
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=True,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def instruction(n: int, **changes: Any) -> dict[str, Any]:
+    row = {
+        "record_id": f"q{n}", "question": f"AES-{n} 使用多少比特?", "context": [f"AES-{n} 的分组为 {n} 比特。"],
+        "system": "", "reasoning": "", "answer": f"{n} 比特", "difficulty": "easy", "language": "zh",
+        "evidence": [f"p{n}"], "group": f"d{n}", "source": "questions.jsonl", "line": n + 1,
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def preference(n: int, **changes: Any) -> dict[str, Any]:
+    row = {
+        "record_id": f"p{n}", "question": f"AES-{n} 使用多少比特?", "context": [f"AES-{n} 的分组为 {n} 比特。"],
+        "chosen": f"{n} 比特", "rejected": f"{n + 1} 字节", "chosen_score": 1.0, "rejected_score": 0.2, "margin": 0.8,
+        "evidence": [f"p{n}"], "group": f"d{n}", "language": "zh", "source": "preferences.jsonl", "line": n + 1,
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def publish_splits(store: ArtifactStore, asset: str, parts: Mapping[str, Sequence[dict[str, Any]]]) -> Artifact:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids = [row["record_id"] for rows in parts.values() for row in rows]
+    with store.stage(Recipe(asset=asset, code_version="test", settings={"ids": ids})) as staging:
+        for part in ("train", "validation", "test"):
+            pq.write_table(pa.Table.from_pylist(list(parts[part])), staging.path / f"{part}.parquet")
+        artifact = staging.publish({"configured": True})
+    store.point(artifact)
+    return artifact
+
+
+def publish_json(store: ArtifactStore, asset: str, name: str, value: Any) -> Artifact:
+    with store.stage(Recipe(asset=asset, code_version="test", settings={"value": value})) as staging:
+        (staging.path / name).write_text(json.dumps(value), "utf-8")
+        artifact = staging.publish()
+    store.point(artifact)
+    return artifact
+
+
+def train_job(
+    state: Path, store: ArtifactStore, settings: SftSettings | DpoSettings, splits: Artifact, sft: Artifact | None = None
+) -> Job:
+    method = "dpo" if sft else "sft"
+    recipe = Recipe(
+        asset=f"{method}_adapter", code_version="test", settings=settings.model_dump(mode="json"),
+        inputs={splits.asset: splits.data_version, **({"sft_adapter": sft.data_version} if sft else {})},
+    )  # fmt: skip
+    params = {
+        "method": method, "settings": settings.model_dump(mode="json"), "prompt": msgspec.to_builtins(PROMPT),
+        "thinking": "allow_empty", "state_dir": str(state), "device": "cpu", "dtype": "float32",
+    }  # fmt: skip
+    return Job(recipe=recipe, store=str(store.root), run_dir=str(state / "runs" / recipe.asset), params=params)

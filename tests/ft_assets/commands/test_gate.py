@@ -1,0 +1,89 @@
+"""`ft gate`: the exit code says what the checks said, and silence is never a pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import Result
+
+from ft_assets.gates import Evidence, Gate, Verdict
+
+from . import toy
+
+Ft = Callable[..., Result]
+Write = Callable[[str, object], None]
+
+
+def _crash(evidence: Evidence) -> Verdict:
+    """Cannot judge."""
+    raise OSError("the disk is away")
+
+
+def test_all_passing_is_0(ft: Ft) -> None:
+    ft("run", "--all")
+    result = ft("gate")
+    assert result.exit_code == 0, result.output
+    assert "gate: pass · 2 passed" in result.output
+
+
+@pytest.mark.parametrize(("numbers", "failing"), [([1, 99], "numbers_are_small"), ([1, 2], "total_is_even")])
+def test_a_failing_check_is_1_whether_it_blocks_or_not(ft: Ft, write: Write, numbers: list[int], failing: str) -> None:
+    ft("run", "--all")  # so that there is a total to judge
+    write("numbers.json", numbers)
+    ft("run", "--all")
+    result = ft("gate")
+    assert result.exit_code == 1, result.output
+    assert failing in result.output and "Mend:" in result.output
+
+
+def test_what_was_never_made_fails_instead_of_passing(ft: Ft) -> None:
+    result = ft("gate")
+    assert result.exit_code == 1
+    assert "FT-ART-001" in result.output
+
+
+def test_a_check_that_crashes_is_2(ft: Ft, folder: Path) -> None:
+    ft("run", "--all")
+    gates = (*toy.GATES, Gate("total", "broken_rule", _crash))
+    result = ft("gate", defs=toy.build(folder, gates=gates))
+    assert result.exit_code == 2
+    assert "total.broken_rule" in result.output and "OSError: the disk is away" in result.output
+
+
+def test_a_check_that_the_job_leaves_out_is_2_though_it_passed_before(ft: Ft, folder: Path) -> None:
+    ft("run", "--all")
+    result = ft("gate", defs=toy.build(folder, judged=[toy.SMALL]))
+    assert result.exit_code == 2
+    assert "missing" in result.output
+
+
+def test_stored_results_are_not_trusted(ft: Ft, folder: Path) -> None:
+    ft("run", "--all")
+    assert ft("gate").exit_code == 0
+    artifact = next((folder / "state" / "artifacts" / "numbers").glob("*/numbers.json"))
+    artifact.write_text("[1, 2, 4]")
+    result = ft("gate")
+    assert result.exit_code == 1
+    assert "FT-ART-003" in result.output
+
+
+def test_the_reports_say_the_same_in_json_junit_and_markdown(ft: Ft, write: Write, tmp_path: Path) -> None:
+    write("numbers.json", [1, 2])
+    ft("run", "--all")
+    result = ft("gate", "--markdown", "--json", str(tmp_path / "g.json"), "--junit", str(tmp_path / "b" / "g.xml"))
+    assert "| total | total_is_even | no | failed | [FT-TOY-001]" in result.output
+    report = json.loads((tmp_path / "g.json").read_text())
+    assert report["exit_code"] == 1
+    assert {check["check"]: check["state"] for check in report["checks"]} == {
+        "numbers_are_small": "passed",
+        "total_is_even": "failed",
+    }
+    suites = ElementTree.parse(tmp_path / "b" / "g.xml").getroot().findall("testsuite")  # noqa: S314
+    assert {suite.get("name"): (suite.get("tests"), suite.get("failures")) for suite in suites} == {
+        "numbers": ("1", "0"),
+        "total": ("1", "1"),
+    }

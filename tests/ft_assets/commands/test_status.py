@@ -1,0 +1,101 @@
+"""`ft status` on the toy graph: in sync, or stale with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from click.testing import Result
+
+from ft_assets.commands.run import run_assets, select
+from ft_assets.commands.status import AssetStatus, read_status
+from ft_assets.commands.terminal import make_console
+from resources.artifacts import ArtifactStore
+from resources.releases import Releases
+
+from . import toy
+
+Ft = Callable[..., Result]
+Write = Callable[[str, object], None]
+
+
+def _status(folder: Path, instance: dg.DagsterInstance, limit: int = 10) -> dict[str, AssetStatus]:
+    state = folder / "state"
+    sections: dict[str, dict[str, Any]] = {"limit_settings": {"limit": limit}}
+    found = read_status(
+        toy.build(folder), instance, ArtifactStore(state / "artifacts"), Releases(state / "released"), sections
+    )
+    return {status.asset: status for status in found}
+
+
+def _run(folder: Path, instance: dg.DagsterInstance, *assets: str) -> None:
+    defs = toy.build(folder)
+    run_assets(defs, instance, select(defs, assets=assets, everything=not assets), make_console())
+
+
+def test_before_the_first_run_nothing_was_made(folder: Path, instance: dg.DagsterInstance) -> None:
+    found = _status(folder, instance)
+    assert found["numbers"].state == "never made"
+    assert found["numbers"].reasons == ["make it: ft run --asset numbers"]
+    assert found["numbers_file"].state == "source"
+
+
+def test_after_a_run_everything_is_in_sync_and_judged(folder: Path, instance: dg.DagsterInstance) -> None:
+    _run(folder, instance)
+    found = _status(folder, instance)
+    assert {status.state for status in found.values()} == {"in sync", "source"}
+    assert found["numbers"].checks == {"numbers_are_small": "passed"}
+
+
+def test_a_changed_setting_makes_its_asset_stale_and_all_below_it(folder: Path, instance: dg.DagsterInstance) -> None:
+    _run(folder, instance)
+    found = _status(folder, instance, limit=20)
+    assert found["limit_settings"].reasons == ["config.yaml changed: limit"]
+    assert "limit_settings is stale" in found["numbers"].reasons
+    assert found["sft_adapter"].reasons == ["numbers is stale"]
+
+
+def test_an_edited_source_is_seen_without_a_run_and_without_leaving_one(
+    folder: Path, instance: dg.DagsterInstance, write: Write
+) -> None:
+    _run(folder, instance)
+    write("numbers.json", [1, 2, 5])
+    found = _status(folder, instance)
+    assert found["numbers"].state == "stale"
+    assert found["numbers"].reasons[0].startswith("numbers_file is now ")
+    assert len(instance.get_runs()) == 1
+
+
+def test_a_remade_input_makes_its_consumers_stale(folder: Path, instance: dg.DagsterInstance, write: Write) -> None:
+    _run(folder, instance)
+    write("numbers.json", [1, 2, 5])
+    _run(folder, instance, "numbers")
+    found = _status(folder, instance)
+    assert found["numbers"].state == "in sync"
+    assert found["total"].reasons[0].startswith("numbers is now ")
+
+
+def test_a_lost_artifact_is_stale(folder: Path, instance: dg.DagsterInstance) -> None:
+    _run(folder, instance)
+    store = ArtifactStore(folder / "state" / "artifacts")
+    store.discard(store.require("total"))
+    assert _status(folder, instance)["total"].reasons == ["its artifact is gone"]
+
+
+def test_what_is_released_is_marked(folder: Path, instance: dg.DagsterInstance) -> None:
+    _run(folder, instance)
+    artifact = ArtifactStore(folder / "state" / "artifacts").require("sft_adapter")
+    Releases(folder / "state" / "released").move("adapter", {"sft_adapter": artifact.recipe_id}, {})
+    found = _status(folder, instance)
+    assert found["sft_adapter"].released
+    assert not found["total"].released
+
+
+def test_the_json_can_be_read_by_a_program(ft: Ft) -> None:
+    ft("run", "--all")
+    result = ft("status", "--json")
+    assert {status["asset"]: status["state"] for status in json.loads(result.stdout)}["total"] == "in sync"
+    assert "released adapter: none" in ft("status").output

@@ -1,0 +1,147 @@
+"""`ft` itself: light to start, one paragraph an error, an example in every help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from expectations.violations import Refused, Violation
+from ft_assets.cli import COMMANDS, cli
+from ft_assets.commands.project import Project
+from resources.artifacts import ArtifactStore, Recipe
+from resources.releases import Releases
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    (tmp_path / "config.yaml").write_text(
+        "schema_version: 1\ncorpus: {files: [kb/*.md]}\nsft: {base_model: ./gone}\ndpo: {base_model: ./gone}\n"
+        "embedding: {base_model: ./gone}\n"
+    )
+    monkeypatch.setenv("FT_CONFIG", str(tmp_path / "config.yaml"))
+    monkeypatch.setenv("FT_STATE_DIR", str(tmp_path / "state"))
+    return CliRunner()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["rollback", "--help"]])
+def test_help_loads_no_heavy_library(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom ft_assets.cli import cli\ntry: cli(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print([m for m in ('dagster', 'torch', 'pandas', 'pyarrow', 'qdrant_client') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_with_an_example(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"ft {name}" in result.output.partition("Example:")[2]
+
+
+def test_without_arguments_it_says_what_it_is_and_where_to_begin() -> None:
+    result = CliRunner().invoke(cli, [])
+    assert result.exit_code == 0
+    assert result.output.index("ft doctor") < result.output.index("ft run --all") < result.output.index("ft search")
+    assert all(name in result.output for name in COMMANDS)
+
+
+def test_a_wrong_configuration_is_one_paragraph_with_all_errors(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FT__RETRIEVAL__NOPE", "1")
+    monkeypatch.setenv("FT__SFT__LEARNING_RATE", "-1")
+    result = runner.invoke(cli, ["search", "AES"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("ft: ") and "Traceback" not in result.stderr
+    assert "nope" in result.stderr and "learning_rate" in result.stderr
+
+
+def test_a_refusal_is_exit_1_with_its_mend(runner: CliRunner) -> None:
+    result = runner.invoke(cli, ["rollback", "adapter"])
+    assert result.exit_code == 1
+    assert "FT-REL-001" in result.stderr
+
+
+def test_an_unexpected_error_is_a_paragraph_and_a_traceback_only_with_debug(runner: CliRunner, tmp_path: Path) -> None:
+    (tmp_path / "state" / "released").mkdir(parents=True)
+    (tmp_path / "state" / "released" / "adapter.json").write_text("{half")
+    result = runner.invoke(cli, ["rollback", "adapter", "--list"])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr and "ft --debug rollback" in result.stderr
+    assert "Traceback" in runner.invoke(cli, ["--debug", "rollback", "adapter", "--list"]).stderr
+
+
+def test_a_missing_library_names_the_extra_that_brings_it(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dagster", None)
+    monkeypatch.delitem(sys.modules, "ft_assets.commands.gate", raising=False)
+    result = runner.invoke(cli, ["gate"])
+    assert result.exit_code == 2
+    assert "pip install 'ft-assets[platform]'" in result.stderr
+
+
+def test_an_adapter_rolls_back_to_the_release_before_and_forth_again(runner: CliRunner, tmp_path: Path) -> None:
+    releases = Releases(tmp_path / "state" / "released")
+    first = releases.move("adapter", {"sft_adapter": "a"}, {})
+    second = releases.move("adapter", {"sft_adapter": "b"}, {})
+    assert runner.invoke(cli, ["rollback", "adapter"]).output == f"adapter: {second.version} -> {first.version}\n"
+    listed = runner.invoke(cli, ["rollback", "adapter", "--list"]).output
+    assert next(line for line in listed.splitlines() if line.startswith("●")).split()[1] == first.version
+    runner.invoke(cli, ["rollback", "adapter", "--to", second.version])
+    current = releases.current("adapter")
+    assert current and current.version == second.version
+
+
+def test_the_summary_shows_what_there_is_and_leaves_out_what_there_is_not(runner: CliRunner, tmp_path: Path) -> None:
+    assert runner.invoke(cli, ["summary"]).exit_code == 0
+    store = ArtifactStore(tmp_path / "state" / "artifacts")
+    figures = {
+        when: {"fused": {"ndcg@10": value, "recall@10": 0.9}} for when, value in (("base", 0.5), ("trained", 0.625))
+    }
+    with store.stage(Recipe("embedding_evaluation", "1")) as staging:
+        (staging.path / "report.json").write_text(json.dumps(figures))
+        store.point(staging.publish(figures))
+    shown = runner.invoke(cli, ["summary"]).output
+    assert "0.500" in shown and "0.625" in shown and "+0.125" in shown
+    assert "Answers" not in shown
+    assert "adapter: nothing yet" in shown
+
+
+def test_the_doctor_finds_a_model_that_is_not_there_and_an_altered_artifact(runner: CliRunner, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "state" / "artifacts")
+    with store.stage(Recipe("passages", "1")) as staging:
+        (staging.path / "rows.json").write_text("[1]")
+        artifact = staging.publish({})
+    (artifact.path / "rows.json").write_text("[2]")
+    result = runner.invoke(cli, ["doctor", "--json"])
+    assert result.exit_code == 1
+    bad = [finding for finding in json.loads(result.output) if finding["state"] == "bad"]
+    assert any("./gone" in finding["found"] for finding in bad)
+    assert any("1 altered files" in finding["found"] and finding["mend"] for finding in bad)
+    assert not (tmp_path / "state" / "qdrant").exists()
+
+
+def test_an_interruption_is_130_with_one_line(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> Project:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Project, "here", interrupt)
+    result = runner.invoke(cli, ["summary"])
+    assert result.exit_code == 130
+    assert result.stderr.count("\n") == 1
+
+
+def test_refusals_inside_a_command_list_every_violation(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Project:
+        raise Refused("opening Qdrant", [Violation(code=f"FT-QDR-00{n}", where="x", message="m") for n in (1, 2)])
+
+    monkeypatch.setattr(Project, "here", refuse)
+    result = runner.invoke(cli, ["summary"])
+    assert result.exit_code == 1
+    assert "FT-QDR-001" in result.stderr and "FT-QDR-002" in result.stderr

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import base64
+import math
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from resources.plots import MAX_CHARS, bars, sparkline
+
+
+def _svg(markdown: str) -> ET.Element:
+    assert markdown.startswith("![") and len(markdown) < MAX_CHARS
+    return ET.fromstring(base64.b64decode(markdown.partition("base64,")[2].rstrip(")")))  # noqa: S314
+
+
+def _tags(svg: ET.Element, name: str) -> list[ET.Element]:
+    return [element for element in svg.iter() if element.tag.endswith(name)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 50, 10_000])
+def test_a_line_of_any_length_is_a_small_picture_from_its_first_to_its_last_value(length: int):
+    values = [math.cos(n) for n in range(length)]
+    svg = _svg(sparkline(values, [1 / (n + 1) for n in range(length)], "loss"))
+    assert len(_tags(svg, "polyline")) == 2
+
+
+def test_higher_values_are_drawn_higher():
+    (line,) = _tags(_svg(sparkline([0, 5, 10])), "polyline")
+    heights = [int(point.split(",")[1]) for point in line.attrib["points"].split()]
+    assert heights == sorted(heights, reverse=True) and len(set(heights)) == 3
+
+
+def test_bars_that_do_not_fit_are_summed_up_and_any_name_is_safe():
+    svg = _svg(bars({f"FT-PREF-{n:03d} <密钥&>": 1 for n in range(30)}, "codes"))
+    texts = [element.text for element in _tags(svg, "tspan")]
+    assert texts[-2] == "others" and sum(float(text or 0) for text in texts[1::2]) == 30
+
+
+def test_nothing_to_plot_says_so():
+    assert "no values" in sparkline([]) and "no values" in bars({})
