@@ -46,10 +46,15 @@ class Metrics:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._stream: TextIO = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
         self._started = time.monotonic()
+        self._first: dict[str, tuple[int, float]] = {}  # phase -> first step logged in it, and when
 
     def log(self, phase: str, step: int, total: int, **values: float) -> None:
         """Record `values` at `step` of `total` in `phase` (train, eval, encode, generate …)."""
-        record = {"phase": phase, "step": step, "total": total, "seconds": round(time.monotonic() - self._started, 3)}
+        seconds = time.monotonic() - self._started
+        record: dict[str, Any] = {"phase": phase, "step": step, "total": total, "seconds": round(seconds, 3)}
+        first_step, first_seconds = self._first.setdefault(phase, (step, seconds))
+        if step > first_step:
+            record["seconds_per_step"] = round((seconds - first_seconds) / (step - first_step), 4)
         self._stream.write(json.dumps({**record, **values}) + "\n")
         self._stream.flush()
 
@@ -87,13 +92,12 @@ class Tail:
 
 def describe_step(record: dict[str, Any]) -> tuple[str, dict[str, float]]:
     """A line for a person ("loss 1.23 · 2.1 s/step · 0:42 left") and the numeric metrics of one record."""
-    step, total, seconds = int(record.get("step", 0)), int(record.get("total", 0)), float(record.get("seconds", 0))
-    skipped = {"phase", "step", "total", "seconds"}
+    step, total, rate = int(record["step"]), int(record["total"]), float(record.get("seconds_per_step", 0))
+    skipped = {"phase", "step", "total", "seconds", "seconds_per_step"}
     metrics = {k: float(v) for k, v in record.items() if k not in skipped and isinstance(v, int | float)}
     parts = [str(record.get("phase", ""))]
     parts += [f"{name} {value:.4g}" for name, value in list(metrics.items())[:3]]
-    if step and seconds:
-        rate = seconds / step
+    if rate:
         parts.append(f"{rate:.1f} s/step" if rate >= 1 else f"{1 / rate:.1f} steps/s")
         left = int(max(total - step, 0) * rate)
         parts.append(f"{left // 60}:{left % 60:02d} left")

@@ -222,6 +222,56 @@ CODES: dict[str, Code] = {
         "The model is pulled two ways. Both rows are kept and reported.",
         "Decide which answer is right, or make the questions say what differs.",
     ),
+    # Cutting documents into passages
+    "FT-CORPUS-001": Code(
+        "The document is not UTF-8",
+        "Guessing an encoding turns text into other text without a word.",
+        "Save the file as UTF-8.",
+    ),
+    "FT-CORPUS-002": Code(
+        "A section without text", "It would be indexed as noise.", "Write the section, or take it out."
+    ),
+    "FT-CORPUS-003": Code(
+        "A section shorter than `corpus.min_chars`",
+        "It says too little to be found or to answer with.",
+        "Write the section, take it out, or lower `corpus.min_chars`.",
+    ),
+    "FT-CORPUS-004": Code(
+        "A passage id that is already used",
+        "Vectors and judgements are keyed by it: one passage would stand for two.",
+        "Rename the file or the heading.",
+    ),
+    "FT-CORPUS-005": Code(
+        "The same text as another passage",
+        "It would fill two places of every result list.",
+        "Keep one of the two.",
+    ),
+    "FT-CORPUS-006": Code(
+        "Not a document format that is read here",
+        "What cannot be read would be missing without a word.",
+        "Convert the file, or leave it out of `corpus.files`.",
+    ),
+    # Linking judgements with queries and passages
+    "FT-LINK-001": Code(
+        "A judgement of a query that does not exist", "It judges nothing.", "Add the query to the queries."
+    ),
+    "FT-LINK-002": Code(
+        "A judgement of a passage that is not in the corpus",
+        "Nothing could ever find it: recall would be measured against a ghost.",
+        "Correct the id, or add the document to `corpus.files`.",
+    ),
+    "FT-LINK-003": Code(
+        "A query that nothing answers",
+        "It can neither train nor measure retrieval.",
+        "Add a judgement with a score of 1 or more, or take the query out.",
+    ),
+    "FT-LINK-004": Code("A judgement of a query that is quarantined", "It judges nothing.", "Mend the query first."),
+    # Dealing records into splits
+    "FT-SPLIT-001": Code(
+        "A new record that would join two splits",
+        "It shares a document, a passage, a group or a question with both: in either, it leaks into the other.",
+        "Give it evidence and a question of one split, or leave it out.",
+    ),
     # The table gate
     "FT-TABLE-001": Code(
         "The suite cannot be used as it is written",

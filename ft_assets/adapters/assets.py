@@ -44,8 +44,10 @@ _EVALUATE = "ft_assets.adapters.evaluate"
 def sft_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
+    store = artifacts.store()
+    _refuse_unconfigured(store, "instruction")
     enforce("sft_adapter", evidence_of(artifacts, qdrant), DATASET_GATES, assets=["instruction_splits"])
-    settings = settings_of(artifacts.store(), "sft")
+    settings = settings_of(store, "sft")
     return _train(context, artifacts, launcher, method="sft", settings=settings, inputs=["instruction_splits"])
 
 
@@ -61,12 +63,7 @@ def dpo_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
     store = artifacts.store()
-    if not store.require("preference_splits").summary.get("configured", True):
-        violation = Violation(
-            code="FT-TRAIN-015", where="config.yaml", message="DPO has no data.", field="datasets.preference.files",
-            found=[], expected="at least one file", mend="name preference files, or run without dpo_adapter",
-        )  # fmt: skip
-        raise Refused("dpo_adapter", [violation])
+    _refuse_unconfigured(store, "preference")
     assets = ["preference_splits", "sft_adapter"]
     enforce("dpo_adapter", evidence_of(artifacts, qdrant), DATASET_GATES, GATES, assets=assets)
     return _train(context, artifacts, launcher, method="dpo", settings=settings_of(store, "dpo"), inputs=assets)
@@ -156,6 +153,18 @@ def generation_settings(answers: AnswerSettings) -> dict[str, Any]:
 def show_answers(artifact: Artifact) -> dict[str, Any]:
     """The asset page of an evaluation: scores with intervals, answers side by side."""
     return {"scores": show_scores(artifact.summary), "samples": show_samples(artifact.file(ANSWERS_FILE))}
+
+
+def _refuse_unconfigured(store: ArtifactStore, dataset: str) -> None:
+    """Refuse (FT-TRAIN-015) to train on a data set that config.yaml names no files for."""
+    if store.require(f"{dataset}_splits").summary["configured"]:
+        return
+    violation = Violation(
+        code="FT-TRAIN-015", where="config.yaml", message="there is nothing to train on.",
+        field=f"datasets.{dataset}.files", found=[], expected="at least one file",
+        mend="name files there, or leave the adapters out of the run",
+    )  # fmt: skip
+    raise Refused(f"training on {dataset}_splits", [violation])
 
 
 def _train(

@@ -28,10 +28,10 @@ def project_supervised_only(model: Any) -> None:
 
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
-        mask = labels[:, 1:] != IGNORED if fused_lm_head and labels is not None else None
         unusual = {"shift_labels", "num_items_in_batch", "output_router_logits"} & kwargs.keys()
-        if mask is None or unusual or int(mask.sum()) > _MOST_TOKENS:
+        if not fused_lm_head or labels is None or unusual or int((labels != IGNORED).sum()) > _MOST_TOKENS:
             return fused(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
+        mask = labels[:, 1:] != IGNORED
         hidden = self.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state[:, :-1]
         return _score(self.get_output_embeddings()(hidden[mask]).float(), labels[:, 1:], mask)
 

@@ -124,7 +124,9 @@ class _Data:
 
         disable_progress_bars()
         rows = {part: read_rows(splits, part) for part in ("train", "validation")}
-        _refuse_if(f"training on {splits.asset}", check_counts(*map(len, rows.values()), splits.asset))
+        _refuse_if(
+            f"training on {splits.asset}", check_counts(len(rows["train"]), len(rows["validation"]), splits.asset)
+        )
         if not tokenizer.chat_template:
             _refuse("FT-TRAIN-009", "the tokenizer has no chat template.", field="chat_template", found=None,
                     expected="a template", mend="choose an instruction-tuned base model")  # fmt: skip
@@ -220,7 +222,10 @@ def _build_trainer(
     run_dir: Path,
 ) -> Any:
     from transformers import PrinterCallback, ProgressCallback
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     on_cpu = compute.device == "cpu"
     checkpointing = not on_cpu if settings.gradient_checkpointing == "auto" else settings.gradient_checkpointing

@@ -62,12 +62,13 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def failures(events: Sequence[dg.DagsterEvent]) -> dict[str, Any]:
-    """step key -> error (SerializableErrorInfo) of each failed step; the innermost cause, which is what went wrong."""
+    """step key -> what the step raised (SerializableErrorInfo), for each failed step."""
     found: dict[str, Any] = {}
     for event in events:
         if event.is_step_failure and event.step_key and event.step_failure_data.error:
             error = event.step_failure_data.error
-            found[event.step_key] = error.cause or error
+            wrapped = error.cls_name == "DagsterExecutionStepExecutionError" and error.cause
+            found[event.step_key] = wrapped or error
     return found
 
 

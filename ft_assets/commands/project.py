@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,9 +59,14 @@ class Project:
 
     @cached_property
     def definitions(self) -> dg.Definitions:
-        from ft_assets.definitions import build_defs
+        import dagster as dg
 
-        return build_defs(self.settings, state=self.state, config=self.config)
+        with warnings.catch_warnings():
+            # observable sources are beta in Dagster; that is decided, and no news to who runs a command
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            from ft_assets.definitions import build_defs
+
+            return build_defs(self.settings, state=self.state, config=self.config)
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:

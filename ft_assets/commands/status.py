@@ -120,7 +120,8 @@ def print_status(statuses: list[AssetStatus], releases: Releases, console: Conso
     for title in ("group", "asset", "version", "made", "state", "checks", "why"):
         table.add_column(title, no_wrap=title != "why", overflow="fold")
     colours = {"in sync": "green", "stale": "yellow", "never made": "red"}
-    for status in statuses:
+    groups = list(dict.fromkeys(status.group for status in statuses))
+    for status in sorted(statuses, key=lambda status: groups.index(status.group)):
         colour = colours.get(status.state, "default")
         made = f"{duration(time.time() - status.made_at)} ago" if status.made_at else ""
         name = f"{status.asset} [bold]●[/]" if status.released else status.asset

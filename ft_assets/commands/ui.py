@@ -30,6 +30,7 @@ def command(port: int, host: str) -> None:
     open_instance(project.state).dispose()
     os.environ["FT_CONFIG"] = str(project.config)
     os.environ["FT_STATE_DIR"] = str(project.state)
+    os.environ["VIRTUAL_ENV"] = sys.prefix  # dg warns where it is not the project's
     click.echo(f"Dagster on {project.state}: http://{host}:{port}")
     os.chdir(ROOT)
     program = Path(sys.executable).parent / "dg"

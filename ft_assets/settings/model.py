@@ -175,6 +175,11 @@ class RetrievalSettings(Section):
     def _contradictions(self) -> Self:
         if self.dense_weight == 0 and self.sparse_weight == 0:
             raise ValueError("dense_weight and sparse_weight are both 0: nothing would be ranked. Raise one.")
+        if self.distance == "euclid" and self.fusion == "dbsf":
+            raise ValueError(
+                "fusion `dbsf` adds up scores, and a euclidean distance is smaller for what is nearer: the dense arm would "
+                "rank upside down. Use `weighted_sum` or `rrf`, or another distance."
+            )
         if self.prefetch_limit < max(100, 10 * self.top_k):
             raise ValueError(
                 f"prefetch_limit ({self.prefetch_limit}) must be at least max(100, 10 * top_k) = "

@@ -28,13 +28,15 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     return CliRunner()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], ["rollback", "--help"]])
-def test_help_loads_no_heavy_library(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["verify", "examples/en/preferences.jsonl"], ["rollback", "--help"]])
+def test_help_and_verify_load_no_heavy_library(arguments: list[str], project: Path) -> None:
     code = (
         "import sys\nfrom ft_assets.cli import cli\ntry: cli(sys.argv[1:])\nexcept SystemExit: pass\n"
         "print([m for m in ('dagster', 'torch', 'pandas', 'pyarrow', 'qdrant_client') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=project
+    )
     assert done.stdout.splitlines()[-1] == "[]"
 
 

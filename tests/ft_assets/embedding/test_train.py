@@ -1,0 +1,99 @@
+"""Training: it changes both heads, it lowers the loss, and it never takes a right passage for a wrong one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from expectations.violations import Refused
+from ft_assets.embedding.model import HybridEncoder
+from ft_assets.embedding.pairs import Passages, Questions
+from ft_assets.embedding.train import _epoch, _twins, changed, hybrid_loss, lexical_scores, snapshot, train
+from resources.accelerator import Compute
+from resources.telemetry import Metrics
+from tests.ft_assets.embedding.conftest import settings
+
+EXACT = Compute("cpu", "float32")
+
+
+@pytest.mark.parametrize(("distil", "smaller"), [(True, []), (False, [32, 64])])
+def test_training_changes_both_heads_and_lowers_the_loss(  # noqa: PLR0917
+    base: Path, questions: Questions, passages: Passages, tmp_path: Path, distil: bool, smaller: list[int]
+) -> None:
+    asked = settings(self_distill=distil, matryoshka=smaller)
+    encoder = HybridEncoder.from_base(base, asked, "1", EXACT)
+    before = snapshot(encoder)
+    losses = train(encoder, questions, passages, asked, Metrics(tmp_path))
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+    assert changed(encoder, before) > 0.9
+    assert not torch.equal(before["head.linear.weight"], encoder.head.linear.weight.detach())
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [record["loss"] for record in records] == losses
+    assert {"dense", "sparse", "fused", "learning_rate", "gradient_norm"} <= records[0].keys()
+    assert records[-1]["learning_rate"] < records[1]["learning_rate"]
+
+
+def test_the_same_seed_trains_the_same_model(
+    base: Path, questions: Questions, passages: Passages, tmp_path: Path
+) -> None:
+    runs = []
+    for name in ("one", "two"):
+        encoder = HybridEncoder.from_base(base, settings(epochs=1), "1", EXACT)
+        runs.append(train(encoder, questions, passages, settings(epochs=1), Metrics(tmp_path / name)))
+    assert runs[0] == runs[1]
+
+
+def test_training_stops_at_a_loss_that_is_no_number(
+    base: Path, questions: Questions, passages: Passages, tmp_path: Path
+) -> None:
+    encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
+    encoder.head.linear.bias.data.fill_(float("nan"))
+    with pytest.raises(Refused, match="FT-EMB-011"):
+        train(encoder, questions, passages, settings(), Metrics(tmp_path))
+
+
+def test_nothing_to_contrast_is_refused(base: Path, passages: Passages, tmp_path: Path) -> None:
+    encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
+    with pytest.raises(Refused, match="FT-EMB-010"):
+        train(encoder, Questions(["1"], ["When?"], [{"pump": 1}], []), passages, settings(), Metrics(tmp_path))
+
+
+def test_a_batch_never_holds_two_questions_of_one_passage(questions: Questions) -> None:
+    batches = list(_epoch(questions, 8, Random(1), 1.0))  # noqa: S311
+    for batch in batches:
+        named = [name for row in batch for name in questions.qrels[row]]
+        assert len(named) == len(set(named))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(questions.ids)))
+
+
+def test_a_passage_that_answers_as_well_is_no_negative() -> None:
+    passages = Passages(["a", "b", "c"], ["d"] * 3, ["x", "y", "x"], ["1", "2", "1"])
+    questions = Questions(["p", "q", "r"], ["?", "!", "."], [{"a": 1, "b": 1}, {"b": 1}, {"c": 1}], [])
+    rows = {name: n for n, name in enumerate(passages.ids)}
+    mask = _twins([0, 1, 2], ["a", "b", "c"], questions, passages, rows)
+    # p is answered by b too, and c has the text of a
+    assert mask.tolist() == [[False, True, True], [False, False, False], [True, False, False]]
+
+
+def test_a_twin_counts_nothing_in_the_loss_and_the_distillation_stays_finite() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    twins = torch.zeros(3, 3, dtype=torch.bool)
+    twins[0, 1] = True
+    lexical = torch.eye(3)
+    loss, parts = hybrid_loss(vectors, vectors, lexical, twins, settings())
+    moved = lexical.clone()
+    moved[0, 1] = 50.0
+    other, _ = hybrid_loss(vectors, vectors, moved, twins, settings())
+    assert torch.isfinite(loss)
+    assert parts["distill"] >= 0
+    assert float(other) == pytest.approx(float(loss))
+
+
+def test_lexical_scores_take_the_largest_weight_of_a_repeated_token() -> None:
+    queries, weights = torch.tensor([[5, 7]]), torch.tensor([[1.0, 2.0]])
+    passages, theirs = torch.tensor([[7, 7, 9]]), torch.tensor([[0.5, 3.0, 9.0]])
+    assert lexical_scores(queries, weights, passages, theirs).tolist() == [[6.0]]

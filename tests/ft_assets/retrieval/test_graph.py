@@ -1,0 +1,397 @@
+"""What a change costs, what a gate holds back, and what serves at every moment, in a real small graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from qdrant_client import models
+
+from expectations.contracts.embedding import read_contract
+from expectations.violations import Refused
+from ft_assets.gates import judge
+from ft_assets.retrieval.checks import GATES
+from ft_assets.retrieval.collection import build, collection_name, inspect, point_id
+from ft_assets.retrieval.release import rollback_collection
+from ft_assets.retrieval.search import Hit, Retriever
+from ft_assets.retrieval.vectors import contract_of, schema
+from resources.artifacts import Recipe
+from resources.qdrant import aliased
+from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
+
+pytestmark = pytest.mark.slow
+
+AFTER_WEIGHTS = RETRIEVAL_SIDE[1:2] + RETRIEVAL_SIDE[4:]
+
+
+def served(graph: Graph) -> str | None:
+    with graph.qdrant.engine().open() as client:
+        return aliased(client, "passages")
+
+
+def search(graph: Graph, *queries: str, k: int = 5) -> list[list[Hit]]:
+    artifacts = graph.artifacts
+    with Retriever.open(artifacts.store(), artifacts.releases(), graph.qdrant.engine()) as retriever:
+        return retriever.search(list(queries), k)
+
+
+def broken(graph: Graph, asset: str) -> dict[str, set[str]]:
+    """Gate -> codes of the violations on `asset`."""
+    verdicts = {gate.name: judge(gate, graph.evidence) for gate in GATES if gate.asset == asset}
+    return {name: {v.code for v in verdict.violations} for name, verdict in verdicts.items() if verdict.violations}
+
+
+QUESTION = "Which federal standard number did NIST give to AES?"
+
+
+def test_every_gate_passes_on_a_fresh_release(released: Graph) -> None:
+    for asset in ("passage_vectors", "qdrant_collection", "retrieval_evaluation"):
+        assert broken(released, asset) == {}
+
+
+def test_the_released_collection_answers_with_both_arms_scores(released: Graph) -> None:
+    (hits,) = search(released, QUESTION)
+    assert len(hits) == 5
+    assert "aes#standard-and-origin" in [hit.passage_id for hit in hits]
+    assert hits == sorted(hits, key=lambda hit: -hit.score)
+    for hit in hits:
+        assert hit.score == pytest.approx(hit.dense + 0.3 * hit.sparse, abs=1e-4)
+    assert hits[0].content
+    assert hits[0].document_id == hits[0].passage_id.split("#")[0]
+
+
+def test_running_again_with_nothing_changed_makes_nothing(graph: Graph) -> None:
+    again = graph.run(*RETRIEVAL_SIDE)
+    assert all(metadata["reused"] for metadata in again.values())
+    assert again["qdrant_collection"]["upserted"] == 0
+
+
+def test_a_changed_weight_encodes_and_upserts_nothing_and_decides_the_order_served(graph: Graph) -> None:
+    before, collection = search(graph, QUESTION, k=20)[0], served(graph)
+    trained = graph.artifact("embedding_model").recipe_id
+    graph.configure(retrieval={"dense_weight": 0.0, "sparse_weight": 1.0})
+    made = graph.run(*AFTER_WEIGHTS)
+    assert made["passage_vectors"]["reused"]
+    assert made["qdrant_collection"]["reused"]
+    assert made["qdrant_collection"]["upserted"] == 0
+    assert not made["retrieval_evaluation"]["reused"]
+    assert graph.artifact("embedding_model").recipe_id == trained
+    assert served(graph) == collection
+    (hits,) = search(graph, QUESTION, k=20)
+    assert [hit.score for hit in hits] == pytest.approx([hit.sparse for hit in hits], abs=1e-4)
+    assert [hit.passage_id for hit in hits] != [hit.passage_id for hit in before]
+    summary = graph.artifact("retrieval_evaluation").summary
+    assert summary["candidate_fused_ndcg_at_10"] == pytest.approx(summary["candidate_sparse_ndcg_at_10"])
+    assert summary["live_fused_ndcg_at_10"] != summary["candidate_fused_ndcg_at_10"]
+
+
+@pytest.mark.parametrize("fusion", ["dbsf", "rrf"])
+def test_unweighted_fusions_serve_too(graph: Graph, fusion: str) -> None:
+    graph.configure(retrieval={"fusion": fusion})
+    graph.run(*AFTER_WEIGHTS)
+    assert len(search(graph, QUESTION)[0]) == 5
+
+
+def test_a_smaller_trained_dimension_builds_beside_without_encoding_while_the_alias_stays(graph: Graph) -> None:
+    live = served(graph)
+    graph.configure(retrieval={"dimension": 64})
+    made = graph.run("retrieval_settings", "passage_vectors", "qdrant_collection")
+    assert made["passage_vectors"]["reused"]
+    assert made["qdrant_collection"]["upserted"] == made["qdrant_collection"]["points"]
+    candidate = made["qdrant_collection"]["collection"]
+    assert candidate != live
+    assert served(graph) == live
+    graph.run("retrieval_evaluation", "released_collection")
+    assert served(graph) == candidate
+    with graph.qdrant.engine().open() as client:
+        assert inspect(client, str(candidate)).contract.serving.dimension == 64  # type: ignore[union-attr]
+        assert client.collection_exists(str(live)), "the collection before is kept for a rollback"
+    assert search(graph, QUESTION)[0]
+
+
+def test_a_dimension_the_model_was_not_trained_for_is_refused_and_the_alias_stays(graph: Graph) -> None:
+    live = served(graph)
+    graph.configure(retrieval={"dimension": 100})
+    with pytest.raises(Exception, match="FT-EMB-003"):
+        graph.run("retrieval_settings", "qdrant_collection")
+    assert served(graph) == live
+    assert "FT-EMB-003" in broken(graph, "qdrant_collection")["collection_matches_contract"]
+
+
+@pytest.mark.parametrize("distance", ["dot", "euclid"])
+def test_another_distance_is_another_collection_with_the_same_ranking(graph: Graph, distance: str) -> None:
+    before = [hit.passage_id for hit in search(graph, QUESTION)[0]]
+    graph.configure(retrieval={"distance": distance})
+    made = graph.run("retrieval_settings", "passage_vectors", "qdrant_collection", "retrieval_evaluation")
+    assert made["passage_vectors"]["reused"]
+    evaluation = graph.artifact("retrieval_evaluation").summary
+    assert evaluation["candidate_fused_ndcg_at_10"] == pytest.approx(evaluation["live_fused_ndcg_at_10"])
+    if distance == "dot":  # the search service's contract does not take euclid
+        graph.run("released_collection")
+        assert [hit.passage_id for hit in search(graph, QUESTION)[0]] == before
+    else:
+        assert broken(graph, "retrieval_evaluation") == {"consumers_are_satisfied": {"FT-CON-002"}}
+
+
+def test_a_failing_gate_leaves_the_alias_and_says_which_it_was(graph: Graph) -> None:
+    live = served(graph)
+    before = graph.artifacts.releases().current("collection")
+    graph.configure(retrieval={"min_recall_at_10": 1.0, "sparse_weight": 0.2})
+    with pytest.raises(Exception, match="FT-RET-002"):
+        graph.run(*AFTER_WEIGHTS)
+    assert served(graph) == live
+    assert graph.artifacts.releases().current("collection") == before
+
+
+def test_a_release_is_refused_while_its_evaluation_judged_other_weights(graph: Graph) -> None:
+    graph.configure(retrieval={"sparse_weight": 0.9})
+    graph.run("retrieval_settings")
+    with pytest.raises(Exception, match="FT-RET-004"):
+        graph.run("released_collection")
+
+
+def test_a_changed_document_encodes_its_own_passages_alone(graph: Graph) -> None:
+    path = sorted((graph.root / "corpus").glob("*.md"))[0]
+    path.write_text(path.read_text("utf-8").replace("formalised by Phillip Rogaway", "worked out by Phillip Rogaway"))
+    made = graph.run("passages", "passage_vectors")
+    assert made["passage_vectors"]["encoded"] == 1
+    assert made["passage_vectors"]["reused"] is False
+    assert graph.artifact("passage_vectors").summary["reused"] == made["passage_vectors"]["passages"] - 1
+
+
+def test_a_half_built_collection_is_continued_and_a_lost_one_is_built_again(graph: Graph) -> None:
+    name, vectors = str(served(graph)), graph.artifact("passage_vectors")
+    gone = [
+        point_id(passage) for passage in pq.read_table(vectors.file("vectors.parquet"))["passage_id"].to_pylist()[:7]
+    ]
+    with graph.qdrant.engine().open() as client:
+        client.delete(name, models.PointIdsList(points=gone))
+    assert broken(graph, "qdrant_collection")["collection_is_complete"] == {"FT-COL-001"}
+    assert graph.run("qdrant_collection")["qdrant_collection"]["upserted"] == 7
+    assert broken(graph, "qdrant_collection") == {}
+    with graph.qdrant.engine().open() as client:
+        client.delete_collection(name)
+    assert graph.run("qdrant_collection")["qdrant_collection"]["upserted"] == vectors.summary["passages"]
+
+
+def test_a_point_without_its_sparse_vector_is_found(graph: Graph) -> None:
+    with graph.qdrant.engine().open() as client:
+        name = str(aliased(client, "passages"))
+        point = client.scroll(name, limit=1, with_vectors=True)[0][0]
+        client.delete(name, models.PointIdsList(points=[point.id]))
+        client.upsert(name, [models.PointStruct(id=point.id, vector={"dense": point.vector["dense"]})], wait=True)  # type: ignore[index, call-overload]
+    assert broken(graph, "qdrant_collection")["collection_is_complete"] == {"FT-COL-001"}
+
+
+def test_vectors_that_were_exchanged_in_the_engine_are_found(graph: Graph) -> None:
+    with graph.qdrant.engine().open() as client:
+        name = str(aliased(client, "passages"))
+        points = client.scroll(name, limit=1000, with_vectors=True)[0]
+        turned = [
+            models.PointVectors(id=a.id, vector={"dense": b.vector["dense"]})  # type: ignore[index, call-overload]
+            for a, b in zip(points, points[1:] + points[:1], strict=True)
+        ]
+        client.update_vectors(name, turned)
+    assert broken(graph, "qdrant_collection") == {"stored_vectors_match": {"FT-COL-004"}}
+
+
+def test_another_model_of_the_same_dimension_is_refused_by_name(graph: Graph) -> None:
+    graph.configure(embedding={"seed": 7})
+    graph.run("embedding_settings", "embedding_model")
+    stale = broken(graph, "passage_vectors")["vectors_are_of_this_model"]
+    assert stale == {"FT-VEC-006"}
+    assert "FT-COL-002" in broken(graph, "qdrant_collection")["collection_matches_contract"]
+    with pytest.raises(Exception, match="weights_sha256"):
+        graph.run("released_collection")
+    # what is released still answers: its own model is in the store
+    assert search(graph, QUESTION)[0]
+
+
+def test_a_search_without_the_model_of_the_index_is_refused(graph: Graph) -> None:
+    with graph.qdrant.engine().open() as client:
+        name = str(aliased(client, "passages"))
+        stored = inspect(client, name).contract
+        other = msgspec.structs.replace(stored, weights_sha256="0" * 64)
+        client.update_collection(name, metadata={"contract": other.to_json()})
+    with pytest.raises(Refused, match="FT-RET-007"):
+        search(graph, QUESTION)
+
+
+def test_a_search_is_refused_when_the_probes_say_otherwise(graph: Graph) -> None:
+    with graph.qdrant.engine().open() as client:
+        name = str(aliased(client, "passages"))
+        stored = inspect(client, name).contract
+        shifted = [msgspec.structs.replace(p, dense=p.dense[::-1]) for p in stored.probes]
+        client.update_collection(name, metadata={"contract": msgspec.structs.replace(stored, probes=shifted).to_json()})
+    with pytest.raises(Refused, match="BROKEN"):
+        search(graph, QUESTION)
+
+
+def test_nothing_released_is_said_with_the_command_that_releases(graph: Graph) -> None:
+    with graph.qdrant.engine().open() as client:
+        drop = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="passages"))
+        client.update_collection_aliases([drop])
+    with pytest.raises(Refused, match="FT-RET-006"):
+        search(graph, QUESTION)
+
+
+def test_rollback_moves_alias_fusion_and_pointer_back_and_forth(graph: Graph) -> None:
+    artifacts, first = graph.artifacts, served(graph)
+    one = artifacts.releases().current("collection")
+    before = search(graph, QUESTION)[0]
+    graph.configure(retrieval={"dimension": 64, "sparse_weight": 0.6})
+    graph.run(*AFTER_WEIGHTS)
+    two = artifacts.releases().current("collection")
+    assert one is not None
+    assert two is not None
+    assert served(graph) != first
+    store, releases, engine = artifacts.store(), artifacts.releases(), graph.qdrant.engine()
+    rollback_collection(store, releases, engine, releases.target("collection"))
+    assert served(graph) == first
+    assert releases.current("collection") == one
+    assert search(graph, QUESTION)[0] == before
+    rollback_collection(store, releases, engine, releases.target("collection", two.version))
+    assert served(graph) == two.details["collection"]
+    (hits,) = search(graph, QUESTION)
+    assert hits[0].score == pytest.approx(hits[0].dense + 0.6 * hits[0].sparse, abs=1e-4)
+
+
+def test_old_collections_are_retired_but_never_what_serves(graph: Graph) -> None:
+    first = served(graph)
+    graph.configure(retrieval={"keep": 1, "dimension": 64})
+    made = graph.run(*AFTER_WEIGHTS)
+    assert made["released_collection"]["retired"] == [first]
+    with graph.qdrant.engine().open() as client:
+        assert [c.name for c in client.get_collections().collections] == [aliased(client, "passages")]
+        client.create_collection(
+            "someone_elses", vectors_config=models.VectorParams(size=2, distance=models.Distance.DOT)
+        )
+    graph.run("released_collection")
+    with graph.qdrant.engine().open() as client:
+        assert client.collection_exists("someone_elses")
+
+
+def test_a_query_of_another_dimension_is_refused_before_it_is_sent(released: Graph) -> None:
+    from ft_assets.embedding.model import Encoded
+    from ft_assets.retrieval.query import ask
+
+    with released.qdrant.engine().open() as client:
+        name = str(aliased(client, "passages"))
+        contract = inspect(client, name).contract
+        queries = Encoded(np.zeros((1, 17), np.float32), [(np.empty(0, np.int32), np.empty(0, np.float32))], 0)
+        with pytest.raises(Refused, match="FT-RET-005"):
+            ask(client, name, contract, queries, "fused", limit=3)
+
+
+def test_the_sweep_agrees_with_the_engine_and_changes_nothing(released: Graph) -> None:
+    sweep = released.artifact("fusion_sweep").summary
+    assert set(sweep["ndcg_at_10"]) >= {"1.0 / 0", "1.0 / 0.3", "1.0 / 2", "dbsf", "rrf"}
+    assert sweep["recommended"] in sweep["ndcg_at_10"]
+    assert sweep["ndcg_at_10"][sweep["recommended"]] == max(sweep["ndcg_at_10"].values())
+    # one collection, one model: exact search and the engine rank alike
+    exact = released.artifact("embedding_evaluation").summary
+    asked = released.artifact("retrieval_evaluation").summary
+    for arm in ("dense", "sparse", "fused"):
+        for metric in ("ndcg_at_10", "recall_at_10", "mrr_at_10"):
+            assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(exact[f"trained_{arm}_{metric}"], abs=1e-3)
+
+
+def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
+    from ft_assets.embedding.exact import best, score_blocks
+    from ft_assets.embedding.model import Encoded, HybridEncoder
+    from ft_assets.retrieval.query import ask
+    from ft_assets.retrieval.sweep import dbsf, rrf
+    from ft_assets.retrieval.vectors import read_vectors
+
+    rows = list(read_vectors(released.artifact("passage_vectors")))
+    corpus = Encoded(np.stack([row.dense for row in rows]), [(row.indices, row.values) for row in rows], 0)
+    encoder = HybridEncoder.load(released.artifact("embedding_model").folder())
+    queries = encoder.encode([QUESTION, "What is a nonce?"], "query")
+    ((_, dense, lexical),) = score_blocks(queries, corpus)
+    with released.qdrant.engine().open() as client:
+        name = str(aliased(client, "passages"))
+        contract = inspect(client, name).contract
+        for kind, fuse in (("dbsf", dbsf), ("rrf", rrf)):
+            assert contract.fusion is not None
+            fused = msgspec.structs.replace(contract, fusion=msgspec.structs.replace(contract.fusion, fusion=kind))
+            asked = ask(client, name, fused, queries, "fused", limit=5)
+            mine = best(fuse(dense, lexical), [row.passage_id for row in rows], 5)
+            assert [[p.payload["passage_id"] for p in points] for points in asked] == mine, kind
+
+
+def test_the_contract_travels_whole(released: Graph) -> None:
+    model = read_contract(released.artifact("embedding_model").json("contract.json"), "model")
+    with released.qdrant.engine().open() as client:
+        stored = inspect(client, str(aliased(client, "passages"))).contract
+    assert stored.probes == model.probes
+    assert stored.encode_fp == model.encode_fp
+    assert stored.fusion is not None
+    assert model.dense.dimensions == [128, 64]
+
+
+def publish_vectors(graph: Graph, change: str) -> None:
+    """Make a spoilt copy of passage_vectors the current one."""
+    store, good = graph.artifacts.store(), graph.artifact("passage_vectors")
+    table = pq.read_table(good.file("vectors.parquet"))
+    dense = [list(row) for row in table["dense"].to_pylist()]
+    kept, kind = table.slice(0, len(dense)), schema(128).field("dense").type
+    if change == "mixed":
+        dense[3], kind = dense[3][:64], pa.list_(pa.float32())
+    if change == "infinite":
+        dense[3][0] = float("inf")
+    kept = kept.set_column(table.schema.get_field_index("dense"), "dense", pa.array(dense, type=kind))
+    if change == "missing":
+        kept = kept.slice(1)
+    if change == "twice":
+        kept = pa.concat_tables([kept, kept.slice(0, 1)])
+    if change == "stale":
+        hashes = ["0" * 64, *table["content_sha256"].to_pylist()[1:]]
+        kept = kept.set_column(table.schema.get_field_index("content_sha256"), "content_sha256", pa.array(hashes))
+    if change == "collapsed":
+        for name in ("sparse_indices", "sparse_values"):
+            place = table.schema.get_field_index(name)
+            kept = kept.set_column(place, name, pa.array([[]] * len(kept), type=table.schema.field(name).type))
+    with store.stage(Recipe(asset="passage_vectors", code_version=change)) as staging:
+        pq.write_table(kept, staging.path / "vectors.parquet")
+        (staging.path / "contract.json").write_bytes(good.file("contract.json").read_bytes())
+        store.point(staging.publish(good.summary))
+
+
+@pytest.mark.parametrize(
+    ("change", "gate", "code"),
+    [
+        ("mixed", "one_dimension", "FT-VEC-002"),
+        ("infinite", "vectors_are_finite", "FT-VEC-003"),
+        ("missing", "one_row_a_passage", "FT-VEC-001"),
+        ("twice", "one_row_a_passage", "FT-VEC-001"),
+        ("stale", "vectors_match_passages", "FT-VEC-004"),
+        ("collapsed", "lexical_vectors_are_not_empty", "FT-VEC-005"),
+    ],
+)
+def test_spoilt_vectors_are_refused_by_name_and_never_built(graph: Graph, change: str, gate: str, code: str) -> None:
+    publish_vectors(graph, change)
+    assert broken(graph, "passage_vectors") == {gate: {code}}
+    with pytest.raises(Exception, match=code):
+        graph.run("qdrant_collection")
+
+
+def test_an_altered_file_of_vectors_is_refused(graph: Graph) -> None:
+    path = graph.artifact("passage_vectors").path / "vectors.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert broken(graph, "passage_vectors")["artifact_is_whole"] == {"FT-ART-003"}
+
+
+def test_another_contract_under_the_same_name_is_not_written_over(graph: Graph, tmp_path: Path) -> None:
+    vectors, passages = graph.artifact("passage_vectors"), graph.artifact("passages")
+    with graph.qdrant.engine().open() as client:
+        name = str(aliased(client, "passages"))
+        stored = inspect(client, name).contract
+        assert stored.serving is not None
+        assert name == collection_name("passages", stored, vectors.data_version)
+        other = msgspec.structs.replace(contract_of(vectors), weights_sha256="1" * 64).served(stored.serving, None)
+        with pytest.raises(Refused, match="FT-COL-005"):
+            build(client, name, other, vectors, passages)

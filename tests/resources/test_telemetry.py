@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from resources.telemetry import METRICS_FILE, Metrics, Progress, Tail, describe_step, emit, read_metrics, subscribe
+
+
+def test_a_watcher_sees_each_step_once_and_never_half_a_line(tmp_path: Path):
+    tail = Tail(tmp_path / METRICS_FILE)
+    metrics = Metrics(tmp_path)
+    metrics.log("train", 1, 3, loss=2.5)
+    assert [record["loss"] for record in tail.new()] == [2.5]
+    with (tmp_path / METRICS_FILE).open("a") as stream:
+        stream.write('{"phase": "train", "st')
+        stream.flush()
+        assert tail.new() == []
+        assert [record["step"] for record in read_metrics(tmp_path / METRICS_FILE)] == [1]
+        stream.write('ep": 2, "total": 3, "loss": 2.0}\n')
+    assert [record["loss"] for record in tail.new()] == [2.0]
+
+
+def test_a_step_tells_its_metrics_its_rate_and_the_time_left():
+    record = {"phase": "train", "step": 4, "total": 10, "seconds": 90.0, "seconds_per_step": 2.5, "loss": 1.25}
+    text, metrics = describe_step(record)
+    assert text == "train · loss 1.25 · 2.5 s/step · 0:15 left"
+    assert metrics == {"loss": 1.25}
+
+
+def test_the_rate_is_of_the_phase_and_does_not_count_what_came_before_it(tmp_path: Path):
+    metrics = Metrics(tmp_path)
+    for step in (1, 2):
+        metrics.log("train", step, 2, loss=1.0)
+    first, second = read_metrics(tmp_path / METRICS_FILE)
+    assert "seconds_per_step" not in first
+    assert second["seconds_per_step"] < 1
+
+
+def test_listeners_hear_until_they_leave():
+    heard: list[Progress] = []
+    leave = subscribe(heard.append)
+    emit(Progress(asset="a", kind="start"))
+    leave()
+    emit(Progress(asset="b", kind="start"))
+    assert [progress.asset for progress in heard] == ["a"]
