@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -75,7 +74,7 @@ def _rows(model: type[BaseModel], at: str) -> Iterator[str]:
             continue
         kind = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
         shown = (kind or str(annotation)).replace("typing.", "").replace("|", "or").replace("NoneType", "null")
-        default = "required" if field.default is PydanticUndefined else f"`{field.default!r}`".replace("\n", "\\n")
+        default = "required" if field.is_required() else f"`{field.default!r}`".replace("\n", "\\n")
         yield f"| `{at}.{name}` | {shown} | {default.replace('|', chr(92) + '|')} | {(field.description or '').strip()} |"
 
 

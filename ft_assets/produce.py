@@ -62,7 +62,7 @@ def produce(
             **as_metadata(shown),
             "recipe": dg.MetadataValue.text(recipe.id),
             "reused": dg.MetadataValue.bool(reused),
-            "artifact": dg.MetadataValue.path(str(artifact.path)),
+            "artifact": dg.PathMetadataValue(str(artifact.path)),
         },
     )
 

@@ -30,7 +30,7 @@ def differences(stored: Any, expected: Any, *, ignore: Collection[str] = ()) -> 
 
 
 def _leaves(value: Any, ignore: Collection[str], at: str = "") -> dict[str, Any]:
-    plain = value if isinstance(value, Mapping) else msgspec.to_builtins(value)
+    plain: Any = msgspec.to_builtins(value)
     if not isinstance(plain, Mapping):
         return {at: plain}
     found: dict[str, Any] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ft_assets.gates import Evidence, Gate, Verdict
 from ft_assets.settings.model import SETTINGS_ASSETS, Settings
 from ft_assets.settings.read import SETTINGS_FILE
@@ -10,9 +12,7 @@ from ft_assets.settings.read import SETTINGS_FILE
 def _valid(section: str, asset: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
         values = evidence.store.require(asset).json(SETTINGS_FILE)
-        model = Settings.model_fields[section].annotation
-        if model is None:
-            raise TypeError(section)
+        model: Any = Settings.model_fields[section].annotation
         model.model_validate(values)
         return Verdict(figures={"settings": values})
 

@@ -177,8 +177,8 @@ class RetrievalSettings(Section):
             raise ValueError("dense_weight and sparse_weight are both 0: nothing would be ranked. Raise one.")
         if self.distance == "euclid" and self.fusion == "dbsf":
             raise ValueError(
-                "fusion `dbsf` adds up scores, and a euclidean distance is smaller for what is nearer: the dense arm would "
-                "rank upside down. Use `weighted_sum` or `rrf`, or another distance."
+                "fusion `dbsf` adds up scores, and a euclidean distance is smaller for what is nearer: the dense arm "
+                "would rank upside down. Use `weighted_sum` or `rrf`, or another distance."
             )
         if self.prefetch_limit < max(100, 10 * self.top_k):
             raise ValueError(
