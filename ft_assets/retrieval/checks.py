@@ -181,6 +181,7 @@ GATES = [
     Gate(COLLECTION, "collection_matches_contract", contract),
     Gate(COLLECTION, "stored_vectors_match", stored_vectors),
     whole_gate(EVALUATION),
+    whole_gate("fusion_sweep"),
     Gate(EVALUATION, "evaluation_is_current", current),
     Gate(EVALUATION, "fused_not_below_arms", fusion_is_worth_it),
     Gate(EVALUATION, "recall_is_enough", recall),
