@@ -50,8 +50,9 @@ def job_environment(threads: int | None) -> dict[str, str]:
     count = str(threads or len(os.sched_getaffinity(0)))
     return {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", count),
-        # a waiting thread that spins takes the core another one needs: measured 3 times faster on busy cores
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        # libgomp's waiting threads spin 30 times longer by default and take the core another thread needs: measured
+        # 4.5 times faster on busy cores, 4 % slower on idle ones (OMP_WAIT_POLICY=PASSIVE would cost 40 % there)
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",

@@ -68,7 +68,7 @@ def main(job: Job) -> Artifact:
     before = _adapter_tensors(trainer.model)
     loss_before = trainer.evaluate()
     _train(trainer, job.folder())
-    loss_after = trainer.evaluate()
+    loss_after = _final_evaluation(trainer)
     metrics.close()
 
     model = trainer.model
@@ -328,6 +328,12 @@ def _train(trainer: Any, run_dir: Path) -> None:
     # it was interrupted after its last step; `train` would add one
     set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"), adapter_name=_ADAPTER)
     trainer.state = state
+
+
+def _final_evaluation(trainer: Any) -> dict[str, float]:
+    """The figures of the last step: those the trainer just took, if it evaluated there."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
+    return last if last is not None and last["step"] == trainer.state.global_step else trainer.evaluate()
 
 
 def _publish(

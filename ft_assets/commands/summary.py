@@ -18,7 +18,7 @@ _KINDS: tuple[Kind, ...] = ("adapter", "collection")
 # Where the figures of a table stand: `<system>_<arm>_<metric>` and `<model>_<metric>` of the evaluation's summary;
 # a nested summary is read with its keys joined (`base_fused_ndcg_at_10`).
 RETRIEVAL = ("embedding_evaluation", ("base", "trained"), ("dense", "sparse", "fused"), ("ndcg_at_10", "recall_at_10"))
-ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("em", "char_f1"))
+ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("exact_match", "f1"))
 
 
 @click.command("summary")
