@@ -29,6 +29,11 @@ class Evidence:
     qdrant: QdrantEngine
 
 
+def evidence_of(artifacts: ArtifactsResource, qdrant: QdrantResource) -> Evidence:
+    """The evidence that a run's resources give."""
+    return Evidence(artifacts.store(), artifacts.releases(), qdrant.engine())
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Broken rules (none means passed) and the figures they were judged by, shown on the check's page."""
@@ -75,7 +80,7 @@ def enforce(subject: str, evidence: Evidence, *rooms: Sequence[Gate], assets: Se
 def _build_check(gate: Gate) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=gate.asset, name=gate.name, description=gate.description, blocking=gate.blocking)
     def check(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.AssetCheckResult:
-        verdict = judge(gate, Evidence(artifacts.store(), artifacts.releases(), qdrant.engine()))
+        verdict = judge(gate, evidence_of(artifacts, qdrant))
         passed = not verdict.violations
         telemetry.emit(
             telemetry.Progress(

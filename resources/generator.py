@@ -40,6 +40,8 @@ class Generator:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        models.silence_progress_bars()
+
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
         base = describe_base(base_folder, self.tokenizer)
         broken = [

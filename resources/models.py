@@ -41,6 +41,13 @@ def locate(name: str, state: Path, revision: str | None = None) -> Path:
     return _from_hub(name, revision)
 
 
+def silence_progress_bars() -> None:
+    """Loading bars of transformers would tear the lines of whoever shows progress."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def fingerprint(folder: Path) -> dict[str, str]:
     """sha256 over the weight files (`weights`) and over the tokenizer files (`tokenizer`) of a model folder."""
     return {"weights": _digest_files(folder, _WEIGHTS), "tokenizer": _digest_files(folder, _TOKENIZER)}
@@ -90,6 +97,7 @@ def _from_gguf(source: Path, target: Path) -> Path:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.quantization_config import GgufConfig
 
+        silence_progress_bars()
         staging = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.rmtree(staging, ignore_errors=True)
         tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name, trust_remote_code=False)

@@ -13,7 +13,7 @@ from ft_assets.adapters.judge import ANSWERS_FILE, show_samples, show_scores
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
-from ft_assets.gates import Evidence, as_metadata, enforce
+from ft_assets.gates import as_metadata, enforce, evidence_of
 from ft_assets.produce import produce, recipe_for
 from ft_assets.settings.load import load_settings
 from ft_assets.settings.model import AnswerSettings, TrainSettings
@@ -117,23 +117,22 @@ def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg
         "contract": msgspec.to_builtins(contract_of(made["dpo_adapter"])),
         "metrics": {name: value for name, value in evaluation.items() if isinstance(value, int | float)},
     }
+    before = artifacts.releases().current("adapter")
     release = artifacts.releases().move("adapter", {name: item.recipe_id for name, item in made.items()}, details)
     text = f"version {release.version}"
-    telemetry.emit(telemetry.Progress(asset="released_adapter", kind="made", text=text))
+    reused = before is not None and before.version == release.version
+    telemetry.emit(telemetry.Progress(asset="released_adapter", kind="reused" if reused else "made", text=text))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(release.version),
-        metadata=as_metadata({"version": release.version, "artifacts": release.artifacts, **details["metrics"]}),
+        metadata=as_metadata(
+            {"version": release.version, "reused": reused, "artifacts": release.artifacts, **details["metrics"]}
+        ),
     )
 
 
 ASSETS = [sft_adapter, dpo_adapter, adapter_evaluation, released_adapter]
 
 _CANDIDATES = {"sft": "sft_adapter", "dpo": "dpo_adapter"}
-
-
-def evidence_of(artifacts: ArtifactsResource, qdrant: QdrantResource) -> Evidence:
-    """What the gates may look at."""
-    return Evidence(artifacts.store(), artifacts.releases(), qdrant.engine())
 
 
 def base_params(artifacts: ArtifactsResource, store: ArtifactStore) -> dict[str, Any]:

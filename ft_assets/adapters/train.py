@@ -30,6 +30,11 @@ from resources.telemetry import METRICS_FILE, Metrics
 
 _log = logging.getLogger(__name__)
 _ADAPTER = "default"
+# logged beside the figures of an evaluation, of no use on a curve
+_TIMINGS = {
+    "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
+    "train_runtime", "train_samples_per_second", "train_steps_per_second",
+}  # fmt: skip
 # Up to this length eager attention beats the fused CPU kernel (1.95 s against 2.4 s a step of 8 x 183 tokens)
 _EAGER_TOKENS = 1024
 
@@ -302,7 +307,7 @@ def _reporter(metrics: Metrics, dtype: str) -> Any:
             for name in ("loss", "grad_norm", "eval_loss"):
                 if name in values and not math.isfinite(values[name]):
                     _refuse_non_finite(name, values[name], state.global_step)
-            finite = {name: value for name, value in values.items() if math.isfinite(value)}
+            finite = {n: value for n, value in values.items() if math.isfinite(value) and n not in _TIMINGS}
             if "loss" in finite or "eval_loss" in finite:
                 phase = "train" if "loss" in finite else "eval"
                 metrics.log(phase, state.global_step, max(state.max_steps, 0), **finite)

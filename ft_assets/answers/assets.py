@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 
 from expectations.violations import Refused, Violation
-from ft_assets.adapters.assets import base_params, evidence_of, generation_settings, show_answers
+from ft_assets.adapters.assets import base_params, generation_settings, show_answers
 from ft_assets.adapters.checks import GATES as ADAPTER_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
-from ft_assets.gates import enforce
+from ft_assets.gates import enforce, evidence_of
 from ft_assets.produce import produce
 from ft_assets.settings.read import settings_of
 from resources.artifacts import Recipe

@@ -28,14 +28,15 @@ def command() -> None:
     \b
     Example: ft summary
     """
-    print_report(Project.here())
+    project, console = Project.here(), make_console()
+    console.print("[bold]What stands[/]")
+    console.print(_assets(project.store))
+    print_report(project, console)
 
 
 def print_report(project: Project, console: Console | None = None) -> None:
-    """Print the report of a state folder; what was never made is left out."""
+    """Print how good what stands is, and what is released; what was never made is left out."""
     console = console or make_console()
-    console.print("\n[bold]What stands[/]")
-    console.print(_assets(project.store))
     for title, table in (
         ("Retrieval, before and after training", retrieval_table(project.store)),
         ("Answers to held-out questions", answers_table(project.store)),
@@ -66,12 +67,14 @@ def retrieval_table(store: ArtifactStore) -> Table:
 
 
 def answers_table(store: ArtifactStore) -> Table:
-    """Exact match and character F1 of the base model and of each adapter."""
+    """Exact match and character F1 of the base model and of each adapter, with 95 % intervals."""
     asset, models, metrics = ANSWERS
     table = _table("model", *(_title(metric) for metric in metrics))
     values = _summary(store, asset)
     for model in models:
-        cells = [_figure(values.get(f"{model}_{metric}")) for metric in metrics]
+        cells = [
+            _with_interval(values.get(f"{metric}_{model}"), values, f"intervals_{model}_{metric}") for metric in metrics
+        ]
         if any(cell != "-" for cell in cells):
             table.add_row(model, *cells)
     return table
@@ -105,8 +108,14 @@ def _released(releases: Releases, kind: Kind) -> str:
     release = releases.current(kind)
     if release is None:
         return f"{kind}: nothing yet"
-    made_of = ", ".join(f"{asset} {recipe[:12]}" for asset, recipe in sorted(release.artifacts.items()))
-    return f"{kind}: {release.version} ({made_of})"
+    if kind == "collection":
+        fusion = release.details["fusion"]
+        served = (
+            f"{release.details['collection']}, {fusion['method']} {fusion['dense_weight']} / {fusion['sparse_weight']}"
+        )
+    else:
+        served = f"dpo_adapter {release.artifacts['dpo_adapter']} on {release.details['contract']['base']['name']}"
+    return f"{kind}: {release.version} = {served}"
 
 
 def _summary(store: ArtifactStore, asset: str) -> dict[str, Any]:
@@ -122,8 +131,13 @@ def _table(*titles: str) -> Table:
 
 
 def _title(metric: str) -> str:
-    names = {"ndcg_at_10": "nDCG@10", "recall_at_10": "Recall@10", "em": "exact match", "char_f1": "char-F1"}
+    names = {"ndcg_at_10": "nDCG@10", "recall_at_10": "Recall@10", "exact_match": "exact match", "f1": "char-F1"}
     return names.get(metric, metric)
+
+
+def _with_interval(value: Any, values: Mapping[str, Any], name: str) -> str:
+    low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
+    return f"{_figure(value)} [{_figure(low)}, {_figure(high)}]" if low is not None else _figure(value)
 
 
 def _figure(value: Any) -> str:

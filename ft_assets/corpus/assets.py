@@ -13,7 +13,7 @@ from ft_assets.corpus.checks import GATES
 from ft_assets.corpus.collect import PASSAGES, collect_passages
 from ft_assets.corpus.files import files_version, match_files
 from ft_assets.corpus.terms import Term, count_terms, load_terms
-from ft_assets.gates import Evidence, enforce
+from ft_assets.gates import enforce, evidence_of
 from ft_assets.produce import produce, recipe_for
 from ft_assets.settings.load import load_settings
 from ft_assets.settings.read import settings_of
@@ -73,7 +73,7 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
 )
 def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
     store = artifacts.store()
-    enforce("glossary", Evidence(store, artifacts.releases(), qdrant.engine()), GATES, assets=["passages"])
+    enforce("glossary", evidence_of(artifacts, qdrant), GATES, assets=["passages"])
     root = artifacts.project()
     files = match_files(settings_of(store, "corpus").glossary, root, "corpus.glossary")
     settings = {"files": files_version(files, root)}

@@ -19,7 +19,7 @@ from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_judgements, clean
 from ft_assets.datasets.ledger import ASSET, DATASETS, LEDGER, previous_ledger, read_ledger, record_ids, write_ledger
 from ft_assets.datasets.link import read_index
 from ft_assets.datasets.split import split_file, write_splits
-from ft_assets.gates import Evidence, enforce
+from ft_assets.gates import enforce, evidence_of
 from ft_assets.produce import produce, recipe_for
 from ft_assets.settings.load import load_settings
 from ft_assets.settings.model import DatasetSettings
@@ -56,10 +56,6 @@ def _policy(settings: DatasetSettings, dataset: str) -> dict[str, Any]:
     if dataset == "preference":
         policy["min_margin"] = settings.preference.min_margin
     return policy
-
-
-def _evidence(artifacts: ArtifactsResource, qdrant: QdrantResource) -> Evidence:
-    return Evidence(artifacts.store(), artifacts.releases(), qdrant.engine())
 
 
 def _files_asset(dataset: str) -> Any:
@@ -100,7 +96,7 @@ def _records_asset(dataset: str) -> dg.AssetsDefinition:
         policy = _policy(settings, dataset)
         inputs = {f"{dataset}_files": inventory_version(inventory)}
         if linked and inventory:
-            enforce(asset, _evidence(artifacts, qdrant), CORPUS_GATES, assets=["passages"])
+            enforce(asset, evidence_of(artifacts, qdrant), CORPUS_GATES, assets=["passages"])
             inputs["passages"] = store.require("passages").data_version
 
         def compute(staging: Staging) -> Mapping[str, Any]:
@@ -131,7 +127,7 @@ def _records_asset(dataset: str) -> dg.AssetsDefinition:
 def split_ledger(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
     store = artifacts.store()
     inputs = [*(f"{dataset}_records" for dataset in DATASETS), "passages"]
-    enforce(ASSET, _evidence(artifacts, qdrant), CORPUS_GATES, GATES, assets=inputs)
+    enforce(ASSET, evidence_of(artifacts, qdrant), CORPUS_GATES, GATES, assets=inputs)
     settings = settings_of(store, "datasets").split
     before = previous_ledger(store, settings.key)
     if before is not None and read_ledger(before).keys() >= set(record_ids(store)):
@@ -160,7 +156,7 @@ def _splits_asset(dataset: str) -> dg.AssetsDefinition:
     )
     def splits(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
         store = artifacts.store()
-        enforce(asset, _evidence(artifacts, qdrant), GATES, assets=[records, ASSET])
+        enforce(asset, evidence_of(artifacts, qdrant), GATES, assets=[records, ASSET])
 
         def compute(staging: Staging) -> Mapping[str, Any]:
             source = store.require(records)

@@ -9,7 +9,7 @@ import dagster as dg
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES
 from ft_assets.embedding.scores import as_table, read_scores
-from ft_assets.gates import Evidence, enforce
+from ft_assets.gates import enforce, evidence_of
 from ft_assets.produce import produce, recipe_for
 from ft_assets.settings.load import load_settings
 from ft_assets.settings.read import settings_of
@@ -22,11 +22,6 @@ from resources.telemetry import METRICS_FILE, read_metrics
 _MODEL_VERSION = "1"
 _EVALUATION_VERSION = "1"
 _OWNERS = ["team:ft-assets"]
-
-
-def evidence_of(artifacts: ArtifactsResource, qdrant: QdrantResource) -> Evidence:
-    """What guards look at."""
-    return Evidence(artifacts.store(), artifacts.releases(), qdrant.engine())
 
 
 def compute_params(artifacts: ArtifactsResource) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from expectations.contracts.embedding import FILE, Base, Dense, EmbeddingContrac
 from ft_assets.settings.model import EmbeddingSettings
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
-from resources.models import fingerprint
+from resources.models import fingerprint, silence_progress_bars
 
 Kind = Literal["query", "passage"]
 SparseVector = tuple[np.ndarray, np.ndarray]
@@ -263,6 +263,8 @@ def trained_dimensions(width: int, matryoshka: Sequence[int]) -> list[int]:
 
 def _load_backbone(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
+
+    silence_progress_bars()
 
     backbone = AutoModel.from_pretrained(
         str(folder), dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True

@@ -7,9 +7,9 @@ import dagster as dg
 import msgspec
 
 from ft_assets.datasets.checks import GATES as DATASET_GATES
-from ft_assets.embedding.assets import compute_params, describe_scores, evidence_of
+from ft_assets.embedding.assets import compute_params, describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
-from ft_assets.gates import as_metadata, enforce
+from ft_assets.gates import as_metadata, enforce, evidence_of
 from ft_assets.produce import produce, recipe_for
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, fusion_of, serving_of
