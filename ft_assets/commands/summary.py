@@ -111,7 +111,7 @@ def _released(releases: Releases, kind: Kind) -> str:
     if kind == "collection":
         fusion = release.details["fusion"]
         served = (
-            f"{release.details['collection']}, {fusion['method']} {fusion['dense_weight']} / {fusion['sparse_weight']}"
+            f"{release.details['collection']}, {fusion['fusion']} {fusion['dense_weight']} / {fusion['sparse_weight']}"
         )
     else:
         served = f"dpo_adapter {release.artifacts['dpo_adapter']} on {release.details['contract']['base']['name']}"

