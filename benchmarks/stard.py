@@ -42,16 +42,22 @@ def main() -> None:
 
 
 def prepare(source: Path, out: Path) -> None:
-    """BEIR files from STARD's queries.json: each statute text once, each question, each judgement."""
+    """BEIR files from STARD's queries.json: each statute text once, each question, each judgement.
+
+    Some statutes say the same to the letter under several numbers: they become one, with the judgements of all.
+    """
     statutes: dict[str, tuple[str, str]] = {}
+    first: dict[str, str] = {}  # text -> the number it goes by
     queries: list[dict[str, str]] = []
     qrels = ["query-id\tcorpus-id\tscore"]
     for row in json.loads((source / "queries.json").read_text("utf-8")):
         query_id = str(row["query_id"])
         queries.append({"_id": query_id, "text": row["问题"].strip()})
         for identifier, name in zip(row["match_id"], row["match_name"], strict=True):
-            statutes.setdefault(str(identifier), (name, row["相关法规"][name].strip()))
-            qrels.append(f"{query_id}\t{identifier}\t1")
+            text = row["相关法规"][name].strip()
+            number = first.setdefault(text, str(identifier))
+            statutes.setdefault(number, (name, text))
+            qrels.append(f"{query_id}\t{number}\t1")
     (out / "qrels").mkdir(parents=True, exist_ok=True)
     corpus = [{"_id": key, "title": name, "text": text} for key, (name, text) in statutes.items()]
     for path, rows in ((out / "corpus.jsonl", corpus), (out / "queries.jsonl", queries)):
@@ -108,6 +114,7 @@ def run(out: Path) -> int:
         "FT_STATE_DIR": str(state),
         "FT__CORPUS__FILES": json.dumps([str(out.resolve() / "corpus.jsonl")]),
         "FT__CORPUS__GLOSSARY": "[]",
+        "FT__CORPUS__MIN_CHARS": "5",
         "FT__DATASETS__INSTRUCTION__FILES": "[]",
         "FT__DATASETS__PREFERENCE__FILES": "[]",
         "FT__DATASETS__RETRIEVAL__QUERIES": json.dumps([str(out.resolve() / "queries.jsonl")]),

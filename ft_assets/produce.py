@@ -55,7 +55,9 @@ def produce(
     store.prune(recipe.asset, artifacts.keep, artifacts.releases().protected(store).get(recipe.asset, ()))
     text = telemetry_line(artifact.summary)
     telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="reused" if reused else "made", text=text))
-    shown = dict(artifact.summary) | dict(metadata(artifact) if metadata else {})
+    # plots and tables first: the page shows entries in this order
+    extra = dict(metadata(artifact) if metadata else {})
+    shown = extra | {name: value for name, value in artifact.summary.items() if name not in extra}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(artifact.data_version),
         metadata={

@@ -49,8 +49,11 @@ def test_files_become_a_released_adapter_and_a_released_collection(base: tuple[F
     assert all(outcome["checks_failed"] == 0 for outcome in report["assets"])
     assert sum(outcome["checks_passed"] for outcome in report["assets"]) > 40
     collection, metadata = alias(ft)
-    assert metadata["contract"]["index_fp"][:12] in collection
-    assert passages
+    (release,) = ft.released("collection")["history"]
+    assert release["details"]["collection"] == collection
+    assert release["details"]["index_fp"][:12] in collection
+    assert metadata["contract"]["fusion"]["sparse_weight"] == 0.3
+    assert passages["passages"] == report["encoded"]
     assert set(serving(ft)) == set(RELEASED)
     quarantine = (ft.current("instruction_records") / "quarantine.jsonl").read_text().splitlines()
     (row,) = map(json.loads, quarantine)
@@ -69,7 +72,7 @@ def test_a_second_run_computes_nothing(ft: Ft):
 
 def test_a_changed_weight_is_evaluated_and_released_without_training_or_encoding(ft: Ft):
     collection, before = alias(ft)
-    report = ft.run("--all", FT__RETRIEVAL__SPARSE_WEIGHT="0.5")
+    report = ft.run("--all", FT__RETRIEVAL__SPARSE_WEIGHT="0.5", FT__RETRIEVAL__TOLERANCE="0.3")
     assert report["exit"] == 0, report["output"]
     assert (report["trained"], report["encoded"], report["upserted"]) == (0, 0, 0)
     states = {outcome["asset"]: outcome["state"] for outcome in report["assets"]}
@@ -77,8 +80,8 @@ def test_a_changed_weight_is_evaluated_and_released_without_training_or_encoding
     assert states["retrieval_evaluation"] == "made"
     after_collection, after = alias(ft)
     assert after_collection == collection
-    assert before["fusion"]["sparse_weight"] == 0.3
-    assert after["fusion"]["sparse_weight"] == 0.5
+    assert before["contract"]["fusion"]["sparse_weight"] == 0.3
+    assert after["contract"]["fusion"]["sparse_weight"] == 0.5
     done = ft("search", "How long is the AES block?", "--json")
     assert done.returncode == 0, done.stderr
     for hit in json.loads(done.stdout)["hits"]:
@@ -102,7 +105,8 @@ def test_a_dimension_the_model_was_not_trained_for_never_serves(ft: Ft):
 
 def test_a_smaller_trained_dimension_is_built_beside_and_swapped_in_and_can_be_rolled_back(ft: Ft):
     collection, _ = alias(ft)
-    report = ft.run("--group", "retrieval", "--upstream", FT__RETRIEVAL__DIMENSION="64")
+    # on 18 questions the interval is wide: without a tolerance the gate would rightly hold the release
+    report = ft.run("--group", "retrieval", "--upstream", FT__RETRIEVAL__DIMENSION="64", FT__RETRIEVAL__TOLERANCE="0.3")
     assert report["exit"] == 0, report["output"]
     assert (report["trained"], report["encoded"]) == (0, 0)
     assert report["upserted"] > 30
