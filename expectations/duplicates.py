@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from .formats.codes import CODES
-from .formats.instruction import InstructionRecord
-from .formats.passage import PassageRecord
-from .formats.preference import PreferenceRecord
-from .formats.retrieval import QrelRecord, QueryRecord
-from .reading import Rejected, escape
-from .records import Record
-from .text import comparison_key, matching_key
+from expectations.formats.codes import CODES
+from expectations.formats.instruction import InstructionRecord
+from expectations.formats.passage import PassageRecord
+from expectations.formats.preference import PreferenceRecord
+from expectations.formats.retrieval import QrelRecord, QueryRecord
+from expectations.reading import Rejected, escape
+from expectations.records import Record
+from expectations.text import comparison_key, matching_key
 
 _PREVIEW_CHARS = 80
 

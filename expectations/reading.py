@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, NoReturn, cast
 
 import msgspec
 
-from .canonical import file_digest
-from .formats.codes import CODES
-from .violations import Refused, Violation
+from expectations.canonical import file_digest
+from expectations.formats.codes import CODES
+from expectations.violations import Refused, Violation
 
 MAX_LINE_BYTES = 8 << 20
 MAX_DEPTH = 64

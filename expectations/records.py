@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from .formats.dialect import Dialect, Kind, Place, Policy, RowError, Thinking
-from .formats.instruction import InstructionRecord
-from .formats.passage import PassageRecord
-from .formats.preference import PreferenceRecord
-from .formats.recognise import SAMPLE, describe_dialects, recognise_rows
-from .formats.retrieval import QRELS_HEADER, QrelRecord, QueryRecord
-from .reading import MAX_LINE_BYTES, Rejected, Row, Source, read_rows
+from expectations.formats.dialect import Dialect, Kind, Place, Policy, RowError, Thinking
+from expectations.formats.instruction import InstructionRecord
+from expectations.formats.passage import PassageRecord
+from expectations.formats.preference import PreferenceRecord
+from expectations.formats.recognise import SAMPLE, describe_dialects, recognise_rows
+from expectations.formats.retrieval import QRELS_HEADER, QrelRecord, QueryRecord
+from expectations.reading import MAX_LINE_BYTES, Rejected, Row, Source, read_rows
 
 Record = InstructionRecord | PreferenceRecord | QueryRecord | QrelRecord | PassageRecord
 

@@ -13,8 +13,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .formats.codes import CODES
-from .violations import Violation
+from expectations.formats.codes import CODES
+from expectations.violations import Violation
 
 if TYPE_CHECKING:
     import pandas as pd

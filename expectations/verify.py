@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from .duplicates import Conflict, Duplicates
-from .formats.codes import CODES
-from .formats.dialect import Policy, Thinking
-from .formats.recognise import DIALECTS, SAMPLE, recognise_rows, unknown
-from .reading import FILE_CODES, MAX_LINE_BYTES, Rejected, Row, read_rows
-from .records import Record, convert_rows
-from .violations import Refused, Violation
+from expectations.duplicates import Conflict, Duplicates
+from expectations.formats.codes import CODES
+from expectations.formats.dialect import Policy, Thinking
+from expectations.formats.recognise import DIALECTS, SAMPLE, recognise_rows, unknown
+from expectations.reading import FILE_CODES, MAX_LINE_BYTES, Rejected, Row, read_rows
+from expectations.records import Record, convert_rows
+from expectations.violations import Refused, Violation
 
 KEPT_PER_CODE = 100
 SHOWN_PER_CODE = 3

@@ -12,9 +12,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -123,11 +123,3 @@ def _run_reporting(main: Main, job: Job) -> None:
         pipes.log.info(f"worker {os.getpid()} runs {job.recipe.asset} {job.recipe.id}")
         artifact = main(job)
         pipes.log.info(f"published {artifact.path.name} (data version {artifact.data_version})")
-
-
-LauncherKind = Literal["inline", "subprocess"]
-
-
-def summarise(values: Mapping[str, Any]) -> str:
-    """Compact JSON for a log line."""
-    return json.dumps(values, ensure_ascii=False, default=str)

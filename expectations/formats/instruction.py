@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from .dialect import (
+from expectations.formats.dialect import (
     Dialect,
     Extras,
     Place,

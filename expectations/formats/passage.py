@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from .dialect import Dialect, Place, Policy, RowError, stated_id, tidy
+from expectations.formats.dialect import Dialect, Place, Policy, RowError, stated_id, tidy
 
 FORMAT = "passage"
 VERSION = 1

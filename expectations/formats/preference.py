@@ -6,9 +6,7 @@ from typing import Any
 
 import msgspec
 
-from expectations.text import comparison_key
-
-from .dialect import (
+from expectations.formats.dialect import (
     Dialect,
     Extras,
     Place,
@@ -21,6 +19,7 @@ from .dialect import (
     stated_id,
     tidy,
 )
+from expectations.text import comparison_key
 
 FORMAT = "preference"
 VERSION = 1

@@ -10,12 +10,11 @@ from typing import Any, cast
 
 import msgspec
 
+from expectations.formats import instruction, passage, preference, retrieval
+from expectations.formats.codes import CODES
+from expectations.formats.dialect import Dialect, Kind
 from expectations.reading import Row, read_rows
 from expectations.violations import Refused, Violation
-
-from . import instruction, passage, preference, retrieval
-from .codes import CODES
-from .dialect import Dialect, Kind
 
 DIALECTS: tuple[Dialect, ...] = (
     *instruction.DIALECTS,

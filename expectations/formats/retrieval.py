@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from .dialect import Dialect, Place, Policy, RowError, choose_language, stated_id, tidy
+from expectations.formats.dialect import Dialect, Place, Policy, RowError, choose_language, stated_id, tidy
 
 FORMAT = "retrieval"
 VERSION = 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from . import instruction, passage, preference, retrieval
+from expectations.formats import instruction, passage, preference, retrieval
 
 FOLDER = Path(__file__).parent / "schemas"
 FORMATS: dict[str, tuple[type[msgspec.Struct], int]] = {
