@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from syrupy.assertion import SnapshotAssertion
 
 from ft_assets.definitions import GATES, build_defs
+from ft_assets.retrieval.assets import GATED
 from ft_assets.settings.load import load_settings
 
 
@@ -77,3 +78,11 @@ def test_dg_accepts_the_project(project: Path, command: list[str], tmp_path: Pat
         [str(Path(sys.executable).with_name("dg")), *command], cwd=project, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_release_depends_on_everything_whose_gates_it_enforces(defs: dg.Definitions):
+    graph = defs.resolve_asset_graph()
+    enforced = {"released_collection": GATED, "released_adapter": ["sft_adapter", "dpo_adapter", "adapter_evaluation"]}
+    for release, judged in enforced.items():
+        upstream = {key.to_user_string() for key in graph.get_ancestor_asset_keys(dg.AssetKey(release))}
+        assert set(judged) <= upstream

@@ -142,7 +142,8 @@ def fusion_sweep(
 
 
 @dg.asset(
-    deps=["qdrant_collection", "retrieval_evaluation"],
+    # every asset whose gates the release enforces: what it asks for, `--upstream` must bring
+    deps=["embedding_model", "embedding_evaluation", "passage_vectors", "qdrant_collection", "retrieval_evaluation"],
     group_name="retrieval",
     kinds={"qdrant"},
     owners=_OWNERS,
