@@ -1,1 +1,6 @@
 """The Dagster code location. One folder a stage, in the order of the data's way; wiring lives in definitions.py."""
+
+import warnings
+
+# Dagster says it again for each of our four observed sources, wherever the location is loaded.
+warnings.filterwarnings("ignore", message="Function `observable_source_asset` is currently in beta")
