@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
             raise
         except (KeyboardInterrupt, click.Abort):
             ctx.exit(_fail("interrupted. What was published stays; run the same command to go on.", code=130))
-        except Exception as error:
+        except Exception as error:  # the outermost one: whatever went wrong becomes a paragraph and an exit code
             if ctx.params.get("debug"):
                 traceback.print_exc()
             ctx.exit(_explain(error, str(ctx.invoked_subcommand), bool(ctx.params.get("debug"))))

@@ -91,7 +91,7 @@ def run_worker(main: Main) -> None:
     )
     try:
         _run_reporting(main, job)
-    except Exception as error:
+    except Exception as error:  # left for the parent to say, then raised all the same
         write_json(job.folder() / FAILURE_FILE, _describe_failure(error))
         raise
 
