@@ -70,7 +70,7 @@ class Duplicates:
 
     def feed(self, record: Record) -> Rejected | None:
         """Takes note of a record; a `Rejected` when it repeats an earlier one."""
-        place = f"{record.source}:{record.line}"
+        place = f"{record.source}:{record.line_no}"
         row = _key(*_content_of(record))
         if first := self._rows.get(row):
             return self._reject(record, "FT-DUP-002", "$", f"says the same as {first}")
@@ -115,7 +115,7 @@ class Duplicates:
         return Rejected(
             file=record.source,
             file_sha256=self._hashes.get(record.source, ""),
-            line=record.line,
+            line=record.line_no,
             offset=-1,
             code=code,
             path=path,

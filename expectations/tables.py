@@ -73,9 +73,9 @@ def slim_frame(parquet_path: Path, kind: Table) -> pd.DataFrame:
         raise KeyError(f"{parquet_path} lacks the columns {', '.join(missing)} of {kind}")
     pieces: list[pd.DataFrame] = []
     rows = 0
-    for batch in file.iter_batches(batch_size=16384, columns=[*wanted, *({"line"} & names)]):
+    for batch in file.iter_batches(batch_size=16384, columns=[*wanted, *({"line_no"} & names)]):
         numbers = pa.array(range(rows + 1, rows + batch.num_rows + 1))
-        slim = {"line_no": batch["line"] if "line" in names else numbers, "id": batch[wanted[0]]}
+        slim = {"line_no": batch["line_no"] if "line_no" in names else numbers, "id": batch[wanted[0]]}
         slim |= {f"{name}_len": pc.utf8_length(batch[name]) for name in _TEXTS[kind]}
         slim |= {f"{name}_count": pc.list_value_length(batch[name]) for name in _LISTS[kind]}
         slim |= {name: batch[name] for name in _AS_IS[kind]}

@@ -43,7 +43,7 @@ class InstructionRecord(msgspec.Struct, frozen=True, kw_only=True):
     group: str
     """Rows of one group (a dialogue, a source text) never fall into different splits; empty when alone."""
     source: str
-    line: int
+    line_no: int
 
 
 class CanonicalRow(Extras, kw_only=True):
@@ -155,7 +155,7 @@ def _build(
         evidence=row.evidence or [],
         group=tidy(row.group, "$.group"),
         source=place.source,
-        line=place.line,
+        line_no=place.line,
     )
 
 

@@ -19,7 +19,7 @@ class PassageRecord(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     text: str
     source: str
-    line: int
+    line_no: int
 
 
 class BeirRow(msgspec.Struct, rename={"id": "_id"}, kw_only=True):
@@ -40,7 +40,7 @@ def _build(document_id: str | int, title: str | None, text: str, id_field: str, 
         if not value:
             raise RowError("FT-PSG-002", f"$.{field}", "found an empty text")
     return PassageRecord(
-        document_id=name, title=tidy(title, "$.title"), text=body, source=place.source, line=place.line
+        document_id=name, title=tidy(title, "$.title"), text=body, source=place.source, line_no=place.line
     )
 
 

@@ -44,7 +44,7 @@ class PreferenceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of one group (questions on one chunk) never fall into different splits; empty when alone."""
     language: str
     source: str
-    line: int
+    line_no: int
 
 
 class CanonicalRow(Extras, kw_only=True):
@@ -124,7 +124,7 @@ def _build(
         group=tidy(row.group, "$.group") or group or "",
         language=choose_language(row.language, asked),
         source=place.source,
-        line=place.line,
+        line_no=place.line,
     )
 
 

@@ -23,7 +23,7 @@ class QueryRecord(msgspec.Struct, frozen=True, kw_only=True):
     query: str
     language: str
     source: str
-    line: int
+    line_no: int
 
 
 class QrelRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class QrelRecord(msgspec.Struct, frozen=True, kw_only=True):
     passage_id: str
     score: int
     source: str
-    line: int
+    line_no: int
 
 
 class BeirQueryRow(msgspec.Struct, rename={"id": "_id"}, kw_only=True):
@@ -69,7 +69,7 @@ def _query(query_id: str | int, query: str, language: str | None, fields: tuple[
         if not value:
             raise RowError("FT-QRY-002", f"$.{field}", "found an empty text")
     return QueryRecord(
-        query_id=name, query=text, language=choose_language(language, text), source=place.source, line=place.line
+        query_id=name, query=text, language=choose_language(language, text), source=place.source, line_no=place.line
     )
 
 
@@ -78,7 +78,7 @@ def _qrel(query_id: str | int, passage_id: str | int, score: int, paths: tuple[s
     for value, path in zip(ids, paths, strict=True):
         if not value:
             raise RowError("FT-QREL-002", path, "found an empty id")
-    return QrelRecord(query_id=ids[0], passage_id=ids[1], score=score, source=place.source, line=place.line)
+    return QrelRecord(query_id=ids[0], passage_id=ids[1], score=score, source=place.source, line_no=place.line)
 
 
 def _from_beir_query(row: BeirQueryRow, _raw: Any, place: Place, _policy: Policy) -> QueryRecord:

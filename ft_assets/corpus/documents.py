@@ -102,8 +102,8 @@ def _read_beir(path: Path, name: str) -> Iterator[Section | Rejected]:
             yield msgspec.structs.replace(row, file=name)
         elif isinstance(row, PassageRecord):
             headings = (row.title,) if row.title else ()
-            doc, source = row.document_id, f"{name}:{row.line}"
-            yield Section(doc, doc, headings, name, source, row.line, row.text, 0, len(row.text))
+            doc, source = row.document_id, f"{name}:{row.line_no}"
+            yield Section(doc, doc, headings, name, source, row.line_no, row.text, 0, len(row.text))
 
 
 READERS: dict[str, Read] = {

@@ -25,7 +25,7 @@ class RetrievalRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Judged, and scored 0 or less."""
     language: str
     source: str
-    line: int
+    line_no: int
 
 
 def join_judgements(
@@ -58,11 +58,11 @@ def join_judgements(
                 negative_ids=[qrel.passage_id for qrel in found if qrel.score <= 0],
                 language=query.language,
                 source=query.source,
-                line=query.line,
+                line_no=query.line_no,
             )
             continue
         yield set_aside(
-            "FT-LINK-003", query.source, query.line, f"no judgement says what answers query {query.query_id}.",
+            "FT-LINK-003", query.source, query.line_no, f"no judgement says what answers query {query.query_id}.",
             "add a judgement with a score of 1 or more, or take the query out", raw=query.query,
         )  # fmt: skip
         for qrel in found:
@@ -71,4 +71,4 @@ def join_judgements(
 
 def _refuse(qrel: QrelRecord, code: str, reason: str, mend: str) -> Rejected:
     raw = f"{qrel.query_id}\t{qrel.passage_id}\t{qrel.score}"
-    return set_aside(code, qrel.source, qrel.line, reason, mend, raw=raw)
+    return set_aside(code, qrel.source, qrel.line_no, reason, mend, raw=raw)

@@ -167,9 +167,9 @@ def _places(store: ArtifactStore, wanted: set[tuple[str, str]]) -> dict[tuple[st
     if not wanted:
         return {}
     return {
-        (dataset, row[column]): (row["source"], row["line"])
+        (dataset, row[column]): (row["source"], row["line_no"])
         for dataset, column in ID_COLUMN.items()
-        for row in read_rows(store.require(f"{dataset}_records").file(RECORDS), [column, "source", "line"])
+        for row in read_rows(store.require(f"{dataset}_records").file(RECORDS), [column, "source", "line_no"])
         if (dataset, row[column]) in wanted
     }
 

@@ -70,7 +70,7 @@ class TestInstruction:
         assert (record.question, record.context, record.system) == ("什么是 SM4？", ["国密标准"], "专家")
         assert (record.reasoning, record.answer) == ("想一想", "分组密码。")
         assert (record.difficulty, record.language, record.evidence) == ("beginner", "zh", ["p1"])
-        assert (record.source, record.line) == ("rows.jsonl", 1)
+        assert (record.source, record.line_no) == ("rows.jsonl", 1)
 
     def test_messages_become_a_record(self, write: Write) -> None:
         messages = [
@@ -145,7 +145,7 @@ class TestInstruction:
         good = [{**ALPACA, "instruction": f"问题 {n}"} for n in range(4)]
         file = write("rows.jsonl", [*good[:2], _with({**ALPACA, "input": ""}, change, value), *good[2:]])
         records = list(read_records(file, "instruction"))
-        assert [record.line for record in records if isinstance(record, InstructionRecord)] == [1, 2, 4, 5]
+        assert [record.line_no for record in records if isinstance(record, InstructionRecord)] == [1, 2, 4, 5]
         (rejected,) = (record for record in records if isinstance(record, Rejected))
         assert (rejected.line, rejected.code, rejected.path) == (3, *expected[:2])
         assert expected[2] in rejected.reason
@@ -209,7 +209,7 @@ class TestPreference:
     ) -> None:
         file = write("rows.jsonl", [DDR, _with(DDR, change, value), DDR])
         records = list(read_records(file, "preference"))
-        assert [record.line for record in records if isinstance(record, PreferenceRecord)] == [1, 3]
+        assert [record.line_no for record in records if isinstance(record, PreferenceRecord)] == [1, 3]
         (rejected,) = (record for record in records if isinstance(record, Rejected))
         assert (rejected.line, rejected.code, rejected.path) == (2, *expected[:2])
         assert expected[2] in rejected.reason
@@ -227,17 +227,17 @@ class TestPreference:
 class TestRetrieval:
     def test_beir_queries_passages_and_qrels_become_records(self, write: Write) -> None:
         assert _one(write, "query", {"_id": 3, "text": "什么是 SM2？"}) == QueryRecord(
-            query_id="3", query="什么是 SM2？", language="zh", source="rows.jsonl", line=1
+            query_id="3", query="什么是 SM2？", language="zh", source="rows.jsonl", line_no=1
         )
         assert _one(write, "passage", {"_id": "d", "title": "T", "text": "x"}) == PassageRecord(
-            document_id="d", title="T", text="x", source="rows.jsonl", line=1
+            document_id="d", title="T", text="x", source="rows.jsonl", line_no=1
         )
         rows = ["query-id\tcorpus-id\tscore", "q\td\t2", "q\te\t0"]
         expected = [("q", "d", 2, 2), ("q", "e", 0, 3)]
         records = list(read_records(write("qrels.tsv", rows), "qrel"))
-        assert [(r.query_id, r.passage_id, r.score, r.line) for r in records if isinstance(r, QrelRecord)] == expected
+        assert [(r.query_id, r.passage_id, r.score, r.line_no) for r in records if isinstance(r, QrelRecord)] == expected
         headless = list(read_records(write("qrels.tsv", rows[1:]), "qrel"))
-        assert [r.line for r in headless if isinstance(r, QrelRecord)] == [1, 2]
+        assert [r.line_no for r in headless if isinstance(r, QrelRecord)] == [1, 2]
 
     @pytest.mark.parametrize(
         ("row", "code", "path"),

@@ -22,16 +22,16 @@ TABLES: dict[str, dict[str, Any]] = {
     },
     "instruction_records": {
         "record_id": "r", "question": "问", "context": ["c"], "system": "", "reasoning": "", "answer": "答",
-        "difficulty": None, "language": "zh", "evidence": ["p"], "group": "", "source": "a.jsonl", "line": 0,
+        "difficulty": None, "language": "zh", "evidence": ["p"], "group": "", "source": "a.jsonl", "line_no": 0,
     },
     "preference_records": {
         "record_id": "r", "question": "问", "context": [], "chosen": "甲", "rejected": "乙",
         "chosen_score": None, "rejected_score": None,
-        "margin": None, "evidence": [], "group": "", "language": "zh", "source": "a.jsonl", "line": 0,
+        "margin": None, "evidence": [], "group": "", "language": "zh", "source": "a.jsonl", "line_no": 0,
     },
     "retrieval_records": {
         "query_id": "q", "query": "问", "positive_ids": ["p1", "p2"], "scores": [1, 2], "language": "zh",
-        "source": "a.jsonl", "line": 0,
+        "source": "a.jsonl", "line_no": 0,
     },
 }  # fmt: skip
 DEFECTS: list[tuple[str, dict[str, Any], str]] = [
@@ -60,7 +60,7 @@ def _write(path: Path, table: str, changes: dict[int, dict[str, Any]], rows: int
         {
             **TABLES[table],
             identity: f"{TABLES[table][identity]}{n}",
-            **({"line": 10 + n} if "line" in TABLES[table] else {}),
+            **({"line_no": 10 + n} if "line_no" in TABLES[table] else {}),
         }
         | changes.get(n, {})
         for n in range(rows)

@@ -57,7 +57,7 @@ def instruction(n: int, **changes: Any) -> dict[str, Any]:
     row = {
         "record_id": f"q{n}", "question": f"AES-{n} 使用多少比特?", "context": [f"AES-{n} 的分组为 {n} 比特。"],
         "system": "", "reasoning": "", "answer": f"{n} 比特", "difficulty": "easy", "language": "zh",
-        "evidence": [f"p{n}"], "group": f"d{n}", "source": "questions.jsonl", "line": n + 1,
+        "evidence": [f"p{n}"], "group": f"d{n}", "source": "questions.jsonl", "line_no": n + 1,
     }  # fmt: skip
     return {**row, **changes}
 
@@ -66,7 +66,7 @@ def preference(n: int, **changes: Any) -> dict[str, Any]:
     row = {
         "record_id": f"p{n}", "question": f"AES-{n} 使用多少比特?", "context": [f"AES-{n} 的分组为 {n} 比特。"],
         "chosen": f"{n} 比特", "rejected": f"{n + 1} 字节", "chosen_score": 1.0, "rejected_score": 0.2, "margin": 0.8,
-        "evidence": [f"p{n}"], "group": f"d{n}", "language": "zh", "source": "preferences.jsonl", "line": n + 1,
+        "evidence": [f"p{n}"], "group": f"d{n}", "language": "zh", "source": "preferences.jsonl", "line_no": n + 1,
     }  # fmt: skip
     return {**row, **changes}
 
