@@ -11,7 +11,7 @@ import msgspec
 
 from expectations.text import LANGUAGES, clean, find_control_character, find_special_token, language_of
 
-Kind = Literal["instruction", "preference", "query", "qrel", "passage"]
+Kind = Literal["instruction", "preference", "query", "qrels", "passage"]
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
 
 

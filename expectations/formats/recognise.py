@@ -22,7 +22,7 @@ DIALECTS: tuple[Dialect, ...] = (
     *retrieval.DIALECTS,
     *passage.DIALECTS,
 )
-KINDS: tuple[Kind, ...] = ("instruction", "preference", "query", "qrel", "passage")
+KINDS: tuple[Kind, ...] = ("instruction", "preference", "query", "qrels", "passage")
 SAMPLE = 100
 """Rows that are looked at."""
 

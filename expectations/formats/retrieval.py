@@ -1,4 +1,4 @@
-"""Formats `query` and `qrel`: questions, and which passages answer them. Dialects: BEIR, the canonical form."""
+"""Formats `query` and `qrels`: questions, and which passages answer them. Dialects: BEIR, the canonical form."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ DIALECTS = (
     ),
     Dialect(
         name="beir-qrels-tsv",
-        kind="qrel",
+        kind="qrels",
         marks=(),
         row=list[str],
         convert=_from_cells,
@@ -133,15 +133,15 @@ DIALECTS = (
     ),
     Dialect(
         name="beir-qrels",
-        kind="qrel",
+        kind="qrels",
         marks=("query-id", "corpus-id", "score"),
         row=BeirQrelRow,
         convert=_from_beir_qrel,
         type_code="FT-QREL-001",
     ),
     Dialect(
-        name="qrel",
-        kind="qrel",
+        name="qrels",
+        kind="qrels",
         marks=("query_id", "passage_id", "score"),
         row=CanonicalQrelRow,
         convert=_from_canonical_qrel,

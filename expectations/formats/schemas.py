@@ -15,7 +15,7 @@ FORMATS: dict[str, tuple[type[msgspec.Struct], int]] = {
     "instruction": (instruction.InstructionRecord, instruction.VERSION),
     "preference": (preference.PreferenceRecord, preference.VERSION),
     "query": (retrieval.QueryRecord, retrieval.VERSION),
-    "qrel": (retrieval.QrelRecord, retrieval.VERSION),
+    "qrels": (retrieval.QrelRecord, retrieval.VERSION),
     "passage": (passage.PassageRecord, passage.VERSION),
 }
 

@@ -63,7 +63,7 @@ def clean_judgements(
     def records() -> Iterator[RetrievalRecord | Rejected]:
         rejected: list[Rejected] = []
         asked = _only(QueryRecord, duplicates.sift(_read("query", queries, root, policy)), rejected)
-        judged = _only(QrelRecord, duplicates.sift(_read("qrel", qrels, root, policy)), rejected)
+        judged = _only(QrelRecord, duplicates.sift(_read("qrels", qrels, root, policy)), rejected)
         yield from rejected
         for item in join_judgements(asked, judged, index):
             if isinstance(item, RetrievalRecord):

@@ -234,9 +234,9 @@ class TestRetrieval:
         )
         rows = ["query-id\tcorpus-id\tscore", "q\td\t2", "q\te\t0"]
         expected = [("q", "d", 2, 2), ("q", "e", 0, 3)]
-        records = list(read_records(write("qrels.tsv", rows), "qrel"))
+        records = list(read_records(write("qrels.tsv", rows), "qrels"))
         assert [(r.query_id, r.passage_id, r.score, r.line_no) for r in records if isinstance(r, QrelRecord)] == expected
-        headless = list(read_records(write("qrels.tsv", rows[1:]), "qrel"))
+        headless = list(read_records(write("qrels.tsv", rows[1:]), "qrels"))
         assert [r.line_no for r in headless if isinstance(r, QrelRecord)] == [1, 2]
 
     @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ class TestRetrieval:
         ],
     )
     def test_a_wrong_judgement_is_rejected(self, write: Write, row: str, code: str, path: str) -> None:
-        records = list(read_records(write("qrels.tsv", ["q\ta\t1", row, "q\tb\t1"]), "qrel"))
+        records = list(read_records(write("qrels.tsv", ["q\ta\t1", row, "q\tb\t1"]), "qrels"))
         assert [(r.line, r.code, r.path) for r in records if isinstance(r, Rejected)] == [(2, code, path)]
 
     @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ class TestDuplicates:
 
     def test_a_pair_judged_twice_counts_once(self, write: Write) -> None:
         path = write("qrels.tsv", ["q\td\t1", "q\td\t1", "q\td\t2", "q\te\t1"])
-        rejected = [row for row in Duplicates().sift(read_records(path, "qrel")) if isinstance(row, Rejected)]
+        rejected = [row for row in Duplicates().sift(read_records(path, "qrels")) if isinstance(row, Rejected)]
         assert [(row.line, row.code) for row in rejected] == [(2, "FT-DUP-002"), (3, "FT-QREL-004")]
 
 
@@ -377,6 +377,6 @@ class TestRealData:
 
     def test_toy_retrieval_files_are_clean(self, shared: Path) -> None:
         folder = shared / "data" / "ultrarag_examples" / "examples" / "finetuning" / "embedding"
-        for name, kind in (("queries_toy.jsonl", "query"), ("corpus_toy.jsonl", "passage"), ("qrels_toy.tsv", "qrel")):
+        for name, kind in (("queries_toy.jsonl", "query"), ("corpus_toy.jsonl", "passage"), ("qrels_toy.tsv", "qrels")):
             assert recognise(folder / name).kind == kind
             assert not [row for row in read_records(folder / name, kind) if isinstance(row, Rejected)]  # pyright: ignore
