@@ -34,6 +34,12 @@ def file_digest(path: Path) -> str:
     return hasher.hexdigest()
 
 
+def folder_digest(folder: Path) -> str:
+    """sha256 (hex) of a folder: the names and contents of the files in it, at any depth."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
+
+
 def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -49,16 +49,35 @@ class Consumer(_Strict):
 
 def load_consumers(folder: Path = FOLDER) -> list[Consumer]:
     """Every consumer contract in `folder`. Raises Refused (FT-CON-001) with every error in every file."""
+    return _load(sorted(folder.glob("*.yaml")))
+
+
+def find_consumer(name: str, folder: Path = FOLDER) -> Consumer:
+    """One contract, by the path of its file or by its name in `folder`. Refused (FT-CON-001) when there is none."""
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise Refused(
+            "reading the consumer contract", [_unreadable(Path(name), "", f"no such file, and none of {known}")]
+        )
+    return _load([path])[0]
+
+
+def _load(paths: Iterable[Path]) -> list[Consumer]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     made: list[Consumer] = []
     violations: list[Violation] = []
-    for path in sorted(folder.glob("*.yaml")):
+    for path in paths:
         try:
             made.append(Consumer.model_validate(cast("Any", YAML(typ="safe", pure=True)).load(path)))
         except YAMLError as error:
             violations.append(_unreadable(path, "", " ".join(str(error).split())))
+        except (OSError, UnicodeDecodeError) as error:
+            violations.append(_unreadable(path, "", str(error)))
         except ValidationError as error:
             violations += [_unreadable(path, ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
     if violations:
@@ -95,13 +114,22 @@ def broken_retrieval_needs(consumer: Consumer, contract: EmbeddingContract, reca
 
 
 def broken_formats(consumer: Consumer, offered: Mapping[str, int]) -> list[Violation]:
-    """FT-CON-003: formats that `consumer` reads or writes in versions other than ours (`offered`: name -> version)."""
+    """FT-CON-003: formats in versions that one side cannot read; `offered`: name -> our version.
+
+    `consumer` must read the version that we write. Of what it writes, we read our own version and every older one.
+    """
     mend = f"convert to a version that both know, or agree with {consumer.owner} on the new one"
+    broken = [
+        ("reads", name, versions) for name, versions in consumer.reads.items() if offered.get(name) not in versions
+    ]
+    broken += [
+        ("writes", name, versions)
+        for name, versions in consumer.writes.items()
+        if not all(1 <= version <= offered.get(name, 0) for version in versions)
+    ]
     return [
         _broken("FT-CON-003", consumer, f"{verb} another version of a format.", name, offered.get(name), versions, mend)
-        for verb, formats in (("reads", consumer.reads), ("writes", consumer.writes))
-        for name, versions in formats.items()
-        if offered.get(name) not in versions
+        for verb, name, versions in broken
     ]
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from expectations.formats.codes import CODES
+from expectations.formats.dialect import Turn
 from expectations.formats.instruction import InstructionRecord
+from expectations.formats.pairs import RetrievalPairRecord
 from expectations.formats.passage import PassageRecord
 from expectations.formats.preference import PreferenceRecord
+from expectations.formats.qa import QaRecord
 from expectations.formats.retrieval import QrelRecord, QueryRecord
 from expectations.reading import Rejected, escape
 from expectations.records import Record
-from expectations.text import comparison_key, matching_key
+from expectations.text import comparison_key_of_clean as comparison_key
+from expectations.text import matching_key
 
 _PREVIEW_CHARS = 80
+_LINE_BITS = 40
 
 
 class Conflict(msgspec.Struct, kw_only=True):
@@ -29,29 +34,42 @@ class Conflict(msgspec.Struct, kw_only=True):
     """The start of the answer on each of these lines."""
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    place: str
-    key: bytes
-    preview: str
+class _Keys(msgspec.Struct, gc=False):
+    """What a record is compared by. Keys are 64-bit hashes, good for this process alone."""
+
+    name: str
+    path: str
+    """JSON path of the name."""
+    row: int
+    question: int = 0
+    """Rows of one question must agree; 0 when that is not asked."""
+    answer: int = 0
+    asked: str = ""
+    said: str = ""
+    contrary: str = ""
+    """What a row that contradicts this one says, where the question key tells; else it must be remembered."""
 
 
 class Duplicates:
-    """Fed record by record; holds 16-byte keys and short previews, never the texts.
+    """Fed record by record; holds 64-bit keys of what passed by, not the texts: about 100 bytes a row.
 
     An id used twice (FT-DUP-001), a row that says the same twice (FT-DUP-002) and a query-passage pair judged twice
     with different scores (FT-QREL-004) are rejected, the first one stays. Different answers to one question, or a pair
     preferred both ways, are kept and listed in `conflicts`. Questions match by `matching_key`, rows by the gentler
-    `comparison_key` (their contexts as they are): only what says the same is thrown away.
+    `comparison_key` (their contexts as they are): only what says the same is thrown away. Among a million rows the
+    chance that two different ones share a key is 3 in 100 million.
     """
 
     def __init__(self, file_sha256: Mapping[str, str] | None = None) -> None:
         """`file_sha256`: the hashes of the files by name, for the quarantine lines."""
         self.conflicts: list[Conflict] = []
         self._hashes = file_sha256 or {}
-        self._ids: dict[bytes, str] = {}
-        self._rows: dict[bytes, str] = {}
-        self._answers: dict[bytes, _Answer] = {}
-        self._disputed: dict[bytes, tuple[Conflict, set[bytes]]] = {}
+        self._files: list[str] = []
+        self._ids, self._rows, self._questions = _Table(), _Table(), _Table()
+        self._answers = array("q")  # of each question, in the order met: the key of its first answer,
+        self._places = array("Q")  # where that stands,
+        self._previews: list[str] = []  # and how it begins
+        self._disputed: dict[int, tuple[Conflict, set[int]]] = {}
 
     def sift(self, records: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
         """The same stream, with repetitions turned into `Rejected`."""
@@ -60,56 +78,57 @@ class Duplicates:
                 yield self.feed(record) or record
                 continue
             if record.question:  # in the quarantine for another reason, but it contradicts all the same
-                self._note(
-                    _key("answer", matching_key(record.question), ""),
-                    record.question,
-                    record.answer,
-                    f"{record.file}:{record.line}",
-                )
+                question = _question_key(record.question, ())
+                keys = _Keys("", "$", 0, question, hash(comparison_key(record.answer)), record.question, record.answer)
+                self._note(keys, self._place(record.file, record.line))
             yield record
 
     def feed(self, record: Record) -> Rejected | None:
         """Takes note of a record; a `Rejected` when it repeats an earlier one."""
-        place = f"{record.source}:{record.line_no}"
-        row = _key(*_content_of(record))
-        if first := self._rows.get(row):
-            return self._reject(record, "FT-DUP-002", "$", f"says the same as {first}")
-        name, path = _id_of(record)
-        id_key = _key(type(record).__name__, name)
-        if first := self._ids.get(id_key):
-            if isinstance(record, QrelRecord):
-                return self._reject(record, "FT-QREL-004", path, f"the pair is judged otherwise in {first}")
-            return self._reject(record, "FT-DUP-001", path, f"the id `{escape(name)}` is that of {first}")
-        self._ids[id_key] = self._rows[row] = place
-        if isinstance(record, InstructionRecord | PreferenceRecord):
-            self._note_answer(record, place)
+        place = self._place(record.source, record.line_no)
+        keys = _keys_of(record)
+        if first := self._rows.add(keys.row, place):
+            return self._reject(record, "FT-DUP-002", "$", f"says the same as {self._show(first)}")
+        if first := self._ids.add(hash((type(record), keys.name)), place):
+            if type(record) is QrelRecord:
+                reason = f"the pair is judged otherwise in {self._show(first)}"
+                return self._reject(record, "FT-QREL-004", keys.path, reason)
+            reason = f"the id `{escape(keys.name)}` is that of {self._show(first)}"
+            return self._reject(record, "FT-DUP-001", keys.path, reason)
+        if keys.question:
+            self._note(keys, place)
         return None
 
-    def _note_answer(self, record: InstructionRecord | PreferenceRecord, place: str) -> None:
-        context = "\n".join(record.context)
-        if isinstance(record, InstructionRecord):
-            question = _key("answer", matching_key(record.question), context)
-            text = record.answer
-        else:  # different chosen texts are normal; the same two texts preferred both ways are not
-            pair = sorted((comparison_key(record.chosen), comparison_key(record.rejected)))
-            question = _key("pair", matching_key(record.question), context, *pair)
-            text = record.chosen
-        self._note(question, record.question, text, place)
-
-    def _note(self, question: bytes, asked: str, text: str, place: str) -> None:
-        answer = _Answer(place, _key(comparison_key(text)), escape(text[:_PREVIEW_CHARS]))
-        first = self._answers.setdefault(question, answer)
-        if question not in self._disputed:
-            if answer.key == first.key:
+    def _note(self, keys: _Keys, place: int) -> None:
+        index = len(self._answers)
+        first = self._questions.add(keys.question, index + 1) - 1
+        if first < 0:
+            self._answers.append(keys.answer)
+            self._places.append(place)
+            self._previews.append("" if keys.contrary else _preview(keys.said))
+            return
+        if first not in self._disputed:
+            if keys.answer == self._answers[first]:
                 return
-            conflict = Conflict(question=asked, lines=[first.place], answers=[first.preview])
+            preview = self._previews[first] or _preview(keys.contrary)
+            lines = [self._show(self._places[first])]
+            conflict = Conflict(question=keys.asked, lines=lines, answers=[preview])
             self.conflicts.append(conflict)
-            self._disputed[question] = conflict, {first.key}
-        conflict, known = self._disputed[question]
-        if answer.key not in known:
-            known.add(answer.key)
-            conflict.lines.append(answer.place)
-            conflict.answers.append(answer.preview)
+            self._disputed[first] = conflict, {self._answers[first]}
+        conflict, known = self._disputed[first]
+        if keys.answer not in known:
+            known.add(keys.answer)
+            conflict.lines.append(self._show(place))
+            conflict.answers.append(_preview(keys.said))
+
+    def _place(self, file: str, line: int) -> int:
+        """A file and a line as one number, never 0."""
+        if not self._files or self._files[-1] != file:
+            self._files.append(file)
+        return (len(self._files) - 1) << _LINE_BITS | max(line, 1)
+
+    def _show(self, place: int) -> str:
+        return f"{self._files[place >> _LINE_BITS]}:{place & ((1 << _LINE_BITS) - 1)}"
 
     def _reject(self, record: Record, code: str, path: str, reason: str) -> Rejected:
         return Rejected(
@@ -125,34 +144,105 @@ class Duplicates:
         )
 
 
-def _id_of(record: Record) -> tuple[str, str]:
-    """The id and its JSON path."""
-    match record:
-        case InstructionRecord() | PreferenceRecord():
-            return record.record_id, "$.record_id"
-        case QueryRecord():
-            return record.query_id, "$.query_id"
-        case PassageRecord():
-            return record.document_id, "$.document_id"
-        case QrelRecord():
-            return f"{record.query_id}\t{record.passage_id}", "$"
+class _Table:
+    """64-bit keys, each with the number it came with first: open addressing in two arrays, 24 bytes a key at worst."""
+
+    def __init__(self) -> None:
+        self._mask = (1 << 12) - 1
+        self._count = 0
+        self._keys, self._values = self._empty()
+
+    def add(self, key: int, value: int) -> int:
+        """The number that the key came with first, or 0 when this is the first time. `value` is not 0."""
+        key = key or 1  # 0 marks a free slot
+        keys, mask = self._keys, self._mask
+        slot = key & mask
+        while found := keys[slot]:
+            if found == key:
+                return self._values[slot]
+            slot = (slot + 1) & mask
+        keys[slot] = key
+        self._values[slot] = value
+        self._count += 1
+        if self._count * 3 > mask * 2:
+            self._grow()
+        return 0
+
+    def _grow(self) -> None:
+        old_keys, old_values = self._keys, self._values
+        self._mask = self._mask * 2 + 1
+        self._keys, self._values = self._empty()
+        keys, values, mask = self._keys, self._values, self._mask
+        for key, value in zip(old_keys, old_values, strict=True):
+            if key:
+                slot = key & mask
+                while keys[slot]:
+                    slot = (slot + 1) & mask
+                keys[slot] = key
+                values[slot] = value
+
+    def _empty(self) -> tuple[array[int], array[int]]:
+        size = 8 * (self._mask + 1)
+        return array("q", bytes(size)), array("Q", bytes(size))
 
 
-def _content_of(record: Record) -> list[str]:
+def _keys_of(record: Record) -> _Keys:
     """What a row says, without its place; queries and passages with their id, since judgements name it."""
     match record:
-        case InstructionRecord():
-            texts, context = [record.question, record.system, record.reasoning, record.answer], record.context
         case PreferenceRecord():
-            texts, context = [record.question, record.chosen, record.rejected], record.context
+            asked = comparison_key(record.question)
+            chosen, rejected = comparison_key(record.chosen), comparison_key(record.rejected)
+            around = (*record.context, record.system, *(text for turn in record.history for text in _texts(turn)))
+            # different chosen texts are normal; the same two texts preferred both ways are not
+            pair = (chosen, rejected) if chosen < rejected else (rejected, chosen)
+            question = hash((asked, around, pair))
+            said = hash(chosen)
+            return _Keys(
+                record.record_id, "$.record_id", hash((question, said)), question, said, record.question,
+                record.chosen, record.rejected,
+            )  # fmt: skip
+        case InstructionRecord():
+            past = [text for turn in record.history for text in _texts(turn)]
+            texts = [comparison_key(text) for text in (record.question, record.system, record.reasoning)]
+            answer = hash(comparison_key(record.answer))
+            row = hash(("instruction", *texts, answer, *record.context, *past))
+            question = _question_key(record.question, (*record.context, *past))
+            return _Keys(record.record_id, "$.record_id", row, question, answer, record.question, record.answer)
+        case QaRecord():
+            given = (*record.references, record.golden_reference or "", record.student_answer or "")
+            answer = hash(comparison_key(record.answer))
+            verdict = comparison_key(record.explanation or "")
+            row = hash(("qa", comparison_key(record.question), answer, given, record.verdict, verdict))
+            question = _question_key(record.question, given)
+            return _Keys(record.record_id, "$.record_id", row, question, answer, record.question, record.answer)
+        case _:
+            return _keys_of_retrieval(record)
+
+
+def _keys_of_retrieval(record: RetrievalPairRecord | QueryRecord | PassageRecord | QrelRecord) -> _Keys:
+    """The same for what has no answer to disagree on."""
+    match record:
+        case RetrievalPairRecord():
+            row = hash(("retrieval_pair", comparison_key(record.query), *record.positives, "", *record.negatives))
+            return _Keys(record.record_id, "$.record_id", row)
         case QueryRecord():
-            return ["query", record.query_id, comparison_key(record.query)]
+            row = hash(("query", record.query_id, comparison_key(record.query)))
+            return _Keys(record.query_id, "$.query_id", row)
         case PassageRecord():
-            return ["passage", record.document_id, comparison_key(record.title), comparison_key(record.text)]
+            row = hash(("passage", record.document_id, comparison_key(record.title), comparison_key(record.text)))
+            return _Keys(record.document_id, "$.document_id", row)
         case QrelRecord():
-            return ["qrel", record.query_id, record.passage_id, str(record.score)]
-    return [type(record).__name__, *(comparison_key(text) for text in texts), *context]
+            row = hash(("qrels", record.query_id, record.passage_id, record.score))
+            return _Keys(f"{record.query_id}\t{record.passage_id}", "$", row)
 
 
-def _key(*parts: str) -> bytes:
-    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=16).digest()
+def _question_key(question: str, around: tuple[str, ...]) -> int:
+    return hash((matching_key(question), around))
+
+
+def _texts(turn: Turn) -> tuple[str, str]:
+    return turn.question, turn.answer
+
+
+def _preview(text: str) -> str:
+    return escape(text[:_PREVIEW_CHARS])

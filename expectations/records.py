@@ -2,59 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from expectations.formats.dialect import Dialect, Kind, Place, Policy, RowError, Thinking
+from expectations.formats.bridges import find_bridge, sources_of
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Kind, Parts, Place, Policy, RowError
 from expectations.formats.instruction import InstructionRecord
+from expectations.formats.pairs import RetrievalPairRecord
 from expectations.formats.passage import PassageRecord
 from expectations.formats.preference import PreferenceRecord
-from expectations.formats.recognise import SAMPLE, describe_dialects, recognise_rows
-from expectations.formats.retrieval import QRELS_HEADER, QrelRecord, QueryRecord
+from expectations.formats.qa import QaRecord
+from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
+from expectations.formats.retrieval import HEADERS, QrelRecord, QueryRecord
 from expectations.reading import MAX_LINE_BYTES, Rejected, Row, Source, read_rows
 
-Record = InstructionRecord | PreferenceRecord | QueryRecord | QrelRecord | PassageRecord
+Record = (
+    InstructionRecord | PreferenceRecord | QaRecord | RetrievalPairRecord | QueryRecord | QrelRecord | PassageRecord
+)
 
 
 def read_records(
-    path: Path,
-    kind: Kind,
-    *,
-    max_line_bytes: int = MAX_LINE_BYTES,
-    thinking: Thinking = "allow_empty",
-    min_margin: float = 0.0,
+    path: Path, kind: Kind, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, policy: Policy = DEFAULT_POLICY
 ) -> Iterator[Record | Rejected]:
     """The records of one file, in file order, with what was rejected in between; nothing is dropped without a word.
 
-    Duplicates need the whole data set: see duplicates.py. Refused when the file cannot be opened.
+    `name` is what the file is called in records and quarantine, its own name by default. Duplicates need the whole
+    data set: see duplicates.py. Refused when the file cannot be opened.
     """
-    rows = read_rows(path, max_line_bytes=max_line_bytes)
+    rows = read_rows(path, name=name, max_line_bytes=max_line_bytes)
     first = list(islice(rows, SAMPLE))
-    found = recognise_rows([row.value for row in first if isinstance(row, Row)], name=path.name, kind=kind)
-    policy = Policy(thinking=thinking, min_margin=min_margin)
-    yield from convert_rows(path, chain(first, rows), found and found.dialect, policy, kind=kind)
+    kinds = [kind, *sources_of(kind)]
+    found = recognise_rows([row for row in first if isinstance(row, Row)], name=path.name, kinds=kinds)
+    yield from convert_rows(path, chain(first, rows), found and found.dialect, policy, kind=kind, name=name)
 
 
 def convert_rows(
-    path: Path, rows: Iterable[Row | Rejected], dialect: Dialect | None, policy: Policy, *, kind: str | None = None
+    path: Path,
+    rows: Iterable[Row | Rejected],
+    dialect: Dialect | None,
+    policy: Policy,
+    *,
+    kind: Kind | None = None,
+    name: str = "",
 ) -> Iterator[Record | Rejected]:
-    """Rows of one file as records of one dialect; with no dialect every row is rejected with what would be read."""
-    source = Source(path)
+    """Rows of one file as records of one dialect; with no dialect every row is rejected with what would be read.
+
+    Records of another kind than the one asked for become it, where bridges.py knows how.
+    """
+    source, folder = Source(path, name), path.absolute().parent.name
+    bridge = find_bridge(dialect.kind, kind) if dialect and kind and kind != dialect.kind else None
     for row in rows:
         if isinstance(row, Rejected):
             yield row
-        elif dialect is None:
-            reason = f"no dialect fits; read are {describe_dialects(kind)}"
+            continue
+        if dialect is None:
+            reason = f"no dialect fits; read are {describe_dialects([kind] if kind else ())}"
             yield source.reject("FT-DIALECT-001", row.line, row.offset, reason, raw=row.raw)
-        elif not (row.line == 1 and row.value == QRELS_HEADER):
-            try:
-                yield dialect.decode(row.value, Place(source.name, row.line), policy)
-            except RowError as error:
-                rejected = source.reject(error.code, row.line, row.offset, error.reason, raw=row.raw, path=error.path)
-                yield msgspec.structs.replace(rejected, question=error.question, answer=error.answer)
+            continue
+        if row.line == 1 and row.value in HEADERS:
+            continue
+        place = Place(source.name, row.line, row.plain, folder)
+        if dialect.parts:
+
+            def decode(value: Any, dialect: Dialect = dialect, place: Place = place) -> Record:
+                record = dialect.decode(value, place, policy)
+                return bridge(record) if bridge else record
+
+            yield from _convert_parts(source, row, dialect, dialect.parts, decode)
+            continue
+        try:
+            record = dialect.decode(row.value, place, policy)
+            yield bridge(record) if bridge else record
+        except RowError as error:
+            yield _reject(source, row, error, dialect)
+
+
+def _convert_parts(
+    source: Source, row: Row, dialect: Dialect, parts: Parts, decode: Callable[[Any], Record]
+) -> Iterator[Record | Rejected]:
+    """A row that holds several records: each is kept or rejected on its own."""
+    try:
+        found = list(parts(row.value))
+    except RowError as error:
+        yield _reject(source, row, error, dialect)
+        return
+    for path, value in found:
+        try:
+            yield decode(value)
+        except RowError as error:
+            yield _reject(source, row, error, dialect, within=path)
+
+
+def _reject(source: Source, row: Row, error: RowError, dialect: Dialect, *, within: str = "$") -> Rejected:
+    code, reason, path = error.code, error.reason, within + error.path.removeprefix("$")
+    if code == dialect.type_code and within == "$" and (other := better_fit(row.value, dialect)):
+        code, reason = "FT-DIALECT-002", f"the row is `{other.name}`, the file is `{dialect.name}`"
+    rejected = source.reject(code, row.line, row.offset, reason, raw=row.raw, path=path)
+    if error.question:
+        return msgspec.structs.replace(rejected, question=error.question, answer=error.answer)
+    return rejected
 
 
 def write_quarantine(path: Path, rejected: Iterable[Rejected]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import hypot, sqrt
 
 from expectations.violations import Violation
 
@@ -128,6 +129,57 @@ def shares_are_near(
     ]  # fmt: skip
 
 
+def share_noise(share: float, draws: float) -> float:
+    """How far the share of a split may lie off by chance alone in what was dealt in `draws` independent draws.
+
+    Three standard deviations of a binomial share, sqrt(share (1 - share) / draws), and 3 / draws for shares so small
+    that a normal curve does not fit them: fewer than one honest stratum in some hundreds falls outside. Records are
+    dealt by cluster, so the draws are clusters, not records; with few of them nothing can be told, and nothing is.
+    """
+    return 3 * sqrt(share * (1 - share) / draws) + 3 / draws
+
+
+def strata_are_alike(where: str, strata: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Violation]:
+    """FT-SPLIT-011: each source, difficulty and language has the shares that the records of the others have.
+
+    `strata`: field -> stratum -> records by split, and `draws`. Within the noise of both sides (see `share_noise`). A
+    stratum of more than half of the records is what the others are measured by.
+    """
+    violations: list[Violation] = []
+    for field, found in strata.items():
+        everything = {key: sum(counts[key] for counts in found.values()) for key in (*SPLITS, "draws")}
+        for name, counts in found.items():
+            rest = {key: everything[key] - counts[key] for key in everything}
+            here, there = _records(counts), _records(rest)
+            if here > there:
+                continue
+            for split in SPLITS:
+                share, expected = counts[split] / here, rest[split] / there
+                pooled = everything[split] / (here + there)
+                noise = hypot(share_noise(pooled, counts["draws"]), share_noise(pooled, rest["draws"]))
+                if abs(share - expected) > noise:
+                    violations.append(
+                        Violation(
+                            code="FT-SPLIT-011", where=f"{where}, {field} {name}", field=f"{split} share",
+                            message=f"{share:.1%} of its {here:.0f} records are in {split}, of others {expected:.1%}.",
+                            found=round(share, 3), expected=f"{expected:.3f} ± {noise:.3f}",
+                            mend=f"add data to this {field} (new clusters are dealt by the shares), or {_NEW_DEAL}",
+                        )
+                    )  # fmt: skip
+    return violations[:_SHOWN]
+
+
+def strata_table(strata: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The strata as Markdown: records and the share of each split, the largest first."""
+    rows = ["| | | records | " + " | ".join(SPLITS) + " |", "|---|---|--:" + "|--:" * len(SPLITS) + "|"]
+    for field, found in strata.items():
+        totals = {name: _records(counts) for name, counts in found.items()}
+        for name in sorted(totals, key=lambda name: -totals[name])[:_SHOWN]:
+            shares = " | ".join(f"{found[name][split] / totals[name]:.1%}" for split in SPLITS)
+            rows.append(f"| {field} | {name.replace('|', '∣')} | {totals[name]:.0f} | {shares} |")
+    return "\n".join(rows)
+
+
 def every_record_has_its_place(
     where: str, records: Iterable[str], placed: Mapping[str, str], ledger: Mapping[str, str]
 ) -> list[Violation]:
@@ -147,6 +199,10 @@ def every_record_has_its_place(
                 )
             )  # fmt: skip
     return violations[:_SHOWN]
+
+
+def _records(counts: Mapping[str, float]) -> float:
+    return sum(counts[split] for split in SPLITS)
 
 
 def _leak(where: str, message: str, left: tuple[str, str], right: tuple[str, str]) -> Violation:

@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import msgspec
+
 from expectations.formats.codes import CODES
 from expectations.violations import Violation
 
@@ -23,7 +25,8 @@ Table = Literal["passages", "instruction_records", "preference_records", "retrie
 SUITES = Path(__file__).parent / "suites"
 PLACES_SHOWN = 20
 
-# For each table: its id, the texts whose lengths count, the lists whose lengths count, what is taken as it is.
+# For each table: its id, the texts whose lengths count, the lists whose lengths count (the optional ones count 0 where
+# an older table lacks them), what is taken as it is.
 _ID = {"passages": "passage_id", "retrieval_records": "query_id"}
 _TEXTS = {
     "passages": ["text", "content", "heading"],
@@ -37,15 +40,63 @@ _LISTS = {
     "preference_records": ["context", "evidence"],
     "retrieval_records": ["positive_ids", "scores"],
 }
+_OPTIONAL_LISTS = {
+    "passages": [],
+    "instruction_records": ["history"],
+    "preference_records": ["history"],
+    "retrieval_records": ["negative_ids"],
+}
 _AS_IS = {
-    "passages": ["document_id", "start", "end", "language", "source"],
+    "passages": ["document_id", "content_sha256", "start", "end", "language", "source"],
     "instruction_records": ["difficulty", "language", "source"],
     "preference_records": ["margin", "language", "source"],
     "retrieval_records": ["language", "source"],
 }
-# Measured by GX on str(x), or always false on pandas-3 strings: such an expectation judges something else than it says.
-_LENGTHS = "value_lengths"
-_TYPE_LISTS = "in_type_list"
+# Great Expectations runs these on str(x) of whatever is there: the length of an empty list would be 2.
+_TEXT_ONLY = ("value_lengths", "regex", "like_pattern", "strftime", "dateutil", "json")
+_TYPE_LISTS = "in_type_list"  # always false on pandas-3 strings
+
+
+class FailingRow(msgspec.Struct, frozen=True):
+    """A row that breaks a rule: where it stands (`source:line_no`), and what it holds in the rule's column."""
+
+    place: str
+    value: Any
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one expectation of a suite."""
+
+    expectation: str
+    """Its type, as Great Expectations names it."""
+    rule: str
+    """What it says, in words: `meta.message` of the suite."""
+    column: str
+    expected: dict[str, Any]
+    outcome: Literal["passed", "failed", "broken"]
+    """`broken`: the check crashed and says nothing about the data; it never counts as passed."""
+    observed: Any = None
+    """The value that was judged, for an expectation about a whole table or column; the crash of a broken one."""
+    judged: int = 0
+    """Rows with a value, for an expectation about rows."""
+    failing: int = 0
+    rows: list[FailingRow] = []
+    """The first failing rows."""
+    mend: str = ""
+
+
+class Validation(msgspec.Struct, frozen=True, kw_only=True):
+    """A table judged by a suite. `faults` are why it could not be judged: then there are no judgements."""
+
+    suite: str
+    rows: int
+    judgements: list[Judgement] = []
+    faults: list[Violation] = []
+
+    @property
+    def violations(self) -> list[Violation]:
+        """What does not hold; none means that every expectation ran and held."""
+        return [*self.faults, *(_as_violation(self.suite, j) for j in self.judgements if j.outcome != "passed")]
 
 
 def suite_of(kind: Table) -> Path:
@@ -73,11 +124,13 @@ def slim_frame(parquet_path: Path, kind: Table) -> pd.DataFrame:
         raise KeyError(f"{parquet_path} lacks the columns {', '.join(missing)} of {kind}")
     pieces: list[pd.DataFrame] = []
     rows = 0
-    for batch in file.iter_batches(batch_size=16384, columns=[*wanted, *({"line_no"} & names)]):
+    optional = [name for name in _OPTIONAL_LISTS[kind] if name in names]
+    for batch in file.iter_batches(batch_size=16384, columns=[*wanted, *optional, *({"line_no"} & names)]):
         numbers = pa.array(range(rows + 1, rows + batch.num_rows + 1))
         slim = {"line_no": batch["line_no"] if "line_no" in names else numbers, "id": batch[wanted[0]]}
         slim |= {f"{name}_len": pc.utf8_length(batch[name]) for name in _TEXTS[kind]}
         slim |= {f"{name}_count": pc.list_value_length(batch[name]) for name in _LISTS[kind]}
+        slim |= {f"{name}_count": _counts(batch, name) for name in _OPTIONAL_LISTS[kind]}
         slim |= {name: batch[name] for name in _AS_IS[kind]}
         slim |= _flags(batch, kind)
         pieces.append(pa.table(slim).to_pandas())
@@ -94,6 +147,16 @@ def _compute() -> Any:
     return pc
 
 
+def _counts(batch: Any, name: str) -> Any:
+    """Lengths of an optional list: none is 0."""
+    import pyarrow as pa
+
+    if name not in batch.schema.names:
+        return pa.array([0] * batch.num_rows)
+    pc = _compute()
+    return pc.fill_null(pc.list_value_length(batch[name]), 0)
+
+
 def _flags(batch: Any, kind: Table) -> dict[str, Any]:
     import pyarrow as pa
 
@@ -104,11 +167,15 @@ def _flags(batch: Any, kind: Table) -> dict[str, Any]:
         return {"span": pc.subtract(batch["end"], batch["start"])}
     if kind == "retrieval_records":
         positives, scores = batch["positive_ids"].to_pylist(), batch["scores"].to_pylist()
+        negatives = batch["negative_ids"].to_pylist() if "negative_ids" in batch.schema.names else [[]] * len(positives)
         return {
             "scores_match": pa.array(
                 [None not in (a, b) and len(a) == len(b) for a, b in zip(positives, scores, strict=True)]
             ),
             "positives_differ": pa.array([ids is not None and len(set(ids)) == len(ids) for ids in positives]),
+            "sides_differ": pa.array(
+                [not set(a or ()) & set(b or ()) for a, b in zip(positives, negatives, strict=True)]
+            ),
         }
     return {}
 
@@ -119,75 +186,130 @@ def validate(frame: pd.DataFrame, suite: Path) -> list[Violation]:
     Violations name the failing rows by `source:line_no` (all are counted, the first 20 shown). FT-TABLE-001 the suite
     cannot be used, FT-TABLE-002 a check is broken, FT-TABLE-003 the table is empty, FT-TABLE-004 a rule does not hold.
     """
-    try:
-        raw = json.loads(suite.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        return [_violation("FT-TABLE-001", suite.name, f"cannot be read: {error}")]
-    if broken := _suite_faults(raw, frame, suite.name):
-        return broken
-    if not len(frame):
-        return [_violation("FT-TABLE-003", raw["name"], "the table has no rows", found=0, expected="at least 1")]
+    return judge(frame, suite).violations
+
+
+def judge(frame: pd.DataFrame, suite: Path) -> Validation:
+    """A slim frame judged by a suite file: one Judgement for each of its expectations, in its order."""
+
+    def unjudged(*faults: Violation) -> Validation:
+        return Validation(suite=suite.stem, rows=len(frame), faults=list(faults))
 
     try:
-        results = _run(frame, raw)
+        raw = json.loads(suite.read_text("utf-8"), object_pairs_hook=_refuse_twins)
+    except (OSError, ValueError) as error:
+        return unjudged(_violation("FT-TABLE-001", suite.name, f"cannot be read: {error}"))
+    if broken := _suite_faults(raw, frame, suite.name):
+        return unjudged(*broken)
+    if not len(frame):
+        return unjudged(
+            _violation("FT-TABLE-003", raw["name"], "the table has no rows", found=0, expected="at least 1")
+        )
+
+    entries = raw["expectations"]
+    frame = frame.reset_index(drop=True)
+    try:
+        results = _run(frame, raw["name"], entries)
     except _Dropped as error:
-        return [_violation("FT-TABLE-001", suite.name, str(error))]
-    if len(results) != len(raw["expectations"]):
-        message = f"{len(results)} of {len(raw['expectations'])} expectations gave a result"
-        return [_violation("FT-TABLE-002", raw["name"], message)]
-    return [violation for result in results if (violation := _judge(raw["name"], result))]
+        return unjudged(_violation("FT-TABLE-001", suite.name, str(error)))
+    if missing := [entry["type"] for number, entry in enumerate(entries) if number not in results]:
+        message = f"{len(missing)} of {len(entries)} expectations gave no result: {', '.join(missing)}"
+        return unjudged(_violation("FT-TABLE-002", raw["name"], message))
+    judgements = [_judgement(entry, results[number], frame) for number, entry in enumerate(entries)]
+    return Validation(suite=raw["name"], rows=len(frame), judgements=judgements)
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError(f"a key stands twice in one object, among {', '.join(key for key, _ in pairs)}")
+    return made
 
 
 class _Dropped(Exception):
     """Great Expectations did not take the suite as it is written."""
 
 
-def _run(frame: pd.DataFrame, raw: dict[str, Any]) -> list[dict[str, Any]]:
-    """One result for each expectation. The context is fresh: adding a data source twice to one context raises."""
+def _run(frame: pd.DataFrame, name: str, entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The result of each expectation, by its place in the suite: results come in another order."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
     from great_expectations.exceptions.exceptions import GreatExpectationsError
 
-    context: Any = gx.get_context(mode="ephemeral")
+    context: Any = gx.get_context(mode="ephemeral")  # a fresh one: adding a data source twice to a context raises
     context.variables.progress_bars = {"globally": False}
+    numbered = [{**entry, "meta": {"number": number}} for number, entry in enumerate(entries)]
     try:
-        suite = gx.ExpectationSuite(name=raw["name"], expectations=raw["expectations"])
+        suite = gx.ExpectationSuite(name=name, expectations=numbered)
     except (GreatExpectationsError, TypeError, ValueError) as error:
         raise _Dropped(f"refused by Great Expectations: {error}") from error
-    if len(suite.expectations) != len(raw["expectations"]):  # unknown types are logged and left out
-        known = {expectation.expectation_type for expectation in suite.expectations}
-        dropped = [entry["type"] for entry in raw["expectations"] if entry["type"] not in known]
-        raise _Dropped(f"unknown expectations, which would be dropped: {', '.join(dropped)}")
+    taken = {(expectation.meta or {}).get("number") for expectation in suite.expectations}
+    if dropped := [entry["type"] for number, entry in enumerate(entries) if number not in taken]:
+        # unknown types and severities are logged and left out: what is left of the suite would pass
+        raise _Dropped(f"expectations that Great Expectations does not take and would drop: {', '.join(dropped)}")
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset("rows")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": frame})
-    index = [column for column in ("source", "line_no") if column in frame.columns]
-    # COMPLETE still caps every list but `unexpected_index_list`; to_json_dict, because raw results hold numpy values.
-    outcome = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": index})
-    return outcome.to_json_dict()["results"]
+    # COMPLETE caps every list but `unexpected_index_list`. It holds row numbers here: with names of index columns it
+    # holds a dictionary for each failing row, and 30,000 of those take ten seconds.
+    outcome = batch.validate(suite, result_format={"result_format": "COMPLETE"})
+    results = outcome.to_json_dict()["results"]  # raw results hold numpy values
+    return {result["expectation_config"]["meta"]["number"]: result for result in results}
 
 
 def _suite_faults(raw: Any, frame: pd.DataFrame, name: str) -> list[Violation]:
     """What makes a suite pass, or fail, for another reason than the data."""
     entries = raw.get("expectations") if isinstance(raw, dict) else None
-    if not entries or not raw.get("name") or not all(isinstance(entry, dict) and "type" in entry for entry in entries):
+    if not isinstance(entries, list) or not entries or not raw.get("name") or not all(map(_is_entry, entries)):
         return [_violation("FT-TABLE-001", name, "a suite needs a name and a list of expectations with their types")]
     faults: list[Violation] = []
-    for entry in entries:
+    for number, entry in enumerate(entries):
         kwargs = entry.get("kwargs", {})
-        low, high = kwargs.get("min_value"), kwargs.get("max_value")
         columns = [value for key, value in kwargs.items() if key in ("column", "column_A", "column_B")]
         columns += kwargs.get("column_list", [])
-        missing = [column for column in columns if column not in frame.columns]
-        if low is not None and high is not None and low > high:
-            faults.append(_fault(name, entry, f"min_value {low} is above max_value {high}: nothing can hold it"))
+        missing = [str(column) for column in columns if column not in frame.columns]
+        rule = (entry["type"], kwargs)
+        if reason := _argument_fault(entry["type"], kwargs):
+            faults.append(_fault(name, entry, reason))
+        elif rule in [(other["type"], other.get("kwargs", {})) for other in entries[:number]]:
+            faults.append(_fault(name, entry, f"stands twice with the arguments {kwargs}"))
         elif missing and len(frame):
             message = f"{entry['type']}: the table has no column {', '.join(missing)}"
             faults.append(_violation("FT-TABLE-002", name, message, expected=list(frame.columns)))
-        elif _TYPE_LISTS in entry["type"]:
-            faults.append(_fault(name, entry, "judges pandas strings wrongly; types are the schema's matter"))
-        elif _LENGTHS in entry["type"] and len(frame) and not _is_text(frame[kwargs["column"]]):
-            faults.append(_fault(name, entry, f"`{kwargs['column']}` is not text: the length of its print would count"))
+        elif len(frame) and any(part in entry["type"] for part in _TEXT_ONLY):
+            not_text = [column for column in columns if not _is_text(frame[column])]
+            faults += [_fault(name, entry, f"`{c}` is not text: its print would be judged") for c in not_text]
     return faults
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("kwargs", {}), dict)
+
+
+def _argument_fault(kind: str, kwargs: dict[str, Any]) -> str:
+    """Why an expectation with these arguments could never fail, or never pass, whatever the data."""
+    low, high, mostly = (kwargs.get(key) for key in ("min_value", "max_value", "mostly"))
+    bounds = [bound for bound in (low, high) if bound is not None]
+    numbers = all(map(_is_number, bounds))
+    faults = [
+        (_TYPE_LISTS in kind, "judges pandas strings wrongly; types are the schema's matter"),
+        ("row_condition" in kwargs, "has a row_condition: where no row meets it, nothing is judged and it passes"),
+        (
+            mostly is not None and not (_is_number(mostly) and 0 < mostly <= 1),
+            f"has mostly {mostly!r}: it must be above 0, which can never fail, and at most 1",
+        ),
+        (kwargs.get("value_set", "none") in ([], None), "has an empty value_set: it says nothing about the data"),
+        ("between" in kind and not bounds, "has neither min_value nor max_value: it can never fail"),
+        (not numbers, f"has bounds that are no numbers: {low!r}, {high!r}"),
+        (
+            numbers and len(bounds) == 2 and bounds[0] > bounds[1],
+            f"has min_value {low} above max_value {high}: nothing can hold it",
+        ),
+    ]
+    return next((reason for broken, reason in faults if broken), "")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_text(column: pd.Series) -> bool:
@@ -196,27 +318,55 @@ def _is_text(column: pd.Series) -> bool:
     return isinstance(column.dtype, pd.StringDtype)
 
 
-def _judge(where: str, result: dict[str, Any]) -> Violation | None:
-    config = result["expectation_config"]
-    column = config["kwargs"].get("column") or config["kwargs"].get("column_list") or ""
-    if crash := _crash(result.get("exception_info")):
-        return _violation("FT-TABLE-002", where, f"{config['type']} crashed: {crash}", field=str(column))
-    if result["success"]:
-        return None
-    meta, outcome = config.get("meta") or {}, result["result"]
-    rows = outcome.get("unexpected_index_list") or []
-    places = [":".join(str(row[key]) for key in ("source", "line_no") if key in row) for row in rows]
-    message = meta.get("message", f"{config['type']} does not hold")
-    if places:
-        message += f"; {len(places)} rows, at {', '.join(places[:PLACES_SHOWN])}"
-        message += f" and {len(places) - PLACES_SHOWN} more" if len(places) > PLACES_SHOWN else ""
-    found = outcome.get("observed_value")
-    if found is None:
-        found = [row.get(column) for row in rows[:PLACES_SHOWN]] if isinstance(column, str) else len(rows)
-    expected = {key: value for key, value in config["kwargs"].items() if key not in ("column", "batch_id")}
-    return _violation(
-        "FT-TABLE-004", where, message, field=str(column), found=found, expected=expected, mend=meta.get("mend", "")
+def _judgement(entry: dict[str, Any], result: dict[str, Any], frame: pd.DataFrame) -> Judgement:
+    kwargs, meta, outcome = entry.get("kwargs", {}), entry.get("meta") or {}, result["result"]
+    columns = [kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs]
+    columns += kwargs.get("column_list", [])
+    numbers = outcome.get("unexpected_index_list") or []
+    crash = _crash(result.get("exception_info"))
+    return Judgement(
+        expectation=entry["type"],
+        rule=meta.get("message") or f"{entry['type']} holds",
+        column=", ".join(columns),
+        expected={key: value for key, value in kwargs.items() if not key.startswith("column")},
+        outcome="broken" if crash else "passed" if result["success"] is True else "failed",
+        observed=crash or outcome.get("observed_value"),
+        judged=outcome.get("element_count", 0) - outcome.get("missing_count", 0),
+        failing=outcome.get("unexpected_count", 0) if outcome.get("observed_value") is None else 0,
+        rows=[_failing_row(frame, number, columns) for number in numbers[:PLACES_SHOWN]],
+        mend=meta.get("mend", ""),
     )
+
+
+def _failing_row(frame: pd.DataFrame, number: int, columns: list[str]) -> FailingRow:
+    row = frame.iloc[[number]].astype(object)
+    row = row.where(row.notna(), None).to_dict("records")[0]  # native values, and None for every kind of missing
+    source = [str(row["source"] or "?")] if "source" in row else []
+    values = [_whole(row[column]) for column in columns]
+    return FailingRow(":".join([*source, str(row["line_no"])]), values[0] if len(values) == 1 else values)
+
+
+def _whole(value: Any) -> Any:
+    """A count that pandas turned into a fraction, because its column has missing values, as the count it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_violation(suite: str, judgement: Judgement) -> Violation:
+    if judgement.outcome == "broken":
+        message = f"{judgement.expectation} crashed: {judgement.observed}"
+        return _violation("FT-TABLE-002", suite, message, field=judgement.column)
+    message, places = f"it does not hold that {judgement.rule}", [row.place for row in judgement.rows]
+    if judgement.failing:
+        message += f"; {judgement.failing} of {judgement.judged} rows, at {', '.join(places)}"
+        message += f" and {judgement.failing - len(places)} more" if judgement.failing > len(places) else ""
+    different: list[Any] = []
+    for row in judgement.rows:
+        different += [row.value] if row.value not in different else []
+    found = different if judgement.rows else judgement.observed
+    return _violation(
+        "FT-TABLE-004", suite, message,
+        field=judgement.column, found=found, expected=judgement.expected, mend=judgement.mend,
+    )  # fmt: skip
 
 
 def _crash(info: Any) -> str:

@@ -17,7 +17,6 @@ _FOLD = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if chr(code)
 
 _FOLDABLE = re.compile("[" + "".join(map(re.escape, map(chr, _FOLD))) + "]")
 _NOT_WORD = re.compile(r"[\W_]+")
-_SPACE = re.compile(r"\s+")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _ENDS = " .。!！?？…,，;；、"
 # Markers that chat templates of the common model families give a meaning to.
@@ -25,17 +24,51 @@ _SPECIAL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|unk|pad)>", re.IGNORECASE
 )
 
+# What a prompt template leaves in a text: a slot that was never filled, a label of another tool's template.
+_RESIDUE = re.compile(
+    r"\{(?:question|query|context|answer|instruction|passages?|references?)\}|\{\{ ?\w{1,30} ?\}\}"
+    r"|### (?:Instruction|Response|Input):|Below is an instruction that describes a task|<(?:用户|AI|User)>"
+)
+_RESIDUE_SIGNS = ("{", "###", "Below is an", "<用", "<AI", "<User")
+_LABEL = re.compile(r"(?:User|Human|Assistant|用户|助手)[:：]")
+_LAST_LABEL = re.compile(r"(?:^|\n)(?:Assistant|助手)[:：]$")
+_LABEL_STARTS = ("U", "H", "A", "用", "助")
+_COLONS = (":", "：")
+# What str() makes of the objects that retrieval libraries return, where their text was meant.
+_PRINT = re.compile(
+    r"\bscore=\S+ \w+=.{0,2000}?\b(?:payload|metadata)=\{|\b(?:page_content|node_id|id_)='"
+    r"|<[\w.]+ object at 0x[0-9a-f]+>"
+    r"|\b(?:Document|NodeWithScore|TextNode|ScoredPoint|PointStruct|BaseNode)\(\w+=|^(?:array|tensor|dict_values)\(",
+    re.DOTALL,
+)
+_PRINT_SIGNS = ("payload={", "metadata={", "page_content=", "node_id=", "id_=", " object at 0x", "Document(", "Node(",
+                "WithScore(", "Point(", "PointStruct(", "array(", "tensor(", "dict_values(")  # fmt: skip
+# Left over where a rule for "1. answer" ate the number that the answer began with: 75% -> %, 1,027 -> ,027.
+_BEHEADED = re.compile(r"%|‰|[,，]\d{3}|\.\d|[年月日](?:\d|[，。,.]|$)")
+
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+_LETTER = re.compile(r"[A-Za-z]")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 _OTHER_WORD = re.compile(r"[^\W\d_A-Za-z\u00c0-\u024f\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+")
 _LANGUAGE_SAMPLE = 4000
 
-# A sentence ends at Chinese or strong punctuation, at a full stop before white space, and at a line break.
-_SENTENCE_END = re.compile(r"(?:[。！？；!?…]+[”’」』》）)\"']*|\.+[”’)\"']*(?=\s|$)|\n+)")
-_ABBREVIATION = re.compile(
-    r"(?:\b(?:e\.g|i\.e|etc|cf|vs|Dr|Mr|Mrs|Ms|Prof|Fig|Eq|No|Sec|Ch|Art|al|St|approx)|\b[A-Z])\.$"
+# A sentence ends at Chinese punctuation, at other strong punctuation or a full stop before white space (so not in 3.14
+# or a URL), and at a line break.
+_CLOSERS = "[”’」』》）)\\]\"'*_]*"
+_SENTENCE_END = re.compile(
+    rf"[。！？][。！？!?…]*{_CLOSERS}"
+    rf"|[!?…][!?….]*{_CLOSERS}(?=\s|$|[^\x00-\x7f])"
+    rf"|\.+{_CLOSERS}(?=\s|$)"
+    r"|\n\s*"
 )
+# Before a name, a number or more of the same sentence; the second kind may also end one.
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:e\.g|i\.e|cf|vs|Dr|Mr|Mrs|Ms|Prof|Fig|Eq|No|Nos|Sec|Ch|Art|St|Vol|pp|Thm|Lem|Def|approx|ca)|\b[A-Z])\.$"
+)
+_LOOSE_ABBREVIATION = re.compile(r"\b(?:etc|al|Inc|Ltd|Co|Corp|resp|a\.m|p\.m)\.$")
+_LIST_NUMBER = re.compile(r"\s*[(（]?(?:\d{1,3}|[A-Za-z]|[ivx]{1,4})\.$")
+_CONTINUES = re.compile(r"[\s\"'”’)\](\[]*[a-z0-9,;]")
 
 
 def clean(text: str) -> str:
@@ -50,6 +83,11 @@ def clean(text: str) -> str:
     return composed.translate(_FOLD) if _FOLDABLE.search(composed) else composed  # translating is slow, and seldom due
 
 
+def needs_folding(text: str) -> bool:
+    """Whether `clean` would replace a full-width form; false for Chinese punctuation, which stays."""
+    return _FOLDABLE.search(text) is not None
+
+
 def matching_key(text: str) -> str:
     """A key for finding the same text again: NFKC, casefold, letters and digits only. Never for text to train on."""
     return _NOT_WORD.sub("", unicodedata.normalize("NFKC", text).casefold())
@@ -61,12 +99,19 @@ def comparison_key(text: str) -> str:
     Gentler than `matching_key`, under which `x > 0` and `x < 0`, or 2⁶⁴ and 264, would be one text: only this key may
     decide that a row is a repetition.
     """
-    return _SPACE.sub(" ", clean(text).casefold()).strip(_ENDS)
+    return comparison_key_of_clean(clean(text))
+
+
+def comparison_key_of_clean(text: str) -> str:
+    """`comparison_key` of a text that `clean` has been through, as every text of a record has."""
+    return " ".join(text.casefold().split()).strip(_ENDS)
 
 
 def language_of(text: str) -> str:
     """`zh`, `ja`, `en` or `other`, by script: kana means Japanese, a Han character weighs as much as a Latin word."""
     sample = text[:_LANGUAGE_SAMPLE]
+    if sample.isascii():
+        return "en" if _LETTER.search(sample) else "other"
     kana, han = len(_KANA.findall(sample)), len(_HAN.findall(sample))
     latin, other = len(_LATIN_WORD.findall(sample)), len(_OTHER_WORD.findall(sample))
     if kana * 10 >= han + kana > 0 and kana + han >= latin:
@@ -83,12 +128,35 @@ def sentences(text: str) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     start = 0
     for end in _SENTENCE_END.finditer(text):
-        if end.group().startswith(".") and _ABBREVIATION.search(text[max(start, end.start() - 12) : end.start() + 1]):
+        if end.group()[0] in ".…\n" and _is_no_end(text, start, end):
             continue
         _append_trimmed(spans, text, start, end.end())
         start = end.end()
     _append_trimmed(spans, text, start, len(text))
     return spans
+
+
+def has_han(text: str) -> bool:
+    """Whether a Chinese character (or one that Japanese borrowed) is in the text."""
+    return not text.isascii() and _HAN.search(text) is not None
+
+
+def has_kana(text: str) -> bool:
+    """Whether a character of the Japanese syllabaries is in the text."""
+    return not text.isascii() and _KANA.search(text) is not None
+
+
+def _is_no_end(text: str, start: int, end: re.Match[str]) -> bool:
+    """Whether a full stop, an ellipsis or a line break stands inside a sentence: e.g., Dr., 1., a wrapped line."""
+    mark = end.group()
+    if mark[0] == "\n":  # a wrapped line goes on in lower case
+        return mark.count("\n") == 1 and "a" <= text[end.end() : end.end() + 1] <= "z"
+    if mark[0] == "…" or mark[1:2] == ".":
+        return _CONTINUES.match(text, end.end()) is not None
+    before = text[max(start, end.start() - 12) : end.start() + 1]
+    if _ABBREVIATION.search(before) or (len(before) < 12 and _LIST_NUMBER.fullmatch(text, start, end.start() + 1)):
+        return True
+    return _LOOSE_ABBREVIATION.search(before) is not None and _CONTINUES.match(text, end.end()) is not None
 
 
 def find_control_character(text: str) -> str | None:
@@ -100,6 +168,39 @@ def find_control_character(text: str) -> str | None:
 def find_special_token(text: str) -> str | None:
     """The first chat-template marker in a cleaned text, such as `<|im_start|>`; None when there is none."""
     found = _SPECIAL.search(text)
+    return found and found.group()
+
+
+def find_template_residue(text: str) -> str | None:
+    """The first slot (`{question}`) or label (`### Response:`) of a prompt template in a cleaned text, or None."""
+    for sign in _RESIDUE_SIGNS:
+        if sign in text:
+            found = _RESIDUE.search(text)
+            return found and found.group()
+    return None
+
+
+def find_role_label(text: str) -> str | None:
+    """A speaker's label that a text begins with (`User: `) or that ends it (`Assistant:`), or None."""
+    if text[:1] in _LABEL_STARTS and (found := _LABEL.match(text)):
+        return found.group()
+    if text[-1:] in _COLONS and (found := _LAST_LABEL.search(text)):
+        return found.group().strip()
+    return None
+
+
+def find_object_print(text: str) -> str | None:
+    """The first print of a Python object (`Document(page_content=…`) in a text that should be prose, or None."""
+    for sign in _PRINT_SIGNS:
+        if sign in text:
+            found = _PRINT.search(text)
+            return found and found.group()
+    return None
+
+
+def find_lost_number(answer: str) -> str | None:
+    """The start of an answer that lost the number it began with (`% per annum.`, `,000`), or None."""
+    found = _BEHEADED.match(answer)
     return found and found.group()
 
 

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
-from io import StringIO
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
+from expectations.consumer import Consumer
+from expectations.documents import is_document, read_document
 from expectations.duplicates import Conflict, Duplicates
-from expectations.formats.codes import CODES
-from expectations.formats.dialect import Policy, Thinking
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Policy
+from expectations.formats.passage import PassageRecord
 from expectations.formats.recognise import DIALECTS, SAMPLE, recognise_rows, unknown
-from expectations.reading import FILE_CODES, MAX_LINE_BYTES, Rejected, Row, read_rows
+from expectations.formats.schemas import RECORDS
+from expectations.formats.versions import VERSIONS
+from expectations.quarantine import set_aside
+from expectations.reading import FILE_CODES, MAX_LINE_BYTES, Rejected, Row, escape, holds_rows, read_rows
 from expectations.records import Record, convert_rows
 from expectations.violations import Refused, Violation
 
 KEPT_PER_CODE = 100
-SHOWN_PER_CODE = 3
+VALUE_CHARS = 80
 
 CLEAN, ROWS_FAIL, UNREADABLE = 0, 1, 2
+
+_DOCUMENT_DIALECTS = {".md": "markdown", ".markdown": "markdown", ".txt": "text", ".html": "html", ".htm": "html"}
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+
+
+class Failing(Rejected, frozen=True, kw_only=True, omit_defaults=True):
+    """A rejected row with the value that is wrong in it."""
+
+    value: str = ""
+    """What stands at `path`, as JSON, escaped and short; empty where nothing does."""
+
+
+class Training(msgspec.Struct, kw_only=True):
+    """What a model will see of the first record."""
+
+    prompt_from: str
+    """Where the prompt's texts come from: a config.yaml, or the defaults."""
+    messages: list[dict[str, str]]
+    """The chat up to the answer."""
+    targets: dict[str, str]
+    """`answer`, or `chosen` and `rejected`: what is learned, reasoning in its tags."""
+    rendered: dict[str, str] = {}
+    """The chat template's text of `prompt` and of each target; empty without a tokenizer."""
+    tokens: dict[str, int] = {}
+    """How many tokens `prompt` and each target are; empty without a tokenizer."""
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -30,28 +60,47 @@ class Report(msgspec.Struct, kw_only=True):
 
     file: str
     format: str = ""
-    """The record format it becomes: instruction, preference, query, qrel, passage."""
+    """The record format it becomes: instruction, preference, passage …"""
     dialect: str = ""
+    versions: list[int] = []
+    """The versions of a canonical file's rows, the current one where they state none; none of another dialect."""
     rows: int = 0
     clean: int = 0
     counts: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     """Rejected rows by code, all of them."""
-    rejected: list[Rejected] = msgspec.field(default_factory=list[Rejected])
+    rejected: list[Failing] = msgspec.field(default_factory=list[Failing])
     """The first 100 of each code, in file order."""
+    thinking: str = ""
+    """The policy on reasoning; empty where the format has none."""
+    with_reasoning: int = 0
+    """Of the clean rows, as the policy leaves them."""
+    without_reasoning: int = 0
     conflicts: list[Conflict] = msgspec.field(default_factory=list[Conflict])
     notes: list[str] = msgspec.field(default_factory=list[str])
     """What is ambiguous or mixed."""
     first: dict[str, Any] | None = None
     """The first record as it will be used."""
+    training: Training | None = None
+    """What training will see of it."""
+    violations: list[Violation] = msgspec.field(default_factory=list[Violation])
+    """What the contract that it was held against does not accept."""
+    max_quarantined: float = 0.0
+    """The share of rows that may fail."""
     unreadable: str = ""
     """Why the file as a whole cannot be used; empty when it can."""
+    unreadable_code: str = ""
+
+    @property
+    def failed(self) -> int:
+        """How many rows are rejected."""
+        return self.rows - self.clean
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 rows fail, 2 unreadable."""
+        """0 clean, 1 rows fail or the contract is broken, 2 unreadable."""
         if self.unreadable:
             return UNREADABLE
-        return ROWS_FAIL if self.counts else CLEAN
+        return ROWS_FAIL if self.violations or self.failed > self.max_quarantined * self.rows else CLEAN
 
 
 def verify_file(
@@ -59,110 +108,237 @@ def verify_file(
     format: str | None = None,
     *,
     max_line_bytes: int = MAX_LINE_BYTES,
-    thinking: Thinking = "allow_empty",
-    min_margin: float = 0.0,
+    policy: Policy = DEFAULT_POLICY,
+    against: Consumer | None = None,
+    max_quarantined: float = 0.0,
 ) -> Report:
     """Reads a file once and judges every row, duplicates included. `format` is a format's or a dialect's name.
 
-    Conflicting answers (FT-DUP-003) are reported and fail nothing. Refused when `format` is not one that is known.
+    Conflicting answers (FT-DUP-003) are reported and fail nothing. `against`: a consumer that must know the file's
+    format in this version. Refused when `format` is not one that is known.
     """
+    check_format(format, str(path))
+    report = Report(file=str(path), max_quarantined=max_quarantined)
+    if opens_as_document(path, format):
+        _verify_document(report, path)
+    else:
+        _verify_rows(report, path, format, max_line_bytes, policy)
+    if against and report.format and not report.unreadable:
+        report.violations = _broken_contract(against, report)
+    return report
+
+
+def _broken_contract(consumer: Consumer, report: Report) -> list[Violation]:
+    """FT-CON-003: the file's format, or a version of it, that `consumer` neither reads nor writes."""
+    known = {
+        name: sorted({*consumer.reads.get(name, []), *consumer.writes.get(name, [])})
+        for name in {**consumer.reads, **consumer.writes}
+    }
+    if report.format not in known:
+        broken = [("format", report.format, sorted(known), "does not exchange files of this format.")]
+    else:
+        versions = known[report.format]
+        strange = [version for version in report.versions if version not in versions]
+        broken = [
+            (report.format, version, versions, "does not know this version of the format.") for version in strange
+        ]
+    mend = f"write a format and a version that {consumer.name} knows, or agree with {consumer.owner} on this one"
+    return [
+        Violation(
+            code="FT-CON-003",
+            where=report.file,
+            message=f"{consumer.name} {message}",
+            field=field,
+            found=found,
+            expected=expected,
+            mend=mend,
+        )
+        for field, found, expected, message in broken
+    ]
+
+
+def check_format(format: str | None, where: str) -> None:
+    """Refused when there is neither a format nor a dialect of this name."""
     names = {dialect.kind for dialect in DIALECTS} | {dialect.name for dialect in DIALECTS}
+    names |= set(_DOCUMENT_DIALECTS.values())
     if format is not None and format not in names:
         raise Refused(
             "format",
             [
                 Violation(
                     code="FT-DIALECT-001",
-                    where=str(path),
+                    where=where,
                     message=f"the format `{format}` is none of {', '.join(sorted(names))}",
                     mend="Name one of these formats, or leave it to be recognised.",
                 )
             ],
         )
-    report = Report(file=str(path))
+
+
+def opens_as_document(path: Path, format: str | None) -> bool:
+    """Whether a file is text with headings, to be cut into sections, and nobody says that it holds rows."""
+    if not (path.is_file() and is_document(path)):
+        return False
+    if format is None and path.suffix.lower() == ".txt" and holds_rows(path):
+        return False
+    return format in (None, "passage", *_DOCUMENT_DIALECTS.values())
+
+
+def read_sections(path: Path) -> Iterator[PassageRecord | Rejected]:
+    """The sections of a document as records, one a section; an empty section is rejected (FT-CORPUS-002)."""
+    for section in read_document(path, path.name):
+        if isinstance(section, Rejected):
+            yield section
+            continue
+        text = section.whole[section.start : section.end].strip()
+        if text:
+            yield PassageRecord(
+                document_id=section.section_id,
+                title=" > ".join(section.headings),
+                text=text,
+                source=section.file,
+                line_no=section.line,
+            )
+        else:
+            reason = "the section has no text"
+            mend = "write the section, or take it out"
+            heading = " > ".join(section.headings)
+            yield set_aside("FT-CORPUS-002", section.file, section.line, reason, mend, raw=escape(heading))
+
+
+def _verify_document(report: Report, path: Path) -> None:
+    report.format, report.dialect = "passage", _DOCUMENT_DIALECTS[path.suffix.lower()]
+    try:
+        for record in read_sections(path):
+            report.rows += 1
+            if isinstance(record, Rejected):
+                _note_rejected(report, record, None)
+            else:
+                _note_clean(report, record)
+    except (Refused, OSError) as error:
+        _give_up(report, error)
+        return
+    _finish(report)
+
+
+def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes: int, policy: Policy) -> None:
     try:
         rows = read_rows(path, max_line_bytes=max_line_bytes)
         first = list(islice(rows, SAMPLE))
     except (Refused, OSError) as error:
-        report.unreadable = _first_message(error)
-        return report
-    values = [row.value for row in first if isinstance(row, Row)]
-    found = recognise_rows(values, name=path.name, kind=format)
-    if found is None and values:
-        report.unreadable = (
-            f"{unknown(str(path), values, format).message}; read are: {unknown('', [], format).expected}"
-        )
+        _give_up(report, error)
+        return
+    read = [row for row in first if isinstance(row, Row)]
+    kinds = [format] if format else []
+    found = recognise_rows(read, name=path.name, kinds=kinds)
+    if found is None and read:
+        problem = unknown(str(path), read, kinds)
+        report.unreadable_code, report.unreadable = problem.code, f"{problem.message}; read are: {problem.expected}"
         report.rows = len(first) + sum(1 for _ in rows)
-        return report
+        return
     if found:
         report.format, report.dialect, report.notes = found.dialect.kind, found.dialect.name, found.notes
-    policy = Policy(thinking=thinking, min_margin=min_margin)
-    records = convert_rows(path, chain(first, rows), found and found.dialect, policy, kind=format)
-    _count(report, Duplicates(), records)
-    return report
+        if "reasoning" in RECORDS[found.dialect.kind].__struct_fields__:
+            report.thinking = policy.thinking
+    passing = _Passing(chain(first, rows), found and found.dialect)
+    records = convert_rows(path, passing, found and found.dialect, policy)
+    _count(report, Duplicates(), records, passing)
+    if found and found.dialect.canonical:
+        report.versions = sorted(passing.versions) or [VERSIONS[found.dialect.kind]]
+    _finish(report)
 
 
-def _count(report: Report, duplicates: Duplicates, records: Iterator[Record | Rejected]) -> None:
-    counts: Counter[str] = Counter()
+class _Passing:
+    """Rows on their way to the rules: the one that is judged just now, and the versions that were stated."""
+
+    def __init__(self, rows: Iterable[Row | Rejected], dialect: Dialect | None) -> None:
+        self.current: Row | None = None
+        self.versions: set[int] = set()
+        self._rows = rows
+        self._canonical = dialect is not None and dialect.canonical
+
+    def __iter__(self) -> Iterator[Row | Rejected]:
+        for row in self._rows:
+            if isinstance(row, Row):
+                self.current = row
+                raw: Any = row.value
+                if self._canonical and type(raw) is dict:
+                    version = cast("dict[str, Any]", raw).get("format_version")
+                    if type(version) is int:
+                        self.versions.add(version)
+            else:
+                self.current = None
+            yield row
+
+
+def _count(report: Report, duplicates: Duplicates, records: Iterator[Record | Rejected], passing: _Passing) -> None:
     for record in duplicates.sift(records):
         if isinstance(record, Rejected):
-            counts[record.code] += 1
-            if counts[record.code] <= KEPT_PER_CODE:
-                report.rejected.append(record)
-            if record.code in FILE_CODES:
-                report.unreadable = record.reason
-                continue
-        elif report.first is None:
-            report.first = msgspec.to_builtins(record)
-        report.rows += 1
-        report.clean += not isinstance(record, Rejected)
-    report.counts = dict(sorted(counts.items()))
+            _note_rejected(report, record, passing.current)
+            report.rows += record.code not in FILE_CODES
+        else:
+            report.rows += 1
+            _note_clean(report, record)
     report.conflicts = duplicates.conflicts
-    if report.rows == 0 and not report.unreadable:
-        report.unreadable = "the file has no rows"
-    elif not report.format and not report.unreadable:
-        report.unreadable = "no row could be read; JSONL, a JSON array of objects, or TSV is expected"
 
 
-def report_json(report: Report) -> dict[str, Any]:
-    """The report as plain JSON values."""
-    return {**msgspec.to_builtins(report), "exit_code": report.exit_code}
+def _note_clean(report: Report, record: Record) -> None:
+    report.clean += 1
+    if report.first is None:
+        report.first = msgspec.to_builtins(record)
+    if report.thinking:
+        if getattr(record, "reasoning", ""):
+            report.with_reasoning += 1
+        else:
+            report.without_reasoning += 1
 
 
-def report_table(report: Report) -> str:
-    """The report for a terminal: what the file is, each code with its first rows, conflicts, the first record."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _note_rejected(report: Report, rejected: Rejected, row: Row | None) -> None:
+    counted = report.counts[rejected.code] = report.counts.get(rejected.code, 0) + 1
+    if counted <= KEPT_PER_CODE:
+        value = show_value(row.value, rejected.path) if row else ""
+        report.rejected.append(Failing(**msgspec.structs.asdict(rejected), value=value))
+    if rejected.code in FILE_CODES:
+        report.unreadable, report.unreadable_code = rejected.reason, rejected.code
 
-    output = StringIO()
-    console = Console(file=output, width=120, highlight=False, markup=False, emoji=False)
-    what = f"{report.format} ({report.dialect})" if report.format else "not recognised"
-    console.print(
-        f"{report.file}: {what}, {report.rows} rows, {report.clean} clean, {report.rows - report.clean} rejected"
-    )
+
+def _finish(report: Report) -> None:
+    report.counts = dict(sorted(Counter(report.counts).items()))
     if report.unreadable:
-        console.print(f"  unreadable: {report.unreadable}")
-    for note in report.notes:
-        console.print(f"  note: {note}")
-    if report.counts:
-        table = Table("code", "rows", "what", "first lines")
-        for code, count in report.counts.items():
-            some = [row for row in report.rejected if row.code == code][:SHOWN_PER_CODE]
-            lines = [f"line {row.line} {row.path}: {row.reason}\n  {row.raw[:80]}" for row in some]
-            title, _, mend = CODES[code]
-            table.add_row(code, str(count), Text(f"{title}\nMend: {mend}"), Text("\n".join(lines)))
-        console.print(table)
-    for conflict in report.conflicts:
-        console.print(f"  FT-DUP-003 different answers to: {conflict.question}")
-        for line, answer in zip(conflict.lines, conflict.answers, strict=True):
-            console.print(f"    {line}: {answer}")
-    if report.first:
-        console.print("  first record:")
-        for name, value in report.first.items():
-            console.print(f"    {name}: {value!r}"[:400])
-    return output.getvalue()
+        return
+    if report.rows == 0:
+        report.unreadable, report.unreadable_code = "the file has no rows", "FT-ROW-012"
+    elif not report.format:
+        report.unreadable = "no row could be read; JSONL, a JSON array of objects, or TSV is expected"
+        report.unreadable_code = "FT-ROW-011"
 
 
-def _first_message(error: Refused | OSError) -> str:
-    return error.violations[0].message if isinstance(error, Refused) else error.strerror or str(error)
+def _give_up(report: Report, error: Refused | OSError) -> None:
+    if isinstance(error, Refused):
+        report.unreadable_code, report.unreadable = error.violations[0].code, error.violations[0].message
+    else:
+        report.unreadable_code, report.unreadable = "FT-ROW-012", error.strerror or str(error)
+
+
+def show_value(row: Any, path: str) -> str:
+    """What stands at a JSON path of a row, as JSON, escaped and at most 80 characters; empty where nothing does."""
+    value: Any = row
+    at = 1
+    if not path.startswith("$") or path == "$":
+        return ""
+    while at < len(path):
+        step = _STEP.match(path, at)
+        if step is None:
+            return ""
+        key, index = step.groups()
+        try:
+            value = value[key] if index is None else value[int(index)]
+        except (LookupError, TypeError):  # a field that is missing, or stands in another kind of value
+            return ""
+        at = step.end()
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (TypeError, ValueError):  # a table may hold what JSON does not
+        text = repr(value)
+    shown = escape(text)
+    return shown if len(shown) <= VALUE_CHARS else shown[: VALUE_CHARS - 1] + "…"

@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "summary": "What stands and how good it is.",
     "gate": "Run every check as a CI gate.",
     "verify": "Verify files against the record formats.",
+    "convert": "Convert a file to canonical records of one format.",
     "search": "Query the released collection.",
     "rollback": "Move a release pointer back.",
     "ui": "Open Dagster's UI on this state.",
@@ -36,6 +37,7 @@ First commands, in this order:
 \b
 In the CI of a module around it:
   ft verify FILE...         0 clean, 1 rows fail, 2 unreadable
+  ft convert FILE --to ...  0 all rows, 1 some are quarantined, 2 unreadable
   ft gate                   0 pass, 1 a check failed, 2 a check could not run
 
 \b

@@ -18,6 +18,7 @@ from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
 from ft_assets.datasets import checks as dataset_checks
+from ft_assets.datasets import terms as dataset_terms
 from ft_assets.embedding import assets as embedding
 from ft_assets.embedding import checks as embedding_checks
 from ft_assets.gates import build_checks
@@ -37,6 +38,7 @@ GATES = tuple(
             settings_checks,
             corpus_checks,
             dataset_checks,
+            dataset_terms,
             adapter_checks,
             embedding_checks,
             retrieval_checks,

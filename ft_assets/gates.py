@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -50,6 +51,8 @@ class Gate:
     name: str
     rule: Callable[[Evidence], Verdict]
     blocking: bool = True
+    needs: tuple[str, ...] = ()
+    """Other assets the rule reads, which a run that makes both must make first."""
 
     @property
     def description(self) -> str:
@@ -78,7 +81,13 @@ def enforce(subject: str, evidence: Evidence, *rooms: Sequence[Gate], assets: Se
 
 
 def _build_check(gate: Gate) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=gate.asset, name=gate.name, description=gate.description, blocking=gate.blocking)
+    @dg.asset_check(
+        asset=gate.asset,
+        name=gate.name,
+        description=gate.description,
+        blocking=gate.blocking,
+        additional_deps=gate.needs or None,
+    )
     def check(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.AssetCheckResult:
         verdict = judge(gate, evidence_of(artifacts, qdrant))
         passed = not verdict.violations
@@ -98,7 +107,7 @@ def _build_check(gate: Gate) -> dg.AssetChecksDefinition:
 
 
 def as_metadata(figures: Mapping[str, Any]) -> dict[str, dg.MetadataValue[Any]]:
-    """Figures as typed metadata: numbers are plotted by the UI, Markdown and JSON are rendered."""
+    """Figures as typed metadata: numbers are plotted by the UI, Markdown and JSON are rendered, paths can be copied."""
     made: dict[str, dg.MetadataValue[Any]] = {}
     for name, value in figures.items():
         match value:
@@ -110,6 +119,10 @@ def as_metadata(figures: Mapping[str, Any]) -> dict[str, dg.MetadataValue[Any]]:
                 made[name] = dg.MetadataValue.int(value)
             case float():
                 made[name] = dg.MetadataValue.float(value)
+            case Path():
+                made[name] = dg.PathMetadataValue(value)
+            case str() if value.startswith(("file://", "http://", "https://")):
+                made[name] = dg.MetadataValue.url(value)
             case str() if value.startswith(("#", "|", "![")):
                 made[name] = dg.MetadataValue.md(value)
             case str():

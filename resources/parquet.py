@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType
 from typing import Any, Self
@@ -22,11 +23,11 @@ class TableWriter:
 
         self.rows = 0
         self._schema = schema
-        self._pending: list[Mapping[str, Any]] = []
+        self._pending: list[Mapping[str, Any] | msgspec.Struct] = []
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, row: Mapping[str, Any] | msgspec.Struct) -> None:
-        self._pending.append(msgspec.structs.asdict(row) if isinstance(row, msgspec.Struct) else row)
+        self._pending.append(row)
         self.rows += 1
         if len(self._pending) >= _ROW_GROUP:
             self._flush()
@@ -41,9 +42,27 @@ class TableWriter:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        if self._pending:
-            self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self._schema))
-            self._pending = []
+        if not self._pending:
+            return
+        # column by column, which Arrow takes several times faster than row by row
+        names: list[str] = self._schema.names
+        if isinstance(self._pending[0], msgspec.Struct) and len(names) > 1:
+            cells = zip(*map(attrgetter(*names), self._pending), strict=True)
+        else:
+            rows = [msgspec.structs.asdict(r) if isinstance(r, msgspec.Struct) else r for r in self._pending]
+            cells = ([row.get(name) for row in rows] for name in names)
+        arrays = [
+            pa.array(msgspec.to_builtins(column) if _holds_structs(field.type) else column, field.type)
+            for column, field in zip(cells, self._schema, strict=True)
+        ]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._pending.clear()
+
+
+def _holds_structs(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind) or (pa.types.is_list(kind) and _holds_structs(kind.value_type))
 
 
 def write_table(path: Path, schema: Any, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> int:
@@ -72,7 +91,7 @@ def row_count(path: Path) -> int:
 
 
 def schema_of(struct: type[msgspec.Struct]) -> Any:
-    """The Arrow schema of a Struct: str, int, float, bool, lists of them; `| None` makes a field nullable."""
+    """The Arrow schema of a Struct: str, int, float, bool, Structs, lists; `| None` makes a field nullable."""
     import pyarrow as pa
 
     plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -80,7 +99,7 @@ def schema_of(struct: type[msgspec.Struct]) -> Any:
     def arrow(kind: Any) -> Any:
         if getattr(kind, "__origin__", None) is list:
             return pa.list_(arrow(kind.__args__[0]))
-        return plain[kind]
+        return plain[kind] if kind in plain else pa.struct(schema_of(kind))
 
     fields = []
     for field in msgspec.structs.fields(struct):

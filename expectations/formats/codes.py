@@ -67,7 +67,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-ROW-011": Code(
         "Not a kind of file that is read here",
-        "Only JSONL, a JSON array, TSV, and these compressed with gzip, are read.",
+        "Read are JSON, JSONL and TSV, these packed with gzip or zstd, Parquet, and folders of the datasets library.",
         "Convert the file to UTF-8 JSONL.",
     ),
     "FT-ROW-012": Code(
@@ -86,10 +86,40 @@ CODES: dict[str, Code] = {
         "They are residue of a conversion; a model learns them, logs and terminals obey them.",
         "Remove them at the place that wrote the file.",
     ),
+    "FT-TEXT-002": Code(
+        "Residue of a prompt template",
+        "A slot that was never filled, or another tool's label, is learned as if a person had written it.",
+        "Fill the slot or take the label out, at the place that wrote the file.",
+    ),
+    "FT-TEXT-003": Code(
+        "The print of an object where its text was meant",
+        "Scores, ids and field names of a library become training text.",
+        "Write the object's text (`node.content`, `document.page_content`) instead of the object.",
+    ),
+    "FT-TEXT-004": Code(
+        "The row names another language than its text is in",
+        "Shares by language and language-specific cleaning would be wrong.",
+        "Correct `language`, or leave it out: it is found by script.",
+    ),
+    "FT-VERSION-001": Code(
+        "A version of the format that is not read here",
+        "A newer writer may have moved or redefined fields; reading it as the old form would guess.",
+        "Update ft-assets, or write a version that both know (`ft convert` writes the current one).",
+    ),
     "FT-DIALECT-001": Code(
         "The dialect is not known",
         "Reading a row as something it is not fills fields with the wrong text.",
         "Use the field names of one of the dialects that the reason names.",
+    ),
+    "FT-DIALECT-002": Code(
+        "The row speaks another dialect than the rest of the file",
+        "Two tools wrote into one file; reading the row as the file's dialect would fill fields with the wrong text.",
+        "Put the rows of each dialect into a file of their own.",
+    ),
+    "FT-DIALECT-003": Code(
+        "The format cannot become the one that is asked for",
+        "Fields that are not there would have to be made up.",
+        "Convert to one of the formats that the reason names.",
     ),
     # Instruction records
     "FT-INST-001": Code(
@@ -122,15 +152,15 @@ CODES: dict[str, Code] = {
         "The tokenizer would read it as the end of a turn: text becomes structure.",
         "Remove the token, or take the text out of its template.",
     ),
-    "FT-INST-007": Code(
-        "More than one turn",
-        "Conversations are not trained on yet; training on the last turn alone would lose the rest.",
-        "Split the conversation into single questions and answers.",
-    ),
     "FT-INST-008": Code(
         "The roles are out of order",
         "A question and its answer cannot be told apart.",
-        "One optional `system`, then `user`, then `assistant`.",
+        "One optional `system`, then `user` and `assistant` in turn, an answer last; no tool calls.",
+    ),
+    "FT-INST-009": Code(
+        "The answer lost the number it began with",
+        "A rule that strips `1. ` from answers also eats answers that begin with a number: 75% became %.",
+        "Generate the answer again without stripping, or write the number back.",
     ),
     # Preference records
     "FT-PREF-001": Code(
@@ -172,6 +202,81 @@ CODES: dict[str, Code] = {
         "The question is empty",
         "A preference without a question teaches style at best.",
         "Write the question, or delete the pair.",
+    ),
+    # Question and answer records
+    "FT-QA-001": Code(
+        "A field is missing or of another type",
+        "A missing text would become an empty training target.",
+        "Add the field, with the type that the reason names.",
+    ),
+    "FT-QA-002": Code(
+        "The question is empty",
+        "The model would learn to answer nothing in particular.",
+        "Write the question, or take it out together with its answer.",
+    ),
+    "FT-QA-003": Code(
+        "The answer is empty",
+        "The model would learn to be silent.",
+        "Generate the answer again, or take it out together with its question.",
+    ),
+    "FT-QA-004": Code(
+        "The answer lost the number it began with",
+        "A rule that strips `1. ` from answers also eats answers that begin with a number: 75% became %.",
+        "Generate the answer again without stripping, or write the number back.",
+    ),
+    "FT-QA-005": Code(
+        "Questions, answers and references differ in number",
+        "Which answer belongs to which question would be a guess, and none of them is used.",
+        "Write one answer, and one reference if there are any, for each question; an empty text where there is none.",
+    ),
+    "FT-QA-006": Code(
+        "A special token of a chat template in the text",
+        "The tokenizer would read it as the end of a turn: text becomes structure.",
+        "Remove the token, or take the text out of its template.",
+    ),
+    "FT-QA-007": Code(
+        "A verification without a verdict",
+        "Whether the student is right would be a guess.",
+        "Begin the verdict with `The student response is correct because` or `The student response is wrong because`.",
+    ),
+    # Retrieval pairs
+    "FT-PAIR-001": Code(
+        "A field is missing or of another type",
+        "A missing text would be embedded as an empty one.",
+        "Add the field, with the type that the reason names; positives and negatives are lists of texts.",
+    ),
+    "FT-PAIR-002": Code(
+        "The query is empty", "Its vector would be pulled towards anything.", "Write the query, or delete the row."
+    ),
+    "FT-PAIR-003": Code(
+        "There is no positive, or an empty one",
+        "The query would be pulled towards the vector of nothing.",
+        "Write the positive, take the empty one out, or delete the row.",
+    ),
+    "FT-PAIR-004": Code(
+        "An empty negative",
+        'The model learns to tell texts from nothing, which is no task; `neg: [""]` ruins a training quietly.',
+        "Take it out; where there are no negatives write an empty list.",
+    ),
+    "FT-PAIR-005": Code(
+        "A positive is among the negatives",
+        "The query is pulled towards a text and pushed away from it at once.",
+        "Take it out of the negatives.",
+    ),
+    "FT-PAIR-006": Code(
+        "A list within the list of texts",
+        "The inner list would be embedded as its print.",
+        "Write one flat list of texts.",
+    ),
+    "FT-PAIR-007": Code(
+        "The scores do not fit the texts",
+        "Distillation would teach each text the score of another one.",
+        "Write one finite number for each text, or leave the scores out.",
+    ),
+    "FT-PAIR-008": Code(
+        "A special token of a chat template in the text",
+        "The tokenizer would read it as structure.",
+        "Remove the token, or take the text out of its template.",
     ),
     # Queries, judgements, passages
     "FT-QRY-001": Code(
@@ -243,13 +348,39 @@ CODES: dict[str, Code] = {
     ),
     "FT-CORPUS-005": Code(
         "The same text as another passage",
-        "It would fill two places of every result list.",
-        "Keep one of the two.",
+        "It would fill two places of every result list. Its id becomes an alias: judgements that name it hold.",
+        "Nothing, or keep one of the two.",
     ),
     "FT-CORPUS-006": Code(
         "Not a document format that is read here",
         "What cannot be read would be missing without a word.",
         "Convert the file, or leave it out of `corpus.files`.",
+    ),
+    "FT-CORPUS-007": Code(
+        "A library that is needed for this is not installed",
+        "Reading on without it would leave things out without a word.",
+        "Install the extra that the message names.",
+    ),
+    # The glossary
+    "FT-GLOSS-001": Code(
+        "A glossary that is no mapping of terms to names",
+        "Terms would be missing without a word.",
+        "Write `term: [name, …]`, one term a line.",
+    ),
+    "FT-GLOSS-002": Code(
+        "One name stands for two terms",
+        "Nobody could say which of the two a text speaks of.",
+        "Take the name out of one of them.",
+    ),
+    "FT-TERM-001": Code(
+        "Too many answers name none of the terms that their questions name",
+        "A model learns to speak of something else than it was asked.",
+        "Name the term in the answer, or raise `datasets.max_lost_terms_share`.",
+    ),
+    "FT-TERM-002": Code(
+        "No question names a term of the glossary",
+        "The glossary and the data are about different things: its figures say nothing.",
+        "Give `corpus.glossary` the terms of these questions, or check which files `datasets` names.",
     ),
     # Linking judgements with queries and passages
     "FT-LINK-001": Code(

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
 
-from expectations.text import LANGUAGES, clean, find_control_character, find_special_token, language_of
+from expectations.formats.versions import WrongVersion, migrate
+from expectations.text import (
+    LANGUAGES,
+    clean,
+    find_control_character,
+    find_object_print,
+    find_role_label,
+    find_special_token,
+    find_template_residue,
+    language_of,
+)
 
-Kind = Literal["instruction", "preference", "query", "qrels", "passage"]
+Kind = Literal["instruction", "preference", "qa", "retrieval_pair", "query", "qrels", "passage"]
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
+Traditional = Literal["keep", "t2s", "tw2sp"]
 
 
 class RowError(Exception):
@@ -28,10 +39,13 @@ class RowError(Exception):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a row stands: the file's name and the line, from 1."""
+    """Where a row stands: the file's name and the line, from 1; `plain` when its texts need no cleaning."""
 
     source: str
     line: int
+    plain: bool = False
+    folder: str = ""
+    """The name of the folder the file is in, which tells something in FlagEmbedding's data."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +53,22 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     thinking: Thinking = "allow_empty"
     min_margin: float = 0.0
+    traditional: Traditional = "keep"
+    """Whether traditional Chinese becomes simplified, and how: see traditional.py."""
+
+
+DEFAULT_POLICY = Policy()
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One question and answer of a dialogue."""
+
+    question: str
+    answer: str
+
+
+Parts = Callable[[Any], Iterator[tuple[str, Any]]]
+"""A raw row that holds several records -> (JSON path, raw value) of each."""
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,17 +85,31 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """The code of a field that is missing or of another type."""
     tells: tuple[str, ...] = ()
     """Optional keys that tell it from a dialect with the same marks."""
+    parts: Parts | None = None
+    """For a row that holds several records: (JSON path, raw value) of each; raises RowError."""
+    suits: Callable[[Any], bool] | None = None
+    """Where keys, or having columns, do not tell: whether the values look like it."""
+    canonical: bool = False
+    """Whether it is the format's own form, whose rows may state their version."""
 
     def fit(self, value: Any) -> tuple[float, int]:
-        """How well a raw value fits: the share of the marks it has, 0 to 1, then how many of the tells."""
+        """How well a raw value fits: the share of the marks it has, 0 to 1, then how many of marks and tells."""
+        if self.suits and not self.suits(value):
+            return 0.0, 0
         if isinstance(value, list):
-            return float(not self.marks), 0
+            return float(not self.marks), int(self.suits is not None)
         if not isinstance(value, dict) or not self.marks:
             return 0.0, 0
-        return sum(mark in value for mark in self.marks) / len(self.marks), sum(tell in value for tell in self.tells)
+        marks = sum(mark in value for mark in self.marks)
+        return marks / len(self.marks), marks + sum(tell in value for tell in self.tells)
 
     def decode(self, value: Any, place: Place, policy: Policy) -> Any:
         """The record that a raw value becomes; RowError with the JSON path when it becomes none."""
+        if self.canonical and "format_version" in value:
+            try:
+                value = migrate(self.kind, value)
+            except WrongVersion as error:
+                raise RowError("FT-VERSION-001", "$.format_version", str(error)) from error
         try:
             typed = msgspec.convert(value, self.row, strict=True)
         except msgspec.ValidationError as error:
@@ -75,7 +119,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Extras(msgspec.Struct, kw_only=True):
-    """Optional keys that any instruction or preference row may carry."""
+    """Optional keys that any instruction, preference or qa row may carry."""
 
     id: str | int | None = None
     evidence: list[str] | None = None
@@ -109,19 +153,49 @@ def explain(message: str) -> tuple[str, str]:
     return (at["path"] if at else "$"), reason[:1].lower() + reason[1:]
 
 
-def tidy(text: str | None, path: str) -> str:
+def tidy(text: str | None, path: str, place: Place) -> str:
     """A text as it is trained on, without white space around it; RowError on control characters."""
-    cleaned = clean(text or "").strip()
+    if not text:
+        return ""
+    if place.plain:
+        return text.strip()
+    cleaned = clean(text).strip()
     if control := find_control_character(cleaned):
         raise RowError("FT-TEXT-001", path, f"found the control character {control}")
     return cleaned
 
 
-def refuse_special_tokens(code: str, **texts: str) -> None:
+def refuse_special_tokens(code: str, place: Place, **texts: str) -> None:
     """RowError when a text, named by its field, holds a marker of a chat template."""
+    if place.plain:
+        return
     for field, text in texts.items():
         if token := find_special_token(text):
             raise RowError(code, f"$.{field}", f"found the special token {token}")
+
+
+def refuse_label(path: str, text: str) -> None:
+    """RowError when a cleaned text begins or ends with a speaker's label."""
+    if label := find_role_label(text):
+        raise RowError("FT-TEXT-002", path, f"found the label {label!r} of a prompt template")
+
+
+def refuse_residue(place: Place, **texts: str) -> None:
+    """RowError when a text, named by its field, holds a template's unfilled slot or label, or an object's print."""
+    if place.plain:
+        return
+    for field, text in texts.items():
+        if residue := find_template_residue(text):
+            raise RowError("FT-TEXT-002", f"$.{field}", f"found the template residue {residue[:60]!r}")
+        if printed := find_object_print(text):
+            raise RowError("FT-TEXT-003", f"$.{field}", f"found the print of an object, {printed[:60]!r}")
+
+
+def simplified(text: str, policy: Policy) -> str:
+    """A text with traditional Chinese as the policy wants it."""
+    from expectations.traditional import simplify
+
+    return simplify(text, policy.traditional)
 
 
 def refuse_empty(code: str, path: str, text: str) -> None:
@@ -136,11 +210,26 @@ def content_id(*parts: str | list[str]) -> str:
 
 
 def choose_language(given: str | None, text: str) -> str:
-    """The language the row names, if it is one we know (`zh-CN` is `zh`); else the text's, by script."""
-    short = (given or "").split("-")[0].lower()
-    return short if short in LANGUAGES else language_of(text)
+    """The language of a text, by script. RowError when the row names another one (`zh-CN` is `zh`)."""
+    found = language_of(text)
+    stated = (given or "").split("-")[0].lower()
+    if stated not in LANGUAGES or stated == found:
+        return found
+    if _speaks_for_another(stated, found, text):
+        raise RowError("FT-TEXT-004", "$.language", f"the row says `{stated}`, its text is `{found}`")
+    return stated
 
 
-def stated_id(given: str | int | None, path: str = "$.id") -> str:
+def _speaks_for_another(stated: str, found: str, text: str) -> bool:
+    """Whether a text is too long for its script to be chance: `SM2` says nothing, and Japanese may be all kanji."""
+    if "other" in (stated, found) or (stated, found) == ("ja", "zh"):
+        return False
+    return len(text) >= _TELLING_CHARS[found]
+
+
+_TELLING_CHARS = {"zh": 8, "ja": 8, "en": 40}
+
+
+def stated_id(given: str | int | None, place: Place, path: str = "$.id") -> str:
     """The id the row states, as text; empty when it states none."""
-    return "" if given is None else tidy(str(given), path)
+    return "" if given is None else tidy(str(given), path, place)

@@ -1,4 +1,7 @@
-"""Format `passage`: a document to be cut, embedded and found. Dialects: BEIR's corpus.jsonl and the canonical form."""
+"""Format `passage`: a document to be cut, embedded and found.
+
+Dialects: BEIR's corpus.jsonl, UltraRAG's two forms of a corpus, and the canonical form.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from expectations.formats.dialect import Dialect, Place, Policy, RowError, stated_id, tidy
+from expectations.formats.dialect import Dialect, Place, Policy, RowError, content_id, stated_id, tidy
+from expectations.formats.versions import VERSIONS
 
 FORMAT = "passage"
-VERSION = 1
+VERSION = VERSIONS[FORMAT]
 
 
 class PassageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,28 +32,54 @@ class BeirRow(msgspec.Struct, rename={"id": "_id"}, kw_only=True):
     title: str | None = None
 
 
+class ContentsRow(msgspec.Struct, kw_only=True):
+    id: str | int
+    contents: str
+    title: str | None = None
+
+
+class TitledRow(msgspec.Struct, kw_only=True):
+    """A document that has no id: it is named by what it says."""
+
+    title: str
+    content: str
+    id: str | int | None = None
+
+
 class CanonicalRow(msgspec.Struct, kw_only=True):
     document_id: str | int
     text: str
     title: str | None = None
 
 
-def _build(document_id: str | int, title: str | None, text: str, id_field: str, place: Place) -> PassageRecord:
-    name, body = stated_id(document_id, f"$.{id_field}"), tidy(text, "$.text")
-    for value, field in ((name, id_field), (body, "text")):
+def _build(
+    document_id: str | int, title: str | None, text: str, fields: tuple[str, str], place: Place
+) -> PassageRecord:
+    """The rules that hold for every dialect; `fields` are what it calls the id and the text."""
+    name, body = stated_id(document_id, place, f"$.{fields[0]}"), tidy(text, f"$.{fields[1]}", place)
+    for value, field in zip((name, body), fields, strict=True):
         if not value:
             raise RowError("FT-PSG-002", f"$.{field}", "found an empty text")
     return PassageRecord(
-        document_id=name, title=tidy(title, "$.title"), text=body, source=place.source, line_no=place.line
+        document_id=name, title=tidy(title, "$.title", place), text=body, source=place.source, line_no=place.line
     )
 
 
 def _from_beir(row: BeirRow, _raw: Any, place: Place, _policy: Policy) -> PassageRecord:
-    return _build(row.id, row.title, row.text, "_id", place)
+    return _build(row.id, row.title, row.text, ("_id", "text"), place)
+
+
+def _from_contents(row: ContentsRow, _raw: Any, place: Place, _policy: Policy) -> PassageRecord:
+    return _build(row.id, row.title, row.contents, ("id", "contents"), place)
+
+
+def _from_titled(row: TitledRow, _raw: Any, place: Place, _policy: Policy) -> PassageRecord:
+    name = content_id(FORMAT, row.title.strip(), row.content.strip()) if row.id is None else row.id
+    return _build(name, row.title, row.content, ("id", "content"), place)
 
 
 def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, _policy: Policy) -> PassageRecord:
-    return _build(row.document_id, row.title, row.text, "document_id", place)
+    return _build(row.document_id, row.title, row.text, ("document_id", "text"), place)
 
 
 DIALECTS = (
@@ -63,11 +93,28 @@ DIALECTS = (
         type_code="FT-PSG-001",
     ),
     Dialect(
+        name="ultrarag-contents",
+        kind=FORMAT,
+        marks=("id", "contents"),
+        row=ContentsRow,
+        convert=_from_contents,
+        type_code="FT-PSG-001",
+    ),
+    Dialect(
+        name="ultrarag-documents",
+        kind=FORMAT,
+        marks=("title", "content"),
+        row=TitledRow,
+        convert=_from_titled,
+        type_code="FT-PSG-001",
+    ),
+    Dialect(
         name="passage",
         kind=FORMAT,
         marks=("document_id", "text"),
         row=CanonicalRow,
         convert=_from_canonical,
         type_code="FT-PSG-001",
+        canonical=True,
     ),
 )

@@ -1,7 +1,11 @@
-"""Format `preference`: a question with a better and a worse answer, for DPO. Dialects: DDR, TRL, the canonical form."""
+"""Format `preference`: a question with a better and a worse answer, for DPO.
+
+Dialects: DDR as UltraRAG and as RAG-DDR write it, TRL's preference rows, and the canonical form.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,17 +16,25 @@ from expectations.formats.dialect import (
     Place,
     Policy,
     RowError,
+    Turn,
     choose_language,
     content_id,
     refuse_empty,
+    refuse_label,
+    refuse_residue,
     refuse_special_tokens,
+    simplified,
     stated_id,
     tidy,
 )
-from expectations.text import comparison_key
+from expectations.formats.instruction import Message, take_apart
+from expectations.formats.versions import VERSIONS
+from expectations.text import comparison_key_of_clean
 
 FORMAT = "preference"
-VERSION = 1
+VERSION = VERSIONS[FORMAT]
+AUGMENTED = 5
+"""Passages that DDR gives with the question: the first five."""
 
 
 class PreferenceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +44,9 @@ class PreferenceRecord(msgspec.Struct, frozen=True, kw_only=True):
     question: str
     context: list[str]
     """Retrieved passages that the answers were given with."""
+    system: str
+    history: list[Turn]
+    """Earlier turns of the dialogue, oldest first."""
     chosen: str
     rejected: str
     chosen_score: float | None
@@ -53,20 +68,24 @@ class CanonicalRow(Extras, kw_only=True):
     rejected: str
     record_id: str | None = None
     context: list[str] | None = None
+    system: str | None = None
+    history: list[Turn] | None = None
     chosen_score: float | None = None
     rejected_score: float | None = None
 
 
 class TrlRow(Extras, kw_only=True):
-    prompt: str
-    chosen: str
-    rejected: str
+    """`prompt` may be missing where chosen and rejected are conversations that begin with the same turns."""
+
+    chosen: str | list[Message]
+    rejected: str | list[Message]
+    prompt: str | list[Message] | None = None
     score_chosen: float | None = None
     score_rejected: float | None = None
 
 
 class DdrAnswer(msgspec.Struct, kw_only=True):
-    """A candidate; its score is under `<metric>_score`, so it is read from the raw object."""
+    """A candidate; its score is under `<metric>_score` or `score`, so it is read from the raw object."""
 
     text: str
 
@@ -80,6 +99,18 @@ class DdrRow(Extras, kw_only=True):
     """The chunk the question was made from: questions on one chunk form a group."""
 
 
+class Segment(msgspec.Struct, kw_only=True):
+    segment: str
+
+
+class RagDdrRow(Extras, kw_only=True):
+    question: str
+    chosen: DdrAnswer
+    rejected: DdrAnswer
+    passage: list[Segment] = msgspec.field(default_factory=list[Segment])
+    rerank_passage: list[Segment] = msgspec.field(default_factory=list[Segment])
+
+
 def _build(
     row: Extras,
     place: Place,
@@ -88,7 +119,9 @@ def _build(
     question_field: str,
     text_suffix: str = "",
     question: str,
-    context: list[str],
+    context: Sequence[str] = (),
+    system: str | None = None,
+    history: Sequence[Turn] = (),
     chosen: str,
     rejected: str,
     scores: tuple[float | None, float | None],
@@ -96,36 +129,57 @@ def _build(
     group: str | None = None,
 ) -> PreferenceRecord:
     """The rules that hold for every dialect."""
-    asked = tidy(question, f"$.{question_field}")
+    asked = tidy(question, f"$.{question_field}", place)
     refuse_empty("FT-PREF-008", f"$.{question_field}", asked)
-    texts = {"chosen": tidy(chosen, f"$.chosen{text_suffix}"), "rejected": tidy(rejected, f"$.rejected{text_suffix}")}
-    for name, text in texts.items():
-        refuse_empty("FT-PREF-002", f"$.{name}{text_suffix}", text)
-    if comparison_key(texts["chosen"]) == comparison_key(texts["rejected"]):
+    better, worse = tidy(chosen, f"$.chosen{text_suffix}", place), tidy(rejected, f"$.rejected{text_suffix}", place)
+    refuse_empty("FT-PREF-002", f"$.chosen{text_suffix}", better)
+    refuse_empty("FT-PREF-002", f"$.rejected{text_suffix}", worse)
+    refuse_label(f"$.{question_field}", asked)
+    refuse_label(f"$.chosen{text_suffix}", better)
+    if _say_the_same(better, worse):
         how = "are the same" if chosen == rejected else "are the same after normalisation"
         raise RowError("FT-PREF-003", f"$.rejected{text_suffix}", f"chosen and rejected {how}")
-    given = [text for text in (tidy(text, "$.context") for text in context) if text]
-    refuse_special_tokens(
-        "FT-PREF-007",
-        **{question_field: asked, "context": "\n".join(given)},
-        **{f"{name}{text_suffix}": text for name, text in texts.items()},
-    )
+    given = [text for text in (tidy(text, "$.context", place) for text in context) if text]
+    instructed = tidy(system, "$.system", place)
+    turns = [Turn(tidy(turn.question, "$.history", place), tidy(turn.answer, "$.history", place)) for turn in history]
+    if not place.plain:
+        past = "\n".join(f"{turn.question}\n{turn.answer}" for turn in turns)
+        texts = {question_field: asked, f"chosen{text_suffix}": better, f"rejected{text_suffix}": worse}
+        around = {"context": "\n".join(given), "system": instructed, "history": past}
+        refuse_special_tokens("FT-PREF-007", place, **texts, **around)
+        refuse_residue(place, **texts, **{f"context[{n}]": text for n, text in enumerate(given)})
     margin = _margin(scores, policy.min_margin)
+    past = [msgspec.json.encode(turns).decode()] if turns else []
+    name = record_id or content_id(FORMAT, asked, given, *([instructed] if instructed else []), *past, better, worse)
+    if policy.traditional != "keep":
+        asked, better, worse, instructed = (simplified(text, policy) for text in (asked, better, worse, instructed))
+        given = [simplified(text, policy) for text in given]
+        turns = [Turn(simplified(turn.question, policy), simplified(turn.answer, policy)) for turn in turns]
     return PreferenceRecord(
-        record_id=record_id or content_id(FORMAT, asked, given, texts["chosen"], texts["rejected"]),
+        record_id=name,
         question=asked,
         context=given,
-        chosen=texts["chosen"],
-        rejected=texts["rejected"],
+        system=instructed,
+        history=turns,
+        chosen=better,
+        rejected=worse,
         chosen_score=scores[0],
         rejected_score=scores[1],
         margin=margin,
         evidence=row.evidence or [],
-        group=tidy(row.group, "$.group") or group or "",
+        group=tidy(row.group, "$.group", place) or group or "",
         language=choose_language(row.language, asked),
         source=place.source,
         line_no=place.line,
     )
+
+
+def _say_the_same(left: str, right: str) -> bool:
+    """Whether two answers are equal under `comparison_key`; their first letters mostly tell without making the keys."""
+    start, other = left[:4], right[:4]
+    if start.isalnum() and other.isalnum() and start.casefold()[:4] != other.casefold()[:4]:
+        return False
+    return comparison_key_of_clean(left) == comparison_key_of_clean(right)
 
 
 def _margin(scores: tuple[float | None, float | None], least: float) -> float | None:
@@ -152,26 +206,49 @@ def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, policy: Policy) 
         policy,
         question_field="question",
         question=row.question,
-        context=row.context or [],
+        context=row.context or (),
+        system=row.system,
+        history=row.history or (),
         chosen=row.chosen,
         rejected=row.rejected,
         scores=(row.chosen_score, row.rejected_score),
-        record_id=stated_id(row.record_id or row.id),
+        record_id=stated_id(row.record_id or row.id, place),
     )
 
 
 def _from_trl(row: TrlRow, _raw: Any, place: Place, policy: Policy) -> PreferenceRecord:
+    scores = (row.score_chosen, row.score_rejected)
+    record_id = stated_id(row.id, place)
+    if isinstance(row.prompt, str) and isinstance(row.chosen, str) and isinstance(row.rejected, str):
+        return _build(
+            row,
+            place,
+            policy,
+            question_field="prompt",
+            question=row.prompt,
+            chosen=row.chosen,
+            rejected=row.rejected,
+            scores=scores,
+            record_id=record_id,
+        )
+    if isinstance(row.prompt, str) or isinstance(row.chosen, str) or isinstance(row.rejected, str):
+        raise RowError("FT-PREF-001", "$.prompt", "prompt, chosen and rejected must all be texts, or all messages")
+    better = take_apart([*(row.prompt or []), *row.chosen], "$.chosen")
+    worse = take_apart([*(row.prompt or []), *row.rejected], "$.rejected")
+    if (better.system, better.history, better.question) != (worse.system, worse.history, worse.question):
+        raise RowError("FT-PREF-001", "$.rejected", "chosen and rejected answer different conversations")
     return _build(
         row,
         place,
         policy,
         question_field="prompt",
-        question=row.prompt,
-        context=[],
-        chosen=row.chosen,
-        rejected=row.rejected,
-        scores=(row.score_chosen, row.score_rejected),
-        record_id=stated_id(row.id),
+        question=better.question,
+        system=better.system,
+        history=better.history,
+        chosen=better.answer,
+        rejected=worse.answer,
+        scores=scores,
+        record_id=record_id,
     )
 
 
@@ -188,24 +265,41 @@ def _from_ddr(row: DdrRow, raw: Any, place: Place, policy: Policy) -> Preference
         rejected=row.rejected.text,
         scores=_ddr_scores(raw),
         # DDR's own numeric `id` is a line number: two files use the same ones for different questions.
-        record_id=stated_id(row.id) if isinstance(row.id, str) else "",
+        record_id=stated_id(row.id, place) if isinstance(row.id, str) else "",
         group=content_id("chunk", row.chunk.strip()) if row.chunk and row.chunk.strip() else None,
+    )
+
+
+def _from_rag_ddr(row: RagDdrRow, raw: Any, place: Place, policy: Policy) -> PreferenceRecord:
+    return _build(
+        row,
+        place,
+        policy,
+        question_field="question",
+        text_suffix=".text",
+        question=row.question,
+        context=[passage.segment for passage in (row.rerank_passage or row.passage)[:AUGMENTED]],
+        chosen=row.chosen.text,
+        rejected=row.rejected.text,
+        scores=_ddr_scores(raw),
+        record_id=stated_id(row.id, place) if isinstance(row.id, str) else "",
     )
 
 
 def _ddr_scores(raw: dict[str, dict[str, Any]]) -> tuple[float | None, float | None]:
     """The scores of the first metric that both candidates have; RowError when they have none in common."""
-    metrics = [
-        [key for key, score in raw[name].items() if (key.endswith("_score") or key == "score") and score is not None]
-        for name in ("chosen", "rejected")
-    ]
-    common = sorted(set(metrics[0]) & set(metrics[1]))
-    if not common:
-        if metrics[0] and metrics[1]:
-            reason = f"chosen has {', '.join(metrics[0])}, rejected has {', '.join(metrics[1])}"
-            raise RowError("FT-PREF-006", "$.rejected", reason)
-        return _score(raw, "chosen", metrics[0]), _score(raw, "rejected", metrics[1])
-    return _score(raw, "chosen", common), _score(raw, "rejected", common)
+    chosen, rejected = _metrics(raw["chosen"]), _metrics(raw["rejected"])
+    common = chosen if chosen == rejected else sorted(set(chosen) & set(rejected))
+    if not common and chosen and rejected:
+        reason = f"chosen has {', '.join(chosen)}, rejected has {', '.join(rejected)}"
+        raise RowError("FT-PREF-006", "$.rejected", reason)
+    return _score(raw, "chosen", common or chosen), _score(raw, "rejected", common or rejected)
+
+
+def _metrics(candidate: dict[str, Any]) -> list[str]:
+    """The keys of a candidate's scores, sorted."""
+    keys = [key for key in candidate if key.endswith("score") and candidate[key] is not None]
+    return sorted(key for key in keys if key == "score" or key.endswith("_score")) if keys else keys
 
 
 def _score(raw: dict[str, dict[str, Any]], name: str, metrics: list[str]) -> float | None:
@@ -227,9 +321,19 @@ DIALECTS = (
         type_code="FT-PREF-001",
     ),
     Dialect(
+        name="rag-ddr",
+        kind=FORMAT,
+        marks=("question", "chosen", "rejected", "data_type"),
+        tells=("passage", "rerank_passage"),
+        row=RagDdrRow,
+        convert=_from_rag_ddr,
+        type_code="FT-PREF-001",
+    ),
+    Dialect(
         name="trl",
         kind=FORMAT,
-        marks=("prompt", "chosen", "rejected"),
+        marks=("chosen", "rejected"),
+        tells=("prompt",),
         row=TrlRow,
         convert=_from_trl,
         type_code="FT-PREF-001",
@@ -238,8 +342,10 @@ DIALECTS = (
         name="preference",
         kind=FORMAT,
         marks=("question", "chosen", "rejected"),
+        tells=("chosen_score", "context"),
         row=CanonicalRow,
         convert=_from_canonical,
         type_code="FT-PREF-001",
+        canonical=True,
     ),
 )

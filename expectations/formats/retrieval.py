@@ -1,17 +1,29 @@
-"""Formats `query` and `qrels`: questions, and which passages answer them. Dialects: BEIR, the canonical form."""
+"""Formats `query` and `qrels`: questions, and which passages answer them.
+
+Dialects: BEIR, tables of two, three and four columns (TREC), the canonical form.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 
-from expectations.formats.dialect import Dialect, Place, Policy, RowError, choose_language, stated_id, tidy
+from expectations.formats.dialect import Dialect, Place, Policy, RowError, choose_language, simplified, stated_id, tidy
+from expectations.formats.versions import VERSIONS
 
-FORMAT = "retrieval"
-VERSION = 1
+VERSION = VERSIONS["qrels"]
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
+HEADERS = (
+    QRELS_HEADER,
+    QRELS_HEADER[:2],
+    ["query-id", "iteration", "corpus-id", "score"],
+    ["query-id", "text"],
+    ["query_id", "text"],
+    ["_id", "text"],
+)
+"""First lines of tables that are no rows."""
 
 Grade = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 
@@ -61,41 +73,97 @@ class CanonicalQrelRow(msgspec.Struct, kw_only=True):
 
 
 _GRADE = re.compile(r"[+-]?\d{1,9}")
+_NAME = re.compile(r"(?=.*\d)[A-Za-z0-9_.:#/-]{1,80}")
+"""What an id looks like: one word of ASCII with a digit in it."""
 
 
-def _query(query_id: str | int, query: str, language: str | None, fields: tuple[str, str], place: Place) -> QueryRecord:
-    name, text = stated_id(query_id, f"$.{fields[0]}"), tidy(query, f"$.{fields[1]}")
+def _has_three_columns(row: Any) -> bool:
+    return _is_table_row(row, 3)
+
+
+def _is_trec(row: Any) -> bool:
+    return _is_table_row(row, 4) and (row in HEADERS or _GRADE.fullmatch(row[3].strip()) is not None)
+
+
+def _names_two(row: Any) -> bool:
+    return _is_table_row(row, 2) and (row in HEADERS or all(_NAME.fullmatch(cell.strip()) for cell in row))
+
+
+def _names_text(row: Any) -> bool:
+    return _is_table_row(row, 2)
+
+
+def _is_table_row(row: Any, columns: int) -> bool:
+    return isinstance(row, list) and len(cells := cast("list[Any]", row)) == columns and isinstance(cells[0], str)
+
+
+def _query(  # noqa: PLR0917 - a row of a table
+    query_id: str | int, query: str, language: str | None, fields: tuple[str, str], place: Place, policy: Policy
+) -> QueryRecord:
+    name, text = stated_id(query_id, place, f"$.{fields[0]}"), tidy(query, f"$.{fields[1]}", place)
     for value, field in zip((name, text), fields, strict=True):
         if not value:
             raise RowError("FT-QRY-002", f"$.{field}", "found an empty text")
+    text = simplified(text, policy) if policy.traditional != "keep" else text
     return QueryRecord(
         query_id=name, query=text, language=choose_language(language, text), source=place.source, line_no=place.line
     )
 
 
 def _qrel(query_id: str | int, passage_id: str | int, score: int, paths: tuple[str, str], place: Place) -> QrelRecord:
-    ids = stated_id(query_id, paths[0]), stated_id(passage_id, paths[1])
+    ids = stated_id(query_id, place, paths[0]), stated_id(passage_id, place, paths[1])
     for value, path in zip(ids, paths, strict=True):
         if not value:
             raise RowError("FT-QREL-002", path, "found an empty id")
     return QrelRecord(query_id=ids[0], passage_id=ids[1], score=score, source=place.source, line_no=place.line)
 
 
-def _from_beir_query(row: BeirQueryRow, _raw: Any, place: Place, _policy: Policy) -> QueryRecord:
-    return _query(row.id, row.text, row.language, ("_id", "text"), place)
+def _from_beir_query(row: BeirQueryRow, _raw: Any, place: Place, policy: Policy) -> QueryRecord:
+    return _query(row.id, row.text, row.language, ("_id", "text"), place, policy)
 
 
-def _from_canonical_query(row: CanonicalQueryRow, _raw: Any, place: Place, _policy: Policy) -> QueryRecord:
-    return _query(row.query_id, row.query, row.language, ("query_id", "query"), place)
+def _from_canonical_query(row: CanonicalQueryRow, _raw: Any, place: Place, policy: Policy) -> QueryRecord:
+    return _query(row.query_id, row.query, row.language, ("query_id", "query"), place, policy)
 
 
 def _from_cells(cells: list[str], _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
-    if len(cells) != len(QRELS_HEADER):
+    if len(cells) != 3:
         raise RowError("FT-QREL-001", "$", f"found {len(cells)} columns, expected 3 (query-id, corpus-id, score)")
-    score = cells[2].strip()
+    return _qrel(cells[0], cells[1], _grade(cells[2], "$[2]"), ("$[0]", "$[1]"), place)
+
+
+def _from_pair(cells: list[str], _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
+    """Two columns: whatever is named answers the query."""
+    if len(cells) != 2:
+        raise RowError("FT-QREL-001", "$", f"found {len(cells)} columns, expected 2 (query-id, corpus-id)")
+    return _qrel(cells[0], cells[1], 1, ("$[0]", "$[1]"), place)
+
+
+def _from_trec(cells: list[str], _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
+    if len(cells) != 4:
+        reason = f"found {len(cells)} columns, expected 4 (query-id, iteration, corpus-id, score)"
+        raise RowError("FT-QREL-001", "$", reason)
+    return _qrel(cells[0], cells[2], _grade(cells[3], "$[3]"), ("$[0]", "$[2]"), place)
+
+
+def _grade(cell: str, path: str) -> int:
+    score = cell.strip()
     if not _GRADE.fullmatch(score):
-        raise RowError("FT-QREL-003", "$[2]", f"found {score[:40]!r}, expected a whole number")
-    return _qrel(cells[0], cells[1], int(score), ("$[0]", "$[1]"), place)
+        raise RowError("FT-QREL-003", path, f"found {score[:40]!r}, expected a whole number")
+    return int(score)
+
+
+def _from_query_cells(cells: list[str], _raw: Any, place: Place, policy: Policy) -> QueryRecord:
+    if len(cells) != 2:
+        raise RowError("FT-QRY-001", "$", f"found {len(cells)} columns, expected 2 (query-id, text)")
+    name, text = stated_id(cells[0], place, "$[0]"), tidy(cells[1], "$[1]", place)
+    for value, path in ((name, "$[0]"), (text, "$[1]")):
+        if not value:
+            raise RowError("FT-QRY-002", path, "found an empty text")
+    text = simplified(text, policy) if policy.traditional != "keep" else text
+    return QueryRecord(
+        query_id=name, query=text, language=choose_language(None, text), source=place.source, line_no=place.line
+    )
 
 
 def _from_beir_qrel(row: BeirQrelRow, _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
@@ -122,14 +190,43 @@ DIALECTS = (
         row=CanonicalQueryRow,
         convert=_from_canonical_query,
         type_code="FT-QRY-001",
+        canonical=True,
     ),
     Dialect(
         name="beir-qrels-tsv",
         kind="qrels",
         marks=(),
+        suits=_has_three_columns,
         row=list[str],
         convert=_from_cells,
         type_code="FT-QREL-001",
+    ),
+    Dialect(
+        name="trec-qrels-tsv",
+        kind="qrels",
+        marks=(),
+        suits=_is_trec,
+        row=list[str],
+        convert=_from_trec,
+        type_code="FT-QREL-001",
+    ),
+    Dialect(
+        name="qrels-tsv",
+        kind="qrels",
+        marks=(),
+        suits=_names_two,
+        row=list[str],
+        convert=_from_pair,
+        type_code="FT-QREL-001",
+    ),
+    Dialect(
+        name="queries-tsv",
+        kind="query",
+        marks=(),
+        suits=_names_text,
+        row=list[str],
+        convert=_from_query_cells,
+        type_code="FT-QRY-001",
     ),
     Dialect(
         name="beir-qrels",
@@ -146,5 +243,6 @@ DIALECTS = (
         row=CanonicalQrelRow,
         convert=_from_canonical_qrel,
         type_code="FT-QREL-001",
+        canonical=True,
     ),
 )

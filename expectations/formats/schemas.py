@@ -8,16 +8,23 @@ from typing import Any
 
 import msgspec
 
-from expectations.formats import instruction, passage, preference, retrieval
+from expectations.formats import instruction, pairs, passage, preference, qa, retrieval
+from expectations.formats.versions import VERSIONS
 
 FOLDER = Path(__file__).parent / "schemas"
-FORMATS: dict[str, tuple[type[msgspec.Struct], int]] = {
-    "instruction": (instruction.InstructionRecord, instruction.VERSION),
-    "preference": (preference.PreferenceRecord, preference.VERSION),
-    "query": (retrieval.QueryRecord, retrieval.VERSION),
-    "qrels": (retrieval.QrelRecord, retrieval.VERSION),
-    "passage": (passage.PassageRecord, passage.VERSION),
+RECORDS: dict[str, type[msgspec.Struct]] = {
+    "instruction": instruction.InstructionRecord,
+    "preference": preference.PreferenceRecord,
+    "qa": qa.QaRecord,
+    "retrieval_pair": pairs.RetrievalPairRecord,
+    "query": retrieval.QueryRecord,
+    "qrels": retrieval.QrelRecord,
+    "passage": passage.PassageRecord,
 }
+FORMATS: dict[str, tuple[type[msgspec.Struct], int]] = {
+    name: (record, VERSIONS[name]) for name, record in RECORDS.items()
+}
+"""Format -> its record and its version."""
 
 
 def schema_of(name: str) -> dict[str, Any]:

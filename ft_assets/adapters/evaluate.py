@@ -31,6 +31,7 @@ def main(job: Job) -> Artifact:
             row["question"],
             row["context"] or [texts[name] for name in row["evidence"] if name in texts],
             row["system"] or "",
+            row.get("history"),
         )
         for row in rows
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from expectations.contracts.adapter import RagPrompt
 from ft_assets.settings.model import AnswerSettings
@@ -15,11 +15,23 @@ def prompt_of(settings: AnswerSettings) -> RagPrompt:
     return RagPrompt(system=settings.system, template=settings.prompt, separator=settings.passage_separator)
 
 
-def build_messages(prompt: RagPrompt, question: str, passages: Sequence[str], system: str = "") -> list[Message]:
-    """The chat up to the answer. Without passages the question stands alone; a row's own `system` comes first."""
+def build_messages(
+    prompt: RagPrompt,
+    question: str,
+    passages: Sequence[str],
+    system: str = "",
+    history: Sequence[Mapping[str, str]] | None = None,
+) -> list[Message]:
+    """The chat up to the answer. Without passages the question stands alone; a row's own `system` comes first.
+
+    `history`: earlier turns, oldest first, each with `question` and `answer`.
+    """
     content = _fill(prompt.template, prompt.separator.join(passages), question) if passages else question
     said = system or prompt.system
     opening: list[Message] = [{"role": "system", "content": said}] if said else []
+    for turn in history or ():
+        opening.append({"role": "user", "content": turn["question"]})
+        opening.append({"role": "assistant", "content": turn["answer"]})
     return [*opening, {"role": "user", "content": content}]
 
 

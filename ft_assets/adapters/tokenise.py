@@ -26,12 +26,12 @@ def read_rows(splits: Artifact, part: str) -> list[dict[str, Any]]:
 
 def where(row: Row) -> str:
     """`file:line` of a row, short enough to read, and its id."""
-    return f"{Path(row['source']).name}:{row['line']} ({row['record_id']})"
+    return f"{Path(row['source']).name}:{row['line_no']} ({row['record_id']})"
 
 
 def prompt_messages(row: Row, prompt: RagPrompt) -> list[Message]:
     """The row's chat up to the answer."""
-    return build_messages(prompt, row["question"], row["context"] or [], row.get("system") or "")
+    return build_messages(prompt, row["question"], row["context"] or [], row.get("system") or "", row.get("history"))
 
 
 def answer_message(answer: str, reasoning: str | None = None) -> Message:

@@ -26,7 +26,7 @@ def main(job: Job) -> Artifact:
     found = _retrieve(job, [row["question"] for row in rows], settings.top_k)
     prompt = prompt_of(settings)
     chats = [
-        build_messages(prompt, row["question"], [hit.content for hit in hits], row["system"] or "")
+        build_messages(prompt, row["question"], [hit.content for hit in hits], row["system"] or "", row.get("history"))
         for row, hits in zip(rows, found, strict=True)
     ]
     metrics = Metrics(job.folder())

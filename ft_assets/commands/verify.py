@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
+from expectations.formats.dialect import Policy, Thinking
 from expectations.violations import Refused
+
+if TYPE_CHECKING:
+    from expectations.contracts.adapter import RagPrompt
+    from expectations.verify import Report, Training
+
+_STDOUT = "-"
 
 
 @click.command("verify")
@@ -15,23 +23,159 @@ from expectations.violations import Refused
 @click.option(
     "--format", "format_name", metavar="NAME", help="Hold the files against this format (default: detect it)."
 )
+@click.option("--against", metavar="CONTRACT", help="A consumer's contract, by name or as a YAML file.")
+@click.option("--thinking", type=click.Choice(get_args(Thinking)), default="allow_empty", help="What of reasoning.")
+@click.option("--min-margin", type=click.FloatRange(min=0), default=0.0, help="Pairs scored no further apart fail.")
+@click.option("--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows that may fail.")
+@click.option("--tokenizer", metavar="NAME_OR_FOLDER", help="Show the first record as tokens (needs transformers).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--junit", "junit", is_flag=False, flag_value=_STDOUT, metavar="[PATH]", help="Print or write JUnit XML.")
+@click.option("--github", is_flag=True, help="Print annotations for GitHub Actions.")
+@click.option("--markdown", is_flag=True, help="Print Markdown, for $GITHUB_STEP_SUMMARY.")
 @click.pass_context
-def command(ctx: click.Context, files: tuple[Path, ...], format_name: str | None, as_json: bool) -> None:
+def command(  # noqa: PLR0917 - one for each option
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    format_name: str | None,
+    against: str | None,
+    thinking: str,
+    min_margin: float,
+    max_quarantined: float,
+    tokenizer: str | None,
+    as_json: bool,
+    junit: str | None,
+    github: bool,
+    markdown: bool,
+) -> None:
     """Verify files against the record formats: what each is, what it becomes, which rows fail and why.
 
     \b
-    Exit code: 0 clean, 1 rows fail, 2 unreadable (the worst of all files).
+    Exit code: 0 clean, 1 rows fail or the contract is broken, 2 unreadable (the worst of all files).
     Example:   ft verify data/ddr.jsonl --format preference
+               ft verify exports/*.jsonl --against ddr --github
     """
-    from expectations.verify import report_json, report_table, verify_file
+    if sum((as_json, junit == _STDOUT, github, markdown)) > 1:
+        raise click.UsageError("choose one of --json, --junit, --github, --markdown; --junit PATH goes with any.")
+    from expectations.consumer import find_consumer
+    from expectations.verify import verify_file
 
+    policy = Policy(thinking=cast("Thinking", thinking), min_margin=min_margin)
     try:
-        reports = [verify_file(path, format_name) for path in files]
-    except Refused as refusal:  # only an unknown --format is; exit 1 would mean that rows fail
+        consumer = find_consumer(against) if against else None
+        reports = [
+            verify_file(path, format_name, policy=policy, against=consumer, max_quarantined=max_quarantined)
+            for path in files
+        ]
+        show_training(reports, tokenizer, thinking)
+    except Refused as refusal:  # of a wrong option; exit 1 would mean that rows fail
         raise click.UsageError("; ".join(map(str, refusal.violations))) from refusal
-    if as_json:
-        click.echo(json.dumps([report_json(report) for report in reports], ensure_ascii=False, indent=2))
-    else:
-        click.echo("\n\n".join(report_table(report).rstrip() for report in reports))
+    if junit is not None and junit != _STDOUT:
+        from expectations.verify_reports import report_junit
+
+        target = Path(junit)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(report_junit(reports))
+    click.echo(_render(reports, as_json=as_json, junit=junit == _STDOUT, github=github, markdown=markdown))
     ctx.exit(max(report.exit_code for report in reports))
+
+
+def _render(reports: list[Report], *, as_json: bool, junit: bool, github: bool, markdown: bool) -> str:
+    from expectations import verify_reports as to
+
+    if as_json:
+        return json.dumps([to.report_json(report) for report in reports], ensure_ascii=False, indent=2)
+    if junit:
+        return to.report_junit(reports).decode()
+    if github:
+        return to.report_github(reports)
+    if markdown:
+        return to.report_markdown(reports).rstrip()
+    return "\n\n".join(to.report_table(report).rstrip() for report in reports)
+
+
+def show_training(reports: list[Report], tokenizer_name: str | None, thinking: str) -> None:
+    """Fills in what training will see of each file's first record, where its format is trained on."""
+    from expectations.formats.bridges import find_bridge
+    from expectations.formats.instruction import InstructionRecord
+    from expectations.formats.schemas import RECORDS
+
+    tokenizer: Any = None
+    for report in reports:
+        row, kind = report.first, report.format
+        if row is None:
+            continue
+        if kind not in ("instruction", "preference"):
+            import msgspec
+
+            bridge = find_bridge(kind, "instruction")
+            made = bridge(msgspec.convert(row, RECORDS[kind])) if bridge else None
+            if not isinstance(made, InstructionRecord):
+                continue
+            row = cast("dict[str, Any]", msgspec.to_builtins(made))
+        if tokenizer_name and tokenizer is None:
+            tokenizer = _load_tokenizer(tokenizer_name)
+        report.training = _training_of(row, tokenizer, thinking)
+
+
+def _training_of(row: dict[str, Any], tokenizer: Any, thinking: str) -> Training:
+    """The chat and the target of a row, by the functions that training itself calls."""
+    from expectations.verify import Training
+    from ft_assets.adapters.tokenise import answer_message, pair_messages, prompt_messages
+
+    source, prompt = _prompt()
+    chat = prompt_messages(row, prompt)
+    if "chosen" in row:
+        pair = pair_messages(row, prompt)
+        targets = {side: pair[side][0]["content"] for side in ("chosen", "rejected")}
+    else:
+        targets = {"answer": answer_message(row["answer"], row["reasoning"])["content"]}
+    made = Training(
+        prompt_from=source,
+        messages=[{"role": message["role"], "content": message["content"]} for message in chat],
+        targets=targets,
+    )
+    if tokenizer is not None:
+        for name, ids in _tokens(tokenizer, row, prompt, thinking).items():
+            made.rendered[name] = tokenizer.decode(ids, skip_special_tokens=False)
+            made.tokens[name] = len(ids)
+    return made
+
+
+def _tokens(tokenizer: Any, row: dict[str, Any], prompt: RagPrompt, thinking: str) -> dict[str, list[int]]:
+    """The token ids of the prompt and of what is learned."""
+    from expectations.training import IGNORED
+    from ft_assets.adapters.tokenise import tokenise_pairs, tokenise_rows
+
+    if "chosen" in row:
+        (pair,) = tokenise_pairs(tokenizer, [row], prompt)
+        start = len(pair.serving)
+        return {"prompt": pair.serving, "chosen": pair.ids_chosen[start:], "rejected": pair.ids_rejected[start:]}
+    (made,) = tokenise_rows(tokenizer, [row], prompt, thinking)
+    learned = [token for token, label in zip(made.ids, made.labels, strict=True) if label != IGNORED]
+    return {"prompt": made.serving, "answer": learned}
+
+
+def _prompt() -> tuple[str, RagPrompt]:
+    """The prompt of this project's config.yaml; outside of a project the default one."""
+    from ft_assets.adapters.prompt import prompt_of
+    from ft_assets.settings.load import SettingsError, config_path, load_settings
+    from ft_assets.settings.model import AnswerSettings
+
+    path = config_path()
+    if path.is_file():
+        try:
+            return str(path), prompt_of(load_settings(path).answers)
+        except SettingsError as error:  # another tool's config.yaml is no reason to judge no rows
+            return f"the defaults; {path} is not ours: {error.errors[0]}", prompt_of(AnswerSettings())
+    return "the defaults", prompt_of(AnswerSettings())
+
+
+def _load_tokenizer(name: str) -> Any:
+    from ft_assets.settings.load import state_dir
+    from resources import models
+
+    folder = models.locate(name, state_dir())
+    from transformers import AutoTokenizer
+
+    loaded: Any = AutoTokenizer
+    return loaded.from_pretrained(folder, trust_remote_code=False)

@@ -8,11 +8,11 @@ from typing import Any
 
 import dagster as dg
 
+from expectations.glossary import Term, count_terms, load_terms
 from ft_assets.corpus import quarantine
 from ft_assets.corpus.checks import GATES
 from ft_assets.corpus.collect import PASSAGES, collect_passages
 from ft_assets.corpus.files import files_version, match_files
-from ft_assets.corpus.terms import Term, count_terms, load_terms
 from ft_assets.gates import enforce, evidence_of
 from ft_assets.produce import produce, recipe_for
 from ft_assets.settings.load import load_settings
@@ -23,8 +23,8 @@ from resources.parquet import column_names, read_rows, schema_of, write_table
 from resources.plots import bars
 
 GLOSSARY = "glossary.parquet"
-_PASSAGES_VERSION = "1"
-_GLOSSARY_VERSION = "1"
+_PASSAGES_VERSION = "2"
+_GLOSSARY_VERSION = "2"
 
 
 @dg.observable_source_asset(  # pyright: ignore[reportUnknownMemberType]
@@ -53,7 +53,11 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     recipe = Recipe(
         asset="passages",
         code_version=_PASSAGES_VERSION,
-        settings={"max_chars": settings.max_chars, "min_chars": settings.min_chars},
+        settings={
+            "max_chars": settings.max_chars,
+            "min_chars": settings.min_chars,
+            "traditional": settings.traditional,
+        },
         inputs={"corpus_files": files_version(files, root)},
     )
 

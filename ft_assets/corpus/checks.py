@@ -8,20 +8,19 @@ from typing import Any
 
 from expectations import passages as rules
 from expectations.canonical import file_digest
+from expectations.documents import read_document
 from expectations.reading import Rejected
+from expectations.traditional import Traditional
 from ft_assets.corpus.collect import FILES, PASSAGES
 from ft_assets.corpus.cut import passage_text
-from ft_assets.corpus.documents import read_document
 from ft_assets.corpus.fit import table_fits
 from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
-from resources.parquet import read_rows, row_count
+from resources.parquet import read_rows
 
 
 def _passages_fit(evidence: Evidence) -> Verdict:
     """The table fits its Great Expectations suite, judged on lengths, flags and counts."""
-    artifact = evidence.store.require("passages")
-    rows = row_count(artifact.file(PASSAGES))
-    return Verdict(table_fits(artifact, PASSAGES, "passages"), {"passages": rows})
+    return Verdict(*table_fits(evidence.store, evidence.store.require("passages"), PASSAGES, "passages"))
 
 
 def _ids_are_unique(evidence: Evidence) -> Verdict:
@@ -35,17 +34,22 @@ def _offsets_point_at_the_text(evidence: Evidence) -> Verdict:
     artifact = evidence.store.require("passages")
     inventory: list[dict[str, Any]] = artifact.json(FILES)
     root = Path(artifact.summary["root"])
-    same = [row["file"] for row in inventory if _is_same(root / row["file"], row["sha256"])]
+    changed = {row["document"] for row in inventory if not _is_same(root / row["file"], row["sha256"])}
+    documents = list(dict.fromkeys(row["document"] for row in inventory))
+    same = [name for name in documents if name not in changed]
     rows = read_rows(artifact.file(PASSAGES), ["passage_id", "text", "source", "start", "end"])
-    broken = rules.offsets_point_at_the_text("passages", _pairs(rows, root, same))
-    return Verdict(broken, {"sources": len(same), "sources_changed_since": len(inventory) - len(same)})
+    traditional = artifact.manifest.recipe.settings["traditional"]
+    broken = rules.offsets_point_at_the_text("passages", _pairs(rows, root, same, traditional))
+    return Verdict(broken, {"sources": len(same), "sources_changed_since": len(changed)})
 
 
 def _is_same(path: Path, sha256: str) -> bool:
     return path.is_file() and file_digest(path) == sha256
 
 
-def _pairs(rows: Iterator[dict[str, Any]], root: Path, files: list[str]) -> Iterator[tuple[str, str, str]]:
+def _pairs(
+    rows: Iterator[dict[str, Any]], root: Path, files: list[str], traditional: Traditional
+) -> Iterator[tuple[str, str, str]]:
     """(passage id, its text, what its source says there), for passages of `files`. Both sides are in one order."""
     names = set(files)
     sources = _sources(root, files)
@@ -55,7 +59,7 @@ def _pairs(rows: Iterator[dict[str, Any]], root: Path, files: list[str]) -> Iter
             continue
         while source != row["source"]:
             source, whole = next(sources, (row["source"], ""))
-        yield row["passage_id"], row["text"], passage_text(whole, row["start"], row["end"])
+        yield row["passage_id"], row["text"], passage_text(whole, row["start"], row["end"], traditional)
 
 
 def _sources(root: Path, files: list[str]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Files in, passages.parquet and quarantine.jsonl out, as one stream."""
+"""Files in, passages.parquet, aliases.parquet and quarantine.jsonl out, as one stream."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from expectations.documents import Section, read_document
 from expectations.reading import Rejected
 from expectations.records import write_quarantine
 from ft_assets.corpus import quarantine
-from ft_assets.corpus.cut import Passage, cut_sections
-from ft_assets.corpus.documents import Section, read_document
+from ft_assets.corpus.cut import Alias, Passage, Twin, cut_sections
 from ft_assets.corpus.files import file_inventory, shown_path
 from ft_assets.settings.model import CorpusSettings
 from resources.artifacts import write_json
-from resources.parquet import TableWriter, schema_of
+from resources.parquet import TableWriter, schema_of, write_table
 
 PASSAGES = "passages.parquet"
+ALIASES = "aliases.parquet"
 FILES = "files.json"
 
 
@@ -26,12 +27,18 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     documents: set[str] = set()
+    aliases: list[Alias] = []
     chars = 0
     with TableWriter(folder / PASSAGES, schema_of(Passage)) as table:
 
         def kept_out() -> Iterator[Rejected]:
             nonlocal chars
-            for item in cut_sections(_sections(files, root), settings.max_chars, settings.min_chars):
+            cut = cut_sections(_sections(files, root), settings.max_chars, settings.min_chars, settings.traditional)
+            for item in cut:
+                if isinstance(item, Twin):
+                    aliases.append(item.alias)
+                    yield item.rejected
+                    continue
                 if isinstance(item, Rejected):
                     yield item
                     continue
@@ -41,12 +48,14 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
                 chars += len(item.text)
 
         write_quarantine(folder / quarantine.FILE, quarantine.counted(kept_out(), codes))
+    write_table(folder / ALIASES, schema_of(Alias), aliases)
     write_json(folder / FILES, file_inventory(files, root))
     return {
         "root": str(root),
         "files": len(files),
         "documents": len(documents),
         "passages": table.rows,
+        "aliases": len(aliases),
         "quarantined": codes.total(),
         "codes": dict(codes),
         "languages": dict(languages),

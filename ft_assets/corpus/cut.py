@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import msgspec
 
 from expectations.canonical import text_digest
+from expectations.documents import Section
+from expectations.quarantine import set_aside
 from expectations.reading import Rejected
 from expectations.text import clean, language_of, sentences
-from ft_assets.corpus.documents import Section
-from ft_assets.corpus.quarantine import set_aside
+from expectations.traditional import Traditional, simplify
+
+# Where a sentence that is too long is cut, best first: between clauses, after a comma, at white space.
+_PLACES = tuple(
+    re.compile(pattern)
+    for pattern in (r"(?:[；：]|[;:](?=\s))[”’」』）)\"']*", r"(?:[，、]|,(?=\s))[”’」』）)\"']*", r"\s+")
+)
 
 
 class Passage(msgspec.Struct, frozen=True):
@@ -30,11 +40,29 @@ class Passage(msgspec.Struct, frozen=True):
     language: str
 
 
+class Alias(msgspec.Struct, frozen=True):
+    """A row of aliases.parquet: a passage whose text another passage has already. Its names mean that passage."""
+
+    alias: str
+    """The passage id that is not in the table."""
+    document_id: str
+    passage_id: str
+    """The passage that is kept."""
+
+
+class Twin(msgspec.Struct, frozen=True):
+    """A passage that is quarantined because its text is there already, and the alias that its id becomes."""
+
+    alias: Alias
+    rejected: Rejected
+
+
 def cut_sections(
-    sections: Iterable[Section | Rejected], max_chars: int, min_chars: int
-) -> Iterator[Passage | Rejected]:
-    """Passages of at most about `max_chars` characters. A section that is empty or shorter than `min_chars`, an id or
-    a content that an earlier passage has, and whatever the reader rejected, is quarantined."""
+    sections: Iterable[Section | Rejected], max_chars: int, min_chars: int, traditional: Traditional = "keep"
+) -> Iterator[Passage | Twin | Rejected]:
+    """Passages of at most about `max_chars` characters. A section that is empty or shorter than `min_chars`, an id
+    that an earlier passage has, and whatever the reader rejected, is quarantined; so is a text that an earlier
+    passage has, whose id lives on as an alias."""
     seen = _Seen()
     for section in sections:
         if isinstance(section, Rejected):
@@ -52,20 +80,29 @@ def cut_sections(
             )  # fmt: skip
             continue
         for number, (start, end) in enumerate(cut(section.whole, section.start, section.end, max_chars, min_chars), 1):
-            passage = _passage(section, number, start, end)
-            twin = seen.add(passage)
-            if twin:
-                code, reason, mend = twin
-                yield set_aside(code, file, line, reason, mend, path=passage.passage_id, raw=passage.text)
+            passage = _passage(section, number, start, end, traditional)
+            name = passage.passage_id
+            if used := seen.id_is_used(passage):
+                reason = f"the id {name} is already used in {used}."
+                yield set_aside(
+                    "FT-CORPUS-004", file, line, reason, "rename the file or the heading", path=name, raw=passage.text
+                )
+            elif kept := seen.twin_of(passage):
+                reason, mend = (
+                    f"the text is also in {kept}, whose alias {name} becomes.",
+                    "nothing, or keep one of the two",
+                )
+                rejected = set_aside("FT-CORPUS-005", file, line, reason, mend, path=name, raw=passage.text)
+                yield Twin(Alias(name, passage.document_id, kept), rejected)
             else:
                 yield passage
 
 
 def cut(whole: str, start: int, end: int, max_chars: int, min_chars: int) -> list[tuple[int, int]]:
-    """Offsets of the pieces of `whole[start:end]`: whole sentences up to `max_chars`, never across.
+    """Offsets of the pieces of `whole[start:end]`: whole sentences up to `max_chars`, in order, white space between.
 
-    A sentence longer than `max_chars` is cut at white space where it has any. A rest shorter than `min_chars` stays
-    with the piece before it.
+    A longer sentence is cut between clauses (；), else after a comma (，、), else at white space, else inside a word,
+    never before half of `max_chars`. A rest shorter than `min_chars` stays with the piece before it.
     """
     pieces: list[tuple[int, int]] = []
     for left, right in sentences(whole[start:end]):
@@ -82,16 +119,39 @@ def cut(whole: str, start: int, end: int, max_chars: int, min_chars: int) -> lis
 
 def _split_long(whole: str, start: int, end: int, max_chars: int) -> Iterator[tuple[int, int]]:
     while end - start > max_chars:
-        space = whole.rfind(" ", start + max_chars // 2, start + max_chars)
-        stop = space + 1 if space >= 0 else start + max_chars
-        yield start, stop
-        start = stop
+        stop = _best_place(whole, start, start + max_chars)
+        yield start, start + len(whole[start:stop].rstrip())
+        start = next(at for at in range(stop, end) if not whole[at].isspace())
     yield start, end
 
 
-def _passage(section: Section, number: int, start: int, end: int) -> Passage:
-    text = passage_text(section.whole, start, end)
+def _best_place(whole: str, start: int, stop: int) -> int:
+    """Where to cut `whole[start:]` so that the piece ends at `stop` or before."""
+    least = start + (stop - start) // 2
+    for place in _PLACES:
+        ends = [found.end() for found in place.finditer(whole, least, stop + 1) if least < found.end() <= stop]
+        if ends:
+            return ends[-1]
+    for at in range(stop, least, -1):
+        if not _belongs_together(whole[at - 1], whole[at]):
+            return at
+    while stop - start > 1 and unicodedata.combining(whole[stop]):
+        stop -= 1
+    return stop
+
+
+def _belongs_together(left: str, right: str) -> bool:
+    """Whether a cut between two characters would break a word, a number, or a letter from its accent."""
+    return (left.isascii() and left.isalnum() and right.isascii() and right.isalnum()) or (
+        unicodedata.combining(right) > 0 or right in "\u200d\ufe0f\ufe0e" or left == "\u200d"
+    )
+
+
+def _passage(section: Section, number: int, start: int, end: int, traditional: Traditional) -> Passage:
+    text = passage_text(section.whole, start, end, traditional)
     heading = " > ".join(section.headings)
+    if not _is_japanese(section.whole):
+        heading = simplify(heading, traditional)
     content = f"{heading}\n{text}" if heading else text
     if section.numbered:
         passage_id = f"{section.document_id}#{number}"
@@ -103,29 +163,37 @@ def _passage(section: Section, number: int, start: int, end: int) -> Passage:
     )  # fmt: skip
 
 
-def passage_text(whole: str, start: int, end: int) -> str:
-    """What a passage says: its stretch of the document, cleaned."""
-    return clean(whole[start:end]).strip()
+def passage_text(whole: str, start: int, end: int, traditional: Traditional = "keep") -> str:
+    """What a passage says: its stretch of the document, cleaned, and simplified unless the document is Japanese."""
+    text = clean(whole[start:end]).strip()
+    return text if traditional == "keep" or _is_japanese(whole) else simplify(text, traditional)
+
+
+@lru_cache(maxsize=4)
+def _is_japanese(whole: str) -> bool:
+    return language_of(whole) == "ja"
 
 
 class _Seen:
-    """Ids and contents met so far, as 16-byte digests."""
+    """Ids and texts met so far, as 16-byte digests."""
 
     def __init__(self) -> None:
         self._ids: dict[bytes, str] = {}
         self._texts: dict[bytes, str] = {}
 
-    def add(self, passage: Passage) -> tuple[str, str, str] | None:
-        """Remembers a passage; (code, reason, mend) if its id or its text was there before."""
-        id_key, text_key = _short(passage.passage_id), _short(passage.text)
-        if id_key in self._ids:
-            reason = f"the id {passage.passage_id} is already used in {self._ids[id_key]}."
-            return "FT-CORPUS-004", reason, "rename the file or the heading"
-        if text_key in self._texts:
-            return "FT-CORPUS-005", f"the text is also in {self._texts[text_key]}.", "keep one of the two"
-        self._ids[id_key] = passage.source
-        self._texts[text_key] = passage.passage_id
-        return None
+    def id_is_used(self, passage: Passage) -> str | None:
+        """The source that used the passage's id before; remembers it if none did."""
+        key = _short(passage.passage_id)
+        used = self._ids.get(key)
+        self._ids.setdefault(key, passage.source)
+        return used
+
+    def twin_of(self, passage: Passage) -> str | None:
+        """The id of the passage that has this text already; remembers it if none has."""
+        key = _short(passage.text)
+        kept = self._texts.get(key)
+        self._texts.setdefault(key, passage.passage_id)
+        return kept
 
 
 def _short(text: str) -> bytes:

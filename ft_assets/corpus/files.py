@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from expectations.canonical import digest, file_digest
+from expectations.reading.columns import is_dataset_folder
 from expectations.violations import Refused, Violation
 
 
 def match_files(globs: Sequence[str], root: Path, key: str) -> list[Path]:
     """The files that the globs match (relative ones start at `root`), sorted, each once.
 
+    A folder that the `datasets` library saved counts as one file, and what lies in it does not count again.
     A glob that matches nothing is a mistake, not an empty corpus: Refused (FT-FILE-001) names `key` of config.yaml.
     """
     found: set[Path] = set()
     empty: list[str] = []
     for pattern in globs:
         names = glob.glob(_absolute(pattern, root), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        matched = [path for path in map(Path, names) if path.is_file()]
+        matched = [path for path in map(Path, names) if path.is_file() or is_dataset_folder(path)]
         found.update(matched)
         if not matched:
             empty.append(pattern)
@@ -36,12 +38,25 @@ def match_files(globs: Sequence[str], root: Path, key: str) -> list[Path]:
                 for pattern in empty
             ],
         )  # fmt: skip
-    return sorted(found)
+    folders = {path for path in found if path.is_dir()}
+    return sorted(path for path in found if folders.isdisjoint(path.parents))
 
 
 def file_inventory(paths: Sequence[Path], root: Path) -> list[dict[str, Any]]:
-    """One row a file: `file` (see `shown_path`), `bytes`, `sha256`."""
-    return [{"file": shown_path(p, root), "bytes": p.stat().st_size, "sha256": file_digest(p)} for p in paths]
+    """One row a file: `file` and `document` (see `shown_path`), `bytes`, `sha256`.
+
+    `document` is what was matched: the file itself, or the folder of the `datasets` library that it lies in.
+    """
+    return [
+        {
+            "file": shown_path(file, root),
+            "document": shown_path(path, root),
+            "bytes": file.stat().st_size,
+            "sha256": file_digest(file),
+        }
+        for path in paths
+        for file in (_files_of(path) if path.is_dir() else [path])
+    ]
 
 
 def files_version(paths: Sequence[Path], root: Path) -> str:
@@ -57,6 +72,11 @@ def inventory_version(inventory: Sequence[Mapping[str, Any]]) -> str:
 def shown_path(path: Path, root: Path) -> str:
     """How a file is named in records and quarantines: relative to the project where it lies in it."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _files_of(folder: Path) -> list[Path]:
+    # the library leaves its caches beside the data
+    return sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(("cache-", ".")))
 
 
 def _absolute(pattern: str, root: Path) -> str:

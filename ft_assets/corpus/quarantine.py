@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from expectations.reading import RAW_CHARS, Rejected
+from expectations.reading import Rejected
 
 FILE = "quarantine.jsonl"
 _SHOWN = 10
@@ -26,16 +26,6 @@ def counted(rejected: Iterable[Rejected], codes: Counter[str]) -> Iterator[Rejec
     for row in rejected:
         codes[row.code] += 1
         yield row
-
-
-def set_aside(
-    code: str, file: str, line: int, reason: str, suggestion: str, *, sha256: str = "", path: str = "$", raw: str = ""
-) -> Rejected:
-    """A row of the quarantine for what a stage finds after reading: the row was well formed, but cannot be used."""
-    return Rejected(
-        file=file, file_sha256=sha256, line=line, offset=-1, code=code, path=path, reason=reason,
-        raw=raw[:RAW_CHARS], suggestion=suggestion,
-    )  # fmt: skip
 
 
 def quarantine_table(path: Path) -> str:

@@ -7,16 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from msgspec import structs, to_builtins
 
+from expectations.canonical import folder_digest
+from expectations.formats.dialect import Policy
 from expectations.splits import SPLITS
 from ft_assets.corpus import quarantine
 from ft_assets.corpus.assets import column_schema
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
-from ft_assets.corpus.collect import PASSAGES
-from ft_assets.corpus.files import file_inventory, files_version, inventory_version, match_files
+from ft_assets.corpus.files import file_inventory, files_version, inventory_version, match_files, shown_path
 from ft_assets.datasets.checks import GATES
 from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_judgements, clean_records, write_nothing
-from ft_assets.datasets.ledger import ASSET, DATASETS, LEDGER, previous_ledger, read_ledger, record_ids, write_ledger
+from ft_assets.datasets.ledger import (
+    ASSET,
+    DATASETS,
+    LEDGER,
+    NOT_DEALT_BY,
+    previous_ledger,
+    read_ledger,
+    record_ids,
+    write_ledger,
+)
 from ft_assets.datasets.link import read_index
 from ft_assets.datasets.split import split_file, write_splits
 from ft_assets.gates import enforce, evidence_of
@@ -28,9 +39,9 @@ from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_faces import ArtifactsResource, QdrantResource
 from resources.plots import bars
 
-_RECORDS_VERSION = "1"
-_LEDGER_VERSION = "1"
-_SPLITS_VERSION = "1"
+_RECORDS_VERSION = "2"
+_LEDGER_VERSION = "2"
+_SPLITS_VERSION = "2"
 _SHOWN_CONFLICTS = 10
 
 
@@ -48,13 +59,13 @@ def _match(settings: DatasetSettings, dataset: str, root: Path) -> dict[str, lis
     return {k.rpartition(".")[2]: match_files(globs, root, k) for k, globs in _globs(settings, dataset).items()}
 
 
-def _policy(settings: DatasetSettings, dataset: str) -> dict[str, Any]:
+def _policy(settings: DatasetSettings, dataset: str) -> Policy:
     """The settings that decide what a row of this data set becomes."""
-    policy: dict[str, Any] = {"max_line_bytes": settings.max_line_bytes}
+    policy = Policy(traditional=settings.traditional)
     if dataset == "instruction":
-        policy["thinking"] = settings.instruction.thinking
+        return structs.replace(policy, thinking=settings.instruction.thinking)
     if dataset == "preference":
-        policy["min_margin"] = settings.preference.min_margin
+        return structs.replace(policy, min_margin=settings.preference.min_margin)
     return policy
 
 
@@ -93,7 +104,10 @@ def _records_asset(dataset: str) -> dg.AssetsDefinition:
         found = _match(settings, dataset, root)
         inventory = file_inventory([path for paths in found.values() for path in paths], root)
         hashes = {row["file"]: row["sha256"] for row in inventory}
-        policy = _policy(settings, dataset)
+        hashes |= {
+            shown_path(path, root): folder_digest(path) for paths in found.values() for path in paths if path.is_dir()
+        }
+        options: dict[str, Any] = {"max_line_bytes": settings.max_line_bytes, "policy": _policy(settings, dataset)}
         inputs = {f"{dataset}_files": inventory_version(inventory)}
         if linked and inventory:
             enforce(asset, evidence_of(artifacts, qdrant), CORPUS_GATES, assets=["passages"])
@@ -103,13 +117,13 @@ def _records_asset(dataset: str) -> dg.AssetsDefinition:
             if not inventory:
                 return write_nothing(dataset, staging.path)
             if not linked:
-                return clean_records(dataset, found["files"], root, hashes, staging.path, **policy)
-            index = read_index(store.require("passages").file(PASSAGES))
+                return clean_records(dataset, found["files"], root, hashes, staging.path, **options)
+            index = read_index(store.require("passages"))
             return clean_judgements(
-                found["queries"], found["qrels"], root, hashes, staging.path, index=index, **policy
+                found["queries"], found["qrels"], root, hashes, staging.path, index=index, **options
             )  # fmt: skip
 
-        recipe = Recipe(asset=asset, code_version=_RECORDS_VERSION, settings=policy, inputs=inputs)
+        recipe = Recipe(asset=asset, code_version=_RECORDS_VERSION, settings=to_builtins(options), inputs=inputs)
         return produce(artifacts, recipe, compute=compute, metadata=_show_records)
 
     return records
@@ -132,7 +146,9 @@ def split_ledger(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Mat
     before = previous_ledger(store, settings.key)
     if before is not None and read_ledger(before).keys() >= set(record_ids(store)):
         return produce(artifacts, before.manifest.recipe, metadata=_show_ledger)  # nothing to deal
-    recipe = recipe_for(artifacts, ASSET, _LEDGER_VERSION, settings.model_dump(mode="json"), inputs)
+    recipe = recipe_for(
+        artifacts, ASSET, _LEDGER_VERSION, settings.model_dump(mode="json", exclude=NOT_DEALT_BY), inputs
+    )
     if before is not None:
         recipe.inputs[ASSET] = before.data_version
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from expectations.duplicates import Duplicates
-from expectations.formats.dialect import Kind
+from expectations.formats.dialect import Kind, Policy
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.preference import PreferenceRecord
 from expectations.formats.retrieval import QrelRecord, QueryRecord
@@ -35,15 +35,22 @@ _Item = TypeVar("_Item")
 
 
 def clean_records(
-    dataset: str, files: Sequence[Path], root: Path, hashes: Mapping[str, str], folder: Path, **policy: Any
+    dataset: str,
+    files: Sequence[Path],
+    root: Path,
+    hashes: Mapping[str, str],
+    folder: Path,
+    *,
+    max_line_bytes: int,
+    policy: Policy,
 ) -> dict[str, Any]:
     """Instruction or preference files -> records.parquet below `folder`; returns the summary.
 
-    `hashes`: sha256 of the files by their shown path. `policy`: what `read_records` is told.
+    `hashes`: sha256 of the files by their shown path.
     """
     duplicates = Duplicates(hashes)
     kind: Kind = "instruction" if dataset == "instruction" else "preference"
-    return _write(dataset, duplicates, duplicates.sift(_read(kind, files, root, policy)), folder)
+    return _write(dataset, duplicates, duplicates.sift(_read(kind, files, root, max_line_bytes, policy)), folder)
 
 
 def clean_judgements(
@@ -54,7 +61,8 @@ def clean_judgements(
     folder: Path,
     *,
     index: PassageIndex,
-    **policy: Any,
+    max_line_bytes: int,
+    policy: Policy,
 ) -> dict[str, Any]:
     """Query and qrel files -> records.parquet, one row a query; returns the summary, whose rows are lines of both."""
     duplicates = Duplicates(hashes)
@@ -62,8 +70,8 @@ def clean_judgements(
 
     def records() -> Iterator[RetrievalRecord | Rejected]:
         rejected: list[Rejected] = []
-        asked = _only(QueryRecord, duplicates.sift(_read("query", queries, root, policy)), rejected)
-        judged = _only(QrelRecord, duplicates.sift(_read("qrels", qrels, root, policy)), rejected)
+        asked = _only(QueryRecord, duplicates.sift(_read("query", queries, root, max_line_bytes, policy)), rejected)
+        judged = _only(QrelRecord, duplicates.sift(_read("qrels", qrels, root, max_line_bytes, policy)), rejected)
         yield from rejected
         for item in join_judgements(asked, judged, index):
             if isinstance(item, RetrievalRecord):
@@ -91,6 +99,7 @@ def _write(
 ) -> dict[str, Any]:
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
+    thinking: Counter[str] = Counter()
     with TableWriter(folder / RECORDS, schema_of(RECORD_TYPES[dataset])) as table:
 
         def kept_out() -> Iterator[Rejected]:
@@ -100,6 +109,8 @@ def _write(
                 else:
                     table.add(record)
                     languages[getattr(record, "language", "")] += 1
+                    if isinstance(record, InstructionRecord):
+                        thinking["with_reasoning" if record.reasoning else "without_reasoning"] += 1
 
         write_quarantine(folder / quarantine.FILE, quarantine.counted(kept_out(), codes))
     write_json(folder / CONFLICTS, [msgspec.to_builtins(conflict) for conflict in duplicates.conflicts])
@@ -113,18 +124,17 @@ def _write(
         "conflicts": len(duplicates.conflicts),
         "codes": dict(codes),
         "languages": dict(languages),
+        "thinking": dict(thinking),
     }
 
 
-def _read(kind: Kind, files: Sequence[Path], root: Path, policy: Mapping[str, Any]) -> Iterator[Record | Rejected]:
+def _read(
+    kind: Kind, files: Sequence[Path], root: Path, max_line_bytes: int, policy: Policy
+) -> Iterator[Record | Rejected]:
     """Records and rejected rows of all files, named by their path in the project instead of the bare file name."""
     for path in files:
         name = shown_path(path, root)
-        for item in read_records(path, kind, **policy):
-            if isinstance(item, Rejected):
-                yield msgspec.structs.replace(item, file=name)
-            else:
-                yield msgspec.structs.replace(item, source=name)
+        yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy)
 
 
 def _only(kind: type[_Item], items: Iterable[Any], rejected: list[Rejected]) -> list[_Item]:

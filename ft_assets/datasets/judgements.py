@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from expectations.formats.retrieval import QrelRecord, QueryRecord
+from expectations.quarantine import set_aside
 from expectations.reading import Rejected
-from ft_assets.corpus.quarantine import set_aside
 from ft_assets.datasets.link import PassageIndex
 
 

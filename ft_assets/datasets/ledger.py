@@ -9,15 +9,14 @@ from typing import Any
 
 import msgspec
 
+from expectations.quarantine import set_aside
 from expectations.reading import Rejected
 from expectations.records import write_quarantine
 from expectations.splits import QUARANTINED, SPLITS
-from expectations.text import matching_key
 from expectations.violations import Refused
 from ft_assets.corpus import quarantine
-from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.clean import ID_COLUMN, RECORDS
-from ft_assets.datasets.deal import Bridge, Card, Dealt, deal, question_key
+from ft_assets.datasets.deal import Bridge, Card, Dealt, deal, question_form, question_key
 from ft_assets.datasets.link import PassageIndex, document_of, read_index, section_of
 from ft_assets.settings.model import SplitSettings
 from resources.artifacts import Artifact, ArtifactStore
@@ -26,6 +25,8 @@ from resources.parquet import TableWriter, read_rows, schema_of
 LEDGER = "ledger.parquet"
 ASSET = "split_ledger"
 DATASETS = tuple(ID_COLUMN)
+NOT_DEALT_BY = {"contamination", "templates"}
+"""Split settings that judge the splits and deal nothing."""
 _MEND = "give it evidence and a question of one split, or leave it out"
 
 
@@ -66,7 +67,7 @@ def read_ledger(artifact: Artifact) -> dict[tuple[str, str], Dealt]:
 
 def read_cards(store: ArtifactStore, settings: SplitSettings) -> list[Card]:
     """Every record of the three data sets with the keys that may not be shared across splits."""
-    index = read_index(store.require("passages").file(PASSAGES))
+    index = read_index(store.require("passages"))
     return [
         _card(dataset, row, index, settings)
         for dataset in DATASETS
@@ -116,38 +117,39 @@ def write_ledger(
     }
 
 
+def evidence_names(row: Mapping[str, Any]) -> list[str]:
+    """The passages, sections and documents that a record of any data set names."""
+    return row["positive_ids"] if "positive_ids" in row else row["evidence"]
+
+
 def unknown_evidence(store: ArtifactStore) -> list[tuple[str, str, str]]:
     """(data set, record id, name) of evidence that the corpus does not have."""
-    index = read_index(store.require("passages").file(PASSAGES))
+    index = read_index(store.require("passages"))
     return [
         (dataset, row[ID_COLUMN[dataset]], name)
         for dataset in DATASETS
         for row in read_rows(store.require(f"{dataset}_records").file(RECORDS), _columns(dataset))
-        for name in _evidence(row)
+        for name in evidence_names(row)
         if not index.resolve(name)
     ]
 
 
 def _card(dataset: str, row: Mapping[str, Any], index: PassageIndex, settings: SplitSettings) -> Card:
     record_id: str = row[ID_COLUMN[dataset]]
-    evidence = _evidence(row)
+    evidence = evidence_names(row)
     keys: list[str] = []
     if "document" in settings.group_by:
         keys += [f"document:{document_of(name, index)}" for name in evidence]
     if "passage" in settings.group_by:
-        keys += [f"passage:{section_of(name)}" for name in evidence]
+        keys += [f"passage:{section_of(index.kept(name))}" for name in evidence]
     if row.get("group"):
         keys.append(f"group:{row['group']}")
     question = ""
     if "question" in settings.group_by:
-        question = matching_key(row["query"] if dataset == "retrieval" else row["question"])
+        question = question_form(row["query"] if dataset == "retrieval" else row["question"])
     if question:
         keys.append(question_key(question))
     return Card(dataset, record_id, tuple(dict.fromkeys(keys)) or (f"record:{dataset}:{record_id}",), question)
-
-
-def _evidence(row: Mapping[str, Any]) -> list[str]:
-    return row["positive_ids"] if "positive_ids" in row else row["evidence"]
 
 
 def _columns(dataset: str) -> list[str]:
@@ -178,4 +180,4 @@ def _keep_out(bridge: Bridge, places: Mapping[tuple[str, str], tuple[str, int]])
     file, line = places[bridge.card.id]
     touches = " and ".join(f"{split} (by {key})" for split, key in bridge.touches)
     reason = f"{bridge.card.dataset} record {bridge.card.record_id} belongs to {touches}: it would join two splits."
-    return quarantine.set_aside("FT-SPLIT-001", file, line, reason, _MEND, raw=bridge.card.question)
+    return set_aside("FT-SPLIT-001", file, line, reason, _MEND, raw=bridge.card.question)

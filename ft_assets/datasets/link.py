@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
+from ft_assets.corpus.collect import ALIASES, PASSAGES
+from ft_assets.corpus.cut import Alias
+from resources.artifacts import Artifact
 from resources.parquet import read_rows
 
 
 class PassageIndex:
-    """Passages by their id, by the section they are a piece of, and by their document."""
+    """Passages by their id, by the section they are a piece of, by their document, and by those of their aliases."""
 
-    def __init__(self, passages: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, passages: Iterable[tuple[str, str]], aliases: Iterable[Alias] = ()) -> None:
         """`passages`: (passage_id, document_id), in the order of the corpus."""
         self.document: dict[str, str] = {}
         self._named: dict[str, list[str]] = {}
+        self._kept: dict[str, str] = {}
         for passage_id, document_id in passages:
             self.document[passage_id] = document_id
-            for name in dict.fromkeys((section_of(passage_id), document_id)):
-                self._named.setdefault(name, []).append(passage_id)
+            self._name(passage_id, document_id, passage_id)
+        for alias in aliases:  # after the document's own passages
+            self._kept[alias.alias] = alias.passage_id
+            self._name(alias.alias, alias.document_id, alias.passage_id)
 
     def resolve(self, name: str) -> list[str]:
-        """The passages that `name` means; none if the corpus does not know it."""
+        """The passages that `name` means, an alias being the passage that has its text; none if it is unknown."""
         if name in self._named:  # a section's name means all of its pieces, its first piece has no name of its own
             return self._named[name]
+        name = self.kept(name)
         return [name] if name in self.document else []
 
+    def kept(self, name: str) -> str:
+        """The passage that an alias stands for; any other name as it is."""
+        return self._kept.get(name, name)
 
-def read_index(passages: Path) -> PassageIndex:
-    """The index of a passages.parquet."""
-    rows = read_rows(passages, ["passage_id", "document_id"])
-    return PassageIndex((row["passage_id"], row["document_id"]) for row in rows)
+    def _name(self, passage_id: str, document_id: str, means: str) -> None:
+        for name in dict.fromkeys((section_of(passage_id), document_id)):
+            named = self._named.setdefault(name, [])
+            if means not in named[-1:]:
+                named.append(means)
+
+
+def read_index(passages: Artifact) -> PassageIndex:
+    """The index of a `passages` artifact."""
+    rows = read_rows(passages.file(PASSAGES), ["passage_id", "document_id"])
+    return PassageIndex(((row["passage_id"], row["document_id"]) for row in rows), read_aliases(passages))
+
+
+def read_aliases(passages: Artifact) -> list[Alias]:
+    """The aliases of a `passages` artifact."""
+    return [Alias(**row) for row in read_rows(passages.file(ALIASES))]
 
 
 def resolve_passages(ids: Iterable[str], index: PassageIndex) -> list[str]:

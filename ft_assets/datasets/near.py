@@ -1,41 +1,49 @@
-"""Near-duplicate texts: MinHash bands propose pairs, exact Jaccard similarity of character 3-grams decides."""
+"""Near-duplicate texts: an exact join on the Jaccard similarity of character 3-grams. No pair is missed by chance.
+
+Two texts that reach the threshold share one of their rarest grams (prefix filter), so a text is compared only with
+those that a rare gram of it leads to. What the two can share at most is read off bitmaps of their grams first.
+"""
 # pyright: basic
-# rensa has no type information.
+# numpy's shapes and dtypes are not spelt out here.
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-_PERMUTATIONS = 128
-_SEED = 42
-_BATCH = 10_000
-_MAX_MISS = 1e-3  # chance that a pair exactly at the threshold shares no band
-_MAX_FAMILIES = 16  # distinct families compared with each newcomer of one band; keeps a crowded band linear
+_BATCH = 2**14  # texts whose grams are held at once
+_SLICE = 2**14  # candidate pairs that are looked at at once
+_HASH = 40  # bits of a gram's hash: beside 16 of the text and 8 of the gram's frequency they fill one number
+_SLOT_BITS = 20  # grams are counted in that many slots: how rare one is need only be right on the whole
+_BITMAP = 512  # bits
+_SLACK = 1e-9  # 0.8 * 35 comes out a hair above 28
 
 
 def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """(i, j, Jaccard) of texts at least `threshold` alike; a family of n yields the n-1 links or more that join it.
+    """(i, j, Jaccard) of texts at least `threshold` alike; a family of n yields the n-1 links that join it.
 
-    Texts are matching keys. Empty ones are nobody's twin. Memory: 512 bytes of signature a text.
+    Texts are matching keys. Empty ones are nobody's twin. Time grows with the number of texts that share a rare gram:
+    texts that are all one template cost the square of their number (divided by what their slots differ in).
     """
     import numpy as np
 
     positions = [n for n, text in enumerate(texts) if text]
     if len(positions) < 2:
         return
-    signatures = _signatures([texts[n] for n in positions])
-    rows = _rows_per_band(threshold)
-    factors = np.random.default_rng(_SEED).integers(1, 2**63, _PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
-    families = Families(len(texts))
-    for start in range(0, _PERMUTATIONS, rows):
-        # one number a band; two bands that collide by chance are told apart by the exact comparison
-        keys = (signatures[:, start : start + rows].astype(np.uint64) * factors[:rows]).sum(axis=1, dtype=np.uint64)
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        firsts = np.concatenate(([0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, [len(order)]))
-        for bucket in np.flatnonzero(np.diff(firsts) > 1):
-            members = order[firsts[bucket] : firsts[bucket + 1]]
-            yield from _link([positions[n] for n in members], texts, threshold, families)
+    sketches = _sketch([texts[n] for n in positions], threshold)
+    families = Families(len(positions))
+    share = threshold / (1 + threshold)  # of the grams of both, counted one after the other, that both must hold
+    for left, right in _candidates(sketches, threshold, families):
+        total = sketches.sizes[left] + sketches.sizes[right]
+        apart = np.bitwise_count(sketches.bitmaps[left] ^ sketches.bitmaps[right]).sum(axis=1, dtype=np.int64)
+        likely = total - apart >= 2 * share * total - _SLACK
+        pairs: Iterator[tuple[int, int]] = zip(left[likely].tolist(), right[likely].tolist(), strict=True)
+        for i, j in pairs:
+            if families.root(i) != families.root(j):
+                one, other = sorted((positions[i], positions[j]))
+                if (similarity := jaccard(texts[one], texts[other])) >= threshold:
+                    families.join(i, j)
+                    yield one, other, similarity
 
 
 def jaccard(left: str, right: str) -> float:
@@ -54,6 +62,7 @@ class Families:
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
+        self.joins = 0
 
     def root(self, member: int) -> int:
         parent = self._parent
@@ -62,58 +71,113 @@ class Families:
             member = parent[member]
         return member
 
-    def join(self, left: int, right: int) -> int:
-        """Make two families one; returns its root."""
+    def join(self, left: int, right: int) -> None:
+        """Make two families one."""
         low, high = sorted((self.root(left), self.root(right)))
         self._parent[high] = low
-        return low
+        self.joins += 1
+
+    def roots(self) -> Any:
+        """The root of every position (int64 [N])."""
+        import numpy as np
+
+        roots = np.array(self._parent)
+        while not np.array_equal(above := roots[roots], roots):
+            roots = above
+        return roots
 
 
-def _link(
-    bucket: list[int], texts: Sequence[str], threshold: float, families: Families
-) -> Iterator[tuple[int, int, float]]:
-    seen: dict[int, int] = {}  # family -> one member met in this bucket
-    for member in sorted(bucket):
-        if families.root(member) in seen:
-            continue
-        for other in list(seen.values()):
-            similarity = _jaccard_at_least(texts[member], texts[other], threshold)
-            if similarity:
-                families.join(member, other)
-                yield other, member, similarity
-        if len(seen) < _MAX_FAMILIES:
-            seen[families.root(member)] = member
+class _Sketches(NamedTuple):
+    """What is kept of N texts: enough to propose pairs, and to drop most that are not alike."""
+
+    sizes: Any
+    """How many different grams a text has (int64 [N])."""
+    bitmaps: Any
+    """Its grams, each as one of 512 bits (uint64 [N, 8])."""
+    rare: Any
+    """The rare grams, one entry for each text that has it as such (uint64 [M])."""
+    owners: Any
+    """The texts of these entries (int64 [M])."""
 
 
-def _jaccard_at_least(left: str, right: str, threshold: float) -> float:
-    """The similarity, or 0 below the threshold; lengths far apart cannot reach it and are not compared."""
-    shorter, longer = sorted((left, right), key=len)
-    if len(three_grams(shorter)) < threshold * len(three_grams(longer)):
-        return 0.0
-    similarity = jaccard(left, right)
-    return similarity if similarity >= threshold else 0.0
-
-
-def _signatures(texts: Sequence[str]):
-    """MinHash signatures [N, 128] (uint32), made in batches so that the 3-grams of only 10,000 texts are held."""
+def _sketch(texts: Sequence[str], threshold: float) -> _Sketches:
     import numpy as np
-    from rensa.rensa import RMinHash
 
-    parts = [
-        np.asarray(
-            RMinHash.digest_matrix_from_token_sets(
-                [list(three_grams(text)) for text in texts[n : n + _BATCH]], _PERMUTATIONS, _SEED
-            ).to_rows(),
-            dtype=np.uint32,
-        )
-        for n in range(0, len(texts), _BATCH)
-    ]
-    return np.concatenate(parts)
+    batches = [texts[n : n + _BATCH] for n in range(0, len(texts), _BATCH)]
+    slots = 2**_SLOT_BITS
+    counts = np.zeros(slots, np.int64)
+    for batch in batches:
+        counts += np.bincount(_grams(batch)[0] >> np.uint64(_HASH - _SLOT_BITS), minlength=slots)
+    # how common a gram is, roughly, in 8 bits; any one order of all grams will do, this one is the fastest
+    common = np.minimum(12 * np.log2(np.maximum(counts, 1)), 255).astype(np.uint64)
+    sizes, bitmaps, rare, owners = [], [], [], []
+    for number, batch in enumerate(batches):
+        grams, texts_of = _grams(batch)
+        keys = texts_of << np.uint64(48) | common[grams >> np.uint64(_HASH - _SLOT_BITS)] << np.uint64(_HASH) | grams
+        keys.sort()
+        keys = keys[np.concatenate(([True], keys[1:] != keys[:-1]))]
+        texts_of = (keys >> np.uint64(48)).astype(np.int64)
+        size = np.bincount(texts_of, minlength=len(batch))
+        bits = np.zeros((len(batch), _BITMAP), bool)
+        bits[texts_of, keys % np.uint64(_BITMAP)] = True
+        rank = np.arange(len(keys)) - np.repeat(np.cumsum(size) - size, size)
+        first = rank <= (size - np.ceil(threshold * size - _SLACK).astype(np.int64))[texts_of]
+        sizes.append(size)
+        bitmaps.append(np.packbits(bits, axis=1).view(np.uint64))
+        rare.append(keys[first] & np.uint64(2**48 - 1))
+        owners.append(texts_of[first] + number * _BATCH)
+    return _Sketches(*(np.concatenate(parts) for parts in (sizes, bitmaps, rare, owners)))
 
 
-def _rows_per_band(threshold: float) -> int:
-    """The longest band that still finds a pair at the threshold: fewer false candidates to verify."""
-    for rows in (8, 4, 2):
-        if (1 - threshold**rows) ** (_PERMUTATIONS // rows) <= _MAX_MISS:
-            return rows
-    return 1
+def _grams(texts: Sequence[str]) -> tuple[Any, Any]:
+    """The hashes of all 3-grams of a batch, one after the other, and the number of the text that each is from."""
+    import numpy as np
+
+    padded = [text.ljust(3, "\0") for text in texts]
+    lengths = np.fromiter(map(len, padded), np.int64, len(padded))
+    letters = np.frombuffer("".join(padded).encode("utf-32-le"), np.uint32).astype(np.uint64)
+    texts_of = np.repeat(np.arange(len(padded), dtype=np.uint64), lengths)
+    grams = letters[:-2] << np.uint64(42) | letters[1:-1] << np.uint64(21) | letters[2:]
+    inside = texts_of[:-2] == texts_of[2:]
+    return _mix(grams[inside]) >> np.uint64(64 - _HASH), texts_of[:-2][inside]
+
+
+def _mix(numbers: Any) -> Any:
+    """Spread over all 64 bits (the finaliser of SplitMix64)."""
+    import numpy as np
+
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+def _candidates(sketches: _Sketches, threshold: float, families: Families) -> Iterator[tuple[Any, Any]]:
+    """Pairs of texts of different families that share a rare gram and are not too unlike in size, slice by slice."""
+    import numpy as np
+
+    order = np.lexsort((sketches.sizes[sketches.owners], sketches.rare))
+    grams, owners = sketches.rare[order], sketches.owners[order]
+    sizes = sketches.sizes[owners]
+    starts = np.flatnonzero(np.concatenate(([True], grams[1:] != grams[:-1])))
+    lengths = np.diff(np.append(starts, len(grams)))
+    ends = np.repeat(starts + lengths, lengths)
+    roots, joins = families.roots(), families.joins
+    alive = np.arange(len(grams))
+    step = 0
+    while len(alive):
+        step += 1
+        if step & (step - 1) == 0:  # now and then: those whose whole list has become one family are done
+            roots, joins = families.roots(), families.joins
+            listed = roots[owners]
+            one = np.minimum.reduceat(listed, starts) == np.maximum.reduceat(listed, starts)
+            alive = alive[~np.repeat(one, lengths)[alive]]
+        alive = alive[alive + step < ends[alive]]
+        # a list is ordered by size: once the next text is too large, all that follow are
+        alive = alive[sizes[alive] >= threshold * sizes[alive + step] - _SLACK]
+        for start in range(0, len(alive), _SLICE):
+            left = owners[alive[start : start + _SLICE]]
+            right = owners[alive[start : start + _SLICE] + step]
+            if families.joins - joins > len(roots) // 100:
+                roots, joins = families.roots(), families.joins
+            new = roots[left] != roots[right]
+            yield left[new], right[new]

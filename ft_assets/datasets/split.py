@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from expectations.splits import QUARANTINED, SPLITS
 from ft_assets.datasets.clean import ID_COLUMN, RECORD_TYPES
 from ft_assets.datasets.deal import Dealt
 from resources.parquet import TableWriter, read_rows, schema_of
+
+STRATA = ("source", "difficulty", "language")
+"""Columns by which the shares of the splits are looked at; a data set may lack some."""
 
 
 def split_file(split: str) -> str:
@@ -21,21 +24,40 @@ def split_file(split: str) -> str:
 def write_splits(dataset: str, records: Path, ledger: dict[tuple[str, str], Dealt], folder: Path) -> dict[str, Any]:
     """records.parquet -> train, validation and test.parquet below `folder`; returns counts by split and stratum."""
     schema = schema_of(RECORD_TYPES[dataset])
-    strata: dict[str, dict[str, Counter[str]]] = {"difficulty": {}, "language": {}}
+    strata = {field: defaultdict[str, Stratum](Stratum) for field in STRATA if field in schema.names}
     quarantined = 0
     with ExitStack() as stack:
         tables = {s: stack.enter_context(TableWriter(folder / split_file(s), schema)) for s in SPLITS}
         for row in read_rows(records):
-            split = ledger[(dataset, row[ID_COLUMN[dataset]])].split
-            if split == QUARANTINED:
+            dealt = ledger[(dataset, row[ID_COLUMN[dataset]])]
+            if dealt.split == QUARANTINED:
                 quarantined += 1
                 continue
-            tables[split].add(row)
-            for stratum, counts in strata.items():
-                if stratum in row:
-                    counts.setdefault(row[stratum] or "not stated", Counter())[split] += 1
+            tables[dealt.split].add(row)
+            for field, found in strata.items():
+                found[row[field] or "not stated"].add(dealt)
     return {
         **{split: table.rows for split, table in tables.items()},
         "quarantined": quarantined,
-        **{f"by_{stratum}": {k: dict(v) for k, v in sorted(counts.items())} for stratum, counts in strata.items()},
+        "strata": {
+            field: {name: stratum.summary() for name, stratum in sorted(found.items())}
+            for field, found in strata.items()
+        },
     }
+
+
+class Stratum:
+    """Records of one source, difficulty or language: how many each split has, and how many draws dealt them."""
+
+    def __init__(self) -> None:
+        self._splits: Counter[str] = Counter()
+        self._clusters: Counter[str] = Counter()
+
+    def add(self, dealt: Dealt) -> None:
+        self._splits[dealt.split] += 1
+        self._clusters[dealt.cluster] += 1
+
+    def summary(self) -> dict[str, float]:
+        """Records by split, and `draws`: the number of equally large clusters that would scatter as much as these."""
+        squares = sum(size * size for size in self._clusters.values())
+        return {**{split: self._splits[split] for split in SPLITS}, "draws": self._splits.total() ** 2 / squares}

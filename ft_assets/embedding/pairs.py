@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ft_assets.datasets.link import PassageIndex, resolve_passages
+from ft_assets.corpus.cut import Alias
+from ft_assets.datasets.link import PassageIndex, read_aliases, resolve_passages
 from resources.artifacts import Artifact
 from resources.parquet import read_rows
 
@@ -17,6 +18,8 @@ class Passages:
     documents: list[str]
     contents: list[str]
     hashes: list[str]
+    aliases: list[Alias] = field(default_factory=list[Alias])
+    """Names of passages that judgements may use though their text is another's."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,20 @@ def read_passages(passages: Artifact) -> Passages:
     """Ids, documents, contents and content hashes of the `passages` artifact."""
     columns = ["passage_id", "document_id", "content", "content_sha256"]
     rows = list(read_rows(passages.file("passages.parquet"), columns))
-    return Passages(*([row[name] for row in rows] for name in columns))
+    return Passages(*([row[name] for row in rows] for name in columns), aliases=read_aliases(passages))
 
 
 def read_questions(splits: Artifact, split: str, passages: Passages) -> Questions:
     """One split of `retrieval_splits`, its positives resolved to passages; a query without one is set apart by id."""
-    index = PassageIndex(zip(passages.ids, passages.documents, strict=True))
+    index = PassageIndex(zip(passages.ids, passages.documents, strict=True), passages.aliases)
     columns = ["query_id", "query", "positive_ids", "scores"]
     made = Questions([], [], [], [])
     for row in read_rows(splits.file(f"{split}.parquet"), columns):
         named = zip(row["positive_ids"], row["scores"] or [1] * len(row["positive_ids"]), strict=True)
-        qrels = {pid: int(score) for name, score in named if score > 0 for pid in resolve_passages([name], index)}
+        qrels: dict[str, int] = {}
+        for name, score in named:
+            for pid in resolve_passages([name], index) if score > 0 else ():
+                qrels[pid] = max(int(score), qrels.get(pid, 0))
         if not qrels:
             made.unresolved.append(row["query_id"])
             continue

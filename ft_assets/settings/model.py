@@ -17,12 +17,15 @@ class Section(BaseModel):
 
 class CorpusSettings(Section):
     files: list[str] = Field(min_length=1)
-    """Globs, relative to config.yaml: Markdown, text, or a BEIR corpus.jsonl."""
+    """Globs, relative to config.yaml: Markdown, text, HTML; rows (BEIR, UltraRAG) in JSONL, JSON, Parquet or a folder
+    that the datasets library saved."""
     max_chars: PositiveInt = 1200
     """A section longer than this is cut at sentence ends."""
     min_chars: PositiveInt = 20
     glossary: list[str] = []
     """YAML files of terms with their other names."""
+    traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
+    """Traditional Chinese as Simplified: `t2s` by character, `tw2sp` with the words of Taiwan. Never Japanese."""
 
 
 class InstructionFiles(Section):
@@ -52,6 +55,10 @@ class SplitSettings(Section):
     """Questions whose character 3-gram Jaccard similarity reaches this share one cluster."""
     group_by: list[Literal["document", "passage", "question"]] = ["document", "passage", "question"]
     """What records may share only within one split: the evidence's document, its passage, a (nearly) equal question."""
+    contamination: float = Field(default=0.5, gt=0, le=1)
+    """The gate blocks when this share of a validation or test text (its 13-token runs) stands in a text of training."""
+    templates: list[str] = []
+    """Texts that many records repeat around what they ask or say: they are not contamination."""
     key: str = "split-v1"
     """Changing the key deals every cluster anew: a new split version."""
 
@@ -71,6 +78,10 @@ class DatasetSettings(Section):
     max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
     """The gate blocks when a larger share of the rows of a data set is quarantined."""
     max_line_bytes: PositiveInt = 8 * 2**20
+    traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
+    """Traditional Chinese in records as Simplified, as in `corpus.traditional`."""
+    max_lost_terms_share: float = Field(default=0.8, ge=0, le=1)
+    """The gate warns when more of the answers name none of the glossary terms that their questions name."""
 
 
 class LoraSettings(Section):

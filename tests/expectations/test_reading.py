@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from expectations.reading import Rejected, Row, read_rows
+from expectations.reading import Rejected, Row, Source, read_rows
+from expectations.reading.decode import decode_json, decode_row
+from expectations.reading.rows import Unreadable
 from expectations.violations import Refused
 
 GOOD = b'{"a": 1}'
@@ -231,9 +233,100 @@ class TestCompressed:
         assert _bad(path) == [(0, "FT-ROW-010")]
 
     def test_a_kind_of_file_that_is_not_read_says_so(self, tmp_path: Path) -> None:
-        path = tmp_path / "rows.jsonl.zst"
-        path.write_bytes(b"\x28\xb5\x2f\xfd")
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes(b"PK\x03\x04 an archive under another name")
         assert _bad(path) == [(0, "FT-ROW-011")]
+
+
+class TestZstd:
+    def _write(self, path: Path, rows: int = 50_000) -> bytearray:
+        pa = pytest.importorskip("pyarrow")
+        with pa.CompressedOutputStream(str(path), "zstd") as stream:
+            stream.write(b"\n".join(b'{"a": %d}' % n for n in range(rows)))
+        return bytearray(path.read_bytes())
+
+    def test_rows_are_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.jsonl.zst"
+        self._write(path)
+        assert [row.value["a"] for row in _read(path)] == list(range(50_000))  # pyright: ignore
+
+    def test_a_cut_file_gives_no_row_at_all(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.jsonl.zst"
+        whole = self._write(path)
+        path.write_bytes(whole[: len(whole) * 2 // 3])
+        assert _bad(path) == [(0, "FT-ROW-008")]
+
+    def test_a_bomb_gives_no_row_at_all(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.jsonl.zst"
+        pa = pytest.importorskip("pyarrow")
+        with pa.CompressedOutputStream(str(path), "zstd") as stream:
+            for _ in range(80):
+                stream.write(b"0" * (1 << 20))
+        assert _bad(path) == [(0, "FT-ROW-010")]
+
+
+class TestTables:
+    def test_parquet_rows_have_their_number_and_a_nan_is_rejected(self, tmp_path: Path) -> None:
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        path = tmp_path / "rows.parquet"
+        pq.write_table(pa.table({"a": ["x", None, "z"], "b": [1.0, 2.0, float("nan")]}), path)
+        assert [(row.line, row.value) for row in _read(path) if isinstance(row, Row)] == [
+            (1, {"a": "x", "b": 1.0}), (2, {"b": 2.0}),
+        ]  # fmt: skip
+        assert _bad(path) == [(3, "FT-ROW-004")]
+
+    def test_a_damaged_parquet_file_gives_no_row_at_all(self, tmp_path: Path) -> None:
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        path = tmp_path / "rows.parquet"
+        pq.write_table(pa.table({"a": [f"text {n}" for n in range(5000)]}), path)
+        path.write_bytes(path.read_bytes()[:-100])
+        assert _bad(path) == [(0, "FT-ROW-008")]
+
+    def test_a_folder_of_the_datasets_library_is_read(self, tmp_path: Path) -> None:
+        datasets = pytest.importorskip("datasets")
+        folder = tmp_path / "saved"
+        parts = {"train": datasets.Dataset.from_list([{"a": "x"}, {"a": "y"}]),
+                 "test": datasets.Dataset.from_list([{"a": "z"}])}  # fmt: skip
+        datasets.DatasetDict(parts).save_to_disk(str(folder))
+        rows = [(row.line, row.value) for row in _read(folder) if isinstance(row, Row)]
+        assert rows == [(1, {"a": "x"}), (2, {"a": "y"}), (3, {"a": "z"})]
+        next(folder.glob("*/data-*.arrow")).unlink()
+        assert _bad(folder) == [(0, "FT-ROW-008")]
+
+
+def test_one_pretty_printed_object_is_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"data": [1, 2]}, indent=2), "utf-8")
+    assert [(row.line, row.value) for row in _read(path)] == [(1, {"data": [1, 2]})]  # pyright: ignore
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(value=_JSON, ascii=st.booleans(), spaced=st.sampled_from([":", ": ", " :", "\t: "]))
+def test_what_any_writer_writes_is_read_as_it_was_written(value: object, ascii: bool, spaced: str) -> None:
+    text = json.dumps(value, ensure_ascii=ascii, separators=(",", spaced))
+    row = decode_row(Source(Path("rows.jsonl")), 1, 0, text.encode())
+    assert isinstance(row, Row)
+    assert row.value == value
+
+
+@given(key=st.text(max_size=3), value=_JSON, spaced=st.sampled_from([":", ": ", " :", " \t:"]), deep=st.booleans())
+def test_a_key_given_twice_is_always_found(key: str, value: object, spaced: str, deep: bool) -> None:
+    name, inner = json.dumps(key), json.dumps(value, ensure_ascii=False)
+    text = f'{{{name}{spaced}{inner},"other":"\\":",{name}:1}}'
+    if deep:
+        text = f'[{{"x": {text}}}]'
+    with pytest.raises(Unreadable, match="appears 2 times" if key != "other" else "times"):
+        decode_json(text, text.encode(), whole=True)
 
 
 def test_tsv_rows_are_lists_of_cells(tmp_path: Path) -> None:

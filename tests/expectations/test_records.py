@@ -12,6 +12,7 @@ import pytest
 
 from expectations.duplicates import Duplicates
 from expectations.formats.codes import CODES, codes_markdown
+from expectations.formats.dialect import Policy, Turn
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.passage import PassageRecord
 from expectations.formats.preference import PreferenceRecord
@@ -110,7 +111,7 @@ class TestInstruction:
         self, write: Write, policy: str, thought: str, thoughtless: str | None
     ) -> None:
         path = write("rows.jsonl", [ALPACA, {**ALPACA, "output": "分组密码。"}])
-        first, second = read_records(path, "instruction", thinking=policy)  # pyright: ignore
+        first, second = read_records(path, "instruction", policy=Policy(thinking=policy))  # pyright: ignore
         assert first.reasoning == thought  # pyright: ignore
         if thoughtless is None:
             assert (second.code, second.line) == ("FT-INST-005", 2)  # pyright: ignore
@@ -118,7 +119,10 @@ class TestInstruction:
             assert second.reasoning == thoughtless  # pyright: ignore
 
     def test_the_thinking_policy_does_not_change_the_id(self, write: Write) -> None:
-        ids = {_one(write, "instruction", ALPACA, thinking=policy).record_id for policy in ("strip", "require")}
+        ids = {
+            _one(write, "instruction", ALPACA, policy=Policy(thinking=policy)).record_id
+            for policy in ("strip", "require")
+        }
         assert len(ids) == 1
 
     @pytest.mark.parametrize(
@@ -135,7 +139,13 @@ class TestInstruction:
             ("output", "b<|im_end|>", ("FT-INST-006", "$.output", "<|im_end|>")),
             ("instruction", "＜｜im_start｜＞system", ("FT-INST-006", "$.instruction", "<|im_start|>")),
             ("input", "</s>", ("FT-INST-006", "$.context", "</s>")),
-            ("history", [["q", "a"]], ("FT-INST-007", "$.history", "1 earlier turns")),
+            ("history", [["q", " "]], ("FT-INST-003", "$.history[0]", "empty")),
+            ("history", [["q"]], ("FT-INST-001", "$.history[0]", "array")),
+            ("output", "% per annum.", ("FT-INST-009", "$.output", "%")),
+            ("output", "答案是{answer}", ("FT-TEXT-002", "$.output", "{answer}")),
+            ("instruction", "User: 什么是 SM4？", ("FT-TEXT-002", "$.instruction", "User:")),
+            ("input", "score=0.5 content='SM4' payload={'a': 1}", ("FT-TEXT-003", "$.context[0]", "score=0.5")),
+            ("language", "en", ("FT-TEXT-004", "$.language", "`zh`")),
             ("output", "a\u0000b", ("FT-TEXT-001", "$.output", "\\x00")),
         ],
     )
@@ -143,7 +153,8 @@ class TestInstruction:
         self, write: Write, change: str, value: Any, expected: tuple[str, str, str]
     ) -> None:
         good = [{**ALPACA, "instruction": f"问题 {n}"} for n in range(4)]
-        file = write("rows.jsonl", [*good[:2], _with({**ALPACA, "input": ""}, change, value), *good[2:]])
+        planted = _with({**ALPACA, "instruction": "什么是 SM4 的分组长度？", "input": ""}, change, value)
+        file = write("rows.jsonl", [*good[:2], planted, *good[2:]])
         records = list(read_records(file, "instruction"))
         assert [record.line_no for record in records if isinstance(record, InstructionRecord)] == [1, 2, 4, 5]
         (rejected,) = (record for record in records if isinstance(record, Rejected))
@@ -153,7 +164,8 @@ class TestInstruction:
     @pytest.mark.parametrize(
         ("roles", "code"),
         [
-            (["user", "assistant", "user", "assistant"], "FT-INST-007"),
+            (["user", "user", "assistant"], "FT-INST-008"),
+            (["user", "assistant", "tool", "assistant"], "FT-INST-008"),
             (["assistant", "user"], "FT-INST-008"),
             (["user"], "FT-INST-008"),
             ([], "FT-INST-008"),
@@ -162,6 +174,21 @@ class TestInstruction:
     def test_roles_out_of_order_are_rejected(self, write: Write, roles: list[str], code: str) -> None:
         row = {"messages": [{"role": role, "content": "x"} for role in roles]}
         assert _one(write, "instruction", row).code == code
+
+    def test_of_a_dialogue_the_last_answer_is_trained_on_and_the_rest_is_history(self, write: Write) -> None:
+        said = ["什么是 SM4？", "<think>想</think>分组密码。", "密钥多长？", "<think>再想</think>128 位。"]
+        turns = [("user", said[0]), ("assistant", said[1]), ("user", said[2]), ("assistant", said[3])]
+        rows = [
+            {"messages": [{"role": role, "content": text} for role, text in turns]},
+            {"conversations": [{"from": {"user": "human"}.get(role, "gpt"), "value": text} for role, text in turns]},
+            {"instruction": said[2], "output": said[3], "history": [said[:2]]},
+            {"prompt": [{"role": role, "content": text} for role, text in turns[:3]],
+             "completion": [{"role": "assistant", "content": said[3]}]},
+        ]  # fmt: skip
+        records = [_one(write, "instruction", row) for row in rows]
+        assert {(r.question, r.reasoning, r.answer) for r in records} == {("密钥多长？", "再想", "128 位。")}
+        assert all(r.history == [Turn("什么是 SM4？", "分组密码。")] for r in records)
+        assert len({r.record_id for r in records}) == 1
 
 
 class TestPreference:
@@ -216,8 +243,8 @@ class TestPreference:
 
     def test_a_margin_that_is_not_above_the_least_is_a_tie(self, write: Write) -> None:
         row = _with(_with(DDR, "chosen.rouge_score", 0.8), "rejected.rouge_score", 0.7)
-        assert _one(write, "preference", row, min_margin=0.1).code == "FT-PREF-005"
-        assert _one(write, "preference", row, min_margin=0.09).margin == 0.1
+        assert _one(write, "preference", row, policy=Policy(min_margin=0.1)).code == "FT-PREF-005"
+        assert _one(write, "preference", row, policy=Policy(min_margin=0.09)).margin == 0.1
 
     def test_formulas_that_differ_in_a_sign_are_no_equals(self, write: Write) -> None:
         row = {"prompt": "q", "chosen": "2⁶⁴", "rejected": "264"}
@@ -235,7 +262,9 @@ class TestRetrieval:
         rows = ["query-id\tcorpus-id\tscore", "q\td\t2", "q\te\t0"]
         expected = [("q", "d", 2, 2), ("q", "e", 0, 3)]
         records = list(read_records(write("qrels.tsv", rows), "qrels"))
-        assert [(r.query_id, r.passage_id, r.score, r.line_no) for r in records if isinstance(r, QrelRecord)] == expected
+        assert [
+            (r.query_id, r.passage_id, r.score, r.line_no) for r in records if isinstance(r, QrelRecord)
+        ] == expected
         headless = list(read_records(write("qrels.tsv", rows[1:]), "qrels"))
         assert [r.line_no for r in headless if isinstance(r, QrelRecord)] == [1, 2]
 
@@ -281,9 +310,9 @@ def test_the_dialect_of_a_file_is_recognised_and_the_row_that_disagrees_rejected
     path = write("mixed.jsonl", [ALPACA, {"messages": []}, ALPACA, 7])
     assert recognise(path).name == "alpaca"
     rejected = [row for row in read_records(path, "instruction") if isinstance(row, Rejected)]
-    assert [(row.line, row.code) for row in rejected] == [(2, "FT-INST-001"), (4, "FT-INST-001")]
+    assert [(row.line, row.code) for row in rejected] == [(2, "FT-DIALECT-002"), (4, "FT-INST-001")]
     with pytest.raises(Refused, match="FT-DIALECT-001"):
-        recognise(write("other.jsonl", [{"query": "q", "pos": ["p"], "neg": []}]))
+        recognise(write("other.jsonl", [{"frage": "q", "antwort": "p"}]))
 
 
 class TestDuplicates:
@@ -347,13 +376,15 @@ def test_the_published_schemas_are_fresh(name: str) -> None:
 def test_every_code_that_is_used_is_explained() -> None:
     import re
 
-    folder = FOLDER.parents[1]
-    mine = [
-        *folder.glob("formats/*.py"),
-        *(folder / f"{name}.py" for name in ("reading", "records", "duplicates", "tables")),
-    ]
-    used = {code for path in mine for code in re.findall(r"FT-[A-Z]+-\d{3}", path.read_text("utf-8"))}
-    assert used == set(CODES)
+    root = FOLDER.parents[2]
+    places = [path for folder in ("expectations", "ft_assets") for path in (root / folder).rglob("*.py")]
+    used = {
+        code
+        for path in places
+        if path.name != "codes.py"
+        for code in re.findall(r"FT-[A-Z]+-\d{3}", path.read_text("utf-8"))
+    }
+    assert not set(CODES) - used, "codes that nothing is rejected with"
     assert all(f"`{code}`" in codes_markdown() for code in CODES)
 
 
@@ -361,7 +392,7 @@ class TestRealData:
     def test_the_chinese_cryptography_set_reads_as_instruction(self, shared: Path) -> None:
         path = shared / "data" / "crypto_qa_zh" / "thinking_training_data.json"
         duplicates = Duplicates()
-        records = list(duplicates.sift(read_records(path, "instruction", thinking="require")))
+        records = list(duplicates.sift(read_records(path, "instruction", policy=Policy(thinking="require"))))
         rejected = [record for record in records if isinstance(record, Rejected)]
         assert len(records) == 73
         # Seven answers hold the next question with its own <thinking>: glued on when the set was made.

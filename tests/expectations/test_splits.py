@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,45 @@ def test_shares_far_from_what_was_asked_for_are_named_and_small_drift_is_not():
     ]  # fmt: skip
 
 
+def _stratum(train: int, validation: int, test: int, draws: float | None = None) -> dict[str, float]:
+    return {"train": train, "validation": validation, "test": test, "draws": draws or train + validation + test}
+
+
+def test_a_stratum_far_from_the_overall_shares_is_named_with_the_noise_it_was_allowed():
+    even, tilted = _stratum(7000, 1000, 2000), _stratum(690, 210, 100)
+    assert not splits.strata_are_alike("x", {"difficulty": {"easy": even, "hard": _stratum(680, 110, 210)}})
+    broken = splits.strata_are_alike("x", {"difficulty": {"easy": even, "hard": tilted}, "language": {"zh": even}})
+    assert _codes(broken) == ["FT-SPLIT-011"] * 2
+    assert [(v.where, v.field, v.found) for v in broken] == [
+        ("x, difficulty hard", "validation share", 0.21), ("x, difficulty hard", "test share", 0.1),
+    ]  # fmt: skip
+    assert str(broken[1].expected).startswith("0.200 ± 0.0")
+
+
+def test_what_was_dealt_in_few_draws_tells_nothing():
+    even = _stratum(7000, 1000, 2000)
+    assert not splits.strata_are_alike("x", {"source": {"a": even, "b": _stratum(500, 0, 0, draws=6)}})
+    assert splits.strata_are_alike("x", {"source": {"a": even, "b": _stratum(500, 0, 0, draws=300)}})
+    assert not splits.strata_are_alike("x", {"source": {}, "language": {"en": _stratum(100, 0, 0)}})
+
+
+def test_shares_that_a_fair_deal_gives_are_within_the_noise():
+    dice = random.Random(0)  # noqa: S311
+    missed = 0
+    for _ in range(2000):
+        draws = dice.randint(1, 400)
+        share = sum(dice.random() < 0.1 for _ in range(draws)) / draws
+        missed += abs(share - 0.1) > splits.share_noise(0.1, draws)
+    assert missed <= 4
+
+
+def test_the_strata_are_shown_as_a_table_the_largest_first():
+    shown = splits.strata_table({"language": {"en": _stratum(1, 0, 1), "zh|x": _stratum(6, 2, 2)}})
+    assert shown.splitlines()[2:] == [
+        "| language | zh∣x | 10 | 60.0% | 20.0% | 20.0% |", "| language | en | 2 | 50.0% | 0.0% | 50.0% |",
+    ]  # fmt: skip
+
+
 def test_every_record_is_where_the_ledger_puts_it_or_quarantined_by_it():
     ledger = {"a": "train", "b": "test", "c": "quarantined"}
     assert not splits.every_record_has_its_place("x", ["a", "b", "c"], {"a": "train", "b": "test"}, ledger)
@@ -84,7 +124,7 @@ def test_passage_ids_are_unique_and_texts_are_those_of_the_source():
 
 def test_the_rules_load_nothing_heavy(project: Path):
     code = (
-        "import sys, expectations.splits, expectations.conservation, expectations.passages; "
+        "import sys; from expectations import conservation, contamination, passages, splits; "
         "sys.exit(bool({'torch', 'dagster', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=project, check=True)

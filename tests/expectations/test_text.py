@@ -87,6 +87,27 @@ def test_chinese_and_english_sentences_are_cut_with_offsets() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "Pi is 3.14.| Dr. Smith et al. [3] agree, see Fig. 2, i.e. this one.",
+        "See https://a.b/c?x=1!2;y.html for more.| Next",
+        "1. First step.| 2. Second step.",
+        "He used AES, DES, etc.| The rest is in version 2.| Then it ended.",
+        "Wait... what?| He left...| The end.",
+        "A wrapped line\ngoes on.|\nAnother line|\n\nA paragraph",
+        "他说：“好。”|然后走了……|天黑了。|（真的？！）|是。",
+        "版本2.0发布了。|地址是https://a.b/c?d=e。|你好!|我好?",
+        "第一行没有标点|\n第二行也没有",
+        "甲；乙；丙。",
+        "**Bold.**| Then plain.",
+    ],
+)
+def test_sentences_end_where_a_reader_says_they_do(marked: str) -> None:
+    text = marked.replace("|", "")
+    assert [text[start:end] for start, end in sentences(text)] == [piece.strip() for piece in marked.split("|")]
+
+
 @given(st.text(alphabet="ab 。.?!\n”密A", max_size=60))
 def test_sentences_lose_nothing_but_white_space(text: str) -> None:
     spans = sentences(text)

@@ -8,10 +8,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from expectations.verify import report_json, report_table, verify_file
+from expectations.consumer import Consumer, find_consumer
+from expectations.formats.dialect import Policy
+from expectations.formats.versions import VERSIONS
+from expectations.verify import Report, show_value, verify_file
+from expectations.verify_reports import (
+    MAX_ANNOTATIONS,
+    report_github,
+    report_json,
+    report_junit,
+    report_markdown,
+    report_table,
+)
 from expectations.violations import Refused
 
 Write = Callable[..., Path]
@@ -81,7 +93,7 @@ def test_thousands_of_failing_rows_are_counted_and_the_report_stays_small(write:
         ("cut.jsonl.gz", b"\x1f\x8b\x08\x00"),
         ("rows.parquet", b"PAR1"),
         ("object.json", b'{\n "data": [\n  1\n ]\n}'),
-        ("neg.jsonl", b'{"query": "q", "pos": ["p"], "neg": ["n"]}\n'),
+        ("strange.jsonl", b'{"strange": 1}\n'),
         ("binary.jsonl", bytes(range(256))),
     ],
 )
@@ -126,11 +138,131 @@ def test_a_format_that_is_not_known_is_refused_with_those_that_are(write: Write)
 
 def test_verify_loads_nothing_heavy_and_starts_quickly() -> None:
     heavy = ["torch", "dagster", "pandas", "pyarrow", "numpy", "great_expectations", "transformers"]
-    code = f"import sys, expectations.verify; print([name for name in {heavy} if name in sys.modules])"
+    ours = "expectations.verify, expectations.convert, expectations.verify_reports"
+    code = f"import sys, {ours}; print([name for name in {heavy} if name in sys.modules])"
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert time.monotonic() - start < 5
+
+
+def test_the_offending_value_is_shown_short_and_escaped(write: Write) -> None:
+    rows = [*GOOD, {"instruction": 7, "output": "a"}, {"instruction": "x", "output": " "}]
+    report = verify_file(write("sft.jsonl", rows))
+    assert [row.value for row in report.rejected] == ["7", '" "']
+    assert show_value({"a": [{"b-c": "\x1b" * 90}]}, "$.a[0].b-c").startswith('"\\u001b')
+    assert len(show_value({"a": "x" * 500}, "$.a")) == 80
+    assert [show_value({"a": [1]}, path) for path in ("$", "$.b", "$.a[1]", "$.a.b", "$.a+b[0]")] == [""] * 5
+    assert "line 6 $.instruction: found a whole number" in report_table(report)
+
+
+def test_reasoning_is_counted(write: Write) -> None:
+    path = write("sft.jsonl", [*GOOD, {"instruction": "x", "output": "y"}])
+    report = verify_file(path)
+    assert (report.thinking, report.with_reasoning, report.without_reasoning) == ("allow_empty", 5, 1)
+    assert "5 rows with reasoning, 1 without" in report_table(report)
+    required = verify_file(path, policy=Policy(thinking="require"))
+    assert (required.counts, required.with_reasoning) == ({"FT-INST-005": 1}, 5)
+
+
+def test_a_share_of_rows_may_fail_and_no_more(write: Write) -> None:
+    path = write("sft.jsonl", [*GOOD, b"{"])
+    assert verify_file(path, max_quarantined=0.2).exit_code == 0
+    assert verify_file(path, max_quarantined=0.16).exit_code == 1
+
+
+def consumer(**reads: list[int]) -> Consumer:
+    return Consumer(name="module", owner="team:module", description="", reads=reads)
+
+
+def test_a_contract_names_formats_and_versions(write: Write) -> None:
+    row = {"record_id": "1", "question": "q", "answer": "a"}
+    path = write("sft.jsonl", [{"format_version": 1, **row}])
+    assert verify_file(path, against=consumer(instruction=[1])).exit_code == 0
+    report = verify_file(path, against=consumer(instruction=[2]))
+    assert [(v.code, v.found, v.expected) for v in report.violations] == [("FT-CON-003", 1, [2])]
+    assert report.exit_code == 1
+    assert "FT-CON-003" in report_table(report)
+    unstated = verify_file(write("sft.jsonl", [row]), against=consumer(instruction=[VERSIONS["instruction"]]))
+    assert (unstated.exit_code, unstated.versions) == (0, [VERSIONS["instruction"]])
+    (other,) = verify_file(path, against=consumer(passage=[1])).violations
+    assert (other.field, other.found, other.expected) == ("format", "instruction", ["passage"])
+
+
+def test_a_contract_is_found_by_name_or_path_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    assert find_consumer("ddr").owner == "team:ddr"
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nowner: me\ndescription: d\nreads: {passage: [1]}\n")
+    assert find_consumer(str(path)).reads == {"passage": [1]}
+    path.write_text("name: mine\nowner: me\ndescription: d\nraeds: {}\n")
+    for name in (str(path), "nobody", str(tmp_path / "gone.yaml")):
+        with pytest.raises(Refused, match="FT-CON-001"):
+            find_consumer(name)
+
+
+def test_a_document_is_verified_by_its_sections(tmp_path: Path) -> None:
+    path = tmp_path / "guide.md"
+    path.write_text("# 散列\n\nSM3 是散列算法。\n\n## Empty\n\n## AES\n\nA cipher.\n", "utf-8")
+    report = verify_file(path)
+    assert (report.format, report.dialect, report.rows, report.clean) == ("passage", "markdown", 3, 2)
+    assert [(row.line, row.code) for row in report.rejected] == [(5, "FT-CORPUS-002")]
+    assert report.first and report.first["document_id"] == "guide#散列"
+    (tmp_path / "bad.txt").write_bytes(b"\xff\xfe")
+    bad = verify_file(tmp_path / "bad.txt")
+    assert (bad.exit_code, bad.counts) == (1, {"FT-CORPUS-001": 1})
+    (tmp_path / "rows.txt").write_text('{"instruction": "q", "output": "a"}\n')
+    assert verify_file(tmp_path / "rows.txt", "instruction").clean == 1
+
+
+@pytest.fixture
+def hostile(write: Write, tmp_path: Path) -> list[Report]:
+    """A clean file, one whose rows attack every report, a contract that is broken, and a file that is not there."""
+    attack = "</code>|\n::error::x\x1b[31m\ufffe@team `a` %0A, <b>"
+    rows = [
+        GOOD[0],
+        *({"instruction": attack, "output": " ", "id": n} for n in range(9)),
+        b"{|<",
+        b"[1]",
+        b'{"a": NaN}',
+    ]
+    return [
+        verify_file(write("clean.jsonl", GOOD)),
+        verify_file(write("a,b:c%.jsonl", rows), against=consumer(passage=[1])),
+        verify_file(tmp_path / "gone.jsonl"),
+    ]
+
+
+def test_annotations_are_escaped_capped_and_summed_up(hostile: list[Report]) -> None:
+    lines = report_github(hostile).splitlines()
+    assert all(line.startswith(("::error file=", "::notice title=ft verify::")) for line in lines)
+    assert len(lines) <= MAX_ANNOTATIONS + 1
+    assert "a%2Cb%3Ac%25.jsonl,title=FT-CON-003::" in lines[0]
+    assert any(",line=2,title=FT-TEXT-001::" in line for line in lines)
+    assert lines[-1].startswith("::notice title=ft verify::1 of 3 files pass, 12 rows rejected")
+    assert "not annotated" in lines[-1]
+
+
+def test_junit_has_a_case_for_each_file_and_code(hostile: list[Report]) -> None:
+    suites = ElementTree.fromstring(report_junit(hostile))  # noqa: S314 - our own
+    clean, bad, gone = suites
+    assert [case.get("name") for case in clean] == ["rows"]
+    assert (clean.get("failures"), clean.get("errors")) == ("0", "0")
+    codes = ["FT-CON-003", *hostile[1].counts]
+    assert [case.get("name") for case in bad] == codes
+    assert bad.get("failures") == str(len(codes))
+    assert all(case.find("failure") is not None for case in bad)
+    assert gone[0].find("error") is not None
+    tolerated = hostile[1]
+    tolerated.violations, tolerated.max_quarantined = [], 1.0
+    assert ElementTree.fromstring(report_junit([tolerated]))[0].get("failures") == "0"  # noqa: S314
+
+
+def test_markdown_shows_texts_as_code_and_never_as_markup(hostile: list[Report]) -> None:
+    text = report_markdown(hostile)
+    assert text.count("\n| <code>") == 3
+    assert "<b>" not in text and "@team" not in text and "\x1b" not in text
+    assert all(line.count("|") in (0, 6, 7) for line in text.splitlines())
+    assert text.count("<code>") == text.count("</code>")
 
 
 def test_the_chinese_cryptography_set_is_reported_whole(shared: Path) -> None:

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from expectations.documents import Section, read_document, section_slug
 from expectations.reading import Rejected
 from expectations.text import clean
 from expectations.violations import Refused
 from ft_assets.corpus import assets, checks
 from ft_assets.corpus.collect import collect_passages
-from ft_assets.corpus.cut import Passage, cut, cut_sections
-from ft_assets.corpus.documents import read_document, section_slug
-from ft_assets.corpus.files import files_version, match_files
+from ft_assets.corpus.cut import Passage, Twin, cut, cut_sections
+from ft_assets.corpus.files import file_inventory, files_version, match_files
 from ft_assets.gates import Evidence, build_checks, judge
 from ft_assets.settings.assets import ASSETS as SETTINGS
 from ft_assets.settings.model import CorpusSettings
@@ -54,7 +56,8 @@ Another example, about modes this time, long enough to be kept.
 
 def _cut(path: Path, max_chars: int = 1200, min_chars: int = 20) -> tuple[list[Passage], list[Rejected]]:
     items = list(cut_sections(read_document(path, path.name), max_chars, min_chars))
-    return [i for i in items if isinstance(i, Passage)], [i for i in items if isinstance(i, Rejected)]
+    out = [i.rejected if isinstance(i, Twin) else i for i in items if not isinstance(i, Passage)]
+    return [i for i in items if isinstance(i, Passage)], out
 
 
 def _write(path: Path, text: str) -> Path:
@@ -99,6 +102,83 @@ def test_a_long_section_is_cut_at_sentence_ends_and_loses_nothing():
     assert [high - low for low, high in cut(endless, 0, 300, max_chars=120, min_chars=5)] == [120, 120, 60]
 
 
+@pytest.mark.parametrize(
+    "marked",
+    [
+        "甲方应当保管密钥，不得泄露；|乙方应当定期更换密钥，|并且记录时间。",
+        "密钥的生成、分发、存储、使用、|更新、归档与销毁，都要有记录",
+        "it costs| 1,000,000 units| per year",
+        "没有标点的AES算法和|SHA256散列算法放在一起",
+        "x" * 16 + "|" + "x" * 16 + "|" + "x" * 8,
+    ],
+)
+def test_a_sentence_that_is_too_long_is_cut_at_its_best_place(marked: str):
+    text = marked.replace("|", "")
+    pieces = cut(text, 0, len(text), max_chars=16, min_chars=1)
+    assert [text[low:high] for low, high in pieces] == [piece.strip() for piece in marked.split("|")]
+
+
+_WORDS = st.sampled_from(
+    [
+        *(
+            "密钥",
+            "分组密码",
+            "。",
+            "，",
+            "；",
+            "、",
+            "！”",
+            "……",
+            "？",
+            "ＡＥＳ",
+            "2⁶⁴",
+            "e\u0301",
+            "\u3000",
+            "\u200d",
+        ),
+        *(
+            " ",
+            "\n",
+            "\n\n",
+            "\r\n",
+            "\x0b",
+            "AES-128",
+            "3.14",
+            "Dr. ",
+            "e.g. ",
+            ". ",
+            ", ",
+            "1. ",
+            "(Fig. 2)",
+            "word ",
+        ),
+        "https://a.b/c?x=1 ",
+    ]
+)
+
+
+@given(st.lists(_WORDS, max_size=60).map("".join), st.integers(1, 40), st.integers(1, 20), st.integers(0, 3))
+def test_pieces_are_in_order_and_lose_nothing_but_white_space(text: str, most: int, least: int, before: int):
+    whole = "前" * before + text + "后"
+    pieces = cut(whole, before, before + len(text), max_chars=most, min_chars=least)
+    at = before
+    for low, high in pieces:
+        assert at <= low < high
+        assert not whole[at:low].strip()
+        assert not whole[low].isspace() and not whole[high - 1].isspace()
+        at = high
+    assert not whole[at : before + len(text)].strip() and at <= before + len(text)
+    assert all(high - low <= most for low, high in pieces[:-1])
+
+
+@given(st.lists(_WORDS, min_size=1, max_size=60).map("".join))
+def test_every_piece_of_a_document_cleaned_is_its_text(text: str):
+    section = Section("d", "d", (), "d.txt", "d.txt", 1, text, 0, len(text))
+    for item in cut_sections([section], 30, 1):
+        if isinstance(item, Passage):
+            assert clean(text[item.start : item.end]).strip() == item.text
+
+
 def test_pieces_of_a_section_are_numbered_and_those_of_a_text_too(tmp_path: Path):
     long = "".join(f"第{n}句不长的话，讲的是密码学。" for n in range(9))
     passages, _ = _cut(_write(tmp_path / "long.md", f"# T\n\n## S\n\n{long}"), max_chars=60)
@@ -140,7 +220,48 @@ def test_what_cannot_be_a_passage_is_quarantined_with_file_line_and_reason(tmp_p
     ]  # fmt: skip
     assert all(row["reason"] and row["suggestion"] for row in found)
     assert [row["passage_id"] for row in read_rows(folder / "passages.parquet")] == ["a#good"]
-    assert (summary["passages"], summary["quarantined"]) == (1, 6)
+    assert (summary["passages"], summary["quarantined"], summary["aliases"]) == (1, 6, 1)
+    assert list(read_rows(folder / "aliases.parquet")) == [
+        {"alias": "b#copy", "document_id": "b", "passage_id": "a#good"}
+    ]
+
+
+def test_a_traditional_copy_is_an_alias_and_japanese_stays_as_it_is(tmp_path: Path):
+    _write(tmp_path / "a.md", "# 密钥\n\n密码学是研究编制密码的技术科学，历史很长。\n")
+    _write(tmp_path / "b.md", "# 金鑰\n\n密碼學是研究編製密碼的技術科學，歷史很長。\n")
+    _write(
+        tmp_path / "c.md",
+        "# 暗号學\n\n暗号技術の歴史を學習します。\n\n## 鍵\n\n暗號鍵管理技術標準學會編集發行資料目錄。\n",
+    )
+    files = match_files(["*.md"], tmp_path, "corpus.files")
+    summary = collect_passages(
+        files, tmp_path, CorpusSettings(files=["*.md"], min_chars=5, traditional="t2s"), tmp_path
+    )
+    rows = {row["passage_id"]: row for row in read_rows(tmp_path / "passages.parquet")}
+    assert [row["alias"] for row in read_rows(tmp_path / "aliases.parquet")] == ["b#金鑰"] and summary["aliases"] == 1
+    assert rows["c#鍵"]["content"] == "暗号學 > 鍵\n暗號鍵管理技術標準學會編集發行資料目錄。"
+    _write(tmp_path / "d.md", "# 雜湊函數\n\n雜湊函數將任意長度的訊息壓縮。\n")
+    collect_passages(
+        [tmp_path / "d.md"], tmp_path, CorpusSettings(files=["d.md"], min_chars=5, traditional="t2s"), tmp_path
+    )
+    (row,) = read_rows(tmp_path / "passages.parquet")
+    assert row["passage_id"] == "d#雜湊函數" and row["content"] == "杂凑函数\n杂凑函数将任意长度的讯息压缩。"
+
+
+def test_a_saved_dataset_folder_is_one_file_of_a_glob_and_its_files_are_its_version(tmp_path: Path):
+    for name in ("a.md", "rows/dataset_dict.json", "rows/train/dataset_info.json", "rows/train/data.arrow"):
+        _write(tmp_path / "docs" / name, name)
+    _write(tmp_path / "docs/rows/train/cache-1.arrow", "left by map()")
+    files = match_files(["docs/**"], tmp_path, "corpus.files")
+    assert files == [tmp_path / "docs/a.md", tmp_path / "docs/rows"]
+    inventory = file_inventory(files, tmp_path)
+    assert [(row["file"], row["document"]) for row in inventory] == [
+        ("docs/a.md", "docs/a.md"), ("docs/rows/dataset_dict.json", "docs/rows"),
+        ("docs/rows/train/data.arrow", "docs/rows"), ("docs/rows/train/dataset_info.json", "docs/rows"),
+    ]  # fmt: skip
+    before = files_version(files, tmp_path)
+    _write(tmp_path / "docs/rows/train/data.arrow", "changed")
+    assert files_version(files, tmp_path) != before
 
 
 def test_a_glob_that_matches_nothing_names_its_key(tmp_path: Path):
@@ -166,13 +287,17 @@ def test_slugs_keep_chinese_and_fold_the_rest():
 @pytest.fixture
 def run(tmp_path: Path):
     config = {
-        "corpus": {"files": ["docs/*.md"], "glossary": ["terms.yaml"]},
+        "corpus": {"files": ["docs/*"], "glossary": ["terms.yaml"], "traditional": "t2s"},
         "sft": {"base_model": "x"},
         "dpo": {"base_model": "x"},
         "embedding": {"base_model": "x"},
     }
     _write(tmp_path / "config.yaml", json.dumps(config))
     _write(tmp_path / "docs/sm4.md", MARKDOWN)
+    _write(
+        tmp_path / "docs/page.html",
+        "<meta charset=utf-8><h1>網頁</h1><p>這個網頁講述<b>密碼學</b>的歷史與發展，內容足夠長。</p>",
+    )
     _write(tmp_path / "terms.yaml", "分组密码: [block cipher]\n轮函数: [round function]\nAES: []\n")
     artifacts = ArtifactsResource(state_dir=str(tmp_path / "state"), config_path=str(tmp_path / "config.yaml"))
     resources = {"artifacts": artifacts, "qdrant": QdrantResource(state_dir=str(tmp_path / "state"))}
@@ -191,7 +316,7 @@ def test_the_assets_make_passages_and_glossary_and_reuse_them(run, tmp_path: Pat
     terms = {row["term"]: row["passages"] for row in read_rows(store.require("glossary").file("glossary.parquet"))}
     assert terms == {"分组密码": 5, "轮函数": 2, "AES": 0}  # the title stands over every passage
     shown = result.asset_materializations_for_node("passages")[0].metadata
-    assert shown["dagster/row_count"].value == 5 and len(shown["length"].value) < 1000
+    assert shown["dagster/row_count"].value == 6 and len(shown["length"].value) < 1000
     result, _ = materialize()
     assert result.asset_materializations_for_node("passages")[0].metadata["reused"].value
 
@@ -201,7 +326,7 @@ def test_a_passage_that_its_source_does_not_say_fails_the_gate_and_a_changed_sou
     materialize()
     gate = next(gate for gate in checks.GATES if gate.name == "offsets_point_at_the_text")
     evidence = Evidence(artifacts.store(), artifacts.releases(), None)  # pyright: ignore[reportArgumentType]
-    assert judge(gate, evidence).figures == {"sources": 1, "sources_changed_since": 0}
+    assert judge(gate, evidence).figures == {"sources": 2, "sources_changed_since": 0}
     _write(tmp_path / "docs/sm4.md", MARKDOWN.replace("32 轮", "16 轮"))
     verdict = judge(gate, evidence)
     assert not verdict.violations and verdict.figures["sources_changed_since"] == 1

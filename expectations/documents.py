@@ -1,9 +1,9 @@
-"""Documents become sections: Markdown by its headings, plain text and BEIR rows whole. Offsets are characters."""
+"""Documents become sections: Markdown and HTML by their headings, plain text and rows whole. Offsets are characters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import msgspec
 
 from expectations.canonical import file_digest
 from expectations.formats.passage import PassageRecord
+from expectations.quarantine import set_aside
 from expectations.reading import Rejected
+from expectations.reading.columns import is_dataset_folder
 from expectations.records import read_records
 from expectations.text import clean
-from ft_assets.corpus.quarantine import set_aside
+from expectations.webpages import Heading, read_page, says_utf8
 
 _HEADING = re.compile(r"[ ]{0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _FENCE = re.compile(r"[ ]{0,3}(`{3,}|~{3,})")
@@ -44,9 +46,17 @@ class Section:
 Read = Callable[[Path, str], Iterator["Section | Rejected"]]
 
 
+def is_document(path: Path) -> bool:
+    """Whether a file is text to be cut (by its suffix), and not a table of rows."""
+    return path.suffix.lower() in DOCUMENTS
+
+
 def read_document(path: Path, name: str) -> Iterator[Section | Rejected]:
-    """The sections of one file, `name` being how the file is called in ids' sources; by suffix."""
-    reader = READERS.get(path.suffix.lower())
+    """The sections of one file, `name` being how the file is called in ids' sources; by suffix.
+
+    A folder that the `datasets` library saved is read as rows. Refused (FT-CORPUS-007) for HTML without its library.
+    """
+    reader = _read_passages if is_dataset_folder(path) else READERS.get(path.suffix.lower())
     if reader is not None:
         yield from reader(path, name)
         return
@@ -67,24 +77,46 @@ def _read_markdown(path: Path, name: str) -> Iterator[Section | Rejected]:
     if isinstance(whole, Rejected):
         yield whole
         return
-    stem = path.stem
-    headings: dict[int, str] = {}  # level -> heading that is open
+    yield from _by_heading(path.stem, name, whole, list(_headings(whole)), body=_body_start(whole))
+
+
+def _read_html(path: Path, name: str) -> Iterator[Section | Rejected]:
+    html = _decode(path, name)
+    if isinstance(html, Rejected):
+        yield html
+        return
+    page = read_page(html)
+    if not says_utf8(page):
+        yield set_aside(
+            "FT-CORPUS-001", name, 1, f"the page says that it is {page.charset[:40]}, not UTF-8.",
+            'save the page as UTF-8 and write <meta charset="utf-8">', sha256=file_digest(path),
+        )  # fmt: skip
+        return
+    title = "" if any(heading.level == 1 for heading in page.headings) else page.title
+    yield from _by_heading(path.stem, name, page.text, page.headings, title=title)
+
+
+def _by_heading(
+    stem: str, name: str, whole: str, found: Sequence[Heading], *, body: int = 0, title: str = ""
+) -> Iterator[Section]:
+    """The text from `body` to the first heading, and below each heading. A `title` stands over all of them."""
+    headings: dict[int, str] = {0: title} if title else {}  # level -> heading that is open
     taken: set[str] = set()
-    found = list(_headings(whole))
-    starts = [(_body_start(whole), 0, "", 0), *((end, level, text, line) for _, end, level, text, line in found)]
-    ends = [*(start for start, *_ in found), len(whole)]
-    for n, ((start, level, text, line), end) in enumerate(zip(starts, ends, strict=True)):
+    opened = [Heading(body, body, 0, "", 0), *found]
+    ends = [*(heading.start for heading in found), len(whole)]
+    for n, (heading, end) in enumerate(zip(opened, ends, strict=True)):
+        level, start = heading.level, heading.end
         if level:
-            headings = {k: v for k, v in headings.items() if k < level} | {level: text}
+            headings = {k: v for k, v in headings.items() if k < level} | {level: heading.text}
         path_of_headings = tuple(headings[k] for k in sorted(headings))
-        below = level and n + 1 < len(starts) and starts[n + 1][1] > level
+        below = level and n + 1 < len(opened) and opened[n + 1].level > level
         if not whole[start:end].strip() and (below or not level):
             continue  # a heading over its sub-headings, or nothing before the first heading
-        slug = section_slug(text) if level else "1"
-        if slug in taken and level > 2:  # `Examples` below two headings: named with the heading above it
-            slug = f"{section_slug(path_of_headings[-2])}/{slug}"
+        slug = section_slug(heading.text) if level else "1"
+        if slug in taken and level > 2 and len(path_of_headings) > 1:  # `Examples` below two headings
+            slug = f"{section_slug(path_of_headings[-2])}/{slug}"  # named with the heading above it
         taken.add(slug)
-        yield Section(stem, f"{stem}#{slug}", path_of_headings, name, name, line or 1, whole, start, end)
+        yield Section(stem, f"{stem}#{slug}", path_of_headings, name, name, heading.line or 1, whole, start, end)
 
 
 def _read_text(path: Path, name: str) -> Iterator[Section | Rejected]:
@@ -96,7 +128,7 @@ def _read_text(path: Path, name: str) -> Iterator[Section | Rejected]:
     yield Section(path.stem, f"{path.stem}#1", (), name, name, 1, whole, start, len(whole), numbered=True)
 
 
-def _read_beir(path: Path, name: str) -> Iterator[Section | Rejected]:
+def _read_passages(path: Path, name: str) -> Iterator[Section | Rejected]:
     for row in read_records(path, "passage"):
         if isinstance(row, Rejected):
             yield msgspec.structs.replace(row, file=name)
@@ -106,17 +138,18 @@ def _read_beir(path: Path, name: str) -> Iterator[Section | Rejected]:
             yield Section(doc, doc, headings, name, source, row.line_no, row.text, 0, len(row.text))
 
 
-READERS: dict[str, Read] = {
+DOCUMENTS: dict[str, Read] = {
     ".md": _read_markdown,
     ".markdown": _read_markdown,
     ".txt": _read_text,
-    ".jsonl": _read_beir,
-    ".gz": _read_beir,
+    ".html": _read_html,
+    ".htm": _read_html,
 }
+READERS: dict[str, Read] = DOCUMENTS | dict.fromkeys((".jsonl", ".json", ".gz", ".zst", ".parquet"), _read_passages)
 
 
-def _headings(whole: str) -> Iterator[tuple[int, int, int, str, int]]:
-    """(start, end of its line, level, text, line number) of every ATX heading outside code fences."""
+def _headings(whole: str) -> Iterator[Heading]:
+    """Every ATX heading outside code fences, with its line."""
     position = _body_start(whole)
     number = whole.count("\n", 0, position)
     fence = ""
@@ -128,7 +161,7 @@ def _headings(whole: str) -> Iterator[tuple[int, int, int, str, int]]:
         elif mark and mark[1].startswith(fence) and not line.strip().strip(fence[0]):
             fence = ""
         elif not fence and (heading := _HEADING.match(line.rstrip("\r\n"))):
-            yield position, position + len(line), len(heading[1]), clean(heading[2]), number
+            yield Heading(position, position + len(line), len(heading[1]), clean(heading[2]), number)
         position += len(line)
 
 

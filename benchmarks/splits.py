@@ -1,0 +1,232 @@
+"""Splits: 200,000 questions with near-duplicate families, dealt by the platform and by what people use instead.
+
+    python benchmarks/splits.py [--rows 200000] [--out benchmarks/results/splits.json]
+
+Each way runs in a process of its own, over the same generated rows (half Chinese, half English; a third of them edits
+or rephrasings of others). Reported: seconds to deal all rows; peak memory of the process, and what dealing added to it;
+near-duplicates that lie in two splits (counted by comparing all pairs of each planted family); and how many rows of the
+first half change their split when the second half is added. MinHashLSH comes with `pip install datasketch`; without it
+that way is left out. Near-duplicate: Jaccard of character 3-grams of 0.8 or more.
+"""
+# pyright: basic
+# datasets, datasketch and rensa have no type information.
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ft_assets.datasets.deal import Card, deal, question_form, question_key
+from ft_assets.datasets.near import Families, jaccard, three_grams
+from ft_assets.settings.model import SplitSettings
+
+SETTINGS = SplitSettings()
+PERMUTATIONS = 128
+HAN = "".join(chr(0x4E00 + 7 * n) for n in range(1500))
+FRAMES = ("请问{}吗？", "{}呢？", "请说明：{}", "Please explain {}", "{}, in short", "{}?")
+
+Splits = dict[str, str]
+"""Row id -> split."""
+
+
+def generate(rows: int) -> list[tuple[str, int, str]]:
+    """(id, family, question) in random order."""
+    dice = random.Random(0)  # noqa: S311
+    words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=dice.randint(3, 10))) for _ in range(5000)]
+    made: list[tuple[str, int, str]] = []
+    family = 0
+    while len(made) < rows:
+        family += 1
+        # the most frequent words and characters come up far more often than the rest, as in language
+        if dice.random() < 0.5:
+            text = "".join(HAN[int(len(HAN) * dice.random() ** 2)] for _ in range(dice.randint(12, 60)))
+        else:
+            text = " ".join(words[int(len(words) * dice.random() ** 2)] for _ in range(dice.randint(6, 16)))
+        texts = [text]
+        for _ in range(dice.choice([0, 0, 0, 0, 1, 1, 2, 4])):
+            at = dice.randrange(len(text))
+            edited = text[:at] + dice.choice(HAN) + text[at + dice.randrange(2) :]
+            texts.append(dice.choice(FRAMES).format(edited if dice.random() < 0.5 else text))
+        made += [(f"r{len(made) + n:06}", family, question) for n, question in enumerate(texts)]
+    made = made[:rows]
+    dice.shuffle(made)
+    return made
+
+
+def deal_by_platform(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """`deal` over all rows, and over the first half first."""
+
+    def cards(some: Sequence[tuple[str, str]]) -> list[Card]:
+        return [Card("instruction", record_id, (question_key(form),), form) for record_id, form in some]
+
+    def before() -> Splits:
+        known = deal(cards(rows[: len(rows) // 2]), {}, SETTINGS).dealt
+        after = deal(cards(rows), known, SETTINGS)
+        moved = known.keys() & (after.dealt.keys() | {bridge.card.id for bridge in after.bridges})
+        return {row: "moved" if key in moved else splits[row] for key in known for row in [key[1]]}
+
+    splits = {row: dealt.split for (_, row), dealt in deal(cards(rows), {}, SETTINGS).dealt.items()}
+    return splits, before
+
+
+def deal_by_row_hash(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """A hash of each row's id decides."""
+
+    def assign(some: Sequence[tuple[str, str]]) -> Splits:
+        return {record_id: _choose(record_id) for record_id, _ in some}
+
+    return assign(rows), lambda: assign(rows[: len(rows) // 2])
+
+
+def deal_by_train_test_split(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """`datasets.Dataset.train_test_split(seed=42)`, twice to get three splits."""
+    from datasets import Dataset
+
+    def assign(some: Sequence[tuple[str, str]]) -> Splits:
+        table = Dataset.from_dict({"id": [row for row, _ in some], "question": [form for _, form in some]})
+        outer = table.train_test_split(test_size=SETTINGS.test, seed=42)
+        inner = outer["train"].train_test_split(test_size=SETTINGS.validation / (1 - SETTINGS.test), seed=42)
+        parts = {"train": inner["train"], "validation": inner["test"], "test": outer["test"]}
+        return {row: split for split, part in parts.items() for row in part["id"]}
+
+    return assign(rows), lambda: assign(rows[: len(rows) // 2])
+
+
+def deal_by_minhash_lsh(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """datasketch: MinHashLSH, its candidates are twins; a hash of the smallest id decides."""
+    from datasketch import MinHash, MinHashLSH  # pyright: ignore[reportMissingImports]
+
+    index = MinHashLSH(threshold=SETTINGS.near_duplicate, num_perm=PERMUTATIONS)
+    links: list[tuple[int, int]] = []
+    grams = ([gram.encode() for gram in three_grams(form)] for _, form in rows)
+    for number, sketch in enumerate(MinHash.generator(grams, num_perm=PERMUTATIONS)):
+        links += [(number, int(other)) for other in index.query(sketch)]
+        index.insert(str(number), sketch)
+    return _deal_clusters(rows, links)
+
+
+def deal_by_rensa(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """rensa: signatures in bulk, RMinHashLSH at the threshold with 32 bands; the rest as with MinHashLSH."""
+    from rensa.rensa import RMinHash, RMinHashLSH
+
+    index = RMinHashLSH(SETTINGS.near_duplicate, PERMUTATIONS, 32)
+    links: list[tuple[int, int]] = []
+    sketches = RMinHash.from_token_sets([list(three_grams(form)) for _, form in rows], PERMUTATIONS, 42)
+    for number, sketch in enumerate(sketches):
+        links += [(number, int(other)) for other in index.query(sketch)]
+        index.insert(number, sketch)
+    return _deal_clusters(rows, links)
+
+
+def _deal_clusters(
+    rows: Sequence[tuple[str, str]], links: Sequence[tuple[int, int]]
+) -> tuple[Splits, Callable[[], Splits]]:
+    def assign(count: int) -> Splits:
+        families = Families(count)
+        for left, right in links:
+            if max(left, right) < count:
+                families.join(left, right)
+        smallest: dict[int, str] = {}
+        for number in range(count):
+            root = families.root(number)
+            smallest[root] = min(rows[number][0], smallest.get(root, "~"))
+        return {rows[number][0]: _choose(smallest[families.root(number)]) for number in range(count)}
+
+    return assign(len(rows)), lambda: assign(len(rows) // 2)
+
+
+def _choose(name: str) -> str:
+    number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+    if number < SETTINGS.train:
+        return "train"
+    return "validation" if number < SETTINGS.train + SETTINGS.validation else "test"
+
+
+WAYS = {
+    "ft-assets": deal_by_platform,
+    "hash of the row": deal_by_row_hash,
+    "datasets.train_test_split": deal_by_train_test_split,
+    "datasketch MinHashLSH": deal_by_minhash_lsh,
+    "rensa RMinHashLSH": deal_by_rensa,
+}
+NEEDS = {"datasketch MinHashLSH": "datasketch", "rensa RMinHashLSH": "rensa", "datasets.train_test_split": "datasets"}
+
+
+def measure(way: str, count: int) -> dict[str, Any]:
+    """One way, in this process."""
+    made = generate(count)
+    rows = [(record_id, question_form(question)) for record_id, _, question in made]
+    if module := NEEDS.get(way):
+        __import__(module)
+    at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    splits, before = WAYS[way](rows)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    families: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
+    for (record_id, family, _), (_, form) in zip(made, rows, strict=True):
+        families[family].append((record_id, form))
+    twins = [
+        (left[0], right[0])
+        for members in families.values()
+        for left, right in combinations(members, 2)
+        if jaccard(left[1], right[1]) >= SETTINGS.near_duplicate
+    ]
+    return {
+        "way": way,
+        "rows": count,
+        "seconds": round(seconds, 2),
+        "peak_mib": round(peak / 1024),
+        "added_mib": round((peak - at_rest) / 1024),
+        "near_duplicate_pairs": len(twins),
+        "across_splits": sum(splits[left] != splits[right] for left, right in twins),
+        "moved_by_growth": sum(splits[row] != split for row, split in before().items()),
+        "test_share": round(sum(split == "test" for split in splits.values()) / count, 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/splits.json")
+    parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one, arguments.rows)))
+        return
+    results: list[dict[str, Any]] = []
+    print(f"{'way':<27}{'seconds':>9}{'ratio':>8}{'peak MiB':>10}{'added':>8}{'across splits':>16}{'moved':>8}")
+    for way in WAYS:
+        if way in NEEDS and find_spec(NEEDS[way]) is None:
+            print(f"{way:<27} {NEEDS[way]} is not installed")
+            continue
+        command = [sys.executable, __file__, "--one", way, "--rows", str(arguments.rows)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        one = json.loads(done.stdout.splitlines()[-1])
+        results.append(one)
+        ratio = one["seconds"] / max(results[0]["seconds"], 0.01)
+        across = f"{one['across_splits']} / {one['near_duplicate_pairs']}"
+        print(
+            f"{way:<27}{one['seconds']:>9.1f}{ratio:>8.2f}{one['peak_mib']:>10}{one['added_mib']:>8}"
+            f"{across:>16}{one['moved_by_growth']:>8}",
+            flush=True,
+        )
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    print(f"in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

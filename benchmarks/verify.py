@@ -1,0 +1,232 @@
+"""Rows a minute and peak memory of reading, judging and converting a DDR file, beside what a user would run instead.
+
+    python benchmarks/verify.py [--rows 1000000] [--json benchmarks/results/verify.json]
+
+Every contestant runs in a process of its own, on one core, over the same generated file (one row in a hundred is bad),
+and the order is turned round once: each figure is the better of two. Ours does what the others do not: strict bytes,
+duplicate keys, cleaning, the preference rules, duplicates within the file, Parquet with a line number, quarantine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_ZH = "对称密码使用同一把密钥加密和解密，分组长度为一百二十八位；工作模式决定分组之间如何相互影响，随机数不得重复使用。"
+_EN = ("a", "block", "cipher", "encrypts", "blocks", "of", "fixed", "size", "under", "one", "key", "and", "its", "mode")
+
+
+def generate(path: Path, rows: int) -> None:
+    """DDR rows as UltraRAG writes them, half Chinese and half English, about 780 bytes each."""
+    rng = random.Random(7)  # noqa: S311 - a generator of test data
+
+    def text(chinese: bool, chars: int) -> str:
+        if chinese:
+            start = rng.randrange(len(_ZH))
+            return (_ZH[start:] + _ZH)[: chars // 2] + str(rng.randrange(10**9))
+        return " ".join(rng.choices(_EN, k=chars // 6)) + f" {rng.randrange(10**9)}"
+
+    with path.open("w", encoding="utf-8") as stream:
+        for n in range(rows):
+            chinese, score = n % 2 == 0, round(rng.random() / 2, 3)
+            row: dict[str, Any] = {
+                "id": n,
+                "query": text(chinese, 48) + ("？" if chinese else "?"),
+                "ground_truth": text(chinese, 40),
+                "retrieval_result": [text(chinese, 90) for _ in range(3)],
+                "chosen": {"text": text(chinese, 90), "temperature": 0.5, "type": "aug", "rouge_score": score + 0.4},
+                "rejected": {"text": text(chinese, 90), "temperature": 0.9, "type": "raw", "rouge_score": score},
+            }
+            if n % 100 == 99:
+                row["chosen"]["text"] = ""
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def ours_verify(source: Path, out: Path) -> int:
+    """`ft verify`: every row judged, duplicates included; no file written."""
+    from expectations.verify import verify_file
+
+    return verify_file(source).clean
+
+
+def ours(source: Path, out: Path) -> int:
+    """Verify and convert: clean rows to Parquet, the rest to the quarantine."""
+    from expectations.duplicates import Duplicates
+    from expectations.formats.preference import PreferenceRecord
+    from expectations.reading import Rejected
+    from expectations.records import read_records, write_quarantine
+    from resources.parquet import TableWriter, schema_of
+
+    with TableWriter(out / "records.parquet", schema_of(PreferenceRecord)) as table:
+
+        def rejected() -> Iterator[Rejected]:
+            for record in Duplicates().sift(read_records(source, "preference")):
+                if isinstance(record, Rejected):
+                    yield record
+                else:
+                    table.add(record)
+
+        write_quarantine(out / "quarantine.jsonl", rejected())
+    return table.rows
+
+
+def pydantic(source: Path, out: Path) -> int:
+    """A strict pydantic model a line, clean rows to Parquet in batches: the usual careful script."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+    class Answer(BaseModel):
+        text: str = Field(min_length=1)
+        temperature: float
+        type: str
+        rouge_score: float
+
+    class Ddr(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        id: int
+        query: str = Field(min_length=1)
+        ground_truth: str
+        retrieval_result: list[str]
+        chosen: Answer
+        rejected: Answer
+
+    kept, rows, writer = 0, [], None
+    with source.open("rb") as stream:
+        for line in stream:
+            try:
+                row = Ddr.model_validate_json(line)
+            except ValidationError:
+                continue
+            kept += 1
+            rows.append(row.model_dump())
+            if len(rows) == 10_000:
+                table = pa.Table.from_pylist(rows)
+                writer = writer or pq.ParquetWriter(out / "pydantic.parquet", table.schema, compression="zstd")
+                writer.write_table(table)
+                rows = []
+    if writer:
+        writer.close()
+    return kept
+
+
+def datasets_library(source: Path, out: Path) -> int:
+    """`datasets.load_dataset`, a filter for empty answers, `to_parquet`."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    loaded = datasets.load_dataset("json", data_files=str(source), split="train", cache_dir=str(out / "cache"))
+    kept = loaded.filter(lambda row: bool(row["chosen"]["text"].strip()))
+    kept.to_parquet(str(out / "datasets.parquet"))
+    return len(kept)
+
+
+def jsonschema(source: Path, out: Path) -> int:
+    """Pure-Python `jsonschema`, no file written; on a fiftieth of the rows, for it is slow."""
+    from jsonschema import Draft202012Validator
+
+    answer = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
+    schema = {
+        "type": "object",
+        "required": ["query", "retrieval_result", "chosen", "rejected"],
+        "properties": {
+            "query": {"type": "string", "minLength": 1},
+            "retrieval_result": {"type": "array", "items": {"type": "string"}},
+            "chosen": answer,
+            "rejected": answer,
+        },
+    }
+    validator = Draft202012Validator(schema)
+    with source.open("rb") as stream:
+        return sum(validator.is_valid(json.loads(line)) for n, line in enumerate(stream) if n % 50 == 0)
+
+
+CONTESTANTS: dict[str, Callable[[Path, Path], int]] = {
+    "ft verify": ours_verify, "ft verify + convert": ours, "pydantic + pyarrow": pydantic,
+    "datasets.load_dataset": datasets_library, "jsonschema (1/50)": jsonschema,
+}  # fmt: skip
+
+
+def run_one(name: str, source: Path, out: Path) -> dict[str, Any]:
+    """Called in the child: seconds of CPU time, peak memory of the process."""
+    start, cpu = time.perf_counter(), time.process_time()
+    kept = CONTESTANTS[name](source, out)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "kept": kept,
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_mb": peak,
+    }
+
+
+def measure(name: str, source: Path) -> dict[str, Any]:
+    """One contestant in a fresh process that may use one core."""
+    core = str(min(os.sched_getaffinity(0)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    with tempfile.TemporaryDirectory() as out:
+        command = [
+            "taskset",
+            "-c",
+            core,
+            sys.executable,
+            __file__,
+            "--child",
+            name,
+            "--source",
+            str(source),
+            "--out",
+            out,
+        ]
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measure all, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child")
+    parser.add_argument("--source", type=Path)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(run_one(arguments.child, arguments.source, arguments.out)))
+        return
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "ddr.jsonl"
+        generate(source, arguments.rows)
+        size = source.stat().st_size / arguments.rows
+        for name in [*CONTESTANTS, *reversed(CONTESTANTS)]:
+            found = measure(name, source)
+            rows = arguments.rows // 50 if "1/50" in name else arguments.rows
+            found["rows_per_minute"] = rows / found["cpu_seconds"] * 60
+            if name not in results or found["cpu_seconds"] < results[name]["cpu_seconds"]:
+                results[name] = found
+    mine = results["ft verify + convert"]["rows_per_minute"]
+    print(f"{arguments.rows} rows of {size:.0f} bytes, one core; M rows a minute of CPU time, peak MB, times ours")
+    for name, found in results.items():
+        rate = found["rows_per_minute"]
+        print(f"{name:24s} {rate / 1e6:6.2f} {found['peak_mb']:8.0f} {rate / mine:6.2f}x   kept {found['kept']}")
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(
+            json.dumps({"rows": arguments.rows, "bytes_per_row": size, "results": results}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

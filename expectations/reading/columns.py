@@ -1,0 +1,115 @@
+"""Rows of Parquet files and of folders that the `datasets` library wrote, through pyarrow (extra `parquet`)."""
+# pyright: basic
+# pyarrow has no type information.
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from expectations.reading.rows import Rejected, Row, Source, Unreadable
+from expectations.reading.streams import require_arrow
+
+FORMAT_KEY, VERSION_KEY = b"ft_assets.format", b"ft_assets.version"
+"""Metadata of a Parquet file that says which record format, in which version, its rows are."""
+
+_BATCH = 1000
+_FOLDER_SIGNS = ("dataset_info.json", "dataset_dict.json")
+
+
+def is_dataset_folder(path: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of the `datasets` library."""
+    return path.is_dir() and any((path / sign).is_file() for sign in _FOLDER_SIGNS)
+
+
+def read_parquet(source: Source) -> Iterator[Row | Rejected]:
+    """The rows of a Parquet file; `line` is the row's number from 1. The file is decoded once before, for damage."""
+    pa = require_arrow("a Parquet file")
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(source.path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH):
+                batch.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable("FT-ROW-008", f"it is no whole Parquet file: {_short(error)}") from error
+    with pq.ParquetFile(source.path) as file:
+        metadata = file.schema_arrow.metadata or {}
+        version = metadata.get(VERSION_KEY, b"").decode()
+        stamp = {"format_version": int(version)} if version.isdigit() else {}
+        yield from _rows(source, file.schema_arrow, file.iter_batches(batch_size=_BATCH), stamp)
+
+
+def read_folder(source: Source) -> Iterator[Row | Rejected]:
+    """The rows of a saved Dataset, or of every split of a saved DatasetDict, numbered from 1 through all of them."""
+    pa = require_arrow("a folder of the datasets library")
+    files = list(_arrow_files(source.path))
+    try:
+        for file in files:
+            with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as reader:
+                for batch in reader:
+                    batch.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise Unreadable("FT-ROW-008", f"{file.name} is damaged: {_short(error)}") from error
+    line = 0
+    for file in files:
+        with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as reader:
+            for row in _rows(source, reader.schema, _sliced(reader), {}, first=line):
+                line = row.line
+                yield row
+
+
+def _arrow_files(folder: Path) -> Iterator[Path]:
+    """The data files of a saved Dataset or DatasetDict, as its state.json lists them."""
+    splits = folder / "dataset_dict.json"
+    try:
+        if splits.is_file():
+            for split in json.loads(splits.read_text("utf-8"))["splits"]:
+                yield from _arrow_files(folder / split)
+            return
+        for entry in json.loads((folder / "state.json").read_text("utf-8"))["_data_files"]:
+            yield folder / entry["filename"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unreadable("FT-ROW-008", f"the dataset folder is not whole: {_short(error)}") from error
+
+
+def _sliced(reader: Any) -> Iterator[Any]:
+    for batch in reader:
+        for start in range(0, batch.num_rows, _BATCH):
+            yield batch.slice(start, _BATCH)
+
+
+def _rows(
+    source: Source, schema: Any, batches: Any, stamp: dict[str, Any], *, first: int = 0
+) -> Iterator[Row | Rejected]:
+    has_floats = any("float" in str(field.type) or "double" in str(field.type) for field in schema)
+    line = first
+    for batch in batches:
+        for cells in batch.to_pylist():
+            line += 1
+            value = {key: cell for key, cell in cells.items() if cell is not None} | stamp
+            row = Row(line, -1, value)
+            if has_floats and (path := _find_nan(value, "$")):
+                yield source.reject("FT-ROW-004", line, -1, f"found NaN or infinity at {path}", raw=row.raw, path=path)
+            else:
+                yield row
+
+
+def _find_nan(value: Any, path: str) -> str:
+    """The JSON path of the first number that is none; empty without one."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else path
+    if isinstance(value, dict):
+        inner = ((f"{path}.{key}", item) for key, item in value.items())
+    elif isinstance(value, list):
+        inner = ((f"{path}[{n}]", item) for n, item in enumerate(value))
+    else:
+        return ""
+    return next((found for name, item in inner if (found := _find_nan(item, name))), "")
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,177 @@
+"""One row's JSON, strictly: no duplicate key, no NaN, no lone surrogate, no endless depth.
+
+No parser refuses all of that, and the one with hooks for it is slow. So msgspec reads the row, and the keys it kept are
+counted against the keys that the text shows; where the two differ, or msgspec refuses, the standard library's parser
+looks again with its hooks and gives the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any, NoReturn, cast
+
+import msgspec
+
+from expectations.reading.rows import Rejected, Row, Source, Unreadable, escape, escape_bytes
+from expectations.text import needs_folding
+
+MAX_DEPTH = 64
+
+_FAST = msgspec.json.Decoder()
+_DEPTH_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
+_SPACED_COLON = re.compile(rb"\s:")
+_HIDING_ESCAPE = re.compile(rb"\\[ubfr]")
+_FOLDABLE = (b"\xef\xbc", b"\xef\xbd", b"\xe3\x80\x80")  # where full-width forms and the wide space begin
+
+
+def decode_row(source: Source, line: int, offset: int, data: bytes, *, whole: bool = True) -> Row | Rejected:
+    """The row that one JSON text is. `whole`: a line end followed, so that it was not cut by the end of the file."""
+    try:
+        text = decode_utf8(data)
+        value, plain = decode_json(text, data, whole=whole)
+        return Row(line, offset, value, data, plain)
+    except Unreadable as error:
+        return source.reject(error.code, line, offset, error.reason, raw=escape_bytes(data))
+
+
+def decode_utf8(data: bytes) -> str:
+    """Strict UTF-8; Unreadable says what it may be instead."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start + 1} of the row (0x{data[error.start]:02x}) is not UTF-8"
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in data[:4]:
+            reason += "; the file looks like UTF-16"
+        elif _decodes_as_gb18030(data):
+            reason += "; the row reads as GB18030"
+        raise Unreadable("FT-ROW-001", reason) from error
+
+
+def _is_plain(text: str, data: bytes, *, braces_in_text: bool) -> bool:  # noqa: PLR0911 - a list of reasons
+    """Whether no text of a row can hold what cleaning changes or a rule refuses. Single bytes are looked for, because
+    that is ten times quicker than words: a tag, a formula or a call in a text just costs it the closer look.
+    """
+    if braces_in_text or b"<" in data or b"=" in data or b"\x7f" in data or b"\xc2" in data:
+        return False
+    if b"\\" in data and _HIDING_ESCAPE.search(data):
+        return False
+    if b"#" in data and b"###" in data:
+        return False
+    if b"I" in data and b"INST]" in data:
+        return False
+    if b"B" in data and b"Below is an" in data:
+        return False
+    if b"(" in data and data.count(b"(") != data.count(b" ("):
+        return False
+    if text.isascii():
+        return True
+    if any(sign in data for sign in _FOLDABLE) and needs_folding(text):
+        return False
+    return unicodedata.is_normalized("NFC", text)
+
+
+def _decodes_as_gb18030(data: bytes) -> bool:
+    try:
+        data.decode("gb18030")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def decode_json(text: str, data: bytes, *, whole: bool) -> tuple[Any, bool]:
+    """(the value, whether the row is plain: see `Row`); Unreadable says what is wrong."""
+    opened = data.count(b"{")
+    if opened + data.count(b"[") > MAX_DEPTH:
+        _refuse_depth(text)
+    try:
+        value = _FAST.decode(data)
+    except (ValueError, RecursionError):  # msgspec's own error is a ValueError
+        return _decode_slowly(text, whole=whole), False
+    keys, objects = _shape(value)
+    # Every key shows as `":`, and so may a text: equal counts mean that no key was given twice. A key with white
+    # space before its colon shows otherwise, so then every colon must stand right behind a quote.
+    shown = data.count(b'":')
+    if shown != keys or (data.count(b":") != shown and _SPACED_COLON.search(data)):
+        value = _decode_slowly(text, whole=whole)
+    return value, _is_plain(text, data, braces_in_text=opened != objects)
+
+
+def _shape(value: Any) -> tuple[int, int]:
+    """(keys, objects) in a value, at any depth."""
+    keys = objects = 0
+    waiting: list[Any] = [value]
+    while waiting:
+        outer = waiting.pop()
+        inside: Iterable[Any] = outer
+        if type(outer) is dict:
+            fields = cast("dict[str, Any]", outer)
+            objects += 1
+            keys += len(fields)
+            inside = fields.values()
+        elif type(outer) is not list:
+            continue
+        for inner in inside:
+            if type(inner) is dict or type(inner) is list:
+                waiting.append(inner)
+    return keys, objects
+
+
+def _decode_slowly(text: str, *, whole: bool) -> Any:
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+        if at_end and not whole:
+            raise Unreadable("FT-ROW-007", "the file ends inside this row") from error
+        raise Unreadable("FT-ROW-002", f"{error.msg} at character {error.pos + 1}") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise Unreadable("FT-ROW-002", str(error).partition(";")[0]) from error
+    if "\\u" in text:
+        _refuse_lone_surrogates(value)
+    return value
+
+
+def _refuse_depth(text: str) -> None:
+    depth = 0
+    for token in _DEPTH_TOKENS.finditer(text):
+        if token.group(1):
+            depth += 1
+        elif token.group() in "]}":
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise Unreadable("FT-ROW-005", f"nested more than {MAX_DEPTH} deep")
+
+
+def _refuse_lone_surrogates(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        surrogate = f"\\u{ord(error.object[error.start]):04x}"
+        raise Unreadable("FT-ROW-009", f"{surrogate} stands without its other half") from error
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twin = next(key for key in keys if keys.count(key) > 1)
+        raise Unreadable("FT-ROW-003", f"the key `{escape(twin)}` appears {keys.count(twin)} times in one object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Unreadable("FT-ROW-004", f"found {name}")
+
+
+def _read_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise Unreadable("FT-ROW-004", f"{digits[:20]} is too large for a number")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_twins, parse_constant=_refuse_constant, parse_float=_read_float)

@@ -1,0 +1,111 @@
+"""One file, whatever it is: told by its bytes and its shape, and handed to the reader that knows it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import msgspec
+
+from expectations.formats.codes import CODES
+from expectations.reading.columns import is_dataset_folder, read_folder, read_parquet
+from expectations.reading.decode import decode_row
+from expectations.reading.lines import ArrayReader, read_lines, read_tsv
+from expectations.reading.rows import Rejected, Row, Source, Unreadable
+from expectations.reading.streams import CHUNK, open_stream, packing_of
+from expectations.violations import Refused, Violation
+
+MAX_LINE_BYTES = 8 << 20
+_MAX_DOCUMENT_BYTES = 64 << 20
+_BOM = b"\xef\xbb\xbf"
+_BLANK = b" \t\r\n"
+
+
+def is_readable(path: Path) -> bool:
+    """Whether there is a file, or a folder of the `datasets` library, at this path."""
+    return path.is_file() or is_dataset_folder(path)
+
+
+def read_rows(path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row | Rejected]:
+    """The rows of a file, in file order.
+
+    Read are JSONL, a JSON array (whatever its name), one pretty-printed JSON object, TSV; these packed with gzip or
+    zstd; Parquet; a folder that `datasets` saved. A row of an array has the line its element starts on. Blank lines
+    are no rows. A damaged compressed or binary file gives one `Rejected` and no row. `max_line_bytes` bounds a row,
+    and with it the memory. Refused when there is no such file.
+    """
+    if not is_readable(path):
+        found = "not a file" if path.exists() else "no such file"
+        raise Refused(
+            str(path), [Violation(code="FT-ROW-012", where=str(path), message=found, mend=CODES["FT-ROW-012"].mend)]
+        )
+    source = Source(path, name)
+    try:
+        yield from _read(source, max_line_bytes)
+    except Unreadable as error:
+        yield source.reject(error.code, 0, 0, error.reason, raw="")
+
+
+def _read(source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
+    path = source.path
+    if path.is_dir():
+        yield from read_folder(source)
+        return
+    packing = packing_of(path)
+    if packing == "parquet":
+        yield from read_parquet(source)
+        return
+    with open_stream(path, packing) as stream:
+        start = cast(io.BufferedReader, stream).peek(CHUNK).removeprefix(_BOM).lstrip(_BLANK)
+        if start[:1] not in (b"{", b"[") and _is_tsv(path, start):
+            yield from read_tsv(stream, source, max_line_bytes)
+        elif _is_array(start):
+            yield from ArrayReader(source, max_line_bytes).read(stream)
+        elif start.split(b"\n", 1)[0].strip(_BLANK) == b"{":
+            yield from _read_object(stream, source)
+        else:
+            yield from read_lines(stream, source, max_line_bytes)
+
+
+def holds_rows(path: Path) -> bool:
+    """Whether a plain text file is a table by its shape (`train.query.txt` with tabs), not a text to be read."""
+    with path.open("rb") as stream:
+        return _is_tsv(path, stream.read(CHUNK).removeprefix(_BOM).lstrip(_BLANK))
+
+
+def _read_object(stream: BinaryIO, source: Source) -> Iterator[Row | Rejected]:
+    """One object over many lines. JSONL never begins with a line of nothing but a brace."""
+    data = stream.read(_MAX_DOCUMENT_BYTES + 1)
+    if len(data) > _MAX_DOCUMENT_BYTES:
+        yield source.reject("FT-ROW-006", 1, 0, f"one object of more than {_MAX_DOCUMENT_BYTES} bytes", raw="{")
+        return
+    body = data.removeprefix(_BOM)
+    blank = len(data) - len(body.lstrip(_BLANK))
+    yield decode_row(source, 1 + data.count(b"\n", 0, blank), blank, body.strip(_BLANK), whole=False)
+
+
+def _is_tsv(path: Path, start: bytes) -> bool:
+    """By name; a file of another name when each of its first lines has the same number of tabs."""
+    if path.name.removesuffix(".gz").removesuffix(".zst").endswith(".tsv"):
+        return True
+    lines = [line for line in start.split(b"\n")[:20] if line.strip(_BLANK)]
+    if len(start) >= CHUNK and len(lines) > 1:
+        lines.pop()
+    tabs = {line.count(b"\t") for line in lines}
+    return len(tabs) == 1 and tabs.pop() in (1, 2, 3)
+
+
+def _is_array(start: bytes) -> bool:
+    """Whether the file is one JSON array, and not JSONL whose first row happens to be an array."""
+    if not start.startswith(b"["):
+        return False
+    first, newline, rest = start.partition(b"\n")
+    if newline and rest.strip(_BLANK):
+        try:
+            msgspec.json.decode(first)
+        except (ValueError, RecursionError):
+            return True
+        return False
+    return True

@@ -1,0 +1,177 @@
+"""Text becomes rows: lines, cells, and the elements of a JSON array.
+
+Iteration is over bytes split at b"\\n" alone: str.splitlines would also split inside texts, at U+2028.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from expectations.reading.decode import decode_row, decode_utf8
+from expectations.reading.rows import Rejected, Row, Source, Unreadable, escape_bytes
+from expectations.reading.streams import CHUNK
+
+_BOM = b"\xef\xbb\xbf"
+_BLANK = b" \t\r\n"
+_STRUCTURE = re.compile(rb'["\[\]{},]')
+_IN_STRING = re.compile(rb'["\\]')
+
+
+class _Line(msgspec.Struct):
+    number: int
+    offset: int
+    data: bytes
+    """Without the line end; cut when too long."""
+    too_long: bool
+    ended: bool
+    """Whether a line end followed."""
+
+
+def _lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[_Line]:
+    number = offset = 0
+    while data := stream.readline(max_line_bytes + 1):
+        number += 1
+        size = len(data)
+        piece = data
+        while not piece.endswith(b"\n") and size > max_line_bytes:  # drain what is left of the line
+            piece = stream.readline(CHUNK)
+            size += len(piece)
+            if not piece:
+                break
+        ended = piece.endswith(b"\n")
+        if number == 1:
+            data = data.removeprefix(_BOM)
+        if data.strip(_BLANK):
+            yield _Line(number, offset, data.rstrip(b"\r\n"), size - ended > max_line_bytes, ended)
+        offset += size
+
+
+def read_lines(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
+    """JSON rows, one a line."""
+    for line in _lines(stream, max_line_bytes):
+        if line.too_long:
+            yield _reject_long(source, line.number, line.offset, line.data, max_line_bytes)
+        else:
+            yield decode_row(source, line.number, line.offset, line.data, whole=line.ended)
+
+
+def read_tsv(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
+    """Tab-separated cells, one row a line."""
+    for line in _lines(stream, max_line_bytes):
+        if line.too_long:
+            yield _reject_long(source, line.number, line.offset, line.data, max_line_bytes)
+            continue
+        try:
+            text = decode_utf8(line.data)
+        except Unreadable as error:
+            yield source.reject(error.code, line.number, line.offset, error.reason, raw=escape_bytes(line.data))
+        else:
+            yield Row(line.number, line.offset, text.split("\t"), line.data)
+
+
+class ArrayReader:
+    """Cuts a JSON array into its elements while it streams by, and decodes each on its own."""
+
+    def __init__(self, source: Source, max_bytes: int) -> None:
+        self._source = source
+        self._max = max_bytes
+        self._line, self._offset = 1, 0  # where the current element's text begins, white space included
+        self._text = bytearray()
+        self._size = self._newlines = 0
+        self._depth = 0
+        self._in_string = self._escaped = False
+        self._state = "before"  # … then "elements", then "after"
+        self._elements = 0
+
+    def read(self, stream: BinaryIO) -> Iterator[Row | Rejected]:
+        while chunk := stream.read(CHUNK):
+            yield from self._scan(chunk)
+        if self._state == "after":
+            if self._text.strip(_BLANK):
+                yield self._reject("FT-ROW-013", "text follows the end of the array")
+        elif self._text.strip(_BLANK):
+            yield self._reject("FT-ROW-007", "the file ends inside this element")
+        else:
+            yield self._reject("FT-ROW-007", "the file ends before the array is closed by `]`")
+
+    def _scan(self, chunk: bytes) -> Iterator[Row | Rejected]:  # noqa: PLR0912 - one state machine, read as one
+        begin = position = 0
+        while self._state != "after":
+            if self._in_string:
+                if self._escaped:
+                    self._escaped = False
+                    position += 1
+                found = _IN_STRING.search(chunk, position)
+                if not found:
+                    break
+                position = found.end()
+                if found.group() == b"\\":
+                    self._escaped = position == len(chunk)
+                    position += not self._escaped
+                else:
+                    self._in_string = False
+                continue
+            found = _STRUCTURE.search(chunk, position)
+            if not found:
+                break
+            position = found.end()
+            token = found.group()
+            if self._state == "before":  # the first token is the array's own bracket
+                self._take(chunk[begin:position])
+                begin = position
+                self._begin_next()
+                self._state = "elements"
+            elif token == b'"':
+                self._in_string = True
+            elif self._depth == 0 and token in b",]":
+                self._take(chunk[begin : position - 1])
+                yield from self._finish(last=token == b"]")
+                self._take(token)
+                begin = position
+                self._begin_next()
+                if token == b"]":
+                    self._state = "after"
+            elif token in b"[{":
+                self._depth += 1
+            elif token in b"]}":
+                self._depth = max(0, self._depth - 1)
+        self._take(chunk[begin:])
+
+    def _take(self, piece: bytes) -> None:
+        self._size += len(piece)
+        self._newlines += piece.count(b"\n")
+        self._text += piece[: max(0, self._max + 1 - len(self._text))]
+
+    def _begin_next(self) -> None:
+        self._line += self._newlines
+        self._offset += self._size
+        self._text.clear()
+        self._size = self._newlines = 0
+
+    def _place(self) -> tuple[int, int, bytes]:
+        """Line, offset and text of the current element without the white space around it."""
+        text = bytes(self._text)
+        blank = len(text) - len(text.lstrip(_BLANK))
+        return self._line + text.count(b"\n", 0, blank), self._offset + blank, text.strip(_BLANK)
+
+    def _finish(self, *, last: bool) -> Iterator[Row | Rejected]:
+        line, offset, text = self._place()
+        self._elements += 1
+        if self._size > self._max:
+            yield _reject_long(self._source, line, offset, text, self._max)
+        elif text:
+            yield decode_row(self._source, line, offset, text)
+        elif not (last and self._elements == 1):
+            yield self._reject("FT-ROW-013", "an element is missing beside this comma")
+
+    def _reject(self, code: str, reason: str) -> Rejected:
+        line, offset, text = self._place()
+        return self._source.reject(code, line, offset, reason, raw=escape_bytes(text))
+
+
+def _reject_long(source: Source, line: int, offset: int, data: bytes, max_bytes: int) -> Rejected:
+    return source.reject("FT-ROW-006", line, offset, f"longer than {max_bytes} bytes", raw=escape_bytes(data))

@@ -1,0 +1,104 @@
+"""What a row of a file is, and what becomes of one that is not used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from expectations.canonical import file_digest, folder_digest
+from expectations.formats.codes import CODES
+
+RAW_CHARS = 200
+FILE_CODES = frozenset({"FT-ROW-008", "FT-ROW-010", "FT-ROW-011", "FT-ROW-012"})
+"""Codes that condemn a whole file: no row of it is used."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A row that was read. `line` counts from 1; `offset` is in bytes of the unpacked file, -1 in Parquet.
+
+    `value` is what JSON decodes to, the list of cells of a TSV line, or a row of a table.
+    """
+
+    line: int
+    offset: int
+    value: Any
+    data: bytes = b""
+    """The row as it stands in the file; empty for a row of a table."""
+    plain: bool = False
+    """Its texts need no cleaning and hold nothing suspicious (see decode.py): one look at the whole line saves several
+    looks at every field. False says nothing."""
+
+    @property
+    def raw(self) -> str:
+        """The start of the row's text, escaped."""
+        if self.data:
+            return escape_bytes(self.data)
+        try:
+            return escape(msgspec.json.encode(self.value).decode())
+        except (TypeError, ValueError):  # a table may hold what JSON does not
+            return escape(repr(self.value))
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A row that is not used, as one line of the quarantine. `path` is a JSON path; `offset` is -1 where unknown."""
+
+    file: str
+    file_sha256: str
+    line: int
+    offset: int
+    code: str
+    path: str
+    reason: str
+    raw: str
+    suggestion: str
+    question: str = ""
+    """What an instruction row asks and answers, when it was read that far: it may contradict a row that is kept."""
+    answer: str = ""
+
+
+class Source:
+    """A file on the reader's desk: its name and, once something is rejected, its hash."""
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.path = path
+        self.name = name or path.name
+        self._sha256 = ""
+
+    def reject(self, code: str, line: int, offset: int, reason: str, *, raw: str, path: str = "$") -> Rejected:
+        if not self._sha256:
+            self._sha256 = folder_digest(self.path) if self.path.is_dir() else file_digest(self.path)
+        return Rejected(
+            file=self.name,
+            file_sha256=self._sha256,
+            line=line,
+            offset=offset,
+            code=code,
+            path=path,
+            reason=reason,
+            raw=raw,
+            suggestion=CODES[code].mend,
+        )
+
+
+class Unreadable(Exception):
+    """A row, or a file, that cannot be read: its code and a reason that a person understands."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def escape(text: str) -> str:
+    """The first 200 characters, printable ones as they are, others escaped, so that no log or terminal obeys them."""
+    start = text[:RAW_CHARS]
+    if start.isprintable():
+        return start
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in start)
+
+
+def escape_bytes(data: bytes) -> str:
+    """`escape` of bytes that may not be UTF-8."""
+    return escape(data[: RAW_CHARS * 4].decode("utf-8", "backslashreplace"))

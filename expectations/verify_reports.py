@@ -1,0 +1,253 @@
+"""What `verify` found, for every reader: a terminal, a program, a pull request, a CI's test page."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+from xml.etree import ElementTree
+
+import msgspec
+
+from expectations.formats.codes import CODES
+from expectations.verify import Failing, Report
+from expectations.violations import Violation
+
+SHOWN_PER_CODE = 3
+MAX_ANNOTATIONS = 10
+"""GitHub shows no more errors of one step."""
+
+_SHOWN_CHARS = 400
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_MARKDOWN = str.maketrans({character: f"&#{ord(character)};" for character in "*_[]()`|~\\#@\n"})
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """The report as plain JSON values."""
+    return {**msgspec.to_builtins(report), "exit_code": report.exit_code}
+
+
+def report_line(report: Report) -> str:
+    """One line: what the file is and how many of its rows hold."""
+    what = f"{report.format} ({report.dialect})" if report.format else "not recognised"
+    line = f"{report.file}: {what}, {report.rows} rows, {report.clean} clean, {report.failed} rejected"
+    if report.counts and not report.unreadable and report.failed <= report.max_quarantined * report.rows:
+        line += f" (at most {report.max_quarantined:.2%} may be)"
+    return line
+
+
+def report_table(report: Report) -> str:
+    """The report for a terminal: what the file is, each code with its first rows, conflicts, the first record."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    output = StringIO()
+    console = Console(file=output, width=120, highlight=False, markup=False, emoji=False)
+    console.print(report_line(report))
+    if report.unreadable:
+        console.print(f"  unreadable: [{report.unreadable_code}] {report.unreadable}")
+    for violation in report.violations:
+        console.print(f"  {violation}")
+    for note in report.notes:
+        console.print(f"  note: {note}")
+    if report.thinking:
+        console.print(f"  thinking: {_thinking(report)}")
+    if report.counts:
+        table = Table("code", "rows", "what", "first lines")
+        for code, count in report.counts.items():
+            title, mend = _meaning(code)
+            lines = [f"{_place(row)}: {row.reason}\n  {_offending(row)}" for row in _first_of(report, code)]
+            table.add_row(code, str(count), Text(f"{title}\nMend: {mend}"), Text("\n".join(lines)))
+        console.print(table)
+    for conflict in report.conflicts:
+        console.print(f"  FT-DUP-003 different answers to: {conflict.question}")
+        for line, answer in zip(conflict.lines, conflict.answers, strict=True):
+            console.print(f"    {line}: {answer}")
+    if report.first:
+        console.print("  first record:")
+        for name, value in report.first.items():
+            console.print(f"    {name}: {_short(repr(value))}")
+    for line in _training_lines(report):
+        console.print(f"  {line}", soft_wrap=True)
+    return output.getvalue()
+
+
+def report_github(reports: Sequence[Report]) -> str:
+    """Workflow commands of GitHub Actions: annotations of the first problems, then a line that counts all."""
+    found: list[str] = []
+    total = 0
+    for report in reports:
+        if report.unreadable:
+            total += 1
+            found.append(_annotation("error", report.file, 0, report.unreadable_code, report.unreadable))
+        for violation in report.violations:
+            total += 1
+            found.append(_annotation("error", report.file, 0, violation.code, _contract_text(violation)))
+        if not report.unreadable:
+            total += sum(report.counts.values())
+            level = "error" if report.exit_code else "warning"
+            for code in report.counts:
+                for row in _first_of(report, code):
+                    mend = f"\nMend: {row.suggestion}"
+                    text = f"{row.path}: {row.reason}\n{_offending(row)}{mend}"
+                    found.append(_annotation(level, report.file, row.line, row.code, text))
+    shown = found[:MAX_ANNOTATIONS]
+    left = total - len(shown)
+    more = f"; {left} more are not annotated, `ft verify` lists them" if left else ""
+    clean = sum(not report.exit_code for report in reports)
+    summary = f"{clean} of {len(reports)} files pass, {sum(r.failed for r in reports)} rows rejected{more}"
+    return "\n".join([*shown, f"::notice title=ft verify::{_message(summary)}"])
+
+
+def report_junit(reports: Sequence[Report]) -> bytes:
+    """JUnit XML: a suite for each file, a test case for each code; `rows` is the one of a file without any."""
+    root = ElementTree.Element("testsuites", name="ft verify")
+    for report in reports:
+        suite = ElementTree.SubElement(root, "testsuite", name=_xml(report.file))
+        tests = failures = errors = 0
+        for name, kind, text in _cases(report):
+            tests += 1
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=_xml(report.file), name=name, file=_xml(report.file)
+            )
+            if kind:
+                message = text.partition("\n")[0]
+                ElementTree.SubElement(case, kind, type=name, message=_xml(message)).text = _xml(text)
+                failures += kind == "failure"
+                errors += kind == "error"
+        suite.attrib.update(tests=str(tests), failures=str(failures), errors=str(errors))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def report_markdown(reports: Sequence[Report]) -> str:
+    """Tables for a pull request or `$GITHUB_STEP_SUMMARY`; texts of the files are shown as code, never as markup."""
+    lines = ["| file | what | rows | clean | rejected | result |", "|---|---|--:|--:|--:|---|"]
+    for report in reports:
+        what = f"{report.format} ({report.dialect})" if report.format else "not recognised"
+        result = ("pass", "rows fail", "unreadable")[report.exit_code]
+        if report.exit_code and report.violations and not report.failed:
+            result = "contract broken"
+        cells = (_code(report.file), what, report.rows, report.clean, report.failed, result)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    for report in reports:
+        told = [f"- unreadable: {report.unreadable_code} {_code(report.unreadable)}"] if report.unreadable else []
+        told += [f"- {violation.code}: {_plain(_contract_text(violation))}" for violation in report.violations]
+        told += [f"- note: {_plain(note)}" for note in report.notes]
+        told += [f"- thinking: {_thinking(report)}"] if report.thinking else []
+        told += [
+            f"- FT-DUP-003 different answers to {_code(conflict.question)}: {_plain(', '.join(conflict.lines))}"
+            for conflict in report.conflicts[:SHOWN_PER_CODE]
+        ]
+        if told or report.counts:
+            lines += ["", f"**{_code(report.file)}**", "", *told]
+        if report.counts:
+            lines += ["", "| code | rows | what | first lines | mend |", "|---|--:|---|---|---|"]
+            for code, count in report.counts.items():
+                title, mend = _meaning(code)
+                some = "<br>".join(
+                    f"{_plain(f'{_place(row)}: {row.reason}')} {_code(_offending(row))}"
+                    for row in _first_of(report, code)
+                )
+                lines.append(f"| {code} | {count} | {_plain(title)} | {some} | {_plain(mend)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cases(report: Report) -> list[tuple[str, str, str]]:
+    """(name, kind of result or empty when it passed, text) of each test case of a file."""
+    cases = [(violation.code, "failure", str(violation)) for violation in report.violations]
+    if report.unreadable:
+        return [*cases, (report.unreadable_code or "unreadable", "error", report.unreadable)]
+    tolerated = report.failed <= report.max_quarantined * report.rows
+    for code, count in report.counts.items():
+        title, mend = _meaning(code)
+        rows = [f"{_place(row)}: {row.reason} {_offending(row)}" for row in _first_of(report, code)]
+        text = "\n".join([f"{title}: {count} of {report.rows} rows", *rows, f"Mend: {mend}"])
+        cases.append((code, "skipped" if tolerated else "failure", text))
+    return cases or [("rows", "", "")]
+
+
+def _training_lines(report: Report) -> list[str]:
+    training = report.training
+    if training is None:
+        return []
+    lines = [f"what training sees of it (prompt from {training.prompt_from}):"]
+    if training.rendered:
+        for name, text in training.rendered.items():
+            lines += [f"  {name}, {training.tokens[name]} tokens:", *(f"    {line}" for line in _printable(text))]
+        return lines
+    for message in training.messages:
+        lines += [f"  {message['role']}:", *(f"    {line}" for line in _printable(message["content"]))]
+    for name, text in training.targets.items():
+        lines += [f"  assistant ({name}, learned):", *(f"    {line}" for line in _printable(text))]
+    return [*lines, "  --tokenizer NAME_OR_FOLDER shows the chat template's text and counts the tokens"]
+
+
+def _printable(text: str) -> list[str]:
+    """Lines that no terminal obeys."""
+    return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in text.split("\n")]
+
+
+def _first_of(report: Report, code: str) -> list[Failing]:
+    return [row for row in report.rejected if row.code == code][:SHOWN_PER_CODE]
+
+
+def _place(row: Failing) -> str:
+    return f"line {row.line} {row.path}"
+
+
+def _offending(row: Failing) -> str:
+    """The value that is wrong; without one the start of the row."""
+    return row.value or _short(row.raw, 80)
+
+
+def _short(text: str, chars: int = _SHOWN_CHARS) -> str:
+    return text if len(text) <= chars else text[: chars - 1] + "…"
+
+
+def _meaning(code: str) -> tuple[str, str]:
+    title, _, mend = CODES[code]
+    return title, mend
+
+
+def _thinking(report: Report) -> str:
+    if report.thinking == "strip":
+        return f"reasoning is taken out of all {report.clean} rows (policy strip)"
+    return f"{report.with_reasoning} rows with reasoning, {report.without_reasoning} without (policy {report.thinking})"
+
+
+def _contract_text(violation: Violation) -> str:
+    return (
+        f"{violation.message} ({violation.field}: found {violation.found}, expected {violation.expected}) "
+        f"Mend: {violation.mend}"
+    )
+
+
+def _annotation(level: str, file: str, line: int, title: str, message: str) -> str:
+    at = f",line={line}" if line > 0 else ""
+    return f"::{level} file={_property(file)}{at},title={_property(title)}::{_message(message)}"
+
+
+def _message(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _message(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _xml(text: str) -> str:
+    """XML 1.0 has no place for control characters and halves of surrogate pairs."""
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves alone."""
+    return html.escape(text, quote=False).translate(_MARKDOWN)
+
+
+def _code(text: str) -> str:
+    return f"<code>{_plain(text)}</code>"

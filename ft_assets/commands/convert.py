@@ -1,0 +1,98 @@
+"""`ft convert`: a file of any dialect in, canonical records out. Needs only the base install, Parquet its extra."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import click
+
+from expectations.formats.dialect import Policy, Thinking
+from expectations.violations import Refused
+
+if TYPE_CHECKING:
+    from expectations.convert import Writer
+
+
+@click.command("convert")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--to", required=True, metavar="FORMAT", help="instruction, preference, qa, retrieval_pair, passage, …")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to: .jsonl or .parquet (default FILE.FORMAT.jsonl)."
+)
+@click.option("--quarantine", type=click.Path(path_type=Path), help="Where bad rows go (default OUT.quarantine.jsonl).")
+@click.option("--format", "format_name", metavar="NAME", help="What the file is (default: detect it).")
+@click.option("--thinking", type=click.Choice(get_args(Thinking)), default="allow_empty", help="What of reasoning.")
+@click.option("--min-margin", type=click.FloatRange(min=0), default=0.0, help="Pairs scored no further apart fail.")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(  # noqa: PLR0917 - one for each option
+    ctx: click.Context,
+    file: Path,
+    to: str,
+    out: Path | None,
+    quarantine: Path | None,
+    format_name: str | None,
+    thinking: str,
+    min_margin: float,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Convert a file to canonical records of one format, each row with its version. Bad rows are set aside.
+
+    \b
+    Exit code: 0 every row was converted, 1 some are in the quarantine file, 2 unreadable or no such conversion.
+    Example:   ft convert data/ddr.jsonl --to preference --out build/pairs.parquet
+    """
+    import msgspec
+
+    from expectations.convert import JsonlWriter, convert_file
+
+    target = out or file.with_name(f"{file.name.partition('.')[0]}.{to}.jsonl")
+    if target.suffix not in {".jsonl", ".parquet"}:
+        raise click.UsageError(f"--out must end with .jsonl or .parquet, not {target.name}")
+    policy = Policy(thinking=cast("Thinking", thinking), min_margin=min_margin)
+    try:
+        made = convert_file(
+            file,
+            to,
+            target,
+            quarantine=quarantine or target.with_name(f"{target.name}.quarantine.jsonl"),
+            format=format_name,
+            policy=policy,
+            force=force,
+            open_writer=_open_parquet if target.suffix == ".parquet" else JsonlWriter,
+        )
+    except FileExistsError as error:
+        raise click.UsageError(f"{error}; --force overwrites what was written before") from error
+    except Refused as refusal:  # exit 1 would mean that rows are quarantined
+        raise click.UsageError("; ".join(map(str, refusal.violations))) from refusal
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(made), ensure_ascii=False, indent=2))
+    else:
+        click.echo(f"{made.file}: {made.format} ({made.dialect})")
+        click.echo(f"{made.out}: {made.written} rows of {made.to}, version {made.version}")
+        if made.quarantined:
+            counts = ", ".join(f"{count} {code}" for code, count in made.counts.items())
+            click.echo(f"{made.quarantine}: {made.quarantined} rows ({counts})")
+    ctx.exit(1 if made.quarantined else 0)
+
+
+def _open_parquet(path: Path, format: str) -> AbstractContextManager[Writer]:
+    """A Parquet file that says in its metadata which format and version its rows are."""
+    try:
+        import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
+    except ModuleNotFoundError as error:
+        raise click.UsageError('Parquet is written with pyarrow: pip install "ft-assets[parquet]"') from error
+    from expectations.formats.schemas import RECORDS
+    from expectations.formats.versions import VERSIONS
+    from expectations.reading.columns import FORMAT_KEY, VERSION_KEY
+    from resources.parquet import TableWriter, schema_of
+
+    schema: Any = schema_of(RECORDS[format])
+    return TableWriter(
+        path, schema.with_metadata({FORMAT_KEY: format.encode(), VERSION_KEY: str(VERSIONS[format]).encode()})
+    )
