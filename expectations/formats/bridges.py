@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from expectations.formats.dialect import Turn
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.preference import PreferenceRecord
 from expectations.formats.qa import QaRecord
@@ -14,33 +15,25 @@ Bridge = Callable[[Any], Any]
 
 def _preference_to_instruction(record: PreferenceRecord) -> InstructionRecord:
     """The chosen answer is what is trained on."""
-    return InstructionRecord(
-        record_id=record.record_id,
-        question=record.question,
-        context=record.context,
-        system=record.system,
-        history=record.history,
-        reasoning="",
-        answer=record.chosen,
-        difficulty=None,
-        language=record.language,
-        evidence=record.evidence,
-        group=record.group,
-        source=record.source,
-        line_no=record.line_no,
-    )
+    return _instruction(record, record.chosen, record.context, record.system, record.history)
 
 
 def _qa_to_instruction(record: QaRecord) -> InstructionRecord:
     """The references are given with the question, the golden one is not. Of a verification the right answer stays."""
+    return _instruction(record, record.answer, record.references)
+
+
+def _instruction(
+    record: PreferenceRecord | QaRecord, answer: str, context: list[str], system: str = "", history: Sequence[Turn] = ()
+) -> InstructionRecord:
     return InstructionRecord(
         record_id=record.record_id,
         question=record.question,
-        context=record.references,
-        system="",
-        history=[],
+        context=context,
+        system=system,
+        history=list(history),
         reasoning="",
-        answer=record.answer,
+        answer=answer,
         difficulty=None,
         language=record.language,
         evidence=record.evidence,

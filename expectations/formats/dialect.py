@@ -20,10 +20,10 @@ from expectations.text import (
     find_template_residue,
     language_of,
 )
+from expectations.traditional import Traditional, simplify
 
 Kind = Literal["instruction", "preference", "qa", "retrieval_pair", "query", "qrels", "passage"]
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
-Traditional = Literal["keep", "t2s", "tw2sp"]
 
 
 class RowError(Exception):
@@ -193,8 +193,6 @@ def refuse_residue(place: Place, **texts: str) -> None:
 
 def simplified(text: str, policy: Policy) -> str:
     """A text with traditional Chinese as the policy wants it."""
-    from expectations.traditional import simplify
-
     return simplify(text, policy.traditional)
 
 

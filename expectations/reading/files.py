@@ -13,14 +13,12 @@ from expectations.formats.codes import CODES
 from expectations.reading.columns import is_dataset_folder, read_folder, read_parquet
 from expectations.reading.decode import decode_row
 from expectations.reading.lines import ArrayReader, read_lines, read_tsv
-from expectations.reading.rows import Rejected, Row, Source, Unreadable
+from expectations.reading.rows import BLANK, BOM, Rejected, Row, Source, Unreadable
 from expectations.reading.streams import CHUNK, open_stream, packing_of
 from expectations.violations import Refused, Violation
 
 MAX_LINE_BYTES = 8 << 20
 _MAX_DOCUMENT_BYTES = 64 << 20
-_BOM = b"\xef\xbb\xbf"
-_BLANK = b" \t\r\n"
 
 
 def is_readable(path: Path) -> bool:
@@ -58,12 +56,12 @@ def _read(source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
         yield from read_parquet(source)
         return
     with open_stream(path, packing) as stream:
-        start = cast(io.BufferedReader, stream).peek(CHUNK).removeprefix(_BOM).lstrip(_BLANK)
+        start = cast(io.BufferedReader, stream).peek(CHUNK).removeprefix(BOM).lstrip(BLANK)
         if start[:1] not in (b"{", b"[") and _is_tsv(path, start):
             yield from read_tsv(stream, source, max_line_bytes)
         elif _is_array(start):
             yield from ArrayReader(source, max_line_bytes).read(stream)
-        elif start.split(b"\n", 1)[0].strip(_BLANK) == b"{":
+        elif start.split(b"\n", 1)[0].strip(BLANK) == b"{":
             yield from _read_object(stream, source)
         else:
             yield from read_lines(stream, source, max_line_bytes)
@@ -72,7 +70,7 @@ def _read(source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
 def holds_rows(path: Path) -> bool:
     """Whether a plain text file is a table by its shape (`train.query.txt` with tabs), not a text to be read."""
     with path.open("rb") as stream:
-        return _is_tsv(path, stream.read(CHUNK).removeprefix(_BOM).lstrip(_BLANK))
+        return _is_tsv(path, stream.read(CHUNK).removeprefix(BOM).lstrip(BLANK))
 
 
 def _read_object(stream: BinaryIO, source: Source) -> Iterator[Row | Rejected]:
@@ -81,16 +79,16 @@ def _read_object(stream: BinaryIO, source: Source) -> Iterator[Row | Rejected]:
     if len(data) > _MAX_DOCUMENT_BYTES:
         yield source.reject("FT-ROW-006", 1, 0, f"one object of more than {_MAX_DOCUMENT_BYTES} bytes", raw="{")
         return
-    body = data.removeprefix(_BOM)
-    blank = len(data) - len(body.lstrip(_BLANK))
-    yield decode_row(source, 1 + data.count(b"\n", 0, blank), blank, body.strip(_BLANK), whole=False)
+    body = data.removeprefix(BOM)
+    blank = len(data) - len(body.lstrip(BLANK))
+    yield decode_row(source, 1 + data.count(b"\n", 0, blank), blank, body.strip(BLANK), whole=False)
 
 
 def _is_tsv(path: Path, start: bytes) -> bool:
     """By name; a file of another name when each of its first lines has the same number of tabs."""
     if path.name.removesuffix(".gz").removesuffix(".zst").endswith(".tsv"):
         return True
-    lines = [line for line in start.split(b"\n")[:20] if line.strip(_BLANK)]
+    lines = [line for line in start.split(b"\n")[:20] if line.strip(BLANK)]
     if len(start) >= CHUNK and len(lines) > 1:
         lines.pop()
     tabs = {line.count(b"\t") for line in lines}
@@ -102,7 +100,7 @@ def _is_array(start: bytes) -> bool:
     if not start.startswith(b"["):
         return False
     first, newline, rest = start.partition(b"\n")
-    if newline and rest.strip(_BLANK):
+    if newline and rest.strip(BLANK):
         try:
             msgspec.json.decode(first)
         except (ValueError, RecursionError):

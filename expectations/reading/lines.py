@@ -12,11 +12,9 @@ from typing import BinaryIO
 import msgspec
 
 from expectations.reading.decode import decode_row, decode_utf8
-from expectations.reading.rows import Rejected, Row, Source, Unreadable, escape_bytes
+from expectations.reading.rows import BLANK, BOM, Rejected, Row, Source, Unreadable, escape_bytes
 from expectations.reading.streams import CHUNK
 
-_BOM = b"\xef\xbb\xbf"
-_BLANK = b" \t\r\n"
 _STRUCTURE = re.compile(rb'["\[\]{},]')
 _IN_STRING = re.compile(rb'["\\]')
 
@@ -44,8 +42,8 @@ def _lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[_Line]:
                 break
         ended = piece.endswith(b"\n")
         if number == 1:
-            data = data.removeprefix(_BOM)
-        if data.strip(_BLANK):
+            data = data.removeprefix(BOM)
+        if data.strip(BLANK):
             yield _Line(number, offset, data.rstrip(b"\r\n"), size - ended > max_line_bytes, ended)
         offset += size
 
@@ -91,9 +89,9 @@ class ArrayReader:
         while chunk := stream.read(CHUNK):
             yield from self._scan(chunk)
         if self._state == "after":
-            if self._text.strip(_BLANK):
+            if self._text.strip(BLANK):
                 yield self._reject("FT-ROW-013", "text follows the end of the array")
-        elif self._text.strip(_BLANK):
+        elif self._text.strip(BLANK):
             yield self._reject("FT-ROW-007", "the file ends inside this element")
         else:
             yield self._reject("FT-ROW-007", "the file ends before the array is closed by `]`")
@@ -155,8 +153,8 @@ class ArrayReader:
     def _place(self) -> tuple[int, int, bytes]:
         """Line, offset and text of the current element without the white space around it."""
         text = bytes(self._text)
-        blank = len(text) - len(text.lstrip(_BLANK))
-        return self._line + text.count(b"\n", 0, blank), self._offset + blank, text.strip(_BLANK)
+        blank = len(text) - len(text.lstrip(BLANK))
+        return self._line + text.count(b"\n", 0, blank), self._offset + blank, text.strip(BLANK)
 
     def _finish(self, *, last: bool) -> Iterator[Row | Rejected]:
         line, offset, text = self._place()

@@ -10,6 +10,8 @@ import msgspec
 from expectations.canonical import file_digest, folder_digest
 from expectations.formats.codes import CODES
 
+BOM = b"\xef\xbb\xbf"
+BLANK = b" \t\r\n"
 RAW_CHARS = 200
 FILE_CODES = frozenset({"FT-ROW-008", "FT-ROW-010", "FT-ROW-011", "FT-ROW-012"})
 """Codes that condemn a whole file: no row of it is used."""
