@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ft_assets.gates import as_metadata
+from ft_assets.settings.load import load_settings
 from resources import telemetry
 from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_faces import ArtifactsResource
@@ -23,6 +25,14 @@ def recipe_for(
     store = artifacts.store()
     versions = {name: store.require(name).data_version for name in inputs}
     return Recipe(asset=asset, code_version=code_version, settings=dict(settings), inputs=versions)
+
+
+def compute_params(artifacts: ArtifactsResource) -> dict[str, Any]:
+    """State folder, device and dtype for a worker: where and how it computes, not what, and so no part of a recipe."""
+    return {
+        "state_dir": artifacts.state_dir,
+        **load_settings(Path(artifacts.config_path)).accelerator.model_dump(),
+    }
 
 
 def produce(

@@ -18,6 +18,7 @@ from resources.accelerator import Compute
 
 BASE = "base"
 ADAPTER_FOLDER = "adapter"
+ADAPTER_NAME = "default"  # what PEFT calls the adapter that is trained
 CONTRACT_FILE = "contract.json"
 
 

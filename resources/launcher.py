@@ -36,6 +36,19 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def artifacts(self) -> ArtifactStore:
         return ArtifactStore(Path(self.store))
 
+    def input(self, asset: str) -> Artifact:
+        """The artifact the recipe names, by its version: a newer one never slips in under an older recipe.
+        Raises Refused (FT-ART-001)."""
+        version = self.recipe.inputs[asset]
+        found = next((a for a in self.artifacts().versions(asset) if a.data_version == version), None)
+        if found is None:
+            violation = Violation(
+                code="FT-ART-001", where=asset, message="the version that the recipe names is not in the store.",
+                field="data version", found=None, expected=version, mend=f"ft run --asset {asset}",
+            )  # fmt: skip
+            raise Refused(f"{self.recipe.asset} {self.recipe.id}", [violation])
+        return found
+
     def folder(self) -> Path:
         path = Path(self.run_dir)
         path.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
 """The adapters: SFT, DPO on from it, their evaluation, and the one that serves."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -14,8 +13,7 @@ from ft_assets.adapters.prompt import prompt_of
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.gates import as_metadata, enforce, evidence_of
-from ft_assets.produce import produce, recipe_for
-from ft_assets.settings.load import load_settings
+from ft_assets.produce import compute_params, produce, recipe_for
 from ft_assets.settings.model import AnswerSettings, TrainSettings
 from ft_assets.settings.read import settings_of
 from resources import models, telemetry
@@ -137,11 +135,8 @@ _CANDIDATES = {"sft": "sft_adapter", "dpo": "dpo_adapter"}
 
 def base_params(artifacts: ArtifactsResource, store: ArtifactStore) -> dict[str, Any]:
     """What a worker needs to load the base model on this machine."""
-    settings, here = settings_of(store, "sft"), load_settings(Path(artifacts.config_path)).accelerator
-    return {
-        "base_model": settings.base_model, "revision": settings.revision, "state_dir": artifacts.state_dir,
-        "device": here.device, "dtype": here.dtype,
-    }  # fmt: skip
+    settings = settings_of(store, "sft")
+    return {"base_model": settings.base_model, "revision": settings.revision, **compute_params(artifacts)}
 
 
 def generation_settings(answers: AnswerSettings) -> dict[str, Any]:

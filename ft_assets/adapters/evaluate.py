@@ -22,9 +22,8 @@ from resources.telemetry import Metrics
 def main(job: Job) -> Artifact:
     """Answer with every model and publish answers.parquet. `params["adapters"]` maps a name to [asset, recipe id]."""
     settings = AnswerSettings.model_validate(job.params["answers"])
-    store = job.artifacts()
-    rows = held_out_rows(store, settings.max_questions, ("validation", "test"))
-    texts = _passage_texts(store.require("passages"))
+    rows = held_out_rows(job, settings.max_questions, ("validation", "test"))
+    texts = _passage_texts(job.input("passages"))
     chats = [
         build_messages(
             prompt_of(settings),
@@ -45,9 +44,9 @@ def main(job: Job) -> Artifact:
         return staging.publish(summarise(answers, golds, settings.seed))
 
 
-def held_out_rows(store: ArtifactStore, most: int, parts: tuple[str, ...]) -> list[dict[str, Any]]:
+def held_out_rows(job: Job, most: int, parts: tuple[str, ...]) -> list[dict[str, Any]]:
     """Up to `most` instruction rows of these parts, in their order. Raises Refused (FT-ANS-002) when there are none."""
-    splits = store.require("instruction_splits")
+    splits = job.input("instruction_splits")
     rows = [row for part in parts for row in read_rows(splits, part)][:most]
     if not rows:
         violation = Violation(

@@ -22,7 +22,7 @@ from resources.telemetry import Metrics
 def main(job: Job) -> Artifact:
     """Retrieve, answer, score, publish answers.parquet. The Qdrant key is read here: a job file holds no secret."""
     settings = AnswerSettings.model_validate(job.params["answers"])
-    rows = held_out_rows(job.artifacts(), settings.max_questions, ("test",))
+    rows = held_out_rows(job, settings.max_questions, ("test",))
     found = _retrieve(job, [row["question"] for row in rows], settings.top_k)
     prompt = prompt_of(settings)
     chats = [

@@ -1,7 +1,6 @@
 """The embedding model and what training it was worth. Declares; train.py and evaluate.py compute."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -10,8 +9,7 @@ from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES
 from ft_assets.embedding.scores import as_table, read_scores
 from ft_assets.gates import enforce, evidence_of
-from ft_assets.produce import produce, recipe_for
-from ft_assets.settings.load import load_settings
+from ft_assets.produce import compute_params, produce, recipe_for
 from ft_assets.settings.read import settings_of
 from resources import models
 from resources.artifacts import Artifact
@@ -22,11 +20,6 @@ from resources.telemetry import METRICS_FILE, read_metrics
 _MODEL_VERSION = "1"
 _EVALUATION_VERSION = "1"
 _OWNERS = ["team:ft-assets"]
-
-
-def compute_params(artifacts: ArtifactsResource) -> dict[str, Any]:
-    """Device and dtype for a worker: how it computes, not what, and so no part of a recipe."""
-    return load_settings(Path(artifacts.config_path)).accelerator.model_dump()
 
 
 @dg.asset(
@@ -51,7 +44,7 @@ def embedding_model(
         {**settings, "base_version": base},
         ["retrieval_splits", "passages"],
     )
-    params = {"settings": settings, "state": artifacts.state_dir, **compute_params(artifacts)}
+    params = {"settings": settings, **compute_params(artifacts)}
     return produce(
         artifacts,
         recipe,
@@ -82,7 +75,7 @@ def embedding_evaluation(
         ["embedding_model", "retrieval_splits", "passages"],
     )
     made_by = {k: v for k, v in model.manifest.recipe.settings.items() if k != "base_version"}
-    params = {"settings": made_by, "state": artifacts.state_dir, **compute_params(artifacts)}
+    params = {"settings": made_by, **compute_params(artifacts)}
     return produce(
         artifacts,
         recipe,

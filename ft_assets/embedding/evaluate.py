@@ -26,16 +26,16 @@ def main(job: Job) -> Artifact:
     settings = EmbeddingSettings.model_validate(job.params["settings"])
     store = job.artifacts()
     compute = accelerator.choose(job.params["device"], job.params["dtype"])
-    passages = read_passages(store.require("passages"))
-    questions = read_questions(store.require("retrieval_splits"), SPLIT, passages)
+    passages = read_passages(job.input("passages"))
+    questions = read_questions(job.input("retrieval_splits"), SPLIT, passages)
     if not questions.ids:
         raise Refused("evaluating the embedding model", [no_questions("embedding_evaluation", SPLIT)])
-    model = store.require("embedding_model")
+    model = job.input("embedding_model")
     metrics = Metrics(job.folder())
     scores: Scores = {}
     for step, system in enumerate(("base", "trained"), 1):
         if system == "base":
-            folder = models.locate(settings.base_model, Path(job.params["state"]), settings.revision)
+            folder = models.locate(settings.base_model, Path(job.params["state_dir"]), settings.revision)
             encoder = HybridEncoder.from_base(folder, settings, "", compute)
         else:
             encoder = HybridEncoder.load(model.folder(), compute)

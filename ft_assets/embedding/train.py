@@ -35,12 +35,12 @@ WEIGHT_DECAY = 0.01
 def main(job: Job) -> Artifact:
     """Train `job.params["settings"]` (EmbeddingSettings) on `retrieval_splits` and publish `embedding_model`."""
     settings = EmbeddingSettings.model_validate(job.params["settings"])
-    store, state = job.artifacts(), Path(job.params["state"])
+    store, state = job.artifacts(), Path(job.params["state_dir"])
     compute = accelerator.choose(job.params["device"], job.params["dtype"])
     base = models.locate(settings.base_model, state, settings.revision)
     encoder = HybridEncoder.from_base(base, settings, job.recipe.settings["base_version"], compute)
-    passages = read_passages(store.require("passages"))
-    questions = read_questions(store.require("retrieval_splits"), "train", passages)
+    passages = read_passages(job.input("passages"))
+    questions = read_questions(job.input("retrieval_splits"), "train", passages)
     before = snapshot(encoder)
     metrics = Metrics(job.folder())
     losses = train(encoder, questions, passages, settings, metrics) if settings.epochs else []

@@ -7,10 +7,10 @@ import dagster as dg
 import msgspec
 
 from ft_assets.datasets.checks import GATES as DATASET_GATES
-from ft_assets.embedding.assets import compute_params, describe_scores
+from ft_assets.embedding.assets import describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
 from ft_assets.gates import as_metadata, enforce, evidence_of
-from ft_assets.produce import produce, recipe_for
+from ft_assets.produce import compute_params, produce, recipe_for
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, fusion_of, serving_of
 from ft_assets.retrieval.live import baseline
@@ -109,7 +109,11 @@ def retrieval_evaluation(
         "live": baseline(store, artifacts.releases(), name, fusion),
     }
     recipe = recipe_for(
-        artifacts, "retrieval_evaluation", _EVALUATION_VERSION, asked, ["qdrant_collection", "retrieval_splits"]
+        artifacts,
+        "retrieval_evaluation",
+        _EVALUATION_VERSION,
+        asked,
+        ["qdrant_collection", "embedding_model", "passages", "retrieval_splits"],
     )
     params = {**asked, "engine": engine_params(engine), **compute_params(artifacts)}
     return produce(
@@ -132,7 +136,13 @@ def fusion_sweep(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
     enforce("fusion_sweep", evidence_of(artifacts, qdrant), GATES, assets=["qdrant_collection"])
-    recipe = recipe_for(artifacts, "fusion_sweep", _SWEEP_VERSION, {}, ["qdrant_collection", "retrieval_splits"])
+    recipe = recipe_for(
+        artifacts,
+        "fusion_sweep",
+        _SWEEP_VERSION,
+        {},
+        ["qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"],
+    )
     return produce(
         artifacts,
         recipe,

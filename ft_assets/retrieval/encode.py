@@ -25,7 +25,7 @@ Cached = dict[str, tuple[np.ndarray, SparseVector]]
 def main(job: Job) -> Artifact:
     """Publish `passage_vectors`: full-width vectors of every passage; summary says how many were encoded and reused."""
     store = job.artifacts()
-    model, passages = store.require("embedding_model"), store.require("passages")
+    model, passages = job.input("embedding_model"), job.input("passages")
     contract = contract_of(model)
     width = contract.dense.dimensions[0]
     known = _known(store, contract.encode_fp)

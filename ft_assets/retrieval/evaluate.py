@@ -37,13 +37,13 @@ def main(job: Job) -> Artifact:
     """Publish `retrieval_evaluation`: scores of `candidate` and, where its model is at hand, of `live`."""
     store = job.artifacts()
     compute = accelerator.choose(job.params["device"], job.params["dtype"])
-    passages = read_passages(store.require("passages"))
+    passages = read_passages(job.input("passages"))
     split = job.params["evaluate_on"]
-    questions = read_questions(store.require("retrieval_splits"), split, passages)
+    questions = read_questions(job.input("retrieval_splits"), split, passages)
     if not questions.ids:
         raise Refused("evaluating retrieval", [no_questions("retrieval_evaluation", split)])
-    candidate = store.require("qdrant_collection")
-    model = store.require("embedding_model")
+    candidate = job.input("qdrant_collection")
+    model = job.input("embedding_model")
     fusion = msgspec.convert(job.params["fusion"], Fusion)
     systems = [("candidate", str(candidate.json("collection.json")["collection"]), model, fusion)]
     live, live_model = job.params["live"], None

@@ -39,14 +39,14 @@ Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def main(job: Job) -> Artifact:
     """Publish `fusion_sweep`: nDCG@10 of each fusion with its interval, and what to set."""
     store = job.artifacts()
-    passages = read_passages(store.require("passages"))
-    questions = read_questions(store.require("retrieval_splits"), SPLIT, passages)
+    passages = read_passages(job.input("passages"))
+    questions = read_questions(job.input("retrieval_splits"), SPLIT, passages)
     if not questions.ids:
         raise Refused("sweeping the fusion", [no_questions("fusion_sweep", SPLIT)])
     compute = accelerator.choose(job.params["device"], job.params["dtype"])
-    dimension = store.require("qdrant_collection").json("collection.json")["contract"]["serving"]["dimension"]
-    rows = list(read_vectors(store.require("passage_vectors")))
-    queries = HybridEncoder.load(store.require("embedding_model").folder(), compute).encode(questions.texts, "query")
+    dimension = job.input("qdrant_collection").json("collection.json")["contract"]["serving"]["dimension"]
+    rows = list(read_vectors(job.input("passage_vectors")))
+    queries = HybridEncoder.load(job.input("embedding_model").folder(), compute).encode(questions.texts, "query")
     queries = queries._replace(dense=truncate(queries.dense, dimension))
     corpus = Encoded(truncate(np.stack([r.dense for r in rows]), dimension), [(r.indices, r.values) for r in rows], 0)
     metrics = Metrics(job.folder())

@@ -27,7 +27,10 @@ def evaluated(trained: Any) -> tuple[Any, Artifact]:
     store: ArtifactStore = lab.store
     publish_json(store, "answer_settings", "settings.json", {"max_new_tokens": 4})
     _publish_passages(store)
-    inputs = {name: store.require(name).data_version for name in ("sft_adapter", "dpo_adapter", "instruction_splits")}
+    inputs = {
+        name: store.require(name).data_version
+        for name in ("sft_adapter", "dpo_adapter", "instruction_splits", "passages")
+    }
     params = {
         "base_model": str(lab.base), "revision": None, "state_dir": str(lab.state), "device": "cpu",
         "dtype": "float32", "answers": {"max_new_tokens": 4},

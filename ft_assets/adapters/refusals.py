@@ -1,0 +1,19 @@
+"""How the training worker refuses: one violation, or none."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from expectations.violations import Refused, Violation
+
+
+def refuse(code: str, message: str, *, field: str, found: Any, expected: Any, mend: str) -> NoReturn:
+    violation = Violation(
+        code=code, where="adapter training", field=field, message=message, found=found, expected=expected, mend=mend
+    )
+    raise Refused("adapter training", [violation])
+
+
+def refuse_if(subject: str, broken: list[Violation]) -> None:
+    if broken:
+        raise Refused(subject, broken)
