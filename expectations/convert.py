@@ -19,8 +19,8 @@ from expectations.formats.dialect import DEFAULT_POLICY, Kind, Policy
 from expectations.formats.recognise import SAMPLE, recognise_rows, unknown
 from expectations.formats.schemas import RECORDS
 from expectations.formats.versions import VERSIONS
-from expectations.reading import FILE_CODES, Rejected, Row, read_rows
-from expectations.records import Record, convert_rows
+from expectations.reading import FILE_CODES, Lane, Rejected, Row, read_rows
+from expectations.records import Record, convert_rows, open_lane
 from expectations.verify import check_format, opens_as_document, read_sections
 from expectations.violations import Refused, Violation
 
@@ -145,7 +145,8 @@ def _open(
         if to != "passage":
             raise _no_way(path, "passage", to)
         return ("passage", path.suffix[1:].lower()), read_sections(path)
-    rows = read_rows(path)
+    lane = Lane()
+    rows = read_rows(path, lane=lane)
     first = list(islice(rows, SAMPLE))
     read = [row for row in first if isinstance(row, Row)]
     broken = next((row for row in first if isinstance(row, Rejected) and row.code in FILE_CODES), None)
@@ -165,6 +166,7 @@ def _open(
     kind = found.dialect.kind
     if to not in becomes(kind):
         raise _no_way(path, kind, to)
+    open_lane(lane, found.dialect, first)
     records = convert_rows(path, chain(first, rows), found.dialect, policy, kind=cast("Kind", to))
     return (kind, found.dialect.name), records
 

@@ -41,6 +41,7 @@ class _Keys(msgspec.Struct, gc=False):
     path: str
     """JSON path of the name."""
     row: int
+    """0 where a question and its answer are all that a row says."""
     question: int = 0
     """Rows of one question must agree; 0 when that is not asked."""
     answer: int = 0
@@ -69,7 +70,7 @@ class Duplicates:
         self._answers = array("q")  # of each question, in the order met: the key of its first answer,
         self._places = array("Q")  # where that stands,
         self._previews: list[str] = []  # and how it begins
-        self._disputed: dict[int, tuple[Conflict, set[int]]] = {}
+        self._disputed: dict[int, tuple[Conflict, dict[int, int]]] = {}  # with the place of each answer
 
     def sift(self, records: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
         """The same stream, with repetitions turned into `Rejected`."""
@@ -87,7 +88,8 @@ class Duplicates:
         """Takes note of a record; a `Rejected` when it repeats an earlier one."""
         place = self._place(record.source, record.line_no)
         keys = _keys_of(record)
-        if first := self._rows.add(keys.row, place):
+        first = self._rows.add(keys.row, place) if keys.row else self._note(keys, place)
+        if first:
             return self._reject(record, "FT-DUP-002", "$", f"says the same as {self._show(first)}")
         if first := self._ids.add(hash((type(record), keys.name)), place):
             if type(record) is QrelRecord:
@@ -95,31 +97,34 @@ class Duplicates:
                 return self._reject(record, "FT-QREL-004", keys.path, reason)
             reason = f"the id `{escape(keys.name)}` is that of {self._show(first)}"
             return self._reject(record, "FT-DUP-001", keys.path, reason)
-        if keys.question:
+        if keys.question and keys.row:
             self._note(keys, place)
         return None
 
-    def _note(self, keys: _Keys, place: int) -> None:
+    def _note(self, keys: _Keys, place: int) -> int:
+        """Where the question was answered the same before, or 0; an answer that differs is a conflict."""
         index = len(self._answers)
         first = self._questions.add(keys.question, index + 1) - 1
         if first < 0:
             self._answers.append(keys.answer)
             self._places.append(place)
             self._previews.append("" if keys.contrary else _preview(keys.said))
-            return
+            return 0
         if first not in self._disputed:
             if keys.answer == self._answers[first]:
-                return
+                return self._places[first]
             preview = self._previews[first] or _preview(keys.contrary)
             lines = [self._show(self._places[first])]
             conflict = Conflict(question=keys.asked, lines=lines, answers=[preview])
             self.conflicts.append(conflict)
-            self._disputed[first] = conflict, {self._answers[first]}
+            self._disputed[first] = conflict, {self._answers[first]: self._places[first]}
         conflict, known = self._disputed[first]
-        if keys.answer not in known:
-            known.add(keys.answer)
-            conflict.lines.append(self._show(place))
-            conflict.answers.append(_preview(keys.said))
+        if keys.answer in known:
+            return known[keys.answer]
+        known[keys.answer] = place
+        conflict.lines.append(self._show(place))
+        conflict.answers.append(_preview(keys.said))
+        return 0
 
     def _place(self, file: str, line: int) -> int:
         """A file and a line as one number, never 0."""
@@ -192,15 +197,22 @@ def _keys_of(record: Record) -> _Keys:
         case PreferenceRecord():
             asked = comparison_key(record.question)
             chosen, rejected = comparison_key(record.chosen), comparison_key(record.rejected)
-            around = (*record.context, record.system, *(text for turn in record.history for text in _texts(turn)))
+            around = (*record.context, record.system)
+            if record.history:
+                around += tuple(text for turn in record.history for text in _texts(turn))
             # different chosen texts are normal; the same two texts preferred both ways are not
             pair = (chosen, rejected) if chosen < rejected else (rejected, chosen)
             question = hash((asked, around, pair))
-            said = hash(chosen)
             return _Keys(
-                record.record_id, "$.record_id", hash((question, said)), question, said, record.question,
-                record.chosen, record.rejected,
-            )  # fmt: skip
+                record.record_id,
+                "$.record_id",
+                0,
+                question,
+                hash(chosen),
+                record.question,
+                record.chosen,
+                record.rejected,
+            )
         case InstructionRecord():
             past = [text for turn in record.history for text in _texts(turn)]
             texts = [comparison_key(text) for text in (record.question, record.system, record.reasoning)]

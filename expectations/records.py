@@ -18,7 +18,8 @@ from expectations.formats.preference import PreferenceRecord
 from expectations.formats.qa import QaRecord
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
 from expectations.formats.retrieval import HEADERS, QrelRecord, QueryRecord
-from expectations.reading import MAX_LINE_BYTES, Rejected, Row, Source, read_rows
+from expectations.formats.versions import VERSIONS
+from expectations.reading import MAX_LINE_BYTES, Lane, Rejected, Row, Source, read_rows
 
 Record = (
     InstructionRecord | PreferenceRecord | QaRecord | RetrievalPairRecord | QueryRecord | QrelRecord | PassageRecord
@@ -33,11 +34,30 @@ def read_records(
     `name` is what the file is called in records and quarantine, its own name by default. Duplicates need the whole
     data set: see duplicates.py. Refused when the file cannot be opened.
     """
-    rows = read_rows(path, name=name, max_line_bytes=max_line_bytes)
+    lane = Lane()
+    rows = read_rows(path, name=name, max_line_bytes=max_line_bytes, lane=lane)
     first = list(islice(rows, SAMPLE))
     kinds = [kind, *sources_of(kind)]
     found = recognise_rows([row for row in first if isinstance(row, Row)], name=path.name, kinds=kinds)
+    if found:
+        open_lane(lane, found.dialect, first)
     yield from convert_rows(path, chain(first, rows), found and found.dialect, policy, kind=kind, name=name)
+
+
+def open_lane(lane: Lane, dialect: Dialect, sample: Iterable[Row | Rejected]) -> None:
+    """Lets the rest of a file by quickly, if its first rows that hold have one shape."""
+    if dialect.parts:
+        return
+    fitting: list[Any] = []
+    for row in sample:
+        if isinstance(row, Row):
+            try:
+                dialect.type(row.value)
+            except RowError:
+                continue
+            fitting.append(row.value)
+    fixed = {"format_version": VERSIONS[dialect.kind]} if dialect.canonical else {}
+    lane.learn(dialect.row, fitting, fixed)
 
 
 def convert_rows(
@@ -75,7 +95,10 @@ def convert_rows(
             yield from _convert_parts(source, row, dialect, dialect.parts, decode)
             continue
         try:
-            record = dialect.decode(row.value, place, policy)
+            if row.typed is not None:
+                record = dialect.convert(row.typed, None, place, policy)
+            else:
+                record = dialect.decode(row.value, place, policy)
             yield bridge(record) if bridge else record
         except RowError as error:
             yield _reject(source, row, error, dialect)

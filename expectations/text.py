@@ -48,6 +48,10 @@ _BEHEADED = re.compile(r"%|‰|[,，]\d{3}|\.\d|[年月日](?:\d|[，。,.]|$)")
 
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+# Han characters among digits and Chinese punctuation: most Chinese texts, told in one look.
+_ALL_CHINESE = re.compile(
+    "[\\d\\s，。？！：；、（）《》“”]*[\u3400-\u4dbf\u4e00-\u9fff][\u3400-\u4dbf\u4e00-\u9fff\\d\\s，。？！：；、（）《》“”]*"
+)
 _LETTER = re.compile(r"[A-Za-z]")
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 _OTHER_WORD = re.compile(r"[^\W\d_A-Za-z\u00c0-\u024f\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+")
@@ -83,11 +87,6 @@ def clean(text: str) -> str:
     return composed.translate(_FOLD) if _FOLDABLE.search(composed) else composed  # translating is slow, and seldom due
 
 
-def needs_folding(text: str) -> bool:
-    """Whether `clean` would replace a full-width form; false for Chinese punctuation, which stays."""
-    return _FOLDABLE.search(text) is not None
-
-
 def matching_key(text: str) -> str:
     """A key for finding the same text again: NFKC, casefold, letters and digits only. Never for text to train on."""
     return _NOT_WORD.sub("", unicodedata.normalize("NFKC", text).casefold())
@@ -104,7 +103,10 @@ def comparison_key(text: str) -> str:
 
 def comparison_key_of_clean(text: str) -> str:
     """`comparison_key` of a text that `clean` has been through, as every text of a record has."""
-    return " ".join(text.casefold().split()).strip(_ENDS)
+    folded = text.casefold()
+    if "  " in folded or not folded.isprintable():  # white space other than single blanks
+        folded = " ".join(folded.split())
+    return folded.strip(_ENDS)
 
 
 def language_of(text: str) -> str:
@@ -112,6 +114,8 @@ def language_of(text: str) -> str:
     sample = text[:_LANGUAGE_SAMPLE]
     if sample.isascii():
         return "en" if _LETTER.search(sample) else "other"
+    if _ALL_CHINESE.fullmatch(sample):
+        return "zh"
     kana, han = len(_KANA.findall(sample)), len(_HAN.findall(sample))
     latin, other = len(_LATIN_WORD.findall(sample)), len(_OTHER_WORD.findall(sample))
     if kana * 10 >= han + kana > 0 and kana + han >= latin:

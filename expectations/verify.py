@@ -20,8 +20,8 @@ from expectations.formats.recognise import DIALECTS, SAMPLE, recognise_rows, unk
 from expectations.formats.schemas import RECORDS
 from expectations.formats.versions import VERSIONS
 from expectations.quarantine import set_aside
-from expectations.reading import FILE_CODES, MAX_LINE_BYTES, Rejected, Row, escape, holds_rows, read_rows
-from expectations.records import Record, convert_rows
+from expectations.reading import FILE_CODES, MAX_LINE_BYTES, Lane, Rejected, Row, escape, holds_rows, read_rows
+from expectations.records import Record, convert_rows, open_lane
 from expectations.violations import Refused, Violation
 
 KEPT_PER_CODE = 100
@@ -222,8 +222,9 @@ def _verify_document(report: Report, path: Path) -> None:
 
 
 def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes: int, policy: Policy) -> None:
+    lane = Lane()
     try:
-        rows = read_rows(path, max_line_bytes=max_line_bytes)
+        rows = read_rows(path, max_line_bytes=max_line_bytes, lane=lane)
         first = list(islice(rows, SAMPLE))
     except (Refused, OSError) as error:
         _give_up(report, error)
@@ -237,6 +238,7 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
         report.rows = len(first) + sum(1 for _ in rows)
         return
     if found:
+        open_lane(lane, found.dialect, first)
         report.format, report.dialect, report.notes = found.dialect.kind, found.dialect.name, found.notes
         if "reasoning" in RECORDS[found.dialect.kind].__struct_fields__:
             report.thinking = policy.thinking
@@ -261,7 +263,8 @@ class _Passing:
         for row in self._rows:
             if isinstance(row, Row):
                 self.current = row
-                raw: Any = row.value
+                # rows of the quick lane state the version that the first rows stated
+                raw: Any = row.untyped
                 if self._canonical and type(raw) is dict:
                     version = cast("dict[str, Any]", raw).get("format_version")
                     if type(version) is int:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
+_BATCH = 250  # rows that become Arrow's at once, while they are still in the processor's cache
 _ROW_GROUP = 10_000
 
 
@@ -24,22 +25,34 @@ class TableWriter:
         self.rows = 0
         self._schema = schema
         self._pending: list[Mapping[str, Any] | msgspec.Struct] = []
+        self._batches: list[Any] = []
+        self._nested = [_holds_structs(field.type) for field in schema]
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, row: Mapping[str, Any] | msgspec.Struct) -> None:
         self._pending.append(row)
         self.rows += 1
-        if len(self._pending) >= _ROW_GROUP:
-            self._flush()
+        if len(self._pending) >= _BATCH:
+            self._pack()
+            if len(self._batches) * _BATCH >= _ROW_GROUP:
+                self._flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._pack()
         self._flush()
         self._writer.close()
 
     def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._batches:
+            self._writer.write_table(pa.Table.from_batches(self._batches))
+            self._batches.clear()
+
+    def _pack(self) -> None:
         import pyarrow as pa
 
         if not self._pending:
@@ -52,10 +65,10 @@ class TableWriter:
             rows = [msgspec.structs.asdict(r) if isinstance(r, msgspec.Struct) else r for r in self._pending]
             cells = ([row.get(name) for row in rows] for name in names)
         arrays = [
-            pa.array(msgspec.to_builtins(column) if _holds_structs(field.type) else column, field.type)
-            for column, field in zip(cells, self._schema, strict=True)
+            pa.array(msgspec.to_builtins(column) if nested else column, kind)
+            for column, kind, nested in zip(cells, self._schema.types, self._nested, strict=True)
         ]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         self._pending.clear()
 
 

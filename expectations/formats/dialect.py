@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -38,7 +38,7 @@ class RowError(Exception):
         self.answer = answer
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a row stands: the file's name and the line, from 1; `plain` when its texts need no cleaning."""
 
     source: str
@@ -60,7 +60,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT_POLICY = Policy()
 
 
-class Turn(msgspec.Struct, frozen=True):
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One question and answer of a dialogue."""
 
     question: str
@@ -80,7 +80,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     row: Any
     """The typed row: a msgspec Struct, or a list type for TSV."""
     convert: Callable[[Any, Any, Place, Policy], Any]
-    """(typed row, raw value, place, policy) → record; raises RowError."""
+    """(typed row, raw value, place, policy) → record; raises RowError. A row of the quick lane has no raw value: every
+    key of it is a field of the typed row."""
     type_code: str
     """The code of a field that is missing or of another type."""
     tells: tuple[str, ...] = ()
@@ -110,15 +111,18 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
                 value = migrate(self.kind, value)
             except WrongVersion as error:
                 raise RowError("FT-VERSION-001", "$.format_version", str(error)) from error
+        return self.convert(self.type(value), value, place, policy)
+
+    def type(self, value: Any) -> Any:
+        """The typed row of a raw value; RowError where a field is missing or of another type."""
         try:
-            typed = msgspec.convert(value, self.row, strict=True)
+            return msgspec.convert(value, self.row, strict=True)
         except msgspec.ValidationError as error:
             path, reason = explain(str(error))
             raise RowError(self.type_code, path, reason) from error
-        return self.convert(typed, value, place, policy)
 
 
-class Extras(msgspec.Struct, kw_only=True):
+class Extras(msgspec.Struct, kw_only=True, gc=False):
     """Optional keys that any instruction, preference or qa row may carry."""
 
     id: str | int | None = None
@@ -163,6 +167,12 @@ def tidy(text: str | None, path: str, place: Place) -> str:
     if control := find_control_character(cleaned):
         raise RowError("FT-TEXT-001", path, f"found the control character {control}")
     return cleaned
+
+
+def tidy_all(texts: Iterable[str], path: str, place: Place) -> list[str]:
+    """`tidy` of each text, without those that are empty then."""
+    tidied = map(str.strip, texts) if place.plain else (tidy(text, path, place) for text in texts)
+    return [text for text in tidied if text]
 
 
 def refuse_special_tokens(code: str, place: Place, **texts: str) -> None:
@@ -210,7 +220,9 @@ def content_id(*parts: str | list[str]) -> str:
 def choose_language(given: str | None, text: str) -> str:
     """The language of a text, by script. RowError when the row names another one (`zh-CN` is `zh`)."""
     found = language_of(text)
-    stated = (given or "").split("-")[0].lower()
+    if not given:
+        return found
+    stated = given.split("-")[0].lower()
     if stated not in LANGUAGES or stated == found:
         return found
     if _speaks_for_another(stated, found, text):

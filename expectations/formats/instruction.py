@@ -28,6 +28,7 @@ from expectations.formats.dialect import (
     simplified,
     stated_id,
     tidy,
+    tidy_all,
 )
 from expectations.formats.versions import VERSIONS
 from expectations.text import find_lost_number
@@ -36,7 +37,7 @@ FORMAT = "instruction"
 VERSION = VERSIONS[FORMAT]
 
 
-class InstructionRecord(msgspec.Struct, frozen=True, kw_only=True):
+class InstructionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One question and answer, as it is trained on."""
 
     record_id: str
@@ -171,7 +172,7 @@ def build(
         raise RowError("FT-INST-009", paths[1], f"the answer begins with {lost!r}: what stood before it is gone")
     refuse_label(paths[0], asked)
     refuse_label(paths[1], answered)
-    given = [text for text in (tidy(text, "$.context", place) for text in context) if text]
+    given = tidy_all(context, "$.context", place)
     instructed = tidy(system, "$.system", place)
     turns = [_earlier(turn, f"{history_path}[{n}]", place) for n, turn in enumerate(history)]
     if not place.plain:

@@ -35,7 +35,7 @@ NO_IN_BATCH = "no_in_batch_neg"
 """A file, or a folder, whose name ends so holds queries whose texts are no negatives for each other."""
 
 
-class RetrievalPairRecord(msgspec.Struct, frozen=True, kw_only=True):
+class RetrievalPairRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One query, as the embedding model is trained on it."""
 
     record_id: str

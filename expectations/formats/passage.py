@@ -16,7 +16,7 @@ FORMAT = "passage"
 VERSION = VERSIONS[FORMAT]
 
 
-class PassageRecord(msgspec.Struct, frozen=True, kw_only=True):
+class PassageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One document of the corpus."""
 
     document_id: str

@@ -6,6 +6,7 @@ Dialects: DDR as UltraRAG and as RAG-DDR write it, TRL's preference rows, and th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from expectations.formats.dialect import (
     simplified,
     stated_id,
     tidy,
+    tidy_all,
 )
 from expectations.formats.instruction import Message, take_apart
 from expectations.formats.versions import VERSIONS
@@ -35,9 +37,10 @@ FORMAT = "preference"
 VERSION = VERSIONS[FORMAT]
 AUGMENTED = 5
 """Passages that DDR gives with the question: the first five."""
+_TRL_PATHS = ("$.prompt", "$.chosen", "$.rejected")
 
 
-class PreferenceRecord(msgspec.Struct, frozen=True, kw_only=True):
+class PreferenceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One pair of answers to one question, as it is trained on."""
 
     record_id: str
@@ -84,7 +87,7 @@ class TrlRow(Extras, kw_only=True):
     score_rejected: float | None = None
 
 
-class DdrAnswer(msgspec.Struct, kw_only=True):
+class DdrAnswer(msgspec.Struct, kw_only=True, gc=False):
     """A candidate; its score is under `<metric>_score` or `score`, so it is read from the raw object."""
 
     text: str
@@ -116,8 +119,7 @@ def _build(
     place: Place,
     policy: Policy,
     *,
-    question_field: str,
-    text_suffix: str = "",
+    paths: tuple[str, str, str],
     question: str,
     context: Sequence[str] = (),
     system: str | None = None,
@@ -128,35 +130,36 @@ def _build(
     record_id: str = "",
     group: str | None = None,
 ) -> PreferenceRecord:
-    """The rules that hold for every dialect."""
-    asked = tidy(question, f"$.{question_field}", place)
-    refuse_empty("FT-PREF-008", f"$.{question_field}", asked)
-    better, worse = tidy(chosen, f"$.chosen{text_suffix}", place), tidy(rejected, f"$.rejected{text_suffix}", place)
-    refuse_empty("FT-PREF-002", f"$.chosen{text_suffix}", better)
-    refuse_empty("FT-PREF-002", f"$.rejected{text_suffix}", worse)
-    refuse_label(f"$.{question_field}", asked)
-    refuse_label(f"$.chosen{text_suffix}", better)
+    """The rules that hold for every dialect; `paths` are the JSON paths of the question and of the two answers."""
+    asked = tidy(question, paths[0], place)
+    better, worse = tidy(chosen, paths[1], place), tidy(rejected, paths[2], place)
+    refuse_empty("FT-PREF-008", paths[0], asked)
+    refuse_empty("FT-PREF-002", paths[1], better)
+    refuse_empty("FT-PREF-002", paths[2], worse)
+    refuse_label(paths[0], asked)
+    refuse_label(paths[1], better)
     if _say_the_same(better, worse):
         how = "are the same" if chosen == rejected else "are the same after normalisation"
-        raise RowError("FT-PREF-003", f"$.rejected{text_suffix}", f"chosen and rejected {how}")
-    given = [text for text in (tidy(text, "$.context", place) for text in context) if text]
+        raise RowError("FT-PREF-003", paths[2], f"chosen and rejected {how}")
+    given = tidy_all(context, "$.context", place)
     instructed = tidy(system, "$.system", place)
     turns = [Turn(tidy(turn.question, "$.history", place), tidy(turn.answer, "$.history", place)) for turn in history]
     if not place.plain:
         past = "\n".join(f"{turn.question}\n{turn.answer}" for turn in turns)
-        texts = {question_field: asked, f"chosen{text_suffix}": better, f"rejected{text_suffix}": worse}
+        texts = dict(zip((path[2:] for path in paths), (asked, better, worse), strict=True))
         around = {"context": "\n".join(given), "system": instructed, "history": past}
         refuse_special_tokens("FT-PREF-007", place, **texts, **around)
         refuse_residue(place, **texts, **{f"context[{n}]": text for n, text in enumerate(given)})
     margin = _margin(scores, policy.min_margin)
-    past = [msgspec.json.encode(turns).decode()] if turns else []
-    name = record_id or content_id(FORMAT, asked, given, *([instructed] if instructed else []), *past, better, worse)
+    if not record_id:
+        around = [text for text in (instructed, msgspec.json.encode(turns).decode() if turns else "") if text]
+        record_id = content_id(FORMAT, asked, given, *around, better, worse)
     if policy.traditional != "keep":
         asked, better, worse, instructed = (simplified(text, policy) for text in (asked, better, worse, instructed))
         given = [simplified(text, policy) for text in given]
         turns = [Turn(simplified(turn.question, policy), simplified(turn.answer, policy)) for turn in turns]
     return PreferenceRecord(
-        record_id=name,
+        record_id=record_id,
         question=asked,
         context=given,
         system=instructed,
@@ -175,9 +178,12 @@ def _build(
 
 
 def _say_the_same(left: str, right: str) -> bool:
-    """Whether two answers are equal under `comparison_key`; their first letters mostly tell without making the keys."""
+    """Whether two answers are equal under `comparison_key`; their first or last letters mostly tell."""
     start, other = left[:4], right[:4]
-    if start.isalnum() and other.isalnum() and start.casefold()[:4] != other.casefold()[:4]:
+    if start != other and start.isalnum() and other.isalnum() and start.casefold()[:4] != other.casefold()[:4]:
+        return False
+    end, other = left[-4:], right[-4:]
+    if end != other and end.isalnum() and other.isalnum() and end.casefold()[-4:] != other.casefold()[-4:]:
         return False
     return comparison_key_of_clean(left) == comparison_key_of_clean(right)
 
@@ -204,7 +210,7 @@ def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, policy: Policy) 
         row,
         place,
         policy,
-        question_field="question",
+        paths=("$.question", "$.chosen", "$.rejected"),
         question=row.question,
         context=row.context or (),
         system=row.system,
@@ -224,7 +230,7 @@ def _from_trl(row: TrlRow, _raw: Any, place: Place, policy: Policy) -> Preferenc
             row,
             place,
             policy,
-            question_field="prompt",
+            paths=_TRL_PATHS,
             question=row.prompt,
             chosen=row.chosen,
             rejected=row.rejected,
@@ -241,7 +247,7 @@ def _from_trl(row: TrlRow, _raw: Any, place: Place, policy: Policy) -> Preferenc
         row,
         place,
         policy,
-        question_field="prompt",
+        paths=_TRL_PATHS,
         question=better.question,
         system=better.system,
         history=better.history,
@@ -257,13 +263,12 @@ def _from_ddr(row: DdrRow, raw: Any, place: Place, policy: Policy) -> Preference
         row,
         place,
         policy,
-        question_field="query",
-        text_suffix=".text",
+        paths=("$.query", "$.chosen.text", "$.rejected.text"),
         question=row.query,
         context=row.retrieval_result,
         chosen=row.chosen.text,
         rejected=row.rejected.text,
-        scores=_ddr_scores(raw),
+        scores=_ddr_scores(row, raw),
         # DDR's own numeric `id` is a line number: two files use the same ones for different questions.
         record_id=stated_id(row.id, place) if isinstance(row.id, str) else "",
         group=content_id("chunk", row.chunk.strip()) if row.chunk and row.chunk.strip() else None,
@@ -275,25 +280,39 @@ def _from_rag_ddr(row: RagDdrRow, raw: Any, place: Place, policy: Policy) -> Pre
         row,
         place,
         policy,
-        question_field="question",
-        text_suffix=".text",
+        paths=("$.question", "$.chosen.text", "$.rejected.text"),
         question=row.question,
         context=[passage.segment for passage in (row.rerank_passage or row.passage)[:AUGMENTED]],
         chosen=row.chosen.text,
         rejected=row.rejected.text,
-        scores=_ddr_scores(raw),
+        scores=_ddr_scores(row, raw),
         record_id=stated_id(row.id, place) if isinstance(row.id, str) else "",
     )
 
 
-def _ddr_scores(raw: dict[str, dict[str, Any]]) -> tuple[float | None, float | None]:
+def _ddr_scores(row: DdrRow | RagDdrRow, raw: dict[str, dict[str, Any]] | None) -> tuple[float | None, float | None]:
     """The scores of the first metric that both candidates have; RowError when they have none in common."""
+    if raw is None:
+        name = _first_metric(type(row.chosen), type(row.rejected))
+        better, worse = getattr(row.chosen, name, None), getattr(row.rejected, name, None)
+        if type(better) is float and type(worse) is float:
+            return better, worse
+        raw = {"chosen": msgspec.to_builtins(row.chosen), "rejected": msgspec.to_builtins(row.rejected)}
     chosen, rejected = _metrics(raw["chosen"]), _metrics(raw["rejected"])
     common = chosen if chosen == rejected else sorted(set(chosen) & set(rejected))
     if not common and chosen and rejected:
         reason = f"chosen has {', '.join(chosen)}, rejected has {', '.join(rejected)}"
         raise RowError("FT-PREF-006", "$.rejected", reason)
     return _score(raw, "chosen", common or chosen), _score(raw, "rejected", common or rejected)
+
+
+@cache
+def _first_metric(chosen: type[DdrAnswer], rejected: type[DdrAnswer]) -> str:
+    """The field of the first metric that candidates of these shapes have in common; empty without one."""
+    left, right = (
+        {field.encode_name: field.name for field in msgspec.structs.fields(kind)} for kind in (chosen, rejected)
+    )
+    return next((left[key] for key in _metrics(left) if left[key] == right.get(key)), "")
 
 
 def _metrics(candidate: dict[str, Any]) -> list[str]:

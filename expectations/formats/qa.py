@@ -43,7 +43,7 @@ Verdict = Literal["correct", "wrong"]
 Dependency = Literal["short", "long"]
 
 
-class QaRecord(msgspec.Struct, frozen=True, kw_only=True):
+class QaRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One question and answer, with what it was made from."""
 
     record_id: str

@@ -28,7 +28,7 @@ HEADERS = (
 Grade = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 
 
-class QueryRecord(msgspec.Struct, frozen=True, kw_only=True):
+class QueryRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One question to search with."""
 
     query_id: str
@@ -38,7 +38,7 @@ class QueryRecord(msgspec.Struct, frozen=True, kw_only=True):
     line_no: int
 
 
-class QrelRecord(msgspec.Struct, frozen=True, kw_only=True):
+class QrelRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One judgement: how well a passage answers a query; 0 means it does not."""
 
     query_id: str

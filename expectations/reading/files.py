@@ -12,6 +12,7 @@ import msgspec
 from expectations.formats.codes import CODES
 from expectations.reading.columns import is_dataset_folder, read_folder, read_parquet
 from expectations.reading.decode import decode_row
+from expectations.reading.lane import Lane
 from expectations.reading.lines import ArrayReader, read_lines, read_tsv
 from expectations.reading.rows import BLANK, BOM, Rejected, Row, Source, Unreadable
 from expectations.reading.streams import CHUNK, open_stream, packing_of
@@ -26,13 +27,15 @@ def is_readable(path: Path) -> bool:
     return path.is_file() or is_dataset_folder(path)
 
 
-def read_rows(path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row | Rejected]:
+def read_rows(
+    path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, lane: Lane | None = None
+) -> Iterator[Row | Rejected]:
     """The rows of a file, in file order.
 
     Read are JSONL, a JSON array (whatever its name), one pretty-printed JSON object, TSV; these packed with gzip or
     zstd; Parquet; a folder that `datasets` saved. A row of an array has the line its element starts on. Blank lines
     are no rows. A damaged compressed or binary file gives one `Rejected` and no row. `max_line_bytes` bounds a row,
-    and with it the memory. Refused when there is no such file.
+    and with it the memory. `lane` may be opened while the rows pass by: see lane.py. Refused: there is no such file.
     """
     if not is_readable(path):
         found = "not a file" if path.exists() else "no such file"
@@ -41,12 +44,12 @@ def read_rows(path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTE
         )
     source = Source(path, name)
     try:
-        yield from _read(source, max_line_bytes)
+        yield from _read(source, max_line_bytes, lane)
     except Unreadable as error:
         yield source.reject(error.code, 0, 0, error.reason, raw="")
 
 
-def _read(source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
+def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Row | Rejected]:
     path = source.path
     if path.is_dir():
         yield from read_folder(source)
@@ -64,7 +67,7 @@ def _read(source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
         elif start.split(b"\n", 1)[0].strip(BLANK) == b"{":
             yield from _read_object(stream, source)
         else:
-            yield from read_lines(stream, source, max_line_bytes)
+            yield from read_lines(stream, source, max_line_bytes, lane)
 
 
 def holds_rows(path: Path) -> bool:

@@ -17,20 +17,25 @@ FILE_CODES = frozenset({"FT-ROW-008", "FT-ROW-010", "FT-ROW-011", "FT-ROW-012"})
 """Codes that condemn a whole file: no row of it is used."""
 
 
-class Row(msgspec.Struct, frozen=True):
-    """A row that was read. `line` counts from 1; `offset` is in bytes of the unpacked file, -1 in Parquet.
-
-    `value` is what JSON decodes to, the list of cells of a TSV line, or a row of a table.
-    """
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A row that was read. `line` counts from 1; `offset` is in bytes of the unpacked file, -1 in Parquet."""
 
     line: int
     offset: int
-    value: Any
+    untyped: Any
+    """`value`, unless the row came by the quick lane (see lane.py)."""
     data: bytes = b""
     """The row as it stands in the file; empty for a row of a table."""
     plain: bool = False
     """Its texts need no cleaning and hold nothing suspicious (see decode.py): one look at the whole line saves several
     looks at every field. False says nothing."""
+    typed: Any = None
+    """The dialect's own Struct, where the row came by the quick lane."""
+
+    @property
+    def value(self) -> Any:
+        """What JSON decodes to, the list of cells of a TSV line, or a row of a table."""
+        return msgspec.json.decode(self.data) if self.typed is not None else self.untyped
 
     @property
     def raw(self) -> str:
