@@ -27,7 +27,7 @@ _EN = ("a", "block", "cipher", "encrypts", "blocks", "of", "fixed", "size", "und
 
 
 def generate(path: Path, rows: int) -> None:
-    """DDR rows as UltraRAG writes them, half Chinese and half English, about 780 bytes each."""
+    """DDR rows as UltraRAG writes them, half Chinese and half English, about 945 bytes each."""
     rng = random.Random(7)  # noqa: S311 - a generator of test data
 
     def text(chinese: bool, chars: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from expectations.formats.dialect import Policy, Thinking
+from expectations.traditional import Traditional
 from expectations.violations import Refused
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--format", "format_name", metavar="NAME", help="What the file is (default: detect it).")
 @click.option("--thinking", type=click.Choice(get_args(Thinking)), default="allow_empty", help="What of reasoning.")
 @click.option("--min-margin", type=click.FloatRange(min=0), default=0.0, help="Pairs scored no further apart fail.")
+@click.option("--traditional", type=click.Choice(get_args(Traditional)), default="keep", help="Chinese as simplified.")
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -38,6 +40,7 @@ def command(  # noqa: PLR0917 - one for each option
     format_name: str | None,
     thinking: str,
     min_margin: float,
+    traditional: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -54,7 +57,9 @@ def command(  # noqa: PLR0917 - one for each option
     target = out or file.with_name(f"{file.name.partition('.')[0]}.{to}.jsonl")
     if target.suffix not in {".jsonl", ".parquet"}:
         raise click.UsageError(f"--out must end with .jsonl or .parquet, not {target.name}")
-    policy = Policy(thinking=cast("Thinking", thinking), min_margin=min_margin)
+    policy = Policy(
+        thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
+    )
     try:
         made = convert_file(
             file,

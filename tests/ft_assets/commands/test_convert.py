@@ -91,3 +91,12 @@ def test_a_file_that_exists_is_overwritten_only_by_force(rows: Path) -> None:
     assert convert(rows, "--to", "instruction").exit_code == 0
     assert "--force" in convert(rows, "--to", "instruction").output
     assert convert(rows, "--to", "instruction", "--force").exit_code == 0
+
+
+def test_traditional_chinese_becomes_simplified_when_it_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("opencc")
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"instruction": "什麼是軟體？", "output": "電腦程式。"}\n', "utf-8")
+    assert convert(source, "--to", "instruction", "--traditional", "tw2sp").exit_code == 0
+    (row,) = (tmp_path / "rows.instruction.jsonl").read_text("utf-8").splitlines()
+    assert (json.loads(row)["question"], json.loads(row)["answer"]) == ("什么是软件？", "电脑程序。")
