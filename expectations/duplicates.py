@@ -16,7 +16,7 @@ from expectations.formats.preference import PreferenceRecord
 from expectations.formats.qa import QaRecord
 from expectations.formats.retrieval import QrelRecord, QueryRecord
 from expectations.reading import Rejected, escape
-from expectations.records import Record
+from expectations.records import Record, in_batches
 from expectations.text import comparison_key_of_clean as comparison_key
 from expectations.text import matching_key
 
@@ -74,15 +74,18 @@ class Duplicates:
 
     def sift(self, records: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
         """The same stream, with repetitions turned into `Rejected`."""
-        for record in records:
-            if not isinstance(record, Rejected):
-                yield self.feed(record) or record
-                continue
-            if record.question:  # in the quarantine for another reason, but it contradicts all the same
-                question = _question_key(record.question, ())
-                keys = _Keys("", "$", 0, question, hash(comparison_key(record.answer)), record.question, record.answer)
-                self._note(keys, self._place(record.file, record.line))
-            yield record
+        for batch in in_batches(records):
+            yield from [
+                self._hear(record) if isinstance(record, Rejected) else self.feed(record) or record for record in batch
+            ]
+
+    def _hear(self, rejected: Rejected) -> Rejected:
+        """In the quarantine for another reason, but it contradicts all the same."""
+        if rejected.question:
+            question, answer = _question_key(rejected.question, ()), hash(comparison_key(rejected.answer))
+            keys = _Keys("", "$", 0, question, answer, rejected.question, rejected.answer)
+            self._note(keys, self._place(rejected.file, rejected.line))
+        return rejected
 
     def feed(self, record: Record) -> Rejected | None:
         """Takes note of a record; a `Rejected` when it repeats an earlier one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,11 +19,13 @@ from expectations.formats.qa import QaRecord
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
 from expectations.formats.retrieval import HEADERS, QrelRecord, QueryRecord
 from expectations.formats.versions import VERSIONS
-from expectations.reading import MAX_LINE_BYTES, Lane, Rejected, Row, Source, read_rows
+from expectations.reading import BATCH, MAX_LINE_BYTES, Lane, Rejected, Row, Source, read_rows
 
 Record = (
     InstructionRecord | PreferenceRecord | QaRecord | RetrievalPairRecord | QueryRecord | QrelRecord | PassageRecord
 )
+
+Item = TypeVar("Item")
 
 
 def read_records(
@@ -75,33 +77,43 @@ def convert_rows(
     """
     source, folder = Source(path, name), path.absolute().parent.name
     bridge = find_bridge(dialect.kind, kind) if dialect and kind and kind != dialect.kind else None
-    for row in rows:
-        if isinstance(row, Rejected):
-            yield row
-            continue
-        if dialect is None:
-            reason = f"no dialect fits; read are {describe_dialects([kind] if kind else ())}"
-            yield source.reject("FT-DIALECT-001", row.line, row.offset, reason, raw=row.raw)
-            continue
-        if row.line == 1 and row.value in HEADERS:
-            continue
-        place = Place(source.name, row.line, row.plain, folder)
-        if dialect.parts:
+    for batch in in_batches(rows):
+        made: list[Record | Rejected] = []
+        for row in batch:
+            if isinstance(row, Rejected):
+                made.append(row)
+                continue
+            if dialect is None:
+                reason = f"no dialect fits; read are {describe_dialects([kind] if kind else ())}"
+                made.append(source.reject("FT-DIALECT-001", row.line, row.offset, reason, raw=row.raw))
+                continue
+            if row.line == 1 and row.value in HEADERS:
+                continue
+            place = Place(source.name, row.line, row.plain, folder)
+            if dialect.parts:
 
-            def decode(value: Any, dialect: Dialect = dialect, place: Place = place) -> Record:
-                record = dialect.decode(value, place, policy)
-                return bridge(record) if bridge else record
+                def decode(value: Any, dialect: Dialect = dialect, place: Place = place) -> Record:
+                    record = dialect.decode(value, place, policy)
+                    return bridge(record) if bridge else record
 
-            yield from _convert_parts(source, row, dialect, dialect.parts, decode)
-            continue
-        try:
-            if row.typed is not None:
-                record = dialect.convert(row.typed, None, place, policy)
-            else:
-                record = dialect.decode(row.value, place, policy)
-            yield bridge(record) if bridge else record
-        except RowError as error:
-            yield _reject(source, row, error, dialect)
+                made += _convert_parts(source, row, dialect, dialect.parts, decode)
+                continue
+            try:
+                if row.typed is not None:
+                    record = dialect.convert(row.typed, None, place, policy)
+                else:
+                    record = dialect.decode(row.value, place, policy)
+                made.append(bridge(record) if bridge else record)
+            except RowError as error:
+                made.append(_reject(source, row, error, dialect))
+        yield from made
+
+
+def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Lists of up to BATCH."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, BATCH)):
+        yield batch
 
 
 def _convert_parts(

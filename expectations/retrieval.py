@@ -15,6 +15,7 @@ from expectations.violations import Violation
 METRICS = ("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10")
 SAMPLE_COSINE = 0.999
 MAX_EMPTY_PROBE_SHARE = 0.5
+MAX_LOCAL_POINTS = 20_000
 _SHOWN = 20  # violations of one rule that are spelt out
 _REINDEX = "ft run --group retrieval"
 _RETRAIN = "ft run --group embedding"
@@ -175,6 +176,29 @@ def stored_vectors_match(where: str, cosines: Mapping[str, float]) -> list[Viola
                    "cosine", round(cosine, 6), SAMPLE_COSINE, "delete this collection in Qdrant, then " + _REINDEX)
         for name, cosine in cosines.items() if not cosine >= SAMPLE_COSINE
     ][:_SHOWN]  # fmt: skip
+
+
+def points_are_current(where: str, wanted: Mapping[str, str], found: Mapping[str, Any]) -> list[Violation]:
+    """FT-COL-007: every point was made from the passage as it is now. Both: point id -> version of its passage."""
+    odd = {
+        "points of another text than their passage's": sum(found[key] != version for key, version in wanted.items()
+                                                           if key in found),
+        "passages without a point": len(wanted.keys() - found.keys()),
+        "points without a passage": len(found.keys() - wanted.keys()),
+    }  # fmt: skip
+    return [
+        _violation("FT-COL-007", where, "the collection is not of this corpus.", name, count, 0,
+                   "ft run --asset qdrant_collection (writes what differs)")
+        for name, count in odd.items() if count
+    ]  # fmt: skip
+
+
+def local_engine_is_enough(where: str, engine: str, points: int) -> list[Violation]:
+    """FT-QDR-004: the `local` engine compares a query with every point in Python: fine up to 20,000 of them."""
+    if engine != "local" or points <= MAX_LOCAL_POINTS:
+        return []
+    return [_violation("FT-QDR-004", where, "the local engine is slow at this size.", "points", points,
+                       f"at most {MAX_LOCAL_POINTS}", "ft migrate --to edge, or --to server --url URL")]  # fmt: skip
 
 
 # -- the ranking ----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from expectations.formats.recognise import DIALECTS, SAMPLE, recognise_rows, unk
 from expectations.formats.schemas import RECORDS
 from expectations.formats.versions import VERSIONS
 from expectations.quarantine import set_aside
-from expectations.reading import FILE_CODES, MAX_LINE_BYTES, Lane, Rejected, Row, escape, holds_rows, read_rows
+from expectations.reading import BATCH, FILE_CODES, MAX_LINE_BYTES, Lane, Rejected, Row, escape, holds_rows, read_rows
 from expectations.records import Record, convert_rows, open_lane
 from expectations.violations import Refused, Violation
 
@@ -251,10 +251,10 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
 
 
 class _Passing:
-    """Rows on their way to the rules: the one that is judged just now, and the versions that were stated."""
+    """Rows on their way to the rules: those that may be judged just now, and the versions that were stated."""
 
     def __init__(self, rows: Iterable[Row | Rejected], dialect: Dialect | None) -> None:
-        self.current: Row | None = None
+        self._recent: deque[Row] = deque(maxlen=4 * BATCH)  # two steps lie between a row and its verdict
         self.versions: set[int] = set()
         self._rows = rows
         self._canonical = dialect is not None and dialect.canonical
@@ -262,22 +262,25 @@ class _Passing:
     def __iter__(self) -> Iterator[Row | Rejected]:
         for row in self._rows:
             if isinstance(row, Row):
-                self.current = row
+                self._recent.append(row)
                 # rows of the quick lane state the version that the first rows stated
                 raw: Any = row.untyped
                 if self._canonical and type(raw) is dict:
                     version = cast("dict[str, Any]", raw).get("format_version")
                     if type(version) is int:
                         self.versions.add(version)
-            else:
-                self.current = None
             yield row
+
+    def find(self, rejected: Rejected) -> Row | None:
+        """The row that was rejected; None for one that was never read, or where several stand on its line."""
+        found = [row for row in self._recent if row.line == rejected.line and rejected.offset in (-1, row.offset)]
+        return found[0] if len(found) == 1 else None
 
 
 def _count(report: Report, duplicates: Duplicates, records: Iterator[Record | Rejected], passing: _Passing) -> None:
     for record in duplicates.sift(records):
         if isinstance(record, Rejected):
-            _note_rejected(report, record, passing.current)
+            _note_rejected(report, record, passing.find(record))
             report.rows += record.code not in FILE_CODES
         else:
             report.rows += 1

@@ -13,7 +13,7 @@ from ft_assets.adapters import assets as adapters
 from ft_assets.adapters import checks as adapter_checks
 from ft_assets.answers import assets as answers
 from ft_assets.answers import checks as answer_checks
-from ft_assets.automation import JOBS
+from ft_assets.automation import JOBS, automate, automation, judge_again
 from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
@@ -26,8 +26,9 @@ from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
 from ft_assets.settings import assets as settings_room
 from ft_assets.settings import checks as settings_checks
-from ft_assets.settings.load import config_path, load_settings, state_dir
+from ft_assets.settings.load import accepted_settings, config_path, state_dir
 from ft_assets.settings.model import Settings
+from ft_assets.watcher import watch_settings, watch_sources
 from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
 
 ROOMS = (settings_room, corpus, datasets, adapters, embedding, retrieval, answers)
@@ -57,9 +58,10 @@ def build_defs(
 ) -> dg.Definitions:
     """Definitions of the whole graph, with what is outside of it (folders, engine, launcher) taken from `settings`."""
     return dg.Definitions(
-        assets=list(chain.from_iterable(room.ASSETS for room in ROOMS)),
-        asset_checks=build_checks(GATES),
+        assets=automate(chain.from_iterable(room.ASSETS for room in ROOMS)),
+        asset_checks=build_checks(GATES, judge_again()),
         jobs=JOBS,
+        sensors=[automation, watch_settings(GATES), watch_sources],
         resources={**_resources(settings, state, config), **(resource_overrides or {})},
         # Heavy work runs in child processes of its own, so steps need none: a run that reuses everything takes seconds.
         executor=dg.in_process_executor,
@@ -77,7 +79,10 @@ def _resources(settings: Settings, state: Path, config: Path) -> dict[str, Any]:
             lock_timeout=settings.qdrant.lock_timeout,
         ),
         "launcher": LauncherResource(
-            state_dir=str(state), kind=settings.launcher.kind, threads=settings.launcher.threads
+            state_dir=str(state),
+            kind=settings.launcher.kind,
+            processes=settings.launcher.processes,
+            threads=settings.launcher.threads,
         ),
     }
 
@@ -85,4 +90,5 @@ def _resources(settings: Settings, state: Path, config: Path) -> dict[str, Any]:
 @dg.definitions
 def defs() -> dg.Definitions:
     """What `dg dev`, `dg launch` and workspace.yaml load."""
-    return build_defs(load_settings(), state=state_dir(), config=config_path())
+    config, state = config_path(), state_dir()
+    return build_defs(accepted_settings(config, state), state=state, config=config)

@@ -13,7 +13,9 @@ from typing import Any
 
 import dagster as dg
 
+from expectations.lineage import made_from_current
 from expectations.violations import Refused, Violation
+from ft_assets.settings.model import SETTINGS_ASSETS
 from resources import telemetry
 from resources.artifacts import ArtifactStore
 from resources.dagster_faces import ArtifactsResource, QdrantResource
@@ -28,11 +30,13 @@ class Evidence:
     store: ArtifactStore
     releases: Releases
     qdrant: QdrantEngine
+    config: Path | None = None
+    """config.yaml, for the one rule that judges the file itself."""
 
 
 def evidence_of(artifacts: ArtifactsResource, qdrant: QdrantResource) -> Evidence:
     """The evidence that a run's resources give."""
-    return Evidence(artifacts.store(), artifacts.releases(), qdrant.engine())
+    return Evidence(artifacts.store(), artifacts.releases(), qdrant.engine(), Path(artifacts.config_path))
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,14 @@ class Gate:
         return " ".join((self.rule.__doc__ or self.name).split())
 
 
-def build_checks(gates: Sequence[Gate]) -> list[dg.AssetChecksDefinition]:
-    """The gates as Dagster asset checks."""
-    return [_build_check(gate) for gate in gates]
+Condition = dg.AutomationCondition[Any]
+
+
+def build_checks(gates: Sequence[Gate], again: Condition | None = None) -> list[dg.AssetChecksDefinition]:
+    """The gates as Dagster asset checks. `again`: when one that stops nothing and reads other assets runs by itself."""
+    watched = set(SETTINGS_ASSETS.values())  # what needs no more than these is judged with them
+    alone = {id(gate) for gate in gates if not gate.blocking and set(gate.needs) - watched}
+    return [_build_check(gate, again if id(gate) in alone else None) for gate in gates]
 
 
 def judge(gate: Gate, evidence: Evidence) -> Verdict:
@@ -80,13 +89,14 @@ def enforce(subject: str, evidence: Evidence, *rooms: Sequence[Gate], assets: Se
         raise Refused(subject, violations)
 
 
-def _build_check(gate: Gate) -> dg.AssetChecksDefinition:
+def _build_check(gate: Gate, again: Condition | None) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=gate.asset,
         name=gate.name,
         description=gate.description,
         blocking=gate.blocking,
         additional_deps=gate.needs or None,
+        automation_condition=again,
     )
     def check(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.AssetCheckResult:
         verdict = judge(gate, evidence_of(artifacts, qdrant))
@@ -96,14 +106,19 @@ def _build_check(gate: Gate) -> dg.AssetChecksDefinition:
                 asset=gate.asset, kind="check", step=int(passed), text="; ".join(map(str, verdict.violations[:3]))
             )
         )
-        return dg.AssetCheckResult(
-            passed=passed,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=f"{len(verdict.violations)} broken rules" if verdict.violations else "holds",
-            metadata={**as_metadata(verdict.figures), **_violation_table(verdict.violations)},
-        )
+        return as_result(verdict)
 
     return check
+
+
+def as_result(verdict: Verdict) -> dg.AssetCheckResult:
+    """The verdict as Dagster shows it: every broken rule a row of a table."""
+    return dg.AssetCheckResult(
+        passed=not verdict.violations,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"{len(verdict.violations)} broken rules" if verdict.violations else "holds",
+        metadata={**as_metadata(verdict.figures), **_violation_table(verdict.violations)},
+    )
 
 
 def as_metadata(figures: Mapping[str, Any]) -> dict[str, dg.MetadataValue[Any]]:
@@ -157,3 +172,38 @@ def whole_gate(asset: str) -> Gate:
         return Verdict(artifact.verify(), {"files": len(files), "bytes": sum(seal.size for seal in files.values())})
 
     return Gate(asset, "artifact_is_whole", rule)
+
+
+# Trainings are made when they are asked for, and the ledger is only ever added to: what those were made from may be
+# older than what stands now. Only a model that goes on from another must go on from the current one.
+_MAY_LAG = {"embedding_model", "sft_adapter", "dpo_adapter", "split_ledger"}
+
+
+def lineage_gate(asset: str) -> Gate:
+    """The gate on the last asset before a release: nothing on its way was overtaken by a change and forgotten."""
+
+    def rule(evidence: Evidence) -> Verdict:
+        """Every artifact that this one rests on was made from the versions of its inputs that stand now."""
+        violations: list[Violation] = []
+        seen: set[str] = set()
+        lagging: list[str] = []
+        todo = [asset]
+        while todo:
+            name = todo.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            recipe = evidence.store.require(name).manifest.recipe
+            # sources have no artifact: their own consumers look at the files
+            now = {key: found.data_version for key in recipe.inputs if (found := evidence.store.current(key))}
+            broken = made_from_current(name, recipe.inputs, now)
+            if name in _MAY_LAG:
+                now = {key: version for key, version in now.items() if key in _MAY_LAG - {name}}
+                judged = made_from_current(name, recipe.inputs, now)
+                lagging += [f"{name}: {v.field}" for v in broken if v not in judged]
+                broken = judged
+            violations += broken
+            todo += now
+        return Verdict(violations, {"artifacts": len(seen), "lagging": ", ".join(sorted(lagging)) or "none"})
+
+    return Gate(asset, "lineage_in_sync", rule)

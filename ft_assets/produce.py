@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ft_assets.gates import as_metadata
-from ft_assets.settings.load import load_settings
+from ft_assets.settings.load import accepted_settings
 from resources import telemetry
 from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_faces import ArtifactsResource
@@ -31,7 +31,7 @@ def compute_params(artifacts: ArtifactsResource) -> dict[str, Any]:
     """State folder, device and dtype for a worker: where and how it computes, not what, and so no part of a recipe."""
     return {
         "state_dir": artifacts.state_dir,
-        **load_settings(Path(artifacts.config_path)).accelerator.model_dump(),
+        **accepted_settings(Path(artifacts.config_path), artifacts.state()).accelerator.model_dump(),
     }
 
 

@@ -1,18 +1,27 @@
-"""What hardware is here and which device and dtype that means. Imports torch only when asked."""
+"""What hardware is here, which device and dtype that means, and how much of it is used while work runs.
+
+Imports torch only when asked to choose.
+"""
 
 # torch and pynvml are untyped here
 # pyright: basic
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections import deque
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, Self
 
 import msgspec
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+_GIB = 2**30
 
 
 class Compute(msgspec.Struct, frozen=True):
@@ -65,18 +74,164 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def gpus() -> list[dict[str, Any]]:
-    """Each GPU's name and memory (bytes total, bytes free) by NVML; empty without a driver."""
+def memory() -> tuple[int, int]:
+    """Bytes of main memory in all and available, as Linux and this process's control group tell; (0, 0) elsewhere."""
+    path = Path("/proc/meminfo")
+    if not path.is_file():
+        return 0, 0
+    lines = dict(line.split(":", 1) for line in path.read_text("ascii").splitlines())
+    total, available = (int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    limit = Path("/sys/fs/cgroup/memory.max")  # a container sees the whole host in /proc/meminfo
+    if limit.is_file() and (bytes_allowed := limit.read_text("ascii").strip()) != "max":
+        used = int((limit.parent / "memory.current").read_text("ascii"))
+        total, available = min(total, int(bytes_allowed)), min(available, max(int(bytes_allowed) - used, 0))
+    return total, available
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """One NVIDIA GPU as its driver describes it."""
+
+    name: str
+    total: int
+    """Bytes of memory."""
+    free: int
+    capability: tuple[int, int]
+    """Compute capability; bf16 needs 8.0."""
+    driver: str
+
+    @property
+    def bf16(self) -> bool:
+        return self.capability >= (8, 0)
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs this process may use (CUDA_VISIBLE_DEVICES), by NVML; empty without a driver."""
+    import pynvml
+
+    found: list[Gpu] = []
+    for handle in _handles():
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        used = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        found.append(
+            Gpu(
+                name=str(pynvml.nvmlDeviceGetName(handle)),
+                total=int(used.total),
+                free=int(used.free),
+                capability=(major, minor),
+                driver=str(pynvml.nvmlSystemGetDriverVersion()),
+            )
+        )
+    return found
+
+
+@cache
+def _handles() -> list[Any]:
+    """NVML handles of the visible GPUs, opened once a process."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
-    found: list[dict[str, Any]] = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        found.append({"name": str(pynvml.nvmlDeviceGetName(handle)), "total": memory.total, "free": memory.free})
-    pynvml.nvmlShutdown()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    handles: list[Any] = []
+    for name in filter(None, (part.strip() for part in visible.split(","))):
+        try:
+            by_index = name.isdigit()
+            handles.append(
+                pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
+            )
+        except pynvml.NVMLError:
+            break  # as CUDA does: what follows a name that is none is not visible
+    return handles
+
+
+def sample() -> dict[str, float]:
+    """What this process uses at this moment: memory in GiB, and of its GPU (LOCAL_RANK's) memory, load and heat.
+
+    Figures that cannot be had here (no Linux, no driver, a GPU without that sensor) are left out. Takes well under a
+    millisecond after the first call.
+    """
+    found: dict[str, float] = {}
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        found["rss_gib"] = int(statm.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / _GIB
+        found["available_gib"] = memory()[1] / _GIB
+    handles = _handles()
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if rank >= len(handles):
+        return found
+    import pynvml
+
+    readings = {
+        "gpu_used_gib": lambda gpu: int(pynvml.nvmlDeviceGetMemoryInfo(gpu).used) / _GIB,
+        "gpu_percent": lambda gpu: pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+        "gpu_celsius": lambda gpu: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
+    }
+    for name, read in readings.items():
+        with suppress(pynvml.NVMLError):
+            found[name] = float(read(handles[rank]))
     return found
+
+
+class Sampler:
+    """Samples in a thread of its own, so that a peak between two log entries is seen. A context manager.
+
+    ```
+    with Sampler(seconds=1.0) as sampler:
+        ...  # on every log entry
+        metrics.log("train", step, total, loss=loss, **sampler.take())
+    ```
+    """
+
+    def __init__(self, seconds: float = 1.0, keep: int = 3600) -> None:
+        self.samples: deque[dict[str, float]] = deque(maxlen=keep)
+        """The newest `keep` samples, each with `time` (seconds since the start)."""
+        self._seconds = seconds
+        self._started = time.monotonic()
+        self._new: deque[dict[str, float]] = deque(maxlen=keep)  # since the last `take`
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what was sampled stays."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def take(self) -> dict[str, float]:
+        """One figure a name since the last call: the most memory used and the highest temperature, the least memory
+        available, the mean load."""
+        self._sample()
+        with self._lock:
+            taken = list(self._new)
+            self._new.clear()
+        values: dict[str, list[float]] = {}
+        for one in taken:
+            for name, value in one.items():
+                values.setdefault(name, []).append(value)
+        reduce = {"available_gib": min, "gpu_percent": fmean}
+        return {name: round(float(reduce.get(name, max)(several)), 3) for name, several in values.items()}
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            self._sample()
+
+    def _sample(self) -> None:
+        one = sample()
+        with self._lock:
+            self._new.append(one)
+            self.samples.append({"time": round(time.monotonic() - self._started, 3), **one})

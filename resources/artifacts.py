@@ -30,7 +30,7 @@ from expectations.violations import Refused, Violation
 
 MANIFEST = "manifest.json"
 # Files that say how a run went, not what it made: they are sealed by the manifest but do not make a new data version.
-VOLATILE = ("training.log", "metrics.jsonl", "*.svg", "report.html", "timing.json")
+VOLATILE = ("training.log", "metrics.jsonl", "preflight.json", "*.svg", "report.html", "timing.json")
 _LIBRARIES = (
     "accelerate", "dagster", "datasets", "numpy", "peft", "pyarrow", "qdrant-client", "safetensors",
     "sentence-transformers", "tokenizers", "torch", "transformers", "trl",
@@ -250,10 +250,7 @@ class Staging:
     def publish(self, summary: Mapping[str, Any] | None = None) -> Artifact:
         """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
         (self.path / ".owner").unlink(missing_ok=True)
-        files: dict[str, FileSeal] = {}
-        for path in sorted(p for p in self.path.rglob("*") if p.is_file()):
-            _fsync(path)
-            files[path.relative_to(self.path).as_posix()] = FileSeal(path.stat().st_size, file_digest(path))
+        files = seal_files(self.path)
         manifest = Manifest(
             recipe=self.recipe,
             data_version=_content_version(files),
@@ -263,8 +260,6 @@ class Staging:
             summary=dict(summary or {}),
         )
         write_json(self.path / MANIFEST, msgspec.to_builtins(manifest))
-        for folder in {path.parent for path in self.path.rglob("*")} | {self.path}:
-            _fsync(folder)
         target = self._store.root / self.recipe.asset / self.recipe.id
         target.parent.mkdir(parents=True, exist_ok=True)
         if self._store.find(self.recipe.asset, self.recipe.id) is None:
@@ -275,11 +270,22 @@ class Staging:
             # another process may have published the same recipe between the look and the rename
             with contextlib.suppress(OSError):
                 self.path.rename(target)
-            _fsync(target.parent)
+            sync_to_disk(target.parent)
         artifact = self._store.find(self.recipe.asset, self.recipe.id)
         if artifact is None:
             raise OSError(f"could not publish {target}: the rename failed and nothing stands there")
         return artifact
+
+
+def seal_files(folder: Path) -> dict[str, FileSeal]:
+    """The seal of every file below `folder`, by its path there. They and their folders are on the disk then."""
+    files: dict[str, FileSeal] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        sync_to_disk(path)
+        files[path.relative_to(folder).as_posix()] = FileSeal(path.stat().st_size, file_digest(path))
+    for path in {folder, *(p for p in folder.rglob("*") if p.is_dir())}:
+        sync_to_disk(path)
+    return files
 
 
 def library_versions() -> dict[str, str]:
@@ -301,7 +307,7 @@ def write_json(path: Path, value: Any) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
-    _fsync(path.parent)
+    sync_to_disk(path.parent)
 
 
 def _content_version(files: Mapping[str, FileSeal]) -> str:
@@ -337,7 +343,8 @@ def _stamp(path: Path) -> tuple[int, int]:
     return (status.st_size, status.st_mtime_ns)
 
 
-def _fsync(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
+    """Have the disk hold a file's content, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # not exported anywhere
@@ -16,8 +16,10 @@ from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import LOG_FILE, Job, job_environment, read_failure, run_inline, worker_command, write_job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
+from resources.torchrun import environment, torchrun_command
 
 _OBSERVE_SECONDS = 5.0
+_STOP_SECONDS = 600.0  # a worker that is cancelled ends its step and writes a checkpoint first
 
 
 class ArtifactsResource(dg.ConfigurableResource[Any]):
@@ -61,15 +63,41 @@ class QdrantResource(dg.ConfigurableResource[Any]):
         )
 
 
+class Launcher(Protocol):
+    """What assets ask of a launcher, wherever it runs a worker: here, in child processes, on a cluster."""
+
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        module: str,
+        recipe: Recipe,
+        params: dict[str, Any],
+        *,
+        distributed: bool = False,
+    ) -> Artifact:
+        """Run `module.main` on a job until its artifact is published. Raises what the worker raised. A worker that is
+        `distributed` knows its rank (resources/torchrun.py) and may run as several processes."""
+        ...
+
+
 class LauncherResource(dg.ConfigurableResource[Any]):
     """Runs a worker and shows its progress: log lines, live observations on the asset page, the command line."""
 
     state_dir: str
     kind: str = "subprocess"
+    processes: int = 1
     threads: int | None = None
 
-    def run(self, context: dg.AssetExecutionContext, module: str, recipe: Recipe, params: dict[str, Any]) -> Artifact:
-        """Run `module.main` on a job until its artifact is published. Raises what the worker raised."""
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        module: str,
+        recipe: Recipe,
+        params: dict[str, Any],
+        *,
+        distributed: bool = False,
+    ) -> Artifact:
+        """As `Launcher` says."""
         store = _store(self.state_dir)
         run_dir = Path(self.state_dir) / "runs" / recipe.asset / recipe.id
         job = Job(recipe=recipe, store=str(store.root), run_dir=str(run_dir), params=params)
@@ -80,9 +108,12 @@ class LauncherResource(dg.ConfigurableResource[Any]):
             if self.kind == "inline":
                 run_inline(module, job)
             else:
-                dg.PipesSubprocessClient(env={**os.environ, **job_environment(self.threads)}).run(
-                    context=context, command=worker_command(module, write_job(job))
-                )
+                processes = self.processes if distributed and self.kind == "torchrun" else 1
+                path = write_job(job)
+                command = torchrun_command(module, path, processes) if processes > 1 else worker_command(module, path)
+                env = {**os.environ, **job_environment(self.threads), **environment(self.threads, processes)}
+                client = dg.PipesSubprocessClient(env=env, termination_timeout_seconds=_STOP_SECONDS)
+                client.run(context=context, command=command)
         except DagsterPipesExecutionError as error:
             # the exit code alone says nothing: raise what the worker said, a refusal as a refusal
             said = read_failure(run_dir)

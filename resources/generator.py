@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
@@ -15,6 +15,7 @@ from expectations.contracts.adapter import AdapterContract, BaseModel, compare_b
 from expectations.violations import Refused
 from resources import models
 from resources.accelerator import Compute
+from resources.memory import with_smaller_batches
 
 BASE = "base"
 ADAPTER_FOLDER = "adapter"
@@ -22,11 +23,27 @@ ADAPTER_NAME = "default"  # what PEFT calls the adapter that is trained
 CONTRACT_FILE = "contract.json"
 
 
+# "<think>\n" at the end of a prompt is at most this many tokens, also where it is no token of its own
+_OPENING_TOKENS = 8
+
+
 class Message(TypedDict):
     """One turn of a chat."""
 
     role: str
     content: str
+
+
+class Generated(NamedTuple):
+    """One generated text, stripped, without special tokens."""
+
+    text: str
+    tokens: int
+    """How many were generated, without the one that ends them."""
+    cut: bool
+    """Whether max_new_tokens ended it."""
+    opens_thought: bool
+    """Whether the prompt already ended with an open <think>."""
 
 
 class Generator:
@@ -75,7 +92,18 @@ class Generator:
         batch_size: int,
         on_batch: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[str]:
-        """The greedy answer to each chat, in the order given. `on_batch(done, total)` after every batch.
+        """The greedy answer to each chat, in the order given: the text of `generate`."""
+        return [made.text for made in self.generate(model_name, chats, max_new_tokens, batch_size, on_batch)]
+
+    def generate(
+        self,
+        model_name: str,
+        chats: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        batch_size: int,
+        on_batch: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Generated]:
+        """Greedy text for each chat, in the order given. `on_batch(done, total)` after every batch.
 
         Chats are sorted by length, so that a batch pads little; padding is on the left, where generation needs it.
         """
@@ -83,22 +111,26 @@ class Generator:
 
         prompts = [render(self.tokenizer, chat) for chat in chats]
         order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]))
-        answers = [""] * len(prompts)
-        with torch.inference_mode(), self._using(model_name):
-            for start in range(0, len(order), batch_size):
-                picked = order[start : start + batch_size]
-                for n, text in zip(picked, self._batch([prompts[n] for n in picked], max_new_tokens), strict=True):
-                    answers[n] = text
-                on_batch(start + len(picked), len(order))
-        return answers
+        answers: dict[int, Generated] = {}
 
-    def _batch(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+        def answer_next(size: int) -> int:
+            picked = order[len(answers) : len(answers) + size]
+            answers.update(zip(picked, self._batch([prompts[n] for n in picked], max_new_tokens), strict=True))
+            return size
+
+        with torch.inference_mode(), self._using(model_name):
+            while len(answers) < len(order):
+                batch_size = with_smaller_batches(answer_next, batch_size)
+                on_batch(len(answers), len(order))
+        return [answers[n] for n in range(len(prompts))]
+
+    def _batch(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[Generated]:
         import torch
 
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
         device = self.model.device
-        made = self.model.generate(
+        ids = self.model.generate(
             input_ids=torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device),
             attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device),
             do_sample=False,
@@ -110,8 +142,13 @@ class Generator:
             top_p=None,
             top_k=None,
         )
-        texts = self.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        made: list[Generated] = []
+        for prompt, row in zip(prompts, ids[:, width:].tolist(), strict=True):
+            length = next((n for n, token in enumerate(row) if token in self.stop_ids), len(row))
+            text = self.tokenizer.decode(row[:length], skip_special_tokens=True).strip()
+            opens_thought = self.tokenizer.decode(prompt[-_OPENING_TOKENS:]).rstrip().endswith("<think>")
+            made.append(Generated(text, tokens=length, cut=length == len(row), opens_thought=opens_thought))
+        return made
 
     def _using(self, model_name: str) -> Any:
         """The base alone, or the named adapter, for the length of a `with` block."""

@@ -7,6 +7,7 @@ started it, its log lines and messages travel back through dagster-pipes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import logging
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 
 from expectations.violations import Refused, Violation
+from resources import torchrun
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
 
 LOG_FILE = "training.log"
@@ -48,6 +50,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             )  # fmt: skip
             raise Refused(f"{self.recipe.asset} {self.recipe.id}", [violation])
         return found
+
+    def published(self) -> Artifact:
+        """What this job's recipe was published as, on whichever rank. Raises OSError if it was not."""
+        artifact = self.artifacts().find(self.recipe.asset, self.recipe.id)
+        if artifact is None:
+            raise OSError(f"{self.recipe.asset}/{self.recipe.id} was published, but is not in {self.store}")
+        return artifact
 
     def folder(self) -> Path:
         path = Path(self.run_dir)
@@ -93,19 +102,24 @@ def run_inline(module: str, job: Job) -> None:
 
 
 def run_worker(main: Main) -> None:
-    """Entry of a worker process: read --job, log to <run_dir>/training.log, run `main`."""
+    """Entry of a worker process: read --job, log to <run_dir>/training.log (a rank beside the first: to its own file),
+    run `main`."""
+    torchrun.end_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", type=Path, required=True)
     job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
+    log_file = LOG_FILE if torchrun.is_main() else f"rank-{torchrun.rank()}.log"
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        handlers=[logging.FileHandler(job.folder() / LOG_FILE), logging.StreamHandler(sys.stderr)],
+        handlers=[logging.FileHandler(job.folder() / log_file), logging.StreamHandler(sys.stderr)],
     )
     try:
         _run_reporting(main, job)
     except Exception as error:  # left for the parent to say, then raised all the same
-        write_json(job.folder() / FAILURE_FILE, _describe_failure(error))
+        if not (job.folder() / FAILURE_FILE).exists():  # the first rank that failed says why, the others only stopped
+            with contextlib.suppress(OSError):  # the disk may be what failed; the error is in the log all the same
+                write_json(job.folder() / FAILURE_FILE, _describe_failure(error))
         raise
 
 
@@ -127,7 +141,7 @@ def _describe_failure(error: Exception) -> dict[str, Any]:
 
 
 def _run_reporting(main: Main, job: Job) -> None:
-    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ or not torchrun.is_main():
         main(job)
         return
     from dagster_pipes import open_dagster_pipes  # pyright: ignore[reportUnknownVariableType]

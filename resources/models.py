@@ -16,14 +16,10 @@ from importlib import metadata
 from pathlib import Path
 
 from expectations.canonical import digest, file_digest
+from expectations.contracts.fingerprint import fingerprint as contract_fingerprint
 from expectations.violations import Refused, Violation
 
 PACKAGE_PREFIX = "package:"
-_WEIGHTS = ("*.safetensors",)
-_TOKENIZER = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
-    "tokenizer.model", "chat_template.jinja",
-)  # fmt: skip
 
 
 def locate(name: str, state: Path, revision: str | None = None) -> Path:
@@ -50,7 +46,7 @@ def silence_progress_bars() -> None:
 
 def fingerprint(folder: Path) -> dict[str, str]:
     """sha256 over the weight files (`weights`) and over the tokenizer files (`tokenizer`) of a model folder."""
-    return {"weights": _digest_files(folder, _WEIGHTS), "tokenizer": _digest_files(folder, _TOKENIZER)}
+    return contract_fingerprint(folder, _digest_file)
 
 
 def version(name: str, state: Path, revision: str | None = None) -> str:
@@ -58,9 +54,8 @@ def version(name: str, state: Path, revision: str | None = None) -> str:
     return digest(fingerprint(locate(name, state, revision)))[:16]
 
 
-def _digest_files(folder: Path, patterns: tuple[str, ...]) -> str:
-    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    return digest({p.name: _cached_digest(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths})
+def _digest_file(path: Path) -> str:
+    return _cached_digest(str(path), path.stat().st_size, path.stat().st_mtime_ns)
 
 
 @cache
@@ -121,7 +116,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json", "README.md", "LICENSE*"]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
-_BATCH = 250  # rows that become Arrow's at once, while they are still in the processor's cache
+_BATCH = 500  # rows that become Arrow's at once, while they are still in the processor's cache
 _ROW_GROUP = 10_000
 
 

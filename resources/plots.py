@@ -41,6 +41,19 @@ def bars(values: Mapping[str, float], title: str = "plot") -> str:
     return f"_{title}: {len(values)} values_"
 
 
+def histogram(counts: Sequence[int], low: float, high: float, title: str = "plot") -> str:
+    """One column a count, over equal steps from `low` to `high`."""
+    if not any(counts):
+        return f"_{title}: no values_"
+    width, top = _WIDTH / len(counts), max(counts)
+    heights = [max(round((_HEIGHT - 2) * count / top), 1) if count else 0 for count in counts]
+    step = f"h{max(int(width) - 1, 1)}V{_HEIGHT}z"
+    boxes = "".join(f"M{round(n * width)} {_HEIGHT}v-{height}{step}" for n, height in enumerate(heights) if height)
+    caption = f'<text y="{_HEIGHT + 11}">{low:.4g} … {high:.4g}, at most {top}</text>'
+    image = _markdown(title, _HEIGHT + 14, f'<path fill="{_FIRST}" d="{boxes}"/>{caption}')
+    return image if len(image) < MAX_CHARS else f"_{title}: {low:.4g} … {high:.4g}_"
+
+
 def _bars(items: Sequence[tuple[str, float]]) -> str:
     top = max((abs(value) for _, value in items), default=0.0) or 1.0
     boxes = "".join(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from expectations.violations import Refused, Violation
+from resources.engines.lock import exclusive, held
+from resources.engines.protocol import VectorClient
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -24,10 +27,10 @@ _TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class QdrantEngine:
-    """How to reach Qdrant. `open()` yields a client and closes it.
+    """How to reach an engine. `open()` yields its collections and closes it.
 
-    The embedded engine (`local`) lets one client at a time into its folder: open late, close early, never nest two
-    openings in one process, and hand no client to several writing threads.
+    The embedded engines (`local`, `edge`) let one process at a time into their folder: open late, close early, never
+    nest two openings, and hand no client to several writing threads.
     """
 
     kind: str
@@ -38,40 +41,64 @@ class QdrantEngine:
     lock_timeout: float
 
     @contextmanager
-    def open(self) -> Generator[QdrantClient]:
-        """A client, closed on leaving. Raises Refused: FT-QDR-001 the folder stays locked, FT-QDR-002 the API key
-        would travel in the clear, FT-QDR-003 the server does not answer."""
-        client = self._open_local() if self.kind == "local" else self._open_server()
-        try:
-            yield client
-        finally:
-            client.close()
+    def open(self) -> Generator[VectorClient]:
+        """The collections of this engine, closed on leaving. Raises Refused: FT-QDR-001 the folder stays locked,
+        FT-QDR-002 the API key would travel in the clear, FT-QDR-003 the server does not answer, FT-QDR-008 the library
+        of this engine is not installed."""
+        if self.kind == "server":
+            from resources.engines.client import ServerClient
+
+            client = ServerClient(self._connect())
+            try:
+                yield client
+            finally:
+                client.close()
+            return
+        deadline = time.monotonic() + self.lock_timeout
+        with exclusive(self.folder, deadline, self.lock_timeout):
+            client = self._open_edge() if self.kind == "edge" else self._open_local(deadline)
+            try:
+                yield client
+            finally:
+                client.close()
 
     @property
     def address(self) -> str:
-        """What tells one engine from another in a recipe: `local`, or the server's URL."""
-        return self.url or "local"
+        """What tells one engine from another in a recipe: `local`, `edge`, or the server's URL."""
+        return self.url or self.kind
 
-    def _open_local(self) -> QdrantClient:
+    @property
+    def folder(self) -> Path:
+        """Where an embedded engine keeps its points; the two do not share a folder."""
+        return self.path / "edge" if self.kind == "edge" else self.path
+
+    def _open_edge(self) -> VectorClient:
+        try:
+            from resources.engines.edge import EdgeClient
+        except ModuleNotFoundError as error:
+            raise _refused("FT-QDR-008", "qdrant.engine: edge", f"{error.name} is not installed.", "missing",
+                           "pip install 'ft-assets[edge]', or choose another engine") from error  # fmt: skip
+        return EdgeClient(self.folder)
+
+    def _open_local(self, deadline: float) -> VectorClient:
         from qdrant_client import QdrantClient
 
-        self.path.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + self.lock_timeout
+        from resources.engines.client import LocalClient
+
+        # said by a check of ours, with the figure and what to do
+        warnings.filterwarnings("ignore", message="Local mode is not recommended")
+        warnings.filterwarnings("ignore", message="Local mode performs exact")
         while True:
             try:
-                return QdrantClient(path=str(self.path))
-            except RuntimeError as error:
+                return LocalClient(QdrantClient(path=str(self.folder)), self.folder)
+            except RuntimeError as error:  # a program that is not ours, through qdrant-client's own lock
                 if "already accessed" not in str(error):
                     raise
                 if time.monotonic() >= deadline:
-                    raise _refused(
-                        "FT-QDR-001", str(self.path), "another process holds the embedded engine.",
-                        f"still locked after {self.lock_timeout:g} s", "wait for that process or end it, raise "
-                        "qdrant.lock_timeout, or use a server (qdrant.engine: server)",
-                    ) from error  # fmt: skip
+                    raise held(self.folder, self.lock_timeout, "another program") from error
             time.sleep(_POLL_SECONDS)
 
-    def _open_server(self) -> QdrantClient:
+    def _connect(self) -> QdrantClient:
         from qdrant_client import QdrantClient
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
@@ -93,9 +120,9 @@ class QdrantEngine:
         return client
 
 
-def aliased(client: QdrantClient, alias: str) -> str | None:
-    """The collection that an alias names now. `get_collection` would resolve the alias and hide which it was."""
-    return next((a.collection_name for a in client.get_aliases().aliases if a.alias_name == alias), None)
+def aliased(client: VectorClient, alias: str) -> str | None:
+    """The collection that an alias names now."""
+    return client.aliases().get(alias)
 
 
 def _refused(code: str, where: str, message: str, found: str, mend: str) -> Refused:

@@ -11,6 +11,10 @@ from typing import Any, Literal, TextIO
 import msgspec
 
 METRICS_FILE = "metrics.jsonl"
+EVENT = "event"  # the phase of a record that tells what happened, not how much
+
+
+_POSITION = {"phase", "step", "total", "seconds", "seconds_per_step"}  # where a record stands, beside its figures
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +48,10 @@ class Metrics:
 
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._stream: TextIO = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
+        path = run_dir / METRICS_FILE
+        if path.is_file():
+            _cut_half_line(path)
+        self._stream: TextIO = path.open("a", encoding="utf-8")
         self._started = time.monotonic()
         self._first: dict[str, tuple[int, float]] = {}  # phase -> first step logged in it, and when
 
@@ -55,7 +62,15 @@ class Metrics:
         first_step, first_seconds = self._first.setdefault(phase, (step, seconds))
         if step > first_step:
             record["seconds_per_step"] = round((seconds - first_seconds) / (step - first_step), 4)
-        self._stream.write(json.dumps({**record, **values}) + "\n")
+        self._write({**record, **values})
+
+    def event(self, kind: str, step: int, text: str) -> None:
+        """Record that something happened at `step` that its reader would ask about: a resume, a rung, a change."""
+        seconds = round(time.monotonic() - self._started, 3)
+        self._write({"phase": EVENT, "step": step, "total": 0, "seconds": seconds, "event": kind, "text": text})
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -70,6 +85,25 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
         for line in stream:
             if line.endswith(b"\n"):
                 yield json.loads(line)
+
+
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """Each figure of a metrics.jsonl over its steps. A step done again after going back counts once, as done last."""
+    steps: dict[tuple[str, int], dict[str, Any]] = {}
+    for record in read_metrics(path):
+        if record["phase"] != EVENT:
+            steps[record["phase"], record["step"]] = record
+    curves: dict[str, list[float]] = {}
+    for _, record in sorted(steps.items(), key=lambda item: item[0][1]):
+        for name, value in record.items():
+            if name not in _POSITION and isinstance(value, int | float):
+                curves.setdefault(name, []).append(float(value))
+    return curves
+
+
+def read_events(path: Path) -> list[str]:
+    """What happened in a run, in order, as one line each."""
+    return [f"step {record['step']}: {record['text']}" for record in read_metrics(path) if record["phase"] == EVENT]
 
 
 class Tail:
@@ -92,9 +126,10 @@ class Tail:
 
 def describe_step(record: dict[str, Any]) -> tuple[str, dict[str, float]]:
     """A line for a person ("loss 1.23 · 2.1 s/step · 0:42 left") and the numeric metrics of one record."""
+    if record["phase"] == EVENT:
+        return str(record["text"]), {}
     step, total, rate = int(record["step"]), int(record["total"]), float(record.get("seconds_per_step", 0))
-    skipped = {"phase", "step", "total", "seconds", "seconds_per_step"}
-    metrics = {k: float(v) for k, v in record.items() if k not in skipped and isinstance(v, int | float)}
+    metrics = {k: float(v) for k, v in record.items() if k not in _POSITION and isinstance(v, int | float)}
     parts = [str(record.get("phase", ""))]
     parts += [f"{name} {value:.4g}" for name, value in list(metrics.items())[:3]]
     if rate:
@@ -102,3 +137,10 @@ def describe_step(record: dict[str, Any]) -> tuple[str, dict[str, float]]:
         left = int(max(total - step, 0) * rate)
         parts.append(f"{left // 60}:{left % 60:02d} left")
     return " · ".join(part for part in parts if part), metrics
+
+
+def _cut_half_line(path: Path) -> None:
+    """Cut what a process that was killed, or a full disk, left behind the last whole line."""
+    with path.open("rb+") as stream:
+        whole = stream.read().rfind(b"\n") + 1
+        stream.truncate(whole)

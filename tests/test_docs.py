@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 PAGES = ["README.md", *(f"docs/{name}" for name in (
-    "architecture.md", "bring-your-own-data.md", "configuration.md", "gate-another-repo.md", "grow-to-a-gpu.md",
-    "release-and-rollback.md", "rules.md",
+    "architecture.md", "automation.md", "bring-your-own-data.md", "configuration.md", "engines.md", "estimate.md",
+    "export.md", "gate-another-repo.md", "grow-to-a-gpu.md", "performance.md", "release-and-rollback.md", "rules.md",
+    "while-it-trains.md",
 ))]  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from expectations.contracts.compare import Difference, differences
-from expectations.violations import Violation
+from expectations.contracts.fingerprint import fingerprint, stop_tokens, template_digest
+from expectations.violations import Refused, Violation
 
 Outcome = Literal["COMPATIBLE", "RETRAIN", "BROKEN"]
 
@@ -74,6 +76,35 @@ def compare_base(stored: AdapterContract, base: BaseModel) -> Comparison:
 def compare_prompt(stored: AdapterContract, prompt: RagPrompt) -> Comparison:
     """Whether the adapter was trained with this prompt: COMPATIBLE or RETRAIN."""
     return _judge(_branch("prompt", stored.prompt, prompt))
+
+
+def refuse_mismatch(contract: Path | str, base_folder: Path | str, prompt: RagPrompt | None = None) -> AdapterContract:
+    """Refuse to serve an adapter on what it was not trained for; needs the base install only. Returns its contract.
+
+    `contract`: the contract.json beside the adapter. `base_folder`: the base model as it will be loaded. `prompt`: the
+    prompt that will be sent, if it shall be compared too. Reads every weight file once (about 1 GB a second).
+    Raises Refused with every difference: FT-ADP-001 (weights, tokenizer, chat template, stop tokens), FT-ADP-002.
+    Without a tokenizer.json the end token's id is unknown here, and the tokenizer's hash alone must tell.
+    """
+    stored = msgspec.json.decode(Path(contract).read_bytes(), type=AdapterContract)
+    folder = Path(base_folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no model (config.json)")
+    prints = fingerprint(folder)
+    base = BaseModel(
+        name=str(folder),
+        revision=None,
+        weights_sha256=prints["weights"],
+        tokenizer_sha256=prints["tokenizer"],
+        chat_template_sha256=template_digest(folder),
+        stop_token_ids=stop_tokens(folder) if (folder / "tokenizer.json").is_file() else stored.base.stop_token_ids,
+    )
+    found = compare_base(stored, base).differences
+    if prompt is not None:
+        found = [*found, *compare_prompt(stored, prompt).differences]
+    if found:
+        raise Refused(f"{contract} on {folder}", violations(_judge(found), str(contract)))
+    return stored
 
 
 def violations(comparison: Comparison, where: str) -> list[Violation]:

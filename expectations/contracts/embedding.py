@@ -207,7 +207,7 @@ def probe_drift(stored: Sequence[Probe], now: Sequence[Probe]) -> list[Differenc
         if other is None:
             found.append(Difference(f"probes.{index}", probe.text, None))
             continue
-        dense, sparse = _cosine(probe.dense, other.dense), _sparse_cosine(probe.sparse, other.sparse)
+        dense, sparse = cosine(probe.dense, other.dense), _sparse_cosine(probe.sparse, other.sparse)
         if not dense >= DENSE_TOLERANCE:  # a NaN must fail
             found.append(Difference(f"probes.{index}.dense (cosine)", round(dense, 6), DENSE_TOLERANCE))
         if not sparse >= SPARSE_TOLERANCE:
@@ -228,7 +228,8 @@ def dimension_violations(contract: EmbeddingContract, dimension: int, where: str
     ]  # fmt: skip
 
 
-def _cosine(left: Sequence[float], right: Sequence[float]) -> float:
+def cosine(left: Sequence[float], right: Sequence[float]) -> float:
+    """Cosine of two vectors; -1 where their lengths differ, 0 where one of them is empty."""
     if len(left) != len(right):
         return -1.0
     scale = math.hypot(*left) * math.hypot(*right)
@@ -239,7 +240,7 @@ def _sparse_cosine(left: Mapping[str, float], right: Mapping[str, float]) -> flo
     if not left and not right:
         return 1.0
     keys = sorted(left.keys() | right.keys())
-    return _cosine([left.get(key, 0.0) for key in keys], [right.get(key, 0.0) for key in keys])
+    return cosine([left.get(key, 0.0) for key in keys], [right.get(key, 0.0) for key in keys])
 
 
 def _unreadable(where: str, message: str, found: Any) -> Refused:

@@ -7,9 +7,10 @@ after this.
 
 from expectations.reading.files import MAX_LINE_BYTES, holds_rows, is_readable, read_rows
 from expectations.reading.lane import Lane
-from expectations.reading.rows import FILE_CODES, RAW_CHARS, Rejected, Row, Source, escape
+from expectations.reading.rows import BATCH, FILE_CODES, RAW_CHARS, Rejected, Row, Source, escape
 
 __all__ = [
+    "BATCH",
     "FILE_CODES",
     "MAX_LINE_BYTES",
     "RAW_CHARS",

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO, NamedTuple
 
 from expectations.reading.decode import decode_row, decode_utf8
 from expectations.reading.lane import Lane
-from expectations.reading.rows import BLANK, BOM, Rejected, Row, Source, Unreadable, escape_bytes
+from expectations.reading.rows import BATCH, BLANK, BOM, Rejected, Row, Source, Unreadable, escape_bytes
 from expectations.reading.streams import CHUNK
 
 _STRUCTURE = re.compile(rb'["\[\]{},]')
@@ -28,8 +29,8 @@ class _Line(NamedTuple):
     """Whether a line end followed."""
 
 
-def _lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[_Line]:
-    """The lines that are not blank. What is read at once is cut by `split`, which is quicker than asking for each."""
+def _blocks(stream: BinaryIO, max_line_bytes: int) -> Iterator[list[_Line]]:
+    """The lines that are not blank, as many at once as were read at once."""
     number = offset = 0
     rest = b""
     dropped = 0  # bytes of a line that is too long, beyond what is shown of it
@@ -37,35 +38,39 @@ def _lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[_Line]:
         pieces = chunk.split(b"\n")
         pieces[0] = rest + pieces[0]
         rest = pieces.pop()
-        for data in pieces:
-            size = len(data) + dropped
+        lines: list[_Line] = []
+        for piece in pieces:
+            size = len(piece) + dropped
             number += 1
-            if number == 1:
-                data = data.removeprefix(BOM)  # noqa: PLW2901
+            data = piece.removeprefix(BOM) if number == 1 else piece
             if data.strip(BLANK):
-                yield _Line(number, offset, data.rstrip(b"\r"), size > max_line_bytes, True)
+                lines.append(_Line(number, offset, data.rstrip(b"\r"), size > max_line_bytes, True))
             offset += size + 1
             dropped = 0
+        yield lines
         if len(rest) > max_line_bytes:
             dropped += len(rest) - max_line_bytes - 1
             rest = rest[: max_line_bytes + 1]
     data = rest.removeprefix(BOM) if number == 0 else rest
     if data.strip(BLANK):
-        yield _Line(number + 1, offset, data.rstrip(b"\r"), len(rest) + dropped > max_line_bytes, False)
+        yield [_Line(number + 1, offset, data.rstrip(b"\r"), len(rest) + dropped > max_line_bytes, False)]
 
 
 def read_lines(stream: BinaryIO, source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Row | Rejected]:
     """JSON rows, one a line."""
-    for line in _lines(stream, max_line_bytes):
-        if line.too_long:
-            yield _reject_long(source, line.number, line.offset, line.data, max_line_bytes)
-        else:
-            yield decode_row(source, line.number, line.offset, line.data, whole=line.ended, lane=lane)
+    for block in _blocks(stream, max_line_bytes):
+        for start in range(0, len(block), BATCH):
+            yield from [
+                _reject_long(source, line.number, line.offset, line.data, max_line_bytes)
+                if line.too_long
+                else decode_row(source, line.number, line.offset, line.data, whole=line.ended, lane=lane)
+                for line in block[start : start + BATCH]
+            ]
 
 
 def read_tsv(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
     """Tab-separated cells, one row a line."""
-    for line in _lines(stream, max_line_bytes):
+    for line in chain.from_iterable(_blocks(stream, max_line_bytes)):
         if line.too_long:
             yield _reject_long(source, line.number, line.offset, line.data, max_line_bytes)
             continue

@@ -23,10 +23,18 @@ from resources.plots import sparkline
 from resources.releases import Release, Releases
 
 _TRAIN_VERSION = "1"
-_EVALUATE_VERSION = "1"
+_EVALUATE_VERSION = "2"
 # They say how a training runs on this machine and what it tells meanwhile, or are covered by the base model's content.
-_IMMATERIAL = {"base_model", "revision", "micro_batch_size", "gradient_checkpointing", "eval_steps", "save_steps",
-               "logging_steps"}  # fmt: skip
+_IMMATERIAL = {"base_model", "revision", "micro_batch_size", "gradient_checkpointing", "activation_offloading",
+               "precompute_reference", "eval_steps", "save_steps", "logging_steps"}  # fmt: skip
+# the curves of a training's page: name -> figure of metrics.jsonl, and the one to draw over it
+_CURVES = {
+    "loss": ("loss", ""), "eval_loss": ("eval_loss", ""), "grad_norm": ("grad_norm", ""),
+    "learning_rate": ("learning_rate", ""), "tokens_per_second": ("tokens_per_second", ""),
+    "update_ratio": ("update_ratio", ""), "reward": ("rewards/chosen", "rewards/rejected"),
+    "reward_margin": ("rewards/margins", ""), "reward_accuracy": ("rewards/accuracies", ""),
+    "logp": ("logps/chosen", "logps/rejected"),
+}  # fmt: skip
 _TRAIN = "ft_assets.adapters.train"
 _EVALUATE = "ft_assets.adapters.evaluate"
 
@@ -141,7 +149,7 @@ def base_params(artifacts: ArtifactsResource, store: ArtifactStore) -> dict[str,
 
 def generation_settings(answers: AnswerSettings) -> dict[str, Any]:
     """The fields of `answers` that decide an answer from given passages."""
-    return answers.model_dump(mode="json", exclude={"top_k", "batch_size", "tolerance"})
+    return answers.model_dump(mode="json", exclude={"top_k", "batch_size", "tolerance", "max_open_thoughts"})
 
 
 def show_answers(artifact: Artifact) -> dict[str, Any]:
@@ -188,19 +196,20 @@ def _train(
         "thinking": thinking,
     }
     return produce(
-        artifacts, recipe, launch=lambda recipe: launcher.run(context, _TRAIN, recipe, params), metadata=_show_training
+        artifacts,
+        recipe,
+        launch=lambda recipe: launcher.run(context, _TRAIN, recipe, params, distributed=True),
+        metadata=_show_training,
     )
 
 
 def _show_training(artifact: Artifact) -> Mapping[str, Any]:
-    records = list(telemetry.read_metrics(artifact.file(telemetry.METRICS_FILE)))
-
-    def series(name: str) -> list[float]:
-        return [record[name] for record in records if name in record]
-
-    plots = {"loss": series("loss"), "eval_loss": series("eval_loss"), "grad_norm": series("grad_norm")}
-    plots["reward_margin"] = series("rewards/margins")
-    return {f"{name}_curve": sparkline(values, title=name) for name, values in plots.items() if values}
+    """The asset page of a training: its curves. A second line is that of the rejected answers."""
+    curves = telemetry.read_curves(artifact.file(telemetry.METRICS_FILE))
+    return {
+        f"{name}_curve": sparkline(curves[first], curves.get(second, []), title=name)
+        for name, (first, second) in _CURVES.items() if first in curves
+    }  # fmt: skip
 
 
 def _baseline(releases: Releases, candidate: str) -> Release | None:

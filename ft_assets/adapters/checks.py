@@ -8,17 +8,19 @@ from typing import Any
 
 import msgspec
 
-from expectations.answers import check_not_worse
+from expectations.answers import check_not_worse, check_thoughts_close
 from expectations.contracts.adapter import AdapterContract, compare_base, compare_prompt, violations
 from expectations.statistics import Interval
 from expectations.training import check_eval_loss, check_rewards, check_training
 from expectations.violations import Violation
+from ft_assets.adapters.preflight import gates_of, read_result
 from ft_assets.adapters.prompt import prompt_of
-from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
+from ft_assets.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.settings.read import settings_of
 from resources import models
 from resources.artifacts import Artifact
 from resources.generator import CONTRACT_FILE
+from resources.plots import histogram
 
 _LOSSES = ("train_loss_first", "train_loss_last", "eval_loss_before", "eval_loss_after", "max_abs_adapter_delta")
 
@@ -26,6 +28,9 @@ _LOSSES = ("train_loss_first", "train_loss_last", "eval_loss_before", "eval_loss
 def contract_of(adapter: Artifact) -> AdapterContract:
     """The contract that an adapter artifact carries."""
     return msgspec.convert(adapter.json(CONTRACT_FILE), AdapterContract)
+
+
+_READ = {"prompt_is_served": ("answer_settings",)}
 
 
 def _training_gates(asset: str) -> list[Gate]:
@@ -58,7 +63,26 @@ def _training_gates(asset: str) -> list[Gate]:
         return Verdict(violations(comparison, asset), {"outcome": comparison.outcome, "base": stored.base.name})
 
     rules = (trained, eval_loss_fell, prompt_is_served, base_matches)
-    return [whole_gate(asset), *(Gate(asset, rule.__name__, rule) for rule in rules)]
+    method = asset.removesuffix("_adapter")
+    return [
+        whole_gate(asset),
+        *(_preflight_gate(asset, name, says) for name, says in gates_of(method).items()),
+        *(Gate(asset, rule.__name__, rule, needs=_READ.get(rule.__name__, ())) for rule in rules),
+    ]
+
+
+def _preflight_gate(asset: str, name: str, says: str) -> Gate:
+    """What the training judged before its first step; had it not held, there would be no artifact."""
+
+    def rule(evidence: Evidence) -> Verdict:
+        found = read_result(evidence.store.require(asset), name)
+        figures = dict(found.figures)
+        if "histogram" in figures:
+            figures["histogram"] = histogram(figures["histogram"], 0, figures["tokens_max"], title="tokens of a row")
+        return Verdict(found.violations, figures)
+
+    rule.__doc__ = says
+    return Gate(asset, name, rule)
 
 
 def _rewards(evidence: Evidence) -> Verdict:
@@ -77,16 +101,31 @@ def _scores_are_finite(evidence: Evidence) -> Verdict:
 def _not_worse_than(baseline: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
         summary = evidence.store.require("adapter_evaluation").summary
-        found = summary["f1_differences"].get(f"dpo-{baseline}")
+        found = summary["differences"].get(f"dpo-{baseline}")
         if found is None:
             return Verdict(figures={"compared": "nothing else was released"})
-        delta = msgspec.convert(found, Interval)
+        delta = msgspec.convert(found["f1"], Interval)
         tolerance = settings_of(evidence.store, "answers").tolerance
         broken = check_not_worse(delta, tolerance, where="adapter_evaluation", baseline=baseline)
         return Verdict(broken, {"mean": delta.mean, "low": delta.low, "high": delta.high, "tolerance": tolerance})
 
     rule.__doc__ = f"The candidate's F1 is not below that of the {baseline} model by more than answers.tolerance."
     return Gate("adapter_evaluation", f"not_worse_than_{baseline}", rule)
+
+
+def _thoughts_close(evidence: Evidence) -> Verdict:
+    """A thinking candidate closes its thought within answers.max_new_tokens, and then answers (not blocking)."""
+    summary = evidence.store.require("adapter_evaluation").summary
+    finished = summary.get("closed_thinking_dpo")
+    if finished is None:
+        return Verdict(figures={"thinking": "no model opened a thought"})
+    settings = settings_of(evidence.store, "answers")
+    broken = check_thoughts_close(
+        finished, settings.max_open_thoughts, where="adapter_evaluation", model="dpo",
+        max_new_tokens=settings.max_new_tokens,
+    )  # fmt: skip
+    figures = {"finished": finished, "cut": summary["cut_dpo"], "max_new_tokens": settings.max_new_tokens}
+    return Verdict(broken, figures)
 
 
 def _release_is_loadable(evidence: Evidence) -> Verdict:
@@ -127,8 +166,10 @@ GATES: list[Gate] = [
     *_training_gates("dpo_adapter"),
     Gate("dpo_adapter", "rewards_reported", _rewards),
     whole_gate("adapter_evaluation"),
+    lineage_gate("adapter_evaluation"),
     Gate("adapter_evaluation", "scores_are_finite", _scores_are_finite),
     _not_worse_than("base"),
     _not_worse_than("released"),
-    Gate("released_adapter", "release_is_loadable", _release_is_loadable),
+    Gate("adapter_evaluation", "thoughts_close", _thoughts_close, blocking=False),
+    Gate("released_adapter", "release_is_loadable", _release_is_loadable, needs=("answer_settings",)),
 ]

@@ -35,13 +35,13 @@ def main(job: Job) -> Artifact:
         for row in rows
     ]
     metrics = Metrics(job.folder())
-    answers = ask_all(load_generator(job), chats, settings, metrics)
+    replies = ask_all(load_generator(job), chats, settings, metrics)
     metrics.close()
     golds = [row["answer"] for row in rows]
     with job.artifacts().stage(job.recipe) as staging:
         shown = [{"record_id": row["record_id"], "question": row["question"]} for row in rows]
-        write_answers(staging.path, shown, answers, golds)
-        return staging.publish(summarise(answers, golds, settings.seed))
+        write_answers(staging.path, shown, replies, golds)
+        return staging.publish(summarise(replies, golds, settings.seed))
 
 
 def held_out_rows(job: Job, most: int, parts: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ft_assets.adapters.refusals import refuse
 from ft_assets.settings.model import DpoSettings, SftSettings
-from resources import accelerator
+from resources import accelerator, torchrun
 from resources.artifacts import Artifact
 from resources.generator import ADAPTER_FOLDER
 
@@ -21,39 +21,20 @@ _EAGER_TOKENS = 1024
 def load_model(
     folder: Path, settings: SftSettings | DpoSettings, compute: accelerator.Compute, sft: Artifact | None
 ) -> Any:
-    """The base in the compute dtype with a trainable adapter on it: a new one, or the SFT adapter to go on from."""
-    import torch
+    """The base in the compute dtype with a trainable adapter on it: a new one, or the SFT adapter to go on from.
+    Raises Refused (FT-TRAIN-008 qlora without bitsandbytes)."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
 
-    quantised: dict[str, Any] = {}
-    if settings.method == "qlora":
-        if importlib.util.find_spec("bitsandbytes") is None:
-            refuse("FT-TRAIN-008", "qlora needs bitsandbytes, which is not installed.", field="method",
-                    found="qlora", expected="lora", mend="pip install bitsandbytes, or set method: lora")  # fmt: skip
-        from transformers import BitsAndBytesConfig
-
-        quantised["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )  # fmt: skip
-    eager = compute.device == "cpu" and settings.max_length <= _EAGER_TOKENS
     set_seed(settings.seed)  # a new adapter starts from random numbers
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        # the base is frozen: bf16 loses nothing that autocast would not, and spares a cast of all weights every step
-        dtype=torch.bfloat16 if compute.dtype == "bfloat16" else torch.float32,
-        attn_implementation="eager" if eager else "sdpa",
+        attn_implementation=choose_attention(settings, compute),
         trust_remote_code=False,
         use_safetensors=True,
-        **quantised,
+        **(_quantised(compute) if settings.method == "qlora" else _whole(compute)),
     )
-    if quantised:
-        # bitsandbytes 0.50 on AVX512-BF16 CPUs: the first evaluation repacks the weights for a kernel without a
-        # backward pass, and gradients are silently wrong from there on
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+    keep_gradients_on_cpu(model)
     if sft is not None:
         return PeftModel.from_pretrained(model, sft.folder(ADAPTER_FOLDER), is_trainable=True)
     lora = settings.lora
@@ -64,3 +45,42 @@ def load_model(
             task_type="CAUSAL_LM",
         ),
     )  # fmt: skip
+
+
+def choose_attention(settings: SftSettings | DpoSettings, compute: accelerator.Compute) -> str:
+    """`eager` where it is quicker; `sdpa` otherwise, and where rows are packed (it keeps them apart exactly)."""
+    packing = isinstance(settings, SftSettings) and settings.packing
+    return "eager" if compute.device == "cpu" and settings.max_length <= _EAGER_TOKENS and not packing else "sdpa"
+
+
+def keep_gradients_on_cpu(model: Any) -> None:
+    """bitsandbytes 0.50 on AVX512-BF16 CPUs: the first evaluation repacks 4-bit weights for a kernel without a backward
+    pass, and gradients are silently wrong from there on. This keeps the kernel that has one."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _whole(compute: accelerator.Compute) -> dict[str, Any]:
+    import torch
+
+    # the base is frozen: bf16 loses nothing that autocast would not, and spares a cast of all weights every step
+    return {"dtype": torch.bfloat16 if compute.dtype == "bfloat16" else torch.float32}
+
+
+def _quantised(compute: accelerator.Compute) -> dict[str, Any]:
+    """What makes `from_pretrained` load linear layers as nf4, and all else (embeddings, norms) in 16 bit."""
+    import torch
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        refuse("FT-TRAIN-008", "qlora needs bitsandbytes, which is not installed.", field="method",
+                found="qlora", expected="lora", mend="pip install 'ft-assets[qlora]', or set method: lora")  # fmt: skip
+    from transformers import BitsAndBytesConfig
+
+    dtype = torch.float16 if compute.dtype == "float16" else torch.bfloat16
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    # bitsandbytes places the model itself: on this process's own GPU, never spread over several
+    placed = {"device_map": {"": torchrun.local_rank()}} if compute.device == "cuda" else {}
+    return {"quantization_config": config, "dtype": dtype, **placed}

@@ -8,27 +8,44 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from expectations.contracts.adapter import AdapterContract, LoraShape, RagPrompt, compare_base, violations
-from ft_assets.adapters.card import write_card
-from ft_assets.adapters.checkpoints import checkpoints, train_to_the_end
+from ft_assets.adapters.card import Card, write_card
+from ft_assets.adapters.checkpoints import checkpoints, hold, remove_checkpoints, train_to_the_end
+from ft_assets.adapters.control import Stop, build_control
 from ft_assets.adapters.data import TrainingData
+from ft_assets.adapters.export import link_final_model
+from ft_assets.adapters.ladder import climb, forget
 from ft_assets.adapters.load import load_model
+from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, judge_resources, judge_trial
+from ft_assets.adapters.reference import Reference
 from ft_assets.adapters.refusals import refuse_if
+from ft_assets.adapters.reporter import build_reporter
 from ft_assets.adapters.trainer import build_trainer
 from ft_assets.settings.model import DpoSettings, SftSettings
-from resources import accelerator, models
+from resources import accelerator, models, torchrun
+from resources.accelerator import Sampler
 from resources.artifacts import Artifact, write_json
 from resources.generator import ADAPTER_FOLDER, ADAPTER_NAME, CONTRACT_FILE, describe_base, read_contract
 from resources.launcher import LOG_FILE, Job, run_worker
-from resources.telemetry import METRICS_FILE, Metrics
+from resources.telemetry import METRICS_FILE, Metrics, read_events, read_metrics
+
+
+class Trained(NamedTuple):
+    """A training that came to its last step: what it trained, on what, and how it stood before and after."""
+
+    trainer: Any
+    data: TrainingData
+    untrained: dict[str, Any]
+    loss_before: dict[str, float]
+    loss_after: dict[str, float]
 
 
 def main(job: Job) -> Artifact:
-    """Train the adapter that the job describes and publish it. Raises Refused: FT-TRAIN-001 … 010, FT-ADP-001."""
+    """Train the adapter that the job describes and publish it. Raises Refused: FT-TRAIN-001 … 053, FT-ADP-001."""
     from transformers import AutoTokenizer
 
     started = time.monotonic()
@@ -44,24 +61,54 @@ def main(job: Job) -> Artifact:
     if sft is not None:
         refuse_if("loading sft_adapter", violations(compare_base(read_contract(sft.folder()), base), "sft_adapter"))
 
-    data = TrainingData(
-        splits,
-        tokenizer,
-        prompt=prompt,
-        thinking=job.params["thinking"],
-        max_length=settings.max_length,
-        stop_ids=base.stop_token_ids,
-    )
-    model = load_model(folder, settings, compute, sft)
-    metrics = Metrics(job.folder())
-    trainer = build_trainer(
-        settings, compute, model, tokenizer=tokenizer, data=data, metrics=metrics, run_dir=job.folder()
-    )
-    data.check_against(trainer)
-    before = _adapter_tensors(trainer.model)
-    loss_before = trainer.evaluate()
-    train_to_the_end(trainer, job.folder())
-    loss_after = _final_evaluation(trainer)
+    # every rank runs this function; the first tells and publishes
+    own_folder = job.folder() if torchrun.is_main() else job.folder() / f"rank-{torchrun.rank()}"
+    metrics = Metrics(own_folder)
+
+    def train(current: SftSettings | DpoSettings) -> Trained:
+        """From the files to the last step, with the job's settings or with ones that need less memory."""
+        preflight = Preflight(f"training on {splits.asset}", own_folder)
+        data = TrainingData(
+            splits,
+            tokenizer,
+            prompt=prompt,
+            thinking=job.params["thinking"],
+            settings=current,
+            stop_ids=base.stop_token_ids,
+            preflight=preflight,
+        )
+        judge_resources(
+            preflight,
+            current,
+            compute,
+            base=folder,
+            tokens=data.longest,
+            supervised=data.most_supervised,
+            dpo=method == "dpo",
+            run_dir=job.folder(),
+        )
+        trainer = build_trainer(
+            current,
+            compute,
+            load_model(folder, current, compute, sft),
+            tokenizer=tokenizer,
+            data=data,
+            metrics=metrics,
+            run_dir=job.folder(),
+            reference=Reference(job.artifacts(), sft.data_version) if sft is not None else None,
+        )
+        data.check_against(trainer)
+        judge_trial(preflight, trainer)
+        trainer.add_callback(build_reporter(trainer, metrics, sampler, data.name_row))
+        trainer.add_callback(build_control(job.folder(), metrics, stop))
+        untrained = _adapter_tensors(trainer.model)
+        loss_before = _first_evaluation(trainer, own_folder)
+        with stop.at_a_step():
+            train_to_the_end(trainer, job.folder(), metrics)
+        return Trained(trainer, data, untrained, loss_before, _final_evaluation(trainer))
+
+    with hold(job.folder()), Stop(job.folder()) as stop, Sampler() as sampler:
+        trainer, data, before, loss_before, loss_after = climb(train, settings, compute, job.folder(), metrics)
     metrics.close()
 
     model = trainer.model
@@ -92,12 +139,23 @@ def main(job: Job) -> Artifact:
         "supervised_tokens": data.supervised_tokens,
         "device": compute.device,
         "dtype": compute.dtype,
+        "events": read_events(own_folder / METRICS_FILE),
         "seconds": round(time.monotonic() - started, 1),
     }
-    artifact = _publish(job, model, contract, summary, settings)
-    for checkpoint in checkpoints(job.folder()):
-        shutil.rmtree(checkpoint)  # a run that was published is over: resuming it would train one step too many
-    return artifact
+    if torchrun.is_main():
+        link_final_model(job.folder(), _publish(job, model, contract, summary, settings, data=data))
+        remove_checkpoints(job.folder())
+        forget(job.folder())
+    torchrun.wait_for_all()
+    return job.published()
+
+
+def _first_evaluation(trainer: Any, own_folder: Path) -> dict[str, float]:
+    """The figures before the first step: a run that goes on has told them already."""
+    told = [record for record in read_metrics(own_folder / METRICS_FILE) if record.get("eval_loss") is not None]
+    first = next((record for record in reversed(told) if record["step"] == 0), None)
+    kept = first if checkpoints(Path(trainer.args.output_dir)) else None
+    return torchrun.gather(kept)[0] or trainer.evaluate()  # one process evaluating alone would wait for ever
 
 
 def _final_evaluation(trainer: Any) -> dict[str, float]:
@@ -107,7 +165,13 @@ def _final_evaluation(trainer: Any) -> dict[str, float]:
 
 
 def _publish(
-    job: Job, model: Any, contract: AdapterContract, summary: dict[str, Any], settings: SftSettings | DpoSettings
+    job: Job,
+    model: Any,
+    contract: AdapterContract,
+    summary: dict[str, Any],
+    settings: SftSettings | DpoSettings,
+    *,
+    data: TrainingData,
 ) -> Artifact:
     with job.artifacts().stage(job.recipe) as staging:
         adapter = staging.path / ADAPTER_FOLDER
@@ -117,8 +181,11 @@ def _publish(
         model.save_pretrained(adapter, selected_adapters=[ADAPTER_NAME])
         (adapter / "README.md").unlink(missing_ok=True)
         write_json(staging.path / CONTRACT_FILE, msgspec.to_builtins(contract))
-        write_card(staging.path / "README.md", job.recipe, contract, summary, settings)
-        for name in (METRICS_FILE, LOG_FILE):
+        folder = models.locate(settings.base_model, Path(job.params["state_dir"]), settings.revision)
+        card = Card(recipe=job.recipe, contract=contract, summary=summary, base_folder=folder)
+        write_card(staging.path / "README.md", card)
+        data.write_too_long(staging.path)
+        for name in (METRICS_FILE, LOG_FILE, PREFLIGHT_FILE):
             if (job.folder() / name).is_file():
                 shutil.copy2(job.folder() / name, staging.path / name)
         return staging.publish(summary)

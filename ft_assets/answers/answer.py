@@ -30,15 +30,15 @@ def main(job: Job) -> Artifact:
         for row, hits in zip(rows, found, strict=True)
     ]
     metrics = Metrics(job.folder())
-    answers = ask_all(load_generator(job), chats, settings, metrics)
+    replies = ask_all(load_generator(job), chats, settings, metrics)
     metrics.close()
     golds = [row["answer"] for row in rows]
     shown = [_describe(row, hits) for row, hits in zip(rows, found, strict=True)]
     with job.artifacts().stage(job.recipe) as staging:
-        write_answers(staging.path, shown, answers, golds)
+        write_answers(staging.path, shown, replies, golds)
         with_evidence = [row["evidence_retrieved"] for row in shown if row["evidence"]]
         hit_rate = {"evidence_hit_rate": sum(with_evidence) / len(with_evidence)} if with_evidence else {}
-        return staging.publish({**summarise(answers, golds, settings.seed), **hit_rate})
+        return staging.publish({**summarise(replies, golds, settings.seed), **hit_rate})
 
 
 def _retrieve(job: Job, questions: Sequence[str], top_k: int) -> list[list[Hit]]:

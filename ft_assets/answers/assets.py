@@ -16,7 +16,7 @@ from resources.artifacts import Recipe
 from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
 from resources.releases import Kind, Release, Releases
 
-_VERSION = "1"
+_VERSION = "2"
 _KINDS: tuple[Kind, ...] = ("adapter", "collection")
 
 

@@ -20,7 +20,7 @@ def _scores_are_finite(evidence: Evidence) -> Verdict:
 
 def _not_worse_than_base(model: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
-        delta = msgspec.convert(evidence.store.require(_ASSET).summary["f1_differences"][f"{model}-base"], Interval)
+        delta = msgspec.convert(evidence.store.require(_ASSET).summary["differences"][f"{model}-base"]["f1"], Interval)
         broken = check_not_worse(delta, 0.0, where=_ASSET, baseline="base")
         return Verdict(broken, {"mean": delta.mean, "low": delta.low, "high": delta.high})
 

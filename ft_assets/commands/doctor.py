@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -21,15 +23,19 @@ from rich.table import Table
 
 import ft_assets
 from expectations.violations import Refused
+from ft_assets.commands.estimate import asked_of, existing, local_machine
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
 from ft_assets.settings.load import SettingsError
-from resources import accelerator
+from resources import accelerator, hub
+from resources.estimate import estimate_training, find_shape
 from resources.models import PACKAGE_PREFIX
 
 _GIB = 2**30
 _MIN_FREE, _WARN_FREE = 1 * _GIB, 10 * _GIB
 _MIN_MEMORY = 6 * _GIB
+_OLDEST_GPU = (7, 5)  # CUDA 13 builds begin there
+_DAEMON_SECONDS = 120  # twice the time between heartbeats, and some
 _PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)")
 
 
@@ -75,7 +81,15 @@ def examine(project: Project) -> list[Finding]:
     findings.append(
         Finding("ok", "configuration", f"{project.config} (profile {os.environ.get('FT_PROFILE') or 'default'})")
     )
-    return [*findings, *_models(project), *_qdrant(project), *_state(project)]
+    return [
+        *findings,
+        *_accelerator(project),
+        *_models(project),
+        *_training(project),
+        *_qdrant(project),
+        *_dagster(project.state),
+        *_state(project),
+    ]
 
 
 def _python() -> Iterator[Finding]:
@@ -111,7 +125,7 @@ def _hardware() -> Iterator[Finding]:
     flags = sorted(accelerator.cpu_flags() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"})
     bf16 = "bf16 in hardware" if accelerator.cpu_has_bf16() else "no bf16: float32"
     yield Finding("ok", "cpu", f"{accelerator.cores()} cores, {bf16}" + (f" ({' '.join(flags)})" if flags else ""))
-    total, available = _memory()
+    total, available = accelerator.memory()
     if available:
         enough = available >= _MIN_MEMORY
         mend = (
@@ -126,13 +140,35 @@ def _hardware() -> Iterator[Finding]:
         yield Finding("warn", "gpu", "nvidia-ml-py is not installed", "pip install 'ft-assets[platform]'")
         return
     for gpu in gpus:
-        yield Finding("ok", "gpu", f"{gpu['name']}: {_gib(gpu['free'])} of {_gib(gpu['total'])} free")
+        major, minor = gpu.capability
+        bf16 = "bf16" if gpu.bf16 else "no bf16: float16"
+        found = f"{gpu.name}: {_gib(gpu.free)} of {_gib(gpu.total)} free, capability {major}.{minor}, {bf16}"
+        old = gpu.capability < _OLDEST_GPU
+        yield Finding(
+            "warn" if old else "ok", "gpu", found, "newer CUDA builds of torch do not support it" if old else ""
+        )
     if not gpus:
         yield Finding("ok", "gpu", "none found; work runs on the CPU")
+    yield from _torch_build(has_gpu=bool(gpus))
+
+
+def _torch_build(*, has_gpu: bool) -> Iterator[Finding]:
+    """A build without CUDA leaves a GPU idle. Told by the version's label: importing torch takes seconds."""
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return  # the libraries' line says so
+    if has_gpu and version.endswith("+cpu"):
+        mend = (
+            f"pip install torch=={version.removesuffix('+cpu')} from the index that pytorch.org names for your driver"
+        )
+        yield Finding("bad", "torch", f"{version} cannot use the GPU that is here", mend)
+    else:
+        yield Finding("ok", "torch", version)
 
 
 def _disk(state: Path) -> Iterator[Finding]:
-    folder = next(folder for folder in (state, *state.parents) if folder.is_dir())
+    folder = existing(state)
     free = shutil.disk_usage(folder).free
     level = "bad" if free < _MIN_FREE else "warn" if free < _WARN_FREE else "ok"
     yield Finding(
@@ -142,11 +178,62 @@ def _disk(state: Path) -> Iterator[Finding]:
         yield Finding("bad", "disk", f"{folder} is not writable", "set FT_STATE_DIR to a folder you may write to")
 
 
+def _accelerator(project: Project) -> Iterator[Finding]:
+    device = project.settings.accelerator.device
+    if device == "cuda" and importlib.util.find_spec("pynvml") and not accelerator.gpus():
+        mend = "set accelerator.device: auto, or mend the driver (nvidia-smi must show the GPU)"
+        yield Finding("bad", "accelerator", "accelerator.device is `cuda`, and there is no GPU", mend)
+
+
 def _models(project: Project) -> Iterator[Finding]:
     settings = project.settings
     named = {"sft and dpo": settings.sft, "embedding": settings.embedding}
-    for use, section in named.items():
-        yield _model(f"model ({use})", section.base_model, section.revision)
+    found = [_model(f"model ({use})", section.base_model, section.revision) for use, section in named.items()]
+    yield from found
+    yield _hub(needed=any(finding.state == "warn" for finding in found))
+
+
+def _hub(*, needed: bool) -> Finding:
+    """Whether the hub answers. `needed`: a configured model must still be downloaded."""
+    if (problem := hub.why_unreachable()) is None:
+        return Finding("ok", "hub", f"{hub.endpoint()} answers")
+    found = f"offline: {hub.endpoint()}: {problem}"
+    if not needed:
+        return Finding("ok", "hub", f"{found}; every configured model is here")
+    return Finding("bad", "hub", found, "set HF_ENDPOINT to a mirror, or name a model's folder in config.yaml")
+
+
+def _training(project: Project) -> Iterator[Finding]:
+    """Whether the configured fine-tunings fit into the memory and onto the disk that are free (estimates)."""
+    settings = project.settings
+    methods = {section.method for section in (settings.sft, settings.dpo)}
+    if "qlora" in methods and importlib.util.find_spec("bitsandbytes") is None:
+        mend = "pip install 'ft-assets[qlora]', or set method: lora"
+        yield Finding("bad", "bitsandbytes", "method qlora needs it, and it is not installed", mend)
+    try:
+        shape = find_shape(settings.sft.base_model, settings.sft.revision)
+        machine = local_machine(settings.accelerator)
+    except Refused:
+        return  # the model's line, or the hub's, says why
+    except ModuleNotFoundError as error:
+        yield Finding("warn", "fit", f"{error.name} is not installed", "pip install 'ft-assets[platform]'")
+        return
+    for name, section in (("sft", settings.sft), ("dpo", settings.dpo)):
+        wish = asked_of(section, machine)
+        asked = estimate_training(shape, **wish)
+        # what a run falls back on by itself when memory runs out
+        smallest: dict[str, Any] = {**wish, "micro_batch": 1, "checkpointing": True}
+        least = estimate_training(shape, **smallest)
+        found = f"{_gib(asked.total)} for rows of {section.max_length} tokens, {_gib(asked.disk)} of disk"
+        if not asked.fits(machine.memory):
+            found += f"; at least {_gib(least.total)}, one row at a time; {_gib(machine.memory)} free on {machine.name}"
+        if not least.fits(machine.memory):
+            command = f"ft estimate{' --dpo' if name == 'dpo' else ''}"
+            yield Finding("warn", f"fit ({name})", found, f"{command} shows the parts, and a way that fits")
+        elif asked.disk > shutil.disk_usage(existing(project.state)).free:
+            yield Finding("bad", f"fit ({name})", found, "free disk space, or move FT_STATE_DIR")
+        else:
+            yield Finding("ok", f"fit ({name})", found)
 
 
 def _model(what: str, name: str, revision: str | None) -> Finding:
@@ -176,19 +263,18 @@ def _hub_model(what: str, name: str, revision: str | None) -> Finding:
         return Finding("bad", what, f"{name} is a hub model", "pip install 'ft-assets[platform]'")
     if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
         return Finding("ok", what, f"{name}, in the hub cache")
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     mend = "the first run downloads it; without that hub, set HF_ENDPOINT to a mirror or name a folder"
-    return Finding("warn", what, f"{name} is not in the hub cache; needs {endpoint}", mend)
+    return Finding("warn", what, f"{name} is not in the hub cache; needs {hub.endpoint()}", mend)
 
 
 def _qdrant(project: Project) -> Iterator[Finding]:
     engine = replace(project.engine, lock_timeout=min(project.engine.lock_timeout, 2.0))
-    if engine.kind == "local" and not engine.path.is_dir():
-        yield Finding("ok", "qdrant", "local, no collection yet")
+    if engine.kind != "server" and not engine.folder.is_dir():
+        yield Finding("ok", "qdrant", f"{engine.kind}, no collection yet")
         return
     try:
         with engine.open() as client:
-            names = sorted(collection.name for collection in client.get_collections().collections)
+            names = client.names()
     except Refused as refusal:
         violation = refusal.violations[0]
         yield Finding("bad", "qdrant", f"{violation.where}: {violation.message}", violation.mend)
@@ -196,6 +282,31 @@ def _qdrant(project: Project) -> Iterator[Finding]:
         yield Finding("bad", "qdrant", f"{error.name} is not installed", "pip install 'ft-assets[platform]'")
     else:
         yield Finding("ok", "qdrant", f"{engine.address}: {len(names)} collections")
+
+
+def _dagster(state: Path) -> Iterator[Finding]:
+    """Dagster's home, and whether a daemon (schedules, sensors, queued runs) looks after it."""
+    configured = os.environ.get("DAGSTER_HOME")
+    from ft_assets.instance import dagster_home, open_instance
+
+    home = dagster_home(state)
+    if configured and Path(configured).resolve() != home:
+        yield Finding("warn", "dagster", f"DAGSTER_HOME is {configured}", f"unset it: ft keeps its runs in {home}")
+    if not (home / "dagster.yaml").is_file():
+        yield Finding("ok", "dagster", "no home yet; the first `ft run` or `ft ui` makes it")
+        return
+    from dagster import DagsterError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with open_instance(state) as instance:
+            beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
+    except (DagsterError, SQLAlchemyError, OSError) as error:
+        mend = f"move {home} away: runs are lost, artifacts are not"
+        yield Finding("bad", "dagster", f"{home} cannot be opened ({type(error).__name__})", mend)
+        return
+    alive = beats and time.time() - max(beats) < _DAEMON_SECONDS
+    yield Finding("ok", "dagster", f"{home}: " + ("a daemon runs" if alive else "no daemon runs; `ft ui` starts one"))
 
 
 def _state(project: Project) -> Iterator[Finding]:
@@ -219,15 +330,6 @@ def _state(project: Project) -> Iterator[Finding]:
             elif broken := artifact.verify():
                 yield Finding("bad", "state", f"{folder.name}/{recipe.name}: {len(broken)} altered files", mend)
     yield Finding("ok", "state", f"{count} artifacts examined in {project.state}")
-
-
-def _memory() -> tuple[int, int]:
-    """Bytes of memory in all and available, as Linux tells; (0, 0) elsewhere."""
-    path = Path("/proc/meminfo")
-    if not path.is_file():
-        return 0, 0
-    lines = dict(line.split(":", 1) for line in path.read_text("utf-8").splitlines())
-    return tuple(int(lines[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))  # pyright: ignore[reportReturnType]
 
 
 def _gib(size: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,7 +19,10 @@ ROOT = Path(ft_assets.__file__).resolve().parent.parent
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; Dagster has no login.")
 def command(port: int, host: str) -> None:
-    """Open Dagster's UI (`dg dev`) on this state. Ends with Ctrl-C.
+    """Open Dagster's UI and its daemon (`dg dev`) on this state. Ends with Ctrl-C.
+
+    While it runs, edits of config.yaml and of source files are taken up within seconds, and what follows from them is
+    made, judged and released by itself; adapters and the embedding model are trained only when asked.
 
     \b
     Example: ft ui --port 3001
@@ -32,6 +36,8 @@ def command(port: int, host: str) -> None:
     os.environ["FT_STATE_DIR"] = str(project.state)
     os.environ["VIRTUAL_ENV"] = sys.prefix  # dg warns where it is not the project's
     click.echo(f"Dagster on {project.state}: http://{host}:{port}")
+    # started with `&`, SIGINT is ignored; Dagster would inherit that, and then ignore SIGTERM too
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir(ROOT)
     program = Path(sys.executable).parent / "dg"
     os.execv(program, [str(program), "dev", "--host", host, "--port", str(port)])  # noqa: S606

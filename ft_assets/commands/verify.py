@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from expectations.formats.dialect import Policy, Thinking
+from expectations.traditional import Traditional
 from expectations.violations import Refused
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _STDOUT = "-"
 @click.option("--against", metavar="CONTRACT", help="A consumer's contract, by name or as a YAML file.")
 @click.option("--thinking", type=click.Choice(get_args(Thinking)), default="allow_empty", help="What of reasoning.")
 @click.option("--min-margin", type=click.FloatRange(min=0), default=0.0, help="Pairs scored no further apart fail.")
+@click.option("--traditional", type=click.Choice(get_args(Traditional)), default="keep", help="Chinese as simplified.")
 @click.option("--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows that may fail.")
 @click.option("--tokenizer", metavar="NAME_OR_FOLDER", help="Show the first record as tokens (needs transformers).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -40,6 +42,7 @@ def command(  # noqa: PLR0917 - one for each option
     against: str | None,
     thinking: str,
     min_margin: float,
+    traditional: str,
     max_quarantined: float,
     tokenizer: str | None,
     as_json: bool,
@@ -59,7 +62,9 @@ def command(  # noqa: PLR0917 - one for each option
     from expectations.consumer import find_consumer
     from expectations.verify import verify_file
 
-    policy = Policy(thinking=cast("Thinking", thinking), min_margin=min_margin)
+    policy = Policy(
+        thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
+    )
     try:
         consumer = find_consumer(against) if against else None
         reports = [
@@ -120,15 +125,11 @@ def show_training(reports: list[Report], tokenizer_name: str | None, thinking: s
 def _training_of(row: dict[str, Any], tokenizer: Any, thinking: str) -> Training:
     """The chat and the target of a row, by the functions that training itself calls."""
     from expectations.verify import Training
-    from ft_assets.adapters.tokenise import answer_message, pair_messages, prompt_messages
+    from ft_assets.adapters.tokenise import answer_message, answers_of, prompt_messages
 
     source, prompt = _prompt()
     chat = prompt_messages(row, prompt)
-    if "chosen" in row:
-        pair = pair_messages(row, prompt)
-        targets = {side: pair[side][0]["content"] for side in ("chosen", "rejected")}
-    else:
-        targets = {"answer": answer_message(row["answer"], row["reasoning"])["content"]}
+    targets = {answer.side: answer_message(answer)["content"] for answer in answers_of(row, thinking)}
     made = Training(
         prompt_from=source,
         messages=[{"role": message["role"], "content": message["content"]} for message in chat],
@@ -143,16 +144,10 @@ def _training_of(row: dict[str, Any], tokenizer: Any, thinking: str) -> Training
 
 def _tokens(tokenizer: Any, row: dict[str, Any], prompt: RagPrompt, thinking: str) -> dict[str, list[int]]:
     """The token ids of the prompt and of what is learned."""
-    from expectations.training import IGNORED
-    from ft_assets.adapters.tokenise import tokenise_pairs, tokenise_rows
+    from ft_assets.adapters.tokenise import tokenise
 
-    if "chosen" in row:
-        (pair,) = tokenise_pairs(tokenizer, [row], prompt)
-        start = len(pair.serving)
-        return {"prompt": pair.serving, "chosen": pair.ids_chosen[start:], "rejected": pair.ids_rejected[start:]}
-    (made,) = tokenise_rows(tokenizer, [row], prompt, thinking)
-    learned = [token for token, label in zip(made.ids, made.labels, strict=True) if label != IGNORED]
-    return {"prompt": made.serving, "answer": learned}
+    (sides,) = tokenise(tokenizer, [row], prompt, thinking)
+    return {"prompt": list(sides[0].serving), **{side.side: side.trained for side in sides}}
 
 
 def _prompt() -> tuple[str, RagPrompt]:

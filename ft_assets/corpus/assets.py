@@ -15,7 +15,8 @@ from ft_assets.corpus.collect import PASSAGES, collect_passages
 from ft_assets.corpus.files import files_version, match_files
 from ft_assets.gates import enforce, evidence_of
 from ft_assets.produce import produce, recipe_for
-from ft_assets.settings.load import load_settings
+from ft_assets.settings.load import accepted_settings
+from ft_assets.settings.model import Settings
 from ft_assets.settings.read import settings_of
 from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_faces import ArtifactsResource, QdrantResource
@@ -33,9 +34,17 @@ _GLOSSARY_VERSION = "2"
     description="The documents that corpus.files in config.yaml names; their contents are the version.",
 )
 def corpus_files(artifacts: ArtifactsResource) -> dg.DataVersion:
-    globs = load_settings(Path(artifacts.config_path)).corpus.files
     root = artifacts.project()
-    return dg.DataVersion(files_version(match_files(globs, root, "corpus.files"), root))
+    settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
+    return dg.DataVersion(files_version(_documents(settings, root), root))
+
+
+def _documents(settings: Settings, root: Path) -> list[Path]:
+    return match_files(settings.corpus.files, root, "corpus.files")
+
+
+SOURCES = {"corpus_files": _documents}
+"""Observed asset -> its files."""
 
 
 @dg.asset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ from ft_assets.datasets.link import read_index
 from ft_assets.datasets.split import split_file, write_splits
 from ft_assets.gates import enforce, evidence_of
 from ft_assets.produce import produce, recipe_for
-from ft_assets.settings.load import load_settings
-from ft_assets.settings.model import DatasetSettings
+from ft_assets.settings.load import accepted_settings
+from ft_assets.settings.model import DatasetSettings, Settings
 from ft_assets.settings.read import settings_of
 from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_faces import ArtifactsResource, QdrantResource
@@ -78,10 +79,18 @@ def _files_asset(dataset: str) -> Any:
     )
     def files(artifacts: ArtifactsResource) -> dg.DataVersion:
         root = artifacts.project()
-        found = _match(load_settings(Path(artifacts.config_path)).datasets, dataset, root)
-        return dg.DataVersion(files_version([path for paths in found.values() for path in paths], root))
+        settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
+        return dg.DataVersion(files_version(_files(dataset, settings, root), root))
 
     return files
+
+
+def _files(dataset: str, settings: Settings, root: Path) -> list[Path]:
+    return [path for paths in _match(settings.datasets, dataset, root).values() for path in paths]
+
+
+SOURCES = {f"{dataset}_files": partial(_files, dataset) for dataset in DATASETS}
+"""Observed asset -> its files."""
 
 
 def _records_asset(dataset: str) -> dg.AssetsDefinition:

@@ -268,8 +268,8 @@ def _split_gates(dataset: str) -> list[Gate]:
         whole_gate(asset),
         Gate(asset, "every_split_is_filled", _splits_are_filled(dataset)),
         Gate(asset, "splits_follow_the_ledger", _splits_follow_the_ledger(dataset)),
-        Gate(asset, "no_contamination", _no_contamination(dataset)),
-        Gate(asset, "shares_are_near", _shares_are_near(dataset), blocking=False),
+        Gate(asset, "no_contamination", _no_contamination(dataset), needs=("dataset_settings",)),
+        Gate(asset, "shares_are_near", _shares_are_near(dataset), blocking=False, needs=("dataset_settings",)),
         Gate(asset, "strata_are_alike", _strata_are_alike(dataset), blocking=False),
     ]
 

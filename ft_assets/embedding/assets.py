@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from expectations.contracts.embedding import read_contract
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES
 from ft_assets.embedding.scores import as_table, read_scores
@@ -94,6 +95,7 @@ def describe_scores(artifact: Artifact) -> Mapping[str, Any]:
 def _describe_model(artifact: Artifact) -> Mapping[str, Any]:
     contract = artifact.json("contract.json")
     shown: dict[str, Any] = {"contract": {k: v for k, v in contract.items() if k != "probes"}}
+    shown["encode_fp"] = read_contract(contract, artifact.asset).encode_fp
     if METRICS_FILE in artifact.manifest.files:
         losses = [float(r["loss"]) for r in read_metrics(artifact.file(METRICS_FILE)) if "loss" in r]
         shown["loss"] = sparkline(losses, title="loss")

@@ -25,6 +25,7 @@ from expectations.contracts.embedding import FILE, Base, Dense, EmbeddingContrac
 from ft_assets.settings.model import EmbeddingSettings
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
+from resources.memory import with_smaller_batches
 from resources.models import fingerprint, silence_progress_bars
 
 Kind = Literal["query", "passage"]
@@ -175,7 +176,8 @@ class HybridEncoder:
         limit = self._limit(kind)
         dense = np.empty((len(texts), self.contract.dense.dimensions[0]), dtype=np.float32)
         sparse: list[SparseVector] = [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(texts)
-        for rows in _batches([len(row) for row in ids], batch_tokens):
+
+        def encode_rows(rows: list[int]) -> None:
             tokens, mask = self.pad([ids[row] for row in rows])
             with torch.inference_mode(), self.autocast():
                 vectors, weights = self.forward(tokens, mask)
@@ -183,6 +185,13 @@ class HybridEncoder:
             pairs = _sparse_rows(tokens.cpu().numpy(), weights.float().cpu().numpy(), self.contract.sparse.vocabulary)
             for row, pair in zip(rows, pairs, strict=True):
                 sparse[row] = pair
+
+        def encode_by(tokens: int) -> int:
+            for rows in _batches([len(row) for row in ids], tokens):
+                encode_rows(rows)
+            return tokens
+
+        with_smaller_batches(encode_by, batch_tokens)
         return Encoded(dense, sparse, sum(len(row) >= limit for row in ids))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import msgspec
 
+from expectations.contracts.embedding import EmbeddingContract
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
@@ -24,7 +25,7 @@ from resources.plots import bars, sparkline
 from resources.qdrant import QdrantEngine
 
 _VECTORS_VERSION = "1"
-_COLLECTION_VERSION = "1"
+_COLLECTION_VERSION = "2"
 _EVALUATION_VERSION = "1"
 _SWEEP_VERSION = "1"
 _RELEASE_VERSION = "1"
@@ -69,11 +70,12 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
     # always asked, and free when the collection is whole: the artifact may stand where the engine lost its folder
     with engine.open() as client:
         built = build(client, name, contract, vectors, passages, progress=_tell)
+    cost = {"upserted": built.upserted, "copied": built.copied, "deleted": built.deleted}
 
     def compute(staging: Staging) -> dict[str, Any]:
         described = {"collection": name, "contract": contract.to_json(), "points": built.points}
         write_json(staging.path / "collection.json", described)
-        return {"points": built.points, "upserted": built.upserted, "collection": name}
+        return {"points": built.points, **cost, "collection": name}
 
     recipe = recipe_for(
         artifacts,
@@ -82,7 +84,7 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
         {**msgspec.to_builtins(serving), "engine": engine.address, "alias": engine.alias},
         ["passage_vectors", "passages"],
     )
-    return produce(artifacts, recipe, compute=compute, metadata=lambda _: {"upserted": built.upserted})
+    return produce(artifacts, recipe, compute=compute, metadata=lambda _: {**cost, **_describe(contract)})
 
 
 @dg.asset(
@@ -191,6 +193,12 @@ def engine_params(engine: QdrantEngine) -> dict[str, Any]:
         "alias": engine.alias,
         "lock_timeout": engine.lock_timeout,
     }
+
+
+def _describe(contract: EmbeddingContract) -> dict[str, Any]:
+    """The contract as it travels in asset metadata, without its probes."""
+    shown = {name: value for name, value in contract.to_json().items() if name != "probes"}
+    return {"index_fp": contract.index_fp, "contract": shown}
 
 
 def _tell(done: int, total: int) -> None:

@@ -14,8 +14,8 @@ from expectations.statistics import Interval
 from expectations.violations import Violation
 from ft_assets.embedding.checks import contract_of_model
 from ft_assets.embedding.pairs import read_passages
-from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
-from ft_assets.retrieval.collection import fusion_of, inspect, sample_cosines, serving_of
+from ft_assets.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
+from ft_assets.retrieval.collection import fusion_of, inspect, passage_versions, sample_cosines, serving_of
 from ft_assets.retrieval.live import baseline
 from ft_assets.retrieval.vectors import broken_rows, contract_of, empty_rows, read_columns, widths
 from ft_assets.settings.read import settings_of
@@ -89,6 +89,22 @@ def contract(evidence: Evidence) -> Verdict:
     return Verdict(
         violations, {"stored_index_fp": found.contract.index_fp[:12], "wanted_index_fp": wanted.index_fp[:12]}
     )
+
+
+def current_points(evidence: Evidence) -> Verdict:
+    """Every point is the one of its passage as it is now: a copied one that should have been replaced is found."""
+    name = candidate_name(evidence)
+    wanted = passage_versions(evidence.store.require(VECTORS))
+    with evidence.qdrant.open() as client:
+        found = client.field(name, "version") if name in client.names() else {}
+    return Verdict(rules.points_are_current(name, wanted, found), {"points": len(found), "passages": len(wanted)})
+
+
+def engine_is_enough(evidence: Evidence) -> Verdict:
+    """The engine suits the size: `local` answers slowly beyond 20,000 points."""
+    points = int(evidence.store.require(VECTORS).summary["passages"])
+    violations = rules.local_engine_is_enough(COLLECTION, evidence.qdrant.kind, points)
+    return Verdict(violations, {"engine": evidence.qdrant.kind, "points": points})
 
 
 def stored_vectors(evidence: Evidence) -> Verdict:
@@ -175,12 +191,15 @@ GATES = [
     Gate(VECTORS, "vectors_are_finite", finite),
     Gate(VECTORS, "vectors_match_passages", same_texts),
     Gate(VECTORS, "vectors_are_of_this_model", same_model),
-    Gate(VECTORS, "lexical_vectors_are_not_empty", lexical_vectors),
+    Gate(VECTORS, "lexical_vectors_are_not_empty", lexical_vectors, needs=("retrieval_settings",)),
     whole_gate(COLLECTION),
     Gate(COLLECTION, "collection_is_complete", complete),
     Gate(COLLECTION, "collection_matches_contract", contract),
+    Gate(COLLECTION, "points_are_current", current_points),
     Gate(COLLECTION, "stored_vectors_match", stored_vectors),
+    Gate(COLLECTION, "engine_is_enough", engine_is_enough, blocking=False),
     whole_gate(EVALUATION),
+    lineage_gate(EVALUATION),
     whole_gate("fusion_sweep"),
     Gate(EVALUATION, "evaluation_is_current", current),
     Gate(EVALUATION, "fused_not_below_arms", fusion_is_worth_it),

@@ -1,18 +1,21 @@
 """Builds a collection beside the one that serves, and looks at what stands in it. Never touches the alias.
 
 A collection is named by what it holds, `<alias>__<index_fp>_<vectors version>`, so another model, dimension, distance
-or corpus is another collection, and a half-built one is continued under its own name.
+or corpus is another collection. Each point says which version of its passage it was made from: a build starts from a
+copy of the nearest collection of the same model where the engine can copy, and writes what differs. The same rule
+continues a build that was interrupted.
 """
 
-# qdrant_client takes and gives untyped unions
 # pyright: basic
+# pyarrow has no type information.
 from __future__ import annotations
 
+import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,27 +30,27 @@ from expectations.contracts.embedding import (
 )
 from expectations.retrieval import vectors_match_texts, without_fusion
 from expectations.violations import Refused, Violation
-from ft_assets.retrieval.vectors import VectorRow, read_vectors
+from ft_assets.embedding.truncate import truncate
+from ft_assets.retrieval.vectors import VectorRow, read_columns, read_vectors
 from ft_assets.settings.model import RetrievalSettings
 from resources.artifacts import Artifact
-from resources.parquet import read_rows
+from resources.engines.protocol import DENSE, SPARSE, Points, VectorClient
 
-if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
-
-DENSE, SPARSE = "dense", "sparse"
-BATCH = 128
+BATCH = 256
 _SAMPLED = 16
 _NAMESPACE = uuid.UUID("6f0e4c3a-2d0b-5f0e-9d1f-0c7d5b7a4e21")  # ours; makes point ids the same on every run
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build found or made."""
+    """What a build found or made. `copied`: points that stood already, in the copy or in a build that was interrupted
+    (none of them counted where the collection was whole)."""
 
     name: str
     points: int
     upserted: int
+    copied: int
+    deleted: int
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,19 @@ def collection_name(alias: str, contract: EmbeddingContract, vectors_version: st
 
 
 def point_id(passage_id: str) -> str:
-    """The same id for the same passage on every run, so that an upsert twice is an upsert once."""
-    return str(uuid.uuid5(_NAMESPACE, passage_id))
+    """The same id for the same passage on every run, so that an upsert twice is an upsert once: uuid5, written out."""
+    digest = hashlib.sha1(_NAMESPACE.bytes + passage_id.encode(), usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+
+
+def passage_versions(vectors: Artifact) -> dict[str, str]:
+    """Point id -> version of its passage: whatever a point holds of it, beside the model."""
+    return {row.point_id: row.version for row in _passages(vectors).values()}
 
 
 def build(
-    client: QdrantClient,
+    client: VectorClient,
     name: str,
     contract: EmbeddingContract,
     vectors: Artifact,
@@ -102,128 +112,157 @@ def build(
     `contract` says how it is served. Raises Refused: FT-EMB-003 untrained dimension, FT-COL-005 another contract stands
     under this name, FT-VEC-004 vectors of other texts.
     """
-    from qdrant_client import models
-
     serving = _serving(contract)
     total = int(vectors.summary["passages"])
     if broken := dimension_violations(contract, serving.dimension, name):
         raise Refused(f"building {name}", broken)
-    if not client.collection_exists(name):
-        client.create_collection(
-            name,
-            vectors_config={
-                DENSE: models.VectorParams(size=serving.dimension, distance=_DISTANCES[serving.distance](models))
-            },
-            sparse_vectors_config={SPARSE: models.SparseVectorParams()},
-            metadata={"contract": without_fusion(contract).to_json()},
-        )
-    stored = _stored_contract(client, name)
-    if compare(without_fusion(stored), without_fusion(contract)).level is not Level.IDENTICAL:
-        raise Refused(f"building {name}", [_foreign(name, stored, contract)])
-    if client.count(name, exact=True).count == total:
-        return Built(name, total, 0)
-    upserted = done = 0
-    rows = _with_content(vectors, passages)
-    while batch := list(islice(rows, BATCH)):
-        ids = [point_id(row.passage_id) for row, _ in batch]
-        present = {str(record.id) for record in client.retrieve(name, ids, with_payload=False, with_vectors=False)}
-        missing = [
-            _point(models, key, row, content, serving.dimension)
-            for key, (row, content) in zip(ids, batch, strict=True) if key not in present
-        ]  # fmt: skip
-        if missing:
-            client.upsert(name, missing, wait=True)
-        upserted += len(missing)
-        done += len(batch)
-        progress(done, total)
-    return Built(name, client.count(name, exact=True).count, upserted)
+    if name in client.names():
+        stored = _stored_contract(client, name)
+        if compare(without_fusion(stored), without_fusion(contract)).level is not Level.IDENTICAL:
+            raise Refused(f"building {name}", [_foreign(name, stored, contract)])
+        if client.metadata(name).get("whole") == vectors.data_version and client.count(name) == total:
+            return Built(name, total, 0, 0, 0)
+    rows = _passages(vectors)
+    wanted = {row.point_id: row.version for row in rows.values()}
+    if name not in client.names():
+        metadata = {"contract": without_fusion(contract).to_json(), "whole": ""}
+        source = _nearest(client, name, wanted) if client.copies else None
+        if source is None or not client.copy(source, name, serving, metadata):
+            client.create(name, serving, metadata)
+    client.set_metadata(name, {"whole": ""})  # until the last difference is written
+    standing = client.field(name, "version")
+    gone = sorted(standing.keys() - wanted.keys())
+    for start in range(0, len(gone), BATCH):
+        client.delete(name, gone[start : start + BATCH])
+    changed = {passage: row for passage, row in rows.items() if standing.get(row.point_id) != row.version}
+    upserted, copied = 0, len(rows) - len(changed)
+    for points in _points(vectors, passages, serving.dimension, changed):
+        client.upsert(name, points)
+        upserted += len(points.ids)
+        progress(copied + upserted, total)
+    client.index(name)
+    client.set_metadata(name, {"whole": vectors.data_version})
+    return Built(name, client.count(name), upserted, copied, len(gone))
 
 
-def inspect(client: QdrantClient, name: str) -> Collection:
+def inspect(client: VectorClient, name: str) -> Collection:
     """Contract, configuration and exact counts of a collection. Raises Refused (FT-COL-006) if it is not there."""
-    from qdrant_client import models
-
-    _require(client, name)
-
-    def covered(vector: str) -> int:
-        has = models.Filter(must=[models.HasVectorCondition(has_vector=vector)])
-        return client.count(name, count_filter=has, exact=True).count
-
-    params = client.get_collection(name).config.params
-    dense = params.vectors.get(DENSE) if isinstance(params.vectors, Mapping) else None
-    config = Serving(dimension=dense.size, distance=dense.distance.value.lower()) if dense else None  # type: ignore
-    has_sparse = SPARSE in (params.sparse_vectors or {})
+    if name not in client.names():
+        raise Refused(f"reading {name}", [_missing(name)])
+    config = client.serving(name)
     return Collection(
         name=name,
         contract=_stored_contract(client, name),
         config=config,
-        points=client.count(name, exact=True).count,
-        dense=covered(DENSE) if dense else 0,
-        sparse=covered(SPARSE) if has_sparse else 0,
+        points=client.count(name),
+        dense=client.count(name, DENSE) if config else 0,
+        sparse=client.count(name, SPARSE),
     )
 
 
-def sample_cosines(client: QdrantClient, name: str, vectors: Artifact, contract: EmbeddingContract) -> dict[str, float]:
+def sample_cosines(client: VectorClient, name: str, vectors: Artifact, contract: EmbeddingContract) -> dict[str, float]:
     """Cosine of stored and encoded vectors, dense and sparse, for some passages spread over the corpus."""
-    total = max(int(vectors.summary["passages"]), 1)
-    step = max(total // _SAMPLED, 1)
-    rows = {point_id(row.passage_id): row for n, row in enumerate(read_vectors(vectors)) if n % step == 0}
-    found = {str(p.id): p.vector for p in client.retrieve(name, list(rows), with_payload=False, with_vectors=True)}
+    ids = read_columns(vectors, ["passage_id"])["passage_id"]
+    sampled = set(ids[:: max(len(ids) // _SAMPLED, 1)])
+    rows = {point_id(row.passage_id): row for row in read_vectors(vectors, only=sampled)}
+    found = client.retrieve(name, list(rows))
+    stored = dict(zip(found.ids, zip(found.dense, found.sparse, strict=True), strict=True))
+    none = (np.empty(0, np.float32), (np.empty(0, np.int32), np.empty(0, np.float32)))
     made: dict[str, float] = {}
     for key, row in rows.items():
-        stored: Any = found.get(key) or {}
-        dense = np.asarray(stored.get(DENSE, []), dtype=np.float32)
+        dense, (indices, values) = stored.get(key, none)
         made[f"{row.passage_id} (dense)"] = _cosine(dense, row.dense[: _serving(contract).dimension])
-        sparse = stored.get(SPARSE)
         mine = dict(zip(row.indices.tolist(), row.values.tolist(), strict=True))
-        theirs = dict(zip(sparse.indices, sparse.values, strict=True)) if sparse else {}
+        theirs = dict(zip(indices.tolist(), values.tolist(), strict=True))
         keys = sorted(mine.keys() | theirs.keys())
         left, right = (np.asarray([d.get(k, 0.0) for k in keys], dtype=np.float32) for d in (mine, theirs))
         made[f"{row.passage_id} (sparse)"] = _cosine(left, right) if keys else 1.0
     return made
 
 
-def set_fusion(client: QdrantClient, name: str, contract: EmbeddingContract) -> None:
+def set_fusion(client: VectorClient, name: str, contract: EmbeddingContract) -> None:
     """Write the contract with its fusion into the collection's metadata: one call, the old one or the new one."""
-    client.update_collection(name, metadata={"contract": contract.to_json()})
+    client.set_metadata(name, {"contract": contract.to_json()})
 
 
-def _with_content(vectors: Artifact, passages: Artifact) -> Iterator[tuple[VectorRow, str]]:
+def _nearest(client: VectorClient, name: str, wanted: dict[str, str]) -> str | None:
+    """The whole collection of the same stored form that holds most of what is wanted; None below one half of it."""
+    form = name.rpartition("_")[0] + "_"
+    alike = {
+        other: sum(wanted.get(key) == version for key, version in client.field(other, "version").items())
+        for other in client.names()
+        if other.startswith(form) and client.metadata(other).get("whole")
+    }
+    best = max(alike, key=lambda other: alike[other], default=None)
+    return best if best is not None and alike[best] * 2 >= len(wanted) else None
+
+
+class _Passage(NamedTuple):
+    """What a point says of its passage."""
+
+    point_id: str
+    version: str
+
+
+def _passages(vectors: Artifact) -> dict[str, _Passage]:
+    columns = read_columns(vectors, ["passage_id", "content_sha256", "document_id", "heading"])
+    made: dict[str, _Passage] = {}
+    for passage, *parts in zip(*columns.values(), strict=True):
+        said = "\0".join(part or "" for part in parts)
+        version = hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+        made[passage] = _Passage(point_id(passage), version)
+    return made
+
+
+def _points(vectors: Artifact, passages: Artifact, dimension: int, changed: dict[str, _Passage]) -> Iterator[Points]:
+    """The points of these passages, in batches, each with its text."""
+    if not changed:
+        return
+    rows = zip(read_vectors(vectors, only=changed), _texts(passages, changed), strict=True)
+    while batch := list(islice(rows, BATCH)):
+        yield _columns(batch, dimension, changed)
+
+
+def _texts(passages: Artifact, only: Container[str]) -> Iterator[tuple[str, str, str]]:
+    """Passage id, content and its hash of these passages, in order."""
+    import pyarrow.parquet as pq
+
     columns = ["passage_id", "content", "content_sha256"]
-    texts = read_rows(passages.file("passages.parquet"), columns)
-    for row, text in zip(read_vectors(vectors), texts, strict=True):
-        broken = vectors_match_texts(
-            "passage_vectors", {text["passage_id"]: text["content_sha256"]}, {row.passage_id: row.content_sha256}
-        )
-        if broken or text["passage_id"] != row.passage_id:
-            raise Refused("building a collection", broken or [_disordered(row.passage_id, text["passage_id"])])
-        yield row, text["content"]
+    for block in pq.ParquetFile(passages.file("passages.parquet")).iter_batches(batch_size=1024, columns=columns):
+        picked = [n for n, passage in enumerate(block.column("passage_id").to_pylist()) if passage in only]
+        if picked:
+            taken = block.take(picked)
+            yield from zip(*(taken.column(name).to_pylist() for name in columns), strict=True)
 
 
-def _point(models: Any, key: str, row: VectorRow, content: str, dimension: int) -> Any:
-    from ft_assets.embedding.truncate import truncate
-
-    dense = truncate(row.dense[None, :], dimension)[0]
-    return models.PointStruct(
-        id=key,
-        vector={
-            DENSE: dense.tolist(),
-            SPARSE: models.SparseVector(indices=row.indices.tolist(), values=row.values.tolist()),
-        },
-        payload={
-            "passage_id": row.passage_id,
-            "document_id": row.document_id,
-            "heading": row.heading,
-            "content": content,
-        },
+def _columns(
+    batch: list[tuple[VectorRow, tuple[str, str, str]]], dimension: int, passages: dict[str, _Passage]
+) -> Points:
+    rows = [row for row, _ in batch]
+    if odd := next(((row.passage_id, text[0]) for row, text in batch if row.passage_id != text[0]), None):
+        raise Refused("building a collection", [_disordered(*odd)])
+    broken = vectors_match_texts(
+        "passage_vectors",
+        {passage: sha for _, (passage, _, sha) in batch},
+        {row.passage_id: row.content_sha256 for row in rows},
     )
-
-
-_DISTANCES: dict[str, Callable[[Any], Any]] = {
-    "cosine": lambda models: models.Distance.COSINE,
-    "dot": lambda models: models.Distance.DOT,
-    "euclid": lambda models: models.Distance.EUCLID,
-}
+    if broken:
+        raise Refused("building a collection", broken)
+    return Points(
+        ids=[passages[row.passage_id].point_id for row in rows],
+        dense=truncate(np.stack([row.dense for row in rows]), dimension),
+        sparse=[(row.indices, row.values) for row in rows],
+        payloads=[
+            {
+                "passage_id": row.passage_id,
+                "document_id": row.document_id,
+                "heading": row.heading,
+                "content": content,
+                "version": passages[row.passage_id].version,
+            }
+            for row, (_, content, _) in batch
+        ],
+    )
 
 
 def _serving(contract: EmbeddingContract) -> Serving:
@@ -232,22 +271,15 @@ def _serving(contract: EmbeddingContract) -> Serving:
     return contract.serving
 
 
-def _stored_contract(client: QdrantClient, name: str) -> EmbeddingContract:
-    metadata = client.get_collection(name).config.metadata or {}
-    return read_contract(metadata.get("contract") or {}, f"collection {name}")
+def _stored_contract(client: VectorClient, name: str) -> EmbeddingContract:
+    return read_contract(client.metadata(name).get("contract") or {}, f"collection {name}")
 
 
-def _require(client: QdrantClient, name: str) -> None:
-    if not client.collection_exists(name):
-        raise Refused(
-            f"reading {name}",
-            [
-                Violation(
-                    code="FT-COL-006", where=name, message="the collection is not in this engine.", field="collection",
-                    found="missing", expected="present", mend="ft run --asset qdrant_collection",
-                )
-            ],
-        )  # fmt: skip
+def _missing(name: str) -> Violation:
+    return Violation(
+        code="FT-COL-006", where=name, message="the collection is not in this engine.", field="collection",
+        found="missing", expected="present", mend="ft run --asset qdrant_collection",
+    )  # fmt: skip
 
 
 def _foreign(name: str, stored: EmbeddingContract, wanted: EmbeddingContract) -> Violation:

@@ -1,12 +1,12 @@
 """Measures a candidate collection as it would serve, through the engine, beside what is live now."""
 
-# qdrant_client takes and gives untyped unions
+# what a job carries is untyped
 # pyright: basic
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -17,16 +17,14 @@ from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import read_passages, read_questions
 from ft_assets.embedding.scores import FILE, Scores, gain, score_arms, summarise, write_scores
 from ft_assets.retrieval.collection import inspect
-from ft_assets.retrieval.query import Arm, ask
+from ft_assets.retrieval.query import ask
 from ft_assets.retrieval.vectors import contract_of
 from resources import accelerator
 from resources.artifacts import Artifact
+from resources.engines.protocol import Arm, VectorClient
 from resources.launcher import Job, run_worker
 from resources.qdrant import QdrantEngine
 from resources.telemetry import Metrics
-
-if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
 
 DEPTH = 100
 COMPARED = ("ndcg_at_10", "recall_at_10")
@@ -90,7 +88,7 @@ def open_engine(params: dict[str, Any]) -> QdrantEngine:
 
 
 def _measure(
-    client: QdrantClient, name: str, contract: EmbeddingContract, fusion: Fusion, queries: Encoded
+    client: VectorClient, name: str, contract: EmbeddingContract, fusion: Fusion, queries: Encoded
 ) -> dict[str, list[list[str]]]:
     """Passage ids by each arm of what stands under `name`."""
     stored = inspect(client, name).contract

@@ -1,43 +1,28 @@
-"""Asks a collection, dense, lexical or fused: the one way for serving and for evaluation.
+"""Asks a collection, dense, lexical or fused: the one way for serving and for evaluation, on every engine.
 
-Weighted sums are Qdrant formulas over both raw scores. Weights through RRF are not offered: at k = 60 Qdrant's weighted
-RRF ranks the lighter arm first where the two disagree.
+Weights through RRF are not offered: at k = 60 Qdrant's weighted RRF ranks the lighter arm first where the two disagree.
 """
 
-# qdrant_client takes and gives untyped unions
+# numpy's shapes are not typed here
 # pyright: basic
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from expectations.contracts.embedding import EmbeddingContract
 from expectations.violations import Refused, Violation
 from ft_assets.embedding.truncate import truncate
-from ft_assets.retrieval.collection import DENSE, SPARSE
+from resources.engines.protocol import Arm, Query, Scored, VectorClient
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
-
     from ft_assets.embedding.model import Encoded
-
-Arm = Literal["dense", "sparse", "fused"]
-_BATCH = 64  # queries in one request
-
-
-class Point(NamedTuple):
-    """One answer of the engine: its id, its score, its payload."""
-
-    id: str
-    score: float
-    payload: dict[str, Any]
 
 
 def ask(
-    client: QdrantClient,
+    client: VectorClient,
     name: str,
     contract: EmbeddingContract,
     queries: Encoded,
@@ -45,25 +30,20 @@ def ask(
     *,
     limit: int,
     payload: Sequence[str] = ("passage_id",),
-) -> list[list[Point]]:
+) -> list[list[Scored]]:
     """The best `limit` points for each query. Raises Refused (FT-RET-005) on queries of another dimension."""
-    from qdrant_client import models
-
-    dense = _cut(queries.dense, contract, name)
-    wanted = models.PayloadSelectorInclude(include=list(payload))
-    requests = [
-        models.QueryRequest(limit=limit, with_payload=wanted, **_query(models, contract, arm, vector, sparse))
-        for vector, sparse in zip(dense.tolist(), queries.sparse, strict=True)
+    if contract.serving is None or (arm == "fused" and contract.fusion is None):
+        raise ValueError("asking needs a contract that says how it is served")
+    dense = _cut(queries.dense, contract, name).tolist()
+    asked = [
+        Query(vector, sparse, arm, limit, tuple(payload), None, contract.fusion, contract.serving.distance)
+        for vector, sparse in zip(dense, queries.sparse, strict=True)
     ]
-    answers: list[list[Point]] = []
-    for start in range(0, len(requests), _BATCH):
-        for answer in client.query_batch_points(name, requests[start : start + _BATCH]):
-            answers.append([Point(str(p.id), float(p.score), p.payload or {}) for p in answer.points])
-    return answers
+    return client.query(name, asked)
 
 
 def arm_scores(
-    client: QdrantClient,
+    client: VectorClient,
     name: str,
     contract: EmbeddingContract,
     queries: Encoded,
@@ -72,51 +52,12 @@ def arm_scores(
     ids: Sequence[Sequence[str]],
 ) -> list[dict[str, float]]:
     """The raw score of one arm for the given points of each query (points that it does not score are left out)."""
-    from qdrant_client import models
-
-    dense = _cut(queries.dense, contract, name)
-    requests = [
-        models.QueryRequest(
-            limit=max(len(mine), 1), with_payload=False,
-            filter=models.Filter(must=[models.HasIdCondition(has_id=list(mine))]),
-            **_query(models, contract, arm, vector, sparse),
-        )
-        for vector, sparse, mine in zip(dense.tolist(), queries.sparse, ids, strict=True)
-    ]  # fmt: skip
-    return [{str(p.id): float(p.score) for p in answer.points} for answer in client.query_batch_points(name, requests)]
-
-
-def _query(models: Any, contract: EmbeddingContract, arm: Arm, dense: list[float], sparse: Any) -> dict[str, Any]:
-    """One arm's query, or the fused query with both arms as its prefetch."""
-    lexical = models.SparseVector(indices=sparse[0].tolist(), values=sparse[1].tolist())
-    if arm == "dense":
-        return {"query": dense, "using": DENSE}
-    if arm == "sparse":
-        return {"query": lexical, "using": SPARSE}
-    fusion, serving = contract.fusion, contract.serving
-    if fusion is None or serving is None:
-        raise ValueError("fusing needs a contract that says how")
-    # the limit is always said: the engine's own default is 10, and beyond it an arm counts 0
-    prefetch = [
-        models.Prefetch(query=dense, using=DENSE, limit=fusion.prefetch_limit),
-        models.Prefetch(query=lexical, using=SPARSE, limit=fusion.prefetch_limit),
+    dense = _cut(queries.dense, contract, name).tolist()
+    asked = [
+        Query(vector, sparse, arm, max(len(mine), 1), ids=tuple(mine))
+        for vector, sparse, mine in zip(dense, queries.sparse, ids, strict=True)
     ]
-    if fusion.fusion != "weighted_sum":
-        return {"prefetch": prefetch, "query": models.FusionQuery(fusion=models.Fusion(fusion.fusion))}
-    score: Any = "$score[0]"
-    missing = 0.0
-    if serving.distance == "euclid":
-        # unit vectors: the cosine is 1 - d²/2, so that a smaller distance counts more and an unseen point counts 0
-        score = models.SumExpression(sum=[1.0, models.MultExpression(mult=[-0.5, score, score])])
-        missing = math.sqrt(2)
-    formula = models.SumExpression(
-        sum=[
-            models.MultExpression(mult=[fusion.dense_weight, score]),
-            models.MultExpression(mult=[fusion.sparse_weight, "$score[1]"]),
-        ]
-    )
-    defaults = {"$score[0]": missing, "$score[1]": 0.0}
-    return {"prefetch": prefetch, "query": models.FormulaQuery(formula=formula, defaults=defaults)}
+    return [{point.id: point.score for point in found} for found in client.query(name, asked)]
 
 
 def _cut(dense: np.ndarray, contract: EmbeddingContract, name: str) -> np.ndarray:

@@ -4,22 +4,18 @@ Each step is atomic and the order is safe: killed between any two, the alias nam
 and the next run ends where this one would have.
 """
 
-# qdrant_client takes and gives untyped unions
-# pyright: basic
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from expectations.contracts.embedding import Fusion
 from ft_assets.retrieval.collection import inspect, set_fusion
 from resources.artifacts import ArtifactStore
-from resources.qdrant import QdrantEngine, aliased
+from resources.engines.protocol import VectorClient
+from resources.qdrant import QdrantEngine
 from resources.releases import Release, ReleaseBook, Releases
-
-if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
 
 ASSETS = ("embedding_model", "passage_vectors", "qdrant_collection", "retrieval_evaluation")
 
@@ -48,20 +44,13 @@ def rollback_collection(store: ArtifactStore, releases: Releases, engine: Qdrant
     releases.point("collection", release)
 
 
-def serve(client: QdrantClient, alias: str, name: str, fusion: Fusion) -> None:
+def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:
     """Write the fusion into the collection's contract, then let the alias name it: one call, no moment without."""
-    from qdrant_client import models
-
     contract = inspect(client, name).contract
     if contract.serving is None:
         raise ValueError(f"the contract of {name} does not say how it is served")
     set_fusion(client, name, contract.served(contract.serving, fusion))
-    now = aliased(client, alias)
-    if now == name:
-        return
-    create = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=name, alias_name=alias))
-    delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
-    client.update_collection_aliases([delete, create] if now else [create])
+    client.point(alias, name)
 
 
 def retire_collections(engine: QdrantEngine, book: ReleaseBook, keep: int, candidate: str) -> list[str]:
@@ -73,9 +62,8 @@ def retire_collections(engine: QdrantEngine, book: ReleaseBook, keep: int, candi
     current = next(release.details["collection"] for release in book.history if release.version == book.current)
     safe = {*released[:keep], current, candidate}
     with engine.open() as client:
-        safe |= {alias.collection_name for alias in client.get_aliases().aliases}
-        names = [collection.name for collection in client.get_collections().collections]
-        retired = [name for name in names if name.startswith(f"{engine.alias}__") and name not in safe]
+        safe |= set(client.aliases().values())
+        retired = [name for name in client.names() if name.startswith(f"{engine.alias}__") and name not in safe]
         for name in retired:
-            client.delete_collection(name)
+            client.drop(name)
     return sorted(retired)

@@ -1,7 +1,5 @@
 """Asks what serves, as a user of it does: the alias, its contract, and only the model that made it."""
 
-# qdrant_client takes and gives untyped unions
-# pyright: basic
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
@@ -16,12 +14,11 @@ from ft_assets.retrieval.collection import Collection, inspect
 from ft_assets.retrieval.query import arm_scores, ask
 from ft_assets.retrieval.vectors import contract_of
 from resources.artifacts import Artifact, ArtifactStore
+from resources.engines.protocol import Arm, VectorClient
 from resources.qdrant import QdrantEngine, aliased
 from resources.releases import Releases
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
-
     from ft_assets.embedding.model import HybridEncoder
 
 
@@ -39,7 +36,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 class Retriever:
     """Searches the collection behind the alias with the model that made it."""
 
-    def __init__(self, client: QdrantClient, name: str, contract: EmbeddingContract, encoder: HybridEncoder) -> None:
+    def __init__(self, client: VectorClient, name: str, contract: EmbeddingContract, encoder: HybridEncoder) -> None:
         self.name = name
         self.contract = contract
         self._client = client
@@ -89,7 +86,7 @@ class Retriever:
         ]
 
 
-_ARMS = ("dense", "sparse")
+_ARMS: tuple[Arm, ...] = ("dense", "sparse")
 
 
 def _model_of(store: ArtifactStore, releases: Releases, found: Collection) -> Artifact:

@@ -4,7 +4,7 @@
 # pyarrow has no type information.
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -48,12 +48,19 @@ def schema(dimension: int) -> Any:
     )
 
 
-def read_vectors(artifact: Artifact, batch: int = 1024) -> Iterator[VectorRow]:
-    """Rows in order, `batch` at a time in memory."""
+def read_vectors(artifact: Artifact, batch: int = 1024, only: Container[str] | None = None) -> Iterator[VectorRow]:
+    """Rows in order, `batch` at a time in memory; `only` those of these passages, others are not even decoded."""
     import pyarrow.parquet as pq
 
-    for block in pq.ParquetFile(artifact.file(FILE)).iter_batches(batch_size=batch):
+    file = pq.ParquetFile(artifact.file(FILE))
+    groups = range(file.num_row_groups)
+    if only is not None:
+        groups = [n for n in groups if any(i.as_py() in only for i in file.read_row_group(n, ["passage_id"]).column(0))]
+    for block in file.iter_batches(batch_size=batch, row_groups=list(groups)):
         names = ("passage_id", "document_id", "heading", "content_sha256")
+        if only is not None:
+            ids = block.column("passage_id").to_pylist()
+            block = block.take([n for n, passage in enumerate(ids) if passage in only])  # noqa: PLW2901
         texts = [block.column(name).to_pylist() for name in names]
         arrays = [_rows(block.column(name)) for name in ("dense", "sparse_indices", "sparse_values")]
         for row in zip(*texts, *arrays, strict=True):

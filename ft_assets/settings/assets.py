@@ -34,14 +34,15 @@ def _settings_asset(section: str, name: str) -> dg.AssetsDefinition:
             write_json(staging.path / SETTINGS_FILE, values)
             return {"sha256": digest(values)}
 
-        return produce(
-            artifacts,
-            Recipe(asset=name, code_version=_VERSION, settings=values),
-            compute=compute,
-            metadata=lambda _: {"settings": values},
-        )
+        metadata = {"settings": values}
+        return produce(artifacts, settings_recipe(name, values), compute=compute, metadata=lambda _: metadata)
 
     return asset
+
+
+def settings_recipe(name: str, values: dict[str, Any]) -> Recipe:
+    """The recipe of the settings asset `name` for what its section says."""
+    return Recipe(asset=name, code_version=_VERSION, settings=values)
 
 
 ASSETS = [_settings_asset(section, name) for section, name in SETTINGS_ASSETS.items()]

@@ -1,10 +1,13 @@
-"""The gate on settings: what the graph stands on is what config.yaml says."""
+"""The gates on settings: what the graph stands on can be read, and so can config.yaml as it is now."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from expectations.violations import Violation
 from ft_assets.gates import Evidence, Gate, Verdict
+from ft_assets.settings.load import SettingsError, load_settings
 from ft_assets.settings.model import SETTINGS_ASSETS, Settings
 from ft_assets.settings.read import SETTINGS_FILE
 
@@ -20,4 +23,29 @@ def _valid(section: str, asset: str) -> Gate:
     return Gate(asset, "settings_are_readable", rule)
 
 
-GATES = [_valid(section, asset) for section, asset in SETTINGS_ASSETS.items()]
+def config_is_valid(evidence: Evidence) -> Verdict:
+    """config.yaml can be used as it is now; while it cannot, this section stays at what it said last."""
+    return Verdict(config_violations(evidence.config) if evidence.config else [])
+
+
+def config_violations(path: Path) -> list[Violation]:
+    """Every error of config.yaml, profile and environment (FT-CFG-001)."""
+    try:
+        load_settings(path)
+    except SettingsError as error:
+        return [
+            Violation(
+                code="FT-CFG-001", where=str(path), message=text,
+                mend="correct it; until then the last settings that were right stay",
+            )
+            for text in error.errors
+        ]  # fmt: skip
+    return []
+
+
+VALID = "config_is_valid"
+GATES = [
+    *(_valid(section, asset) for section, asset in SETTINGS_ASSETS.items()),
+    # a typing error must not hold back what goes on with the last settings that were right
+    *(Gate(asset, VALID, config_is_valid, blocking=False) for asset in SETTINGS_ASSETS.values()),
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ft_assets.settings.model import RENAMED, SCHEMA_VERSION, Settings
+from resources.artifacts import write_json
 
 ENV_PREFIX = "FT__"
+ACCEPTED_FILE = "settings.json"
 _MAX_BYTES = 1 << 20
 
 
@@ -75,6 +78,25 @@ def load_settings(
         errors += _explain(error)
     if errors or settings is None:
         raise SettingsError(path, errors)
+    return settings
+
+
+def accepted_settings(path: Path, state: Path) -> Settings:
+    """`path` as `load_settings` reads it; while it cannot be used, the last one that could, kept below `state`.
+
+    For what goes on running while a person edits: a typing error must stop no run. Who starts something by hand reads
+    with `load_settings` and is told. Raises SettingsError when none was ever accepted.
+    """
+    kept = state / ACCEPTED_FILE
+    try:
+        settings = load_settings(path)
+    except SettingsError:
+        if not kept.is_file():
+            raise
+        return Settings.model_validate_json(kept.read_bytes())
+    values = settings.model_dump(mode="json")
+    if state.is_dir() and (not kept.is_file() or json.loads(kept.read_text("utf-8")) != values):
+        write_json(kept, values)
     return settings
 
 

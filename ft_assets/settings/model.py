@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -91,6 +91,14 @@ class LoraSettings(Section):
     targets: str | list[str] = "all-linear"
 
 
+class OomSettings(Section):
+    """When memory runs out, training goes on with smaller batches, then with gradient checkpointing, offloading and an
+    8-bit optimizer; none of them changes what is learnt from."""
+
+    allow_shorter: bool = False
+    """After all of that, leave out the rows longer than half of `max_length` (counted and told) and go on."""
+
+
 class TrainSettings(Section):
     """What SFT and DPO share."""
 
@@ -108,17 +116,39 @@ class TrainSettings(Section):
     micro_batch_size: PositiveInt = 4
     """Rows in one forward pass of one process; accumulation is derived."""
     max_length: PositiveInt = 1024
-    """Tokens of prompt and completion together; longer rows are refused, never cut."""
+    """Tokens of prompt and completion together."""
+    too_long: Literal["raise", "drop", "truncate_prompt"] = "raise"
+    """What becomes of a row longer than `max_length`: the training is refused, the row is left out, or its passages are
+    cut, the last ones first. Questions and answers are never cut; too_long.jsonl lists what was left out or cut."""
+    max_empty_thinking_share: float = Field(default=0.0, ge=0, le=1)
+    """For a model whose chat template opens every answer with <think>: the share of rows that may train it to close the
+    thought at once. `datasets.instruction.thinking: mask_empty` takes the empty thought out of the loss; 1 is for a
+    model that is meant to unlearn thinking (`strip`)."""
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_steps: float = Field(default=0.1, ge=0)
     """Below 1 a share of all steps, else a number of steps."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     gradient_checkpointing: bool | Literal["auto"] = "auto"
+    activation_offloading: bool = False
+    """Keeps what the backward pass needs in host memory; GPUs only."""
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    """`paged_adamw_8bit` keeps its state in 8 bit and lets it move to host memory (bitsandbytes; GPUs only)."""
+    oom: OomSettings = OomSettings()
     eval_steps: PositiveInt = 20
     save_steps: PositiveInt = 20
     logging_steps: PositiveInt = 1
     seed: int = 42
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _full_fine_tuning_is_not_offered(cls, method: object) -> object:
+        if method == "full":
+            raise ValueError(
+                "full fine-tuning is not offered: base, SFT, DPO and the released model are compared, rolled back and "
+                "served as adapters on one base that is loaded once. Use `lora` with a larger lora.r."
+            )
+        return method
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
@@ -132,12 +162,36 @@ class TrainSettings(Section):
 
 class SftSettings(TrainSettings):
     learning_rate: float = Field(default=2e-4, gt=0)
+    packing: bool = False
+    """Several rows end to end in one sequence of up to `max_length` tokens, none seeing another: pays off on GPUs where
+    rows are short. Batch sizes then count sequences."""
 
 
 class DpoSettings(TrainSettings):
     learning_rate: float = Field(default=5e-6, gt=0)
     beta: float = Field(default=0.1, gt=0)
-    loss: Literal["sigmoid", "ipo", "robust"] = "sigmoid"
+    loss: Literal[
+        "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
+        "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+    ] = "sigmoid"  # fmt: skip
+    """TRL's names. `robust` expects some pairs to be the wrong way round, `ipo` and `sigmoid_norm` divide by length."""
+    label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
+    """How many of the pairs may be the wrong way round; null takes what the loss's paper recommends."""
+    precompute_reference: bool | Literal["auto"] = "auto"
+    """What the SFT adapter thinks of the pairs is computed once and kept for later runs, instead of at every step.
+    `auto` does so when the run sees every pair at least once."""
+
+    @model_validator(mode="after")
+    def _loss_is_smoothed(self) -> Self:
+        smoothed = ("robust", "exo_pair", "aot", "aot_unpaired")
+        if self.label_smoothing is not None and self.loss not in smoothed:
+            raise ValueError(
+                f"label_smoothing ({self.label_smoothing}) has no effect on loss `{self.loss}`. "
+                f"Remove it, or choose one of {', '.join(smoothed)}."
+            )
+        if self.label_smoothing == 0 and self.loss == "exo_pair":
+            raise ValueError("loss `exo_pair` takes the logarithm of label_smoothing, which is 0. Raise it (1e-3).")
+        return self
 
 
 class EmbeddingSettings(Section):
@@ -203,6 +257,7 @@ class AnswerSettings(Section):
     top_k: PositiveInt = 3
     """Passages in the prompt."""
     max_new_tokens: PositiveInt = 32
+    """Tokens of thought and answer together: a thinking model needs some thousands."""
     max_questions: PositiveInt = 200
     batch_size: PositiveInt = 8
     system: str = ""
@@ -211,6 +266,8 @@ class AnswerSettings(Section):
     passage_separator: str = "\n"
     tolerance: float = Field(default=0.05, ge=0)
     """How much character F1 a release may lose against the base model and what is live (lower confidence bound)."""
+    max_open_thoughts: float = Field(default=0.1, ge=0, le=1)
+    """The gate warns when more of a thinking model's replies end (by `max_new_tokens`, say) with the thought open."""
     seed: int = 42
 
     @model_validator(mode="after")
@@ -227,8 +284,9 @@ class ArtifactSettings(Section):
 
 
 class QdrantSettings(Section):
-    engine: Literal["local", "server"] = "local"
-    """`local` keeps points below the state folder; `server` needs `url`. The API key comes from QDRANT_API_KEY."""
+    engine: Literal["local", "server", "edge"] = "local"
+    """`local` and `edge` keep points below the state folder; `server` needs `url`. The API key comes from
+    QDRANT_API_KEY. Up to 20,000 passages `local` is enough; `edge` (extra `edge`) is Qdrant's own engine in process."""
     url: str | None = None
     collection: str = "passages"
     """The alias that serves."""
@@ -239,15 +297,27 @@ class QdrantSettings(Section):
     def _server_needs_url(self) -> Self:
         if self.engine == "server" and not self.url:
             raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `local`.")
-        if self.engine == "local" and self.url:
-            raise ValueError("qdrant.url is set but qdrant.engine is `local`. Choose one.")
+        if self.engine != "server" and self.url:
+            raise ValueError(f"qdrant.url is set but qdrant.engine is `{self.engine}`. Choose one.")
         return self
 
 
 class LauncherSettings(Section):
-    kind: Literal["inline", "subprocess"] = "subprocess"
+    kind: Literal["inline", "subprocess", "torchrun"] = "subprocess"
+    """`torchrun` trains adapters in `processes` processes; all other work runs as one child process."""
+    processes: PositiveInt = 1
+    """Processes of one adapter training, on as many GPUs (or on the CPU's cores)."""
     threads: PositiveInt | None = None
-    """Compute threads of one worker; null uses the cores that are there."""
+    """Compute threads of one worker; null uses the cores that are there, shared among its processes."""
+
+    @model_validator(mode="after")
+    def _only_torchrun_has_processes(self) -> Self:
+        if self.processes > 1 and self.kind != "torchrun":
+            raise ValueError(
+                f"processes ({self.processes}) needs kind `torchrun`, not `{self.kind}`. Set kind: torchrun, or "
+                "processes: 1."
+            )
+        return self
 
 
 class AcceleratorSettings(Section):
@@ -278,6 +348,18 @@ class Settings(Section):
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
                 "the DPO adapter continues the SFT adapter. Set both to the same model and revision."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_divide_among_processes(self) -> Self:
+        for name, section in (("sft", self.sft), ("dpo", self.dpo)):
+            at_once = section.micro_batch_size * self.launcher.processes
+            if section.global_batch_size % at_once:
+                raise ValueError(
+                    f"{name}.global_batch_size ({section.global_batch_size}) must be a multiple of "
+                    f"{name}.micro_batch_size x launcher.processes ({section.micro_batch_size} x "
+                    f"{self.launcher.processes} = {at_once}). Change one of them."
+                )
         return self
 
 

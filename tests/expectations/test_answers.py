@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from expectations.answers import check_not_worse, score, units
+from expectations.answers import check_not_worse, check_thoughts_close, read_reply, score, units
 from expectations.statistics import Interval
 
 
@@ -44,3 +44,34 @@ def test_an_empty_answer_scores_zero() -> None:
 def test_a_candidate_loses_only_by_a_drop_that_is_large_and_certain(mean: float, high: float, lost: bool) -> None:
     found = check_not_worse(Interval(mean, mean - 0.1, high, 50), 0.05, where="adapter_evaluation", baseline="base")
     assert bool(found) == lost
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "answer", "thought", "closed"),
+    [
+        ("AES 是分组密码", False, "AES 是分组密码", None, True),
+        ("先看分组长度\n</think>\n\nAES", True, "AES", "先看分组长度", True),
+        ("<think>\n先看分组长度\n</think>\n\nAES", False, "AES", "先看分组长度", True),
+        ("<think>\n\n</think>\n\nAES", False, "AES", "", True),
+        ("先看分组长度，再看", True, "", "先看分组长度，再看", False),
+        ("<think>先看", False, "", "先看", False),
+        ("a</think>b</think> c", True, "c", "a</think>b", True),
+        ("想完了</think>", True, "", "想完了", True),
+        ("", True, "", "", False),
+    ],
+)
+def test_a_thought_is_split_off_before_an_answer_is_scored(
+    text: str, opened: bool, answer: str, thought: str | None, closed: bool
+) -> None:
+    reply = read_reply(text, opens_thought=opened, tokens=7, cut=True)
+    assert (reply.answer, reply.thought, reply.closed) == (answer, thought, closed)
+    assert (reply.tokens, reply.cut) == (7, True)
+
+
+@pytest.mark.parametrize(("finished", "most", "warned"), [(0.8, 0.1, True), (0.9, 0.1, False), (1.0, 0.0, False)])
+def test_open_thoughts_are_warned_of_beyond_the_share_that_is_allowed(
+    finished: float, most: float, warned: bool
+) -> None:
+    found = check_thoughts_close(finished, most, where="adapter_evaluation", model="dpo", max_new_tokens=32)
+    assert bool(found) == warned
+    assert all("now 32" in violation.mend for violation in found)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from expectations.formats.dialect import DEFAULT_POLICY
 from expectations.formats.recognise import recognise_rows
-from expectations.reading import Lane, Rejected, Row, read_rows
+from expectations.reading import BATCH, Lane, Rejected, Row, read_rows
 from expectations.records import Record, convert_rows, open_lane, read_records
 
+SAMPLE = 2 * BATCH
+"""Rows that are decoded before the lane opens."""
 DDR: dict[str, Any] = {
     "id": 1, "query": "AES 的分组多长？", "retrieval_result": ["一", "AES 的分组为 128 比特。"],
     "chosen": {"text": "128 比特", "temperature": 0.5, "rouge_score": 0.9},
@@ -31,7 +33,7 @@ def _write(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def _many(count: int = 120) -> list[str]:
+def _many(count: int) -> list[str]:
     return [json.dumps(_ddr(n), ensure_ascii=False) for n in range(count)]
 
 
@@ -46,15 +48,16 @@ def _typed(path: Path) -> list[bool]:
     """Which rows came by the lane."""
     lane = Lane()
     rows: Iterator[Row | Rejected] = read_rows(path, lane=lane)
-    first = [next(rows) for _ in range(100)]
+    first = [next(rows) for _ in range(SAMPLE)]
     found = recognise_rows([row for row in first if isinstance(row, Row)], name=path.name)
     assert found
     open_lane(lane, found.dialect, first)
-    return [isinstance(row, Row) and row.typed is not None for row in rows]
+    rest = [*rows][SAMPLE - len(first) :]
+    return [isinstance(row, Row) and row.typed is not None for row in rest]
 
 
 def test_rows_of_one_shape_come_by_the_lane_and_become_the_same_records(tmp_path: Path) -> None:
-    path = _write(tmp_path / "ddr.jsonl", _many())
+    path = _write(tmp_path / "ddr.jsonl", _many(SAMPLE + 20))
     assert all(_typed(path))
     assert list(read_records(path, "preference")) == _slowly(path)
 
@@ -67,7 +70,7 @@ def test_a_row_of_another_shape_goes_the_general_way(tmp_path: Path) -> None:
         json.dumps(_ddr(203, id={"a": 1})),
         json.dumps(_ddr(204, id=[[1]])),
     ]
-    path = _write(tmp_path / "ddr.jsonl", [*_many(100), *odd])
+    path = _write(tmp_path / "ddr.jsonl", [*_many(SAMPLE), *odd])
     assert _typed(path) == [False] * 5
     assert list(read_records(path, "preference")) == _slowly(path)
 
@@ -81,25 +84,29 @@ def test_a_key_given_twice_is_found_behind_a_hundred_good_rows(tmp_path: Path) -
         good.replace('"id": 300', '"query" : "x"'),
         good.replace('"id": 300', r'"quer\u0079": "x"'),
     ]
-    path = _write(tmp_path / "ddr.jsonl", [*_many(100), *twice])
+    path = _write(tmp_path / "ddr.jsonl", [*_many(SAMPLE), *twice])
     found = [record for record in read_records(path, "preference") if isinstance(record, Rejected)]
-    assert [(row.line, row.code) for row in found] == [(line, "FT-ROW-003") for line in range(101, 106)]
+    assert [(row.line, row.code) for row in found] == [(line, "FT-ROW-003") for line in range(SAMPLE + 1, SAMPLE + 6)]
 
 
 def test_colons_and_quotes_in_texts_cost_the_lane_and_nothing_else(tmp_path: Path) -> None:
     texts = ['he said: "yes":', '":":":', "a : b", '{"query": 1}', "12:30", "https://a.b"]
     lines = [json.dumps(_ddr(400 + n, query=f"{text} {n}?"), ensure_ascii=False) for n, text in enumerate(texts)]
-    path = _write(tmp_path / "ddr.jsonl", [*_many(100), *lines])
+    path = _write(tmp_path / "ddr.jsonl", [*_many(SAMPLE), *lines])
     assert list(read_records(path, "preference")) == _slowly(path)
 
 
 def test_a_first_row_that_fails_does_not_close_the_lane(tmp_path: Path) -> None:
-    path = _write(tmp_path / "ddr.jsonl", [json.dumps(_ddr(500, chosen=None)), json.dumps({"query": 1}), *_many(110)])
+    path = _write(
+        tmp_path / "ddr.jsonl", [json.dumps(_ddr(500, chosen=None)), json.dumps({"query": 1}), *_many(SAMPLE + 20)]
+    )
     assert all(_typed(path))
 
 
 def test_rows_of_an_older_version_are_brought_up_to_date_behind_newer_ones(tmp_path: Path) -> None:
-    rows = [{"format_version": 2, "question": f"问题 {n}？", "chosen": "好", "rejected": f"坏 {n}"} for n in range(100)]
+    rows = [
+        {"format_version": 2, "question": f"问题 {n}？", "chosen": "好", "rejected": f"坏 {n}"} for n in range(SAMPLE)
+    ]
     rows += [{**rows[0], "format_version": version, "question": f"版本 {version}？"} for version in (1, 2, 99)]
     path = _write(tmp_path / "preference.jsonl", [json.dumps(row, ensure_ascii=False) for row in rows])
     assert _typed(path) == [False, True, False]
@@ -131,5 +138,5 @@ def test_any_row_becomes_the_same_by_both_ways(
         rejected={"text": rejected, "temperature": 0.1, "rouge_score": 0.1},
     )
     escaped = bool(len(chosen) % 2)
-    _write(path, [*_many(100), json.dumps(row, ensure_ascii=escaped).encode("utf-8", "replace").decode()])
+    _write(path, [*_many(SAMPLE), json.dumps(row, ensure_ascii=escaped).encode("utf-8", "replace").decode()])
     assert list(read_records(path, "preference")) == _slowly(path)

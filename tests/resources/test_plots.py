@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from resources.plots import MAX_CHARS, bars, sparkline
+from resources.plots import MAX_CHARS, bars, histogram, sparkline
 
 
 def _svg(markdown: str) -> ET.Element:
@@ -39,3 +39,11 @@ def test_bars_that_do_not_fit_are_summed_up_and_any_name_is_safe():
 
 def test_nothing_to_plot_says_so():
     assert "no values" in sparkline([]) and "no values" in bars({})
+
+
+def test_a_histogram_draws_one_column_a_count_and_leaves_out_what_is_empty():
+    svg = _svg(histogram([1, 0, 4] * 8, 0, 4096, "tokens of a row"))
+    (path,) = _tags(svg, "path")
+    assert path.attrib["d"].count("M") == 16
+    assert str(_tags(svg, "text")[0].text).endswith("at most 4")
+    assert histogram([0, 0], 0, 1, "x") == "_x: no values_"

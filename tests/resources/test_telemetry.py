@@ -2,7 +2,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resources.telemetry import METRICS_FILE, Metrics, Progress, Tail, describe_step, emit, read_metrics, subscribe
+from resources.telemetry import (
+    METRICS_FILE,
+    Metrics,
+    Progress,
+    Tail,
+    describe_step,
+    emit,
+    read_curves,
+    read_events,
+    read_metrics,
+    subscribe,
+)
 
 
 def test_a_watcher_sees_each_step_once_and_never_half_a_line(tmp_path: Path):
@@ -42,3 +53,24 @@ def test_listeners_hear_until_they_leave():
     leave()
     emit(Progress(asset="b", kind="start"))
     assert [progress.asset for progress in heard] == ["a"]
+
+
+def test_a_step_done_again_after_going_back_counts_once_on_a_curve(tmp_path: Path):
+    metrics = Metrics(tmp_path)
+    for step, loss in ((1, 3.0), (2, 2.0), (3, 9.0)):
+        metrics.log("train", step, 3, loss=loss)
+    metrics.log("eval", 3, 3, eval_loss=1.5)
+    metrics.event("resume", 1, "goes on from checkpoint-1")
+    for step, loss in ((2, 2.5), (3, 1.0)):
+        metrics.log("train", step, 3, loss=loss)
+    path = tmp_path / METRICS_FILE
+    assert read_curves(path) == {"loss": [3.0, 2.5, 1.0], "eval_loss": [1.5]}
+    assert read_events(path) == ["step 1: goes on from checkpoint-1"]
+    assert describe_step(list(read_metrics(path))[4]) == ("goes on from checkpoint-1", {})
+
+
+def test_half_a_line_that_a_killed_process_left_is_cut_before_the_next_one(tmp_path: Path):
+    path = tmp_path / METRICS_FILE
+    path.write_text('{"phase": "train", "step": 1, "total": 2, "loss": 2.0}\n{"phase": "tr')
+    Metrics(tmp_path).log("train", 2, 2, loss=1.0)
+    assert [record["loss"] for record in read_metrics(path)] == [2.0, 1.0]

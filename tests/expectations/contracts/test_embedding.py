@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from expectations.contracts.collection import guard_collection
 from expectations.contracts.embedding import (
     Base,
     Dense,
@@ -121,6 +123,27 @@ def test_a_dimension_the_model_was_not_trained_for_is_named_with_those_it_was() 
 def test_what_is_no_contract_is_refused(value: dict[str, Any]) -> None:
     with pytest.raises(Refused, match="FT-EMB-001"):
         read_contract(value, "somewhere")
+
+
+def test_one_line_guards_whoever_opens_a_collection(tmp_path: Path) -> None:
+    qdrant = pytest.importorskip("qdrant_client")
+    models = qdrant.models
+    client = qdrant.QdrantClient(":memory:")
+    dense = {"dense": models.VectorParams(size=4, distance=models.Distance.COSINE)}
+    for name, metadata in (("passages__1", {"contract": CONTRACT.to_json()}), ("foreign", None)):
+        client.create_collection(name, vectors_config=dense, metadata=metadata)
+    alias = models.CreateAlias(collection_name="passages__1", alias_name="passages")
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    travels = CONTRACT.served(CONTRACT.serving, None)  # type: ignore[arg-type]
+    travels = msgspec.structs.replace(travels, serving=None)  # as it lies in the model's folder
+    (tmp_path / "contract.json").write_bytes(msgspec.json.encode(travels))
+    assert guard_collection(client, "passages", tmp_path) == CONTRACT
+    with pytest.raises(Refused, match="FT-EMB-001"):
+        guard_collection(client, "foreign", tmp_path)
+    other = msgspec.structs.replace(travels, weights_sha256="e" * 64)  # the same dimension, another model
+    (tmp_path / "contract.json").write_bytes(msgspec.json.encode(other))
+    with pytest.raises(Refused, match="weights_sha256"):
+        guard_collection(client, "passages", tmp_path)
 
 
 def test_the_guard_needs_neither_torch_nor_dagster_nor_numpy() -> None:

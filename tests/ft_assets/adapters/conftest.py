@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,42 @@ def refused_codes() -> Callable[[Callable[[], Any]], set[str]]:
         return {violation.code for violation in caught.value.violations}
 
     return call
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """`with stop_after(5): train.main(job)`: the training dies in step 5, before it can log, evaluate or save."""
+    from transformers import TrainerCallback
+
+    class Killed(Exception):
+        pass
+
+    @contextmanager
+    def killed(step: int) -> Iterator[None]:
+        def kill(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(TrainerCallback, "on_step_end", kill)
+            yield
+
+    return killed
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Have something happen in the middle of a step of training."""
+    from transformers import TrainerCallback
+
+    def arrange(step: int, happen: Callable[[], None]) -> None:
+        done: list[int] = []
+
+        def begin(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step - 1 and not done:
+                done.append(step)
+                happen()
+
+        monkeypatch.setattr(TrainerCallback, "on_step_begin", begin)
+
+    return arrange

@@ -6,19 +6,24 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from expectations.answers import read_reply
 from expectations.violations import Refused
 from ft_assets.adapters import evaluate
 from ft_assets.adapters.assets import released_adapter
 from ft_assets.adapters.checks import GATES
-from ft_assets.adapters.judge import show_samples, show_scores
+from ft_assets.adapters.judge import ask_all, show_samples, show_scores, summarise, write_answers
 from ft_assets.gates import Evidence, judge
+from ft_assets.settings.model import AnswerSettings
+from resources.accelerator import choose
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.generator import Generator, Message
 from resources.launcher import Job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
+from resources.telemetry import Metrics
 
-from .tiny_llm import publish_json
+from .tiny_llm import build_base, publish_json
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +63,14 @@ def test_every_model_answers_every_held_out_question_and_is_compared_in_pairs(ev
     _, artifact = evaluated
     assert artifact.summary["questions"] == 8
     assert artifact.summary["intervals"].keys() == {"base", "sft", "dpo"}
-    assert artifact.summary["f1_differences"].keys() == {"sft-base", "dpo-base"}
-    assert "| base |" in show_scores(artifact.summary)
+    assert artifact.summary["differences"].keys() == {"sft-base", "dpo-base", "dpo-sft"}
+    metrics = {"exact_match", "f1", "rouge_l", "answer_chars", "tokens", "cut"}
+    assert all(
+        found.keys() == metrics for name in ("intervals", "differences") for found in artifact.summary[name].values()
+    )
+    assert artifact.summary["tokens_base"] <= 4
+    scores = show_scores(artifact.summary)
+    assert "| base |" in scores and "| dpo-sft | " in scores and "cut by max_new_tokens" in scores
     assert show_samples(artifact.file("answers.parquet")).startswith("| question | gold | base | sft | dpo |")
 
 
@@ -86,6 +97,38 @@ def test_a_release_is_refused_when_the_prompt_that_serves_changed(evaluated: Any
     with pytest.raises(Refused, match=r"FT-ADP-002.*prompt\.system"):
         dg.materialize([released_adapter], resources=_resources(state), instance=dg.DagsterInstance.ephemeral())
     assert Releases(state / "released").current("adapter") is None
+
+
+THINKING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+
+
+def test_a_thought_that_the_prompt_opens_and_no_answer_closes_is_measured_and_warned_of(tmp_path: Path) -> None:
+    generator = Generator(build_base(tmp_path / "base", template=THINKING), {}, choose("cpu", "float32"))
+    metrics = Metrics(tmp_path)
+    settings = AnswerSettings(max_new_tokens=4)
+    chats: list[list[Message]] = [[{"role": "user", "content": text}] for text in ("什么是分组密码?", "AES")]
+    replies = ask_all(generator, chats, settings, metrics)
+    metrics.close()
+    assert all(
+        (reply.closed, reply.answer, reply.cut, reply.tokens) == (False, "", True, 4) for reply in replies["base"]
+    )
+    summary = summarise({**replies, "dpo": [read_reply("想</think>AES"), replies["base"][1]]}, ["AES", "AES"], seed=1)
+    assert (summary["closed_thinking_base"], summary["closed_thinking_dpo"], summary["cut_base"]) == (0.0, 0.5, 1.0)
+    assert summary["differences"]["dpo-base"]["exact_match"]["mean"] == 0.5
+    write_answers(tmp_path, [{"question": "q"}] * 2, replies, ["AES"] * 2)
+    assert "(a thought only)" in show_samples(tmp_path / "answers.parquet")
+
+    store = ArtifactStore(tmp_path / "artifacts")
+    publish_json(store, "answer_settings", "settings.json", {"max_new_tokens": 4})
+    with store.stage(Recipe(asset="adapter_evaluation", code_version="test")) as staging:
+        store.point(staging.publish(summary))
+    (gate,) = (gate for gate in GATES if gate.name == "thoughts_close")
+    verdict = judge(gate, Evidence(store, Releases(tmp_path / "released"), _engine(tmp_path)))
+    assert not gate.blocking
+    (violation,) = verdict.violations
+    assert (violation.code, violation.found) == ("FT-ANS-010", 0.5)
+    assert "max_new_tokens (now 4)" in violation.mend
+    assert verdict.figures["cut"] == 0.5
 
 
 def _resources(state: Path) -> dict[str, Any]:

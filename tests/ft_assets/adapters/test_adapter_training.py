@@ -31,7 +31,7 @@ def test_the_artifact_holds_no_pickle_no_reference_copy_and_no_local_path(traine
     lab, sft, dpo = trained
     for artifact in (sft, dpo):
         assert set(artifact.manifest.files) == {
-            "README.md", "contract.json", "metrics.jsonl", "adapter/adapter_config.json",
+            "README.md", "contract.json", "metrics.jsonl", "preflight.json", "adapter/adapter_config.json",
             "adapter/adapter_model.safetensors",
         }  # fmt: skip
         assert artifact.json("adapter/adapter_config.json")["base_model_name_or_path"] == str(lab.base)
@@ -54,7 +54,7 @@ def test_every_gate_of_a_good_training_holds(trained: Any) -> None:
     engine = QdrantEngine("local", lab.state / "qdrant", None, "passages", None, 1.0)
     evidence = Evidence(lab.store, Releases(lab.state / "released"), engine)
     judged = [gate for gate in GATES if gate.asset in {"sft_adapter", "dpo_adapter"}]
-    assert len(judged) == 11
+    assert len(judged) == 24
     for gate in judged:
         assert judge(gate, evidence).violations == [], gate.name
     publish_json(lab.store, "answer_settings", "settings.json", {"prompt": "{passages} ? {question}"})
@@ -162,6 +162,29 @@ def test_the_generator_answers_alike_alone_and_in_a_batch_and_differs_by_adapter
     assert together == [generator.answer("sft", [chat], 6, 1)[0] for chat in chats]
     assert seen == [(2, 3), (3, 3)]
     assert generator.answer("base", chats, 6, 3) != together
+
+
+def test_answers_that_do_not_fit_into_memory_together_come_in_smaller_batches(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    lab, sft, _ = trained
+    generator = Generator(lab.base, {"sft": sft.folder()}, Compute("cpu", "float32"))
+    chats = [build_messages(read_contract(sft.folder()).prompt, f"AES-{n}?", ["比特" * n]) for n in range(1, 8)]
+    together = generator.answer("sft", chats, 4, 7)
+    made, generate, tried = [], generator.model.generate, []
+
+    def without_memory(input_ids: Any, **kwargs: Any) -> Any:
+        tried.append(len(input_ids))
+        if len(input_ids) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(generator.model, "generate", without_memory)
+    assert generator.answer("sft", chats, 4, 7, lambda done, total: made.append(done)) == together
+    assert tried == [7, 3, 3, 1]
+    assert made == [3, 6, 7]
 
 
 def test_an_adapter_on_another_base_is_refused_by_name(trained: Any, lab: Any) -> None:

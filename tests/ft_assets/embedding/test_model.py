@@ -125,3 +125,24 @@ def test_a_folder_with_another_contract_is_refused(encoder: HybridEncoder, tmp_p
     (tmp_path / "contract.json").write_text(json.dumps({**contract, "format": "ft-embedding-contract/7"}))
     with pytest.raises(Refused, match="FT-EMB-001"):
         HybridEncoder.load(tmp_path, EXACT)
+
+
+def test_texts_that_do_not_fit_into_memory_together_are_encoded_in_smaller_batches(
+    encoder: HybridEncoder, passages: Passages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    together = encoder.encode(passages.contents)
+    forward, tried = encoder.forward, []
+
+    def within_memory(tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tried.append(len(tokens))
+        if len(tokens) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(tokens, mask)
+
+    monkeypatch.setattr(encoder, "forward", within_memory)
+    again = encoder.encode(passages.contents)
+    assert tried[0] == len(passages.contents)
+    assert max(tried[-2:]) <= 4
+    assert np.allclose(together.dense, again.dense, atol=1e-5)

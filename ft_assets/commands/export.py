@@ -1,0 +1,80 @@
+"""`ft export`: an adapter for others, as it is, merged into its base, as GGUF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from ft_assets.commands.project import Project
+
+if TYPE_CHECKING:
+    from ft_assets.adapters.merge import MergedDtype
+
+
+@click.command("export")
+@click.argument("which", type=click.Choice(["sft", "dpo", "released"]), default="released")
+@click.option(
+    "--to", "target", required=True, type=click.Path(path_type=Path), help="A folder that does not exist yet."
+)
+@click.option("--merged", is_flag=True, help="Also the base with the adapter merged into it.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of the merged weights (default: the base's).",
+)
+@click.option("--gguf", is_flag=True, help="Also as GGUF, by llama.cpp's convert_hf_to_gguf.py.")
+@click.option("--gguf-tool", type=click.Path(path_type=Path), help="The converter (default: the one on PATH).")
+@click.option(
+    "--gguf-type", type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]), default="auto", help="Its weights."
+)
+@click.option("--force", is_flag=True, help="Replace an earlier export in that folder.")
+def command(  # noqa: PLR0917 - one for each option
+    which: str,
+    target: Path,
+    merged: bool,
+    dtype: str | None,
+    gguf: bool,
+    gguf_tool: Path | None,
+    gguf_type: str,
+    force: bool,
+) -> None:
+    """Write an adapter (default: the released one) into a folder, with its contract and its card.
+
+    \b
+    FOLDER/adapter      PEFT's layout, contract.json, README.md
+    FOLDER/merged       --merged: weights, tokenizer, chat template; its logits are compared with base and adapter
+    FOLDER/model.gguf   --gguf
+    FOLDER/export.json  what was exported, the comparison, a sha256 of every file
+
+    \b
+    Exit code: 0 written, 1 refused (nothing is written), 2 could not run.
+    Example:   ft export released --to build/released --merged
+    """
+    from ft_assets.adapters.export import export, find_adapter, find_gguf_tool, is_export
+
+    if target.exists() and not (force and is_export(target)):
+        reason = "; --force replaces only what `ft export` wrote" if force else "; --force replaces an earlier export"
+        raise click.UsageError(f"{target} exists{reason}")
+    tool = find_gguf_tool(gguf_tool) if gguf or gguf_tool else None
+    project = Project.here()
+    adapter = find_adapter(project.store, project.releases, which)
+    report = export(
+        adapter,
+        target,
+        project.store,
+        merged=merged,
+        dtype=cast("MergedDtype | None", dtype),
+        gguf_tool=tool,
+        gguf_type=gguf_type,
+        on_step=lambda step: click.echo(f"{step} …", err=True),
+    )
+    click.echo(f"{target}: {adapter.asset} {adapter.recipe_id}, {len(report['files'])} files")
+    proof = report.get("merged")
+    if proof:
+        click.echo(
+            f"merged in float32, saved in {proof['dtype']}: logits differ by at most "
+            f"{proof['max_abs_difference_saved']:.2g} of {proof['largest_logit']:.3g}, "
+            f"first choice the same at {proof['same_first_choice']:.1%} of {proof['positions']} positions"
+        )

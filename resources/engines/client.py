@@ -1,0 +1,243 @@
+"""The two engines behind qdrant-client: a server, and the client's own in-process one (`local`)."""
+
+# qdrant_client takes and gives untyped unions
+# pyright: basic
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+
+from expectations.contracts.embedding import Serving
+from resources.engines.protocol import (
+    DENSE,
+    SPARSE,
+    Algebra,
+    Points,
+    Query,
+    Scored,
+    dense_rows,
+    require_sound,
+    require_unaliased,
+    weighted_sum,
+)
+
+_QUERIES = 64  # in one request
+_FILE = "storage.sqlite"  # where qdrant-client 1.20 keeps the points of a local collection
+_PAGE = 10_000  # points in one page of a scroll without vectors
+_DISTANCES = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT, "euclid": models.Distance.EUCLID}
+_ALGEBRA = Algebra(
+    constant=float,
+    variable=str,
+    add=lambda parts: models.SumExpression(sum=parts),
+    multiply=lambda parts: models.MultExpression(mult=parts),
+)
+
+
+class ServerClient:
+    """Everything through the public API of qdrant-client."""
+
+    copies = False
+
+    def __init__(self, client: QdrantClient) -> None:
+        self.client = client
+        self._dimensions: dict[str, int] = {}
+
+    def names(self) -> list[str]:
+        return sorted(collection.name for collection in self.client.get_collections().collections)
+
+    def aliases(self) -> dict[str, str]:
+        return {alias.alias_name: alias.collection_name for alias in self.client.get_aliases().aliases}
+
+    def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+        self.client.create_collection(
+            name,
+            vectors_config={DENSE: models.VectorParams(size=serving.dimension, distance=_DISTANCES[serving.distance])},
+            sparse_vectors_config={SPARSE: models.SparseVectorParams()},
+            metadata=dict(metadata),
+        )
+
+    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
+        """A server has no call that copies a collection, and reading points out costs more than sending them."""
+        del source, name, serving, metadata
+        return False
+
+    def drop(self, name: str) -> None:
+        require_unaliased(name, self.aliases())
+        self._dimensions.pop(name, None)
+        self.client.delete_collection(name)
+
+    def serving(self, name: str) -> Serving | None:
+        vectors = self.client.get_collection(name).config.params.vectors
+        dense = vectors.get(DENSE) if isinstance(vectors, Mapping) else None
+        return Serving(dimension=dense.size, distance=dense.distance.value.lower()) if dense else None  # type: ignore
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        return dict(self.client.get_collection(name).config.metadata or {})
+
+    def set_metadata(self, name: str, changes: Mapping[str, Any]) -> None:
+        self.client.update_collection(name, metadata=dict(changes))
+
+    def count(self, name: str, holding: str | None = None) -> int:
+        having = models.Filter(must=[models.HasVectorCondition(has_vector=holding)]) if holding else None
+        return self.client.count(name, count_filter=having, exact=True).count
+
+    def upsert(self, name: str, points: Points) -> None:
+        if not points.ids:
+            return
+        if name not in self._dimensions:
+            serving = self.serving(name)
+            self._dimensions[name] = serving.dimension if serving else 0
+        require_sound(name, points, self._dimensions[name])
+        rows = zip(points.ids, points.dense.tolist(), points.sparse, points.payloads, strict=True)
+        self.client.upsert(
+            name,
+            [
+                models.PointStruct(
+                    id=key,
+                    vector={
+                        DENSE: dense,
+                        SPARSE: models.SparseVector(
+                            indices=np.asarray(ids).tolist(), values=np.asarray(values).tolist()
+                        ),
+                    },
+                    payload=payload,
+                )
+                for key, dense, (ids, values), payload in rows
+            ],
+            wait=True,
+        )
+
+    def delete(self, name: str, ids: Sequence[str]) -> None:
+        if ids:
+            self.client.delete(name, models.PointIdsList(points=list(ids)), wait=True)
+
+    def retrieve(self, name: str, ids: Sequence[str]) -> Points:
+        return _columns(self.client.retrieve(name, list(ids), with_payload=True, with_vectors=True))
+
+    def scroll(self, name: str, batch: int = 256) -> Iterator[Points]:
+        offset = None
+        while True:
+            records, offset = self.client.scroll(name, limit=batch, offset=offset, with_payload=True, with_vectors=True)
+            if records:
+                yield _columns(records)
+            if offset is None:
+                return
+
+    def field(self, name: str, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        offset = None
+        while True:
+            records, offset = self.client.scroll(
+                name, limit=_PAGE, offset=offset, with_payload=[key], with_vectors=False
+            )
+            found |= {str(record.id): (record.payload or {}).get(key) for record in records}
+            if offset is None:
+                return found
+
+    def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
+        answers: list[list[Scored]] = []
+        for start in range(0, len(queries), _QUERIES):
+            requests = [_request(query) for query in queries[start : start + _QUERIES]]
+            for answer in self.client.query_batch_points(name, requests):
+                answers.append([Scored(str(p.id), float(p.score), p.payload or {}) for p in answer.points])
+        return answers
+
+    def index(self, name: str) -> None:
+        """A server indexes by itself, beside serving."""
+
+    def point(self, alias: str, name: str) -> None:
+        now = self.aliases().get(alias)
+        if now == name:
+            return
+        create = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=name, alias_name=alias))
+        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
+        self.client.update_collection_aliases([delete, create] if now else [create])
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class LocalClient(ServerClient):
+    """The client's own engine in a folder: exact, slow, every point a commit of its own. For small collections."""
+
+    copies = True
+
+    def __init__(self, client: QdrantClient, folder: Path) -> None:
+        super().__init__(client)
+        self._folder = folder / "collection"
+
+    def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+        if name not in self.names():
+            place = self._folder / name
+            shutil.rmtree(place, ignore_errors=True)  # of a copy that was interrupted
+            place.mkdir(parents=True)
+            # the client commits every point: with a write-ahead log that is one fsync instead of four
+            with closing(sqlite3.connect(place / _FILE)) as file:
+                file.execute("PRAGMA journal_mode=WAL")
+        super().create(name, serving, metadata)
+
+    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
+        """Copies the file that holds the points, which the new collection then reads."""
+        file = self._folder / source / _FILE
+        if not file.is_file():  # another version of the client may keep points elsewhere
+            return False
+        copied, place = self._folder / f".copy-{name}", self._folder / name
+        for left in (copied, place):  # of a copy that was interrupted
+            shutil.rmtree(left, ignore_errors=True)
+        copied.mkdir()
+        with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(copied / _FILE)) as new:
+            old.backup(new)
+        descriptor = os.open(copied / _FILE, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        copied.rename(place)
+        super().create(name, serving, metadata)
+        return True
+
+
+def _request(query: Query) -> models.QueryRequest:
+    lexical = models.SparseVector(
+        indices=np.asarray(query.sparse[0]).tolist(), values=np.asarray(query.sparse[1]).tolist()
+    )
+    params = models.SearchParams(exact=True) if query.exact else None
+    asked: dict[str, Any]
+    if query.arm == "dense":
+        asked = {"query": query.dense, "using": DENSE, "params": params}
+    elif query.arm == "sparse":
+        asked = {"query": lexical, "using": SPARSE}
+    else:
+        fusion = query.fusion
+        if fusion is None:
+            raise ValueError("fusing needs a fusion that says how")
+        # the limit is always said: the engine's own default is 10, and beyond it an arm counts 0
+        prefetch = [
+            models.Prefetch(query=query.dense, using=DENSE, limit=fusion.prefetch_limit, params=params),
+            models.Prefetch(query=lexical, using=SPARSE, limit=fusion.prefetch_limit),
+        ]
+        if fusion.fusion == "weighted_sum":
+            formula, defaults = weighted_sum(fusion, query.distance, _ALGEBRA)
+            asked = {"prefetch": prefetch, "query": models.FormulaQuery(formula=formula, defaults=defaults)}
+        else:
+            asked = {"prefetch": prefetch, "query": models.FusionQuery(fusion=models.Fusion(fusion.fusion))}
+    only = models.Filter(must=[models.HasIdCondition(has_id=list(query.ids))]) if query.ids is not None else None
+    payload = models.PayloadSelectorInclude(include=list(query.payload)) if query.payload else False
+    return models.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **asked)
+
+
+def _columns(records: Sequence[Any]) -> Points:
+    empty = models.SparseVector(indices=[], values=[])
+    sparse = [record.vector.get(SPARSE) or empty for record in records]
+    return Points(
+        ids=[str(record.id) for record in records],
+        dense=dense_rows([record.vector.get(DENSE) for record in records]),
+        sparse=[(np.asarray(s.indices, np.int32), np.asarray(s.values, np.float32)) for s in sparse],
+        payloads=[dict(record.payload or {}) for record in records],
+    )

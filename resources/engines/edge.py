@@ -1,0 +1,284 @@
+"""Qdrant's own engine in this process (`qdrant-edge-py`): one shard a collection, HNSW, a write-ahead log.
+
+A shard knows neither names nor aliases nor metadata. They stand beside the shards in `meta.json`, which is replaced in
+one step: a collection is what that file names, whatever else lies in the folder. The library is in beta and drifts
+between versions: it is pinned.
+"""
+
+# the library's stubs type its enums loosely
+# pyright: basic
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import qdrant_edge as edge
+
+from expectations.contracts.embedding import Serving
+from expectations.violations import Refused, Violation
+from resources.artifacts import write_json
+from resources.engines.protocol import (
+    DENSE,
+    SPARSE,
+    Algebra,
+    Points,
+    Query,
+    Scored,
+    dense_rows,
+    require_sound,
+    require_unaliased,
+    weighted_sum,
+)
+
+_QUERIES = 64  # in one batch
+_PAGE = 10_000  # points in one page of a scroll without vectors
+_RRF_K = 2  # the server's default, which this library asks to be said
+_DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot, "euclid": edge.Distance.Euclid}
+_ALGEBRA = Algebra(
+    constant=edge.Expression.Constant,
+    variable=edge.Expression.Variable,
+    add=edge.Expression.Sum,
+    multiply=edge.Expression.Mult,
+)
+
+
+class _Entry(msgspec.Struct):
+    """What meta.json says of a collection."""
+
+    serving: Serving
+    metadata: dict[str, Any]
+
+
+class _Meta(msgspec.Struct):
+    collections: dict[str, _Entry] = {}
+    aliases: dict[str, str] = {}
+
+
+class EdgeClient:
+    """The collections of one folder. Whoever opens it holds the folder's lock."""
+
+    copies = True
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "meta.json"
+        self._folder = folder / "shards"
+        self._meta = msgspec.json.decode(self._file.read_bytes(), type=_Meta) if self._file.is_file() else _Meta()
+        self._shards: dict[str, edge.EdgeShard] = {}
+
+    def names(self) -> list[str]:
+        return sorted(self._meta.collections)
+
+    def aliases(self) -> dict[str, str]:
+        return dict(self._meta.aliases)
+
+    def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+        self._clear(name)
+        place = self._folder / name
+        place.mkdir(parents=True)
+        self._shards[name] = edge.EdgeShard.create(str(place), _config(serving))
+        self._shards[name].flush()
+        self._enter(name, serving, metadata)
+
+    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
+        """Copies the folder of the shard, with the index that was built in it."""
+        self._clear(name)
+        if shard := self._shards.pop(source, None):
+            shard.flush()
+            shard.close()
+        _copy_folder(self._folder / source, self._folder / name)
+        self._enter(name, serving, metadata)
+        return True
+
+    def drop(self, name: str) -> None:
+        require_unaliased(name, self._meta.aliases)
+        if shard := self._shards.pop(name, None):
+            shard.close()
+        del self._meta.collections[name]
+        self._save()
+        shutil.rmtree(self._folder / name)
+
+    def serving(self, name: str) -> Serving | None:
+        self._shard(name)  # opening it compares the entry with what the segments hold
+        return self._meta.collections[name].serving
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        return dict(self._meta.collections[name].metadata)
+
+    def set_metadata(self, name: str, changes: Mapping[str, Any]) -> None:
+        self._meta.collections[name].metadata.update(changes)
+        self._save()
+
+    def count(self, name: str, holding: str | None = None) -> int:
+        having = edge.Filter(must=[edge.HasVectorCondition(holding)]) if holding else None
+        return self._shard(name).count(edge.CountRequest(exact=True, filter=having))
+
+    def upsert(self, name: str, points: Points) -> None:
+        if not points.ids:
+            return
+        require_sound(name, points, self._meta.collections[name].serving.dimension)
+        rows = zip(points.ids, points.dense.tolist(), points.sparse, points.payloads, strict=True)
+        made = [
+            edge.Point(key, {DENSE: dense, SPARSE: _sparse(sparse)}, payload) for key, dense, sparse, payload in rows
+        ]
+        self._shard(name).update(edge.UpdateOperation.upsert_points(made))
+
+    def delete(self, name: str, ids: Sequence[str]) -> None:
+        if ids:
+            self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
+
+    def retrieve(self, name: str, ids: Sequence[str]) -> Points:
+        return _columns(self._shard(name).retrieve(list(ids), with_payload=True, with_vector=True))
+
+    def scroll(self, name: str, batch: int = 256) -> Iterator[Points]:
+        for records in self._pages(name, batch, with_payload=True, with_vector=True):
+            yield _columns(records)
+
+    def field(self, name: str, key: str) -> dict[str, Any]:
+        pages = self._pages(name, _PAGE, with_payload=[key], with_vector=False)
+        return {str(record.id): (record.payload or {}).get(key) for records in pages for record in records}
+
+    def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
+        answers: list[list[Scored]] = []
+        for start in range(0, len(queries), _QUERIES):
+            batch = edge.QueryBatchRequest([_request(query) for query in queries[start : start + _QUERIES]])
+            for found in self._shard(name).query_batch(batch):
+                answers.append([Scored(str(p.id), float(p.score), p.payload or {}) for p in found])
+        return answers
+
+    def index(self, name: str) -> None:
+        """Builds what is worth an index (synchronous; the shard searches exhaustively before), then flushes."""
+        self._shard(name).optimize()
+        self._shard(name).flush()
+
+    def point(self, alias: str, name: str) -> None:
+        if name not in self._meta.collections:
+            raise _refused("FT-COL-006", name, "the collection is not in this engine.", "missing", "present",
+                           "ft run --asset qdrant_collection")  # fmt: skip
+        if self._meta.aliases.get(alias) != name:
+            self._meta.aliases[alias] = name
+            self._save()
+
+    def close(self) -> None:
+        while self._shards:
+            _, shard = self._shards.popitem()
+            shard.flush()
+            shard.close()
+
+    def _shard(self, name: str) -> edge.EdgeShard:
+        if name not in self._shards:
+            config = _config(self._meta.collections[name].serving)
+            try:
+                self._shards[name] = edge.EdgeShard.load(str(self._folder / name), config)
+            except Exception as error:  # the library raises nothing more particular
+                raise _refused("FT-QDR-007", name, f"the shard cannot be opened: {error}", "unreadable", "a shard",
+                               "ft rollback collection, or delete its folder and run again") from error  # fmt: skip
+        return self._shards[name]
+
+    def _pages(self, name: str, size: int, **fields: Any) -> Iterator[list[edge.Record]]:
+        offset = None
+        while True:
+            records, offset = self._shard(name).scroll(edge.ScrollRequest(offset=offset, limit=size, **fields))
+            if records:
+                yield records
+            if offset is None:
+                return
+
+    def _clear(self, name: str) -> None:
+        """Remove what an interrupted creation left behind: no entry names it."""
+        if name in self._meta.collections:
+            raise ValueError(f"collection {name} already exists")
+        shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def _enter(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+        self._meta.collections[name] = _Entry(serving, dict(metadata))
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self._file, msgspec.to_builtins(self._meta))
+
+
+def _config(serving: Serving) -> edge.EdgeConfig:
+    return edge.EdgeConfig(
+        vectors={DENSE: edge.EdgeVectorParams(size=serving.dimension, distance=_DISTANCES[serving.distance])},
+        sparse_vectors={SPARSE: edge.EdgeSparseVectorParams()},
+    )
+
+
+def _sparse(sparse: Any) -> edge.SparseVector:
+    return edge.SparseVector(indices=np.asarray(sparse[0]).tolist(), values=np.asarray(sparse[1]).tolist())
+
+
+def _request(query: Query) -> edge.QueryRequest:
+    dense = edge.Query.Nearest(query.dense, using=DENSE)
+    lexical = edge.Query.Nearest(_sparse(query.sparse), using=SPARSE)
+    params = edge.SearchParams(exact=True) if query.exact else None
+    asked: dict[str, Any]
+    if query.arm == "dense":
+        asked = {"query": dense, "params": params}
+    elif query.arm == "sparse":
+        asked = {"query": lexical}
+    else:
+        fusion = query.fusion
+        if fusion is None:
+            raise ValueError("fusing needs a fusion that says how")
+        prefetches = [edge.Prefetch(limit=fusion.prefetch_limit, query=arm, params=params) for arm in (dense, lexical)]
+        if fusion.fusion == "weighted_sum":
+            formula, defaults = weighted_sum(fusion, query.distance, _ALGEBRA)
+            asked = {"prefetches": prefetches, "query": edge.Formula(formula, defaults)}
+        else:
+            how = edge.Fusion.Dbsf() if fusion.fusion == "dbsf" else edge.Fusion.Rrf(k=_RRF_K)
+            asked = {"prefetches": prefetches, "query": how}
+    only = edge.Filter(must=[edge.HasIdCondition(set(query.ids))]) if query.ids is not None else None
+    payload = list(query.payload) if query.payload else False
+    return edge.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **asked)
+
+
+def _columns(records: Sequence[edge.Record]) -> Points:
+    vectors: list[dict[str, Any]] = [dict(record.vector or {}) for record in records]  # type: ignore[arg-type]
+    sparse = [vector.get(SPARSE) for vector in vectors]
+    return Points(
+        ids=[str(record.id) for record in records],
+        dense=dense_rows([vector.get(DENSE) for vector in vectors]),
+        sparse=[
+            (np.asarray(s.indices if s else [], np.int32), np.asarray(s.values if s else [], np.float32))
+            for s in sparse
+        ],
+        payloads=[dict(record.payload or {}) for record in records],
+    )
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """A copy that leaves holes as they are: the write-ahead log is reserved and mostly empty."""
+    for folder, _, files in os.walk(source):
+        place = target / Path(folder).relative_to(source)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            _copy_file(Path(folder) / name, place / name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as read, target.open("wb") as write:
+        size, at = os.fstat(read.fileno()).st_size, 0
+        while at < size:
+            try:
+                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
+            except OSError:  # ENXIO: nothing but a hole from here on
+                break
+            end = os.lseek(read.fileno(), at, os.SEEK_HOLE)
+            os.lseek(write.fileno(), at, os.SEEK_SET)
+            while at < end:
+                at += os.sendfile(write.fileno(), read.fileno(), at, end - at)
+        os.truncate(write.fileno(), size)
+        os.fsync(write.fileno())
+
+
+def _refused(code: str, where: str, message: str, found: Any, expected: Any, mend: str) -> Refused:  # noqa: PLR0917
+    violation = Violation(
+        code=code, where=where, message=message, field="collection", found=found, expected=expected, mend=mend
+    )
+    return Refused(f"opening {where}", [violation])

@@ -1,0 +1,58 @@
+"""One process at a time in the folder of an embedded engine. Whoever waits is told for whom."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from expectations.violations import Refused, Violation
+
+_POLL_SECONDS = 0.05
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
+    """Hold `<folder>/.writer`. Raises Refused (FT-QDR-001) if another process still has it at `deadline` (monotonic).
+
+    qdrant-client's own lock is taken after it has read the folder: a client that opens while another writes would hold
+    what was there before, and write that back. This one is taken before anything is read. It goes with its process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".writer").open("a+") as stream:
+        told = False
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise held(folder, timeout, _holder(folder)) from None
+                if not told:
+                    _log.warning("waiting up to %g s for %s, which has %s open", timeout, _holder(folder), folder)
+                    told = True
+            time.sleep(_POLL_SECONDS)
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} ({Path(sys.argv[0]).name})")
+        stream.flush()
+        yield
+
+
+def held(folder: Path, timeout: float, holder: str) -> Refused:
+    """The refusal that names who is in the way."""
+    violation = Violation(
+        code="FT-QDR-001", where=str(folder), message=f"{holder} holds the embedded engine.", field="qdrant",
+        found=f"still locked after {timeout:g} s", expected="an open engine",
+        mend="wait for that process or end it, raise qdrant.lock_timeout, or use a server (qdrant.engine: server)",
+    )  # fmt: skip
+    return Refused("opening Qdrant", [violation])
+
+
+def _holder(folder: Path) -> str:
+    return (folder / ".writer").read_text("utf-8") or "another process"

@@ -1,0 +1,208 @@
+"""What every engine can do: the calls that building, checking, serving and moving a collection need, and no more.
+
+Three engines keep this protocol: `local` and `server` through qdrant-client (client.py), `edge` in process (edge.py).
+The same tests run on all of them (tests/resources/test_engines.py).
+"""
+
+# numpy's shapes are not typed here
+# pyright: basic
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from expectations.contracts.embedding import Fusion, Serving
+from expectations.violations import Refused, Violation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DENSE, SPARSE = "dense", "sparse"
+Arm = Literal["dense", "sparse", "fused"]
+Sparse = tuple[Any, Any]
+"""Token ids and their weights, as arrays or lists."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Some points, column by column. `ids` are UUIDs as text; `dense` is [B, D] float32.
+
+    Read from an engine, a missing dense vector is a row of NaN, a missing sparse one is empty.
+    """
+
+    ids: list[str]
+    dense: np.ndarray
+    sparse: list[tuple[np.ndarray, np.ndarray]]
+    payloads: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question. `fusion` and `distance` are needed for the fused arm; `ids` asks for these points alone; `exact`
+    asks every point where an index would answer nearly as well."""
+
+    dense: list[float]
+    sparse: Sparse
+    arm: Arm
+    limit: int
+    payload: tuple[str, ...] = ()
+    ids: tuple[str, ...] | None = None
+    fusion: Fusion | None = None
+    distance: str = "cosine"
+    exact: bool = False
+
+
+class Scored(NamedTuple):
+    """One answer of an engine: the point's id, its score, the payload that was asked for."""
+
+    id: str
+    score: float
+    payload: dict[str, Any]
+
+
+class VectorClient(Protocol):
+    """An opened engine. `name` is always a collection's own name, never an alias."""
+
+    copies: bool
+    """Whether this engine has a cheaper way to copy a collection than upserting its points."""
+
+    def names(self) -> list[str]:
+        """Every collection."""
+        ...
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> collection."""
+        ...
+
+    def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+        """An empty collection with the named vectors `dense` and `sparse`."""
+        ...
+
+    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
+        """A new collection with the points of `source`; False where that was not possible and nothing was made."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Delete a collection. Raises Refused (FT-QDR-005) while an alias names it."""
+        ...
+
+    def serving(self, name: str) -> Serving | None:
+        """Dimension and distance of `dense`, as the engine is configured; None if there is no such vector."""
+        ...
+
+    def metadata(self, name: str) -> dict[str, Any]: ...
+
+    def set_metadata(self, name: str, changes: Mapping[str, Any]) -> None:
+        """Write these keys: one call, the old ones or the new ones."""
+        ...
+
+    def count(self, name: str, holding: str | None = None) -> int:
+        """Exactly how many points there are, or how many have the vector `holding`."""
+        ...
+
+    def upsert(self, name: str, points: Points) -> None:
+        """What returned survives a kill. Raises Refused (FT-QDR-006) on vectors that no engine should take."""
+        ...
+
+    def delete(self, name: str, ids: Sequence[str]) -> None: ...
+
+    def retrieve(self, name: str, ids: Sequence[str]) -> Points:
+        """Those of these points that are there."""
+        ...
+
+    def scroll(self, name: str, batch: int = 256) -> Iterator[Points]:
+        """Every point, `batch` at a time."""
+        ...
+
+    def field(self, name: str, key: str) -> dict[str, Any]:
+        """One payload field of every point, by point id."""
+        ...
+
+    def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
+        """Best first, for each query."""
+        ...
+
+    def index(self, name: str) -> None:
+        """Make searching fast, where the engine does not by itself."""
+        ...
+
+    def point(self, alias: str, name: str) -> None:
+        """Let `alias` name this collection: one step, no moment in which it names none."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Algebra(NamedTuple):
+    """How one engine writes a formula."""
+
+    constant: Callable[[float], Any]
+    variable: Callable[[str], Any]
+    add: Callable[[list[Any]], Any]
+    multiply: Callable[[list[Any]], Any]
+
+
+def weighted_sum(fusion: Fusion, distance: str, a: Algebra) -> tuple[Any, dict[str, float]]:
+    """The formula over both raw scores, and what a score counts where an arm did not find the point.
+
+    The one definition of the weighted sum: every engine writes it in its own words, so that the ranking is one.
+    """
+    score, missing = a.variable("$score[0]"), 0.0
+    if distance == "euclid":
+        # unit vectors: the cosine is 1 - d²/2, so that a smaller distance counts more and an unseen point counts 0
+        score = a.add([a.constant(1.0), a.multiply([a.constant(-0.5), score, score])])
+        missing = math.sqrt(2)
+    arms = [(fusion.dense_weight, score), (fusion.sparse_weight, a.variable("$score[1]"))]
+    formula = a.add([a.multiply([a.constant(weight), arm]) for weight, arm in arms])
+    return formula, {"$score[0]": missing, "$score[1]": 0.0}
+
+
+def dense_rows(rows: Sequence[Sequence[float] | None]) -> np.ndarray:
+    """[B, D] float32; a row of NaN where there is no vector."""
+    import numpy as np
+
+    missing = [float("nan")] * max((len(row) for row in rows if row is not None), default=0)
+    return np.asarray([missing if row is None else row for row in rows], dtype=np.float32)
+
+
+def require_sound(where: str, points: Points, dimension: int) -> None:
+    """Raise Refused (FT-QDR-006) on another dimension, NaN or an infinity, or a token id that is there twice.
+
+    The engines differ in which of these they take silently; here they are one.
+    """
+    import numpy as np
+
+    if points.dense.shape[1:] != (dimension,):
+        raise _unsound(where, "dimension", points.dense.shape[-1], dimension)
+    if not np.isfinite(points.dense).all():
+        raise _unsound(where, "dense", "NaN or an infinity", "finite numbers")
+    lengths = [len(ids) for ids, _ in points.sparse]
+    if not any(lengths):
+        return
+    # in one go: a token id and the row it stands in make one number
+    rows = np.repeat(np.arange(len(lengths), dtype=np.int64) << 32, lengths)
+    pairs = np.sort(rows + np.concatenate([ids for ids, _ in points.sparse]))
+    if lengths != [len(values) for _, values in points.sparse] or (pairs[1:] == pairs[:-1]).any():
+        raise _unsound(where, "sparse", "a token id twice, or without its weight", "one weight a token id")
+    if not np.isfinite(np.concatenate([values for _, values in points.sparse])).all():
+        raise _unsound(where, "sparse", "NaN or an infinity", "finite numbers")
+
+
+def require_unaliased(name: str, aliases: Mapping[str, str]) -> None:
+    """Raise Refused (FT-QDR-005) if an alias names the collection."""
+    if serving := sorted(alias for alias, collection in aliases.items() if collection == name):
+        violation = Violation(
+            code="FT-QDR-005", where=name, message="an alias names this collection: it serves.", field="alias",
+            found=serving, expected="none", mend="move the alias first (ft rollback collection, or a new release)",
+        )  # fmt: skip
+        raise Refused(f"deleting {name}", [violation])
+
+
+def _unsound(where: str, field: str, found: Any, expected: Any) -> Refused:
+    violation = Violation(
+        code="FT-QDR-006", where=where, message="these vectors would spoil the collection.", field=field, found=found,
+        expected=expected, mend="ft run --asset passage_vectors",
+    )  # fmt: skip
+    return Refused(f"writing to {where}", [violation])

@@ -1,0 +1,99 @@
+"""One worker as several processes, started by torchrun: the command, who is who, waiting for each other, and which GPUs
+a single process may see.
+
+Every rank runs the same `main(job)`. Only `is_main()` publishes, and writes where the others would overwrite it.
+"""
+
+# torch is untyped here
+# pyright: basic
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from resources import accelerator
+
+RANKS_FOLDER = "ranks"
+_STOP_SECONDS = 120  # a rank that is cancelled ends its step and writes a checkpoint; torchrun's default kills after 30
+_PR_SET_PDEATHSIG = 1
+
+
+def torchrun_command(module: str, job_path: Path, processes: int) -> list[str]:
+    """The command that runs a worker module on a job file in `processes` processes of this machine.
+
+    What a rank prints goes to `<run folder>/ranks/…/<rank>/`; rank 0 is shown as well.
+    """
+    return [
+        sys.executable, "-m", "torch.distributed.run",
+        "--standalone", "--nproc-per-node", str(processes), "--max-restarts", "0",
+        "--shutdown-timeout", str(_STOP_SECONDS),
+        "--log-dir", str(job_path.parent / RANKS_FOLDER), "--redirects", "3", "--tee", "0:3",
+        "-m", module, "--job", str(job_path),
+    ]  # fmt: skip
+
+
+def rank() -> int:
+    """This process among those of its worker, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process among those on its machine: the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes run this worker together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def wait_for_all() -> None:
+    """Return when every process of the worker came here (at once where there is one)."""
+    if world_size() > 1:
+        import torch.distributed
+
+        torch.distributed.barrier()
+
+
+def gather(value: Any) -> list[Any]:
+    """`value` of every process, by rank."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed
+
+    found: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def end_with_parent() -> None:
+    """Have Linux end this worker (SIGTERM) when torchrun or Dagster's process is gone, however it went: a rank left
+    behind would wait for ever, and a worker left behind would work on beside the one that takes its place."""
+    if (world_size() > 1 or "DAGSTER_PIPES_CONTEXT" in os.environ) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def environment(threads: int | None, processes: int) -> dict[str, str]:
+    """What a worker's environment needs besides `job_environment`: cores shared among its processes, and one GPU where
+    it is one process (several would make it `DataParallel`, which TRL refuses)."""
+    if processes > 1:
+        share = max(1, (threads or accelerator.cores()) // processes)
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
+    visible = visible_gpus()
+    return {"CUDA_VISIBLE_DEVICES": visible[0]} if len(visible) > 1 else {}
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs a process started here would see, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() not in {"", "-1"}]
+    return [str(number) for number in range(len(accelerator.gpus()))]

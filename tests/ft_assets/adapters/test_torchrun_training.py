@@ -1,0 +1,165 @@
+"""Adapter training in two gloo processes of this machine: equal losses, checkpoints that cross, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import ft_assets
+from ft_assets.adapters import train
+from resources import torchrun
+from resources.artifacts import Artifact
+from resources.launcher import Job, job_environment, read_failure, write_job
+from resources.telemetry import read_metrics
+
+pytestmark = pytest.mark.slow
+
+WORKER = "ft_assets.adapters.train"
+# long enough to be stopped in the middle; without dropout, whose random numbers are each process's own
+LONG = {
+    "epochs": 100,
+    "max_steps": 40,
+    "save_steps": 5,
+    "eval_steps": 20,
+    "learning_rate": 1e-3,
+    "lora": {"dropout": 0},
+}
+
+
+def elsewhere(job: Job, name: str) -> Job:
+    """The same job in a run folder and a store of its own (its inputs are linked there)."""
+    root = Path(job.run_dir).parent / name
+    if not root.is_dir():
+        (root / "artifacts").mkdir(parents=True)
+        for asset in job.recipe.inputs:
+            (root / "artifacts" / asset).symlink_to(Path(job.store) / asset)
+    return msgspec.structs.replace(job, store=str(root / "artifacts"), run_dir=str(root / "run"))
+
+
+def start(job: Job, processes: int = 2) -> subprocess.Popen[bytes]:
+    path = write_job(job)
+    environment = {
+        **os.environ, **job_environment(1), **torchrun.environment(1, processes),
+        "PYTHONPATH": str(Path(ft_assets.__file__).parents[1]),
+    }  # fmt: skip
+    command = torchrun.torchrun_command(WORKER, path, processes)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def finish(job: Job) -> Artifact:
+    """Train in two processes to the end."""
+    started = start(job)
+    assert started.wait(timeout=300) == 0, read_failure(Path(job.run_dir))
+    return job.published()
+
+
+def stop_after(job: Job, step: int, sent: signal.Signals, processes: int = 2) -> int:
+    """Start, signal torchrun once a step was told, and return its exit code."""
+    started = start(job, processes)
+    deadline = time.monotonic() + 300
+    while not any(r.get("step", 0) >= step and r.get("phase") == "train" for r in told(job)):
+        assert started.poll() is None, read_failure(Path(job.run_dir))
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    started.send_signal(sent)
+    return started.wait(timeout=180)
+
+
+def told(job: Job) -> list[dict[str, Any]]:
+    return list(read_metrics(Path(job.run_dir) / "metrics.jsonl"))
+
+
+def figures(artifact: Artifact, name: str) -> list[float]:
+    """A figure of every step; a step that was trained twice counts by its last time."""
+    records = [r for r in read_metrics(artifact.file("metrics.jsonl")) if r["phase"] == "train" and name in r]
+    return [value for _, value in sorted({r["step"]: r[name] for r in records}.items())]
+
+
+def losses(artifact: Artifact) -> list[float]:
+    return figures(artifact, "loss")
+
+
+def workers(job: Job) -> list[int]:
+    """Processes of this machine that work on the job."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes()
+        except OSError:
+            continue  # it ended meanwhile
+        if job.run_dir.encode() in command:
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_for_none(job: Job, seconds: float) -> list[int]:
+    deadline = time.monotonic() + seconds
+    while (left := workers(job)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def test_two_processes_train_as_one_with_twice_the_micro_batch(lab: Any, trained: Any) -> None:
+    # Adam makes a whole step of rounding noise where a gradient is nearly zero: small steps keep the curves comparable
+    job = lab.sft_job(lab.instructions(), lora={"dropout": 0}, micro_batch_size=4, learning_rate=1e-3)
+    one = train.main(elsewhere(job, "one"))
+    halved = {**job.params, "settings": {**job.params["settings"], "micro_batch_size": 2}}
+    two = finish(elsewhere(msgspec.structs.replace(job, params=halved), "two"))
+    assert len(losses(one)) == 6
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert figures(two, "grad_norm") == pytest.approx(figures(one, "grad_norm"), rel=1e-3)
+    assert two.summary["steps"] == 6
+    assert two.summary["max_abs_adapter_delta"] == pytest.approx(one.summary["max_abs_adapter_delta"], rel=1e-3)
+
+    _, sft, _ = trained
+    with lab.store.stage(sft.manifest.recipe) as staging:
+        for name in sft.manifest.files:
+            (staging.path / name).parent.mkdir(exist_ok=True)
+            (staging.path / name).write_bytes(sft.file(name).read_bytes())
+        copy = staging.publish()
+    pairs = lab.preferences()
+    alone = train.main(elsewhere(lab.dpo_job(pairs, copy, micro_batch_size=4, precompute_reference=False), "dpo-one"))
+    together = elsewhere(lab.dpo_job(pairs, copy, micro_batch_size=2), "dpo-two")
+    assert losses(finish(together)) == pytest.approx(losses(alone), abs=1e-5)
+    assert len(together.artifacts().versions("dpo_reference")) == 1
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one_and_the_other_way_round(lab: Any) -> None:
+    job = lab.sft_job(lab.instructions(), **LONG)
+    whole = train.main(elsewhere(job, "whole"))
+
+    first_two = elsewhere(job, "two-then-one")
+    assert stop_after(first_two, 7, signal.SIGTERM) != 0
+    assert wait_for_none(first_two, 30) == []
+    (newest, *_) = sorted(Path(first_two.run_dir).glob("checkpoint-*"), key=lambda path: -path.stat().st_mtime)
+    assert {path.name for path in newest.glob("rng_state_*.pth")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    then_one = train.main(first_two)
+    assert losses(then_one) == pytest.approx(losses(whole), abs=1e-4)
+    assert then_one.summary["steps"] == 40
+
+    first_one = elsewhere(job, "one-then-two")
+    assert stop_after(first_one, 7, signal.SIGTERM, processes=1) != 0
+    assert losses(finish(first_one)) == pytest.approx(losses(whole), abs=1e-4)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_cancelling_leaves_no_process_behind(lab: Any, sent: signal.Signals) -> None:
+    job = elsewhere(lab.sft_job(lab.instructions(), **LONG, seed=sent), sent.name)
+    assert stop_after(job, 2, sent) != 0
+    assert wait_for_none(job, 120) == []
+    assert job.artifacts().versions("sft_adapter") == []
+
+
+def test_what_one_process_refuses_is_told_and_every_process_ends(lab: Any, refused_codes: Any) -> None:
+    job = elsewhere(lab.sft_job(lab.instructions(), global_batch_size=2, micro_batch_size=2), "refused")
+    assert start(job).wait(timeout=120) != 0
+    said = read_failure(Path(job.run_dir))
+    assert "FT-TRAIN-050" in str(said)
+    assert wait_for_none(job, 10) == []

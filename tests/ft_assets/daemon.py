@@ -1,0 +1,104 @@
+"""Dagster's daemon, one tick at a time and in this process: the same sensors, the same conditions, real runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import dagster as dg
+
+from ft_assets.commands.execution import failures, reason
+from resources.dagster_faces import ArtifactsResource
+
+LONGEST = 24
+
+
+class Daemon:
+    """Ticks the watchers and the automation of `defs`, and executes what they request."""
+
+    def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, artifacts: ArtifactsResource) -> None:
+        self.defs, self.instance, self.artifacts = defs, instance, artifacts
+        self._cursor: Any = None
+        self._sensors: dict[str, str | None] = {}
+        self._checks: list[dg.AssetCheckKey] = []
+        self.said: dict[str, str] = {}
+        """Sensor -> why it requested nothing at its last look."""
+        self.failures: list[str] = []
+        """What the steps of the last run said that failed."""
+
+    def remember(self, other: Daemon) -> None:
+        """Go on from what another daemon has seen."""
+        self._cursor, self._sensors = other._cursor, dict(other._sensors)
+
+    def watch(self, name: str) -> list[dg.RunRequest]:
+        """One look of a watcher: its events are recorded, its requests returned."""
+        sensor = self.defs.get_repository_def().get_sensor_def(name)
+        context = dg.build_sensor_context(
+            self.instance, self._sensors.get(name), definitions=self.defs, resources={"artifacts": self.artifacts}
+        )
+        tick = sensor.evaluate_tick(context)
+        self._sensors[name] = tick.cursor
+        self.said[name] = tick.skip_message or ""
+        for event in tick.asset_events:
+            self.instance.report_runless_asset_event(event)
+        return list(tick.run_requests or [])
+
+    def evaluate(self) -> set[str]:
+        """What the automation conditions request now."""
+        result = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self._cursor)
+        self._cursor = result.cursor
+        asked = [r.key for r in result.results if not r.true_subset.is_empty]
+        self._checks = [key for key in asked if isinstance(key, dg.AssetCheckKey)]
+        return {key.to_user_string() for key in asked if isinstance(key, dg.AssetKey)}
+
+    def execute(self, assets: Iterable[str], checks: Iterable[dg.AssetCheckKey] | None = None) -> bool:
+        """One run of these assets (with all their checks, if none are named). Whether it went through."""
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        keys: Any = [dg.AssetKey(name) for name in assets]
+        if checks is not None:
+            job = job.get_subset(asset_selection=set(keys), asset_check_selection=set(checks))
+            keys = None
+        result = job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
+        self.failures = [f"{step}: {reason(error)}" for step, error in failures(result.all_events).items()]
+        return result.success
+
+    def tick(self) -> list[set[str]]:
+        """One round: look, evaluate, run. Returns the assets of each run, in order."""
+        runs: list[set[str]] = []
+        for name in ("watch_settings", "watch_sources"):
+            for request in self.watch(name):
+                made = {key.to_user_string() for key in request.asset_selection or ()}
+                self.execute(made, request.asset_check_keys)
+                runs.append(made)
+        requested = self.evaluate()
+        if requested or self._checks:
+            # as the daemon does: checks run with their asset, but for those with a condition of their own
+            graph = self.defs.resolve_asset_graph()
+            with_assets = graph.get_check_keys_for_assets({dg.AssetKey(name) for name in requested})
+            riding = [key for key in with_assets if graph.get(key).automation_condition is None]
+            self.execute(requested, [*riding, *self._checks])
+            runs.append(requested)
+        return runs
+
+    def settle(self) -> list[set[str]]:
+        """Tick until nothing is requested any more. Returns the assets of each run, in order."""
+        runs: list[set[str]] = []
+        quiet = 0
+        while quiet < 2:  # what a tick observed, the next one requests
+            made = self.tick()
+            runs += made
+            quiet = 0 if made else quiet + 1
+            assert len(runs) < LONGEST, runs
+        return runs
+
+    def failed_checks(self) -> set[str]:
+        """`asset.check` of every check whose latest result is a failure."""
+        found: set[str] = set()
+        for key in self.defs.resolve_asset_graph().asset_check_keys:
+            record = self.instance.get_latest_asset_check_evaluation_record(key)
+            event = record.event.dagster_event if record and record.event else None
+            if event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+                evaluation = cast("dg.AssetCheckEvaluation", event.asset_check_evaluation_data)
+                if not evaluation.passed:
+                    found.add(f"{key.asset_key.to_user_string()}.{key.name}")
+        return found

@@ -1,0 +1,201 @@
+"""What a build costs and what it leaves behind, on the engines that live in a folder."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from expectations import retrieval as rules
+from expectations.contracts.embedding import Fusion
+from expectations.violations import Refused
+from ft_assets.retrieval.collection import (
+    Built,
+    build,
+    collection_name,
+    inspect,
+    passage_versions,
+    point_id,
+    sample_cosines,
+)
+from ft_assets.retrieval.query import ask
+from resources.artifacts import Artifact
+from resources.engines.protocol import VectorClient
+from tests.ft_assets.retrieval.synthetic import SERVING, contract, corpus, encode, publish
+from tests.resources.test_engines import EMBEDDED, engine
+
+SIZE = 120
+SERVED = contract().served(SERVING, None)
+WEIGHTED = Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.3, prefetch_limit=200)
+
+
+@pytest.fixture(params=EMBEDDED)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def name_of(vectors: Artifact) -> str:
+    return collection_name("passages", SERVED, vectors.data_version)
+
+
+def is_whole(client: VectorClient, name: str, vectors: Artifact) -> bool:
+    found = inspect(client, name)
+    total = vectors.summary["passages"]
+    return not (
+        rules.collection_is_complete(name, total, found.points, found.dense, found.sparse)
+        + rules.points_are_current(name, passage_versions(vectors), client.field(name, "version"))
+        + rules.collection_matches_contract(name, found.contract, SERVED, found.config)
+        + rules.stored_vectors_match(name, sample_cosines(client, name, vectors, SERVED))
+    )
+
+
+def test_a_point_id_is_the_uuid5_of_the_passage() -> None:
+    for passage in ("文档1#5", "a#b", ""):
+        assert point_id(passage) == str(uuid.uuid5(uuid.UUID("6f0e4c3a-2d0b-5f0e-9d1f-0c7d5b7a4e21"), passage))
+
+
+def test_a_first_build_writes_every_point_once_and_a_second_none(tmp_path: Path, kind: str) -> None:
+    vectors, passages = publish(tmp_path, corpus(SIZE))
+    name = name_of(vectors)
+    seen: list[tuple[int, int]] = []
+    with engine(tmp_path, kind).open() as client:
+        built = build(client, name, SERVED, vectors, passages, progress=lambda *step: seen.append(step))
+        assert built == Built(name, SIZE, SIZE, 0, 0)
+        assert seen[-1] == (SIZE, SIZE)
+        assert is_whole(client, name, vectors)
+        assert build(client, name, SERVED, vectors, passages) == Built(name, SIZE, 0, 0, 0)
+        payload = client.retrieve(name, [point_id("文档1#5")]).payloads[0]
+    assert payload["content"] == "第 5 段的内容 text 5"
+    assert (payload["passage_id"], payload["document_id"], payload["heading"]) == ("文档1#5", "文档1", "标题")
+
+
+def test_a_changed_document_costs_its_own_points_and_the_old_collection_stays_as_it_was(
+    tmp_path: Path, kind: str
+) -> None:
+    before, passages = publish(tmp_path, corpus(SIZE))
+    with engine(tmp_path, kind).open() as client:
+        build(client, name_of(before), SERVED, before, passages)
+        client.point("passages", name_of(before))
+    texts = corpus(SIZE, changed={5: "第五段换了", SIZE: "新的一段"})
+    del texts["文档20#80"]
+    after, passages = publish(tmp_path, texts)
+    with engine(tmp_path, kind).open() as client:
+        built = build(client, name_of(after), SERVED, after, passages)
+        assert built == Built(name_of(after), SIZE, 2, SIZE - 2, 1)
+        assert is_whole(client, name_of(after), after)
+        assert is_whole(client, name_of(before), before)
+        assert client.aliases() == {"passages": name_of(before)}
+        served = SERVED.served(SERVING, WEIGHTED)
+        (found,) = ask(client, name_of(after), served, encode(["第五段换了"]), "fused", limit=1)
+        assert found[0].payload["passage_id"] == "文档1#5"
+        (found,) = ask(client, name_of(before), served, encode(["第五段换了"]), "dense", limit=1)
+        assert found[0].score < 0.99, "the old collection does not know the new text"
+
+
+def test_a_moved_passage_with_the_same_text_is_written_again(tmp_path: Path, kind: str) -> None:
+    before, passages = publish(tmp_path, corpus(40))
+    texts = {("文档9#3x" if key == "文档0#3" else key): text for key, text in corpus(40).items()}
+    after, moved = publish(tmp_path, texts)
+    with engine(tmp_path, kind).open() as client:
+        build(client, name_of(before), SERVED, before, passages)
+        built = build(client, name_of(after), SERVED, after, moved)
+        assert (built.upserted, built.copied, built.deleted) == (1, 39, 1)
+        assert is_whole(client, name_of(after), after)
+
+
+def test_a_corpus_that_shares_little_is_built_from_nothing(tmp_path: Path, kind: str) -> None:
+    before, passages = publish(tmp_path, corpus(40))
+    after, others = publish(tmp_path, corpus(40, changed={n: f"另一段 {n}" for n in range(25)}))
+    with engine(tmp_path, kind).open() as client:
+        build(client, name_of(before), SERVED, before, passages)
+        assert build(client, name_of(after), SERVED, after, others) == Built(name_of(after), 40, 40, 0, 0)
+
+
+def test_nothing_is_copied_from_another_model_or_another_form(tmp_path: Path, kind: str) -> None:
+    vectors, passages = publish(tmp_path, corpus(40))
+    with engine(tmp_path, kind).open() as client:
+        build(client, name_of(vectors), SERVED, vectors, passages)
+        other = contract("9" * 64)
+        for wanted in (
+            other.served(SERVING, None),
+            contract().served(msgspec.structs.replace(SERVING, dimension=8), None),
+            contract().served(msgspec.structs.replace(SERVING, distance="dot"), None),
+        ):
+            name = collection_name("passages", wanted, vectors.data_version)
+            assert build(client, name, wanted, vectors, passages).upserted == 40
+
+
+def test_an_unfinished_collection_is_never_copied_and_is_continued(tmp_path: Path, kind: str) -> None:
+    before, passages = publish(tmp_path, corpus(40))
+    after, changed = publish(tmp_path, corpus(40, changed={1: "改了"}))
+    with engine(tmp_path, kind).open() as client:
+        build(client, name_of(before), SERVED, before, passages)
+        client.delete(name_of(before), [point_id("文档0#2"), point_id("文档0#3")])
+        client.set_metadata(name_of(before), {"whole": ""})
+        assert build(client, name_of(after), SERVED, after, changed).upserted == 40
+        assert build(client, name_of(before), SERVED, before, passages) == Built(name_of(before), 40, 2, 38, 0)
+        assert is_whole(client, name_of(before), before)
+
+
+def test_a_copy_that_was_interrupted_before_its_difference_was_written_is_not_taken_for_whole(
+    tmp_path: Path, kind: str
+) -> None:
+    before, passages = publish(tmp_path, corpus(40))
+    after, changed = publish(tmp_path, corpus(40, changed={1: "改了"}))
+    with engine(tmp_path, kind).open() as client:
+        build(client, name_of(before), SERVED, before, passages)
+        client.copy(name_of(before), name_of(after), SERVING, {"contract": SERVED.to_json(), "whole": ""})
+        # as many points as there should be, and not the right ones: the counts alone would pass
+        wanted, found = passage_versions(after), client.field(name_of(after), "version")
+        assert [v.code for v in rules.points_are_current("c", wanted, found)] == ["FT-COL-007"]
+        assert build(client, name_of(after), SERVED, after, changed) == Built(name_of(after), 40, 1, 39, 0)
+        assert is_whole(client, name_of(after), after)
+
+
+def test_a_point_without_a_vector_is_counted_and_its_cosine_is_no_number(tmp_path: Path) -> None:
+    from qdrant_client import models
+
+    vectors, passages = publish(tmp_path, corpus(8))
+    with engine(tmp_path).open() as client:
+        build(client, name_of(vectors), SERVED, vectors, passages)
+        bare = models.PointStruct(
+            id=point_id("文档0#0"), vector={"sparse": models.SparseVector(indices=[1], values=[1])}
+        )
+        client.client.upsert(name_of(vectors), [bare])  # type: ignore[attr-defined]
+        assert inspect(client, name_of(vectors)).dense == 7
+        cosines = sample_cosines(client, name_of(vectors), vectors, SERVED)
+        assert np.isnan(cosines["文档0#0 (dense)"])
+        assert not is_whole(client, name_of(vectors), vectors)
+
+
+def test_another_contract_under_the_same_name_is_not_written_over(tmp_path: Path, kind: str) -> None:
+    vectors, passages = publish(tmp_path, corpus(8))
+    with engine(tmp_path, kind).open() as client:
+        build(client, name_of(vectors), SERVED, vectors, passages)
+        other = contract("9" * 64).served(SERVING, None)
+        with pytest.raises(Refused, match="FT-COL-005"):
+            build(client, name_of(vectors), other, vectors, passages)
+
+
+def test_a_missing_collection_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    with engine(tmp_path, kind).open() as client, pytest.raises(Refused, match="FT-COL-006"):
+        inspect(client, "passages__none")
+
+
+@pytest.mark.parametrize(("name", "points", "codes"), [
+    ("local", 20_000, []), ("local", 20_001, ["FT-QDR-004"]), ("edge", 10**6, []), ("server", 10**6, []),
+])  # fmt: skip
+def test_the_local_engine_says_when_it_is_outgrown(name: str, points: int, codes: list[str]) -> None:
+    found = rules.local_engine_is_enough("qdrant_collection", name, points)
+    assert [violation.code for violation in found] == codes
+    assert all(violation.found == points and "ft migrate" in violation.mend for violation in found)
+
+
+def test_texts_of_another_run_are_refused(tmp_path: Path) -> None:
+    vectors, _ = publish(tmp_path, corpus(8))
+    _, others = publish(tmp_path, corpus(8, changed={2: "别的"}))
+    with engine(tmp_path).open() as client, pytest.raises(Refused, match="FT-VEC-004"):
+        build(client, name_of(vectors), SERVED, vectors, others)

@@ -1,0 +1,191 @@
+"""What a change costs: each row of the table in docs/automation.md, counted in a whole small project.
+
+The daemon's own sensors and conditions decide what is done, tick by tick; a training is asked for, as a person does.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ft_assets.definitions import GATES
+from ft_assets.gates import Evidence, judge
+from ft_assets.settings.model import SETTINGS_ASSETS
+from resources.artifacts import Artifact, ArtifactStore
+from resources.dagster_faces import QdrantResource
+from tests.ft_assets.costs import LONG, NOTES, SECTIONS, TRAINED, Whole, note, write_project
+
+pytestmark = pytest.mark.slow
+EVALUATE_AND_RELEASE = {"retrieval_evaluation", "released_collection"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Generator[Whole]:
+    """The project after its first build, in which a person asked for the trainings and for nothing else."""
+    root = tmp_path_factory.mktemp("whole")
+    write_project(project / "examples/en", root)
+    (root / "state").mkdir()
+    home = tmp_path_factory.mktemp("instance")
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        whole = Whole(root, instance)
+        before = whole.cost()
+        assert before.trained == set()  # nobody asked
+        first = whole.cost(*TRAINED)
+        assert first.trained == set(TRAINED)
+        assert whole.daemon.failed_checks() == set()
+        assert set(whole.served()) == {"adapter", "collection"}
+        assert first.encoded == first.upserted == whole.store.require("passages").summary["passages"] > 300
+        assert first.collections == 1
+        yield whole
+
+
+@pytest.fixture
+def whole(built: Whole, tmp_path: Path) -> Generator[Whole]:
+    """A copy that a test may change."""
+    home = tmp_path / "instance"
+    shutil.copytree(built.instance.root_directory, home)
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        yield built.copy(tmp_path / "project", instance)
+
+
+def test_nothing_costs_nothing(whole: Whole) -> None:
+    cost = whole.cost()
+    assert cost.requested == set()
+    assert cost.made == set()
+
+
+@pytest.mark.parametrize("weights", [{"sparse_weight": 0.5}, {"dense_weight": 0.4}, {"fusion": "dbsf"}])
+def test_a_weight_costs_an_evaluation(whole: Whole, weights: dict[str, object]) -> None:
+    before = whole.served()
+    whole.configure(retrieval=weights)
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, 0, 0)
+    assert cost.judged == {"retrieval_evaluation", "answer_evaluation"}
+    after = whole.served()
+    assert after["adapter"] == before["adapter"]
+    assert after["collection"] != before["collection"]
+    assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, "answer_evaluation"}
+    # qdrant_collection reads the same section: asked for, and reused. Nothing else is.
+    assert cost.requested == {*cost.made, "qdrant_collection"}
+
+
+def test_one_changed_document_costs_its_changed_passages(whole: Whole) -> None:
+    whole.write("corpus/note-03.md", note(3, changed="Its lamp is green."))
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted) == (set(), 1, 1)
+    assert cost.judged >= {"retrieval_evaluation", "embedding_evaluation"}
+    assert "released_collection" in cost.made
+
+
+def test_a_new_document_costs_its_passages(whole: Whole) -> None:
+    whole.write("corpus/note-99.md", note(99))
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.deleted) == (set(), SECTIONS, SECTIONS, 0)
+    assert cost.made >= EVALUATE_AND_RELEASE
+
+
+def test_a_deleted_document_costs_no_encoding(whole: Whole) -> None:
+    (whole.root / "corpus/note-03.md").unlink()
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.deleted) == (set(), 0, 0, SECTIONS)
+    assert cost.made >= EVALUATE_AND_RELEASE
+
+
+@pytest.mark.parametrize("form", [{"dimension": 64}, {"distance": "dot"}], ids=["dimension", "distance"])
+def test_another_stored_form_costs_a_collection_and_no_encoding(whole: Whole, form: dict[str, object]) -> None:
+    whole.configure(retrieval=form)
+    cost = whole.cost()
+    passages = whole.store.require("passages").summary["passages"]
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, passages, 1)
+    assert cost.made >= EVALUATE_AND_RELEASE
+
+
+@pytest.mark.parametrize(
+    "change", [{"pooling": "cls"}, {"passage_prompt": "passage: "}, {"seed": 7}], ids=["pooling", "prompt", "weights"]
+)
+def test_another_embedding_is_trained_when_asked_and_then_costs_everything(
+    whole: Whole, change: dict[str, object]
+) -> None:
+    before = whole.served()
+    whole.configure(embedding=change)
+    waiting = whole.cost()
+    assert waiting.made == {"embedding_settings"}  # nobody asked for a training
+    assert whole.served() == before
+    cost = whole.cost("embedding_model")
+    passages = whole.store.require("passages").summary["passages"]
+    assert cost.trained == {"embedding_model"}
+    assert (cost.encoded, cost.upserted, cost.collections) == (passages, passages, 1)
+    assert cost.judged >= {"retrieval_evaluation", "embedding_evaluation"}
+    assert "released_collection" in cost.made
+
+
+def test_a_preference_file_costs_a_dpo_training_when_asked(whole: Whole) -> None:
+    lines = (whole.root / "preferences.jsonl").read_text("utf-8").splitlines()
+    whole.write("preferences.jsonl", "\n".join(lines[1:]) + "\n")
+    before = whole.served()
+    waiting = whole.cost()
+    assert waiting.trained == set()
+    assert waiting.made <= {"preference_records", "preference_splits", "split_ledger"}
+    assert whole.served() == before
+    cost = whole.cost("dpo_adapter")
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == ({"dpo_adapter"}, 0, 0, 0)
+    assert cost.judged == {"adapter_evaluation", "answer_evaluation"}
+    assert "released_adapter" in cost.made
+    assert whole.served()["collection"] == before["collection"]
+
+
+def test_other_text_rules_cost_the_passages_they_change(whole: Whole) -> None:
+    before = whole.store.require("passages").summary["passages"]
+    whole.configure(corpus={"max_chars": 600})
+    cost = whole.cost()
+    after = whole.store.require("passages").summary["passages"]
+    assert cost.trained == set()
+    assert cost.encoded == cost.upserted
+    # each long section is two passages now: one written over its point, one new
+    assert cost.encoded == 2 * NOTES * LONG
+    assert after - before == NOTES * LONG
+    assert cost.made >= EVALUATE_AND_RELEASE
+
+
+@pytest.mark.parametrize("broken", ["dimension", "recall"])
+def test_what_may_not_be_released_is_held_and_goes_on_when_it_is_mended(whole: Whole, broken: str) -> None:
+    before = whole.served()
+    # 100 is no dimension the model was trained for; no ranking of so small a model finds everything
+    whole.configure(retrieval={"dimension": 100} if broken == "dimension" else {"min_recall_at_10": 1.0})
+    cost = whole.cost()
+    assert whole.served() == before
+    assert "released_collection" not in cost.requested
+    if broken == "recall":
+        assert whole.daemon.failed_checks() == {"retrieval_evaluation.recall_is_enough"}
+    whole.configure(retrieval={"dimension": None, "min_recall_at_10": 0.0, "sparse_weight": 0.6})
+    mended = whole.cost()
+    assert whole.daemon.failed_checks() == set()
+    assert mended.encoded == 0
+    assert whole.served()["collection"] != before["collection"]
+
+
+def test_every_check_is_judged_again_when_a_section_that_it_reads_changes(built: Whole) -> None:
+    """Either its asset is made from that section and asked for, or the gate says that it needs it."""
+    graph = built.daemon.defs.resolve_asset_graph()
+    forgotten: list[str] = []
+    for gate in GATES:
+        read: set[str] = set()
+
+        class Noting(ArtifactStore):
+            def require(self, asset: str, read: set[str] = read) -> Artifact:
+                read.add(asset)
+                return super().require(asset)
+
+        artifacts, qdrant = built.artifacts, QdrantResource(state_dir=str(built.root / "state"))
+        judge(gate, Evidence(Noting(built.store.root), artifacts.releases(), qdrant.engine(), None))
+        node = graph.get(dg.AssetKey(gate.asset))
+        made_from = {key.to_user_string() for key in node.parent_keys} if node.automation_condition else set[str]()
+        judged_with = made_from | set(gate.needs) | {gate.asset}
+        forgotten += [
+            f"{gate.asset}.{gate.name} reads {name}" for name in read & set(SETTINGS_ASSETS.values()) - judged_with
+        ]
+    assert forgotten == []

@@ -1,0 +1,74 @@
+"""What is here, what was chosen, and what a process is seen to use."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from resources import accelerator
+from resources.accelerator import Sampler, choose, gpus, memory, sample
+
+HAS_GPU = bool(gpus())
+
+
+def test_a_cpu_is_chosen_with_the_dtype_that_it_multiplies():
+    assert choose("cpu").dtype == ("bfloat16" if accelerator.cpu_has_bf16() else "float32")
+    assert choose("cpu", "float32").dtype == "float32"
+    with pytest.raises(ValueError, match="loss scaler"):
+        choose("cpu", "float16")
+
+
+@pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_not_chosen():
+    with pytest.raises(ValueError, match="no GPU"):
+        choose("cuda")
+    assert choose().device == "cpu"
+    assert sample().keys() == {"rss_gib", "available_gib"}
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="there is no GPU")
+def test_a_gpu_tells_its_kind_and_its_use():
+    assert all(gpu.free <= gpu.total and gpu.capability >= (3, 0) and gpu.driver for gpu in gpus())
+    assert {"gpu_used_gib", "gpu_percent"} <= sample().keys()
+
+
+def test_memory_is_what_this_process_may_use():
+    total, available = memory()
+    assert 0 < available <= total
+
+
+def test_a_sample_sees_what_is_allocated_and_costs_next_to_nothing():
+    before = sample()["rss_gib"]
+    block = bytearray(200 * 2**20)
+    assert sample()["rss_gib"] - before == pytest.approx(200 / 1024, abs=0.05)
+    del block
+    started = time.process_time()
+    for _ in range(50):
+        sample()
+    assert (time.process_time() - started) / 50 < 1e-3
+
+
+def test_a_peak_between_two_readings_is_seen_once():
+    with Sampler(seconds=0.01) as sampler:
+        before = sampler.take()["rss_gib"]
+        block = bytearray(200 * 2**20)
+        time.sleep(0.1)
+        del block
+        time.sleep(0.05)
+        assert sampler.take()["rss_gib"] - before > 0.15
+        assert sampler.take()["rss_gib"] - before < 0.05
+    assert [one["time"] for one in sampler.samples] == sorted(one["time"] for one in sampler.samples)
+
+
+def test_the_thread_ends_at_once_and_the_ring_stays_small():
+    with Sampler(seconds=0.001, keep=5) as sampler:
+        time.sleep(0.05)
+    assert len(sampler.samples) == 5
+    assert "sampler" not in {thread.name for thread in threading.enumerate()}
+    slow = Sampler(seconds=60)
+    slow.start()
+    started = time.monotonic()
+    slow.stop()
+    assert time.monotonic() - started < 1
