@@ -28,7 +28,7 @@ _EN = ("a", "block", "cipher", "encrypts", "blocks", "of", "fixed", "size", "und
 
 
 def generate(path: Path, rows: int) -> None:
-    """DDR rows as UltraRAG writes them, half Chinese and half English, about 945 bytes each."""
+    """DDR rows as UltraRAG writes them, half Chinese and half English, about 790 bytes each."""
     rng = random.Random(7)  # noqa: S311 - a generator of test data
 
     def text(chinese: bool, chars: int) -> str:
@@ -44,9 +44,9 @@ def generate(path: Path, rows: int) -> None:
                 "id": n,
                 "query": text(chinese, 48) + ("？" if chinese else "?"),
                 "ground_truth": text(chinese, 40),
-                "retrieval_result": [text(chinese, 90) for _ in range(3)],
-                "chosen": {"text": text(chinese, 90), "temperature": 0.5, "type": "aug", "rouge_score": score + 0.4},
-                "rejected": {"text": text(chinese, 90), "temperature": 0.9, "type": "raw", "rouge_score": score},
+                "retrieval_result": [text(chinese, 66) for _ in range(3)],
+                "chosen": {"text": text(chinese, 66), "temperature": 0.5, "type": "aug", "rouge_score": score + 0.4},
+                "rejected": {"text": text(chinese, 66), "temperature": 0.9, "type": "raw", "rouge_score": score},
             }
             if n % 100 == 99:
                 row["chosen"]["text"] = ""

@@ -66,6 +66,7 @@ class Duplicates:
         self.conflicts: list[Conflict] = []
         self._hashes = file_sha256 or {}
         self._files: list[str] = []
+        self._file = ""  # the last of them
         self._ids, self._rows, self._questions = _Table(), _Table(), _Table()
         self._answers = array("q")  # of each question, in the order met: the key of its first answer,
         self._places = array("Q")  # where that stands,
@@ -89,8 +90,8 @@ class Duplicates:
 
     def feed(self, record: Record) -> Rejected | None:
         """Takes note of a record; a `Rejected` when it repeats an earlier one."""
-        place = self._place(record.source, record.line_no)
         keys = _keys_of(record)
+        place = self._place(record.source, record.line_no)
         first = self._rows.add(keys.row, place) if keys.row else self._note(keys, place)
         if first:
             return self._reject(record, "FT-DUP-002", "$", f"says the same as {self._show(first)}")
@@ -131,9 +132,10 @@ class Duplicates:
 
     def _place(self, file: str, line: int) -> int:
         """A file and a line as one number, never 0."""
-        if not self._files or self._files[-1] != file:
+        if file != self._file:
+            self._file = file
             self._files.append(file)
-        return (len(self._files) - 1) << _LINE_BITS | max(line, 1)
+        return (len(self._files) - 1) << _LINE_BITS | (line or 1)
 
     def _show(self, place: int) -> str:
         return f"{self._files[place >> _LINE_BITS]}:{place & ((1 << _LINE_BITS) - 1)}"

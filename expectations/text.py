@@ -186,9 +186,9 @@ def find_template_residue(text: str) -> str | None:
 
 def find_role_label(text: str) -> str | None:
     """A speaker's label that a text begins with (`User: `) or that ends it (`Assistant:`), or None."""
-    if text[:1] in _LABEL_STARTS and (found := _LABEL.match(text)):
+    if text.startswith(_LABEL_STARTS) and (found := _LABEL.match(text)):
         return found.group()
-    if text[-1:] in _COLONS and (found := _LAST_LABEL.search(text)):
+    if text.endswith(_COLONS) and (found := _LAST_LABEL.search(text)):
         return found.group().strip()
     return None
 

@@ -179,12 +179,10 @@ def _build(
 
 def _say_the_same(left: str, right: str) -> bool:
     """Whether two answers are equal under `comparison_key`; their first or last letters mostly tell."""
-    start, other = left[:4], right[:4]
-    if start != other and start.isalnum() and other.isalnum() and start.casefold()[:4] != other.casefold()[:4]:
-        return False
-    end, other = left[-4:], right[-4:]
-    if end != other and end.isalnum() and other.isalnum() and end.casefold()[-4:] != other.casefold()[-4:]:
-        return False
+    for part in (slice(4), slice(-4, None)):
+        ours, theirs = left[part], right[part]
+        if ours != theirs and (ours + theirs).isalnum() and ours.casefold()[part] != theirs.casefold()[part]:
+            return False
     return comparison_key_of_clean(left) == comparison_key_of_clean(right)
 
 

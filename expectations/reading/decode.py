@@ -55,7 +55,7 @@ def _decode_quickly(lane: Lane, decoder: msgspec.json.Decoder[Any], line: int, o
     # As many colons as keys: no key was given twice. There may be more, in texts; a key ends with a quote.
     if text.count(":") != lane.keys and (text.count('":') != lane.keys or _SPACED_COLON.search(data)):
         return None
-    return Row(line, offset, None, data, _is_plain(text, data, objects=lane.objects), typed)
+    return Row(line, offset, None, data, _is_plain(text, data, lane.objects), typed)
 
 
 def decode_utf8(data: bytes) -> str:
@@ -71,7 +71,7 @@ def decode_utf8(data: bytes) -> str:
         raise Unreadable("FT-ROW-001", reason) from error
 
 
-def _is_plain(text: str, data: bytes, *, objects: int) -> bool:  # noqa: PLR0911 - a list of reasons
+def _is_plain(text: str, data: bytes, objects: int) -> bool:  # noqa: PLR0911 - a list of reasons
     """Whether no text of a row can hold what cleaning changes or a rule refuses. Single bytes are looked for (as
     numbers: `b"<" in data` takes ten times as long), so that a tag, a formula or a call just costs it the closer look.
     """
@@ -122,7 +122,7 @@ def decode_json(text: str, data: bytes, *, whole: bool) -> tuple[Any, bool]:
     shown = data.count(b'":')
     if shown != keys or (data.count(b":") != shown and _SPACED_COLON.search(data)):
         value = _decode_slowly(text, whole=whole)
-    return value, _is_plain(text, data, objects=objects)
+    return value, _is_plain(text, data, objects)
 
 
 def _shape(value: Any) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import chain
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from expectations.reading.decode import decode_row, decode_utf8
 from expectations.reading.lane import Lane
@@ -19,14 +19,9 @@ _STRUCTURE = re.compile(rb'["\[\]{},]')
 _IN_STRING = re.compile(rb'["\\]')
 
 
-class _Line(NamedTuple):
-    number: int
-    offset: int
-    data: bytes
-    """Without the line end; cut when too long."""
-    too_long: bool
-    ended: bool
-    """Whether a line end followed."""
+_Line = tuple[int, int, bytes, bool, bool]
+"""Its number, its offset, its bytes without the line end (cut when it is too long), whether it is too long, and whether
+a line end followed."""
 
 
 def _blocks(stream: BinaryIO, max_line_bytes: int) -> Iterator[list[_Line]]:
@@ -44,7 +39,7 @@ def _blocks(stream: BinaryIO, max_line_bytes: int) -> Iterator[list[_Line]]:
             number += 1
             data = piece.removeprefix(BOM) if number == 1 else piece
             if data.strip(BLANK):
-                lines.append(_Line(number, offset, data.rstrip(b"\r"), size > max_line_bytes, True))
+                lines.append((number, offset, data.rstrip(b"\r"), size > max_line_bytes, True))
             offset += size + 1
             dropped = 0
         yield lines
@@ -53,7 +48,7 @@ def _blocks(stream: BinaryIO, max_line_bytes: int) -> Iterator[list[_Line]]:
             rest = rest[: max_line_bytes + 1]
     data = rest.removeprefix(BOM) if number == 0 else rest
     if data.strip(BLANK):
-        yield [_Line(number + 1, offset, data.rstrip(b"\r"), len(rest) + dropped > max_line_bytes, False)]
+        yield [(number + 1, offset, data.rstrip(b"\r"), len(rest) + dropped > max_line_bytes, False)]
 
 
 def read_lines(stream: BinaryIO, source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Row | Rejected]:
@@ -61,25 +56,25 @@ def read_lines(stream: BinaryIO, source: Source, max_line_bytes: int, lane: Lane
     for block in _blocks(stream, max_line_bytes):
         for start in range(0, len(block), BATCH):
             yield from [
-                _reject_long(source, line.number, line.offset, line.data, max_line_bytes)
-                if line.too_long
-                else decode_row(source, line.number, line.offset, line.data, whole=line.ended, lane=lane)
-                for line in block[start : start + BATCH]
+                _reject_long(source, number, offset, data, max_line_bytes)
+                if too_long
+                else decode_row(source, number, offset, data, whole=ended, lane=lane)
+                for number, offset, data, too_long, ended in block[start : start + BATCH]
             ]
 
 
 def read_tsv(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
     """Tab-separated cells, one row a line."""
-    for line in chain.from_iterable(_blocks(stream, max_line_bytes)):
-        if line.too_long:
-            yield _reject_long(source, line.number, line.offset, line.data, max_line_bytes)
+    for number, offset, data, too_long, _ in chain.from_iterable(_blocks(stream, max_line_bytes)):
+        if too_long:
+            yield _reject_long(source, number, offset, data, max_line_bytes)
             continue
         try:
-            text = decode_utf8(line.data)
+            text = decode_utf8(data)
         except Unreadable as error:
-            yield source.reject(error.code, line.number, line.offset, error.reason, raw=escape_bytes(line.data))
+            yield source.reject(error.code, number, offset, error.reason, raw=escape_bytes(data))
         else:
-            yield Row(line.number, line.offset, text.split("\t"), line.data)
+            yield Row(number, offset, text.split("\t"), data)
 
 
 class ArrayReader:
