@@ -75,7 +75,8 @@ def _rows(model: type[BaseModel], at: str) -> Iterator[str]:
         kind = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
         shown = (kind or str(annotation)).replace("typing.", "").replace("|", "or").replace("NoneType", "null")
         default = "required" if field.is_required() else f"`{field.default!r}`".replace("\n", "\\n")
-        yield f"| `{at}.{name}` | {shown} | {default.replace('|', chr(92) + '|')} | {(field.description or '').strip()} |"
+        said = " ".join((field.description or "").split())  # a row is one line
+        yield f"| `{at}.{name}` | {shown} | {default.replace('|', chr(92) + '|')} | {said} |"
 
 
 def rules() -> str:

@@ -155,7 +155,7 @@ class Duplicates:
 
 
 class _Table:
-    """64-bit keys, each with the number it came with first: open addressing in two arrays, 24 bytes a key at worst."""
+    """64-bit keys, each with the number it came with first: open addressing in two arrays, 24 to 96 bytes a key."""
 
     def __init__(self) -> None:
         self._mask = (1 << 12) - 1
@@ -180,7 +180,7 @@ class _Table:
 
     def _grow(self) -> None:
         old_keys, old_values = self._keys, self._values
-        self._mask = self._mask * 2 + 1
+        self._mask = self._mask * 4 + 3
         self._keys, self._values = self._empty()
         keys, values, mask = self._keys, self._values, self._mask
         for key, value in zip(old_keys, old_values, strict=True):

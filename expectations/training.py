@@ -300,12 +300,12 @@ def _shorten(found: Iterable[Violation]) -> list[Violation]:
     rest = len(violations) - _SHOWN
     if rest <= 0:
         return violations
-    last = violations[0]
-    return [*violations[:_SHOWN], Violation(code=last.code, where=f"{rest} more rows", message=last.message)]
+    first = violations[0]
+    return [*violations[:_SHOWN], Violation(code=first.code, where=f"{rest} more rows", message=first.message)]
 
 
 def check_training(summary: Mapping[str, Any], where: str) -> list[Violation]:
-    """A finished training: every loss finite, the adapter's weights moved, the validation loss fell."""
+    """A finished training: every loss finite, and the adapter's weights moved."""
     losses = {name: float(value) for name, value in summary.items() if "loss" in name}
     broken = [
         Violation(

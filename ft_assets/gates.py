@@ -82,11 +82,24 @@ def judge(gate: Gate, evidence: Evidence) -> Verdict:
 
 
 def enforce(subject: str, evidence: Evidence, *rooms: Sequence[Gate], assets: Sequence[str]) -> None:
-    """Refuse (raises Refused) unless every blocking gate on `assets` holds right now."""
+    """Refuse (raises Refused) unless every blocking gate on `assets` holds right now, and all judged the same artifacts
+    (FT-LIN-002: a run beside this one moved one of them meanwhile)."""
     wanted = [gate for room in rooms for gate in room if gate.blocking and gate.asset in assets]
+    before = _standing(evidence.store, assets)
     violations = [violation for gate in wanted for violation in judge(gate, evidence).violations]
+    violations = violations or [
+        Violation(
+            code="FT-LIN-002", where=asset, message="another run made it again while it was judged.", field="recipe",
+            found=recipe, expected=before[asset], mend=f"ft run --asset {subject}",
+        )
+        for asset, recipe in _standing(evidence.store, assets).items() if recipe != before[asset]
+    ]  # fmt: skip
     if violations:
         raise Refused(subject, violations)
+
+
+def _standing(store: ArtifactStore, assets: Sequence[str]) -> dict[str, str | None]:
+    return {asset: found.recipe_id if (found := store.current(asset)) else None for asset in assets}
 
 
 def _build_check(gate: Gate, again: Condition | None) -> dg.AssetChecksDefinition:

@@ -45,7 +45,9 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
     chosen: Device = "cuda" if has_gpu and device != "cpu" else "cpu"
     if dtype == "auto":
         if chosen == "cuda":
-            return Compute(chosen, "bfloat16" if torch.cuda.is_bf16_supported() else "float16")
+            # torch says yes of a T4 or V100 too, which only emulate it
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            return Compute(chosen, "bfloat16" if has_bf16 else "float16")
         return Compute(chosen, "bfloat16" if cpu_has_bf16() else "float32")
     if dtype == "float16" and chosen == "cpu":
         raise ValueError("accelerator.dtype is `float16`, but a CPU trains in it without a loss scaler. Use `auto`.")
@@ -84,6 +86,8 @@ def memory() -> tuple[int, int]:
     limit = Path("/sys/fs/cgroup/memory.max")  # a container sees the whole host in /proc/meminfo
     if limit.is_file() and (bytes_allowed := limit.read_text("ascii").strip()) != "max":
         used = int((limit.parent / "memory.current").read_text("ascii"))
+        held = dict(line.split() for line in (limit.parent / "memory.stat").read_text("ascii").splitlines())
+        used -= int(held["inactive_file"]) + int(held["active_file"])  # cached files make room when asked
         total, available = min(total, int(bytes_allowed)), min(available, max(int(bytes_allowed) - used, 0))
     return total, available
 

@@ -31,6 +31,7 @@ from expectations.violations import Refused, Violation
 MANIFEST = "manifest.json"
 # Files that say how a run went, not what it made: they are sealed by the manifest but do not make a new data version.
 VOLATILE = ("training.log", "metrics.jsonl", "preflight.json", "*.svg", "report.html", "timing.json")
+_ABSENT = (-1, -1)  # the stamp of a file that is not there
 _LIBRARIES = (
     "accelerate", "dagster", "datasets", "numpy", "peft", "pyarrow", "qdrant-client", "safetensors",
     "sentence-transformers", "tokenizers", "torch", "transformers", "trl",
@@ -145,23 +146,26 @@ class ArtifactStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._cache: dict[Path, Artifact] = {}
+        self._cache: dict[
+            Path, tuple[tuple[int, int], Artifact]
+        ] = {}  # with the stamp of the manifest it was read from
 
     # -- reading ------------------------------------------------------------------------------------------------
     def find(self, asset: str, recipe_id: str) -> Artifact | None:
         """The whole artifact made by this recipe, or None."""
         path = self.root / asset / recipe_id
         manifest_path = path / MANIFEST
-        if not manifest_path.is_file():
+        stamp = _stamp(manifest_path)
+        if stamp == _ABSENT:
             return None
         cached = self._cache.get(path)
-        if cached is None:
+        if cached is None or cached[0] != stamp:  # another process may have made it anew
             try:
                 manifest = msgspec.json.decode(manifest_path.read_bytes(), type=Manifest)
             except msgspec.MsgspecError:
                 return None
-            cached = self._cache[path] = Artifact(path, manifest)
-        return cached
+            cached = self._cache[path] = (stamp, Artifact(path, manifest))
+        return cached[1]
 
     def current(self, asset: str) -> Artifact | None:
         """The artifact the asset stands at, or None if it was never made."""
@@ -337,8 +341,9 @@ def _is_owned(folder: Path) -> bool:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change, by which a file is known again."""
     if not path.is_file():
-        return (-1, -1)
+        return _ABSENT
     status = path.stat()
     return (status.st_size, status.st_mtime_ns)
 

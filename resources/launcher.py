@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from expectations.violations import Refused, Violation
-from resources import torchrun
+from resources import accelerator, torchrun
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
 
 LOG_FILE = "training.log"
@@ -69,7 +69,7 @@ Main = Callable[[Job], Artifact]
 
 def job_environment(threads: int | None) -> dict[str, str]:
     """Environment of a worker: no hub telemetry, quiet tokenizers, the compute threads asked for."""
-    count = str(threads or len(os.sched_getaffinity(0)))
+    count = str(threads or accelerator.cores())
     return {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", count),
         # libgomp's waiting threads spin 30 times longer by default and take the core another thread needs: measured

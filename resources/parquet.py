@@ -22,7 +22,7 @@ class TableWriter:
     def __init__(self, path: Path, schema: Any) -> None:
         import pyarrow.parquet as pq
 
-        self.rows = 0
+        self._packed = 0
         self._schema = schema
         self._pending: list[Mapping[str, Any] | msgspec.Struct] = []
         self._batches: list[Any] = []
@@ -31,11 +31,15 @@ class TableWriter:
 
     def add(self, row: Mapping[str, Any] | msgspec.Struct) -> None:
         self._pending.append(row)
-        self.rows += 1
         if len(self._pending) >= _BATCH:
             self._pack()
             if len(self._batches) * _BATCH >= _ROW_GROUP:
                 self._flush()
+
+    @property
+    def rows(self) -> int:
+        """How many were added."""
+        return self._packed + len(self._pending)
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +73,7 @@ class TableWriter:
             for column, kind, nested in zip(cells, self._schema.types, self._nested, strict=True)
         ]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._packed += len(self._pending)
         self._pending.clear()
 
 

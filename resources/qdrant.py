@@ -48,15 +48,15 @@ class QdrantEngine:
         if self.kind == "server":
             from resources.engines.client import ServerClient
 
-            client = ServerClient(self._connect())
+            connected = self._connect()  # a server that does not answer is named at once
+            client = ServerClient(lambda: connected)
             try:
                 yield client
             finally:
                 client.close()
             return
-        deadline = time.monotonic() + self.lock_timeout
-        with exclusive(self.folder, deadline, self.lock_timeout):
-            client = self._open_edge() if self.kind == "edge" else self._open_local(deadline)
+        with exclusive(self.folder, time.monotonic() + self.lock_timeout, self.lock_timeout):
+            client = self._open_edge() if self.kind == "edge" else self._open_local()
             try:
                 yield client
             finally:
@@ -80,17 +80,21 @@ class QdrantEngine:
                            "pip install 'ft-assets[edge]', or choose another engine") from error  # fmt: skip
         return EdgeClient(self.folder)
 
-    def _open_local(self, deadline: float) -> VectorClient:
-        from qdrant_client import QdrantClient
-
+    def _open_local(self) -> VectorClient:
         from resources.engines.client import LocalClient
 
+        return LocalClient(self._connect_local, self.folder)
+
+    def _connect_local(self) -> QdrantClient:
+        from qdrant_client import QdrantClient
+
+        deadline = time.monotonic() + self.lock_timeout
         # said by a check of ours, with the figure and what to do
         warnings.filterwarnings("ignore", message="Local mode is not recommended")
         warnings.filterwarnings("ignore", message="Local mode performs exact")
         while True:
             try:
-                return LocalClient(QdrantClient(path=str(self.folder)), self.folder)
+                return QdrantClient(path=str(self.folder))
             except RuntimeError as error:  # a program that is not ours, through qdrant-client's own lock
                 if "already accessed" not in str(error):
                     raise

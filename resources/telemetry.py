@@ -111,7 +111,8 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = path.stat().st_size if path.is_file() else 0
+        # behind the last whole line: a half one is cut off when the next run begins (see Metrics)
+        self._offset = path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
 
     def new(self) -> list[dict[str, Any]]:
         if not self._path.is_file():

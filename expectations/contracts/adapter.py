@@ -83,7 +83,8 @@ def refuse_mismatch(contract: Path | str, base_folder: Path | str, prompt: RagPr
 
     `contract`: the contract.json beside the adapter. `base_folder`: the base model as it will be loaded. `prompt`: the
     prompt that will be sent, if it shall be compared too. Reads every weight file once (about 1 GB a second).
-    Raises Refused with every difference: FT-ADP-001 (weights, tokenizer, chat template, stop tokens), FT-ADP-002.
+    Raises Refused with every difference: FT-ADP-001 (weights, tokenizer, chat template, stop tokens), FT-ADP-002;
+    FileNotFoundError where `base_folder` holds no model.
     Without a tokenizer.json the end token's id is unknown here, and the tokenizer's hash alone must tell.
     """
     stored = msgspec.json.decode(Path(contract).read_bytes(), type=AdapterContract)

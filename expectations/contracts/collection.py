@@ -57,8 +57,9 @@ def guard_collection(
     metadata: dict[str, Any] = config.metadata or {}
     carried: Any = metadata.get("contract")
     stored = read_contract(carried or {}, f"collection {name}")
-    if stored.serving is None or _serving(config) != stored.serving:
-        raise Refused(f"opening {name}", [_misbuilt(name, _serving(config), stored.serving)])
+    serving = configured_serving(config)
+    if stored.serving is None or serving != stored.serving:
+        raise Refused(f"opening {name}", [_misbuilt(name, serving, stored.serving)])
     model = _read(expected)
     if broken := dimension_violations(model, stored.serving.dimension, name):
         raise Refused(f"opening {name}", broken)
@@ -79,7 +80,8 @@ def _read(expected: EmbeddingContract | Mapping[str, Any] | str | Path) -> Embed
     return read_contract(json.loads(path.read_text("utf-8")), str(path))
 
 
-def _serving(config: Any) -> Serving | None:
+def configured_serving(config: Any) -> Serving | None:
+    """Dimension and distance of `dense` in a collection's configuration as qdrant-client gives it; None without one."""
     vectors: Any = config.params.vectors
     dense: Any = cast("Mapping[str, Any]", vectors).get("dense") if isinstance(vectors, Mapping) else None
     return Serving(dimension=dense.size, distance=dense.distance.value.lower()) if dense else None

@@ -39,8 +39,8 @@ def chat_template(folder: Path) -> str:
 
 def stop_tokens(folder: Path) -> list[int]:
     """Ids of the tokens that end an answer, sorted: the tokenizer's end token and those of generation_config.json."""
-    configured: int | list[int] = _json(folder / "generation_config.json").get("eos_token_id") or []
-    stops = set(configured if isinstance(configured, list) else [configured])
+    configured: int | list[int] | None = _json(folder / "generation_config.json").get("eos_token_id")
+    stops = set(configured if isinstance(configured, list) else [] if configured is None else [configured])
     named: Any = _json(folder / "tokenizer_config.json").get("eos_token")
     end = cast("dict[str, Any]", named)["content"] if isinstance(named, dict) else named
     added: list[Any] = _json(folder / "tokenizer.json").get("added_tokens") or []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +24,9 @@ from expectations.traditional import Traditional, simplify
 
 Kind = Literal["instruction", "preference", "qa", "retrieval_pair", "query", "qrels", "passage"]
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class RowError(Exception):
@@ -214,7 +217,7 @@ def refuse_empty(code: str, path: str, text: str) -> None:
 
 def content_id(*parts: str | list[str]) -> str:
     """An id made of the content alone, so that a row keeps it wherever it is moved (16 hex digits)."""
-    return hashlib.blake2b(msgspec.json.encode(parts), digest_size=8).hexdigest()
+    return blake2b(_encode(parts), digest_size=8).hexdigest()
 
 
 def choose_language(given: str | None, text: str) -> str:

@@ -131,8 +131,11 @@ def _build(
     group: str | None = None,
 ) -> PreferenceRecord:
     """The rules that hold for every dialect; `paths` are the JSON paths of the question and of the two answers."""
-    asked = tidy(question, paths[0], place)
-    better, worse = tidy(chosen, paths[1], place), tidy(rejected, paths[2], place)
+    texts = (question, chosen, rejected)
+    if place.plain:
+        asked, better, worse = map(str.strip, texts)
+    else:
+        asked, better, worse = (tidy(text, path, place) for text, path in zip(texts, paths, strict=True))
     refuse_empty("FT-PREF-008", paths[0], asked)
     refuse_empty("FT-PREF-002", paths[1], better)
     refuse_empty("FT-PREF-002", paths[2], worse)
@@ -143,16 +146,22 @@ def _build(
         raise RowError("FT-PREF-003", paths[2], f"chosen and rejected {how}")
     given = tidy_all(context, "$.context", place)
     instructed = tidy(system, "$.system", place)
-    turns = [Turn(tidy(turn.question, "$.history", place), tidy(turn.answer, "$.history", place)) for turn in history]
+    turns: list[Turn] = []
+    if history:
+        turns = [
+            Turn(tidy(turn.question, "$.history", place), tidy(turn.answer, "$.history", place)) for turn in history
+        ]
     if not place.plain:
         past = "\n".join(f"{turn.question}\n{turn.answer}" for turn in turns)
-        texts = dict(zip((path[2:] for path in paths), (asked, better, worse), strict=True))
+        tidied = dict(zip((path[2:] for path in paths), (asked, better, worse), strict=True))
         around = {"context": "\n".join(given), "system": instructed, "history": past}
-        refuse_special_tokens("FT-PREF-007", place, **texts, **around)
-        refuse_residue(place, **texts, **{f"context[{n}]": text for n, text in enumerate(given)})
+        refuse_special_tokens("FT-PREF-007", place, **tidied, **around)
+        refuse_residue(place, **tidied, **{f"context[{n}]": text for n, text in enumerate(given)})
     margin = _margin(scores, policy.min_margin)
     if not record_id:
-        around = [text for text in (instructed, msgspec.json.encode(turns).decode() if turns else "") if text]
+        around = [instructed] if instructed else []
+        if turns:
+            around.append(msgspec.json.encode(turns).decode())
         record_id = content_id(FORMAT, asked, given, *around, better, worse)
     if policy.traditional != "keep":
         asked, better, worse, instructed = (simplified(text, policy) for text in (asked, better, worse, instructed))

@@ -27,6 +27,7 @@ _EVALUATE_VERSION = "2"
 # They say how a training runs on this machine and what it tells meanwhile, or are covered by the base model's content.
 _IMMATERIAL = {"base_model", "revision", "micro_batch_size", "gradient_checkpointing", "activation_offloading",
                "precompute_reference", "eval_steps", "save_steps", "logging_steps"}  # fmt: skip
+_OF_SFT = {"dpo": {"lora"}}  # DPO trains the SFT adapter on, in the shape that it has
 # the curves of a training's page: name -> figure of metrics.jsonl, and the one to draw over it
 _CURVES = {
     "loss": ("loss", ""), "eval_loss": ("eval_loss", ""), "grad_norm": ("grad_norm", ""),
@@ -182,7 +183,7 @@ def _train(
     prompt = msgspec.to_builtins(prompt_of(settings_of(store, "answers")))
     thinking = settings_of(store, "datasets").instruction.thinking
     material: dict[str, Any] = {
-        "training": settings.model_dump(mode="json", exclude=_IMMATERIAL),
+        "training": settings.model_dump(mode="json", exclude=_IMMATERIAL | _OF_SFT.get(method, set())),
         "prompt": prompt,
         "thinking": thinking,
         "base": models.version(settings.base_model, artifacts.state(), settings.revision),

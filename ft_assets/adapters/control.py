@@ -158,5 +158,5 @@ class WishFile:
             return None
         except ValidationError as error:
             return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        except (YAMLError, UnicodeDecodeError, OSError) as error:
+        except (YAMLError, ValueError, OSError) as error:  # ruamel says ValueError of a date that is none
             return " ".join(str(error).split())

@@ -30,7 +30,7 @@ from ft_assets.adapters.preflight import Preflight
 from ft_assets.adapters.refusals import refuse
 from ft_assets.adapters.shorten import TOO_LONG_FILE, TooLong, as_lines, fit
 from ft_assets.adapters.tokenise import OPENING, Row, answers_of, opens_thought, read_rows, tokenise, where
-from ft_assets.settings.model import TrainSettings
+from ft_assets.settings.model import SftSettings, TrainSettings
 from resources.artifacts import Artifact
 
 _PARTS = ("train", "validation")
@@ -39,8 +39,8 @@ _PARTS = ("train", "validation")
 class TrainingData:
     """Both parts of the split, tokenised, judged, and as the data sets that the trainer gets.
 
-    `train` and `validation` are the rows that are left, `longest` the tokens of the longest of them,
-    `most_supervised` the most that carry loss in one.
+    `train` and `validation` are the rows that are left, `longest` the tokens of the longest of them, `most_supervised`
+    the most that carry loss in one; rows that are packed are taken to fill `max_length`.
     """
 
     def __init__(
@@ -80,8 +80,9 @@ class TrainingData:
         )  # fmt: skip
         self.train, self.validation = fitted["train"].rows, fitted["validation"].rows
         sides = [side for part in made.values() for row in part for side in row]
-        self.longest = max(len(side.ids) for side in sides)
-        self.most_supervised = max(len(side.ids) - side.start for side in sides)
+        packs = isinstance(settings, SftSettings) and settings.packing
+        self.longest = settings.max_length if packs else max(len(side.ids) for side in sides)
+        self.most_supervised = settings.max_length if packs else max(len(side.ids) - side.start for side in sides)
         self.supervised_tokens = sum(len(side.trained) for row in made["train"] for side in row)
         self.datasets: dict[str, Any] = {part: Dataset(_table(found)) for part, found in made.items()}
 

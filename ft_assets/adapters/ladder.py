@@ -75,11 +75,10 @@ def climb(
 def next_rung(settings: SftSettings | DpoSettings, compute: Compute) -> tuple[str, Knobs] | None:
     """What to ask less of next, in words and as settings; None at the bottom of the ladder."""
     micro, on_gpu = settings.micro_batch_size, compute.device == "cuda"
-    checkpointing = on_gpu if settings.gradient_checkpointing == "auto" else settings.gradient_checkpointing
     if micro > 1:
         smaller = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
         return f"micro_batch_size {smaller} (was {micro}), accumulation as much higher", {"micro_batch_size": smaller}
-    if not checkpointing:
+    if not settings.recomputes_on(compute.device):
         return "gradient checkpointing", {"gradient_checkpointing": True}
     if on_gpu and not settings.activation_offloading:
         return "activation offloading", {"activation_offloading": True}

@@ -14,14 +14,21 @@ from resources import accelerator, torchrun
 from resources.artifacts import Artifact
 from resources.generator import ADAPTER_FOLDER
 
-# Up to this length eager attention beats the fused CPU kernel (1.95 s against 2.4 s a step of 8 x 183 tokens)
-_EAGER_TOKENS = 1024
+# While the longest row has no more tokens than this, eager attention beats the fused CPU kernel (1.95 s against 2.4 s a
+# step of 8 x 183 tokens). Its memory grows with the square of the length.
+_EAGER_TOKENS = 512
 
 
 def load_model(
-    folder: Path, settings: SftSettings | DpoSettings, compute: accelerator.Compute, sft: Artifact | None
+    folder: Path,
+    settings: SftSettings | DpoSettings,
+    compute: accelerator.Compute,
+    sft: Artifact | None,
+    *,
+    longest: int,
 ) -> Any:
     """The base in the compute dtype with a trainable adapter on it: a new one, or the SFT adapter to go on from.
+    `longest`: the tokens of the longest row.
     Raises Refused (FT-TRAIN-008 qlora without bitsandbytes)."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
@@ -29,7 +36,7 @@ def load_model(
     set_seed(settings.seed)  # a new adapter starts from random numbers
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        attn_implementation=choose_attention(settings, compute),
+        attn_implementation=choose_attention(settings, compute, longest),
         trust_remote_code=False,
         use_safetensors=True,
         **(_quantised(compute) if settings.method == "qlora" else _whole(compute)),
@@ -47,10 +54,10 @@ def load_model(
     )  # fmt: skip
 
 
-def choose_attention(settings: SftSettings | DpoSettings, compute: accelerator.Compute) -> str:
+def choose_attention(settings: SftSettings | DpoSettings, compute: accelerator.Compute, longest: int) -> str:
     """`eager` where it is quicker; `sdpa` otherwise, and where rows are packed (it keeps them apart exactly)."""
     packing = isinstance(settings, SftSettings) and settings.packing
-    return "eager" if compute.device == "cpu" and settings.max_length <= _EAGER_TOKENS and not packing else "sdpa"
+    return "eager" if compute.device == "cpu" and longest <= _EAGER_TOKENS and not packing else "sdpa"
 
 
 def keep_gradients_on_cpu(model: Any) -> None:

@@ -11,7 +11,8 @@ class StepOrder:
 
     A step sees the rows it would see unsorted, so its gradient is the same; only which of them share a micro batch, and
     with it the padding, changes. Order depends on nothing but seed, epoch and `step_rows` (the global batch), so that
-    it is the same whatever the micro batches and the number of processes, and after an interruption.
+    it is the same whatever the micro batches and the number of processes, and after an interruption. Only the last step
+    of an epoch may see more: several processes fill it up with the epoch's first rows until each has as many.
     """
 
     def __init__(self, lengths: Sequence[int], step_rows: int, seed: int) -> None:

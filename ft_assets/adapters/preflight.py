@@ -23,7 +23,7 @@ import msgspec
 from expectations.training import check_disk, check_memory, check_smoke
 from expectations.violations import Refused, Violation
 from ft_assets.settings.model import TrainSettings
-from resources import accelerator
+from resources import accelerator, torchrun
 from resources.artifacts import Artifact, write_json
 from resources.estimate import ModelShape, estimate_training
 
@@ -118,13 +118,12 @@ def judge_resources(
         # this process has its libraries loaded already
         "context": 0 if on_cpu else None,
     }  # fmt: skip
-    chosen = settings.gradient_checkpointing
     try:
         shape = ModelShape.from_config(base, settings.base_model)
         asked = estimate_training(
             shape,
             micro_batch=settings.micro_batch_size,
-            checkpointing=not on_cpu if chosen == "auto" else chosen,
+            checkpointing=settings.recomputes_on(compute.device),
             optimizer_8bit=settings.optimizer == "paged_adamw_8bit",
             **given,
         )
@@ -239,7 +238,7 @@ def _free_memory(compute: accelerator.Compute) -> int | None:
     if compute.device == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info()[0])
+        return int(torch.cuda.mem_get_info(torchrun.local_rank())[0])  # no process is bound to its GPU yet
     return accelerator.memory()[1] or None
 
 

@@ -24,7 +24,7 @@ from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, judge_resour
 from ft_assets.adapters.reference import Reference
 from ft_assets.adapters.refusals import refuse_if
 from ft_assets.adapters.reporter import build_reporter
-from ft_assets.adapters.trainer import build_trainer
+from ft_assets.adapters.trainer import build_trainer, check_devices
 from ft_assets.settings.model import DpoSettings, SftSettings
 from resources import accelerator, models, torchrun
 from resources.accelerator import Sampler
@@ -46,6 +46,11 @@ class Trained(NamedTuple):
 
 def main(job: Job) -> Artifact:
     """Train the adapter that the job describes and publish it. Raises Refused: FT-TRAIN-001 … 053, FT-ADP-001."""
+    with hold(job.folder()):
+        return _train_and_publish(job)
+
+
+def _train_and_publish(job: Job) -> Artifact:
     from transformers import AutoTokenizer
 
     started = time.monotonic()
@@ -53,6 +58,7 @@ def main(job: Job) -> Artifact:
     settings = (SftSettings if method == "sft" else DpoSettings).model_validate(job.params["settings"])
     prompt = msgspec.convert(job.params["prompt"], RagPrompt)
     compute = accelerator.choose(job.params["device"], job.params["dtype"])
+    check_devices(settings, compute)
     splits = job.input(f"{'instruction' if method == 'sft' else 'preference'}_splits")
     sft = job.input("sft_adapter") if method == "dpo" else None
     folder = models.locate(settings.base_model, Path(job.params["state_dir"]), settings.revision)
@@ -90,7 +96,7 @@ def main(job: Job) -> Artifact:
         trainer = build_trainer(
             current,
             compute,
-            load_model(folder, current, compute, sft),
+            load_model(folder, current, compute, sft, longest=data.longest),
             tokenizer=tokenizer,
             data=data,
             metrics=metrics,
@@ -107,7 +113,7 @@ def main(job: Job) -> Artifact:
             train_to_the_end(trainer, job.folder(), metrics)
         return Trained(trainer, data, untrained, loss_before, _final_evaluation(trainer))
 
-    with hold(job.folder()), Stop(job.folder()) as stop, Sampler() as sampler:
+    with Stop(job.folder()) as stop, Sampler() as sampler:
         trainer, data, before, loss_before, loss_after = climb(train, settings, compute, job.folder(), metrics)
     metrics.close()
 

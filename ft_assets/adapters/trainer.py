@@ -4,6 +4,7 @@
 # pyright: basic
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,13 @@ def build_trainer(
     reference: Reference | None = None,
 ) -> Any:
     """The trainer, ready to train. `reference` (DPO) says where what the SFT adapter thinks of the pairs is kept.
-    Raises Refused: FT-TRAIN-050 … 053."""
+    Raises Refused (FT-TRAIN-053)."""
     from transformers import PrinterCallback, ProgressCallback
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    _check_devices(settings, compute)
     arguments = _arguments(settings, compute, run_dir)
     common = {
         "model": model,
@@ -89,7 +89,6 @@ def build_trainer(
 def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute, run_dir: Path) -> dict[str, Any]:
     """What SFTConfig and DPOConfig share."""
     on_cpu, processes = compute.device == "cpu", torchrun.world_size()
-    checkpointing = not on_cpu if settings.gradient_checkpointing == "auto" else settings.gradient_checkpointing
     return {
         "output_dir": str(run_dir),
         "learning_rate": settings.learning_rate,
@@ -104,7 +103,7 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "max_grad_norm": settings.max_grad_norm,
         "weight_decay": settings.weight_decay,
         "optim": _OPTIMIZERS[settings.optimizer],
-        "gradient_checkpointing": checkpointing,
+        "gradient_checkpointing": settings.recomputes_on(compute.device),
         "activation_offloading": settings.activation_offloading,
         "eval_strategy": "steps",
         "eval_steps": settings.eval_steps,
@@ -126,7 +125,9 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
     }
 
 
-def _check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Compute) -> None:
+def check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Compute) -> None:
+    """Whether these processes and GPUs can do what the settings ask, before anything is loaded.
+    Raises Refused: FT-TRAIN-008, FT-TRAIN-050 … 052."""
     import torch
 
     processes = torchrun.world_size()
@@ -135,6 +136,10 @@ def _check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Com
         refuse("FT-TRAIN-050", "the processes cannot share a global batch evenly.", field="global_batch_size",
                 found=settings.global_batch_size, expected=f"a multiple of {settings.micro_batch_size} x {processes}",
                 mend="change global_batch_size, micro_batch_size or launcher.processes")  # fmt: skip
+    if settings.optimizer == "paged_adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        refuse("FT-TRAIN-008", "the 8-bit optimizer needs bitsandbytes, which is not installed.", field="optimizer",
+                found=settings.optimizer, expected="adamw",
+                mend="pip install 'ft-assets[qlora]', or set optimizer: adamw")  # fmt: skip
     if compute.device == "cpu":
         if settings.activation_offloading:
             refuse("FT-TRAIN-051", "there is no GPU whose memory offloading could spare.",

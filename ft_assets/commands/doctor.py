@@ -206,10 +206,11 @@ def _hub(*, needed: bool) -> Finding:
 def _training(project: Project) -> Iterator[Finding]:
     """Whether the configured fine-tunings fit into the memory and onto the disk that are free (estimates)."""
     settings = project.settings
-    methods = {section.method for section in (settings.sft, settings.dpo)}
-    if "qlora" in methods and importlib.util.find_spec("bitsandbytes") is None:
-        mend = "pip install 'ft-assets[qlora]', or set method: lora"
-        yield Finding("bad", "bitsandbytes", "method qlora needs it, and it is not installed", mend)
+    chosen = {one for section in (settings.sft, settings.dpo) for one in (section.method, section.optimizer)}
+    needing = sorted(chosen & {"qlora", "paged_adamw_8bit"})
+    if needing and importlib.util.find_spec("bitsandbytes") is None:
+        mend = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"
+        yield Finding("bad", "bitsandbytes", f"{' and '.join(needing)} needs it, and it is not installed", mend)
     try:
         shape = find_shape(settings.sft.base_model, settings.sft.revision)
         machine = local_machine(settings.accelerator)

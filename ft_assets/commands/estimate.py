@@ -216,9 +216,8 @@ def _named_machine(gpu: str, count: int) -> Machine:
 
 def asked_of(settings: Settings, machine: Machine, checkpointing: bool | None = None) -> dict[str, Any]:
     """What the settings ask of `estimate_training` on a machine, decided as the trainer decides it."""
-    configured = settings.gradient_checkpointing
     if checkpointing is None:
-        checkpointing = machine.device == "cuda" if configured == "auto" else configured
+        checkpointing = settings.recomputes_on(machine.device)
     return {
         "method": settings.method, "r": settings.lora.r, "targets": settings.lora.targets,
         "tokens": settings.max_length, "micro_batch": settings.micro_batch_size,

@@ -57,6 +57,8 @@ def command(  # noqa: PLR0917 - one for each option
     if target.exists() and not (force and is_export(target)):
         reason = "; --force replaces only what `ft export` wrote" if force else "; --force replaces an earlier export"
         raise click.UsageError(f"{target} exists{reason}")
+    if dtype and not (merged or gguf or gguf_tool):
+        raise click.UsageError("--dtype is of merged weights: add --merged or --gguf")
     tool = find_gguf_tool(gguf_tool) if gguf or gguf_tool else None
     project = Project.here()
     adapter = find_adapter(project.store, project.releases, which)

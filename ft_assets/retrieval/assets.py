@@ -166,11 +166,13 @@ def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) ->
     store, releases, engine = artifacts.store(), artifacts.releases(), qdrant.engine()
     telemetry.emit(telemetry.Progress(asset="released_collection", kind="start"))
     enforce("released_collection", evidence_of(artifacts, qdrant), EMBEDDING_GATES, GATES, assets=GATED)
-    settings = settings_of(store, "retrieval")
     before = releases.current("collection")
-    release = release_collection(store, releases, engine, fusion_of(settings))
+    release = release_collection(store, releases, engine)
     book = releases.book("collection")
-    retired = retire_collections(engine, book, settings.keep, release.details["collection"]) if book else []
+    # what a run beside this one may have built since
+    candidate = str(store.require("qdrant_collection").json("collection.json")["collection"])
+    keep = settings_of(store, "retrieval").keep
+    retired = retire_collections(engine, book, keep, candidate) if book else []
     reused = before is not None and before.version == release.version
     text = f"{engine.alias} -> {release.details['collection']}"
     telemetry.emit(telemetry.Progress(asset="released_collection", kind="reused" if reused else "made", text=text))

@@ -15,7 +15,14 @@ from expectations.violations import Violation
 from ft_assets.embedding.checks import contract_of_model
 from ft_assets.embedding.pairs import read_passages
 from ft_assets.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
-from ft_assets.retrieval.collection import fusion_of, inspect, passage_versions, sample_cosines, serving_of
+from ft_assets.retrieval.collection import (
+    fusion_of,
+    inspect,
+    passage_versions,
+    sample_cosines,
+    serving_of,
+    stored_contract,
+)
 from ft_assets.retrieval.live import baseline
 from ft_assets.retrieval.vectors import broken_rows, contract_of, empty_rows, read_columns, widths
 from ft_assets.settings.read import settings_of
@@ -84,11 +91,9 @@ def contract(evidence: Evidence) -> Verdict:
     wanted = wanted_contract(evidence)
     name = candidate_name(evidence)
     with evidence.qdrant.open() as client:
-        found = inspect(client, name)
-    violations = rules.collection_matches_contract(name, found.contract, wanted, found.config)
-    return Verdict(
-        violations, {"stored_index_fp": found.contract.index_fp[:12], "wanted_index_fp": wanted.index_fp[:12]}
-    )
+        stored, config = stored_contract(client, name), client.serving(name)
+    figures = {"stored_index_fp": stored.index_fp[:12], "wanted_index_fp": wanted.index_fp[:12]}
+    return Verdict(rules.collection_matches_contract(name, stored, wanted, config), figures)
 
 
 def current_points(evidence: Evidence) -> Verdict:
@@ -113,7 +118,8 @@ def stored_vectors(evidence: Evidence) -> Verdict:
     name = candidate_name(evidence)
     with evidence.qdrant.open() as client:
         cosines = sample_cosines(client, name, vectors, wanted_contract(evidence))
-    return Verdict(rules.stored_vectors_match(name, cosines), {"sampled": len(cosines), "least": min(cosines.values())})
+    figures = {"sampled": len(cosines), "least": min(cosines.values(), default=1.0)}
+    return Verdict(rules.stored_vectors_match(name, cosines), figures)
 
 
 def fusion_is_worth_it(evidence: Evidence) -> Verdict:

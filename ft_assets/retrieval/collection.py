@@ -117,7 +117,7 @@ def build(
     if broken := dimension_violations(contract, serving.dimension, name):
         raise Refused(f"building {name}", broken)
     if name in client.names():
-        stored = _stored_contract(client, name)
+        stored = stored_contract(client, name)
         if compare(without_fusion(stored), without_fusion(contract)).level is not Level.IDENTICAL:
             raise Refused(f"building {name}", [_foreign(name, stored, contract)])
         if client.metadata(name).get("whole") == vectors.data_version and client.count(name) == total:
@@ -147,12 +147,10 @@ def build(
 
 def inspect(client: VectorClient, name: str) -> Collection:
     """Contract, configuration and exact counts of a collection. Raises Refused (FT-COL-006) if it is not there."""
-    if name not in client.names():
-        raise Refused(f"reading {name}", [_missing(name)])
-    config = client.serving(name)
+    contract, config = stored_contract(client, name), client.serving(name)
     return Collection(
         name=name,
-        contract=_stored_contract(client, name),
+        contract=contract,
         config=config,
         points=client.count(name),
         dense=client.count(name, DENSE) if config else 0,
@@ -160,8 +158,17 @@ def inspect(client: VectorClient, name: str) -> Collection:
     )
 
 
+def stored_contract(client: VectorClient, name: str) -> EmbeddingContract:
+    """The contract that a collection carries; counts nothing. Raises Refused: FT-COL-006 it is not there, FT-EMB-001 it
+    carries none."""
+    _require(client, name)
+    return read_contract(client.metadata(name).get("contract") or {}, f"collection {name}")
+
+
 def sample_cosines(client: VectorClient, name: str, vectors: Artifact, contract: EmbeddingContract) -> dict[str, float]:
-    """Cosine of stored and encoded vectors, dense and sparse, for some passages spread over the corpus."""
+    """Cosine of stored and encoded vectors, dense and sparse, for some passages spread over the corpus. Raises Refused
+    (FT-COL-006) if the collection is not there."""
+    _require(client, name)
     ids = read_columns(vectors, ["passage_id"])["passage_id"]
     sampled = set(ids[:: max(len(ids) // _SAMPLED, 1)])
     rows = {point_id(row.passage_id): row for row in read_vectors(vectors, only=sampled)}
@@ -271,15 +278,13 @@ def _serving(contract: EmbeddingContract) -> Serving:
     return contract.serving
 
 
-def _stored_contract(client: VectorClient, name: str) -> EmbeddingContract:
-    return read_contract(client.metadata(name).get("contract") or {}, f"collection {name}")
-
-
-def _missing(name: str) -> Violation:
-    return Violation(
-        code="FT-COL-006", where=name, message="the collection is not in this engine.", field="collection",
-        found="missing", expected="present", mend="ft run --asset qdrant_collection",
-    )  # fmt: skip
+def _require(client: VectorClient, name: str) -> None:
+    if name not in client.names():
+        violation = Violation(
+            code="FT-COL-006", where=name, message="the collection is not in this engine.", field="collection",
+            found="missing", expected="present", mend="ft run --asset qdrant_collection",
+        )  # fmt: skip
+        raise Refused(f"reading {name}", [violation])
 
 
 def _foreign(name: str, stored: EmbeddingContract, wanted: EmbeddingContract) -> Violation:

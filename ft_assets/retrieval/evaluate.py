@@ -16,7 +16,7 @@ from ft_assets.embedding.evaluate import no_questions
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import read_passages, read_questions
 from ft_assets.embedding.scores import FILE, Scores, gain, score_arms, summarise, write_scores
-from ft_assets.retrieval.collection import inspect
+from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.query import ask
 from ft_assets.retrieval.vectors import contract_of
 from resources import accelerator
@@ -32,7 +32,7 @@ _ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
 
 
 def main(job: Job) -> Artifact:
-    """Publish `retrieval_evaluation`: scores of `candidate` and, where its model is at hand, of `live`."""
+    """Publish `retrieval_evaluation`: scores of `candidate` and, where model and collection are at hand, of `live`."""
     store = job.artifacts()
     compute = accelerator.choose(job.params["device"], job.params["dtype"])
     passages = read_passages(job.input("passages"))
@@ -44,11 +44,12 @@ def main(job: Job) -> Artifact:
     model = job.input("embedding_model")
     fusion = msgspec.convert(job.params["fusion"], Fusion)
     systems = [("candidate", str(candidate.json("collection.json")["collection"]), model, fusion)]
-    live, live_model = job.params["live"], None
+    live, missing = job.params["live"], ""
     if live:
-        live_model = store.find("embedding_model", live["model"])
-        if live_model is not None:
+        if live_model := store.find("embedding_model", live["model"]):
             systems.append(("live", live["collection"], live_model, msgspec.convert(live["fusion"], Fusion)))
+        else:
+            missing = "its model is no longer in the store"
     vectors = {}  # encoded before the engine is opened, so that its lock is held for the searching alone
     for _, _, artifact, _ in systems:
         if artifact.recipe_id not in vectors:
@@ -57,6 +58,9 @@ def main(job: Job) -> Artifact:
     scores: Scores = {}
     metrics = Metrics(job.folder())
     with open_engine(job.params["engine"]).open() as client:
+        if len(systems) > 1 and systems[1][1] not in client.names():
+            del systems[1]
+            missing = "its collection is no longer in the engine"
         for step, (system, name, artifact, fused) in enumerate(systems, 1):
             queries, contract = vectors[artifact.recipe_id]
             rankings = _measure(client, name, contract, fused, queries)
@@ -71,7 +75,7 @@ def main(job: Job) -> Artifact:
                 "questions": len(questions.ids),
                 "unresolved": len(questions.unresolved),
                 "collection": systems[0][1],
-                "live": _compared(live, live_model),
+                "live": _compared(live, missing),
                 **summarise(scores),
                 **(
                     {f"gain_{m}": msgspec.to_builtins(gain(scores, "candidate", "live", m)) for m in COMPARED}
@@ -91,7 +95,7 @@ def _measure(
     client: VectorClient, name: str, contract: EmbeddingContract, fusion: Fusion, queries: Encoded
 ) -> dict[str, list[list[str]]]:
     """Passage ids by each arm of what stands under `name`."""
-    stored = inspect(client, name).contract
+    stored = stored_contract(client, name)
     served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), fusion)
     return {
         arm: [
@@ -102,10 +106,10 @@ def _measure(
     }
 
 
-def _compared(live: dict[str, Any] | None, model: Artifact | None) -> str:
+def _compared(live: dict[str, Any] | None, missing: str) -> str:
     if live is None:
         return "nothing is live yet"
-    return live["version"] if model else f"{live['version']}: its model is no longer in the store, not compared"
+    return f"{live['version']}: {missing}, not compared" if missing else live["version"]
 
 
 if __name__ == "__main__":

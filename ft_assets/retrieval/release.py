@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from expectations.contracts.embedding import Fusion
-from ft_assets.retrieval.collection import inspect, set_fusion
+from expectations.contracts.embedding import EmbeddingContract, Fusion
+from expectations.violations import Refused, Violation
+from ft_assets.retrieval.collection import set_fusion, stored_contract
 from resources.artifacts import ArtifactStore
 from resources.engines.protocol import VectorClient
 from resources.qdrant import QdrantEngine
@@ -20,37 +21,50 @@ from resources.releases import Release, ReleaseBook, Releases
 ASSETS = ("embedding_model", "passage_vectors", "qdrant_collection", "retrieval_evaluation")
 
 
-def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantEngine, fusion: Fusion) -> Release:
-    """Make the current candidate serve with `fusion`. The caller has enforced the gates."""
-    artifacts = {asset: store.require(asset).recipe_id for asset in ASSETS}
-    name = str(store.require("qdrant_collection").json("collection.json")["collection"])
+def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantEngine) -> Release:
+    """Make the current candidate serve with the fusion it was evaluated with. The caller has enforced the gates."""
+    standing = {asset: store.require(asset) for asset in ASSETS}
+    name = str(standing["qdrant_collection"].json("collection.json")["collection"])
+    fusion = msgspec.convert(standing["retrieval_evaluation"].manifest.recipe.settings["fusion"], Fusion)
     with engine.open() as client:
-        contract = inspect(client, name).contract
-        serve(client, engine.alias, name, fusion)
+        contract = serve(client, engine.alias, name, fusion)
     details: dict[str, Any] = {
         "collection": name,
         "alias": engine.alias,
         "index_fp": contract.index_fp,
         "fusion": msgspec.to_builtins(fusion),
     }
-    return releases.move("collection", artifacts, details)
+    return releases.move("collection", {asset: artifact.recipe_id for asset, artifact in standing.items()}, details)
 
 
 def rollback_collection(store: ArtifactStore, releases: Releases, engine: QdrantEngine, release: Release) -> None:
-    """Make an earlier release serve again: its collection, its fusion. Raises Refused (FT-COL-006) if it is gone."""
+    """Make an earlier release serve again: its collection, its fusion. Raises Refused as `serve` does."""
     del store  # the release names everything that is needed
     with engine.open() as client:
         serve(client, engine.alias, release.details["collection"], msgspec.convert(release.details["fusion"], Fusion))
     releases.point("collection", release)
 
 
-def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:
-    """Write the fusion into the collection's contract, then let the alias name it: one call, no moment without."""
-    contract = inspect(client, name).contract
+def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> EmbeddingContract:
+    """Write the fusion into the collection's contract, then let the alias name it: one call, no moment without.
+
+    Returns that contract. Raises Refused: FT-COL-006 the collection is gone, FT-COL-001 its build was interrupted (a
+    retired one that is being built again, under the same name).
+    """
+    contract = stored_contract(client, name)
     if contract.serving is None:
         raise ValueError(f"the contract of {name} does not say how it is served")
-    set_fusion(client, name, contract.served(contract.serving, fusion))
+    if client.metadata(name).get("whole") == "":
+        violation = Violation(
+            code="FT-COL-001", where=name, message="the collection is not whole: its build was interrupted.",
+            field="whole", found="", expected="the version of passage_vectors",
+            mend="ft run --asset qdrant_collection, or ft rollback collection --to another release",
+        )  # fmt: skip
+        raise Refused(f"serving {name}", [violation])
+    served = contract.served(contract.serving, fusion)
+    set_fusion(client, name, served)
     client.point(alias, name)
+    return served
 
 
 def retire_collections(engine: QdrantEngine, book: ReleaseBook, keep: int, candidate: str) -> list[str]:

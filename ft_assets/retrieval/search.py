@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from expectations.contracts.embedding import EmbeddingContract, guard
+from expectations.contracts.embedding import EmbeddingContract, Serving, guard
 from expectations.violations import Refused, Violation
-from ft_assets.retrieval.collection import Collection, inspect
+from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.query import arm_scores, ask
 from ft_assets.retrieval.vectors import contract_of
 from resources.artifacts import Artifact, ArtifactStore
@@ -55,11 +55,10 @@ class Retriever:
             if name is None:
                 raise _refused("FT-RET-006", engine.alias, "nothing is released under this alias.", None, "one",
                                "ft run --asset released_collection")  # fmt: skip
-            found = inspect(client, name)
-            model = _model_of(store, releases, found)
-            encoder = HybridEncoder.load(model.folder())
-            _guard(found, encoder)
-            yield cls(client, name, found.contract, encoder)
+            contract = stored_contract(client, name)
+            encoder = HybridEncoder.load(_model_of(store, releases, name, contract).folder())
+            _guard(name, contract, client.serving(name), encoder)
+            yield cls(client, name, contract, encoder)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """The `k` best passages for each query, best first, with the scores of both arms."""
@@ -89,26 +88,25 @@ class Retriever:
 _ARMS: tuple[Arm, ...] = ("dense", "sparse")
 
 
-def _model_of(store: ArtifactStore, releases: Releases, found: Collection) -> Artifact:
+def _model_of(store: ArtifactStore, releases: Releases, name: str, contract: EmbeddingContract) -> Artifact:
     """The model artifact whose contract makes these vectors: the released one, else any in the store."""
     release = releases.current("collection")
     released = store.find("embedding_model", release.artifacts["embedding_model"]) if release else None
     for artifact in [*([released] if released else []), *store.versions("embedding_model")]:
-        if contract_of(artifact).encode_fp == found.contract.encode_fp:
+        if contract_of(artifact).encode_fp == contract.encode_fp:
             return artifact
     made = {artifact.recipe_id: contract_of(artifact).encode_fp[:12] for artifact in store.versions("embedding_model")}
-    raise _refused("FT-RET-007", found.name, "no model in the store made this index; an equal dimension is not enough.",
-                   made, found.contract.encode_fp[:12], "ft run --group embedding --group retrieval")  # fmt: skip
+    raise _refused("FT-RET-007", name, "no model in the store made this index; an equal dimension is not enough.",
+                   made, contract.encode_fp[:12], "ft run --group embedding --group retrieval")  # fmt: skip
 
 
-def _guard(found: Collection, encoder: HybridEncoder) -> None:
-    """Refuse unless the loaded model gives the probes the vectors that the collection's contract records."""
-    stored = found.contract
-    if found.config != stored.serving or stored.serving is None:
-        raise _refused("FT-COL-003", found.name, "BROKEN: the engine's configuration is not what the contract says.",
-                       str(found.config), str(stored.serving), "ft run --group retrieval")  # fmt: skip
+def _guard(name: str, stored: EmbeddingContract, config: Serving | None, encoder: HybridEncoder) -> None:
+    """Refuse unless the engine is configured, and the loaded model encodes the probes, as the contract records."""
+    if config != stored.serving or stored.serving is None:
+        raise _refused("FT-COL-003", name, "BROKEN: the engine's configuration is not what the contract says.",
+                       str(config), str(stored.serving), "ft run --group retrieval")  # fmt: skip
     now = msgspec.structs.replace(encoder.contract, probes=encoder.probe())
-    guard(stored, now.served(stored.serving, stored.fusion), found.name)
+    guard(stored, now.served(stored.serving, stored.fusion), name)
 
 
 def _refused(code: str, where: str, message: str, found: Any, expected: Any, mend: str) -> Refused:  # noqa: PLR0917

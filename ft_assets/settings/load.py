@@ -85,15 +85,16 @@ def accepted_settings(path: Path, state: Path) -> Settings:
     """`path` as `load_settings` reads it; while it cannot be used, the last one that could, kept below `state`.
 
     For what goes on running while a person edits: a typing error must stop no run. Who starts something by hand reads
-    with `load_settings` and is told. Raises SettingsError when none was ever accepted.
+    with `load_settings` and is told. Raises SettingsError when none was ever accepted by this release.
     """
     kept = state / ACCEPTED_FILE
     try:
         settings = load_settings(path)
-    except SettingsError:
-        if not kept.is_file():
-            raise
-        return Settings.model_validate_json(kept.read_bytes())
+    except SettingsError as error:
+        try:
+            return Settings.model_validate_json(kept.read_bytes())
+        except (FileNotFoundError, ValidationError):  # never accepted, or by another release
+            raise error from None
     values = settings.model_dump(mode="json")
     if state.is_dir() and (not kept.is_file() or json.loads(kept.read_text("utf-8")) != values):
         write_json(kept, values)

@@ -121,15 +121,16 @@ class TrainSettings(Section):
     """What becomes of a row longer than `max_length`: the training is refused, the row is left out, or its passages are
     cut, the last ones first. Questions and answers are never cut; too_long.jsonl lists what was left out or cut."""
     max_empty_thinking_share: float = Field(default=0.0, ge=0, le=1)
-    """For a model whose chat template opens every answer with <think>: the share of rows that may train it to close the
-    thought at once. `datasets.instruction.thinking: mask_empty` takes the empty thought out of the loss; 1 is for a
-    model that is meant to unlearn thinking (`strip`)."""
+    """For a model whose chat template opens every answer with `<think>`: the share of rows that may train it to close
+    the thought at once. `datasets.instruction.thinking: mask_empty` takes the empty thought out of the loss; 1 is for
+    a model that is meant to unlearn thinking (`strip`)."""
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_steps: float = Field(default=0.1, ge=0)
     """Below 1 a share of all steps, else a number of steps."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Computes activations again in the backward pass: less memory, more time. `auto` does so on GPUs."""
     activation_offloading: bool = False
     """Keeps what the backward pass needs in host memory; GPUs only."""
     optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
@@ -139,6 +140,10 @@ class TrainSettings(Section):
     save_steps: PositiveInt = 20
     logging_steps: PositiveInt = 1
     seed: int = 42
+
+    def recomputes_on(self, device: str) -> bool:
+        """Whether activations are computed again in the backward pass (`auto`: on GPUs)."""
+        return device == "cuda" if self.gradient_checkpointing == "auto" else self.gradient_checkpointing
 
     @field_validator("method", mode="before")
     @classmethod
@@ -168,6 +173,8 @@ class SftSettings(TrainSettings):
 
 
 class DpoSettings(TrainSettings):
+    """DPO trains the SFT adapter on, in the shape that it has: `dpo.lora` has no effect."""
+
     learning_rate: float = Field(default=5e-6, gt=0)
     beta: float = Field(default=0.1, gt=0)
     loss: Literal[

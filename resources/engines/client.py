@@ -4,17 +4,20 @@
 # pyright: basic
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from qdrant_client import QdrantClient, models
 
+from expectations.contracts.collection import configured_serving
 from expectations.contracts.embedding import Serving
 from resources.engines.protocol import (
     DENSE,
@@ -30,7 +33,8 @@ from resources.engines.protocol import (
 )
 
 _QUERIES = 64  # in one request
-_FILE = "storage.sqlite"  # where qdrant-client 1.20 keeps the points of a local collection
+# where qdrant-client 1.20 keeps a local collection's points, and what it replaces at every change of anything else
+_FILE, _META = "storage.sqlite", "meta.json"
 _PAGE = 10_000  # points in one page of a scroll without vectors
 _DISTANCES = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT, "euclid": models.Distance.EUCLID}
 _ALGEBRA = Algebra(
@@ -46,9 +50,13 @@ class ServerClient:
 
     copies = False
 
-    def __init__(self, client: QdrantClient) -> None:
-        self.client = client
+    def __init__(self, connect: Callable[[], QdrantClient]) -> None:
+        self._connect = connect
         self._dimensions: dict[str, int] = {}
+
+    @cached_property
+    def client(self) -> QdrantClient:
+        return self._connect()
 
     def names(self) -> list[str]:
         return sorted(collection.name for collection in self.client.get_collections().collections)
@@ -75,9 +83,7 @@ class ServerClient:
         self.client.delete_collection(name)
 
     def serving(self, name: str) -> Serving | None:
-        vectors = self.client.get_collection(name).config.params.vectors
-        dense = vectors.get(DENSE) if isinstance(vectors, Mapping) else None
-        return Serving(dimension=dense.size, distance=dense.distance.value.lower()) if dense else None  # type: ignore
+        return configured_serving(self.client.get_collection(name).config)
 
     def metadata(self, name: str) -> dict[str, Any]:
         return dict(self.client.get_collection(name).config.metadata or {})
@@ -162,19 +168,45 @@ class ServerClient:
         self.client.update_collection_aliases([delete, create] if now else [create])
 
     def close(self) -> None:
-        self.client.close()
+        if "client" in self.__dict__:
+            self.client.close()
 
 
 class LocalClient(ServerClient):
-    """The client's own engine in a folder: exact, slow, every point a commit of its own. For small collections."""
+    """The client's own engine in a folder: exact, slow, every point a commit of its own. For small collections.
+
+    Connecting unpickles every point of every collection (20,000: more than a second), so only what needs points does;
+    names, metadata and the plain count are read from the files.
+    """
 
     copies = True
 
-    def __init__(self, client: QdrantClient, folder: Path) -> None:
-        super().__init__(client)
-        self._folder = folder / "collection"
+    def __init__(self, connect: Callable[[], QdrantClient], folder: Path) -> None:
+        super().__init__(connect)
+        self._folder, self._meta_file = folder / "collection", folder / _META
+
+    def names(self) -> list[str]:
+        return sorted(self._meta()["collections"])
+
+    def aliases(self) -> dict[str, str]:
+        return dict(self._meta()["aliases"])
+
+    def serving(self, name: str) -> Serving | None:
+        dense = (self._meta()["collections"][name].get("vectors") or {}).get(DENSE)
+        return Serving(dimension=dense["size"], distance=dense["distance"].lower()) if dense else None
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        return dict(self._meta()["collections"][name].get("metadata") or {})
+
+    def count(self, name: str, holding: str | None = None) -> int:
+        file = self._folder / name / _FILE
+        if holding or not file.is_file():
+            return super().count(name, holding)
+        with closing(sqlite3.connect(file)) as points:
+            return int(points.execute("SELECT COUNT(*) FROM points").fetchone()[0])
 
     def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+        _ = self.client  # its lock is held before a folder is removed
         if name not in self.names():
             place = self._folder / name
             shutil.rmtree(place, ignore_errors=True)  # of a copy that was interrupted
@@ -186,6 +218,7 @@ class LocalClient(ServerClient):
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
         """Copies the file that holds the points, which the new collection then reads."""
+        _ = self.client  # its lock is held before a folder is removed
         file = self._folder / source / _FILE
         if not file.is_file():  # another version of the client may keep points elsewhere
             return False
@@ -201,6 +234,11 @@ class LocalClient(ServerClient):
         copied.rename(place)
         super().create(name, serving, metadata)
         return True
+
+    def _meta(self) -> dict[str, Any]:
+        if not self._meta_file.is_file():  # nobody connected yet
+            return {"collections": {}, "aliases": {}}
+        return json.loads(self._meta_file.read_bytes())
 
 
 def _request(query: Query) -> models.QueryRequest:

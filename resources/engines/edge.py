@@ -1,14 +1,15 @@
 """Qdrant's own engine in this process (`qdrant-edge-py`): one shard a collection, HNSW, a write-ahead log.
 
 A shard knows neither names nor aliases nor metadata. They stand beside the shards in `meta.json`, which is replaced in
-one step: a collection is what that file names, whatever else lies in the folder. The library is in beta and drifts
-between versions: it is pinned.
+one step: a collection is what that file names and whose folder is there, whatever else lies beside it. The library is
+in beta and drifts between versions: it is pinned.
 """
 
 # the library's stubs type its enums loosely
 # pyright: basic
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +69,9 @@ class EdgeClient:
         self._file = folder / "meta.json"
         self._folder = folder / "shards"
         self._meta = msgspec.json.decode(self._file.read_bytes(), type=_Meta) if self._file.is_file() else _Meta()
+        # a person deletes the folder of a shard that cannot be opened: that collection is gone, and is built again
+        for name in [name for name in self._meta.collections if not (self._folder / name).is_dir()]:
+            del self._meta.collections[name]
         self._shards: dict[str, edge.EdgeShard] = {}
 
     def names(self) -> list[str]:
@@ -175,8 +179,9 @@ class EdgeClient:
             try:
                 self._shards[name] = edge.EdgeShard.load(str(self._folder / name), config)
             except Exception as error:  # the library raises nothing more particular
-                raise _refused("FT-QDR-007", name, f"the shard cannot be opened: {error}", "unreadable", "a shard",
-                               "ft rollback collection, or delete its folder and run again") from error  # fmt: skip
+                mend = f"delete the folder {self._folder / name}, then ft run --asset qdrant_collection"
+                message = f"the shard cannot be opened: {error}"
+                raise _refused("FT-QDR-007", name, message, "unreadable", "a shard", mend) from error
         return self._shards[name]
 
     def _pages(self, name: str, size: int, **fields: Any) -> Iterator[list[edge.Record]]:
@@ -267,7 +272,9 @@ def _copy_file(source: Path, target: Path) -> None:
         while at < size:
             try:
                 at = os.lseek(read.fileno(), at, os.SEEK_DATA)
-            except OSError:  # ENXIO: nothing but a hole from here on
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # this one says: nothing but a hole from here on
+                    raise
                 break
             end = os.lseek(read.fileno(), at, os.SEEK_HOLE)
             os.lseek(write.fileno(), at, os.SEEK_SET)

@@ -35,6 +35,15 @@ def test_a_published_artifact_is_found_by_its_recipe_and_carries_its_summary(tmp
     assert found.file("sub/data.txt").read_text() == "hello"
 
 
+def test_what_another_process_made_anew_is_read_anew(tmp_path: Path):
+    here, there = ArtifactStore(tmp_path), ArtifactStore(tmp_path)
+    there.discard(publish(here, log="first"))
+    publish(there, log="second run")
+    found = here.find("corpus", RECIPE.id)
+    assert found is not None
+    assert found.file("training.log").read_text() == "second run"
+
+
 def test_the_recipe_changes_with_every_part_of_it():
     others = [
         Recipe("corpus", "2", {"a": 1}, {"files": "v1"}),

@@ -352,11 +352,25 @@ def test_a_foreign_client_in_the_folder_is_waited_for_too(tmp_path: Path) -> Non
     from qdrant_client import QdrantClient
 
     foreign = QdrantClient(path=str(tmp_path))
-    with pytest.raises(Refused, match="FT-QDR-001"):
-        engine(tmp_path).open().__enter__()
+    with engine(tmp_path).open() as client, pytest.raises(Refused, match="FT-QDR-001"):
+        client.create("c", SERVING, {})
     threading.Timer(0.3, foreign.close).start()
     with engine(tmp_path, lock_timeout=10.0).open() as client:
-        assert client.names() == []
+        client.create("c", SERVING, {})
+        assert client.names() == ["c"]
+
+
+def test_the_local_engine_reads_no_points_to_say_what_stands(tmp_path: Path) -> None:
+    with engine(tmp_path).open() as client:
+        client.create("c", SERVING, {"m": 1})
+        client.upsert("c", points(0, 30))
+        client.delete("c", [key(0)])
+        client.point("passages", "c")
+    with engine(tmp_path).open() as client:
+        assert (client.names(), client.aliases()) == (["c"], {"passages": "c"})
+        assert (client.serving("c"), client.metadata("c"), client.count("c")) == (SERVING, {"m": 1}, 29)
+        assert "client" not in vars(client)
+        assert client.count("c", "dense") == 29
 
 
 @pytest.mark.parametrize("kind", EMBEDDED)

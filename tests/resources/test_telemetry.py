@@ -30,6 +30,15 @@ def test_a_watcher_sees_each_step_once_and_never_half_a_line(tmp_path: Path):
     assert [record["loss"] for record in tail.new()] == [2.0]
 
 
+def test_a_watcher_that_comes_after_a_killed_run_reads_the_next_one_whole(tmp_path: Path):
+    Metrics(tmp_path).log("train", 1, 3, loss=2.5)
+    with (tmp_path / METRICS_FILE).open("a") as stream:
+        stream.write('{"phase": "train", "st')  # where it was killed
+    tail = Tail(tmp_path / METRICS_FILE)
+    Metrics(tmp_path).log("train", 2, 3, loss=2.0)
+    assert [record["loss"] for record in tail.new()] == [2.0]
+
+
 def test_a_step_tells_its_metrics_its_rate_and_the_time_left():
     record = {"phase": "train", "step": 4, "total": 10, "seconds": 90.0, "seconds_per_step": 2.5, "loss": 1.25}
     text, metrics = describe_step(record)

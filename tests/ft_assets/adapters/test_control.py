@@ -96,6 +96,7 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
         ("stop: true\nstop: false", "found duplicate key"),
         ("[1, 2]", "Input should be"),
         ("stop: [", "while parsing"),
+        ("stop: 2026-13-45", "month must be"),
     ],
 )
 def test_a_wish_that_is_not_valid_says_why(tmp_path: Path, text: str, says: str) -> None:

@@ -41,7 +41,7 @@ def evaluate(model: Any) -> None:
 @pytest.fixture
 def qlora(tiny_base: Path) -> Any:
     pytest.importorskip("bitsandbytes")
-    return load_model(tiny_base, settings(tiny_base, method="qlora", lora={"dropout": 0}), CPU, None)
+    return load_model(tiny_base, settings(tiny_base, method="qlora", lora={"dropout": 0}), CPU, None, longest=64)
 
 
 def test_qlora_holds_linear_layers_in_nf4_doubly_quantised_and_embeddings_in_bf16(qlora: Any) -> None:
@@ -81,14 +81,14 @@ def test_without_the_guard_bitsandbytes_loses_gradients_after_an_evaluation(qlor
 def test_qlora_without_bitsandbytes_says_what_to_install(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(Refused, match=r"FT-TRAIN-008.*ft-assets\[qlora\]"):
-        load_model(tiny_base, settings(tiny_base, method="qlora"), CPU, None)
+        load_model(tiny_base, settings(tiny_base, method="qlora"), CPU, None, longest=64)
 
 
 def test_a_lora_base_has_the_dtype_of_the_hardware_and_only_the_adapter_trains(tiny_base: Path) -> None:
     import torch
 
     for dtype, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32), ("float16", torch.float32)):
-        model = load_model(tiny_base, settings(tiny_base), Compute("cpu", dtype), None)
+        model = load_model(tiny_base, settings(tiny_base), Compute("cpu", dtype), None, longest=64)
         assert model.get_input_embeddings().weight.dtype == expected, "under fp16 master weights stay fp32"
         assert {name for name, p in model.named_parameters() if p.requires_grad} == {
             name for name, _ in model.named_parameters() if "lora_" in name
@@ -96,17 +96,18 @@ def test_a_lora_base_has_the_dtype_of_the_hardware_and_only_the_adapter_trains(t
 
 
 @pytest.mark.parametrize(
-    ("changes", "device", "expected"),
+    ("changes", "longest", "device", "expected"),
     [
-        ({}, "cpu", "eager"),
-        ({"max_length": 2048}, "cpu", "sdpa"),
-        ({"packing": True}, "cpu", "sdpa"),
-        ({}, "cuda", "sdpa"),
+        ({}, 512, "cpu", "eager"),
+        ({"max_length": 2048}, 512, "cpu", "eager"),
+        ({}, 513, "cpu", "sdpa"),
+        ({"packing": True}, 512, "cpu", "sdpa"),
+        ({}, 512, "cuda", "sdpa"),
     ],
 )
 def test_attention_is_eager_only_where_that_is_quicker_and_never_with_packing(
-    changes: dict[str, Any], device: Any, expected: str
+    changes: dict[str, Any], longest: int, device: Any, expected: str
 ) -> None:
-    assert choose_attention(settings(Path("base"), **changes), Compute(device, "bfloat16")) == expected
-    dpo = DpoSettings.model_validate({"base_model": "base", "max_length": changes.get("max_length", 1024)})
-    assert choose_attention(dpo, Compute("cuda", "bfloat16")) == "sdpa"
+    assert choose_attention(settings(Path("base"), **changes), Compute(device, "bfloat16"), longest) == expected
+    dpo = DpoSettings.model_validate({"base_model": "base"})
+    assert choose_attention(dpo, Compute("cuda", "bfloat16"), longest) == "sdpa"

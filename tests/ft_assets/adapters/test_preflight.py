@@ -49,7 +49,7 @@ def trainer_of(lab: Any, settings: Any, sft: Artifact | None = None) -> Any:
     splits = lab.preferences() if sft else lab.instructions()
     data, _, tokenizer = training_data(lab, splits, settings)
     return data, build_trainer(
-        settings, CPU, load_model(lab.base, settings, CPU, sft), tokenizer=tokenizer, data=data,
+        settings, CPU, load_model(lab.base, settings, CPU, sft, longest=data.longest), tokenizer=tokenizer, data=data,
         metrics=Metrics(lab.state), run_dir=lab.state,
     )  # fmt: skip
 
