@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# files side by side: fixtures that train are shared within a file
+PARALLEL := -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
@@ -36,10 +38,10 @@ ui: $(VENV)/.platform
 	@$(BIN)/ft ui
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 test-quick: $(VENV)/.dev
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

@@ -344,7 +344,7 @@ def check_rewards(summary: Mapping[str, Any], where: str) -> list[Violation]:
     return [
         Violation(
             code="FT-TRAIN-014", where=where, message="the figure is missing or not finite.", field=name,
-            found=str(summary.get(name)), expected="a finite number", mend=f"ft run --asset {where}",
+            found=str(summary.get(name)), expected="a finite number", mend="lower the learning rate and train again",
         )
         for name in ("reward_accuracy_after", "reward_margin_after")
         if not math.isfinite(float(summary.get(name, math.nan)))

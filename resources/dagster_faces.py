@@ -16,10 +16,9 @@ from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import LOG_FILE, Job, job_environment, read_failure, run_inline, worker_command, write_job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
-from resources.torchrun import environment, torchrun_command
+from resources.torchrun import STOP_SECONDS, environment, torchrun_command
 
 _OBSERVE_SECONDS = 5.0
-_STOP_SECONDS = 600.0  # a worker that is cancelled ends its step and writes a checkpoint first
 
 
 class ArtifactsResource(dg.ConfigurableResource[Any]):
@@ -112,13 +111,14 @@ class LauncherResource(dg.ConfigurableResource[Any]):
                 path = write_job(job)
                 command = torchrun_command(module, path, processes) if processes > 1 else worker_command(module, path)
                 env = {**os.environ, **job_environment(self.threads), **environment(self.threads, processes)}
-                client = dg.PipesSubprocessClient(env=env, termination_timeout_seconds=_STOP_SECONDS)
+                client = dg.PipesSubprocessClient(env=env, termination_timeout_seconds=float(STOP_SECONDS))
                 client.run(context=context, command=command)
         except DagsterPipesExecutionError as error:
             # the exit code alone says nothing: raise what the worker said, a refusal as a refusal
             said = read_failure(run_dir)
             refusal = said if isinstance(said, Refused) else None
-            raise refusal or dg.Failure(f"{module}: {said or error}; see {run_dir / LOG_FILE}") from error
+            silent = f"{error}. If it was killed, memory is the usual reason: ft estimate says what it needs"
+            raise refusal or dg.Failure(f"{module}: {said or silent}; see {run_dir / LOG_FILE}") from error
         finally:
             done.set()
             watcher.join(timeout=10)

@@ -9,6 +9,7 @@ cards are sold. No torch; the shape is read from config.json or from a GGUF head
 from __future__ import annotations
 
 import json
+import re
 import time
 from bisect import bisect
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -30,6 +31,10 @@ RESERVE = 0.05
 """Share of the memory that is left to fragmentation and to whoever else is there."""
 CHECKPOINTS = 3
 """On disk at once: two are kept while the next is written."""
+CPU_HEAD_TOKENS = 1024
+"""Most supervised tokens of a batch whose whole logits are kept on a CPU (adapters/head.py)."""
+EAGER_TOKENS = 512
+"""While no row has more tokens, a CPU keeps whole attention scores (adapters/load.py)."""
 _CONTEXT = int(0.8 * GIB)
 """CUDA context and library workspaces (0.5 to 1.4 GB have been reported)."""
 _CPU_PROCESS = int(0.9 * GIB)
@@ -37,9 +42,7 @@ _CPU_PROCESS = int(0.9 * GIB)
 _NF4 = 0.5 + 1 / 64 + 4 / 16384  # bytes a weight: 4 bits, an 8-bit scale for 64 and a 32-bit one for 16384 of them
 _NF4_SINGLE = 0.5 + 4 / 64
 _TILE_TOKENS, _TILE_VOCABULARY = 4096, 8192  # the tiles of TRL's fused head
-_CPU_HEAD_TOKENS = 1024  # most supervised tokens whose whole logits are kept on a CPU (adapters/head.py)
 _CPU_LOGIT = 44  # bytes a logit costs there with all that is made of it, measured
-_EAGER_TOKENS = 512  # up to here a CPU keeps whole attention scores (adapters/load.py)
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _FIELDS = {
@@ -234,7 +237,7 @@ def estimate_training(
     kept = 1 if checkpointing else shape.layers
     inputs = 0 if method == "full" else sum(shape.matrices[name][0] for name in _chosen(shape, targets))
     part("activations", *_activations(shape, batch_tokens, width, 0 if checkpointing else inputs, kept))
-    if device == "cpu" and tokens <= _EAGER_TOKENS:
+    if device == "cpu" and tokens <= EAGER_TOKENS:
         each = (5 if bf16 else 8) * (4 if checkpointing else 2)  # one layer at a time: with all of its gradients
         scores = batch_tokens * tokens * shape.heads
         part("attention", kept * scores * each, f"{kept} layers x {batch_tokens} x {tokens} x {shape.heads} x {each} B")
@@ -285,7 +288,7 @@ def _logits(vocab: int, tokens: int, scored: int, device: Device, *, fused_head:
     if not fused_head:
         return tokens * vocab * 10, f"{tokens} tokens x {vocab} x 10 B"
     if device == "cpu":
-        most = min(scored, _CPU_HEAD_TOKENS)
+        most = min(scored, CPU_HEAD_TOKENS)
         return most * vocab * _CPU_LOGIT, f"at most {most} tokens with loss x {vocab} x {_CPU_LOGIT} B"
     tile = min(tokens, _TILE_TOKENS)
     return tile * _TILE_VOCABULARY * 8, f"tiles of {tile} x {_TILE_VOCABULARY} x 8 B"
@@ -403,8 +406,9 @@ _CPU_SHARE = 0.5  # of a plain matrix product's speed
 
 
 def find_card(name: str) -> Card | None:
-    """The card that a name as the driver or a person writes it means ("NVIDIA GeForce RTX 3080", "a100")."""
-    return next((card for known, card in CARDS.items() if known.lower() in name.lower()), None)
+    """The card that a name as the driver or a person writes it means ("NVIDIA GeForce RTX 3080", "a100"), by whole
+    words: an A4000 is no A40."""
+    return next((card for known, card in CARDS.items() if re.search(rf"\b{known}\b", name, re.IGNORECASE)), None)
 
 
 def gpu_flops(card: Card) -> float:

@@ -117,7 +117,8 @@ def run_worker(main: Main) -> None:
     try:
         _run_reporting(main, job)
     except Exception as error:  # left for the parent to say, then raised all the same
-        if not (job.folder() / FAILURE_FILE).exists():  # the first rank that failed says why, the others only stopped
+        # of several ranks the first that failed says why, the others only stopped
+        if torchrun.world_size() == 1 or not (job.folder() / FAILURE_FILE).exists():
             with contextlib.suppress(OSError):  # the disk may be what failed; the error is in the log all the same
                 write_json(job.folder() / FAILURE_FILE, _describe_failure(error))
         raise

@@ -9,6 +9,7 @@ loaded (`trust_remote_code=False`, `use_safetensors=True` wherever something is 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from functools import cache
@@ -50,8 +51,12 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 def version(name: str, state: Path, revision: str | None = None) -> str:
-    """A short content version of a base model, for recipes."""
-    return digest(fingerprint(locate(name, state, revision)))[:16]
+    """A short content version of a base model, for recipes: its weights, its tokenizer and how it computes."""
+    folder = locate(name, state, revision)
+    config = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
+    for told in ("transformers_version", "_name_or_path"):  # they differ from machine to machine and decide nothing
+        config.pop(told, None)
+    return digest({**fingerprint(folder), "config": config})[:16]
 
 
 def _digest_file(path: Path) -> str:
@@ -94,7 +99,8 @@ def _from_gguf(source: Path, target: Path) -> Path:
 
         silence_progress_bars()
         staging = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.rmtree(staging, ignore_errors=True)
+        for left in target.parent.glob(f".{target.name}.[0-9]*"):  # by a process that was killed: the lock is ours
+            shutil.rmtree(left, ignore_errors=True)
         tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             str(source.parent),
@@ -116,7 +122,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json", "README.md", "LICENSE*"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json", "README.md"]
+    patterns += ["LICENSE*", "NOTICE*"]  # they travel with what is made of the model
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:

@@ -18,7 +18,9 @@ from typing import Any
 from resources import accelerator
 
 RANKS_FOLDER = "ranks"
-_STOP_SECONDS = 120  # a rank that is cancelled ends its step and writes a checkpoint; torchrun's default kills after 30
+STOP_SECONDS = (
+    600  # a worker that is cancelled ends its step and writes a checkpoint; torchrun kills after 30 by default
+)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,7 +32,7 @@ def torchrun_command(module: str, job_path: Path, processes: int) -> list[str]:
     return [
         sys.executable, "-m", "torch.distributed.run",
         "--standalone", "--nproc-per-node", str(processes), "--max-restarts", "0",
-        "--shutdown-timeout", str(_STOP_SECONDS),
+        "--shutdown-timeout", str(STOP_SECONDS - 30),
         "--log-dir", str(job_path.parent / RANKS_FOLDER), "--redirects", "3", "--tee", "0:3",
         "-m", module, "--job", str(job_path),
     ]  # fmt: skip

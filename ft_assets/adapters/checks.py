@@ -23,14 +23,12 @@ from resources.generator import CONTRACT_FILE
 from resources.plots import histogram
 
 _LOSSES = ("train_loss_first", "train_loss_last", "eval_loss_before", "eval_loss_after", "max_abs_adapter_delta")
+_READ = {"prompt_is_served": ("answer_settings",)}  # what a gate reads besides its own asset
 
 
 def contract_of(adapter: Artifact) -> AdapterContract:
     """The contract that an adapter artifact carries."""
     return msgspec.convert(adapter.json(CONTRACT_FILE), AdapterContract)
-
-
-_READ = {"prompt_is_served": ("answer_settings",)}
 
 
 def _training_gates(asset: str) -> list[Gate]:
@@ -154,7 +152,8 @@ def check_scores(summary: Mapping[str, Any], where: str) -> list[Violation]:
     return [
         Violation(
             code="FT-ANS-003", where=where, message="a score is missing or not finite.", field=f"{name}.{metric}",
-            found=str(interval), expected=f"finite, n = {summary['questions']}", mend=f"ft run --asset {where}",
+            found=str(interval), expected=f"finite, n = {summary['questions']}",
+            mend=f"delete the artifact of {where} and run `ft run --asset {where}`",
         )
         for name, metrics in summary["intervals"].items() for metric, interval in metrics.items()
         if interval["n"] != summary["questions"] or not all(map(math.isfinite, interval.values()))

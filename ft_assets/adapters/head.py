@@ -9,9 +9,7 @@ import types
 from typing import Any
 
 from expectations.training import IGNORED
-
-# Beyond this many supervised tokens a batch, the logits outgrow what the saved work is worth: TRL's tiles take over.
-_MOST_TOKENS = 1024
+from resources.estimate import CPU_HEAD_TOKENS
 
 
 def project_supervised_only(model: Any) -> None:
@@ -29,7 +27,8 @@ def project_supervised_only(model: Any) -> None:
     @functools.wraps(type(model).forward)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
         unusual = {"shift_labels", "num_items_in_batch", "output_router_logits"} & kwargs.keys()
-        if not fused_lm_head or labels is None or unusual or int((labels != IGNORED).sum()) > _MOST_TOKENS:
+        if not fused_lm_head or labels is None or unusual or int((labels != IGNORED).sum()) > CPU_HEAD_TOKENS:
+            # with more tokens the logits outgrow what the saved work is worth: TRL's tiles take over
             return fused(*args, fused_lm_head=fused_lm_head, labels=labels, **kwargs)
         mask = labels[:, 1:] != IGNORED
         hidden = self.base_model(*args, **{**kwargs, "use_cache": False}).last_hidden_state[:, :-1]

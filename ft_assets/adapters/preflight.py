@@ -22,6 +22,7 @@ import msgspec
 
 from expectations.training import check_disk, check_memory, check_smoke
 from expectations.violations import Refused, Violation
+from ft_assets.adapters.checkpoints import checkpoints
 from ft_assets.settings.model import TrainSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact, write_json
@@ -91,7 +92,8 @@ def read_result(artifact: Artifact, name: str) -> GateResult:
     if found is None:
         violation = Violation(
             code="FT-TRAIN-025", where=artifact.asset, message="the gate was not judged before training.", field=name,
-            found=[result.name for result in results], expected=name, mend=f"ft run --asset {artifact.asset}",
+            found=[result.name for result in results], expected=name,
+            mend=f"delete {artifact.path} and run `ft run --asset {artifact.asset}`",
         )  # fmt: skip
         raise Refused(f"reading {artifact.asset}", [violation])
     return found
@@ -134,13 +136,16 @@ def judge_resources(
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if on_cpu else 1
     free_memory, free_disk = _free_memory(compute), shutil.disk_usage(run_dir).free
     needed, needed_least = asked.total * processes, least.total * processes
-    broken = check_disk(asked.disk, free_disk, str(run_dir))
+    # a run that goes on has written checkpoints already
+    held = sum(path.stat().st_size for folder in checkpoints(run_dir) for path in folder.rglob("*"))
+    needed_disk = max(asked.disk - held, 0)
+    broken = check_disk(needed_disk, free_disk, str(run_dir))
     if free_memory is not None:
         broken += check_memory(needed_least, free_memory, compute.device)
     figures = {
         "memory_needed": needed, "memory_needed_least": needed_least, "memory_free": free_memory,
         "fits_as_configured": free_memory is None or needed <= free_memory, "memory_parts": asked.parts,
-        "disk_needed": asked.disk, "disk_free": free_disk, "tokens": tokens,
+        "disk_needed": needed_disk, "disk_free": free_disk, "tokens": tokens,
     }  # fmt: skip
     preflight.judge("memory_and_disk_suffice", broken, figures)
     preflight.refuse_broken()

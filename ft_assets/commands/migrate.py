@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,12 @@ def command(kind: str, url: str | None, sample: int, as_json: bool) -> None:
         raise click.UsageError(f"qdrant.engine is {source.address} already.")
     book = project.releases.book("collection")
     released = [release.details["collection"] for release in reversed(book.history)] if book else []
-    done = migrate(source, target, released, sample=sample)
+    with make_console(sys.stderr).status("opening both engines") as status:
+
+        def show(name: str, written: int, total: int) -> None:
+            status.update(f"{name}: {written} of {total} points")
+
+        done = migrate(source, target, released, sample=sample, progress=show)
     if as_json:
         click.echo(json.dumps({"from": source.address, "to": target.address, **asdict(done)}, indent=2))
         return

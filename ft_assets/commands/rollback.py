@@ -34,7 +34,7 @@ def command(kind: str, version: str | None, only_list: bool) -> None:
         # the alias and the pointer move together
         from ft_assets.retrieval.release import rollback_collection
 
-        rollback_collection(project.store, project.releases, project.engine, target)
+        rollback_collection(project.releases, project.engine, target)
     else:
         project.releases.point(which, target)
     click.echo(f"{kind}: {before.version if before else 'none'} -> {target.version}")

@@ -75,6 +75,7 @@ def _move(
     _require_sound(found)
     if name in new.names():
         _require_same_contract(name, found.contract, inspect(new, name))
+        new.set_metadata(name, {**new.metadata(name), "whole": ""})  # until it is whole again
     else:
         if found.contract.serving is None:
             raise ValueError(f"the contract of {name} does not say how it is served")

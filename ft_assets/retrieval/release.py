@@ -37,9 +37,8 @@ def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantE
     return releases.move("collection", {asset: artifact.recipe_id for asset, artifact in standing.items()}, details)
 
 
-def rollback_collection(store: ArtifactStore, releases: Releases, engine: QdrantEngine, release: Release) -> None:
+def rollback_collection(releases: Releases, engine: QdrantEngine, release: Release) -> None:
     """Make an earlier release serve again: its collection, its fusion. Raises Refused as `serve` does."""
-    del store  # the release names everything that is needed
     with engine.open() as client:
         serve(client, engine.alias, release.details["collection"], msgspec.convert(release.details["fusion"], Fusion))
     releases.point("collection", release)
@@ -62,7 +61,8 @@ def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> Embedd
         )  # fmt: skip
         raise Refused(f"serving {name}", [violation])
     served = contract.served(contract.serving, fusion)
-    set_fusion(client, name, served)
+    if served != contract:
+        set_fusion(client, name, served)
     client.point(alias, name)
     return served
 

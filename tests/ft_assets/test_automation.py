@@ -13,6 +13,8 @@ import pytest
 from ft_assets.automation import AC, ASKED, automate, on_contract_change
 from ft_assets.definitions import GATES, ROOMS
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class World:

@@ -131,3 +131,24 @@ def test_missing_evidence_fails_the_gate_instead_of_passing_it(tmp_path: Path):
     artifacts = ArtifactsResource(state_dir=str(tmp_path), config_path=str(tmp_path / "config.yaml"))
     with pytest.raises(Refused, match=r"FT-ART-001.*ft run --asset number"):
         enforce("x", _evidence(artifacts, QdrantResource(state_dir=str(tmp_path))), GATES, assets=["number"])
+
+
+def test_what_another_run_made_again_while_it_was_judged_is_refused(run: Any, tmp_path: Path):
+    run(3, number)
+    first = _artifacts(tmp_path).store().require("number")
+    run(4, number)
+
+    def _moves(evidence: Evidence) -> Verdict:
+        """Holds, and meanwhile the asset goes back to what it was."""
+        evidence.store.point(first)
+        return Verdict()
+
+    evidence = _evidence(_artifacts(tmp_path), QdrantResource(state_dir=str(tmp_path / "state")))
+    gate = Gate("number", "moves", _moves)
+    with pytest.raises(Refused, match=r"FT-LIN-002.*ft run --asset consumer"):
+        enforce("consumer", evidence, [gate], assets=["number"])
+    enforce("consumer", evidence, [gate], assets=["number"])
+
+
+def _artifacts(tmp_path: Path) -> ArtifactsResource:
+    return ArtifactsResource(state_dir=str(tmp_path / "state"), config_path=str(tmp_path / "config.yaml"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ft_assets.settings.load import SettingsError, accepted_settings, load_setti
 from ft_assets.settings.model import SETTINGS_ASSETS
 from resources.dagster_faces import ArtifactsResource
 from tests.ft_assets.daemon import Daemon
+
+pytestmark = pytest.mark.slow
 
 CONFIG: dict[str, Any] = {
     "corpus": {"files": ["kb/*.md"]},
@@ -130,6 +133,14 @@ def test_a_file_that_is_still_being_written_is_left_for_the_next_look(project: P
     assert project.daemon.failed_checks() == set()
 
 
+def test_a_file_from_a_clock_ahead_is_taken_up(project: Project) -> None:
+    project.take_up()
+    project.configure(retrieval={"sparse_weight": 0.5})
+    ahead = time.time() + 3600
+    os.utime(project.config, (ahead, ahead))
+    assert project.take_up() == {"retrieval_settings"}
+
+
 def test_one_edit_is_tried_once_and_waits_for_the_run_before(project: Project) -> None:
     first, again = (project.daemon.watch("watch_settings")[0].run_key for _ in range(2))
     assert first == again  # Dagster launches a key once
@@ -157,6 +168,15 @@ def test_checks_that_need_a_section_are_judged_anew_with_it(project: Project) ->
     assert "instruction_splits.no_contamination" not in judged_anew(project)
     instance.report_run_canceled(run)
     asked = judged_anew(project)
+    # nor are those asked for again that a run judges already
+    keys = {dg.AssetCheckKey(dg.AssetKey(asset), name) for asset, name in (one.split(".") for one in asked)}
+    judging = dg.DagsterRun(
+        job_name=job.name, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset(),
+        asset_check_selection=frozenset({min(keys, key=str)}),
+    )  # fmt: skip
+    run = instance.add_run(judging)
+    assert len(judged_anew(project)) == len(asked) - 1
+    instance.report_run_canceled(run)
     assert {"instruction_splits.no_contamination", "retrieval_splits.no_contamination"} <= asked
     assert not any("retrieval_settings" in name or "adapter" in name for name in asked)
     assert project.take_up() == set()

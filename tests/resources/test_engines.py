@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -442,6 +443,20 @@ def test_a_missing_library_is_named_with_the_extra_that_brings_it(
     with pytest.raises(Refused, match="FT-QDR-008") as refusal:
         QdrantEngine("edge", tmp_path, None, "passages", None, 0.3).open().__enter__()
     assert "ft-assets[edge]" in refusal.value.violations[0].mend
+
+
+def test_a_collection_whose_folder_was_deleted_is_gone_and_is_made_again(tmp_path: Path) -> None:
+    with engine(tmp_path, "edge").open() as client:
+        client.create("c", SERVING, {})
+        client.upsert("c", points(0, 3))
+        client.point("passages", "c")
+    shutil.rmtree(engine(tmp_path, "edge").folder / "shards/c")
+    with engine(tmp_path, "edge").open() as client:
+        assert (client.names(), client.aliases()) == ([], {"passages": "c"})
+        client.create("c", SERVING, {})
+        client.upsert("c", points(0, 5))
+    with engine(tmp_path, "edge").open() as client:
+        assert client.count("c") == 5
 
 
 def test_a_shard_that_does_not_hold_what_its_entry_says_is_refused_by_name(tmp_path: Path) -> None:

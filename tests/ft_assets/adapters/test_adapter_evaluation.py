@@ -25,6 +25,8 @@ from resources.telemetry import Metrics
 
 from .tiny_llm import build_base, publish_json
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def evaluated(trained: Any) -> tuple[Any, Artifact]:

@@ -17,6 +17,8 @@ from resources.telemetry import read_metrics
 
 from .tiny_llm import TEMPLATE, build_base, instruction, preference, publish_json
 
+pytestmark = pytest.mark.slow
+
 
 def test_sft_and_dpo_change_the_adapter_and_lower_the_validation_loss(trained: Any) -> None:
     _, sft, dpo = trained

@@ -17,6 +17,8 @@ from ft_assets.adapters.checkpoints import Seal, checkpoints, find_damage, newes
 from resources.artifacts import MANIFEST, seal_files, write_json
 from resources.telemetry import Metrics, read_events, read_metrics
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 

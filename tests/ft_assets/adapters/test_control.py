@@ -14,6 +14,8 @@ from ft_assets.adapters.checkpoints import checkpoints, find_damage
 from ft_assets.adapters.control import CONTROL_FILE, Stop, Wishes, WishFile
 from resources.telemetry import read_metrics
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 

@@ -14,6 +14,8 @@ from resources.telemetry import read_curves, read_metrics
 
 from .tiny_llm import instruction
 
+pytestmark = pytest.mark.slow
+
 PLAIN = {"lora": {"dropout": 0.0}, "epochs": 2}  # dropout draws otherwise for other batches
 
 

@@ -14,6 +14,8 @@ from ft_assets.gates import Evidence, Gate, Verdict
 
 from . import toy
 
+pytestmark = pytest.mark.slow
+
 Ft = Callable[..., Result]
 Write = Callable[[str, object], None]
 

@@ -20,6 +20,8 @@ from resources.dagster_faces import LauncherResource
 
 from . import toy
 
+pytestmark = pytest.mark.slow
+
 Ft = Callable[..., Result]
 Write = Callable[[str, object], None]
 

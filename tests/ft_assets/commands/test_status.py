@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 from click.testing import Result
 
 from ft_assets.commands.run import run_assets, select
@@ -17,6 +18,8 @@ from resources.artifacts import ArtifactStore
 from resources.releases import Releases
 
 from . import toy
+
+pytestmark = pytest.mark.slow
 
 Ft = Callable[..., Result]
 Write = Callable[[str, object], None]

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruction, preference
+
+pytestmark = pytest.mark.slow
 
 QUOTE = "分组密码的每一个分组都在同一把密钥下独立加密，因此相同的明文分组总是得到相同的密文分组，这会泄露明文的结构"
 SPLITS = ("instruction_splits", "preference_splits", "retrieval_splits")

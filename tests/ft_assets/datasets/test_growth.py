@@ -14,6 +14,8 @@ from ft_assets.datasets.deal import Card, deal, question_form, question_key
 from ft_assets.settings.model import SplitSettings
 from tests.ft_assets.datasets.conftest import TOPICS, Project, instruction
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = SplitSettings(near_duplicate=0.6)
 HAN = "的一是在不有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面"
 FRAMES = ("请问{}吗？", "{}呢", "请说明：{}。", "{}，为什么", "Please explain {}", "{} in short", "what about {}?")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ft_assets.corpus.cut import Alias
 from ft_assets.datasets.link import PassageIndex, document_of, read_index
 from ft_assets.embedding.pairs import read_passages, read_questions
 from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruction, question
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_alias_its_section_and_its_document_mean_the_passage_that_is_kept() -> None:

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from expectations.splits import SPLITS
 from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruction, preference, question
+
+pytestmark = pytest.mark.slow
 
 DATASETS = ("instruction", "preference", "retrieval")
 

@@ -11,6 +11,8 @@ from ft_assets.gates import Evidence, Verdict, build_checks, judge
 from resources.releases import Releases
 from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruction, preference
 
+pytestmark = pytest.mark.slow
+
 MADE = ("corpus_settings", "dataset_settings", "passages", "glossary")
 MADE += ("instruction_records", "preference_records", "retrieval_records")
 GLOSSARY = "分组密码: [block cipher]\n杂凑算法: [hash function]\n基本知识: []\n盲签名: []\n"

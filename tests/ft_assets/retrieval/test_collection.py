@@ -181,8 +181,12 @@ def test_another_contract_under_the_same_name_is_not_written_over(tmp_path: Path
 
 
 def test_a_missing_collection_is_refused_by_name(tmp_path: Path, kind: str) -> None:
-    with engine(tmp_path, kind).open() as client, pytest.raises(Refused, match="FT-COL-006"):
-        inspect(client, "passages__none")
+    vectors, _ = publish(tmp_path, corpus(8))
+    with engine(tmp_path, kind).open() as client:
+        with pytest.raises(Refused, match="FT-COL-006"):
+            inspect(client, "passages__none")
+        with pytest.raises(Refused, match="FT-COL-006"):
+            sample_cosines(client, "passages__none", vectors, SERVED)
 
 
 @pytest.mark.parametrize(("name", "points", "codes"), [

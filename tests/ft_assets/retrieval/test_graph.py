@@ -251,12 +251,12 @@ def test_rollback_moves_alias_fusion_and_pointer_back_and_forth(graph: Graph) ->
     assert one is not None
     assert two is not None
     assert served(graph) != first
-    store, releases, engine = artifacts.store(), artifacts.releases(), graph.qdrant.engine()
-    rollback_collection(store, releases, engine, releases.target("collection"))
+    releases, engine = artifacts.releases(), graph.qdrant.engine()
+    rollback_collection(releases, engine, releases.target("collection"))
     assert served(graph) == first
     assert releases.current("collection") == one
     assert search(graph, QUESTION)[0] == before
-    rollback_collection(store, releases, engine, releases.target("collection", two.version))
+    rollback_collection(releases, engine, releases.target("collection", two.version))
     assert served(graph) == two.details["collection"]
     (hits,) = search(graph, QUESTION)
     assert hits[0].score == pytest.approx(hits[0].dense + 0.6 * hits[0].sparse, abs=1e-4)

@@ -21,6 +21,8 @@ from resources.releases import Releases
 from tests.ft_assets.retrieval.synthetic import SERVING, contract, corpus, publish
 from tests.resources.test_engines import engine
 
+pytestmark = pytest.mark.slow
+
 SERVED = contract().served(SERVING, None)
 WEIGHTED = Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.3, prefetch_limit=200)
 WAYS = [("local", "edge"), ("edge", "local")]

@@ -94,6 +94,17 @@ def test_a_release_that_is_gone_is_refused_and_the_alias_stays(tmp_path: Path, k
         assert client.aliases() == {"passages": name}
 
 
+def test_a_build_that_was_interrupted_cannot_serve(tmp_path: Path, kind: str) -> None:
+    opened, kept = engine(tmp_path, kind), list[str]()
+    first = release_one(opened, *publish(tmp_path, version(0)), kept)
+    second = release_one(opened, *publish(tmp_path, version(1)), kept)
+    with opened.open() as client:
+        client.set_metadata(first, {"whole": ""})
+        with pytest.raises(Refused, match="FT-COL-001"):
+            serve(client, "passages", first, WEIGHTED)
+        assert client.aliases() == {"passages": second}
+
+
 def test_nothing_that_is_not_ours_or_that_serves_is_retired(tmp_path: Path, kind: str) -> None:
     opened, kept = engine(tmp_path, kind), list[str]()
     first = release_one(opened, *publish(tmp_path, version(0)), kept)
