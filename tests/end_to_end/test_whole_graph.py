@@ -171,13 +171,14 @@ def test_gate_status_doctor_and_rollback_answer(ft: Ft):
 def test_commands_in_the_docs_run(ft: Ft, project: Path):
     """Every `ft …` line of a ```bash block, in the project the docs speak of.
 
-    Those on another repository's files (exports/, handbook.md) run in tests/ft_assets/commands/test_verify.py.
+    Those on another repository's files (exports/, handbook.md) run in tests/ft_assets/commands/test_verify.py; what speaks
+    to a server (example.com) is tested in tests/ft_assets/retrieval/test_migrate.py.
     """
     (ft.folder / "examples").symlink_to(project / "examples")
     pages = [project / "README.md", *sorted((project / "docs").glob("*.md"))]
     blocks = [block for page in pages for block in re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
     lines = {line.partition("#")[0].strip() for block in blocks for line in block.splitlines()}
-    elsewhere = ("exports/", "handbook.md")
+    elsewhere = ("exports/", "handbook.md", "example.com")
     commands = sorted(line for line in lines if line.startswith("ft ") and not any(name in line for name in elsewhere))
     assert len(commands) > 8
     for command in commands:
