@@ -29,7 +29,7 @@ class TableWriter:
         self._batches: list[Any] = []
         self._nested = [_holds_structs(field.type) for field in schema]
         # texts differ from row to row: their dictionary would be built only to be thrown away
-        repeating = [name for name in schema.names if name in _REPEATING]
+        repeating: Any = [name for name in schema.names if name in _REPEATING]
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeating)
 
     def add(self, row: Mapping[str, Any] | msgspec.Struct) -> None:

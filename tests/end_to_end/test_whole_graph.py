@@ -171,8 +171,8 @@ def test_gate_status_doctor_and_rollback_answer(ft: Ft):
 def test_commands_in_the_docs_run(ft: Ft, project: Path):
     """Every `ft …` line of a ```bash block, in the project the docs speak of.
 
-    Those on another repository's files (exports/, handbook.md) run in tests/ft_assets/commands/test_verify.py; what speaks
-    to a server (example.com) is tested in tests/ft_assets/retrieval/test_migrate.py.
+    Those on another repository's files (exports/, handbook.md) run in tests/ft_assets/commands/test_verify.py, those on
+    a server (example.com) in tests/ft_assets/retrieval/test_migrate.py.
     """
     (ft.folder / "examples").symlink_to(project / "examples")
     pages = [project / "README.md", *sorted((project / "docs").glob("*.md"))]
