@@ -69,7 +69,7 @@ class Served:
     def check(self, asset: str, name: str) -> tuple[str, str]:
         """Status of a check's latest execution, and the violations it shows."""
         (found, *_) = self.ask(CHECK % (asset, name))["assetCheckExecutions"] or [{"status": "", "evaluation": None}]
-        return found["status"], json.dumps(found["evaluation"] or {})
+        return str(found["status"] or ""), json.dumps(found["evaluation"] or {})
 
     def made(self, asset: str) -> int:
         """How often an asset was materialized, be it reused."""
