@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
@@ -16,11 +15,11 @@ from expectations.duplicates import Duplicates
 from expectations.formats.bridges import find_bridge
 from expectations.formats.codes import CODES
 from expectations.formats.dialect import DEFAULT_POLICY, Kind, Policy
-from expectations.formats.recognise import SAMPLE, recognise_rows, unknown
+from expectations.formats.recognise import recognise_rows, unknown
 from expectations.formats.schemas import RECORDS
 from expectations.formats.versions import VERSIONS
-from expectations.reading import FILE_CODES, Lane, Rejected, Row, read_rows
-from expectations.records import Record, convert_rows, open_lane
+from expectations.reading import FILE_CODES, Rejected
+from expectations.records import OpenedFile, Record, convert_rows
 from expectations.verify import check_format, opens_as_document, read_sections
 from expectations.violations import Refused, Violation
 
@@ -145,14 +144,12 @@ def _open(
         if to != "passage":
             raise _no_way(path, "passage", to)
         return ("passage", path.suffix[1:].lower()), read_sections(path)
-    lane = Lane()
-    rows = read_rows(path, lane=lane)
-    first = list(islice(rows, SAMPLE))
-    read = [row for row in first if isinstance(row, Row)]
-    broken = next((row for row in first if isinstance(row, Rejected) and row.code in FILE_CODES), None)
+    opened = OpenedFile(path)
+    read = opened.read
+    broken = next((row for row in opened.first if isinstance(row, Rejected) and row.code in FILE_CODES), None)
     if broken:
         raise _refused(broken.code, path, broken.reason)
-    if not first:
+    if not opened.first:
         raise _refused("FT-ROW-012", path, "the file has no rows")
     found = recognise_rows(read, name=path.name, kinds=[format] if format else [])
     if found is None:
@@ -166,8 +163,7 @@ def _open(
     kind = found.dialect.kind
     if to not in becomes(kind):
         raise _no_way(path, kind, to)
-    open_lane(lane, found.dialect, first)
-    records = convert_rows(path, chain(first, rows), found.dialect, policy, kind=cast("Kind", to))
+    records = convert_rows(path, opened.rows(found.dialect), found.dialect, policy, kind=cast("Kind", to))
     return (kind, found.dialect.name), records
 
 

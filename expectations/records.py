@@ -36,30 +36,35 @@ def read_records(
     `name` is what the file is called in records and quarantine, its own name by default. Duplicates need the whole
     data set: see duplicates.py. Refused when the file cannot be opened.
     """
-    lane = Lane()
-    rows = read_rows(path, name=name, max_line_bytes=max_line_bytes, lane=lane)
-    first = list(islice(rows, SAMPLE))
-    kinds = [kind, *sources_of(kind)]
-    found = recognise_rows([row for row in first if isinstance(row, Row)], name=path.name, kinds=kinds)
-    if found:
-        open_lane(lane, found.dialect, first)
-    yield from convert_rows(path, chain(first, rows), found and found.dialect, policy, kind=kind, name=name)
+    opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes)
+    found = recognise_rows(opened.read, name=path.name, kinds=[kind, *sources_of(kind)])
+    dialect = found and found.dialect
+    yield from convert_rows(path, opened.rows(dialect), dialect, policy, kind=kind, name=name)
 
 
-def open_lane(lane: Lane, dialect: Dialect, sample: Iterable[Row | Rejected]) -> None:
-    """Lets the rest of a file by quickly, if its first rows that hold have one shape."""
-    if dialect.parts:
-        return
-    fitting: list[Any] = []
-    for row in sample:
-        if isinstance(row, Row):
-            try:
-                dialect.type(row.value)
-            except RowError:
-                continue
-            fitting.append(row.value)
-    fixed = {"format_version": VERSIONS[dialect.kind]} if dialect.canonical else {}
-    lane.learn(dialect.row, fitting, fixed)
+class OpenedFile:
+    """A file whose first rows were read, to be recognised by them. Refused when it cannot be opened."""
+
+    def __init__(self, path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES) -> None:
+        self._lane = Lane()
+        self._rest = read_rows(path, name=name, max_line_bytes=max_line_bytes, lane=self._lane)
+        self.first = list(islice(self._rest, SAMPLE))
+        self.read = [row for row in self.first if isinstance(row, Row)]
+
+    def rows(self, dialect: Dialect | None) -> Iterator[Row | Rejected]:
+        """All rows. Those behind the first come by the quick lane, if the first that hold have one shape."""
+        if dialect and not dialect.parts:
+            fixed = {"format_version": VERSIONS[dialect.kind]} if dialect.canonical else {}
+            self._lane.learn(dialect.row, [row.value for row in self.read if _has_types_of(dialect, row)], fixed)
+        return chain(self.first, self._rest)
+
+
+def _has_types_of(dialect: Dialect, row: Row) -> bool:
+    try:
+        dialect.type(row.value)
+    except RowError:
+        return False
+    return True
 
 
 def convert_rows(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +15,12 @@ from expectations.documents import is_document, read_document
 from expectations.duplicates import Conflict, Duplicates
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Policy
 from expectations.formats.passage import PassageRecord
-from expectations.formats.recognise import DIALECTS, SAMPLE, recognise_rows, unknown
+from expectations.formats.recognise import DIALECTS, recognise_rows, unknown
 from expectations.formats.schemas import RECORDS
 from expectations.formats.versions import VERSIONS
 from expectations.quarantine import set_aside
-from expectations.reading import BATCH, FILE_CODES, MAX_LINE_BYTES, Lane, Rejected, Row, escape, holds_rows, read_rows
-from expectations.records import Record, convert_rows, open_lane
+from expectations.reading import BATCH, FILE_CODES, MAX_LINE_BYTES, Rejected, Row, escape, holds_rows
+from expectations.records import OpenedFile, Record, convert_rows
 from expectations.violations import Refused, Violation
 
 KEPT_PER_CODE = 100
@@ -222,28 +221,25 @@ def _verify_document(report: Report, path: Path) -> None:
 
 
 def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes: int, policy: Policy) -> None:
-    lane = Lane()
     try:
-        rows = read_rows(path, max_line_bytes=max_line_bytes, lane=lane)
-        first = list(islice(rows, SAMPLE))
+        opened = OpenedFile(path, max_line_bytes=max_line_bytes)
     except (Refused, OSError) as error:
         _give_up(report, error)
         return
-    read = [row for row in first if isinstance(row, Row)]
     kinds = [format] if format else []
-    found = recognise_rows(read, name=path.name, kinds=kinds)
-    if found is None and read:
-        problem = unknown(str(path), read, kinds)
+    found = recognise_rows(opened.read, name=path.name, kinds=kinds)
+    if found is None and opened.read:
+        problem = unknown(str(path), opened.read, kinds)
         report.unreadable_code, report.unreadable = problem.code, f"{problem.message}; read are: {problem.expected}"
-        report.rows = len(first) + sum(1 for _ in rows)
+        report.rows = sum(1 for _ in opened.rows(None))
         return
     if found:
-        open_lane(lane, found.dialect, first)
         report.format, report.dialect, report.notes = found.dialect.kind, found.dialect.name, found.notes
         if "reasoning" in RECORDS[found.dialect.kind].__struct_fields__:
             report.thinking = policy.thinking
-    passing = _Passing(chain(first, rows), found and found.dialect)
-    records = convert_rows(path, passing, found and found.dialect, policy)
+    dialect = found and found.dialect
+    passing = _Passing(opened.rows(dialect), dialect)
+    records = convert_rows(path, passing, dialect, policy)
     _count(report, Duplicates(), records, passing)
     if found and found.dialect.canonical:
         report.versions = sorted(passing.versions) or [VERSIONS[found.dialect.kind]]

@@ -70,6 +70,11 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     answer: str
 
 
+_TYPE_CODES: dict[Kind, str] = {
+    "instruction": "FT-INST-001", "preference": "FT-PREF-001", "qa": "FT-QA-001", "retrieval_pair": "FT-PAIR-001",
+    "query": "FT-QRY-001", "qrels": "FT-QREL-001", "passage": "FT-PSG-001",
+}  # fmt: skip
+
 Parts = Callable[[Any], Iterator[tuple[str, Any]]]
 """A raw row that holds several records -> (JSON path, raw value) of each."""
 
@@ -85,8 +90,6 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     convert: Callable[[Any, Any, Place, Policy], Any]
     """(typed row, raw value, place, policy) → record; raises RowError. A row of the quick lane has no raw value: every
     key of it is a field of the typed row."""
-    type_code: str
-    """The code of a field that is missing or of another type."""
     tells: tuple[str, ...] = ()
     """Optional keys that tell it from a dialect with the same marks."""
     parts: Parts | None = None
@@ -95,6 +98,11 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """Where keys, or having columns, do not tell: whether the values look like it."""
     canonical: bool = False
     """Whether it is the format's own form, whose rows may state their version."""
+
+    @property
+    def type_code(self) -> str:
+        """The code of a field that is missing or of another type."""
+        return _TYPE_CODES[self.kind]
 
     def fit(self, value: Any) -> tuple[float, int]:
         """How well a raw value fits: the share of the marks it has, 0 to 1, then how many of marks and tells."""

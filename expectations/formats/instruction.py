@@ -335,7 +335,6 @@ DIALECTS = (
         marks=("instruction", "output"),
         row=AlpacaRow,
         convert=_from_alpaca,
-        type_code="FT-INST-001",
     ),
     Dialect(
         name="messages",
@@ -343,7 +342,6 @@ DIALECTS = (
         marks=("messages",),
         row=MessagesRow,
         convert=_from_messages,
-        type_code="FT-INST-001",
     ),
     Dialect(
         name="sharegpt",
@@ -351,7 +349,6 @@ DIALECTS = (
         marks=("conversations",),
         row=ShareGptRow,
         convert=_from_sharegpt,
-        type_code="FT-INST-001",
     ),
     Dialect(
         name="prompt-completion",
@@ -359,7 +356,6 @@ DIALECTS = (
         marks=("prompt", "completion"),
         row=CompletionRow,
         convert=_from_completion,
-        type_code="FT-INST-001",
     ),
     Dialect(
         name="instruction",
@@ -368,7 +364,6 @@ DIALECTS = (
         tells=("record_id", "context", "system", "difficulty", "reasoning"),
         row=CanonicalRow,
         convert=_from_canonical,
-        type_code="FT-INST-001",
         canonical=True,
     ),
 )

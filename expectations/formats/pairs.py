@@ -236,7 +236,6 @@ DIALECTS = (
         tells=("neg", "pos_scores", "neg_scores", "prompt", "type"),
         row=FlagEmbeddingRow,
         convert=_from_flag_embedding,
-        type_code="FT-PAIR-001",
     ),
     Dialect(
         name="stard",
@@ -244,7 +243,6 @@ DIALECTS = (
         marks=("query_id", "问题", "相关法规"),
         row=StatutesRow,
         convert=_from_statutes,
-        type_code="FT-PAIR-001",
     ),
     Dialect(
         name="retrieval_pair",
@@ -253,7 +251,6 @@ DIALECTS = (
         tells=("negatives", "positive_scores", "negative_scores", "in_batch_negatives"),
         row=CanonicalRow,
         convert=_from_canonical,
-        type_code="FT-PAIR-001",
         canonical=True,
     ),
 )

@@ -90,7 +90,6 @@ DIALECTS = (
         tells=("title",),
         row=BeirRow,
         convert=_from_beir,
-        type_code="FT-PSG-001",
     ),
     Dialect(
         name="ultrarag-contents",
@@ -98,7 +97,6 @@ DIALECTS = (
         marks=("id", "contents"),
         row=ContentsRow,
         convert=_from_contents,
-        type_code="FT-PSG-001",
     ),
     Dialect(
         name="ultrarag-documents",
@@ -106,7 +104,6 @@ DIALECTS = (
         marks=("title", "content"),
         row=TitledRow,
         convert=_from_titled,
-        type_code="FT-PSG-001",
     ),
     Dialect(
         name="passage",
@@ -114,7 +111,6 @@ DIALECTS = (
         marks=("document_id", "text"),
         row=CanonicalRow,
         convert=_from_canonical,
-        type_code="FT-PSG-001",
         canonical=True,
     ),
 )

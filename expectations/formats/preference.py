@@ -344,7 +344,6 @@ DIALECTS = (
         marks=("query", "retrieval_result", "chosen", "rejected"),
         row=DdrRow,
         convert=_from_ddr,
-        type_code="FT-PREF-001",
     ),
     Dialect(
         name="rag-ddr",
@@ -353,7 +352,6 @@ DIALECTS = (
         tells=("passage", "rerank_passage"),
         row=RagDdrRow,
         convert=_from_rag_ddr,
-        type_code="FT-PREF-001",
     ),
     Dialect(
         name="trl",
@@ -362,7 +360,6 @@ DIALECTS = (
         tells=("prompt",),
         row=TrlRow,
         convert=_from_trl,
-        type_code="FT-PREF-001",
     ),
     Dialect(
         name="preference",
@@ -371,7 +368,6 @@ DIALECTS = (
         tells=("chosen_score", "context"),
         row=CanonicalRow,
         convert=_from_canonical,
-        type_code="FT-PREF-001",
         canonical=True,
     ),
 )

@@ -505,7 +505,6 @@ DIALECTS = (
         marks=("content", "questions", "answers"),
         row=Part,
         convert=_from_part,
-        type_code="FT-QA-001",
         parts=_chunk_parts,
     ),
     Dialect(
@@ -514,7 +513,6 @@ DIALECTS = (
         marks=("index", "data", "golden_reference"),
         row=FlatRow,
         convert=_from_flat,
-        type_code="FT-QA-001",
     ),
     Dialect(
         name="kbalign-merged",
@@ -523,7 +521,6 @@ DIALECTS = (
         tells=("golden_reference",),
         row=MergedRow,
         convert=_from_merged,
-        type_code="FT-QA-001",
     ),
     Dialect(
         name="kbalign-bm",
@@ -531,7 +528,6 @@ DIALECTS = (
         marks=("id", "data"),
         row=BmRow,
         convert=_from_bm,
-        type_code="FT-QA-001",
     ),
     Dialect(
         name="squad",
@@ -539,7 +535,6 @@ DIALECTS = (
         marks=("version", "data"),
         row=Part,
         convert=_from_part,
-        type_code="FT-QA-001",
         parts=_squad_parts,
     ),
     Dialect(
@@ -548,7 +543,6 @@ DIALECTS = (
         marks=("paragraphs",),
         row=Part,
         convert=_from_part,
-        type_code="FT-QA-001",
         parts=_squad_document_parts,
     ),
     Dialect(
@@ -559,7 +553,6 @@ DIALECTS = (
         suits=_holds_objects,
         row=RagEvalRow,
         convert=_from_rageval,
-        type_code="FT-QA-001",
     ),
     Dialect(
         name="qa",
@@ -568,7 +561,6 @@ DIALECTS = (
         tells=("golden_reference", "student_answer", "verdict", "explanation", "dependency"),
         row=CanonicalRow,
         convert=_from_canonical,
-        type_code="FT-QA-001",
         canonical=True,
     ),
 )

@@ -181,7 +181,6 @@ DIALECTS = (
         marks=("_id", "text"),
         row=BeirQueryRow,
         convert=_from_beir_query,
-        type_code="FT-QRY-001",
     ),
     Dialect(
         name="query",
@@ -189,7 +188,6 @@ DIALECTS = (
         marks=("query_id", "query"),
         row=CanonicalQueryRow,
         convert=_from_canonical_query,
-        type_code="FT-QRY-001",
         canonical=True,
     ),
     Dialect(
@@ -199,7 +197,6 @@ DIALECTS = (
         suits=_has_three_columns,
         row=list[str],
         convert=_from_cells,
-        type_code="FT-QREL-001",
     ),
     Dialect(
         name="trec-qrels-tsv",
@@ -208,7 +205,6 @@ DIALECTS = (
         suits=_is_trec,
         row=list[str],
         convert=_from_trec,
-        type_code="FT-QREL-001",
     ),
     Dialect(
         name="qrels-tsv",
@@ -217,7 +213,6 @@ DIALECTS = (
         suits=_names_two,
         row=list[str],
         convert=_from_pair,
-        type_code="FT-QREL-001",
     ),
     Dialect(
         name="queries-tsv",
@@ -226,7 +221,6 @@ DIALECTS = (
         suits=_names_text,
         row=list[str],
         convert=_from_query_cells,
-        type_code="FT-QRY-001",
     ),
     Dialect(
         name="beir-qrels",
@@ -234,7 +228,6 @@ DIALECTS = (
         marks=("query-id", "corpus-id", "score"),
         row=BeirQrelRow,
         convert=_from_beir_qrel,
-        type_code="FT-QREL-001",
     ),
     Dialect(
         name="qrels",
@@ -242,7 +235,6 @@ DIALECTS = (
         marks=("query_id", "passage_id", "score"),
         row=CanonicalQrelRow,
         convert=_from_canonical_qrel,
-        type_code="FT-QREL-001",
         canonical=True,
     ),
 )

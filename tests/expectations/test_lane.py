@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 
 from expectations.formats.dialect import DEFAULT_POLICY
 from expectations.formats.recognise import recognise_rows
-from expectations.reading import BATCH, Lane, Rejected, Row, read_rows
-from expectations.records import Record, convert_rows, open_lane, read_records
+from expectations.reading import BATCH, Rejected, Row, read_rows
+from expectations.records import OpenedFile, Record, convert_rows, read_records
 
 SAMPLE = 2 * BATCH
 """Rows that are decoded before the lane opens."""
@@ -46,13 +45,10 @@ def _slowly(path: Path) -> list[Record | Rejected]:
 
 def _typed(path: Path) -> list[bool]:
     """Which rows came by the lane."""
-    lane = Lane()
-    rows: Iterator[Row | Rejected] = read_rows(path, lane=lane)
-    first = [next(rows) for _ in range(SAMPLE)]
-    found = recognise_rows([row for row in first if isinstance(row, Row)], name=path.name)
+    opened = OpenedFile(path)
+    found = recognise_rows(opened.read, name=path.name)
     assert found
-    open_lane(lane, found.dialect, first)
-    rest = [*rows][SAMPLE - len(first) :]
+    rest = [*opened.rows(found.dialect)][SAMPLE:]
     return [isinstance(row, Row) and row.typed is not None for row in rest]
 
 
