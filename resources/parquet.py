@@ -14,7 +14,6 @@ import msgspec
 
 _BATCH = 500  # rows that become Arrow's at once, while they are still in the processor's cache
 _ROW_GROUP = 10_000
-_REPEATING = {"source", "language", "system", "group", "difficulty", "document_id", "split", "file", "code"}
 
 
 class TableWriter:
@@ -28,9 +27,7 @@ class TableWriter:
         self._pending: list[Mapping[str, Any] | msgspec.Struct] = []
         self._batches: list[Any] = []
         self._nested = [_holds_structs(field.type) for field in schema]
-        # texts differ from row to row: their dictionary would be built only to be thrown away
-        repeating: Any = [name for name in schema.names if name in _REPEATING]
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeating)
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, row: Mapping[str, Any] | msgspec.Struct) -> None:
         self._pending.append(row)

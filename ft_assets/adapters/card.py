@@ -65,7 +65,7 @@ def base_licence(folder: Path) -> dict[str, str]:
 
     card, config = folder / "README.md", folder / "config.json"
     text = card.read_text("utf-8") if card.is_file() else ""
-    yaml: Any = YAML(typ="safe", pure=True)
+    yaml: Any = YAML(typ="safe", pure=True)  # plain values only: a card cannot make objects
     header: Any = None
     with contextlib.suppress(YAMLError):  # a broken card states nothing; it must not cost a training
         header = yaml.load(text[4:].partition("\n---")[0]) if text.startswith("---\n") else None

@@ -149,7 +149,7 @@ def _train_and_publish(job: Job) -> Artifact:
         "seconds": round(time.monotonic() - started, 1),
     }
     if torchrun.is_main():
-        link_final_model(job.folder(), _publish(job, model, contract, summary, settings, data=data))
+        link_final_model(job.folder(), _publish(job, model, contract, summary, settings, base_folder=folder, data=data))
         remove_checkpoints(job.folder())
         forget(job.folder())
     torchrun.wait_for_all()
@@ -177,6 +177,7 @@ def _publish(
     summary: dict[str, Any],
     settings: SftSettings | DpoSettings,
     *,
+    base_folder: Path,
     data: TrainingData,
 ) -> Artifact:
     with job.artifacts().stage(job.recipe) as staging:
@@ -187,8 +188,7 @@ def _publish(
         model.save_pretrained(adapter, selected_adapters=[ADAPTER_NAME])
         (adapter / "README.md").unlink(missing_ok=True)
         write_json(staging.path / CONTRACT_FILE, msgspec.to_builtins(contract))
-        folder = models.locate(settings.base_model, Path(job.params["state_dir"]), settings.revision)
-        card = Card(recipe=job.recipe, contract=contract, summary=summary, base_folder=folder)
+        card = Card(recipe=job.recipe, contract=contract, summary=summary, base_folder=base_folder)
         write_card(staging.path / "README.md", card)
         data.write_too_long(staging.path)
         for name in (METRICS_FILE, LOG_FILE, PREFLIGHT_FILE):
