@@ -37,6 +37,7 @@ FORMAT = "preference"
 VERSION = VERSIONS[FORMAT]
 AUGMENTED = 5
 """Passages that DDR gives with the question: the first five."""
+_EMPTY = ("FT-PREF-008", "FT-PREF-002", "FT-PREF-002")
 _TRL_PATHS = ("$.prompt", "$.chosen", "$.rejected")
 
 
@@ -131,21 +132,22 @@ def _build(
     group: str | None = None,
 ) -> PreferenceRecord:
     """The rules that hold for every dialect; `paths` are the JSON paths of the question and of the two answers."""
-    texts = (question, chosen, rejected)
     if place.plain:
-        asked, better, worse = map(str.strip, texts)
+        asked, better, worse = question.strip(), chosen.strip(), rejected.strip()
+        given = [text for text in map(str.strip, context) if text]
     else:
+        texts = (question, chosen, rejected)
         asked, better, worse = (tidy(text, path, place) for text, path in zip(texts, paths, strict=True))
-    refuse_empty("FT-PREF-008", paths[0], asked)
-    refuse_empty("FT-PREF-002", paths[1], better)
-    refuse_empty("FT-PREF-002", paths[2], worse)
+        given = tidy_all(context, "$.context", place)
+    if not (asked and better and worse):
+        for code, path, text in zip(_EMPTY, paths, (asked, better, worse), strict=True):
+            refuse_empty(code, path, text)
     refuse_label(paths[0], asked)
     refuse_label(paths[1], better)
     if _say_the_same(better, worse):
         how = "are the same" if chosen == rejected else "are the same after normalisation"
         raise RowError("FT-PREF-003", paths[2], f"chosen and rejected {how}")
-    given = tidy_all(context, "$.context", place)
-    instructed = tidy(system, "$.system", place)
+    instructed = tidy(system, "$.system", place) if system else ""
     turns: list[Turn] = []
     if history:
         turns = [
@@ -179,7 +181,7 @@ def _build(
         rejected_score=scores[1],
         margin=margin,
         evidence=row.evidence or [],
-        group=tidy(row.group, "$.group", place) or group or "",
+        group=(row.group and tidy(row.group, "$.group", place)) or group or "",
         language=choose_language(row.language, asked),
         source=place.source,
         line_no=place.line,
@@ -187,10 +189,10 @@ def _build(
 
 
 def _say_the_same(left: str, right: str) -> bool:
-    """Whether two answers are equal under `comparison_key`; their first or last letters mostly tell."""
-    for part in (slice(4), slice(-4, None)):
-        ours, theirs = left[part], right[part]
-        if ours != theirs and (ours + theirs).isalnum() and ours.casefold()[part] != theirs.casefold()[part]:
+    """Whether two answers are equal under `comparison_key`; their first or last letter mostly tells."""
+    for end in (-1, 0):
+        ours, theirs = left[end].casefold()[end], right[end].casefold()[end]
+        if ours != theirs and ours.isalnum() and theirs.isalnum():
             return False
     return comparison_key_of_clean(left) == comparison_key_of_clean(right)
 

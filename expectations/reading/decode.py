@@ -27,8 +27,8 @@ _SPACED_COLON = re.compile(rb"\s:")
 _HIDING_ESCAPE = re.compile(rb"\\[ubfr]")
 _LESS, _EQUALS, _DELETE, _BACKSLASH, _HASH, _I, _B, _OPENING = b"<=\x7f\\#IB("
 _LATIN_1 = 0xC2  # begins U+0080 to U+00BF: control characters, the hard blank
-_WIDE = 0xEF  # begins U+F000 to U+FFFF: the full-width forms, of which Chinese punctuation stays as it is
-_WIDE_PUNCTUATION = "，？：；！（）～"
+# U+F000 to U+FFFF, the full-width forms among them, but for Chinese punctuation: that stays as it is
+_WIDE = re.compile(b"\xef(?!" + b"|".join(sign.encode()[1:] for sign in "，？：；！（）～") + b")")
 
 
 def decode_row(
@@ -91,12 +91,7 @@ def _is_plain(text: str, data: bytes, objects: int) -> bool:  # noqa: PLR0911 - 
         return False
     if data.isascii():
         return True
-    wide = data.count(_WIDE)
-    for sign in _WIDE_PUNCTUATION:
-        if not wide:
-            break
-        wide -= text.count(sign)
-    return not wide and "\u3000" not in text and unicodedata.is_normalized("NFC", text)
+    return not _WIDE.search(data) and "\u3000" not in text and unicodedata.is_normalized("NFC", text)
 
 
 def _decodes_as_gb18030(data: bytes) -> bool:
