@@ -203,6 +203,11 @@ CODES: dict[str, Code] = {
         "A preference without a question teaches style at best.",
         "Write the question, or delete the pair.",
     ),
+    "FT-PREF-009": Code(
+        "A verdict on a passage, not an answer",
+        "RAG-DDR's knowledge refinement teaches YES or NO on one passage; a generator that learned it would answer so.",
+        "Train the judge of passages by itself; here belongs the file of the generation module.",
+    ),
     # Question and answer records
     "FT-QA-001": Code(
         "A field is missing or of another type",

@@ -108,9 +108,11 @@ class Segment(msgspec.Struct, kw_only=True):
 
 
 class RagDdrRow(Extras, kw_only=True):
+    """`chosen` and `rejected` are texts, YES and NO, in the rows that train RAG-DDR's judge of passages."""
+
     question: str
-    chosen: DdrAnswer
-    rejected: DdrAnswer
+    chosen: DdrAnswer | str
+    rejected: DdrAnswer | str
     passage: list[Segment] = msgspec.field(default_factory=list[Segment])
     rerank_passage: list[Segment] = msgspec.field(default_factory=list[Segment])
 
@@ -277,7 +279,7 @@ def _from_ddr(row: DdrRow, raw: Any, place: Place, policy: Policy) -> Preference
         context=row.retrieval_result,
         chosen=row.chosen.text,
         rejected=row.rejected.text,
-        scores=_ddr_scores(row, raw),
+        scores=_ddr_scores(row.chosen, row.rejected, raw),
         # DDR's own numeric `id` is a line number: two files use the same ones for different questions.
         record_id=stated_id(row.id, place) if isinstance(row.id, str) else "",
         group=content_id("chunk", row.chunk.strip()) if row.chunk and row.chunk.strip() else None,
@@ -285,6 +287,12 @@ def _from_ddr(row: DdrRow, raw: Any, place: Place, policy: Policy) -> Preference
 
 
 def _from_rag_ddr(row: RagDdrRow, raw: Any, place: Place, policy: Policy) -> PreferenceRecord:
+    better, worse = row.chosen, row.rejected
+    if isinstance(better, str) or isinstance(worse, str):
+        if (better, worse) in (("YES", "NO"), ("NO", "YES")):
+            raise RowError("FT-PREF-009", "$.chosen", f"found {better} on a passage, expected an answer")
+        path = "$.chosen" if isinstance(better, str) else "$.rejected"
+        raise RowError("FT-PREF-001", path, "found text, expected an object")
     return _build(
         row,
         place,
@@ -292,21 +300,23 @@ def _from_rag_ddr(row: RagDdrRow, raw: Any, place: Place, policy: Policy) -> Pre
         paths=("$.question", "$.chosen.text", "$.rejected.text"),
         question=row.question,
         context=[passage.segment for passage in (row.rerank_passage or row.passage)[:AUGMENTED]],
-        chosen=row.chosen.text,
-        rejected=row.rejected.text,
-        scores=_ddr_scores(row, raw),
+        chosen=better.text,
+        rejected=worse.text,
+        scores=_ddr_scores(better, worse, raw),
         record_id=stated_id(row.id, place) if isinstance(row.id, str) else "",
     )
 
 
-def _ddr_scores(row: DdrRow | RagDdrRow, raw: dict[str, dict[str, Any]] | None) -> tuple[float | None, float | None]:
+def _ddr_scores(
+    better: DdrAnswer, worse: DdrAnswer, raw: dict[str, dict[str, Any]] | None
+) -> tuple[float | None, float | None]:
     """The scores of the first metric that both candidates have; RowError when they have none in common."""
     if raw is None:
-        name = _first_metric(type(row.chosen), type(row.rejected))
-        better, worse = getattr(row.chosen, name, None), getattr(row.rejected, name, None)
-        if type(better) is float and type(worse) is float:
-            return better, worse
-        raw = {"chosen": msgspec.to_builtins(row.chosen), "rejected": msgspec.to_builtins(row.rejected)}
+        name = _first_metric(type(better), type(worse))
+        scores = getattr(better, name, None), getattr(worse, name, None)
+        if type(scores[0]) is float and type(scores[1]) is float:
+            return scores
+        raw = {"chosen": msgspec.to_builtins(better), "rejected": msgspec.to_builtins(worse)}
     chosen, rejected = _metrics(raw["chosen"]), _metrics(raw["rejected"])
     common = chosen if chosen == rejected else sorted(set(chosen) & set(rejected))
     if not common and chosen and rejected:

@@ -30,36 +30,56 @@ def read_parquet(source: Source) -> Iterator[Row | Rejected]:
     pa = require_arrow("a Parquet file")
     import pyarrow.parquet as pq
 
+    held = _Held()
     try:
         with pq.ParquetFile(source.path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
-                batch.validate(full=True)
+                held.look(batch)
     except (pa.ArrowException, OSError) as error:
         raise Unreadable("FT-ROW-008", f"it is no whole Parquet file: {_short(error)}") from error
     with pq.ParquetFile(source.path) as file:
         metadata = file.schema_arrow.metadata or {}
         version = metadata.get(VERSION_KEY, b"").decode()
         stamp = {"format_version": int(version)} if version.isdigit() else {}
-        yield from _rows(source, file.schema_arrow, file.iter_batches(batch_size=_BATCH), stamp)
+        yield from _rows(source, file.schema_arrow, file.iter_batches(batch_size=_BATCH), held.nothing() | stamp)
 
 
 def read_folder(source: Source) -> Iterator[Row | Rejected]:
     """The rows of a saved Dataset, or of every split of a saved DatasetDict, numbered from 1 through all of them."""
     pa = require_arrow("a folder of the datasets library")
     files = list(_arrow_files(source.path))
+    held = _Held()
     try:
         for file in files:
             with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as reader:
                 for batch in reader:
-                    batch.validate(full=True)
+                    held.look(batch)
     except (pa.ArrowException, OSError) as error:
         raise Unreadable("FT-ROW-008", f"{file.name} is damaged: {_short(error)}") from error
     line = 0
     for file in files:
         with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as reader:
-            for row in _rows(source, reader.schema, _sliced(reader), {}, first=line):
+            for row in _rows(source, reader.schema, _sliced(reader), held.nothing(), first=line):
                 line = row.line
                 yield row
+
+
+class _Held:
+    """Which columns hold anything. A null in one that does is a key the row does not have: a table pads rows of several
+    shapes. A column of nulls alone is a key of every row, as `null` is in JSON, and says what the file is."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, bool] = {}
+
+    def look(self, batch: Any) -> None:
+        """Takes note of a batch; ArrowException when it is damaged."""
+        batch.validate(full=True)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            self._columns[name] = self._columns.get(name, False) or column.null_count < len(column)
+
+    def nothing(self) -> dict[str, None]:
+        """The columns of nulls alone, as they stand in every row."""
+        return {name: None for name, held in self._columns.items() if not held}
 
 
 def _arrow_files(folder: Path) -> Iterator[Path]:
@@ -83,14 +103,14 @@ def _sliced(reader: Any) -> Iterator[Any]:
 
 
 def _rows(
-    source: Source, schema: Any, batches: Any, stamp: dict[str, Any], *, first: int = 0
+    source: Source, schema: Any, batches: Any, everywhere: dict[str, Any], *, first: int = 0
 ) -> Iterator[Row | Rejected]:
     has_floats = any("float" in str(field.type) or "double" in str(field.type) for field in schema)
     line = first
     for batch in batches:
         for cells in batch.to_pylist():
             line += 1
-            value = {key: cell for key, cell in cells.items() if cell is not None} | stamp
+            value = {key: cell for key, cell in cells.items() if cell is not None} | everywhere
             row = Row(line, -1, value)
             if has_floats and (path := _find_nan(value, "$")):
                 yield source.reject("FT-ROW-004", line, -1, f"found NaN or infinity at {path}", raw=row.raw, path=path)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from expectations.formats.recognise import recognise
 from expectations.reading import Rejected, Row, Source, read_rows
 from expectations.reading.decode import decode_json, decode_row
 from expectations.reading.rows import Unreadable
@@ -276,6 +277,18 @@ class TestTables:
             (1, {"a": "x", "b": 1.0}), (2, {"b": 2.0}),
         ]  # fmt: skip
         assert _bad(path) == [(3, "FT-ROW-004")]
+
+    def test_a_null_is_a_missing_key_but_a_column_of_nulls_is_a_key_of_every_row(self, tmp_path: Path) -> None:
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        path = tmp_path / "rows.parquet"
+        turns = [[{"role": "user", "content": "？"}, {"role": "assistant", "content": "。"}]] * 2
+        pq.write_table(pa.table({"messages": turns, "golden_reference": [None, None], "id": ["1", None]}), path)
+        assert [sorted(row.value) for row in _read(path) if isinstance(row, Row)] == [
+            ["golden_reference", "id", "messages"], ["golden_reference", "messages"],
+        ]  # fmt: skip
+        assert recognise(path).name == "kbalign-merged"
 
     def test_a_damaged_parquet_file_gives_no_row_at_all(self, tmp_path: Path) -> None:
         pa = pytest.importorskip("pyarrow")

@@ -197,6 +197,14 @@ def test_the_rows_of_another_dialect_are_named(write: Write) -> None:
     assert report.rejected[0].line == 2
 
 
+def test_a_verdict_on_a_passage_is_no_answer_to_prefer(write: Write) -> None:
+    source = {"id": "1", "question": Q, "answer": A, "data_type": "qa", "error_passage": [{"segment": TEXT}]}
+    path = write("rows.jsonl", [{**source, "chosen": better, "rejected": worse}
+                                for better, worse in (("YES", "NO"), ("NO", "YES"), (A, "NO"), ({"text": A}, "NO"))])  # fmt: skip
+    rejected = list(read_records(path, "preference"))
+    assert [row.code for row in rejected if isinstance(row, Rejected)] == ["FT-PREF-009"] * 2 + ["FT-PREF-001"] * 2
+
+
 def test_two_columns_of_ids_are_ambiguous_unless_the_name_tells(write: Write) -> None:
     rows = ["928\t25351", "1212\t6"]
     assert verify_file(write("qrels.tsv", rows)).format == "qrels"
