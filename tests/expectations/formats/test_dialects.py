@@ -199,8 +199,8 @@ def test_the_rows_of_another_dialect_are_named(write: Write) -> None:
 
 def test_a_verdict_on_a_passage_is_no_answer_to_prefer(write: Write) -> None:
     source = {"id": "1", "question": Q, "answer": A, "data_type": "qa", "error_passage": [{"segment": TEXT}]}
-    path = write("rows.jsonl", [{**source, "chosen": better, "rejected": worse}
-                                for better, worse in (("YES", "NO"), ("NO", "YES"), (A, "NO"), ({"text": A}, "NO"))])  # fmt: skip
+    pairs = (("YES", "NO"), ("NO", "YES"), (A, "NO"), ({"text": A}, "NO"))
+    path = write("rows.jsonl", [{**source, "chosen": better, "rejected": worse} for better, worse in pairs])
     rejected = list(read_records(path, "preference"))
     assert [row.code for row in rejected if isinstance(row, Rejected)] == ["FT-PREF-009"] * 2 + ["FT-PREF-001"] * 2
 
