@@ -44,22 +44,20 @@ def main() -> None:
 def prepare(source: Path, out: Path) -> None:
     """BEIR files from STARD's queries.json: each statute text once, each question, each judgement.
 
-    Some statutes say the same to the letter under several numbers: they become one, with the judgements of all.
+    Statutes go by what they say. Their official numbers do not help: `match_id` and `match_name` of a row stand in
+    different orders, and some statutes say the same to the letter under several numbers.
     """
-    statutes: dict[str, tuple[str, str]] = {}
-    first: dict[str, str] = {}  # text -> the number it goes by
+    statutes: dict[str, tuple[str, str]] = {}  # text -> its number here, its name
     queries: list[dict[str, str]] = []
     qrels = ["query-id\tcorpus-id\tscore"]
     for row in json.loads((source / "queries.json").read_text("utf-8")):
         query_id = str(row["query_id"])
         queries.append({"_id": query_id, "text": row["问题"].strip()})
-        for identifier, name in zip(row["match_id"], row["match_name"], strict=True):
-            text = row["相关法规"][name].strip()
-            number = first.setdefault(text, str(identifier))
-            statutes.setdefault(number, (name, text))
+        for name, text in row["相关法规"].items():
+            number, _ = statutes.setdefault(text.strip(), (str(len(statutes)), name))
             qrels.append(f"{query_id}\t{number}\t1")
     (out / "qrels").mkdir(parents=True, exist_ok=True)
-    corpus = [{"_id": key, "title": name, "text": text} for key, (name, text) in statutes.items()]
+    corpus = [{"_id": number, "title": name, "text": text} for text, (number, name) in statutes.items()]
     for path, rows in ((out / "corpus.jsonl", corpus), (out / "queries.jsonl", queries)):
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     (out / "qrels/all.tsv").write_text("\n".join(dict.fromkeys(qrels)) + "\n", "utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -14,14 +15,18 @@ import msgspec
 from expectations.duplicates import Duplicates
 from expectations.formats.bridges import find_bridge
 from expectations.formats.codes import CODES
-from expectations.formats.dialect import DEFAULT_POLICY, Kind, Policy
+from expectations.formats.dialect import DEFAULT_POLICY, Kind, Policy, content_id
 from expectations.formats.recognise import recognise_rows, unknown
+from expectations.formats.retrieval import QRELS_HEADER
 from expectations.formats.schemas import RECORDS
 from expectations.formats.versions import VERSIONS
 from expectations.reading import FILE_CODES, Rejected
 from expectations.records import OpenedFile, Record, convert_rows
 from expectations.verify import check_format, opens_as_document, read_sections
 from expectations.violations import Refused, Violation
+
+BEIR = "beir"
+"""What `retrieval_pair` rows can be converted to besides the formats: the folder that the retrieval side reads."""
 
 
 class Writer(Protocol):
@@ -51,6 +56,42 @@ class Conversion(msgspec.Struct, kw_only=True):
     quarantined: int
     counts: dict[str, int]
     """Quarantined rows by code."""
+
+
+class BeirWriter:
+    """A folder as BEIR lays it out, of `retrieval_pair` records.
+
+    Every text stands once in corpus.jsonl, named by what it says; qrels/all.tsv has 1 for a positive and 0 for a
+    negative. What BEIR has no place for is left out: a row's own prompt, its teacher's scores, and whether its texts
+    may be negatives of other queries.
+    """
+
+    def __init__(self, folder: Path, _format: str) -> None:
+        (folder / "qrels").mkdir(parents=True)
+        self._corpus = (folder / "corpus.jsonl").open("wb")
+        self._queries = (folder / "queries.jsonl").open("wb")
+        self._qrels = (folder / "qrels/all.tsv").open("w", encoding="utf-8")
+        self._qrels.write("\t".join(QRELS_HEADER) + "\n")
+        self._written: set[str] = set()
+
+    def add(self, row: Any, /) -> None:
+        self._queries.write(msgspec.json.encode({"_id": row.record_id, "text": row.query}) + b"\n")
+        for texts, score in ((row.positives, 1), (row.negatives, 0)):
+            for text in dict.fromkeys(texts):
+                name = content_id("passage", text)
+                self._qrels.write(f"{row.record_id}\t{name}\t{score}\n")
+                if name not in self._written:
+                    self._written.add(name)
+                    self._corpus.write(msgspec.json.encode({"_id": name, "title": "", "text": text}) + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in (self._corpus, self._queries, self._qrels):
+            stream.close()
 
 
 class JsonlWriter:
@@ -85,15 +126,17 @@ def convert_file(
 ) -> Conversion:
     """Writes the records of `path` to `out` as format `to`, and what is rejected to `quarantine`.
 
-    Both files are staged beside their place and renamed when they are whole. `format` says what `path` is, where it
-    is not to be recognised. Refused, with nothing written: a file that cannot be read or recognised, a format that
-    cannot become `to`. FileExistsError for files that exist, unless `force`.
+    Both are staged beside their place and renamed when they are whole. `format` says what `path` is, where it is not to
+    be recognised. `to` may also be `beir`, a folder, for what becomes `retrieval_pair`. Refused, with nothing written:
+    a file that cannot be read or recognised, a format that cannot become `to`. FileExistsError for files that exist,
+    unless `force`.
     """
-    if to not in RECORDS:
-        raise _refused("FT-DIALECT-003", path, f"the format `{to}` is none of {', '.join(RECORDS)}")
+    if to not in (*RECORDS, BEIR):
+        raise _refused("FT-DIALECT-003", path, f"the format `{to}` is none of {', '.join((*RECORDS, BEIR))}")
     check_format(format, str(path))
     _refuse_overwriting(path, out, quarantine, force=force)
-    read_as, records = _open(path, to, format, policy)
+    kind, opener = ("retrieval_pair", BeirWriter) if to == BEIR else (to, open_writer)
+    read_as, records = _open(path, kind, format, policy)
     counts: dict[str, int] = {}
     written = 0
     staged, staged_quarantine = (place.with_name(f".{place.name}.{os.getpid()}.part") for place in (out, quarantine))
@@ -101,8 +144,8 @@ def convert_file(
         place.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         for place in (staged, staged_quarantine):
-            stack.callback(place.unlink, missing_ok=True)
-        with open_writer(staged, to) as writer, staged_quarantine.open("wb") as rejects:
+            stack.callback(_remove, place)
+        with opener(staged, kind) as writer, staged_quarantine.open("wb") as rejects:
             for record in Duplicates().sift(records):
                 if not isinstance(record, Rejected):
                     writer.add(record)
@@ -122,13 +165,19 @@ def convert_file(
         format=read_as[0],
         dialect=read_as[1],
         to=to,
-        version=VERSIONS[to],
+        version=VERSIONS[kind],
         out=str(out),
         quarantine=str(quarantine) if counts else "",
         written=written,
         quarantined=sum(counts.values()),
         counts=dict(sorted(counts.items())),
     )
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
 
 
 def becomes(kind: str) -> list[str]:

@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 
 @click.command("convert")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--to", required=True, metavar="FORMAT", help="instruction, preference, qa, retrieval_pair, passage, …")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Where to: .jsonl or .parquet (default FILE.FORMAT.jsonl)."
+    "--to",
+    required=True,
+    metavar="FORMAT",
+    help="instruction, preference, qa, retrieval_pair, passage, …; beir for a folder.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where to: .jsonl or .parquet (default FILE.FORMAT.jsonl); for beir a folder (default FILE.beir).",
 )
 @click.option("--quarantine", type=click.Path(path_type=Path), help="Where bad rows go (default OUT.quarantine.jsonl).")
 @click.option("--format", "format_name", metavar="NAME", help="What the file is (default: detect it).")
@@ -52,10 +59,10 @@ def command(  # noqa: PLR0917 - one for each option
     """
     import msgspec
 
-    from expectations.convert import JsonlWriter, convert_file
+    from expectations.convert import BEIR, JsonlWriter, convert_file
 
-    target = out or file.with_name(f"{file.name.partition('.')[0]}.{to}.jsonl")
-    if target.suffix not in {".jsonl", ".parquet"}:
+    target = out or file.with_name(f"{file.name.partition('.')[0]}.{to}{'' if to == BEIR else '.jsonl'}")
+    if to != BEIR and target.suffix not in {".jsonl", ".parquet"}:
         raise click.UsageError(f"--out must end with .jsonl or .parquet, not {target.name}")
     policy = Policy(
         thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
@@ -79,7 +86,8 @@ def command(  # noqa: PLR0917 - one for each option
         click.echo(json.dumps(msgspec.to_builtins(made), ensure_ascii=False, indent=2))
     else:
         click.echo(f"{made.file}: {made.format} ({made.dialect})")
-        click.echo(f"{made.out}: {made.written} rows of {made.to}, version {made.version}")
+        what = "queries with their texts and judgements" if to == BEIR else f"rows of {made.to}, version {made.version}"
+        click.echo(f"{made.out}: {made.written} {what}")
         if made.quarantined:
             counts = ", ".join(f"{count} {code}" for code, count in made.counts.items())
             click.echo(f"{made.quarantine}: {made.quarantined} rows ({counts})")

@@ -142,3 +142,39 @@ def test_the_sections_of_a_document_become_passages(tmp_path: Path) -> None:
     assert [row["document_id"] for row in without_place(Path(made.out))] == ["guide#散列", "guide#aes"]
     with pytest.raises(Refused, match="FT-DIALECT-003"):
         convert_file(path, "query", tmp_path / "q.jsonl", quarantine=tmp_path / "bad.jsonl")
+
+
+TRIPLETS = [
+    {"query": "SM4 的分组长度？", "pos": ["SM4 分组长度为 128 位。"], "neg": ["SM3 输出 256 位。", "SM9 基于标识。"]},
+    {"query": "SM3 输出多长？", "pos": ["SM3 输出 256 位。"], "neg": ["SM4 分组长度为 128 位。"]},
+    {"query": "", "pos": ["x"]},
+]
+
+
+def test_pairs_become_a_folder_in_beir_layout_that_is_clean_itself(write: Write) -> None:
+    path = write("triplets.jsonl", TRIPLETS)
+    out = path.with_name("beir")
+    made = convert_file(path, "beir", out, quarantine=path.with_name("bad.jsonl"))
+    assert (made.format, made.to, made.written, made.counts) == ("retrieval_pair", "beir", 2, {"FT-PAIR-002": 1})
+    texts = {row["_id"]: row["text"] for row in map(json.loads, (out / "corpus.jsonl").open(encoding="utf-8"))}
+    assert sorted(texts.values()) == ["SM3 输出 256 位。", "SM4 分组长度为 128 位。", "SM9 基于标识。"]
+    asked = {row["_id"]: row["text"] for row in map(json.loads, (out / "queries.jsonl").open(encoding="utf-8"))}
+    judged = [line.split("\t") for line in (out / "qrels/all.tsv").read_text("utf-8").splitlines()[1:]]
+    expected = [
+        (row["query"], text, score)
+        for row in TRIPLETS[:2]
+        for texts_of, score in (("pos", "1"), ("neg", "0"))
+        for text in row[texts_of]
+    ]
+    assert [(asked[query], texts[passage], score) for query, passage, score in judged] == expected
+    for name, kind in (("corpus.jsonl", "passage"), ("queries.jsonl", "query"), ("qrels/all.tsv", "qrels")):
+        assert (verify_file(out / name).exit_code, verify_file(out / name).format) == (0, kind)
+
+
+def test_what_is_no_pair_does_not_become_beir_and_leaves_nothing(write: Write) -> None:
+    path = write("rows.jsonl", DDR)
+    with pytest.raises(Refused, match="FT-DIALECT-003"):
+        convert_file(path, "beir", path.with_name("beir"), quarantine=path.with_name("bad.jsonl"))
+    with pytest.raises(FileExistsError):
+        convert_file(write("p.jsonl", TRIPLETS), "beir", path.parent, quarantine=path.with_name("bad.jsonl"))
+    assert {file.name for file in path.parent.iterdir()} == {"rows.jsonl", "p.jsonl"}
