@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import socket
 import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +27,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_images_are_pinned_and_ports_are_bound_to_the_loopback(project: Path) -> None:
     services = read(project / "compose.yaml")["services"]
-    assert set(services) == {"qdrant", "postgres", "instance", "webserver", "daemon"}
+    assert set(services) == {"qdrant", "postgres", "instance", "code", "webserver", "daemon"}
     for name, service in services.items():
         tag = service["image"].rpartition(":")[2]
         assert tag[-1].isdigit(), f"{name} runs {service['image']}"
@@ -29,7 +37,7 @@ def test_images_are_pinned_and_ports_are_bound_to_the_loopback(project: Path) ->
 def test_the_platform_is_told_where_everything_is_and_waits_for_it(project: Path) -> None:
     services = read(project / "compose.yaml")["services"]
     volumes = set(read(project / "compose.yaml")["volumes"])
-    for name in ("instance", "webserver", "daemon"):
+    for name in ("instance", "code", "webserver", "daemon"):
         environment = services[name]["environment"]
         assert (environment["FT__QDRANT__ENGINE"], environment["FT__QDRANT__URL"]) == ("server", "http://qdrant:6333")
         assert "QDRANT_API_KEY" not in environment, "a key over plain http is refused"
@@ -48,6 +56,103 @@ def test_the_instance_differs_from_the_projects_own_in_its_storage_alone(project
     assert deployed == own
     derived = derive_settings(project / "deploy/dagster.yaml", tmp_path)
     assert str(tmp_path / "dagster") in derived
+
+
+def test_webserver_and_daemon_ask_one_code_server(project: Path) -> None:
+    services = read(project / "compose.yaml")["services"]
+    (location,) = read(project / "deploy/workspace.yaml")["load_from"]
+    host, port = location["grpc_server"]["host"], str(location["grpc_server"]["port"])
+    command = services[host]["command"]
+    assert command[command.index("-p") + 1] == port == services[host]["healthcheck"]["test"][-1]
+    assert command[command.index("--location-name") + 1] == location["grpc_server"]["location_name"]
+    for name in ("webserver", "daemon"):
+        assert services[name]["command"][-2:] == ["-w", "deploy/workspace.yaml"]
+        assert services[name]["depends_on"] == {host: {"condition": "service_healthy"}}
+
+
+@pytest.mark.slow
+def test_its_commands_serve_one_location_to_webserver_and_daemon(project: Path, tmp_path: Path) -> None:
+    """As processes of this machine: SQLite in place of Postgres, the loopback in place of the network."""
+    services = read(project / "compose.yaml")["services"]
+    (tmp_path / "kb").mkdir()
+    (tmp_path / "kb/page.md").write_text("# A page\n\nOne text.\n")
+    model = {"base_model": "./model"}
+    config = {"corpus": {"files": ["kb/*.md"]}, "sft": model, "dpo": model, "embedding": model}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    code, web = free_port(), free_port()
+    workspace = (project / "deploy/workspace.yaml").read_text("utf-8")
+    (tmp_path / "workspace.yaml").write_text(workspace.replace("host: code", "host: 127.0.0.1").replace("4000", code))
+    here = {
+        "0.0.0.0": "127.0.0.1", "4000": code, "3000": web,  # noqa: S104
+        "deploy/workspace.yaml": str(tmp_path / "workspace.yaml"),
+    }  # fmt: skip
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DAGSTER_HOME": str(tmp_path / "state/dagster"),
+        "FT_STATE_DIR": str(tmp_path / "state"),
+        "FT_CONFIG": str(tmp_path / "config.yaml"),
+    }
+
+    def command(words: list[str]) -> list[str]:
+        return [here.get(word, word).replace("'/state'", repr(str(tmp_path / "state"))) for word in words]
+
+    def healthy() -> bool:
+        test = command(services["code"]["healthcheck"]["test"][1:])
+        return subprocess.run(test, env=environment, capture_output=True, check=False).returncode == 0
+
+    def ask(query: str) -> Any:
+        url, body = f"http://127.0.0.1:{web}/graphql", json.dumps({"query": query}).encode()
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)["data"]
+        except OSError:  # not up yet
+            return None
+
+    def looked() -> bool:
+        answer = ask(TICKS)
+        return bool(answer and answer["sensorOrError"].get("sensorState", {}).get("ticks"))
+
+    subprocess.run(command(services["instance"]["command"]), cwd=project, env=environment, check=True)
+    with ExitStack() as running:
+        for name in ("code", "webserver", "daemon"):
+            log = tmp_path / f"{name}.log"
+            running.enter_context(process(command(services[name]["command"]), project, environment, log))
+            if name == "code":
+                wait(healthy, log)
+        wait(looked, tmp_path / "daemon.log")
+        (entry,) = ask(LOCATIONS)["workspaceOrError"]["locationEntries"]
+    assert (entry["name"], entry["locationOrLoadError"]["__typename"]) == ("ft_assets", "RepositoryLocation")
+
+
+LOCATIONS = "{workspaceOrError{... on Workspace{locationEntries{name locationOrLoadError{__typename}}}}}"
+TICKS = """{sensorOrError(sensorSelector:{repositoryLocationName:"ft_assets",repositoryName:"__repository__",
+  sensorName:"watch_settings"}){... on Sensor{sensorState{ticks(limit:1){status}}}}}"""
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@contextmanager
+def process(command: list[str], folder: Path, environment: dict[str, str], log: Path) -> Generator[None]:
+    with log.open("w") as stream:
+        started = subprocess.Popen(command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        try:
+            yield
+        finally:
+            started.terminate()
+            started.wait(60)
+
+
+def wait(until: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 240
+    while not until():
+        assert time.monotonic() < deadline, log.read_text("utf-8", "replace")[-4000:]
+        time.sleep(1)
 
 
 def test_docker_reads_it_where_docker_is(project: Path) -> None:
