@@ -395,7 +395,8 @@ def estimate(case: Case) -> float | None:
     """GiB by the platform's estimator; None where its own libraries are not installed."""
     sys.path.insert(0, str(ROOT))
     try:
-        from resources.estimate import ModelShape, estimate_training
+        from resources.estimate import estimate_training
+        from resources.shapes import ModelShape
     except ImportError:
         return None
     sizes = case["sizes"]

@@ -1,14 +1,14 @@
 """Index: passages into a collection and questions out of it, by the platform and by raw calls of the same engine.
 
-    python benchmarks/index.py [--rows 50000] [--local-rows 5000] [--out benchmarks/results/index.json]
+    python benchmarks/index.py [--rows 50000] [--engines edge local] [--rounds 2] [--out FILE]
 
 Each way runs in a process of its own over the same generated Parquet files (384 dense values around a thousand centres,
 57 token weights, 300 characters). Raw: rows read with pyarrow, points made and upserted in the same batches, indexed,
-asked with the same hybrid query. Reported: seconds on the clock and of the processor to ingest (reading, upserting,
-indexing) and to ask; our share is what the platform's way takes beyond the raw one. Then one
-document of five passages is changed, and the new collection is built: its points upserted, and its time as a share of
-the full build. `local` waits for the disk at every point and compares a question with every point, so fewer rows say as
-much. Edge needs the extra `edge`.
+asked with the same hybrid query. The ways take turns, and the order is turned round with every round. Reported: medians
+of seconds on the clock and of the processor to ingest (reading, upserting, indexing) and to ask; our share is what the
+platform's way takes beyond the raw one. Then one document of five passages is changed, and the new collection is built:
+its time as a share of the full build. `local` waits for the disk at every point: TMPDIR on a RAM disk leaves that out.
+Edge needs the extra `edge`.
 """
 # pyright: basic
 # pyarrow, qdrant_client and qdrant_edge are loosely typed.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -124,8 +126,8 @@ def by_platform(kind: str, root: Path, place: Path) -> dict[str, Any]:
         found["answers"] = [[point.id for point in points] for points in answers]
         clock.look()
         changed = build(client, other, CONTRACT, *second)
-        found["one document"] = {**clock.look(), "upserted": changed.upserted, "copied": changed.copied}
-        assert (full.upserted, changed.points) == (full.points, full.points)
+        found["one document"] = clock.look()
+        assert (full.upserted, changed.upserted, changed.points) == (full.points, IN_A_DOCUMENT, full.points)
     return found
 
 
@@ -243,36 +245,44 @@ WAYS = {
 }
 
 
-def compare(kind: str, rows: int) -> dict[str, Any]:
-    """Both ways of one engine over the same rows."""
+def compare(kind: str, rows: int, rounds: int) -> dict[str, Any]:
+    """Both ways of one engine over the same rows, by turns; the order is turned round with every round."""
+    runs: dict[str, list[dict[str, Any]]] = {"raw": [], "ft-assets": []}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for changed in (False, True):
             generate(root, rows, changed=changed)
-        found: dict[str, Any] = {}
-        for way in ("raw", "ft-assets"):
-            command = [sys.executable, __file__, "--one", f"{kind} {way}", "--root", folder]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found[way] = json.loads(done.stdout.splitlines()[-1])
+        for number in range(rounds):
+            for way in ("raw", "ft-assets") if number % 2 == 0 else ("ft-assets", "raw"):
+                command = [sys.executable, __file__, "--one", f"{kind} {way}", "--root", folder]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                runs[way].append(json.loads(done.stdout.splitlines()[-1]))
+                shutil.rmtree(root / f"{kind}-{way}")  # nothing of one run is found by the next
+    found = {
+        way: {
+            step: {unit: round(median(run[step][unit] for run in made), 3) for unit in ("seconds", "processor")}
+            for step in made[0] if step != "answers"
+        }
+        for way, made in runs.items()
+    }  # fmt: skip
     raw, ours = found["raw"], found["ft-assets"]
-    pairs = list(zip(raw.pop("answers"), ours.pop("answers"), strict=True))
+    pairs = list(zip(runs["raw"][0]["answers"], runs["ft-assets"][0]["answers"], strict=True))
     alike = sum(len(set(mine) & set(theirs)) for mine, theirs in pairs) / sum(len(mine) for mine, _ in pairs)
     share = {
         f"{step}, {unit}": round(1 - raw[step][unit] / ours[step][unit], 3)
         for step in ("ingest", "ask") for unit in ("seconds", "processor")
     }  # fmt: skip
     change, full = ours["one document"], ours["ingest"]
-    cost = {"upserted": round(change["upserted"] / rows, 5)} | {
-        unit: round(change[unit] / full[unit], 4) for unit in ("seconds", "processor")
-    }
-    return {"engine": kind, "rows": rows, "raw": raw, "ft-assets": ours, "our share": share,
+    cost = {unit: round(change[unit] / full[unit], 4) for unit in ("seconds", "processor")}
+    return {"engine": kind, "rows": rows, "rounds": rounds, "raw": raw, "ft-assets": ours, "our share": share,
             "one document over a full build": cost, "same answers": round(alike, 4)}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--local-rows", type=int, default=5_000)
+    parser.add_argument("--engines", nargs="+", choices=("edge", "local"), default=["edge", "local"])
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/index.json")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
@@ -282,21 +292,19 @@ def main() -> None:
         print(json.dumps(WAYS[arguments.one](arguments.root, place)))
         return
     results: list[dict[str, Any]] = []
-    for kind, rows in (("edge", arguments.rows), ("local", arguments.local_rows)):
+    for kind in arguments.engines:
         if kind == "edge" and find_spec("qdrant_edge") is None:
             print("edge: qdrant_edge is not installed")
             continue
-        results.append(one := compare(kind, rows))
-        print(f"{kind}, {rows} passages", flush=True)
+        results.append(one := compare(kind, arguments.rows, arguments.rounds))
+        print(f"{kind}, {arguments.rows} passages, median of {arguments.rounds}", flush=True)
         for step in ("ingest", "ask"):
             raw, ours = one["raw"][step], one["ft-assets"][step]
             print(f"  {step:<8}raw {raw['seconds']:>8.2f} s ({raw['processor']:>7.2f} processor)   ft-assets "
                   f"{ours['seconds']:>8.2f} s ({ours['processor']:>7.2f})")  # fmt: skip
         print(f"  our share: {one['our share']}; same answers {one['same answers']:.1%}")
-        cost = one["one document over a full build"]
-        print(f"  one document: {one['ft-assets']['one document']}; of a full build {cost}")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+        print(f"  one document: {one['one document over a full build']} of a full build")
+    write_json(arguments.out, results)
     print(f"in {arguments.out}")
 
 

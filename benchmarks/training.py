@@ -283,8 +283,8 @@ def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str
     from ft_assets.settings.model import AnswerSettings, DpoSettings, SftSettings
     from resources import accelerator, models
     from resources.artifacts import ArtifactStore, Recipe
-    from resources.generator import ADAPTER_FOLDER
     from resources.launcher import Job
+    from resources.trained import ADAPTER_FOLDER
 
     store = ArtifactStore(work / "artifacts")
     prompt = prompt_of(AnswerSettings())
@@ -302,7 +302,8 @@ def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str
     def job(method: str, label: str, count: int) -> Job:
         settings = (SftSettings if method == "sft" else DpoSettings).model_validate(
             {
-                "base_model": MODEL, "learning_rate": RATE[method], "max_steps": count, "lora": {"dropout": 0},
+                "base_model": MODEL, "learning_rate": RATE[method], "max_steps": count,
+                **({"lora": {"dropout": 0}} if method == "sft" else {}),
                 "global_batch_size": BATCH, "micro_batch_size": MICRO_BATCH, "eval_steps": 1000, "save_steps": 1000,
             }
         )  # fmt: skip

@@ -221,12 +221,16 @@ def recall_is_enough(where: str, recall: float, least: float) -> list[Violation]
 
 
 def not_worse_than_live(where: str, gain: Interval, tolerance: float, metric: str) -> list[Violation]:
-    """FT-RET-003: paired on the same queries, the lower bound of what a release loses is within the tolerance."""
-    if gain.low >= -tolerance:
+    """FT-RET-003: paired on the same queries, a release does not lose more than is tolerated, unless by chance.
+
+    Worse is a mean loss beyond the tolerance whose interval excludes 0. To ask that the whole interval lies within the
+    tolerance would hold nearly every change on some hundred questions; to ask that it lies beyond, hardly any.
+    """
+    if gain.mean >= -tolerance or gain.high >= 0:
         return []
-    return [_violation("FT-RET-003", where, "the candidate may be worse than what is live by more than is tolerated.",
-                       f"{metric} gained", _shown(gain), f"a lower bound of at least {-tolerance:g}",
-                       "mend the candidate, add test questions, or raise retrieval.tolerance")]  # fmt: skip
+    return [_violation("FT-RET-003", where, "the candidate is worse than what is live by more than is tolerated.",
+                       f"{metric} gained", _shown(gain), f"at least {-tolerance:g}, or an interval that reaches 0",
+                       "mend the candidate, or raise retrieval.tolerance")]  # fmt: skip
 
 
 def evaluation_is_current(where: str, judged: Mapping[str, Any], now: Mapping[str, Any]) -> list[Violation]:

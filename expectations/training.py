@@ -141,7 +141,7 @@ def check_thinking(where: Iterable[str], *, share: float, allowed: float) -> lis
 
 
 def check_disk(needed: int, free: int, where: str) -> list[Violation]:
-    """The checkpoints and the adapter must fit on the disk (bytes)."""
+    """The checkpoints and what is published must fit on the disk (bytes)."""
     if needed <= free:
         return []
     return [
@@ -153,21 +153,34 @@ def check_disk(needed: int, free: int, where: str) -> list[Violation]:
 
 
 def check_memory(needed: int, free: int, where: str) -> list[Violation]:
-    """Even with the smallest batches the training must fit into memory (bytes)."""
+    """With all that it may fall back on the training must fit into memory (bytes)."""
     if needed <= free:
         return []
     return [
         Violation(
             code="FT-TRAIN-022", where=where,
-            message="the training does not fit into memory, even with one row at a time and checkpointing.",
+            message="the training does not fit into memory, even with all that it may fall back on.",
             field="bytes free", found=free, expected=f"at least {needed}",
-            mend="set method: qlora, lower max_length, or choose a smaller base_model (ft estimate shows the parts)",
+            mend="set method: lora or qlora, lower max_length, or choose a smaller base_model (see ft estimate)",
+        )
+    ]  # fmt: skip
+
+
+def check_learning_rate(*, method: str, learning_rate: float, usual_full: float, where: str) -> list[Violation]:
+    """Every weight trained at ten times the usual rate or more forgets what the base knew."""
+    if method != "full" or learning_rate < 10 * usual_full:
+        return []
+    return [
+        Violation(
+            code="FT-TRAIN-026", where=where, message="the rate is one for adapters, and every weight is trained.",
+            field="learning_rate", found=learning_rate, expected=f"about {usual_full:g}",
+            mend=f"set it to {usual_full:g}, or leave it out",
         )
     ]  # fmt: skip
 
 
 def check_smoke(figures: Mapping[str, Any], where: str) -> list[Violation]:
-    """Two trial steps: every loss and gradient norm finite, and the adapter moved."""
+    """Two trial steps: every loss and gradient norm finite, and the weights moved."""
     broken = [
         Violation(
             code="FT-TRAIN-010", where=where, message=f"trial step {step} is not finite.", field=name,
@@ -179,7 +192,7 @@ def check_smoke(figures: Mapping[str, Any], where: str) -> list[Violation]:
     if not broken and not figures["max_abs_adapter_delta"] > 0:
         broken.append(
             Violation(
-                code="FT-TRAIN-023", where=where, message="two trial steps left the adapter as it was.",
+                code="FT-TRAIN-023", where=where, message="two trial steps left the weights as they were.",
                 field="max_abs_adapter_delta", found=figures["max_abs_adapter_delta"], expected="above 0",
                 mend="raise learning_rate, or look at lora.targets",
             )
@@ -305,7 +318,7 @@ def _shorten(found: Iterable[Violation]) -> list[Violation]:
 
 
 def check_training(summary: Mapping[str, Any], where: str) -> list[Violation]:
-    """A finished training: every loss finite, and the adapter's weights moved."""
+    """A finished training: every loss finite, and the weights moved."""
     losses = {name: float(value) for name, value in summary.items() if "loss" in name}
     broken = [
         Violation(
@@ -318,7 +331,7 @@ def check_training(summary: Mapping[str, Any], where: str) -> list[Violation]:
     if not delta > 0:
         broken.append(
             Violation(
-                code="FT-TRAIN-012", where=where, message="training left the adapter as it was.",
+                code="FT-TRAIN-012", where=where, message="training left the weights as they were.",
                 field="max_abs_adapter_delta", found=delta, expected="above 0", mend="raise learning_rate or max_steps",
             )
         )  # fmt: skip

@@ -107,8 +107,21 @@ def automate(assets: Iterable[Any]) -> list[Any]:
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
-    target=dg.AssetSelection.all(),
+    target=dg.AssetSelection.all().without_checks(),
     minimum_interval_seconds=10,  # a look at all conditions takes a second of a core
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Requests what a change makes necessary. Turn it off here to launch everything by hand.",
 )
+
+# A sensor of its own. Where one tick requests checks that have conditions together with assets none of whose checks has
+# one, Dagster's run holds the requested checks alone and not the assets' own (1.13): nothing would ever judge what was
+# made, and whatever waits for these checks would wait for good.
+automation_of_checks = dg.AutomationConditionSensorDefinition(
+    "automation_of_checks",
+    target=dg.AssetSelection.all_asset_checks(),
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Runs the checks that stop nothing again when something else that they read was updated.",
+)
+
+SENSORS = [automation, automation_of_checks]

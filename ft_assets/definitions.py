@@ -13,7 +13,7 @@ from ft_assets.adapters import assets as adapters
 from ft_assets.adapters import checks as adapter_checks
 from ft_assets.answers import assets as answers
 from ft_assets.answers import checks as answer_checks
-from ft_assets.automation import JOBS, automate, automation, judge_again
+from ft_assets.automation import JOBS, SENSORS, automate, judge_again
 from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
@@ -61,7 +61,7 @@ def build_defs(
         assets=automate(chain.from_iterable(room.ASSETS for room in ROOMS)),
         asset_checks=build_checks(GATES, judge_again()),
         jobs=JOBS,
-        sensors=[automation, watch_settings(GATES), watch_sources],
+        sensors=[*SENSORS, watch_settings(GATES), watch_sources],
         resources={**_resources(settings, state, config), **(resource_overrides or {})},
         # Heavy work runs in child processes of its own, so steps need none: a run that reuses everything takes seconds.
         executor=dg.in_process_executor,
@@ -70,7 +70,12 @@ def build_defs(
 
 def _resources(settings: Settings, state: Path, config: Path) -> dict[str, Any]:
     return {
-        "artifacts": ArtifactsResource(state_dir=str(state), config_path=str(config), keep=settings.artifacts.keep),
+        "artifacts": ArtifactsResource(
+            state_dir=str(state),
+            config_path=str(config),
+            keep=settings.artifacts.keep,
+            keep_releases=max(settings.artifacts.keep, settings.retrieval.keep),
+        ),
         "qdrant": QdrantResource(
             state_dir=str(state),
             kind=settings.qdrant.engine,

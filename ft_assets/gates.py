@@ -6,8 +6,10 @@ A blocking check stops only its own run in Dagster; a later manual launch would 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from ft_assets.settings.model import SETTINGS_ASSETS
 from resources import telemetry
 from resources.artifacts import ArtifactStore
 from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.engines.protocol import VectorClient
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 
@@ -32,6 +35,23 @@ class Evidence:
     qdrant: QdrantEngine
     config: Path | None = None
     """config.yaml, for the one rule that judges the file itself."""
+    held: Callable[[], VectorClient] | None = None
+    """The engine, where it stays open for several rules."""
+
+    @contextmanager
+    def collections(self) -> Generator[VectorClient]:
+        """The engine's collections: those held open, or else opened for this once."""
+        if self.held:
+            yield self.held()
+            return
+        with self.qdrant.open() as client:
+            yield client
+
+    @contextmanager
+    def holding(self) -> Generator[Evidence]:
+        """This evidence for several rules in a row: the first that needs the engine opens it, leaving closes it."""
+        with ExitStack() as opened:
+            yield replace(self, held=cache(lambda: opened.enter_context(self.qdrant.open())))
 
 
 def evidence_of(artifacts: ArtifactsResource, qdrant: QdrantResource) -> Evidence:
@@ -86,7 +106,8 @@ def enforce(subject: str, evidence: Evidence, *rooms: Sequence[Gate], assets: Se
     (FT-LIN-002: a run beside this one moved one of them meanwhile)."""
     wanted = [gate for room in rooms for gate in room if gate.blocking and gate.asset in assets]
     before = _standing(evidence.store, assets)
-    violations = [violation for gate in wanted for violation in judge(gate, evidence).violations]
+    with evidence.holding() as held:
+        violations = [violation for gate in wanted for violation in judge(gate, held).violations]
     violations = violations or [
         Violation(
             code="FT-LIN-002", where=asset, message="another run made it again while it was judged.", field="recipe",

@@ -62,7 +62,8 @@ def produce(
         else:
             raise ValueError("produce needs compute or launch")
     store.point(artifact)
-    store.prune(recipe.asset, artifacts.keep, artifacts.releases().protected(store).get(recipe.asset, ()))
+    protected = artifacts.releases().protected(store, artifacts.keep_releases)
+    store.prune(recipe.asset, artifacts.keep, protected.get(recipe.asset, ()))
     text = telemetry_line(artifact.summary)
     telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="reused" if reused else "made", text=text))
     # plots and tables first: the page shows entries in this order

@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 import msgspec
 
-from expectations.canonical import digest
+from expectations.canonical import digest, file_digest
 from expectations.violations import Refused, Violation
 from ft_assets.corpus import assets as corpus
 from ft_assets.corpus.files import file_inventory, inventory_version
@@ -38,7 +38,7 @@ _UNFINISHED = [
 
 
 def watch_settings(gates: Sequence[Gate]) -> dg.SensorDefinition:
-    """The sensor on config.yaml. `gates`: all of them; those that need a section are judged anew after it changed."""
+    """The sensor on config.yaml. `gates`: all of them; those that did not judge what stands now are judged anew."""
 
     @dg.sensor(
         name="watch_settings",
@@ -69,8 +69,12 @@ def watch_settings(gates: Sequence[Gate]) -> dg.SensorDefinition:
             overdue = _overdue(context.instance, gates)
             if not overdue:
                 return dg.SensorResult(skip_reason="config.yaml says what it said", asset_events=events, cursor=said)
-            run_key = digest(sorted((str(key), since) for key, since in overdue.items()))[:16]
-            request = dg.RunRequest(run_key=run_key, asset_selection=[], asset_check_keys=list(overdue))
+            request = dg.RunRequest(
+                run_key=digest(sorted((str(key), last) for key, last in overdue.items()))[:16],
+                asset_selection=[],
+                asset_check_keys=list(overdue),
+                tags={WATCH_TAG: "checks"},
+            )
             return dg.SensorResult(run_requests=[request], asset_events=events, cursor=said)
         if running := context.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={WATCH_TAG: "settings"})):
             reason = f"run {running[0].run_id} is taking up the change before"
@@ -89,38 +93,46 @@ def watch_settings(gates: Sequence[Gate]) -> dg.SensorDefinition:
     return sensor
 
 
-def _overdue(instance: dg.DagsterInstance, gates: Sequence[Gate]) -> dict[dg.AssetCheckKey, float]:
-    """Checks that were judged before a section they need, or their asset, was last made -> when that was.
+def _overdue(instance: dg.DagsterInstance, gates: Sequence[Gate]) -> dict[dg.AssetCheckKey, str]:
+    """Checks that did not judge what stands now -> the run that judged last.
 
-    Not while a run makes the asset: to Dagster the execution that was planned last is the check's state, and one that
-    was planned after that run but judged what stood before would hold back what depends on it for good. Nor while a run
-    judges the check already.
+    Those that stop something, and those that read settings. Not while a run makes the asset: to Dagster the execution
+    that was planned last is the check's state, and one that was planned after that run but judged what stood before
+    would hold back what depends on it. Nor while a run judges the check already; nor a second time when nothing changed
+    since it was judged from here and came to no verdict.
     """
     busy: set[dg.AssetKey | dg.AssetCheckKey] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         if run.asset_selection is None:
             return {}
         busy |= run.asset_selection | (run.asset_check_selection or frozenset())
-    found: dict[dg.AssetCheckKey, float] = {}
+    records = instance.get_asset_records([dg.AssetKey(name) for gate in gates for name in (gate.asset, *gate.needs)])
+    made = {r.asset_entry.asset_key.to_user_string(): r.asset_entry.last_materialization for r in records}
+    found: dict[dg.AssetCheckKey, str] = {}
     for gate in gates:
-        asset, sections = dg.AssetKey(gate.asset), set(gate.needs) & set(SETTINGS_ASSETS.values())
+        sections = set(gate.needs) & set(SETTINGS_ASSETS.values())
+        asset = dg.AssetKey(gate.asset)
         key = dg.AssetCheckKey(asset, gate.name)
-        if not sections or asset in busy or key in busy:
+        standing = made.get(gate.asset)
+        if standing is None or not (gate.blocking or sections) or asset in busy or key in busy:
             continue
-        made = instance.get_latest_materialization_event(asset)
-        if made is None:
-            continue
-        read = [instance.get_latest_materialization_event(dg.AssetKey(name)) for name in sections]
-        newest = max([made.timestamp, *(event.timestamp for event in read if event)])
+        newest = max([standing.timestamp, *(event.timestamp for name in sections if (event := made.get(name)))])
         record = instance.get_latest_asset_check_evaluation_record(key)
         entry = record.event if record else None
         event = entry.dagster_event if entry else None
         if entry and event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             target = event.asset_check_evaluation_data.target_materialization_data
-            if target and target.timestamp >= made.timestamp and entry.timestamp >= newest:
+            if target and target.timestamp >= standing.timestamp and entry.timestamp >= newest:
                 continue
-        found[key] = newest
+        if record and entry and entry.timestamp >= newest and _asked_here(instance, record.run_id):
+            continue  # it was planned, and came to no verdict
+        found[key] = record.run_id if record else ""
     return found
+
+
+def _asked_here(instance: dg.DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is not None and run.tags.get(WATCH_TAG) == "checks"
 
 
 class _Seen(msgspec.Struct):
@@ -128,6 +140,23 @@ class _Seen(msgspec.Struct):
 
     stamp: str = ""
     version: str = ""
+
+
+class _Digests:
+    """sha256 of files. One whose size and time are those of the look before is not read again."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def of(self, path: Path) -> str:
+        stamp = _stamp(path)  # before the reading: what is written meanwhile is read at the next look
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            known = self._known[path] = (stamp, file_digest(path))
+        return known[1]
+
+
+_digests = _Digests()
 
 
 @dg.sensor(
@@ -151,7 +180,7 @@ def watch_sources(context: dg.SensorEvaluationContext, artifacts: ArtifactsResou
             continue
         if stamp == before.stamp or _is_fresh(_flat(files)):
             continue
-        version = inventory_version(file_inventory(files, root))
+        version = inventory_version(file_inventory(files, root, _digests.of))
         if version != before.version:
             tags = {"dagster/data_version": version}
             events.append(dg.AssetObservation(name, metadata={"files": len(files)}, tags=tags))

@@ -19,6 +19,8 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from expectations.violations import Refused, Violation
+
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 _GIB = 2**30
@@ -32,7 +34,8 @@ class Compute(msgspec.Struct, frozen=True):
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Compute:
-    """Device and dtype from the hardware found, unless told. Refuses what the hardware cannot do (ValueError).
+    """Device and dtype from the hardware found, unless told. Raises Refused: FT-ACC-001 no GPU, FT-ACC-002 a dtype that
+    the device does not train in.
 
     bf16 where the GPU or the CPU has it (AMX or AVX512-BF16: measured 2.3 times faster encoding), fp16 only on
     GPUs without bf16, else fp32.
@@ -41,7 +44,8 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
 
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
-        raise ValueError("accelerator.device is `cuda`, but torch sees no GPU. Use `auto`, or mend the driver.")
+        mend = "set accelerator.device: auto, or mend the driver (ft doctor)"
+        raise _refused("FT-ACC-001", "torch sees no GPU.", "device", device, mend)
     chosen: Device = "cuda" if has_gpu and device != "cpu" else "cpu"
     if dtype == "auto":
         if chosen == "cuda":
@@ -50,8 +54,17 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
             return Compute(chosen, "bfloat16" if has_bf16 else "float16")
         return Compute(chosen, "bfloat16" if cpu_has_bf16() else "float32")
     if dtype == "float16" and chosen == "cpu":
-        raise ValueError("accelerator.dtype is `float16`, but a CPU trains in it without a loss scaler. Use `auto`.")
+        mend = "set accelerator.dtype: auto"
+        raise _refused("FT-ACC-002", "a CPU trains in float16 without a loss scaler.", "dtype", dtype, mend)
     return Compute(chosen, dtype)  # pyright: ignore[reportArgumentType]
+
+
+def _refused(code: str, message: str, field: str, found: str, mend: str) -> Refused:
+    violation = Violation(
+        code=code, where="config.yaml", message=message, field=f"accelerator.{field}", found=found, expected="auto",
+        mend=mend,
+    )  # fmt: skip
+    return Refused("choosing a device", [violation])
 
 
 @cache

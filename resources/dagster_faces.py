@@ -16,7 +16,7 @@ from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import LOG_FILE, Job, job_environment, read_failure, run_inline, worker_command, write_job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
-from resources.torchrun import STOP_SECONDS, environment, torchrun_command
+from resources.torchrun import STOP_SECONDS, gpu_environment, torchrun_command
 
 _OBSERVE_SECONDS = 5.0
 
@@ -27,6 +27,7 @@ class ArtifactsResource(dg.ConfigurableResource[Any]):
     state_dir: str
     config_path: str
     keep: int = 5
+    keep_releases: int = 5
 
     def store(self) -> ArtifactStore:
         return _store(self.state_dir)
@@ -110,7 +111,7 @@ class LauncherResource(dg.ConfigurableResource[Any]):
                 processes = self.processes if distributed and self.kind == "torchrun" else 1
                 path = write_job(job)
                 command = torchrun_command(module, path, processes) if processes > 1 else worker_command(module, path)
-                env = {**os.environ, **job_environment(self.threads), **environment(self.threads, processes)}
+                env = {**os.environ, **job_environment(self.threads, processes), **gpu_environment(processes)}
                 client = dg.PipesSubprocessClient(env=env, termination_timeout_seconds=float(STOP_SECONDS))
                 client.run(context=context, command=command)
         except DagsterPipesExecutionError as error:

@@ -1,28 +1,21 @@
-"""LLM text: one base model loaded once, any number of adapters on it, greedy batched answers."""
+"""LLM text: one base model with any number of adapters on it, whole models one at a time, greedy batched answers."""
 
 # torch, transformers and peft are untyped here
 # pyright: basic
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-import msgspec
-
-from expectations.canonical import text_digest
-from expectations.contracts.adapter import AdapterContract, BaseModel, compare_base, violations
+from expectations.contracts.adapter import compare_base, violations
 from expectations.violations import Refused
-from resources import models
+from resources import memory
 from resources.accelerator import Compute
-from resources.memory import with_smaller_batches
+from resources.trained import MODEL_FOLDER, describe_base, load_weights, put_adapter, read_contract
 
 BASE = "base"
-ADAPTER_FOLDER = "adapter"
-ADAPTER_NAME = "default"  # what PEFT calls the adapter that is trained
-CONTRACT_FILE = "contract.json"
-
-
 # "<think>\n" at the end of a prompt is at most this many tokens, also where it is no token of its own
 _OPENING_TOKENS = 8
 
@@ -47,42 +40,49 @@ class Generated(NamedTuple):
 
 
 class Generator:
-    """Answers chats with the base model or with one of its adapters.
+    """Answers chats with the base model or with what was trained on it: adapters, which share one base in memory, and
+    whole models, each of which takes its place while it is asked.
 
-    `adapters` maps a name to an adapter artifact's folder (adapter/, contract.json). Loading refuses (FT-ADP-001) an
-    adapter whose contract names another base, tokenizer or chat template than what lies in `base_folder`.
+    `trained` maps a name to an artifact's folder (resources/trained.py). Loading refuses (FT-ADP-001) what was trained
+    on another base, tokenizer or chat template than what lies in `base_folder`.
     """
 
-    def __init__(self, base_folder: Path, adapters: Mapping[str, Path], compute: Compute) -> None:
-        import torch
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        models.silence_progress_bars()
+    def __init__(self, base_folder: Path, trained: Mapping[str, Path], compute: Compute) -> None:
+        from transformers import AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
         base = describe_base(base_folder, self.tokenizer)
+        contracts = {name: read_contract(folder) for name, folder in trained.items()}
         broken = [
             violation
-            for name, folder in adapters.items()
-            for violation in violations(compare_base(read_contract(folder), base), f"adapter {name} on {base_folder}")
+            for name, contract in contracts.items()
+            for violation in violations(compare_base(contract, base), f"{name} on {base_folder}")
         ]
         if broken:
             raise Refused("loading adapters", broken)
         self.stop_ids = base.stop_token_ids
-        dtype = getattr(torch, compute.dtype)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            base_folder, dtype=dtype, trust_remote_code=False, use_safetensors=True
-        )
-        for name, folder in adapters.items():
-            path = folder / ADAPTER_FOLDER
-            if isinstance(model, PeftModel):
-                model.load_adapter(path, adapter_name=name, autocast_adapter_dtype=False)
-            else:
-                model = PeftModel.from_pretrained(model, path, adapter_name=name, autocast_adapter_dtype=False)
+        self.names = [BASE, *trained]
+        self._adapters = {name: folder for name, folder in trained.items() if contracts[name].method == "lora"}
+        self._wholes = {
+            BASE: base_folder,
+            **{name: trained[name] / MODEL_FOLDER for name in trained if name not in self._adapters},
+        }
+        self._compute = compute
+        self._load(BASE)
+
+    def _load(self, whole: str) -> None:
+        """Have these weights in memory instead of those that are; on the base, its adapters."""
+        import torch
+
+        self.model: Any = None
+        memory.free()
+        dtype = getattr(torch, self._compute.dtype)
+        model = load_weights(self._wholes[whole], dtype=dtype)
+        for name, folder in self._adapters.items() if whole == BASE else ():
+            model = put_adapter(model, folder, name, autocast_adapter_dtype=False)
         # adapters in the base's dtype: casting every activation up and back costs more than the product itself
-        self.model: Any = model.to(device=compute.device, dtype=dtype).eval()
-        self.names = [BASE, *adapters]
+        self.model = model.to(device=self._compute.device, dtype=dtype).eval()
+        self._loaded = whole
 
     def answer(
         self,
@@ -120,7 +120,7 @@ class Generator:
 
         with torch.inference_mode(), self._using(model_name):
             while len(answers) < len(order):
-                batch_size = with_smaller_batches(answer_next, batch_size)
+                batch_size = memory.with_smaller_batches(answer_next, batch_size)
                 on_batch(len(answers), len(order))
         return [answers[n] for n in range(len(prompts))]
 
@@ -151,15 +151,17 @@ class Generator:
         return made
 
     def _using(self, model_name: str) -> Any:
-        """The base alone, or the named adapter, for the length of a `with` block."""
-        import contextlib
-
+        """The model of that name, for the length of a `with` block."""
         if model_name not in self.names:
             raise KeyError(f"{model_name} is not loaded; there are {self.names}")
-        if model_name != BASE:
+        whole = model_name if model_name in self._wholes else BASE
+        if whole != self._loaded:
+            self._load(whole)
+        if model_name in self._adapters:
             self.model.set_adapter(model_name)
-            return contextlib.nullcontext()
-        return self.model.disable_adapter() if len(self.names) > 1 else contextlib.nullcontext()
+        elif whole == BASE and self._adapters:
+            return self.model.disable_adapter()
+        return contextlib.nullcontext()
 
 
 def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
@@ -169,27 +171,3 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
             list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
         )["input_ids"]
     )
-
-
-def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | None = None) -> BaseModel:
-    """The base model's identity for a contract: content hashes, chat template, the tokens that end an answer."""
-    from transformers import GenerationConfig
-
-    stops = {tokenizer.eos_token_id}
-    if (folder / "generation_config.json").is_file():
-        configured = GenerationConfig.from_pretrained(folder).eos_token_id
-        stops |= set(configured if isinstance(configured, list) else [configured])
-    prints = models.fingerprint(folder)
-    return BaseModel(
-        name=name,
-        revision=revision,
-        weights_sha256=prints["weights"],
-        tokenizer_sha256=prints["tokenizer"],
-        chat_template_sha256=text_digest(tokenizer.chat_template or ""),
-        stop_token_ids=sorted(token for token in stops if token is not None),
-    )
-
-
-def read_contract(folder: Path) -> AdapterContract:
-    """The contract beside an adapter."""
-    return msgspec.json.decode((folder / CONTRACT_FILE).read_bytes(), type=AdapterContract)

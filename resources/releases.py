@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ Kind = Literal["adapter", "collection"]
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was released. `artifacts` (asset -> recipe id) are kept by retention as long as this stands."""
+    """One thing that was released. `artifacts` (asset -> recipe id) are kept while it serves or is among the last."""
 
     version: str
     released_at: float
@@ -33,6 +32,26 @@ class ReleaseBook(msgspec.Struct, frozen=True, kw_only=True):
 
     current: str
     history: list[Release]
+    withheld: list[str] = []
+    """Versions that a person rolled back from. They are not released again before something else was."""
+
+
+def _served(artifacts: dict[str, str], details: dict[str, Any]) -> tuple[dict[str, str], Any]:
+    """What serves; not how it was evaluated, which is done anew beside each release that is live."""
+    made = {asset: recipe for asset, recipe in artifacts.items() if not asset.endswith("_evaluation")}
+    return made, details.get("fusion")
+
+
+def require_kept(store: ArtifactStore, release: Release) -> None:
+    """Raise Refused (FT-REL-002) if retention has removed what the release was made of."""
+    gone = [f"{asset}/{recipe}" for asset, recipe in release.artifacts.items() if store.find(asset, recipe) is None]
+    if gone:
+        violation = Violation(
+            code="FT-REL-002", where=f"release {release.version}", message="what it was made of is no longer kept.",
+            field="artifacts", found=f"missing: {', '.join(gone)}", expected="all of them",
+            mend="choose another release (ft rollback KIND --list); artifacts.keep says how many are kept",
+        )  # fmt: skip
+        raise Refused(f"rolling back to {release.version}", [violation])
 
 
 class Releases:
@@ -53,8 +72,17 @@ class Releases:
         book = self.book(kind)
         return next((r for r in book.history if r.version == book.current), None) if book else None
 
+    def is_withheld(self, kind: Kind, artifacts: dict[str, str], details: dict[str, Any]) -> bool:
+        """Whether these would serve what a person rolled back from."""
+        book = self.book(kind)
+        left = [r for r in book.history if r.version in book.withheld] if book else []
+        return any(_served(r.artifacts, r.details) == _served(artifacts, details) for r in left)
+
     def move(self, kind: Kind, artifacts: dict[str, str], details: dict[str, Any]) -> Release:
-        """Point `kind` at these artifacts. The version is the hash of artifacts and details: equal ones are one."""
+        """Point `kind` at these artifacts. The version is the hash of artifacts and details: equal ones are one.
+
+        What was withheld before may be released again.
+        """
         version = digest({"artifacts": artifacts, "details": details})[:12]
         with self._lock(kind):
             book = self.book(kind)
@@ -87,28 +115,34 @@ class Releases:
         return found
 
     def point(self, kind: Kind, release: Release) -> None:
-        """Point at a release that is already in the book."""
+        """Point at a release that is already in the book. The one that is left for an older one is withheld."""
         with self._lock(kind):
             book = self.book(kind)
             if book is None:
                 raise FileNotFoundError(self.path(kind))
-            write_json(self.path(kind), {**json.loads(self.path(kind).read_text("utf-8")), "current": release.version})
+            versions = [r.version for r in book.history]
+            backwards = versions.index(release.version) < versions.index(book.current)
+            left = {*book.withheld, *([book.current] if backwards else [])} - {release.version}
+            moved = ReleaseBook(current=release.version, history=book.history, withheld=sorted(left))
+            write_json(self.path(kind), msgspec.to_builtins(moved))
 
-    def protected(self, store: ArtifactStore) -> dict[str, set[str]]:
-        """asset -> recipe ids that retention must keep: all released ones, and whatever those were made from."""
-        keep: dict[str, set[str]] = {}
+    def protected(self, store: ArtifactStore, keep: int) -> dict[str, set[str]]:
+        """asset -> recipe ids that retention must keep: what serves, the last `keep` releases of each kind, and
+        whatever those were made from."""
+        found: dict[str, set[str]] = {}
         kinds: tuple[Kind, ...] = ("adapter", "collection")
         books = [book for kind in kinds if (book := self.book(kind))]
-        todo = [pair for book in books for release in book.history for pair in release.artifacts.items()]
+        kept = [r for book in books for r in book.history if r in book.history[-keep:] or r.version == book.current]
+        todo = [pair for release in kept for pair in release.artifacts.items()]
         while todo:
             asset, recipe_id = todo.pop()
-            if recipe_id in keep.setdefault(asset, set()):
+            if recipe_id in found.setdefault(asset, set()):
                 continue
-            keep[asset].add(recipe_id)
+            found[asset].add(recipe_id)
             artifact = store.find(asset, recipe_id)
             for name, version in artifact.manifest.recipe.inputs.items() if artifact else ():
                 todo += [(name, a.recipe_id) for a in store.versions(name) if a.data_version == version]
-        return keep
+        return found
 
     @contextmanager
     def _lock(self, kind: Kind) -> Generator[None]:

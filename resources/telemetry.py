@@ -117,6 +117,8 @@ class Tail:
     def new(self) -> list[dict[str, Any]]:
         if not self._path.is_file():
             return []
+        if self._path.stat().st_size < self._offset:  # a new training began the file anew
+            self._offset = 0
         with self._path.open("rb") as stream:
             stream.seek(self._offset)
             block = stream.read()

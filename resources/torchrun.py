@@ -18,6 +18,8 @@ from typing import Any
 from resources import accelerator
 
 RANKS_FOLDER = "ranks"
+LAUNCHER = "FT_LAUNCHER_PID"
+"""Environment variable: the process that started the worker."""
 STOP_SECONDS = (
     600  # a worker that is cancelled ends its step and writes a checkpoint; torchrun kills after 30 by default
 )
@@ -79,17 +81,28 @@ def gather(value: Any) -> list[Any]:
 def end_with_parent() -> None:
     """Have Linux end this worker (SIGTERM) when torchrun or Dagster's process is gone, however it went: a rank left
     behind would wait for ever, and a worker left behind would work on beside the one that takes its place."""
-    if (world_size() > 1 or "DAGSTER_PIPES_CONTEXT" in os.environ) and sys.platform == "linux":
+    if (world_size() > 1 or LAUNCHER in os.environ) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if _is_orphan():  # it was gone before Linux was asked
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
-def environment(threads: int | None, processes: int) -> dict[str, str]:
-    """What a worker's environment needs besides `job_environment`: cores shared among its processes, and one GPU where
-    it is one process (several would make it `DataParallel`, which TRL refuses)."""
-    if processes > 1:
-        share = max(1, (threads or accelerator.cores()) // processes)
-        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
-    visible = visible_gpus()
+def _is_orphan() -> bool:
+    """Whether who started this worker is gone already: a rank's launcher is the parent of its torchrun."""
+    parent = os.getppid()
+    if "RANK" in os.environ:
+        try:
+            status = Path(f"/proc/{parent}/stat").read_text("utf-8")
+        except OSError:
+            return True
+        parent = int(status.rpartition(")")[2].split()[1])  # after the name, which may hold anything: state, parent
+    return str(parent) != os.environ.get(LAUNCHER, str(parent))
+
+
+def gpu_environment(processes: int) -> dict[str, str]:
+    """What a worker's environment needs besides `job_environment`: one GPU where it is one process (several would make
+    it `DataParallel`, which TRL refuses)."""
+    visible = visible_gpus() if processes == 1 else []
     return {"CUDA_VISIBLE_DEVICES": visible[0]} if len(visible) > 1 else {}
 
 

@@ -1,4 +1,5 @@
-"""AdapterContract: what an adapter was trained on top of and with, so that it is never loaded on anything else."""
+"""AdapterContract: what an adapter (or a whole model) was trained on top of and with, so that it is never loaded on, or
+served as, anything else."""
 
 from __future__ import annotations
 
@@ -42,13 +43,18 @@ class LoraShape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdapterContract(msgspec.Struct, frozen=True, kw_only=True):
-    """Travels beside the adapter as contract.json."""
+    """Travels beside what was trained as contract.json."""
 
     version: int = 1
     base: BaseModel
     prompt: RagPrompt
     reasoning: str
-    lora: LoraShape
+    method: Literal["lora", "full"] = "lora"
+    """`lora` left an adapter, which goes on the base; `full` left a model of its own, on which nothing goes."""
+    lora: LoraShape | None = None
+    """Of an adapter."""
+    weights_sha256: str | None = None
+    """Of a whole model: over its weight files, as `base.weights_sha256` is over the base's."""
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -64,7 +70,8 @@ _RETRAIN = ("prompt.", "reasoning")
 
 
 def compare(stored: AdapterContract, expected: AdapterContract) -> Comparison:
-    """COMPATIBLE, RETRAIN (the prompt or the reasoning policy changed) or BROKEN (base, tokenizer, template, shape)."""
+    """COMPATIBLE, RETRAIN (the prompt or the reasoning policy changed) or BROKEN (base, tokenizer, template, method,
+    shape)."""
     return _judge(differences(stored, expected, ignore=_NAMES))
 
 
@@ -81,8 +88,9 @@ def compare_prompt(stored: AdapterContract, prompt: RagPrompt) -> Comparison:
 def refuse_mismatch(contract: Path | str, base_folder: Path | str, prompt: RagPrompt | None = None) -> AdapterContract:
     """Refuse to serve an adapter on what it was not trained for; needs the base install only. Returns its contract.
 
-    `contract`: the contract.json beside the adapter. `base_folder`: the base model as it will be loaded. `prompt`: the
-    prompt that will be sent, if it shall be compared too. Reads every weight file once (about 1 GB a second).
+    `contract`: the contract.json beside the adapter. `base_folder`: the model as it will be loaded: an adapter's base,
+    or (method `full`) the whole model itself. `prompt`: the prompt that will be sent, if it shall be compared too.
+    Reads every weight file once (about 1 GB a second).
     Raises Refused with every difference: FT-ADP-001 (weights, tokenizer, chat template, stop tokens), FT-ADP-002;
     FileNotFoundError where `base_folder` holds no model.
     Without a tokenizer.json the end token's id is unknown here, and the tokenizer's hash alone must tell.
@@ -100,7 +108,10 @@ def refuse_mismatch(contract: Path | str, base_folder: Path | str, prompt: RagPr
         chat_template_sha256=template_digest(folder),
         stop_token_ids=stop_tokens(folder) if (folder / "tokenizer.json").is_file() else stored.base.stop_token_ids,
     )
-    found = compare_base(stored, base).differences
+    wanted = stored.base
+    if stored.method == "full":
+        wanted = msgspec.structs.replace(wanted, weights_sha256=stored.weights_sha256)
+    found = compare_base(msgspec.structs.replace(stored, base=wanted), base).differences
     if prompt is not None:
         found = [*found, *compare_prompt(stored, prompt).differences]
     if found:

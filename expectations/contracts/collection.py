@@ -32,6 +32,9 @@ Encode = Callable[[list[str], str], Sequence[Sequence[float]]]
 """(texts, "query" or "passage") -> one dense vector a text, whole or cut to the served dimension."""
 
 
+_NOT_FOUND = 404
+
+
 class Reader(Protocol):
     """What is used of qdrant_client.QdrantClient, which this module does not import."""
 
@@ -51,9 +54,9 @@ def guard_collection(
     `encode` the model itself is asked: it must give the contract's probe texts the vectors that the contract records.
     Raises Refused: FT-EMB-001 the collection carries no contract, FT-EMB-002 another model made it (the same dimension
     does not save it), FT-EMB-003 the model was not trained for the dimension served, FT-COL-003 the collection is not
-    built as its contract says.
+    built as its contract says, FT-COL-008 there is no such collection or alias.
     """
-    config = client.get_collection(name).config
+    config = _configuration(client, name)
     metadata: dict[str, Any] = config.metadata or {}
     carried: Any = metadata.get("contract")
     stored = read_contract(carried or {}, f"collection {name}")
@@ -68,6 +71,23 @@ def guard_collection(
         mend = "load the model that the collection's contract names (weights_sha256, pooling, prompts)"
         raise Refused(f"opening {name}", Comparison(Level.BROKEN, drifted, mend).violations(name))
     return stored
+
+
+def _configuration(client: Reader, name: str) -> Any:
+    try:
+        return client.get_collection(name).config
+    except Exception as error:
+        # qdrant-client's local engine raises ValueError, a server's answer becomes UnexpectedResponse with its status
+        if not isinstance(error, ValueError) and getattr(error, "status_code", None) != _NOT_FOUND:
+            raise
+        options: dict[str, Any] = getattr(client, "init_options", {})
+        place = next((options[key] for key in ("url", "path", "host") if options.get(key)), "this engine")
+        violation = Violation(
+            code="FT-COL-008", where=str(place), message=f"it has no collection or alias {name!r}.", field="collection",
+            found="missing", expected=name,
+            mend="open the engine that config.yaml names (qdrant), or ft run --asset released_collection --upstream",
+        )  # fmt: skip
+        raise Refused(f"opening {name}", [violation]) from error
 
 
 def _read(expected: EmbeddingContract | Mapping[str, Any] | str | Path) -> EmbeddingContract:

@@ -38,10 +38,16 @@ def chat_template(folder: Path) -> str:
 
 
 def stop_tokens(folder: Path) -> list[int]:
-    """Ids of the tokens that end an answer, sorted: the tokenizer's end token and those of generation_config.json."""
+    """Ids of the tokens that end an answer, sorted: the tokenizer's end token and those of generation_config.json.
+
+    As transformers does, an older tokenizer's special_tokens_map.json is asked first, where its configuration does not
+    list the added tokens itself.
+    """
     configured: int | list[int] | None = _json(folder / "generation_config.json").get("eos_token_id")
     stops = set(configured if isinstance(configured, list) else [] if configured is None else [configured])
-    named: Any = _json(folder / "tokenizer_config.json").get("eos_token")
+    config = _json(folder / "tokenizer_config.json")
+    older = {} if "added_tokens_decoder" in config else _json(folder / "special_tokens_map.json")
+    named: Any = older.get("eos_token") or config.get("eos_token")
     end = cast("dict[str, Any]", named)["content"] if isinstance(named, dict) else named
     added: list[Any] = _json(folder / "tokenizer.json").get("added_tokens") or []
     return sorted(stops | {token["id"] for token in added if token["content"] == end})

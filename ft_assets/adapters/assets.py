@@ -27,7 +27,6 @@ _EVALUATE_VERSION = "2"
 # They say how a training runs on this machine and what it tells meanwhile, or are covered by the base model's content.
 _IMMATERIAL = {"base_model", "revision", "micro_batch_size", "gradient_checkpointing", "activation_offloading",
                "precompute_reference", "eval_steps", "save_steps", "logging_steps"}  # fmt: skip
-_OF_SFT = {"dpo": {"lora"}}  # DPO trains the SFT adapter on, in the shape that it has
 # the curves of a training's page: name -> figure of metrics.jsonl, and the one to draw over it
 _CURVES = {
     "loss": ("loss", ""), "eval_loss": ("eval_loss", ""), "grad_norm": ("grad_norm", ""),
@@ -46,7 +45,7 @@ _EVALUATE = "ft_assets.adapters.evaluate"
     kinds={"huggingface", "pytorch"},
     owners=["team:ft-assets"],
     code_version=_TRAIN_VERSION,
-    description="LoRA adapter trained on the instruction rows, with the prompt that serves.",
+    description="The base trained on the instruction rows (an adapter, or every weight), with the prompt that serves.",
 )
 def sft_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
@@ -64,7 +63,7 @@ def sft_adapter(
     kinds={"huggingface", "pytorch"},
     owners=["team:ft-assets"],
     code_version=_TRAIN_VERSION,
-    description="The SFT adapter trained on with DPO; the SFT adapter is its reference.",
+    description="What SFT left, trained on with DPO, whose reference it is.",
 )
 def dpo_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
@@ -82,7 +81,7 @@ def dpo_adapter(
     kinds={"huggingface", "parquet"},
     owners=["team:ft-assets"],
     code_version=_EVALUATE_VERSION,
-    description="Base, SFT, DPO and released adapter answer held-out questions from their evidence; compared in pairs.",
+    description="Base, SFT, DPO and what is released answer held-out questions from their evidence; compared in pairs.",
 )
 def adapter_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
@@ -124,9 +123,11 @@ def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg
         "contract": msgspec.to_builtins(contract_of(made["dpo_adapter"])),
         "metrics": {name: value for name, value in evaluation.items() if isinstance(value, int | float)},
     }
-    before = artifacts.releases().current("adapter")
-    release = artifacts.releases().move("adapter", {name: item.recipe_id for name, item in made.items()}, details)
-    text = f"version {release.version}"
+    releases, recipes = artifacts.releases(), {name: item.recipe_id for name, item in made.items()}
+    before = releases.current("adapter")
+    withheld = before is not None and releases.is_withheld("adapter", recipes, details)
+    release = before if before and withheld else releases.move("adapter", recipes, details)
+    text = f"version {release.version}" + (", the candidate was rolled back from" if withheld else "")
     reused = before is not None and before.version == release.version
     telemetry.emit(telemetry.Progress(asset="released_adapter", kind="reused" if reused else "made", text=text))
     return dg.MaterializeResult(
@@ -183,7 +184,7 @@ def _train(
     prompt = msgspec.to_builtins(prompt_of(settings_of(store, "answers")))
     thinking = settings_of(store, "datasets").instruction.thinking
     material: dict[str, Any] = {
-        "training": settings.model_dump(mode="json", exclude=_IMMATERIAL | _OF_SFT.get(method, set())),
+        "training": material_of(settings),
         "prompt": prompt,
         "thinking": thinking,
         "base": models.version(settings.base_model, artifacts.state(), settings.revision),
@@ -202,6 +203,12 @@ def _train(
         launch=lambda recipe: launcher.run(context, _TRAIN, recipe, params, distributed=True),
         metadata=_show_training,
     )
+
+
+def material_of(settings: TrainSettings) -> dict[str, Any]:
+    """The fields of `sft` or `dpo` that decide what is learnt."""
+    without_effect = {"lora"} if settings.method == "full" else set[str]()
+    return settings.model_dump(mode="json", exclude=_IMMATERIAL | without_effect)
 
 
 def _show_training(artifact: Artifact) -> Mapping[str, Any]:

@@ -36,7 +36,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 def write_card(path: Path, card: Card) -> None:
     """Write the card: what it is, on what, from which data, with which figures, under which licence."""
     base, recipe = card.contract.base, card.recipe
-    library, tags = ("peft", ["lora"]) if card.merged is None else ("transformers", [])
+    is_adapter = card.contract.method == "lora" and card.merged is None
+    library, tags = ("peft", ["lora"]) if is_adapter else ("transformers", [])
     header = {"base_model": base.name, "library_name": library, "license": "other", "tags": tags}
     figures = {name: card.summary[name] for name in _SHOWN if name in card.summary}
     parts = [
@@ -80,6 +81,8 @@ def _what(card: Card) -> str:
     name = f"`{base.name}` (revision `{base.revision or 'as found'}`)"
     hashes = f"weights `{base.weights_sha256[:16]}`, tokenizer `{base.tokenizer_sha256[:16]}`"
     asked = f"Ask it with the prompt it was trained with: `{json.dumps(prompt.template, ensure_ascii=False)}`."
+    if card.contract.method == "full":
+        return f"{name}, {hashes}, trained further in all of its weights: a model of its own.\n{asked}"
     if card.merged is None:
         return f"A LoRA adapter for {name}. Load it only on the base that contract.json names: {hashes}.\n{asked}"
     return f"{name}, {hashes}, with a LoRA adapter merged into it.\n{asked}"

@@ -213,10 +213,10 @@ def load_as_asked(trainer: Any, checkpoint: Path, load: Callable[[], None], metr
 
     step = trainer.state.global_step
     asked = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in trainer.optimizer.param_groups]
-    seal = _read_seal(checkpoint)
-    if seal is not None and seal.optimizer != str(trainer.args.optim):
+    sealed = msgspec.json.decode((checkpoint / MANIFEST).read_bytes(), type=Seal).optimizer
+    if sealed != str(trainer.args.optim):
         trainer.lr_scheduler.load_state_dict(torch.load(checkpoint / _SCHEDULER, weights_only=True))
-        text = f"the optimizer is {trainer.args.optim!s}, was {seal.optimizer}: its moments begin anew"
+        text = f"the optimizer is {trainer.args.optim!s}, was {sealed}: its moments begin anew"
         metrics.event("changed", step, text)
         _log.warning("%s", text)
     else:

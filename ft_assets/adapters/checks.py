@@ -19,8 +19,8 @@ from ft_assets.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.settings.read import settings_of
 from resources import models
 from resources.artifacts import Artifact
-from resources.generator import CONTRACT_FILE
 from resources.plots import histogram
+from resources.trained import CONTRACT_FILE
 
 _LOSSES = ("train_loss_first", "train_loss_last", "eval_loss_before", "eval_loss_after", "max_abs_adapter_delta")
 _READ = {"prompt_is_served": ("answer_settings",)}  # what a gate reads besides its own asset

@@ -113,13 +113,17 @@ class TrainingData:
 
 def take_token_ids(trainer_class: type[Any]) -> type[Any]:
     """TRL's DPO trainer for rows that are token ids already: its own would render and tokenise messages once more, put
-    the end of a prompt into the answer where a token reaches over it, and drop rows without a word."""
+    the end of a prompt into the answer where a token reaches over it, and drop rows without a word. It leaves the
+    reference's log-probabilities to reference.py."""
 
     class Trainer(trainer_class):
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return (
                 dataset if "prompt_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args, **kwargs)
             )
+
+        def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+            return dataset
 
     Trainer.__name__ = trainer_class.__name__
     return Trainer

@@ -1,4 +1,4 @@
-"""Answer held-out questions from their own evidence: base, SFT, DPO and what is released, with one base loaded once."""
+"""Answer held-out questions from their own evidence: base, SFT, DPO and what is released."""
 
 # pyarrow is untyped here
 # pyright: basic
@@ -58,7 +58,7 @@ def held_out_rows(job: Job, most: int, parts: tuple[str, ...]) -> list[dict[str,
 
 
 def load_generator(job: Job) -> Generator:
-    """The base and the adapters that the job names, in their published form."""
+    """The base and what the job names of all that was trained on it, in its published form."""
     store, params = job.artifacts(), job.params
     folder = models.locate(params["base_model"], Path(params["state_dir"]), params["revision"])
     adapters = {name: _published(store, *reference).folder() for name, reference in params["adapters"].items()}

@@ -1,4 +1,5 @@
-"""What leaves the house: an adapter in PEFT's layout, merged into its base, and as GGUF; staged, then renamed."""
+"""What leaves the house: an adapter in PEFT's layout or a whole model, merged into its base, and as GGUF; staged, then
+renamed."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ from ft_assets.adapters.card import Card, write_card
 from ft_assets.adapters.merge import MergedDtype, merge_adapter
 from resources import models
 from resources.artifacts import Artifact, ArtifactStore, library_versions, write_json
-from resources.generator import ADAPTER_FOLDER, CONTRACT_FILE, read_contract
 from resources.releases import Releases
+from resources.telemetry import METRICS_FILE
+from resources.trained import CONTRACT_FILE, read_contract, weights_folder
 
 GGUF_TOOL = "convert_hf_to_gguf.py"
 GGUF_FILE = "model.gguf"
@@ -55,7 +57,8 @@ def export(
     gguf_type: str = "auto",
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
-    """Write `target`/adapter, and /merged and /model.gguf where asked for (`gguf_tool`). Returns export.json's content.
+    """Write `target`/adapter (of a whole model `target`/model), and /merged and /model.gguf where asked for
+    (`gguf_tool`). Returns export.json's content.
 
     `target` appears whole or not at all; an earlier export in its place is replaced in two renames.
     Raises Refused: FT-ADP-001, FT-ADP-010, FT-ADP-011, FT-ADP-013, FT-ART-002, FT-ART-003.
@@ -75,16 +78,18 @@ def export(
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        shutil.copytree(source / ADAPTER_FOLDER, staging / "adapter")
-        shutil.copy2(source / CONTRACT_FILE, staging / "adapter")
-        write_card(staging / "adapter/README.md", card)
+        trained = staging / weights_folder(contract)
+        shutil.copytree(source / trained.name, trained)
+        shutil.copy2(source / CONTRACT_FILE, trained)
+        write_card(trained / "README.md", card)
+        if contract.method == "full":
+            _copy_licences(base, trained)
         if merged or gguf_tool:
             on_step(f"merging into {contract.base.name}")
             proof = merge_adapter(source, base, staging / "merged", dtype)
             report["merged"] = msgspec.to_builtins(proof)
             shutil.copy2(source / CONTRACT_FILE, staging / "merged")
-            for path in [*base.glob("LICENSE*"), *base.glob("NOTICE*")]:
-                shutil.copy2(path, staging / "merged")
+            _copy_licences(base, staging / "merged")
             write_card(staging / "merged/README.md", msgspec.structs.replace(card, merged=report["merged"]))
         if gguf_tool:
             on_step(f"converting with {gguf_tool.name}")
@@ -147,12 +152,26 @@ def find_evaluation(store: ArtifactStore, adapter: Artifact) -> Mapping[str, Any
 
 
 def link_final_model(run_dir: Path, adapter: Artifact) -> None:
-    """`<run>/final_model` -> the published adapter. Run and artifact have one recipe, so that it never goes stale."""
+    """`<run>/final_model` -> what was published. Run and artifact have one recipe, so that it never goes stale."""
     link = run_dir / FINAL_MODEL
     fresh = run_dir / f".{FINAL_MODEL}.{os.getpid()}"
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(adapter.path / ADAPTER_FOLDER, run_dir.resolve()))
+    published = adapter.path / weights_folder(read_contract(adapter.path))
+    fresh.symlink_to(os.path.relpath(published, run_dir.resolve()))
     fresh.replace(link)
+
+
+def forget_published(run_dir: Path) -> None:
+    """Where this run was published once and its artifact was lost: what is told from now on is told of a new one."""
+    link = run_dir / FINAL_MODEL
+    if link.is_symlink():
+        (run_dir / METRICS_FILE).unlink(missing_ok=True)
+        link.unlink()
+
+
+def _copy_licences(base: Path, target: Path) -> None:
+    for path in [*base.glob("LICENSE*"), *base.glob("NOTICE*")]:
+        shutil.copy2(path, target)
 
 
 def _move_into_place(staging: Path, target: Path) -> None:

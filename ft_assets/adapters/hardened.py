@@ -24,6 +24,8 @@ def harden(trainer_class: Any, metrics: Metrics) -> Any:
         """Time spent waiting for batches so far."""
         step_batches: list[dict[str, Any]] = []  # noqa: RUF012  replaced, never changed
         """The batches of the step in hand."""
+        grad_norm: Any = None
+        """Of the step in hand, before it was clipped."""
 
         def _get_output_dir(self, trial: Any) -> str:
             return super()._get_output_dir(trial) if self._stage is None else str(self._stage)
@@ -60,6 +62,10 @@ def harden(trainer_class: Any, metrics: Metrics) -> Any:
             rows = self.args.per_device_eval_batch_size
             # where there are several processes, the others would wait for batches that do not come
             return by(rows) if torchrun.world_size() > 1 else with_smaller_batches(by, rows, tell)
+
+        def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+            self.grad_norm = super()._get_grad_norm(*args, **kwargs)
+            return self.grad_norm
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()

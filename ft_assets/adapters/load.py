@@ -1,4 +1,4 @@
-"""The base model in the dtype of the hardware, with a trainable adapter on it."""
+"""What a training trains: a new or the SFT adapter on the frozen base, or every weight of the model."""
 
 # torch, transformers and peft are untyped here
 # pyright: basic
@@ -13,7 +13,7 @@ from ft_assets.settings.model import DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact
 from resources.estimate import EAGER_TOKENS
-from resources.generator import ADAPTER_FOLDER
+from resources.trained import load_trained, read_contract
 
 
 def load_model(
@@ -24,23 +24,31 @@ def load_model(
     *,
     longest: int,
 ) -> Any:
-    """The base in the compute dtype with a trainable adapter on it: a new one, or the SFT adapter to go on from.
+    """The model to train: the base in `folder` with a new adapter on it, or what SFT left, to go on from. Adapters are
+    trained on a frozen base in the compute dtype; `full` trains every weight in fp32, an SFT adapter merged into them.
     `longest`: the tokens of the longest row.
-    Raises Refused (FT-TRAIN-008 qlora without bitsandbytes)."""
+    Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model."""
+    import torch
     from peft import LoraConfig, PeftModel, get_peft_model
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
 
     set_seed(settings.seed)  # a new adapter starts from random numbers
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        attn_implementation=choose_attention(settings, compute, longest),
-        trust_remote_code=False,
-        use_safetensors=True,
-        **(_quantised(compute) if settings.method == "qlora" else _whole(compute)),
-    )
+    trained = sft.folder() if sft is not None else None
+    attention: dict[str, Any] = {"attn_implementation": choose_attention(settings, compute, longest)}
+    if settings.method == "full":
+        model = load_trained(folder, trained, dtype=torch.float32, **attention)
+        if isinstance(model, PeftModel):
+            model = model.merge_and_unload(safe_merge=True)
+        return model.requires_grad_(True)
+    if trained is not None and read_contract(trained).method == "full":
+        refuse("FT-TRAIN-054", "SFT left a whole model, and an adapter goes on a base only.", field="dpo.method",
+                found=settings.method, expected="full",
+                mend="set dpo.method: full, or train SFT with method: lora")  # fmt: skip
+    options = _quantised(compute) if settings.method == "qlora" else _whole(compute)
+    model = load_trained(folder, trained, trainable=True, **attention, **options)
     keep_gradients_on_cpu(model)
-    if sft is not None:
-        return PeftModel.from_pretrained(model, sft.folder(ADAPTER_FOLDER), is_trainable=True)
+    if not isinstance(settings, SftSettings):
+        return model
     lora = settings.lora
     return get_peft_model(
         model,

@@ -1,21 +1,20 @@
-"""An adapter merged into its base: a model of its own, proven by its logits to say what base and adapter say."""
+"""An adapter merged into its base: a model of its own, proven by its logits to say what base and adapter say. A whole
+model is one already: it is only written in another dtype, with the same proof."""
 
 # torch, transformers and peft are untyped here
 # pyright: basic
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
 
 from expectations.contracts.adapter import RagPrompt, compare_base, violations
-from expectations.contracts.fingerprint import tokenizer_files
 from expectations.violations import Refused, Violation
 from ft_assets.adapters.prompt import build_messages
-from resources import models
-from resources.generator import ADAPTER_FOLDER, describe_base, read_contract, render
+from resources.generator import render
+from resources.trained import copy_companions, describe_base, load_trained, load_weights, read_contract
 
 MergedDtype = Literal["float32", "bfloat16", "float16"]
 # How far a logit may move, as a share of the largest one: float32 rounds sums only; bfloat16 keeps 8 bits of a weight
@@ -43,7 +42,7 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float
     """What the second may be at most."""
     adapter_effect: float
-    """What the adapter changes in the base's logits (root mean square)."""
+    """What the training changed in the base's logits (root mean square)."""
     saved_noise: float
     """What merging, rounding and saving changed (root mean square)."""
     same_first_choice: float
@@ -51,7 +50,7 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | None = None) -> Merged:
-    """Merge the adapter (a folder with adapter/ and contract.json) into the model in `base` and save it in `target`.
+    """Merge what was trained (an artifact's folder) into the model in `base` and save it in `target`.
 
     The merge is done in float32 on the CPU, whatever the adapter was trained on: merging into a 4-bit base costs seven
     times the error of the 4-bit model itself. `dtype`: of the saved weights (default: the base's own). Tokenizer, chat
@@ -59,10 +58,8 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
     Raises Refused: FT-ADP-001 another base, FT-ADP-010 logits moved, FT-ADP-011 the base is quantised.
     """
     import torch
-    from peft import PeftModel
     from transformers import AutoConfig, AutoTokenizer
 
-    models.silence_progress_bars()
     tokenizer: Any = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     contract = read_contract(adapter)
     broken = violations(compare_base(contract, describe_base(base, tokenizer)), f"{adapter.name} on {base}")
@@ -80,18 +77,17 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
     saved_as = dtype or cast("MergedDtype", str(config.dtype or torch.float32).removeprefix("torch."))
 
     prompts = _probe_prompts(tokenizer, contract.prompt)
-    joined: Any = PeftModel.from_pretrained(_load(base), adapter / ADAPTER_FOLDER)
-    before = _logits(joined, prompts)
-    with joined.disable_adapter():
-        effect = _root_mean_square(_logits(joined, prompts) - before)
-    model = joined.merge_and_unload(safe_merge=True)
+    # one model in memory at a time
+    plain = _logits(load_weights(base, dtype=torch.float32), prompts)
+    model = load_trained(base, adapter, dtype=torch.float32)
+    before = _logits(model, prompts)
+    if contract.method == "lora":
+        model = model.merge_and_unload(safe_merge=True)
     merged = _logits(model, prompts)
     model.to(getattr(torch, saved_as)).save_pretrained(target)
-    del joined, model  # one model in memory at a time
-    for path in [*tokenizer_files(base), base / "generation_config.json"]:
-        if path.is_file():
-            shutil.copy2(path, target / path.name)
-    saved = _logits(_load(target), prompts)
+    del model
+    copy_companions(base, target)
+    saved = _logits(load_weights(target, dtype=torch.float32), prompts)
 
     largest = float(before.abs().max())
     found = Merged(
@@ -101,7 +97,7 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
         max_abs_difference_merged=float((merged - before).abs().max()),
         max_abs_difference_saved=float((saved - before).abs().max()),
         tolerance=_TOLERANCE[saved_as] * largest,
-        adapter_effect=effect,
+        adapter_effect=_root_mean_square(before - plain),
         saved_noise=_root_mean_square(saved - before),
         same_first_choice=float((saved.argmax(-1) == before.argmax(-1)).float().mean()),
     )
@@ -126,15 +122,6 @@ def check_merged(found: Merged, where: str) -> list[Violation]:
         )
         for name, limit in limits.items() if not getattr(found, name) <= limit
     ]  # fmt: skip
-
-
-def _load(folder: Path) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-    ).eval()
 
 
 def _probe_prompts(tokenizer: Any, prompt: RagPrompt) -> list[list[int]]:

@@ -20,13 +20,16 @@ from typing import Any
 
 import msgspec
 
+from expectations.contracts.adapter import LoraShape
 from expectations.training import check_disk, check_memory, check_smoke
 from expectations.violations import Refused, Violation
 from ft_assets.adapters.checkpoints import checkpoints
-from ft_assets.settings.model import TrainSettings
+from ft_assets.adapters.needs import asked_of, least_of
+from ft_assets.settings.model import LoraSettings, TrainSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact, write_json
-from resources.estimate import ModelShape, estimate_training
+from resources.estimate import estimate_training
+from resources.shapes import ModelShape
 
 PREFLIGHT_FILE = "preflight.json"
 # name -> what holds, in the order in which they are judged
@@ -38,7 +41,7 @@ GATES: dict[str, str] = {
     "pairs_differ": "Chosen and rejected differ after tokenisation and cutting.",
     "thinking_is_kept": "A model that always thinks is not taught to skip it: see max_empty_thinking_share.",
     "memory_and_disk_suffice": "The estimate of memory and disk is below what was free.",
-    "trial_steps_train": "Two optimizer steps on the longest rows gave finite figures and moved the adapter.",
+    "trial_steps_train": "Two optimizer steps on the longest rows gave finite figures and moved the weights.",
 }
 _ONLY_DPO = {"pairs_differ"}
 _log = logging.getLogger(__name__)
@@ -105,31 +108,22 @@ def judge_resources(
     compute: accelerator.Compute,
     *,
     base: Path,
+    lora: LoraSettings | LoraShape | None,
     tokens: int,
     supervised: int | None = None,
-    dpo: bool,
     run_dir: Path,
 ) -> None:
     """Memory and disk that the longest row (`tokens`, of which `supervised` carry loss) needs, against what is free.
-    Memory blocks only if nothing that the run itself may fall back on helps: one row at a time, checkpointing, an 8-bit
-    optimizer."""
+    Memory blocks only if nothing that the run may fall back on by itself helps. `lora` is the adapter's shape."""
     on_cpu = compute.device == "cpu"
-    given = {
-        "method": settings.method, "r": settings.lora.r, "targets": settings.lora.targets, "tokens": tokens,
-        "supervised": supervised, "dpo": dpo, "device": compute.device, "bf16": compute.dtype != "float32",
-        # this process has its libraries loaded already
-        "context": 0 if on_cpu else None,
-    }  # fmt: skip
+    given: dict[str, Any] = {"tokens": tokens, "device": compute.device, "bf16": compute.dtype != "float32"}
     try:
         shape = ModelShape.from_config(base, settings.base_model)
-        asked = estimate_training(
-            shape,
-            micro_batch=settings.micro_batch_size,
-            checkpointing=settings.recomputes_on(compute.device),
-            optimizer_8bit=settings.optimizer == "paged_adamw_8bit",
-            **given,
+        # this process has its libraries loaded already, and asking for the free memory makes its CUDA context
+        asked, least = (
+            estimate_training(shape, supervised=supervised, context=0, **needs(settings, lora, **given))
+            for needs in (asked_of, least_of)
         )
-        least = estimate_training(shape, micro_batch=1, checkpointing=True, optimizer_8bit=not on_cpu, **given)
     except Refused as unknown:  # such a shape is not estimated: the trial steps will tell
         preflight.judge("memory_and_disk_suffice", [], {"estimate": str(unknown)})
         return
@@ -209,8 +203,8 @@ def _put_back(trainer: Any) -> Iterator[tuple[list[Any], list[Any]]]:
     try:
         with torch.random.fork_rng(devices=devices):
             model.train()
-            if trainer.args.gradient_checkpointing:
-                model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
+            if trainer.args.activation_checkpointing:
+                model.activation_checkpointing_enable(trainer.args.activation_checkpointing_kwargs)
             yield trained, kept
     finally:
         with torch.no_grad():

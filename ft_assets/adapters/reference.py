@@ -1,4 +1,4 @@
-"""DPO's reference: what the SFT adapter thinks of the preference pairs. Computed once, kept in the artifact store, and
+"""DPO's reference: what the SFT model thinks of the preference pairs. Computed once, kept in the artifact store, and
 read by every later run on the same pairs, whatever its learning rate, beta or loss.
 
 `dpo_reference` is an artifact without an asset: nobody asks for it by name, and losing it costs only time.
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """Where log-probabilities are kept, and the version of the SFT adapter that they are of."""
+    """Where log-probabilities are kept, and the version of `sft_adapter` that they are of."""
 
     store: ArtifactStore
     sft_version: str
@@ -43,7 +43,7 @@ def use_reference(
     trainer: Any, reference: Reference, settings: DpoSettings, compute: Compute, metrics: Metrics
 ) -> Artifact | None:
     """Give a DPOTrainer the reference's log-probabilities as columns of its data, so that no step computes them and no
-    second adapter is held in memory. None where the settings would rather have them computed at every step."""
+    second adapter or model is held in memory. None where the settings would rather have them computed at every step."""
     parts = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
     if not is_wanted(settings, len(parts["train"])):
         return None
@@ -67,12 +67,15 @@ def use_reference(
         parts[part] = dataset
     trainer.train_dataset, trainer.eval_dataset = parts["train"], parts["validation"]
     trainer.precompute_ref_logps = True
-    trainer.model.delete_adapter("ref")
+    if settings.method != "full":
+        trainer.model.delete_adapter("ref")
     return artifact
 
 
 def is_wanted(settings: DpoSettings, rows: int) -> bool:
-    """Whether one pass over every pair costs no more than what it saves."""
+    """Whether one pass over every pair costs no more than what it saves; a whole model has no other reference."""
+    if settings.method == "full":
+        return True
     if settings.precompute_reference != "auto":
         return settings.precompute_reference
     if settings.max_steps is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +22,8 @@ _TIMINGS = {
     "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
     "train_runtime", "train_samples_per_second", "train_steps_per_second",
 }  # fmt: skip
-_WATCHED = 32  # tensors whose change is measured: a sample, so that no second copy of the adapter is held
+# so many values of so many tensors are watched: a sample, since all of a whole model would cost a third of a small step
+_WATCHED, _VALUES = 32, 2**14
 _SHOWN_ROWS = 8
 
 
@@ -38,7 +39,10 @@ def build_reporter(
 
     run_dir = Path(trainer.args.output_dir)
     trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-    watched = trained[:: len(trained) // _WATCHED | 1]  # an odd step: A and B matrices take turns
+    sample = trained[:: len(trained) // _WATCHED | 1]  # an odd step: A and B matrices take turns
+
+    def watch() -> list[Any]:
+        return [parameter.detach().flatten()[:_VALUES] for parameter in sample]
 
     class Reporter(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -56,21 +60,17 @@ def build_reporter(
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             # before the weights are touched; under fp16 the loss scaler skips such steps itself
-            if not args.fp16:
-                totals = [p.grad.sum() for p in trained if p.grad is not None]
-                if totals and not torch.stack(totals).sum().isfinite():
-                    refuse_non_finite("gradient", math.nan, state.global_step + 1, kept(run_dir), self._rows())
+            if not args.fp16 and not math.isfinite(norm := float(trainer.grad_norm)):
+                refuse_non_finite("gradient", norm, state.global_step + 1, kept(run_dir), self._rows())
             if (state.global_step + 1) % state.logging_steps == 0:
-                self._copies = [parameter.detach().clone() for parameter in watched]
+                self._copies = [values.clone() for values in watch()]
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self._copies:
                 before = torch.nn.utils.get_total_norm(self._copies)
-                change = torch.nn.utils.get_total_norm(
-                    [p.detach() - was for p, was in zip(watched, self._copies, strict=True)]
-                )
-                weights = torch.nn.utils.get_total_norm([p.detach() for p in trained])
-                self._logged = {"weight_norm": weights.item(), "update_ratio": (change / before).item()}
+                moved = [now - was for now, was in zip(watch(), self._copies, strict=True)]
+                change = torch.nn.utils.get_total_norm(moved)
+                self._logged = {"weight_norm": before.item(), "update_ratio": (change / before).item()}
                 self._copies = []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -112,15 +112,22 @@ def build_reporter(
 
         def _rows(self) -> list[str]:
             """The rows of the step in hand, as far as they can be told by their tokens."""
-            found: list[str] = []
-            for batch in trainer.step_batches:
-                masks = batch.get("attention_mask")
-                for n, ids in enumerate(batch["input_ids"]):
-                    tokens = ids if masks is None else ids[masks[n].bool()]
-                    found += filter(None, [name_row(tokens.tolist())])
-            return found
+            found = (name_row(ids) for batch in trainer.step_batches for ids in _split(batch))
+            return list(filter(None, found))
 
     return Reporter()
+
+
+def _split(batch: Mapping[str, Any]) -> Iterator[list[int]]:
+    """The token ids of each row of a batch: without their padding, or, where rows are packed, apart again."""
+    if "position_ids" not in batch:
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+            yield ids[mask.bool()].tolist()
+        return
+    for ids, positions in zip(batch["input_ids"], batch["position_ids"], strict=True):
+        starts = [n for n, position in enumerate(positions.tolist()) if position == 0]
+        for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
+            yield ids[start:end].tolist()
 
 
 def refuse_non_finite(name: str, value: float, step: int, checkpoint: str, rows: Sequence[str]) -> NoReturn:

@@ -60,6 +60,8 @@ def build_trainer(
             beta=settings.beta,
             loss_type=[settings.loss],
             label_smoothing=_SMOOTHING.get(settings.loss, 0.0) if smoothing is None else smoothing,
+            # else TRL would load a second model as the reference of a whole one
+            precompute_ref_log_probs=settings.method == "full",
         )
         trainer = harden(take_token_ids(DPOTrainer), metrics)(args=chosen, **common)
     else:
@@ -76,12 +78,12 @@ def build_trainer(
             if parameter.requires_grad:  # the loss scaler of fp16 takes fp32 gradients only
                 parameter.data = parameter.data.float()
     if compute.device == "cpu":
-        project_supervised_only(trainer.model.get_base_model())
+        project_supervised_only(trainer.model if settings.method == "full" else trainer.model.get_base_model())
     if isinstance(settings, DpoSettings) and reference is not None:
         use_reference(trainer, reference, settings, compute, metrics)
     if torchrun.world_size() > 1:
         # transformers does not wrap a model in DDP that was evaluated before it is trained: every process would go its
-        # own way, without a word, and the first one's adapter would be what is published
+        # own way, without a word, and what the first one trained would be published
         trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
     return trainer
 
@@ -103,7 +105,7 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "max_grad_norm": settings.max_grad_norm,
         "weight_decay": settings.weight_decay,
         "optim": _OPTIMIZERS[settings.optimizer],
-        "gradient_checkpointing": settings.recomputes_on(compute.device),
+        "activation_checkpointing": settings.recomputes_on(compute.device),
         "activation_offloading": settings.activation_offloading,
         "eval_strategy": "steps",
         "eval_steps": settings.eval_steps,
@@ -116,7 +118,7 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "fp16": compute.dtype == "float16",
         "use_cpu": on_cpu,
         "ddp_backend": "gloo" if on_cpu and processes > 1 else None,
-        "ddp_find_unused_parameters": False,  # a step uses the whole adapter
+        "ddp_find_unused_parameters": False,  # a step uses all that is trained
         "dataloader_pin_memory": not on_cpu,
         "report_to": "none",
         "disable_tqdm": True,

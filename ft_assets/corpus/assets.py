@@ -43,7 +43,22 @@ def _documents(settings: Settings, root: Path) -> list[Path]:
     return match_files(settings.corpus.files, root, "corpus.files")
 
 
-SOURCES = {"corpus_files": _documents}
+@dg.observable_source_asset(  # pyright: ignore[reportUnknownMemberType]
+    group_name="corpus",
+    tags={"dagster/kind/yaml": ""},
+    description="The files that corpus.glossary in config.yaml names; their contents are the version.",
+)
+def glossary_files(artifacts: ArtifactsResource) -> dg.DataVersion:
+    root = artifacts.project()
+    settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
+    return dg.DataVersion(files_version(_glossaries(settings, root), root))
+
+
+def _glossaries(settings: Settings, root: Path) -> list[Path]:
+    return match_files(settings.corpus.glossary, root, "corpus.glossary")
+
+
+SOURCES = {"corpus_files": _documents, "glossary_files": _glossaries}
 """Observed asset -> its files."""
 
 
@@ -77,7 +92,7 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
 
 
 @dg.asset(
-    deps=["passages", "corpus_settings"],
+    deps=["passages", "glossary_files", "corpus_settings"],
     group_name="corpus",
     kinds={"yaml", "parquet"},
     owners=["team:ft-assets"],
@@ -141,4 +156,4 @@ def _histogram(lengths: Any) -> dict[str, float]:
     return counts
 
 
-ASSETS: list[Any] = [corpus_files, passages, glossary]
+ASSETS: list[Any] = [corpus_files, glossary_files, passages, glossary]

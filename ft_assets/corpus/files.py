@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,10 @@ def match_files(globs: Sequence[str], root: Path, key: str) -> list[Path]:
     return sorted(path for path in found if folders.isdisjoint(path.parents))
 
 
-def file_inventory(paths: Sequence[Path], root: Path) -> list[dict[str, Any]]:
-    """One row a file: `file` and `document` (see `shown_path`), `bytes`, `sha256`.
+def file_inventory(
+    paths: Sequence[Path], root: Path, digest_of: Callable[[Path], str] = file_digest
+) -> list[dict[str, Any]]:
+    """One row a file: `file` and `document` (see `shown_path`), `bytes`, `sha256` (by `digest_of`).
 
     `document` is what was matched: the file itself, or the folder of the `datasets` library that it lies in.
     """
@@ -52,7 +54,7 @@ def file_inventory(paths: Sequence[Path], root: Path) -> list[dict[str, Any]]:
             "file": shown_path(file, root),
             "document": shown_path(path, root),
             "bytes": file.stat().st_size,
-            "sha256": file_digest(file),
+            "sha256": digest_of(file),
         }
         for path in paths
         for file in (_files_of(path) if path.is_dir() else [path])

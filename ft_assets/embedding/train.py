@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from expectations.violations import Refused, Violation
 from ft_assets.embedding.model import HybridEncoder
+from ft_assets.embedding.negatives import mine
 from ft_assets.embedding.pairs import Passages, Questions, read_passages, read_questions
 from ft_assets.settings.model import EmbeddingSettings
 from resources import accelerator, models
@@ -30,6 +31,7 @@ from resources.telemetry import METRICS_FILE, Metrics
 FUSED_SPARSE_WEIGHT = 0.3
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.01
+_PART = 8  # texts of a batch that go through the model together on a CPU
 
 
 def main(job: Job) -> Artifact:
@@ -74,7 +76,7 @@ def train(
     random = Random(settings.seed)  # noqa: S311 - order of training examples, not a secret
     torch.manual_seed(settings.seed)
     batches = [
-        batch
+        (epoch, batch)
         for epoch in range(math.ceil(settings.epochs))
         for batch in _epoch(questions, settings.batch_size, random, min(settings.epochs - epoch, 1.0))
     ][: settings.max_steps]
@@ -98,16 +100,19 @@ def train(
     )
     scaler = torch.amp.GradScaler(encoder.compute.device, enabled=encoder.compute.dtype == "float16")
     losses: list[float] = []
+    mined: list[list[int]] = []
+    mined_in = 0  # the first epoch goes without: what an untrained model ranks high misleads nobody
     encoder.train()
-    for step, batch in enumerate(batches, 1):
+    for step, (epoch, batch) in enumerate(batches, 1):
+        if settings.hard_negatives and epoch > mined_in:
+            mined, mined_in = _mine(encoder, questions, passages), epoch
+            metrics.log("mine", step, total, hard_negatives=sum(map(len, mined)))
         chosen = [random.choice(list(questions.qrels[row])) for row in batch]
-        queries = encoder.pad([query_ids[row] for row in batch])
-        positives = encoder.pad([passage_ids[row_of[passage]] for passage in chosen])
+        chosen += _hard(batch, mined, settings.hard_negatives, passages, random) if mined else []
         twins = _twins(batch, chosen, questions, passages, row_of).to(encoder.compute.device)
-        with encoder.autocast():
-            query_vectors, query_weights = encoder.forward(*queries)
-            passage_vectors, passage_weights = encoder.forward(*positives)
-        lexical = lexical_scores(queries[0], query_weights, positives[0], passage_weights)
+        query_tokens, query_vectors, query_weights = in_parts(encoder, [query_ids[row] for row in batch])
+        tokens, passage_vectors, weights = in_parts(encoder, [passage_ids[row_of[passage]] for passage in chosen])
+        lexical = lexical_scores(query_tokens, query_weights, tokens, weights)
         loss, parts = hybrid_loss(
             query_vectors, passage_vectors, lexical, twins, settings, smaller=encoder.contract.dense.dimensions[1:]
         )
@@ -129,6 +134,42 @@ def train(
     return losses
 
 
+def _mine(encoder: HybridEncoder, questions: Questions, passages: Passages) -> list[list[int]]:
+    """Hard negatives of each question as the model stands."""
+    encoder.eval()
+    queries, corpus = encoder.encode(questions.texts, "query"), encoder.encode(passages.contents, "passage")
+    encoder.train()
+    return mine(queries, corpus, questions, passages, FUSED_SPARSE_WEIGHT)
+
+
+def _hard(
+    batch: Sequence[int], mined: Sequence[Sequence[int]], count: int, passages: Passages, random: Random
+) -> list[str]:
+    """`count` of its hard negatives for each query of the batch (fewer where fewer were found)."""
+    drawn = (random.sample(mined[row], min(count, len(mined[row]))) for row in batch)
+    return [passages.ids[wrong] for rows in drawn for wrong in rows]
+
+
+def in_parts(encoder: HybridEncoder, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids [B, T], dense vectors [B, D] and token weights [B, T] of tokenised texts, in their order.
+
+    On a CPU texts of like length go through the model together, because there padding costs as much as text.
+    """
+    size = _PART if encoder.compute.device == "cpu" else len(rows)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    width = len(rows[order[-1]])
+    made: list[tuple[Tensor, Tensor, Tensor]] = []
+    with encoder.autocast():
+        for start in range(0, len(order), size):
+            tokens, mask = encoder.pad([rows[row] for row in order[start : start + size]])
+            vectors, weights = encoder.forward(tokens, mask)
+            tail = (0, width - tokens.shape[1])
+            made.append((nn.functional.pad(tokens, tail), vectors, nn.functional.pad(weights, tail)))
+    back = torch.tensor(order, device=encoder.compute.device).argsort()
+    tokens, vectors, weights = (torch.cat(parts)[back] for parts in zip(*made, strict=True))
+    return tokens, vectors, weights
+
+
 def hybrid_loss(
     queries: Tensor,
     passages: Tensor,
@@ -140,8 +181,9 @@ def hybrid_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Contrast of dense, lexical and fused scores over the batch, each query's own passage against the others.
 
-    `queries`, `passages` [B, D] are L2-normalised, `lexical` [B, B] are inner products, `twins` [B, B] marks pairs
-    that are right too and so no negatives. `smaller` are Matryoshka dimensions: the dense loss is their mean with the
+    `queries` [B, D] and `passages` [P, D] are L2-normalised: passage i is query i's own, those from B on are hard
+    negatives. `lexical` [B, P] are inner products, `twins` [B, P] marks pairs that are right too and so no negatives.
+    `smaller` are Matryoshka dimensions: the dense loss is their mean with the
     full's.
     """
     labels = torch.arange(len(queries), device=queries.device)
@@ -174,7 +216,7 @@ def hybrid_loss(
 
 
 def lexical_scores(query_ids: Tensor, query_weights: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Inner products [B, B] of lexical vectors, over the tokens of this batch alone and not the whole vocabulary."""
+    """Inner products [B, P] of lexical vectors, over the tokens of this batch alone and not the whole vocabulary."""
     tokens, places = torch.unique(torch.cat([query_ids.flatten(), ids.flatten()]), return_inverse=True)
     left, right = places.split([query_ids.numel(), ids.numel()])
 
@@ -227,11 +269,11 @@ def _epoch(questions: Questions, size: int, random: Random, share: float) -> Ite
 def _twins(
     batch: Sequence[int], chosen: Sequence[str], questions: Questions, passages: Passages, row_of: dict[str, int]
 ) -> Tensor:
-    """[B, B] bool: passage j answers query i as well (by its qrels or by equal content), i ≠ j."""
+    """[B, P] bool: passage j answers query i as well (by its qrels or by equal content), i ≠ j."""
     hashes = [passages.hashes[row_of[passage]] for passage in chosen]
     answers = [{passages.hashes[row_of[passage]] for passage in questions.qrels[row]} for row in batch]
     mask = torch.tensor([[text in right for text in hashes] for right in answers])
-    return mask & ~torch.eye(len(batch), dtype=torch.bool)
+    return mask & ~torch.eye(len(batch), len(chosen), dtype=torch.bool)
 
 
 def _distance(teacher: Tensor, student: Tensor) -> Tensor:

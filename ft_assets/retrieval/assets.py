@@ -14,7 +14,7 @@ from ft_assets.gates import as_metadata, enforce, evidence_of
 from ft_assets.produce import compute_params, produce, recipe_for
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, fusion_of, serving_of
-from ft_assets.retrieval.live import baseline
+from ft_assets.retrieval.live import baseline, serves
 from ft_assets.retrieval.release import release_collection, retire_collections
 from ft_assets.retrieval.vectors import contract_of
 from ft_assets.settings.read import settings_of
@@ -26,10 +26,12 @@ from resources.qdrant import QdrantEngine
 
 _VECTORS_VERSION = "1"
 _COLLECTION_VERSION = "2"
-_EVALUATION_VERSION = "1"
+_EVALUATION_VERSION = "2"
 _SWEEP_VERSION = "1"
 _RELEASE_VERSION = "1"
 _OWNERS = ["team:ft-assets"]
+GATED = ["embedding_model", "embedding_evaluation", "passage_vectors", "qdrant_collection", "retrieval_evaluation"]
+"""Every blocking gate on these must hold at the moment of a release."""
 
 
 @dg.asset(
@@ -53,7 +55,7 @@ def passage_vectors(
 
 
 @dg.asset(
-    deps=["passage_vectors", "retrieval_settings", "passages"],
+    deps=["passage_vectors", "retrieval_settings", "qdrant_settings", "passages"],
     group_name="retrieval",
     kinds={"qdrant"},
     owners=_OWNERS,
@@ -117,7 +119,12 @@ def retrieval_evaluation(
         asked,
         ["qdrant_collection", "embedding_model", "passages", "retrieval_splits"],
     )
-    params = {**asked, "engine": engine_params(engine), **compute_params(artifacts)}
+    params = {
+        **asked,
+        "must_compare": settings.tolerance < 1 and not serves(artifacts.releases(), name, fusion),
+        "engine": engine_params(engine),
+        **compute_params(artifacts),
+    }
     return produce(
         artifacts,
         recipe,
@@ -154,8 +161,9 @@ def fusion_sweep(
 
 
 @dg.asset(
-    # every asset whose gates the release enforces: what it asks for, `--upstream` must bring
-    deps=["embedding_model", "embedding_evaluation", "passage_vectors", "qdrant_collection", "retrieval_evaluation"],
+    # every asset whose gates the release enforces: what it asks for, `--upstream` must bring. Another engine has to be
+    # pointed at a collection whose contents are the same.
+    deps=[*GATED, "qdrant_settings"],
     group_name="retrieval",
     kinds={"qdrant"},
     owners=_OWNERS,
@@ -174,16 +182,23 @@ def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) ->
     keep = settings_of(store, "retrieval").keep
     retired = retire_collections(engine, book, keep, candidate) if book else []
     reused = before is not None and before.version == release.version
+    withheld = release.artifacts["retrieval_evaluation"] != store.require("retrieval_evaluation").recipe_id
     text = f"{engine.alias} -> {release.details['collection']}"
+    if withheld:
+        text += ", the candidate was rolled back from"
     telemetry.emit(telemetry.Progress(asset="released_collection", kind="reused" if reused else "made", text=text))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(release.version),
-        metadata=as_metadata({"version": release.version, "reused": reused, "retired": retired, **release.details}),
+        metadata=as_metadata(
+            {
+                "version": release.version,
+                "reused": reused,
+                "candidate_withheld": withheld,
+                "retired": retired,
+                **release.details,
+            }
+        ),
     )
-
-
-GATED = ["embedding_model", "embedding_evaluation", "passage_vectors", "qdrant_collection", "retrieval_evaluation"]
-"""Every blocking gate on these must hold at the moment of a release."""
 
 
 def engine_params(engine: QdrantEngine) -> dict[str, Any]:

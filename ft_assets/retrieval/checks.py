@@ -80,7 +80,7 @@ def complete(evidence: Evidence) -> Verdict:
     """The collection holds exactly as many points as there are passages, each with both vectors."""
     expected = int(evidence.store.require(VECTORS).summary["passages"])
     name = candidate_name(evidence)
-    with evidence.qdrant.open() as client:
+    with evidence.collections() as client:
         found = inspect(client, name)
     figures = {"points": found.points, "dense": found.dense, "sparse": found.sparse, "passages": expected}
     return Verdict(rules.collection_is_complete(name, expected, found.points, found.dense, found.sparse), figures)
@@ -90,7 +90,7 @@ def contract(evidence: Evidence) -> Verdict:
     """The collection's own contract is the one that model and settings want now, and the engine is configured by it."""
     wanted = wanted_contract(evidence)
     name = candidate_name(evidence)
-    with evidence.qdrant.open() as client:
+    with evidence.collections() as client:
         stored, config = stored_contract(client, name), client.serving(name)
     figures = {"stored_index_fp": stored.index_fp[:12], "wanted_index_fp": wanted.index_fp[:12]}
     return Verdict(rules.collection_matches_contract(name, stored, wanted, config), figures)
@@ -100,7 +100,7 @@ def current_points(evidence: Evidence) -> Verdict:
     """Every point is the one of its passage as it is now: a copied one that should have been replaced is found."""
     name = candidate_name(evidence)
     wanted = passage_versions(evidence.store.require(VECTORS))
-    with evidence.qdrant.open() as client:
+    with evidence.collections() as client:
         found = client.field(name, "version") if name in client.names() else {}
     return Verdict(rules.points_are_current(name, wanted, found), {"points": len(found), "passages": len(wanted)})
 
@@ -116,7 +116,7 @@ def stored_vectors(evidence: Evidence) -> Verdict:
     """Sampled points hold the vectors that were encoded."""
     vectors = evidence.store.require(VECTORS)
     name = candidate_name(evidence)
-    with evidence.qdrant.open() as client:
+    with evidence.collections() as client:
         cosines = sample_cosines(client, name, vectors, wanted_contract(evidence))
     figures = {"sampled": len(cosines), "least": min(cosines.values(), default=1.0)}
     return Verdict(rules.stored_vectors_match(name, cosines), figures)
@@ -141,7 +141,7 @@ def recall(evidence: Evidence) -> Verdict:
 
 
 def live(evidence: Evidence) -> Verdict:
-    """Paired on the same queries, the candidate loses no more against what is live than retrieval.tolerance."""
+    """Paired on the same queries, the candidate does not lose more than retrieval.tolerance against what is live."""
     summary = evidence.store.require(EVALUATION).summary
     tolerance = settings_of(evidence.store, "retrieval").tolerance
     violations: list[Violation] = []
@@ -150,7 +150,7 @@ def live(evidence: Evidence) -> Verdict:
         if (found := summary.get(f"gain_{metric}")) is not None:
             gain = msgspec.convert(found, Interval)
             violations += rules.not_worse_than_live(EVALUATION, gain, tolerance, metric)
-            figures |= {f"{metric}_gain": gain.mean, f"{metric}_gain_low": gain.low}
+            figures |= {f"{metric}_gain": gain.mean, f"{metric}_gain_low": gain.low, f"{metric}_gain_high": gain.high}
     return Verdict(violations, figures)
 
 

@@ -11,6 +11,8 @@ continues a build that was interrupted.
 from __future__ import annotations
 
 import hashlib
+import re
+import time
 import uuid
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
@@ -86,6 +88,11 @@ def collection_name(alias: str, contract: EmbeddingContract, vectors_version: st
     return f"{alias}__{contract.index_fp[:12]}_{vectors_version[:8]}"
 
 
+def is_ours(name: str, alias: str) -> bool:
+    """Whether `collection_name` makes such names for this alias: `kb__x__…` is not of the alias `kb`."""
+    return re.fullmatch(re.escape(alias) + "__[0-9a-f]{12}_[0-9a-f]{8}", name) is not None
+
+
 def point_id(passage_id: str) -> str:
     """The same id for the same passage on every run, so that an upsert twice is an upsert once: uuid5, written out."""
     digest = hashlib.sha1(_NAMESPACE.bytes + passage_id.encode(), usedforsecurity=False).hexdigest()
@@ -125,12 +132,14 @@ def build(
     rows = _passages(vectors)
     wanted = {row.point_id: row.version for row in rows.values()}
     if name not in client.names():
-        metadata = {"contract": without_fusion(contract).to_json(), "whole": ""}
-        source = _nearest(client, name, wanted) if client.copies else None
-        if source is None or not client.copy(source, name, serving, metadata):
+        metadata = {"contract": without_fusion(contract).to_json(), "whole": "", "touched": time.time()}
+        source, standing = _nearest(client, name, wanted) if client.copies else ("", {})
+        if not source or not client.copy(source, name, serving, metadata):
             client.create(name, serving, metadata)
-    client.set_metadata(name, {"whole": ""})  # until the last difference is written
-    standing = client.field(name, "version")
+            standing = {}
+    else:
+        client.set_metadata(name, {"whole": "", "touched": time.time()})  # until the last difference is written
+        standing = client.field(name, "version")
     gone = sorted(standing.keys() - wanted.keys())
     for start in range(0, len(gone), BATCH):
         client.delete(name, gone[start : start + BATCH])
@@ -141,7 +150,7 @@ def build(
         upserted += len(points.ids)
         progress(copied + upserted, total)
     client.index(name)
-    client.set_metadata(name, {"whole": vectors.data_version})
+    client.set_metadata(name, {"whole": vectors.data_version, "touched": time.time()})
     return Built(name, client.count(name), upserted, copied, len(gone))
 
 
@@ -192,16 +201,17 @@ def set_fusion(client: VectorClient, name: str, contract: EmbeddingContract) -> 
     client.set_metadata(name, {"contract": contract.to_json()})
 
 
-def _nearest(client: VectorClient, name: str, wanted: dict[str, str]) -> str | None:
-    """The whole collection of the same stored form that holds most of what is wanted; None below one half of it."""
+def _nearest(client: VectorClient, name: str, wanted: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The collection to start from, and the versions of its points: of the whole ones of the same stored form, the one
+    built last that holds half of what is wanted. Empty, if none does."""
     form = name.rpartition("_")[0] + "_"
-    alike = {
-        other: sum(wanted.get(key) == version for key, version in client.field(other, "version").items())
-        for other in client.names()
-        if other.startswith(form) and client.metadata(other).get("whole")
-    }
-    best = max(alike, key=lambda other: alike[other], default=None)
-    return best if best is not None and alike[best] * 2 >= len(wanted) else None
+    alike = {other: client.metadata(other) for other in client.names() if other.startswith(form)}
+    whole = [other for other, metadata in alike.items() if metadata.get("whole")]
+    for other in sorted(whole, key=lambda other: alike[other].get("touched", 0.0), reverse=True):
+        versions = client.field(other, "version")
+        if sum(wanted.get(key) == version for key, version in versions.items()) * 2 >= len(wanted):
+            return other, versions
+    return "", {}
 
 
 class _Passage(NamedTuple):

@@ -4,7 +4,9 @@
 # pyarrow has no type information.
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,11 +26,14 @@ Cached = dict[str, tuple[np.ndarray, SparseVector]]
 
 def main(job: Job) -> Artifact:
     """Publish `passage_vectors`: full-width vectors of every passage; summary says how many were encoded and reused."""
+    # oneDNN keeps a kernel for each of the last 1024 shapes it met, hundreds of MB: every chunk brings new ones
+    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(name, "16")
     store = job.artifacts()
     model, passages = job.input("embedding_model"), job.input("passages")
     contract = contract_of(model)
     width = contract.dense.dimensions[0]
-    known = _known(store, contract.encode_fp)
+    earlier = _earlier(store, contract.encode_fp)
     encoder: HybridEncoder | None = None
     metrics = Metrics(job.folder())
     encoded = reused = empty = cut = done = 0
@@ -40,6 +45,7 @@ def main(job: Job) -> Artifact:
 
         with pq.ParquetWriter(staging.path / FILE, schema(width), compression="zstd") as writer:
             for chunk in _chunks(passages):
+                known = earlier.take([row["content_sha256"] for row in chunk])
                 fresh = list(
                     {row["content_sha256"]: row for row in chunk if row["content_sha256"] not in known}.values()
                 )
@@ -61,6 +67,7 @@ def main(job: Job) -> Artifact:
                 empty += sum(len(ids) == 0 for _, (ids, _) in vectors)
                 done += len(chunk)
                 metrics.log("encode", done, total, encoded=encoded, reused=reused)
+                _give_back()
         metrics.close()
         return staging.publish(
             {
@@ -74,12 +81,56 @@ def main(job: Job) -> Artifact:
         )
 
 
-def _known(store: ArtifactStore, encode_fp: str) -> Cached:
-    """Vectors of the newest earlier artifact that the same model made in the same way (none: an empty cache)."""
+class Earlier:
+    """The vectors of an earlier artifact (none: it knows nothing), read from its file when they are asked for."""
+
+    def __init__(self, artifact: Artifact | None) -> None:
+        self._artifact = artifact
+        keys, groups = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
+        for number, hashes in enumerate(_hashes(artifact) if artifact else ()):
+            keys.append(_keys(hashes))
+            groups.append(np.full(len(hashes), number, np.int32))
+        # twelve bytes a row, where the vectors themselves are thousands
+        keys, groups = np.concatenate(keys), np.concatenate(groups)
+        order = np.argsort(keys)
+        self._keys, self._groups = keys[order], groups[order]
+
+    def take(self, hashes: Sequence[str]) -> Cached:
+        """The vectors it has of these texts. Texts that lie together in the file cost one read."""
+        if self._artifact is None or not len(self._keys):
+            return {}
+        keys, wanted = _keys(hashes), set(hashes)
+        places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        groups = np.unique(self._groups[places[self._keys[places] == keys]])
+        rows = read_vectors(self._artifact, groups=groups.tolist()) if len(groups) else ()
+        # copied: a view would keep the whole group in memory
+        return {
+            row.content_sha256: (row.dense.copy(), (row.indices.copy(), row.values.copy()))
+            for row in rows
+            if row.content_sha256 in wanted
+        }
+
+
+def _keys(hashes: Sequence[str]) -> np.ndarray:
+    """The first 64 bits of each hash: they find the row, the whole hash is compared there."""
+    return np.array([int(sha[:16], 16) for sha in hashes], np.uint64)
+
+
+def _hashes(artifact: Artifact) -> Iterator[list[str]]:
+    """Content hashes of each row group."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(artifact.file(FILE))
+    for group in range(file.num_row_groups):
+        yield file.read_row_group(group, ["content_sha256"]).column(0).to_pylist()
+
+
+def _earlier(store: ArtifactStore, encode_fp: str) -> Earlier:
+    """The newest earlier artifact that the same model made in the same way."""
     for artifact in store.versions("passage_vectors"):
         if not artifact.verify() and contract_of(artifact).encode_fp == encode_fp:
-            return {row.content_sha256: (row.dense, (row.indices, row.values)) for row in read_vectors(artifact)}
-    return {}
+            return Earlier(artifact)
+    return Earlier(None)
 
 
 def _table(pa: object, chunk: list[dict], vectors: list[tuple[np.ndarray, SparseVector]], width: int) -> object:
@@ -95,6 +146,12 @@ def _table(pa: object, chunk: list[dict], vectors: list[tuple[np.ndarray, Sparse
         },
         schema=schema(width),
     )
+
+
+def _give_back() -> None:
+    """Freed memory back to the system; glibc would keep it in pieces that the next chunk's shapes do not fit."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _rows(passages: Artifact) -> int:

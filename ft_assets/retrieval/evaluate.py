@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving
-from expectations.violations import Refused
+from expectations.violations import Refused, Violation
 from ft_assets.embedding.evaluate import no_questions
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import read_passages, read_questions
@@ -32,7 +32,8 @@ _ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
 
 
 def main(job: Job) -> Artifact:
-    """Publish `retrieval_evaluation`: scores of `candidate` and, where model and collection are at hand, of `live`."""
+    """Publish `retrieval_evaluation`: scores of `candidate` and of `live`. Raises Refused (FT-RET-008) where something
+    is live whose collection or model is gone, unless any loss is accepted or the candidate is what serves."""
     store = job.artifacts()
     compute = accelerator.choose(job.params["device"], job.params["dtype"])
     passages = read_passages(job.input("passages"))
@@ -61,6 +62,8 @@ def main(job: Job) -> Artifact:
         if len(systems) > 1 and systems[1][1] not in client.names():
             del systems[1]
             missing = "its collection is no longer in the engine"
+        if missing and job.params["must_compare"]:
+            raise Refused("evaluating retrieval", [_incomparable(live, missing)])
         for step, (system, name, artifact, fused) in enumerate(systems, 1):
             queries, contract = vectors[artifact.recipe_id]
             rankings = _measure(client, name, contract, fused, queries)
@@ -104,6 +107,15 @@ def _measure(
         ]
         for arm in _ARMS
     }
+
+
+def _incomparable(live: dict[str, Any], missing: str) -> Violation:
+    return Violation(
+        code="FT-RET-008", where="retrieval_evaluation", message=f"what is live cannot be compared with: {missing}.",
+        field="live", found=live["collection"], expected="the collection and the model of what is live",
+        mend="ft rollback collection --to a release that stands, or set retrieval.tolerance: 1 (any loss is accepted) "
+        "for this one; then ft run --asset released_collection --upstream",
+    )  # fmt: skip
 
 
 def _compared(live: dict[str, Any] | None, missing: str) -> str:

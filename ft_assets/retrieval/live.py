@@ -8,6 +8,12 @@ from resources.artifacts import ArtifactStore
 from resources.releases import Releases
 
 
+def serves(releases: Releases, collection: str, fusion: dict[str, Any]) -> bool:
+    """Whether this very collection is what serves, with this fusion."""
+    release = releases.current("collection")
+    return release is not None and (release.details["collection"], release.details["fusion"]) == (collection, fusion)
+
+
 def baseline(
     store: ArtifactStore, releases: Releases, collection: str, fusion: dict[str, Any]
 ) -> dict[str, Any] | None:
@@ -19,7 +25,7 @@ def baseline(
     release = releases.current("collection")
     if release is None:
         return None
-    if release.details["collection"] == collection and release.details["fusion"] == fusion:
+    if serves(releases, collection, fusion):
         judged = store.find("retrieval_evaluation", release.artifacts["retrieval_evaluation"])
         return judged.manifest.recipe.settings["live"] if judged else None
     return {

@@ -6,35 +6,44 @@ and the next run ends where this one would have.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 
-from expectations.contracts.embedding import EmbeddingContract, Fusion
+from expectations.contracts.embedding import Fusion
 from expectations.violations import Refused, Violation
-from ft_assets.retrieval.collection import set_fusion, stored_contract
+from ft_assets.retrieval.collection import is_ours, set_fusion, stored_contract
 from resources.artifacts import ArtifactStore
 from resources.engines.protocol import VectorClient
 from resources.qdrant import QdrantEngine
 from resources.releases import Release, ReleaseBook, Releases
 
+_BUILD_SECONDS = 24 * 3600.0
 ASSETS = ("embedding_model", "passage_vectors", "qdrant_collection", "retrieval_evaluation")
 
 
 def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantEngine) -> Release:
-    """Make the current candidate serve with the fusion it was evaluated with. The caller has enforced the gates."""
+    """Make the current candidate serve with the fusion it was evaluated with. The caller has enforced the gates.
+
+    A candidate that a person rolled back from is left where it is: what serves stays, and is returned.
+    """
     standing = {asset: store.require(asset) for asset in ASSETS}
+    recipes = {asset: artifact.recipe_id for asset, artifact in standing.items()}
     name = str(standing["qdrant_collection"].json("collection.json")["collection"])
     fusion = msgspec.convert(standing["retrieval_evaluation"].manifest.recipe.settings["fusion"], Fusion)
     with engine.open() as client:
-        contract = serve(client, engine.alias, name, fusion)
-    details: dict[str, Any] = {
-        "collection": name,
-        "alias": engine.alias,
-        "index_fp": contract.index_fp,
-        "fusion": msgspec.to_builtins(fusion),
-    }
-    return releases.move("collection", {asset: artifact.recipe_id for asset, artifact in standing.items()}, details)
+        details: dict[str, Any] = {
+            "collection": name,
+            "alias": engine.alias,
+            "index_fp": stored_contract(client, name).index_fp,
+            "fusion": msgspec.to_builtins(fusion),
+        }
+        serving = releases.current("collection")
+        if serving and releases.is_withheld("collection", recipes, details):
+            return serving
+        serve(client, engine.alias, name, fusion)
+    return releases.move("collection", recipes, details)
 
 
 def rollback_collection(releases: Releases, engine: QdrantEngine, release: Release) -> None:
@@ -44,10 +53,10 @@ def rollback_collection(releases: Releases, engine: QdrantEngine, release: Relea
     releases.point("collection", release)
 
 
-def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> EmbeddingContract:
+def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:
     """Write the fusion into the collection's contract, then let the alias name it: one call, no moment without.
 
-    Returns that contract. Raises Refused: FT-COL-006 the collection is gone, FT-COL-001 its build was interrupted (a
+    Raises Refused: FT-COL-006 the collection is gone, FT-COL-001 its build was interrupted (a
     retired one that is being built again, under the same name).
     """
     contract = stored_contract(client, name)
@@ -64,20 +73,28 @@ def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> Embedd
     if served != contract:
         set_fusion(client, name, served)
     client.point(alias, name)
-    return served
 
 
 def retire_collections(engine: QdrantEngine, book: ReleaseBook, keep: int, candidate: str) -> list[str]:
     """Delete our collections beyond the `keep` last released ones. Returns their names.
 
-    Never one that an alias names, the one released now, the candidate, or one that is not ours by its name.
+    Never one that an alias names, the one released now, the candidate, or one that is not ours by its name. On a server
+    another run may build beside this one, and nothing locks it out: what is not whole, or was never released, is left
+    for a day after its build began or ended last.
     """
     released = list(dict.fromkeys(release.details["collection"] for release in reversed(book.history)))
     current = next(release.details["collection"] for release in book.history if release.version == book.current)
     safe = {*released[:keep], current, candidate}
     with engine.open() as client:
         safe |= set(client.aliases().values())
-        retired = [name for name in client.names() if name.startswith(f"{engine.alias}__") and name not in safe]
+        old = [name for name in client.names() if is_ours(name, engine.alias) and name not in safe]
+        retired = [name for name in old if not _may_be_under_build(client.metadata(name), name in released)]
         for name in retired:
             client.drop(name)
     return sorted(retired)
+
+
+def _may_be_under_build(metadata: dict[str, Any], released: bool) -> bool:
+    if released and metadata.get("whole"):
+        return False
+    return time.time() - float(metadata.get("touched", 0.0)) < _BUILD_SECONDS

@@ -4,7 +4,7 @@
 # pyarrow has no type information.
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -48,12 +48,17 @@ def schema(dimension: int) -> Any:
     )
 
 
-def read_vectors(artifact: Artifact, batch: int = 1024, only: Container[str] | None = None) -> Iterator[VectorRow]:
-    """Rows in order, `batch` at a time in memory; `only` those of these passages, others are not even decoded."""
+def read_vectors(
+    artifact: Artifact, batch: int = 1024, only: Container[str] | None = None, groups: Iterable[int] | None = None
+) -> Iterator[VectorRow]:
+    """Rows in order, `batch` at a time in memory; `only` those of these passages, others are not even decoded.
+
+    `groups` are the row groups to read (all, if not told).
+    """
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(artifact.file(FILE))
-    groups = range(file.num_row_groups)
+    groups = range(file.num_row_groups) if groups is None else groups
     if only is not None:
         groups = [n for n in groups if any(i.as_py() in only for i in file.read_row_group(n, ["passage_id"]).column(0))]
     for block in file.iter_batches(batch_size=batch, row_groups=list(groups)):
@@ -82,27 +87,44 @@ def read_columns(artifact: Artifact, names: list[str]) -> dict[str, list[Any]]:
 
 def widths(artifact: Artifact) -> list[tuple[str, int]]:
     """Passage id and number of dense values of every row."""
-    return [(row.passage_id, len(row.dense)) for row in read_vectors(artifact)]
+    found: list[tuple[str, int]] = []
+    for block in _blocks(artifact, ["passage_id", "dense"]):
+        found += zip(block.column("passage_id").to_pylist(), _lengths(block.column("dense")).tolist(), strict=True)
+    return found
 
 
 def broken_rows(artifact: Artifact) -> list[str]:
     """Ids of the passages with NaN or an infinity in one of their vectors."""
-    return [
-        row.passage_id
-        for row in read_vectors(artifact)
-        if not (np.isfinite(row.dense).all() and np.isfinite(row.values).all())
-    ]
+    found: list[str] = []
+    for block in _blocks(artifact, ["passage_id", "dense", "sparse_values"]):
+        rows: set[int] = set()
+        for column in (block.column("dense"), block.column("sparse_values")):
+            sound = np.isfinite(column.flatten().to_numpy(zero_copy_only=False))
+            if not sound.all():
+                rows.update(np.repeat(np.arange(len(column)), _lengths(column))[~sound].tolist())
+        found += [block.column("passage_id")[row].as_py() for row in sorted(rows)]
+    return found
 
 
 def empty_rows(artifact: Artifact) -> tuple[int, int]:
     """How many passages have no lexical weight at all, of how many."""
-    lengths = [len(row.indices) for row in read_vectors(artifact)]
-    return sum(length == 0 for length in lengths), len(lengths)
+    blocks = _blocks(artifact, ["sparse_indices"])
+    lengths = np.concatenate([np.empty(0, np.int32), *(_lengths(block.column(0)) for block in blocks)])
+    return int((lengths == 0).sum()), len(lengths)
+
+
+def _blocks(artifact: Artifact, columns: list[str]) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    yield from pq.ParquetFile(artifact.file(FILE)).iter_batches(columns=columns)
+
+
+def _lengths(column: Any) -> np.ndarray:
+    return column.value_lengths().to_numpy(zero_copy_only=False)
 
 
 def _rows(column: Any) -> list[np.ndarray]:
     """One array a row of a list column, without a Python object a number."""
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    bounds = np.concatenate([[0], np.cumsum(_lengths(column))])
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return [flat[a:b] for a, b in pairwise(bounds)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from expectations.training import check_learning_rate
 from expectations.violations import Violation
 from ft_assets.gates import Evidence, Gate, Verdict
 from ft_assets.settings.load import SettingsError, load_settings
-from ft_assets.settings.model import SETTINGS_ASSETS, Settings
+from ft_assets.settings.model import SETTINGS_ASSETS, DpoSettings, Settings, SftSettings, TrainSettings
 from ft_assets.settings.read import SETTINGS_FILE
 
 
@@ -21,6 +22,18 @@ def _valid(section: str, asset: str) -> Gate:
 
     rule.__doc__ = f"Section `{section}` reads back as this release's typed settings."
     return Gate(asset, "settings_are_readable", rule)
+
+
+def _usual_rate(section: str, asset: str) -> Gate:
+    def rule(evidence: Evidence) -> Verdict:
+        """`learning_rate` is of a size that `method` is trained with (not blocking)."""
+        values = evidence.store.require(asset).json(SETTINGS_FILE)
+        model: type[TrainSettings] = {"sft": SftSettings, "dpo": DpoSettings}[section]
+        settings = model.model_validate(values)
+        figures: dict[str, Any] = {"method": settings.method, "learning_rate": settings.learning_rate}
+        return Verdict(check_learning_rate(**figures, usual_full=settings.usual_full_rate, where=section), figures)
+
+    return Gate(asset, "learning_rate_is_usual", rule, blocking=False)
 
 
 def config_is_valid(evidence: Evidence) -> Verdict:
@@ -46,6 +59,7 @@ def config_violations(path: Path) -> list[Violation]:
 VALID = "config_is_valid"
 GATES = [
     *(_valid(section, asset) for section, asset in SETTINGS_ASSETS.items()),
+    *(_usual_rate(section, SETTINGS_ASSETS[section]) for section in ("sft", "dpo")),
     # a typing error must not hold back what goes on with the last settings that were right
     *(Gate(asset, VALID, config_is_valid, blocking=False) for asset in SETTINGS_ASSETS.values()),
 ]

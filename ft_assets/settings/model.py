@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -92,21 +93,26 @@ class LoraSettings(Section):
 
 
 class OomSettings(Section):
-    """When memory runs out, training goes on with smaller batches, then with gradient checkpointing, offloading and an
-    8-bit optimizer; none of them changes what is learnt from."""
+    """When memory runs out, training goes on with smaller batches, then with gradient checkpointing and offloading,
+    none of which changes what is learnt. What would change it must be allowed; it is counted and told."""
 
+    allow_8bit: bool = False
+    """After all of that, go on with the `paged_adamw_8bit` optimizer, whose moments begin anew."""
     allow_shorter: bool = False
-    """After all of that, leave out the rows longer than half of `max_length` (counted and told) and go on."""
+    """After all of that, leave out the rows longer than half of `max_length` and go on."""
 
 
 class TrainSettings(Section):
     """What SFT and DPO share."""
 
+    usual_full_rate: ClassVar[float]
+    """The learning rate of `method: full`, unless it is given."""
+
     base_model: str
     """A hub name, a folder, or `package:NAME` for a model that travels in a Python package."""
     revision: str | None = None
-    lora: LoraSettings = LoraSettings()
-    method: Literal["lora", "qlora"] = "lora"
+    method: Literal["lora", "qlora", "full"] = "lora"
+    """An adapter on a frozen base, the same on a base in 4 bits, or every weight of the model."""
     learning_rate: float = Field(gt=0)
     epochs: float = Field(default=1.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
@@ -145,15 +151,13 @@ class TrainSettings(Section):
         """Whether activations are computed again in the backward pass (`auto`: on GPUs)."""
         return device == "cuda" if self.gradient_checkpointing == "auto" else self.gradient_checkpointing
 
-    @field_validator("method", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _full_fine_tuning_is_not_offered(cls, method: object) -> object:
-        if method == "full":
-            raise ValueError(
-                "full fine-tuning is not offered: base, SFT, DPO and the released model are compared, rolled back and "
-                "served as adapters on one base that is loaded once. Use `lora` with a larger lora.r."
-            )
-        return method
+    def _the_rate_follows_the_method(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = cast("Mapping[str, Any]", values)
+        return {"learning_rate": cls.usual_full_rate, **given} if given.get("method") == "full" else given
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
@@ -166,16 +170,25 @@ class TrainSettings(Section):
 
 
 class SftSettings(TrainSettings):
+    usual_full_rate = 1e-5
+
+    lora: LoraSettings = LoraSettings()
+    """Of the adapter; DPO trains it on in the same shape. Without effect where `method` is `full`."""
     learning_rate: float = Field(default=2e-4, gt=0)
+    """Where `method` is `full`, the default is 1e-5."""
     packing: bool = False
     """Several rows end to end in one sequence of up to `max_length` tokens, none seeing another: pays off on GPUs where
     rows are short. Batch sizes then count sequences."""
 
 
 class DpoSettings(TrainSettings):
-    """DPO trains the SFT adapter on, in the shape that it has: `dpo.lora` has no effect."""
+    """DPO goes on from what SFT left: the adapter in its shape, or (`method: full`) every weight of the model, an
+    adapter merged into it."""
+
+    usual_full_rate = 5e-7
 
     learning_rate: float = Field(default=5e-6, gt=0)
+    """Where `method` is `full`, the default is 5e-7."""
     beta: float = Field(default=0.1, gt=0)
     loss: Literal[
         "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -186,7 +199,8 @@ class DpoSettings(TrainSettings):
     """How many of the pairs may be the wrong way round; null takes what the loss's paper recommends."""
     precompute_reference: bool | Literal["auto"] = "auto"
     """What the SFT adapter thinks of the pairs is computed once and kept for later runs, instead of at every step.
-    `auto` does so when the run sees every pair at least once."""
+    `auto` does so when the run sees every pair at least once, and always where `method` is `full`: no second model is
+    held in memory."""
 
     @model_validator(mode="after")
     def _loss_is_smoothed(self) -> Self:
@@ -198,6 +212,15 @@ class DpoSettings(TrainSettings):
             )
         if self.label_smoothing == 0 and self.loss == "exo_pair":
             raise ValueError("loss `exo_pair` takes the logarithm of label_smoothing, which is 0. Raise it (1e-3).")
+        return self
+
+    @model_validator(mode="after")
+    def _a_whole_model_is_no_reference(self) -> Self:
+        if self.method == "full" and self.precompute_reference is False:
+            raise ValueError(
+                "precompute_reference is false, and method is `full`: the reference at every step would be a second "
+                "model in memory. Remove it, or use `lora`."
+            )
         return self
 
 
@@ -221,7 +244,18 @@ class EmbeddingSettings(Section):
     sparse_temperature: float = Field(default=1.0, gt=0)
     sparse_loss_weight: float = Field(default=0.3, ge=0)
     self_distill: bool = True
+    hard_negatives: int = Field(default=0, ge=0)
+    """Wrong passages put beside each question's own: of those that the model itself ranks highest for it, never one
+    judged right or nearly equal to such a one. Mined before every epoch but the first, which encodes the corpus."""
     seed: int = 42
+
+    @model_validator(mode="after")
+    def _hard_negatives_come_with_the_second_epoch(self) -> Self:
+        if self.hard_negatives and 0 < self.epochs <= 1:
+            raise ValueError(
+                "hard_negatives are mined from the second epoch on, and there is none. Raise epochs, or set 0."
+            )
+        return self
 
 
 class RetrievalSettings(Section):
@@ -235,7 +269,8 @@ class RetrievalSettings(Section):
     top_k: PositiveInt = 10
     evaluate_on: Literal["validation", "test"] = "test"
     tolerance: float = Field(default=0.02, ge=0)
-    """How much nDCG@10 a release may lose against what is live (paired, lower confidence bound)."""
+    """How much nDCG@10 and Recall@10 a release may lose against what is live: it is held when it loses more, and the
+    paired 95 % interval excludes 0. 1 accepts any loss, also where what is live is gone and cannot be compared with."""
     fused_epsilon: float = Field(default=0.05, ge=0)
     """How far the fused ranking may fall below its better arm (nDCG@10)."""
     max_empty_sparse_share: float = Field(default=0.01, ge=0, le=1)
@@ -287,7 +322,8 @@ class AnswerSettings(Section):
 
 class ArtifactSettings(Section):
     keep: PositiveInt = 5
-    """Artifacts kept for each asset; what is released or current is never removed."""
+    """Artifacts kept for each asset, and releases whose artifacts are kept besides (at least `retrieval.keep` of them).
+    What serves and what is current is never removed, nor is what it was made from."""
 
 
 class QdrantSettings(Section):
@@ -315,7 +351,8 @@ class LauncherSettings(Section):
     processes: PositiveInt = 1
     """Processes of one adapter training, on as many GPUs (or on the CPU's cores)."""
     threads: PositiveInt | None = None
-    """Compute threads of one worker; null uses the cores that are there, shared among its processes."""
+    """Compute threads of one worker, shared among its processes; null takes OMP_NUM_THREADS for each of them where it
+    is set, else the cores that are there."""
 
     @model_validator(mode="after")
     def _only_torchrun_has_processes(self) -> Self:
@@ -358,6 +395,15 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _an_adapter_goes_on_the_base(self) -> Self:
+        if self.sft.method == "full" and self.dpo.method != "full":
+            raise ValueError(
+                f"dpo.method ({self.dpo.method}) must be `full` where sft.method is `full`: an adapter goes on the "
+                "base model, not on a model that SFT made of it. Set dpo.method: full, or sft.method: lora."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _batches_divide_among_processes(self) -> Self:
         for name, section in (("sft", self.sft), ("dpo", self.dpo)):
             at_once = section.micro_batch_size * self.launcher.processes
@@ -379,6 +425,7 @@ SETTINGS_ASSETS: dict[str, str] = {
     "embedding": "embedding_settings",
     "retrieval": "retrieval_settings",
     "answers": "answer_settings",
+    "qdrant": "qdrant_settings",
 }
 
 # What the field once called it -> what to write here.
@@ -400,6 +447,7 @@ RENAMED: dict[str, str] = {
     "num_train_epochs": "epochs",
     "lr_scheduler_type": "scheduler",
     "model_name_or_path": "base_model",
+    "lora": "sft.lora (DPO trains the SFT adapter on, in the shape that it has)",
     "lora_r": "lora.r",
     "lora_alpha": "lora.alpha",
     "lora_dropout": "lora.dropout",

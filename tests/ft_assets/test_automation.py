@@ -10,8 +10,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ft_assets.automation import AC, ASKED, automate, on_contract_change
+from ft_assets.automation import AC, ASKED, SENSORS, automate, judge_again, on_contract_change
 from ft_assets.definitions import GATES, ROOMS
+from tests.ft_assets.daemon import Daemon
 
 pytestmark = pytest.mark.slow
 
@@ -224,6 +225,50 @@ def test_what_a_check_skipped_in_its_own_run_goes_on_when_the_check_passes(world
     world.passes = True
     world.judge()
     assert world.settle() == [{"index"}, {"release"}]
+
+
+ONE_FOR_ALL = dg.AutomationConditionSensorDefinition("one", target=dg.AssetSelection.all())
+
+
+@pytest.mark.parametrize(("sensors", "goes_on"), [(SENSORS, True), ([ONE_FOR_ALL], False)], ids=["ours", "one for all"])
+def test_a_check_requested_on_the_same_tick_does_not_stand_in_for_an_assets_own(sensors: Any, goes_on: bool) -> None:
+    """Were it one sensor, nothing would judge the new index, and the release would wait for that for good."""
+    version = "1"
+
+    @dg.asset
+    def source() -> dg.MaterializeResult[Any]:
+        return dg.MaterializeResult(data_version=dg.DataVersion(version))
+
+    def made() -> dg.MaterializeResult[Any]:
+        return dg.MaterializeResult(data_version=dg.DataVersion(f"from {version}"))
+
+    index = dg.asset(made, name="index", deps=[source], automation_condition=on_contract_change())  # type: ignore[call-overload]
+    release = dg.asset(made, name="release", deps=[index], automation_condition=on_contract_change())  # type: ignore[call-overload]
+
+    @dg.asset
+    def note() -> None: ...
+
+    @dg.asset_check(asset=index, blocking=True)
+    def sound() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    @dg.asset_check(asset=note, additional_deps=[source], automation_condition=judge_again())
+    def fits() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    defs = dg.Definitions([source, index, release, note], asset_checks=[sound, fits], sensors=sensors)
+    with dg.DagsterInstance.ephemeral() as instance:
+        daemon = Daemon(defs, instance, artifacts=None)  # type: ignore[arg-type]
+        daemon.execute(["source", "note", "index", "release"])
+        for _ in range(3):
+            for request in daemon.evaluate():
+                daemon.launch(request)
+        version = "2"
+        daemon.execute(["source"])
+        requests = daemon.evaluate()
+        assert {key for request in requests for key in request.asset_check_keys or ()} == {fits.check_key}
+        assert set().union(*(daemon.launch(request) for request in requests)) == {"index"}
+        assert [daemon.launch(request) for request in daemon.evaluate()] == ([{"release"}] if goes_on else [])
 
 
 def test_trainings_and_settings_have_no_condition_and_all_else_has_one() -> None:

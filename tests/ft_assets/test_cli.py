@@ -90,11 +90,17 @@ def test_a_missing_library_names_the_extra_that_brings_it(runner: CliRunner, mon
 
 def test_an_adapter_rolls_back_to_the_release_before_and_forth_again(runner: CliRunner, tmp_path: Path) -> None:
     releases = Releases(tmp_path / "state" / "released")
-    first = releases.move("adapter", {"sft_adapter": "a"}, {})
-    second = releases.move("adapter", {"sft_adapter": "b"}, {})
+    store = ArtifactStore(tmp_path / "state" / "artifacts")
+    recipes = [Recipe("sft_adapter", version) for version in "ab"]
+    for recipe in recipes:
+        with store.stage(recipe) as staging:
+            (staging.path / "a").write_text("a")
+            staging.publish()
+    first, second = (releases.move("adapter", {"sft_adapter": recipe.id}, {}) for recipe in recipes)
     assert runner.invoke(cli, ["rollback", "adapter"]).output == f"adapter: {second.version} -> {first.version}\n"
     listed = runner.invoke(cli, ["rollback", "adapter", "--list"]).output
     assert next(line for line in listed.splitlines() if line.startswith("●")).split()[1] == first.version
+    assert "rolled back from" in next(line for line in listed.splitlines() if second.version in line)
     runner.invoke(cli, ["rollback", "adapter", "--to", second.version])
     current = releases.current("adapter")
     assert current and current.version == second.version

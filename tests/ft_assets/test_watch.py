@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from expectations.canonical import file_digest
 from ft_assets import watcher
 from ft_assets.definitions import build_defs
 from ft_assets.settings.load import SettingsError, accepted_settings, load_settings
@@ -58,12 +59,7 @@ class Project:
 
     def take_up(self) -> set[str]:
         """One look at config.yaml and the run it requests: the sections made, and the checks judged besides."""
-        requests = self.daemon.watch("watch_settings")
-        for request in requests:
-            self.daemon.execute(
-                [key.to_user_string() for key in request.asset_selection or ()], request.asset_check_keys
-            )
-        return {key.to_user_string() for request in requests for key in request.asset_selection or ()}
+        return set[str]().union(*map(self.daemon.launch, self.daemon.watch("watch_settings")))
 
 
 @pytest.fixture
@@ -183,6 +179,28 @@ def test_checks_that_need_a_section_are_judged_anew_with_it(project: Project) ->
     assert judged_anew(project) == set()
 
 
+def test_a_check_that_did_not_judge_what_stands_is_asked_for_once(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever kept it from judging: what waits for it would wait for good."""
+    project.take_up()
+    project.daemon.watch("watch_sources")
+    project.daemon.execute(["passages"])
+    assert judged_anew(project) == set()
+    project.daemon.execute(["passages"], checks=[])
+    asked = judged_anew(project)
+    assert "passages.artifact_is_whole" in asked
+    # one that was asked for from here and came to no verdict is left to a person, until something changes
+    with monkeypatch.context() as crash:
+        crash.setattr("ft_assets.gates.judge", None)
+        project.take_up()
+    assert judged_anew(project) == set()
+    project.daemon.execute(["passages"], checks=[])
+    assert judged_anew(project) == asked
+    project.take_up()
+    assert judged_anew(project) == set()
+
+
 def judged_anew(project: Project) -> set[str]:
     requests = project.daemon.watch("watch_settings")
     assert all(not request.asset_selection for request in requests)
@@ -218,6 +236,40 @@ def test_source_files_are_observed_when_their_contents_change(project: Project) 
     seen = version()
     project.daemon.execute(["corpus_files"])
     assert version() == seen
+
+
+def test_only_what_changed_is_read_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.daemon.watch("watch_sources")
+    read: list[str] = []
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return file_digest(path)
+
+    monkeypatch.setattr(watcher, "file_digest", noted)
+    page = project.root / "kb/two.md"
+    page.write_text(page.read_text() + "\nAnd another line.\n")
+    project.age(page)
+    project.daemon.watch("watch_sources")
+    assert read == ["two.md"]
+
+
+def test_an_edited_glossary_and_another_engine_are_seen(project: Project) -> None:
+    terms = project.root / "terms.yaml"
+    terms.write_text("terms: []\n")
+    project.age(terms)
+    project.configure(corpus={**CONFIG["corpus"], "glossary": ["terms.yaml"]})
+    project.take_up()
+    project.daemon.watch("watch_sources")
+    terms.write_text("terms: [{term: hash}]\n")
+    project.age(terms)
+    project.daemon.watch("watch_sources")
+    assert len(project.daemon.instance.fetch_observations(dg.AssetKey("glossary_files"), limit=10).records) == 2
+    project.configure(corpus={**CONFIG["corpus"], "glossary": ["terms.yaml"]}, qdrant={"engine": "edge"})
+    assert project.take_up() == {"qdrant_settings"}
+    graph = project.daemon.defs.resolve_asset_graph()
+    follows = {key.to_user_string() for key in graph.get(dg.AssetKey("qdrant_settings")).child_keys}
+    assert follows == {"qdrant_collection", "released_collection"}
 
 
 def test_a_source_that_matches_nothing_is_named_and_its_last_version_stays(project: Project) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from expectations.violations import Refused
 from resources.artifacts import ArtifactStore, Recipe
-from resources.releases import Releases
+from resources.releases import Releases, require_kept
 
 
 def test_a_release_moves_the_pointer_and_keeps_history(tmp_path: Path):
@@ -42,4 +42,41 @@ def test_what_a_released_artifact_was_made_from_is_protected_too(tmp_path: Path)
         (staging.path / "b").write_text("b")
         adapter = staging.publish()
     releases.move("adapter", {"adapter": adapter.recipe_id}, {})
-    assert releases.protected(store) == {"adapter": {adapter.recipe_id}, "splits": {splits.recipe_id}}
+    assert releases.protected(store, 1) == {"adapter": {adapter.recipe_id}, "splits": {splits.recipe_id}}
+
+
+def test_the_last_releases_and_what_serves_are_protected_and_no_more(tmp_path: Path):
+    store, releases = ArtifactStore(tmp_path / "artifacts"), Releases(tmp_path / "released")
+    for number in range(5):
+        with store.stage(Recipe("adapter", str(number))) as staging:
+            (staging.path / "a").write_text(f"{number}")
+            releases.move("adapter", {"adapter": staging.publish().recipe_id}, {})
+    history = releases.book("adapter").history  # type: ignore[union-attr]
+    recipes = [release.artifacts["adapter"] for release in history]
+    assert releases.protected(store, 2) == {"adapter": set(recipes[3:])}
+    releases.point("adapter", history[1])
+    assert releases.protected(store, 2) == {"adapter": {recipes[1], *recipes[3:]}}
+    store.prune("adapter", 1, releases.protected(store, 2)["adapter"])
+    require_kept(store, history[1])
+    with pytest.raises(Refused, match="FT-REL-002"):
+        require_kept(store, history[0])
+
+
+def test_what_was_rolled_back_from_is_withheld_until_it_is_asked_for_or_another_is_released(tmp_path: Path):
+    releases = Releases(tmp_path)
+    candidates = [({"dpo_adapter": f"r{n}"}, {}) for n in range(3)]
+    made = [releases.move("adapter", *candidate) for candidate in candidates]
+
+    def withheld() -> list[bool]:
+        return [releases.is_withheld("adapter", *candidate) for candidate in candidates]
+
+    releases.point("adapter", made[1])
+    assert withheld() == [False, False, True]
+    releases.point("adapter", made[0])
+    assert withheld() == [False, True, True]
+    releases.point("adapter", made[2])  # a person goes forward again
+    assert withheld() == [False, True, False]
+    # evaluated anew, beside another release, it is the same candidate
+    assert releases.is_withheld("adapter", {"dpo_adapter": "r1", "adapter_evaluation": "other"}, {"metrics": {}})
+    releases.move("adapter", {"dpo_adapter": "new"}, {})
+    assert withheld() == [False, False, False]

@@ -55,6 +55,16 @@ def test_the_rate_is_of_the_phase_and_does_not_count_what_came_before_it(tmp_pat
     assert second["seconds_per_step"] < 1
 
 
+def test_a_file_that_begins_anew_is_read_from_its_beginning(tmp_path: Path):
+    path = tmp_path / METRICS_FILE
+    Metrics(tmp_path).log("train", 100, 100, loss=1.0, grad_norm=2.0)
+    tail = Tail(path)
+    path.unlink()
+    assert tail.new() == []
+    Metrics(tmp_path).log("train", 1, 100)
+    assert [record["step"] for record in tail.new()] == [1]
+
+
 def test_listeners_hear_until_they_leave():
     heard: list[Progress] = []
     leave = subscribe(heard.append)

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from resources import accelerator, torchrun
 from resources.artifacts import ArtifactStore, Recipe
 from resources.dagster_faces import LauncherResource
+from resources.launcher import job_environment
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -23,14 +25,28 @@ def test_a_process_alone_is_the_main_one_and_waits_for_nobody(monkeypatch: pytes
     assert torchrun.gather("value") == ["value"]
 
 
-def test_one_process_gets_one_gpu_and_several_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("asked", "given", "each"),
+    [((8, 1), None, "8"), ((8, 2), None, "4"), ((1, 2), None, "1"), ((8, 2), "3", "4"), ((8, 2), "4", "4"),
+     ((None, 2), "3", "3")],
+)  # fmt: skip
+def test_threads_are_shared_and_the_setting_goes_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: tuple[int | None, int], given: str | None,
+    each: str,
+) -> None:  # fmt: skip
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert job_environment(*asked)["OMP_NUM_THREADS"] == each
+    assert ("is not used" in caplog.text) is (given is not None and given != each)
+
+
+def test_one_process_gets_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
-    assert torchrun.environment(8, 1) == {"CUDA_VISIBLE_DEVICES": "3"}
-    assert torchrun.environment(8, 2) == {"OMP_NUM_THREADS": "4"}
-    assert torchrun.environment(1, 2) == {"OMP_NUM_THREADS": "1"}
+    assert torchrun.gpu_environment(1) == {"CUDA_VISIBLE_DEVICES": "3"}
+    assert torchrun.gpu_environment(2) == {}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    assert torchrun.environment(8, 1) == {}
+    assert torchrun.gpu_environment(1) == {}
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         assert torchrun.visible_gpus() == []
@@ -44,6 +60,22 @@ def test_the_command_starts_the_worker_on_its_job_and_logs_each_rank_in_the_run_
     assert command[-4:] == ["-m", "ft_assets.adapters.train", "--job", "/runs/a/job.json"]
     assert command[command.index("--nproc-per-node") + 1] == "2"
     assert command[command.index("--log-dir") + 1] == "/runs/a/ranks"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+@pytest.mark.parametrize(
+    ("launcher", "rank", "ends"), [("parent", None, False), ("another", None, True), ("grandparent", "0", False)]
+)
+def test_a_worker_whose_launcher_was_gone_before_it_asked_linux_ends_at_once(
+    launcher: str, rank: str | None, ends: bool
+) -> None:
+    pids = {"parent": os.getpid(), "another": 2**22 + 1, "grandparent": os.getppid()}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), torchrun.LAUNCHER: str(pids[launcher])}
+    if rank:
+        environment["RANK"] = rank
+    code = "from resources import torchrun; torchrun.end_with_parent()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert done.returncode == (-signal.SIGTERM if ends else 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")

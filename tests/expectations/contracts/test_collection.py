@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException
 
 from expectations.contracts.collection import guard_collection
 from expectations.contracts.embedding import (
@@ -46,6 +47,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sparse": msgspec.structs.replace(MODEL.sparse, tokenizer_sha256="0" * 64)}, "sparse.tokenizer_sha256"),
     ({"probes": [msgspec.structs.replace(PROBES[0], dense=[0.0, 1.0, 0.0, 0.0]), PROBES[1]]}, "probes.0.dense"),
 ]
+
+
+def test_a_collection_that_is_not_there_is_refused_with_the_place_that_was_asked(tmp_path: Path) -> None:
+    client = QdrantClient(path=str(tmp_path))
+    with pytest.raises(Refused, match="FT-COL-008") as refusal:
+        guard_collection(client, "passages", MODEL)
+    assert "'passages'" in str(refusal.value) and str(tmp_path) in str(refusal.value)
+    silent = QdrantClient(url="http://127.0.0.1:1", check_compatibility=False)
+    with pytest.raises(ResponseHandlingException):  # a server that is down says nothing about its collections
+        guard_collection(silent, "passages", MODEL)
 
 
 def serving_collection(contract: EmbeddingContract | None, dimension: int = 4) -> QdrantClient:

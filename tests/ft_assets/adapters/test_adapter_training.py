@@ -10,10 +10,11 @@ from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.prompt import build_messages
 from ft_assets.gates import Evidence, judge
 from resources.accelerator import Compute
-from resources.generator import Generator, read_contract
+from resources.generator import Generator
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.telemetry import read_metrics
+from resources.trained import read_contract
 
 from .tiny_llm import TEMPLATE, build_base, instruction, preference, publish_json
 
@@ -192,7 +193,7 @@ def test_answers_that_do_not_fit_into_memory_together_come_in_smaller_batches(
 def test_an_adapter_on_another_base_is_refused_by_name(trained: Any, lab: Any) -> None:
     _, sft, _ = trained
     other = build_base(lab.state / "other", seed=1)
-    with pytest.raises(Refused, match=r"FT-ADP-001.*adapter sft.*base\.weights_sha256"):
+    with pytest.raises(Refused, match=r"FT-ADP-001.*sft on .*base\.weights_sha256"):
         Generator(other, {"sft": sft.folder()}, Compute("cpu", "float32"))
 
 

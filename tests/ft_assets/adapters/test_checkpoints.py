@@ -176,3 +176,19 @@ def test_an_optimizer_of_another_kind_begins_anew_and_says_so(lab: Any, stop_aft
     told = [event for event in artifact.summary["events"] if "moments begin anew" in event]
     assert len(told) == 1
     assert artifact.summary["steps"] == 6
+
+
+def test_a_training_that_was_lost_and_is_made_again_tells_only_of_itself(
+    lab: Any, stop_after: Callable[[int], Any]
+) -> None:
+    job = lab.sft_job(lab.instructions(), save_steps=2)
+    with stop_after(3):
+        train.main(job)
+    first = train.main(job)
+    assert first.summary["events"] == ["step 2: goes on from checkpoint-2 of 6 steps"]
+    lab.store.discard(first)
+    again = train.main(job)
+    assert again.summary["events"] == []
+    assert again.manifest.files[WEIGHTS] == first.manifest.files[WEIGHTS]
+    steps = [record["step"] for record in read_metrics(again.file("metrics.jsonl")) if record["phase"] == "train"]
+    assert steps == list(range(1, 7))

@@ -89,6 +89,27 @@ def test_a_run_killed_at_random_moments_ends_bit_identical(lab: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_killed_dpo_ends_bit_identical(lab: Any, method: str) -> None:
+    sft = train.main(lab.sft_job(lab.instructions(), max_steps=2, method=method, learning_rate=1e-3))
+    job = lab.dpo_job(lab.preferences(), sft, **LONG | {"max_steps": 12}, method=method, learning_rate=1e-4)
+    undisturbed = train.main(job)
+    lab.store.discard(undisturbed)
+    (job.folder() / "metrics.jsonl").unlink()
+    for count in (2, 4):
+        worker = start(job)
+        wait_for_steps(worker, job, count)
+        worker.kill()
+        worker.join()
+        assert named_wholes(job.folder())
+    worker = start(job)
+    worker.join(300)
+    artifact = lab.store.find(job.recipe.asset, job.recipe.id)
+    assert artifact.data_version == undisturbed.data_version
+    assert sum("goes on from" in event for event in artifact.summary["events"]) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_told_to_stop_ends_and_says_what_it_kept(lab: Any, number: signal.Signals) -> None:
     job = lab.sft_job(lab.instructions(), **LONG | {"save_steps": 1000, "max_steps": 2000})

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from ft_assets.adapters import train
-from ft_assets.adapters.ladder import next_rung
+from ft_assets.adapters.ladder import at_the_bottom, next_rung
 from ft_assets.settings.model import SftSettings
-from resources.accelerator import Compute
+from resources.accelerator import Device
 from resources.artifacts import Artifact
 from resources.telemetry import read_curves, read_metrics
 
@@ -151,20 +151,28 @@ def test_other_errors_are_no_matter_of_memory(lab: Any, monkeypatch: pytest.Monk
 
 
 def test_the_ladder_has_the_rungs_that_the_hardware_has() -> None:
-    def all_rungs(compute: Compute, **values: Any) -> list[str]:
+    def all_rungs(device: Device, **values: Any) -> list[str]:
         settings = SftSettings.model_validate({"base_model": "x", "global_batch_size": 12, **values})
         found: list[str] = []
-        while (rung := next_rung(settings, compute)) is not None:
+        while (rung := next_rung(settings, device)) is not None:
             found.append(rung[0])
             settings = settings.model_copy(update=rung[1])
             assert settings.global_batch_size % settings.micro_batch_size == 0
         return found
 
-    cpu = all_rungs(Compute("cpu", "float32"), micro_batch_size=6)
+    cpu = all_rungs("cpu", micro_batch_size=6)
     assert [text.split(",")[0] for text in cpu] == [
         "micro_batch_size 3 (was 6)", "micro_batch_size 1 (was 3)", "gradient checkpointing",
     ]  # fmt: skip
-    gpu = all_rungs(Compute("cuda", "bfloat16"), micro_batch_size=1, max_length=512, oom={"allow_shorter": True})
-    assert [text for text in gpu if "8-bit" not in text] == [  # that one needs bitsandbytes
-        "activation offloading", "no rows longer than 256 tokens", "no rows longer than 128 tokens",
-    ]  # fmt: skip
+    gpu = all_rungs("cuda", micro_batch_size=1, max_length=512, oom={"allow_shorter": True})
+    assert gpu == ["activation offloading", "no rows longer than 256 tokens", "no rows longer than 128 tokens"]
+
+
+def test_what_would_change_the_result_must_be_allowed() -> None:
+    pytest.importorskip("bitsandbytes")
+    at_the_end = {"base_model": "x", "micro_batch_size": 1, "activation_offloading": True}
+    assert next_rung(SftSettings.model_validate(at_the_end), "cuda") is None
+    allowed = SftSettings.model_validate({**at_the_end, "oom": {"allow_8bit": True}})
+    assert next_rung(allowed, "cuda") == ("8-bit paged optimizer", {"optimizer": "paged_adamw_8bit"})
+    assert next_rung(allowed.model_copy(update={"gradient_checkpointing": True}), "cpu") is None
+    assert at_the_bottom(allowed, "cuda").optimizer == "paged_adamw_8bit"

@@ -21,7 +21,8 @@ from ft_assets.adapters.export import FINAL_MODEL
 from ft_assets.adapters.merge import Merged, check_merged, merge_adapter
 from ft_assets.adapters.prompt import build_messages
 from resources.accelerator import choose
-from resources.generator import Generator, describe_base
+from resources.generator import Generator
+from resources.trained import describe_base
 
 from .tiny_llm import PROMPT, build_base, instruction
 
@@ -177,6 +178,28 @@ def test_a_template_in_the_tokenizers_configuration_is_read_too(tmp_path: Path) 
         assert chat_template(base) == template
     path.write_text(json.dumps({**config, "chat_template": template}), "utf-8")
     assert AutoTokenizer.from_pretrained(base).chat_template == template
+
+
+@pytest.mark.parametrize("lists_added_tokens", [False, True])
+def test_the_end_token_of_an_older_tokenizer_is_found_where_transformers_finds_it(
+    tmp_path: Path, lists_added_tokens: bool
+) -> None:
+    from transformers import AutoTokenizer
+
+    from expectations.contracts.fingerprint import stop_tokens
+
+    base = build_base(tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    path = base / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    named = config.pop("eos_token")
+    if lists_added_tokens:
+        config |= {"eos_token": named, "added_tokens_decoder": {}}
+    path.write_text(json.dumps(config), "utf-8")
+    older = {"eos_token": "<|endoftext|>" if lists_added_tokens else {"content": named, "lstrip": False}}
+    (base / "special_tokens_map.json").write_text(json.dumps(older), "utf-8")
+    found = AutoTokenizer.from_pretrained(base).eos_token_id
+    assert stop_tokens(base) == [found] == describe_base(base, AutoTokenizer.from_pretrained(base)).stop_token_ids
 
 
 def test_a_folder_without_a_model_is_not_called_a_mismatch(trained: Any, tmp_path: Path) -> None:

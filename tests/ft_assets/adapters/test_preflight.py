@@ -20,7 +20,7 @@ from ft_assets.adapters.load import load_model
 from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, gates_of, judge_resources, judge_trial, smoke_run
 from ft_assets.adapters.trainer import build_trainer
 from ft_assets.gates import Evidence, judge
-from ft_assets.settings.model import DpoSettings, SftSettings
+from ft_assets.settings.model import DpoSettings, LoraSettings, SftSettings
 from resources.accelerator import Compute
 from resources.artifacts import Artifact
 from resources.releases import Releases
@@ -158,7 +158,7 @@ def test_a_model_that_neither_memory_nor_disk_can_hold_is_refused_with_both_figu
     preflight = Preflight("training", tmp_path)
     with pytest.raises(Refused) as caught:
         judge_resources(
-            preflight, settings_for(lab, lora={"r": 4096}), CPU, base=huge, tokens=4096, dpo=False, run_dir=tmp_path
+            preflight, settings_for(lab), CPU, base=huge, lora=LoraSettings(r=4096), tokens=4096, run_dir=tmp_path
         )
     assert {violation.code for violation in caught.value.violations} == {"FT-TRAIN-021", "FT-TRAIN-022"}
     figures = written(tmp_path)["memory_and_disk_suffice"]["figures"]
@@ -169,7 +169,7 @@ def test_a_model_that_neither_memory_nor_disk_can_hold_is_refused_with_both_figu
 def test_a_shape_that_is_not_estimated_does_not_stop_a_training(lab: Any, tmp_path: Path) -> None:
     (write_shape(tmp_path, 2) / "config.json").write_text(json.dumps({"num_experts": 8}))
     preflight = Preflight("training", tmp_path)
-    judge_resources(preflight, settings_for(lab), CPU, base=tmp_path, tokens=64, dpo=False, run_dir=tmp_path)
+    judge_resources(preflight, settings_for(lab), CPU, base=tmp_path, lora=None, tokens=64, run_dir=tmp_path)
     assert preflight.results[0].passed and "FT-EST" in preflight.results[0].figures["estimate"]
 
 

@@ -33,7 +33,9 @@ def test_curves_hold_what_an_asset_page_shows(trained: Any) -> None:
     assert rewards | {"logps/chosen", "logps/rejected"} <= read_curves(dpo.file("metrics.jsonl")).keys()
 
 
-def test_a_loss_that_is_not_finite_names_step_checkpoint_and_rows(lab: Any) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_loss_that_is_not_finite_names_step_checkpoint_and_rows(lab: Any, packing: bool) -> None:
     from transformers import TrainerCallback
 
     def spoil(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -41,7 +43,8 @@ def test_a_loss_that_is_not_finite_names_step_checkpoint_and_rows(lab: Any) -> N
             next(p for p in kwargs["model"].parameters() if p.requires_grad).data.fill_(float("nan"))
 
     rows = [instruction(n) for n in range(4)]  # each step has all of them
-    job = lab.sft_job(lab.instructions(rows), save_steps=2, epochs=6)
+    packed = {"packing": True, "global_batch_size": 1, "micro_batch_size": 1, "max_length": 512} if packing else {}
+    job = lab.sft_job(lab.instructions(rows), save_steps=2, max_steps=6, **packed)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Refused) as caught:
         patch.setattr(TrainerCallback, "on_step_begin", spoil)
         train.main(job)

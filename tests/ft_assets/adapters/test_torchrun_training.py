@@ -14,6 +14,7 @@ import pytest
 
 import ft_assets
 from ft_assets.adapters import train
+from ft_assets.adapters.checkpoints import checkpoints, find_damage
 from resources import torchrun
 from resources.artifacts import Artifact
 from resources.launcher import Job, job_environment, read_failure, write_job
@@ -43,13 +44,13 @@ def elsewhere(job: Job, name: str) -> Job:
     return msgspec.structs.replace(job, store=str(root / "artifacts"), run_dir=str(root / "run"))
 
 
-def start(job: Job, processes: int = 2) -> subprocess.Popen[bytes]:
+def start(job: Job, processes: int = 2, worker: str = WORKER) -> subprocess.Popen[bytes]:
     path = write_job(job)
     environment = {
-        **os.environ, **job_environment(1), **torchrun.environment(1, processes),
+        **os.environ, **job_environment(None, processes), **torchrun.gpu_environment(processes),
         "PYTHONPATH": str(Path(ft_assets.__file__).parents[1]),
     }  # fmt: skip
-    command = torchrun.torchrun_command(WORKER, path, processes)
+    command = torchrun.torchrun_command(worker, path, processes)
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -63,13 +64,17 @@ def finish(job: Job) -> Artifact:
 def stop_after(job: Job, step: int, sent: signal.Signals, processes: int = 2) -> int:
     """Start, signal torchrun once a step was told, and return its exit code."""
     started = start(job, processes)
+    wait_for_step(job, started, step)
+    started.send_signal(sent)
+    return started.wait(timeout=180)
+
+
+def wait_for_step(job: Job, started: subprocess.Popen[bytes], step: int) -> None:
     deadline = time.monotonic() + 300
     while not any(r.get("step", 0) >= step and r.get("phase") == "train" for r in told(job)):
         assert started.poll() is None, read_failure(Path(job.run_dir))
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    started.send_signal(sent)
-    return started.wait(timeout=180)
 
 
 def told(job: Job) -> list[dict[str, Any]]:
@@ -129,6 +134,37 @@ def test_two_processes_train_as_one_with_twice_the_micro_batch(lab: Any, trained
     together = elsewhere(lab.dpo_job(pairs, copy, micro_batch_size=2), "dpo-two")
     assert losses(finish(together)) == pytest.approx(losses(alone), abs=1e-5)
     assert len(together.artifacts().versions("dpo_reference")) == 1
+
+
+def test_two_processes_train_every_weight_as_one_does(lab: Any) -> None:
+    job = lab.sft_job(lab.instructions(), method="full", learning_rate=1e-4, micro_batch_size=2)
+    one = train.main(elsewhere(job, "one"))
+    two = finish(elsewhere(job, "two"))
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    assert figures(two, "grad_norm") == pytest.approx(figures(one, "grad_norm"), rel=1e-3)
+
+
+def test_a_wish_to_stop_reaches_every_process(lab: Any) -> None:
+    job = elsewhere(lab.sft_job(lab.instructions(), **LONG), "stopped")
+    started = start(job)
+    wait_for_step(job, started, 3)
+    (Path(job.run_dir) / "control.yaml").write_text("stop: true")
+    assert started.wait(timeout=180) != 0
+    assert "FT-TRAIN-030" in str(read_failure(Path(job.run_dir)))
+    assert wait_for_none(job, 30) == []
+    newest, *_ = checkpoints(Path(job.run_dir))
+    assert find_damage(newest) == []
+    assert len(list(newest.glob("rng_state_*.pth"))) == 2
+
+
+def test_one_process_that_runs_out_of_memory_ends_all_and_the_next_start_takes_the_rung(lab: Any) -> None:
+    job = elsewhere(lab.sft_job(lab.instructions(), **LONG | {"max_steps": 6}), "out-of-memory")
+    assert start(job, worker="tests.ft_assets.adapters.runs_out").wait(timeout=180) != 0
+    assert "FT-TRAIN-034" in str(read_failure(Path(job.run_dir)))
+    assert wait_for_none(job, 30) == []
+    artifact = finish(job)
+    assert artifact.summary["steps"] == 6
+    assert "fell back on: micro_batch_size 1 (was 2)" in " ".join(artifact.summary["events"])
 
 
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_the_other_way_round(lab: Any) -> None:

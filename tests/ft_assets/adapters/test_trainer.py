@@ -107,7 +107,8 @@ def test_what_the_hardware_cannot_do_is_refused_before_anything_is_built(
         ({"label_smoothing": 0.1}, "label_smoothing (0.1) has no effect on loss `sigmoid`"),
         ({"loss": "exo_pair", "label_smoothing": 0}, "logarithm of label_smoothing"),
         ({"packing": True}, "Extra inputs"),
-        ({"method": "full"}, "full fine-tuning is not offered"),
+        ({"lora": {"r": 8}}, "Extra inputs"),
+        ({"method": "full", "precompute_reference": False}, "a second model in memory"),
     ],
 )
 def test_dpo_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], said: str) -> None:

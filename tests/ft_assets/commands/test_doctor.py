@@ -89,6 +89,16 @@ def test_a_model_too_large_for_this_machine_is_told_before_it_is_trained(finding
     assert "ft estimate --dpo" in found["fit (dpo)"]["mend"]
 
 
+def test_a_rate_for_adapters_is_told_where_every_weight_is_trained(
+    findings: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SFT__METHOD": "full", "DPO__METHOD": "full", "SFT__LEARNING_RATE": "2e-4"}.items():
+        monkeypatch.setenv(f"FT__{name}", value)
+    found = findings()
+    assert found["rate (sft)"]["state"] == "warn" and "1e-05" in found["rate (sft)"]["mend"]
+    assert "rate (dpo)" not in found
+
+
 def test_qlora_without_its_library_is_told(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bitsandbytes" not in findings()
     monkeypatch.setenv("FT__DPO__METHOD", "qlora")

@@ -73,6 +73,15 @@ def test_dpo_takes_its_own_section_and_what_the_command_says_goes_before(estimat
     assert (found["rows"], found["epochs"]) == (5000, 3)
 
 
+def test_dpo_is_sized_by_the_adapter_that_sft_leaves(estimate: Estimate, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = report(estimate("--dpo", "--gpu", "24GB", "--json"))
+    monkeypatch.setenv("FT__SFT__LORA__R", "64")
+    large = report(estimate("--dpo", "--gpu", "24GB", "--json"))
+    assert (small["r"], large["r"]) == (16, 64)
+    parts = [found["estimate"]["parts"]["adapter and optimizer"] for found in (small, large)]
+    assert parts[1] == pytest.approx(4 * parts[0])
+
+
 def test_what_does_not_fit_is_exit_1_with_a_way_that_fits(estimate: Estimate) -> None:
     result = estimate("--method", "lora", "--length", "4096", "--gpu", "10GB")
     assert result.exit_code == 1
@@ -127,7 +136,7 @@ def test_it_needs_no_project(estimate: Estimate, folder: Path, tmp_path: Path) -
         (["--layers", "12"], "--hidden"),
         (["./model", *SIZES], "not both"),
         (["--gpu", "quantum"], "quantum"),
-        (["./gone"], "FT-EST-001"),
+        (["./gone"], "FT-MODEL-001"),
         (["Qwen/not-in-the-cache"], "--layers"),
         (["--length", "0"], "length"),
     ],

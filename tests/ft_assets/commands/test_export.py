@@ -17,8 +17,8 @@ from expectations.contracts.adapter import AdapterContract, LoraShape, refuse_mi
 from expectations.violations import Refused
 from ft_assets.cli import cli
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
-from resources.generator import ADAPTER_FOLDER, CONTRACT_FILE, describe_base
 from resources.releases import Releases
+from resources.trained import ADAPTER_FOLDER, CONTRACT_FILE, describe_base
 from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base
 
 # what llama.cpp's converter does, for the one thing that is asked of it here: read the folder, write its tensors
@@ -132,6 +132,13 @@ def test_a_folder_is_replaced_only_with_force_and_only_an_export(export: Export)
     assert (result.exit_code, Path("mine/thesis.txt").read_text()) == (2, "years of work")
     assert "only what `ft export` wrote" in result.output
     assert sorted(path.name for path in Path().iterdir()) == ["mine", "one"]
+
+
+def test_what_is_said_of_a_file_that_is_not_asked_for_is_refused(export: Export) -> None:
+    for arguments, wanted in ((["--gguf-type", "q8_0"], "add --gguf"), (["--dtype", "float32"], "add --merged")):
+        result = export("--to", "out", *arguments)
+        assert (result.exit_code, wanted in result.output) == (2, True)
+    assert list(Path().iterdir()) == []
 
 
 def test_without_the_gguf_converter_nothing_is_written(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from expectations.violations import Refused
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
-from ft_assets.embedding.train import _epoch, _twins, changed, hybrid_loss, lexical_scores, snapshot, train
+from ft_assets.embedding.train import _epoch, _twins, changed, hybrid_loss, in_parts, lexical_scores, snapshot, train
 from resources.accelerator import Compute
 from resources.telemetry import Metrics
 from tests.ft_assets.embedding.conftest import settings
@@ -97,3 +97,16 @@ def test_lexical_scores_take_the_largest_weight_of_a_repeated_token() -> None:
     queries, weights = torch.tensor([[5, 7]]), torch.tensor([[1.0, 2.0]])
     passages, theirs = torch.tensor([[7, 7, 9]]), torch.tensor([[0.5, 3.0, 9.0]])
     assert lexical_scores(queries, weights, passages, theirs).tolist() == [[6.0]]
+
+
+def test_a_batch_in_parts_gives_what_one_forward_gives_row_for_row(base: Path, passages: Passages) -> None:
+    encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
+    encoder.head.linear.weight.data.normal_()
+    rows = encoder.tokenize([*passages.contents, "pump", "年假"], "passage")
+    whole, mask = encoder.pad(rows)
+    with torch.no_grad():
+        vectors, weights = encoder.forward(whole, mask)
+        tokens, in_order, their_weights = in_parts(encoder, rows)
+    assert torch.equal(tokens, whole)
+    torch.testing.assert_close(in_order, vectors, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(their_weights, weights, atol=1e-5, rtol=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from qdrant_client import models
 
-from expectations.contracts.embedding import Serving, read_contract
+from expectations.contracts.embedding import EmbeddingContract, Serving, read_contract
 from expectations.violations import Refused
 from ft_assets.gates import judge
 from ft_assets.retrieval.checks import GATES
@@ -21,7 +22,8 @@ from ft_assets.retrieval.release import rollback_collection
 from ft_assets.retrieval.search import Hit, Retriever
 from ft_assets.retrieval.vectors import contract_of, schema
 from resources.artifacts import Recipe
-from resources.qdrant import aliased
+from resources.engines.protocol import VectorClient
+from resources.qdrant import QdrantEngine, aliased
 from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
 
 pytestmark = pytest.mark.slow
@@ -260,6 +262,86 @@ def test_rollback_moves_alias_fusion_and_pointer_back_and_forth(graph: Graph) ->
     assert served(graph) == two.details["collection"]
     (hits,) = search(graph, QUESTION)
     assert hits[0].score == pytest.approx(hits[0].dense + 0.6 * hits[0].sparse, abs=1e-4)
+
+
+def test_what_was_rolled_back_from_stays_back_until_something_new_is_made_or_a_person_asks(graph: Graph) -> None:
+    def weight() -> float:
+        return search_contract(graph).fusion.sparse_weight  # type: ignore[union-attr]
+
+    releases, engine = graph.artifacts.releases(), graph.qdrant.engine()
+    for changed in (0.5, 0.6):
+        graph.configure(retrieval={"sparse_weight": changed})
+        graph.run(*AFTER_WEIGHTS)
+    book = releases.book("collection")
+    assert book is not None
+    first, _, last = book.history
+    rollback_collection(releases, engine, first)
+    # as the daemon does, or a run of everything; the evaluation is done anew, beside what is live now
+    again = graph.run(*AFTER_WEIGHTS)
+    assert not again["retrieval_evaluation"]["reused"]
+    assert (again["released_collection"]["candidate_withheld"], weight()) == (True, 0.3)
+    rollback_collection(releases, engine, last)
+    assert weight() == 0.6
+    rollback_collection(releases, engine, first)
+    graph.configure(retrieval={"sparse_weight": 0.7})
+    assert not graph.run(*AFTER_WEIGHTS)["released_collection"]["candidate_withheld"]
+    assert weight() == 0.7
+
+
+def search_contract(graph: Graph) -> EmbeddingContract:
+    with graph.qdrant.engine().open() as client:
+        return inspect(client, str(aliased(client, "passages"))).contract
+
+
+def test_a_candidate_is_not_released_unseen_when_what_is_live_is_gone(graph: Graph) -> None:
+    live = str(served(graph))
+    graph.configure(retrieval={"dimension": 64})
+    graph.run("retrieval_settings", "qdrant_collection")
+    with graph.qdrant.engine().open() as client:
+        client.client.delete_collection(live)  # type: ignore[attr-defined] # ours would refuse: it serves
+    with pytest.raises(Exception, match="FT-RET-008"):
+        graph.run("retrieval_evaluation")
+    assert "evaluation_is_current" in broken(graph, "retrieval_evaluation")
+    graph.configure(retrieval={"tolerance": 1.0})
+    graph.run(*AFTER_WEIGHTS)
+    assert served(graph) not in (None, live)
+
+
+def test_a_release_opens_the_engine_once_for_all_of_its_gates(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    connect = QdrantEngine.open
+
+    def counting(engine: QdrantEngine) -> AbstractContextManager[VectorClient]:
+        opened.append(engine.kind)
+        return connect(engine)
+
+    monkeypatch.setattr(QdrantEngine, "open", counting)
+    graph.run("released_collection")
+    assert len(opened) == 3, "its gates, the alias, what is retired"
+
+
+def test_a_damaged_local_collection_is_named_and_is_built_again_once_it_is_moved_away(graph: Graph) -> None:
+    name = str(served(graph))
+    folder = graph.root / "state/qdrant/collection" / name
+    file = folder / "storage.sqlite"
+    file.write_bytes(b"\xff" * 8192)
+    for suffix in ("-wal", "-shm"):
+        (folder / f"storage.sqlite{suffix}").unlink(missing_ok=True)
+    for ask in (lambda: search(graph, QUESTION), lambda: graph.run("qdrant_collection")):
+        with pytest.raises(Exception, match="FT-QDR-011") as refusal:
+            ask()
+        assert f"move {folder} away" in str(refusal.value)
+    folder.rename(graph.root / "damaged")
+    made = graph.run("qdrant_collection")["qdrant_collection"]
+    assert made["upserted"] == made["points"]
+    assert search(graph, QUESTION)[0]
+    (graph.root / "state/qdrant/meta.json").write_text("{")
+    with pytest.raises(Refused, match="FT-QDR-011"):
+        search(graph, QUESTION)
+    (graph.root / "state/qdrant").rename(graph.root / "lost")
+    graph.run(*RETRIEVAL_SIDE)
+    assert served(graph) == name
+    assert search(graph, QUESTION)[0]
 
 
 def test_old_collections_are_retired_but_never_what_serves(graph: Graph) -> None:

@@ -112,11 +112,35 @@ def test_nothing_that_is_not_ours_or_that_serves_is_retired(tmp_path: Path, kind
     with opened.open() as client:
         client.create("passages_of_others", SERVING, {})
         client.point("staging", first)
+        client.create("passages__x__0123456789ab_01234567", SERVING, {})  # of the alias passages__x
     third = _release("passages__third")
     book = ReleaseBook(current=third.version, history=[third])
     assert retire_collections(opened, book, 1, "passages__candidate") == []
     with opened.open() as client:
-        assert client.names() == sorted([first, second, "passages_of_others"])
+        assert client.names() == sorted([
+            first, second, "passages_of_others", "passages__x__0123456789ab_01234567",
+        ])  # fmt: skip
+
+
+def test_what_another_run_may_be_building_is_left_for_a_day(tmp_path: Path, kind: str) -> None:
+    opened, kept = engine(tmp_path, kind), list[str]()
+    vectors, passages = publish(tmp_path, version(0))
+    old = release_one(opened, vectors, passages, kept)
+    candidate, _ = publish(tmp_path, version(1))
+    built = name_of(candidate)
+    with opened.open() as client:
+        build(client, built, SERVED, candidate, publish(tmp_path, version(1))[1])
+        client.create("passages__ffffffffffff_ffffffff", SERVING, {"whole": "", "touched": time.time()})
+        client.set_metadata(old, {"whole": ""})  # one that was released, and is being built again
+        client.create("passages__live", SERVING, {})
+        client.point("passages", "passages__live")
+    live = _release("passages__live")
+    book = ReleaseBook(current=live.version, history=[_release(old), live])
+    assert retire_collections(opened, book, 1, "passages__candidate") == []
+    with opened.open() as client:
+        for name in (old, built, "passages__ffffffffffff_ffffffff"):
+            client.set_metadata(name, {"touched": time.time() - 25 * 3600})
+    assert len(retire_collections(opened, book, 1, "passages__candidate")) == 3
 
 
 WORKER = """

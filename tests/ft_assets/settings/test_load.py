@@ -80,6 +80,22 @@ def test_an_old_name_is_refused_with_the_new_one(config: Path, old: str, new: st
     assert len(error.value.errors) == 1
 
 
+def test_the_shape_of_the_adapter_belongs_to_sft(config: Path):
+    config.write_text(BASE.replace("dpo: {base_model: org/big}", "dpo: {base_model: org/big, lora: {r: 8}}"))
+    with pytest.raises(SettingsError, match=r"dpo\.lora: this name is no longer used. Write sft\.lora") as error:
+        load_settings(config, environ={})
+    assert len(error.value.errors) == 1
+
+
+def test_after_a_whole_model_comes_no_adapter_and_rates_follow_the_method(config: Path):
+    full = {"FT_PROFILE": "large", "FT__SFT__METHOD": "full"}
+    with pytest.raises(SettingsError, match=r"dpo\.method \(lora\) must be `full` where sft\.method is `full`"):
+        load_settings(config, environ=full)
+    settings = load_settings(config, environ={**full, "FT__DPO__METHOD": "full"})
+    assert (settings.sft.learning_rate, settings.dpo.learning_rate) == (1e-5, 5e-7)
+    assert load_settings(config, environ={"FT__DPO__METHOD": "full"}).sft.method == "lora"
+
+
 def test_contradictions_name_both_values(config: Path):
     config.write_text(BASE.replace("lora: {r: 4}", "global_batch_size: 10, micro_batch_size: 4"))
     with pytest.raises(SettingsError, match=r"global_batch_size \(10\) must be a multiple of micro_batch_size \(4\)"):

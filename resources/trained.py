@@ -1,0 +1,94 @@
+"""What a training leaves, and how it is loaded: an adapter that goes on its base, or a whole model.
+
+    <artifact>/contract.json    what it goes with; its `method` says which of the two lies beside it
+    <artifact>/adapter/         lora: PEFT's layout
+    <artifact>/model/           full: safetensors, configuration, tokenizer, chat template, generation settings
+
+Whoever loads compares the contract first (`compare_base`), so that nothing is loaded on another base.
+"""
+
+# torch, transformers and peft are untyped here
+# pyright: basic
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from expectations.canonical import text_digest
+from expectations.contracts.adapter import AdapterContract, BaseModel
+from expectations.contracts.fingerprint import tokenizer_files
+from resources import models
+
+ADAPTER_FOLDER = "adapter"
+MODEL_FOLDER = "model"
+ADAPTER_NAME = "default"  # what PEFT calls the adapter that is trained
+CONTRACT_FILE = "contract.json"
+_GENERATION = "generation_config.json"
+
+
+def read_contract(folder: Path) -> AdapterContract:
+    """The contract in an artifact's folder."""
+    return msgspec.json.decode((folder / CONTRACT_FILE).read_bytes(), type=AdapterContract)
+
+
+def weights_folder(contract: AdapterContract) -> str:
+    """Which folder of an artifact holds what was trained."""
+    return MODEL_FOLDER if contract.method == "full" else ADAPTER_FOLDER
+
+
+def load_weights(folder: Path, **options: Any) -> Any:
+    """The causal language model in a folder; `options` as `from_pretrained` takes them."""
+    from transformers import AutoModelForCausalLM
+
+    models.silence_progress_bars()
+    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
+
+
+def put_adapter(model: Any, trained: Path, name: str = ADAPTER_NAME, **options: Any) -> Any:
+    """The model with the adapter of an artifact's folder on it, beside those that it has; `options` are PEFT's."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return PeftModel.from_pretrained(model, trained / ADAPTER_FOLDER, adapter_name=name, **options)
+    model.load_adapter(trained / ADAPTER_FOLDER, adapter_name=name, **options)
+    return model
+
+
+def load_trained(base: Path, trained: Path | None, *, trainable: bool = False, **options: Any) -> Any:
+    """The model that a training (an artifact's folder; None: none yet) made of the base in `base`: the base with the
+    adapter on it (`trainable`: to be trained on), or the whole model that it left. The contract is not compared here.
+    """
+    if trained is None:
+        return load_weights(base, **options)
+    if read_contract(trained).method == "full":
+        return load_weights(trained / MODEL_FOLDER, **options)
+    return put_adapter(load_weights(base, **options), trained, is_trainable=trainable)
+
+
+def copy_companions(base: Path, target: Path) -> None:
+    """Give the model saved in `target` the base's tokenizer, chat template and generation settings, byte for byte."""
+    (target / _GENERATION).unlink(missing_ok=True)  # transformers writes one of its own
+    for path in [*tokenizer_files(base), *base.glob(_GENERATION)]:
+        shutil.copy2(path, target / path.name)
+
+
+def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | None = None) -> BaseModel:
+    """The base model's identity for a contract: content hashes, chat template, the tokens that end an answer."""
+    from transformers import GenerationConfig
+
+    stops = {tokenizer.eos_token_id}
+    if (folder / _GENERATION).is_file():
+        configured = GenerationConfig.from_pretrained(folder).eos_token_id
+        stops |= set(configured if isinstance(configured, list) else [configured])
+    prints = models.fingerprint(folder)
+    return BaseModel(
+        name=name,
+        revision=revision,
+        weights_sha256=prints["weights"],
+        tokenizer_sha256=prints["tokenizer"],
+        chat_template_sha256=text_digest(tokenizer.chat_template or ""),
+        stop_token_ids=sorted(token for token in stops if token is not None),
+    )

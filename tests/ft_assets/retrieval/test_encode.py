@@ -1,0 +1,55 @@
+"""Vectors of an earlier run, read from its file as they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from expectations.canonical import text_digest
+from ft_assets.retrieval.encode import Earlier
+from ft_assets.retrieval.vectors import FILE, schema
+from resources.artifacts import Artifact, ArtifactStore, Recipe
+
+TEXTS = [f"text {number}" for number in range(10)]
+
+
+def vectors(root: Path, *, in_groups_of: int) -> Artifact:
+    """Passage n has the dense vector [n, n] and the lexical weight n + 1 on token n."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    store = ArtifactStore(root)
+    numbers = range(len(TEXTS))
+    names = [str(n) for n in numbers]
+    columns = {
+        "passage_id": names, "document_id": names, "heading": names, "content_sha256": [text_digest(t) for t in TEXTS],
+        "dense": [[float(n)] * 2 for n in numbers], "sparse_indices": [[n] for n in numbers],
+        "sparse_values": [[float(n + 1)] for n in numbers],
+    }  # fmt: skip
+    with store.stage(Recipe(asset="passage_vectors", code_version="1")) as staging:
+        pq.write_table(pa.table(columns, schema=schema(2)), staging.path / FILE, row_group_size=in_groups_of)
+        return staging.publish()
+
+
+def test_every_known_text_is_found_in_whichever_group_and_order_and_no_other(tmp_path: Path) -> None:
+    earlier = Earlier(vectors(tmp_path, in_groups_of=3))
+    asked = [text_digest(text) for text in ("text 9", "something new", "text 0", "text 4")]
+    found = earlier.take(asked)
+    assert set(found) == {asked[0], asked[2], asked[3]}
+    for number, sha in ((9, asked[0]), (0, asked[2]), (4, asked[3])):
+        dense, (ids, weights) = found[sha]
+        assert dense.tolist() == [number, number]
+        assert (ids.tolist(), weights.tolist()) == ([number], [number + 1])
+        assert (dense.dtype, weights.dtype) == (np.float32, np.float32)
+
+
+def test_a_text_whose_hash_begins_alike_is_not_taken_for_a_known_one(tmp_path: Path) -> None:
+    known = text_digest(TEXTS[3])
+    earlier = Earlier(vectors(tmp_path, in_groups_of=4))
+    assert earlier.take([known[:16] + "0" * 48]) == {}
+    assert set(earlier.take([known])) == {known}
+
+
+def test_without_an_earlier_artifact_nothing_is_known() -> None:
+    assert Earlier(None).take([text_digest("text 1")]) == {}
