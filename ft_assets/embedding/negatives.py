@@ -29,8 +29,8 @@ def mine(
     grams = cache(lambda row: three_grams(passages.contents[row]))
 
     def answers(candidate: int, right: list[int]) -> bool:
-        mine = grams(candidate)
-        return any(len(mine & grams(row)) >= NEARLY_EQUAL * len(mine | grams(row)) for row in right)
+        found = grams(candidate)
+        return any(len(found & grams(row)) >= NEARLY_EQUAL * len(found | grams(row)) for row in right)
 
     mined: list[list[int]] = []
     for rows, dense, lexical in score_blocks(queries, corpus):
