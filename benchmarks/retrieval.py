@@ -262,7 +262,7 @@ def run(work: Path, base: str | None = None, *, by_likeness: bool = False, asset
         "FT_STATE_DIR": str(work / "state"),
         **{name: value if isinstance(value, str) else json.dumps(value) for name, value in _flat("FT", sections)},
     }
-    command = [str(Path(sys.executable).with_name("ft")), "run", "--asset", "glossary", "--asset", asset, "--upstream"]
+    command = [str(Path(sys.executable).with_name("ft")), "run", "--asset", asset, "--upstream"]
     return subprocess.run(command, env={**overrides, **os.environ}, check=False).returncode
 
 

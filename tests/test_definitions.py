@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 from syrupy.assertion import SnapshotAssertion
 
+from ft_assets.commands.run import select
 from ft_assets.definitions import GATES, build_defs
 from ft_assets.retrieval.assets import GATED
 from ft_assets.settings.load import load_settings
@@ -86,3 +87,9 @@ def test_a_release_depends_on_everything_whose_gates_it_enforces(defs: dg.Defini
     for release, judged in enforced.items():
         upstream = {key.to_user_string() for key in graph.get_ancestor_asset_keys(dg.AssetKey(release))}
         assert set(judged) <= upstream
+
+
+def test_what_judges_records_comes_with_them(defs: dg.Definitions):
+    names = {key.to_user_string() for key in select(defs, assets=["instruction_records"], upstream=True)}
+    assert "glossary" in names  # two checks read it
+    assert not {"preference_records", "retrieval_records"} & names

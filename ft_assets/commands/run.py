@@ -65,7 +65,7 @@ class RunSummary(msgspec.Struct, kw_only=True):
 @click.option("--group", "groups", multiple=True, metavar="G", help="All assets of a group (repeatable).")
 @click.option("--asset", "assets", multiple=True, metavar="K", help="One asset (repeatable).")
 @click.option("--all", "everything", is_flag=True, help="The whole graph.")
-@click.option("--upstream", is_flag=True, help="Also everything that the selection is made from.")
+@click.option("--upstream", is_flag=True, help="Also everything that the selection is made from and judged by.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the summary there.")
 @click.pass_context
 def command(  # noqa: PLR0917  click passes by keyword
@@ -125,7 +125,11 @@ def select(
     if upstream:
         todo = list(chosen)
         while todo:
-            parents = graph.get(todo.pop()).parent_keys & runnable - chosen
+            node = graph.get(todo.pop())
+            # checks of records also read the glossary, which no record is made from
+            judged_by = {key for check in node.check_keys for key in graph.get(check).parent_entity_keys}
+            judged_by = {key for key in judged_by if key in runnable and graph.get(key).group_name != node.group_name}
+            parents = (node.parent_keys | judged_by) & runnable - chosen
             chosen |= parents
             todo += parents
     read = {parent for key in chosen for parent in graph.get(key).parent_keys & runnable}
