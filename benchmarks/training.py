@@ -7,7 +7,7 @@ steps, each run in a process of its own, contestants interleaved:
 
 - `ft-assets`: the worker as the launcher starts it (gates, evaluations, sealed artifact included in its wall time);
 - `TRL defaults`: SFTTrainer or DPOTrainer with a LoraConfig and TRL's defaults, `use_cpu=True`;
-- `TRL tuned`: a script by someone who knows: bf16 weights, eager attention, micro batches, no checkpointing;
+- `TRL tuned`: a script by someone who knows: bf16 weights, fused attention, micro batches, no checkpointing;
 - `TRL tuned as ours`: that script with our head and order of rows, and the reference computed ahead: same arithmetic,
   so that the difference is the platform's own cost a step, and the losses must agree;
 - `LLaMA-Factory`: its trainer with the settings of its examples, in its own environment:
@@ -146,7 +146,7 @@ def run_trl_tuned(method: str, plan: Plan, *, as_ours: bool = False) -> None:
         "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "seed": 42, "data_seed": 42,
     }  # fmt: skip
     set_seed(42)
-    model: Any = AutoModelForCausalLM.from_pretrained(plan["model"], dtype=plan["dtype"], attn_implementation="eager")
+    model: Any = AutoModelForCausalLM.from_pretrained(plan["model"], dtype=plan["dtype"], attn_implementation="sdpa")
     common: dict[str, Any] = {"train_dataset": Dataset.from_list(plan["rows"][method])}
     common["processing_class"] = _tokenizer(plan)
     if method == "sft":
