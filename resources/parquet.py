@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
 from pathlib import Path
 from types import NoneType
 from typing import Any, Self
@@ -63,8 +62,9 @@ class TableWriter:
             return
         # column by column, which Arrow takes several times faster than row by row
         names: list[str] = self._schema.names
-        if isinstance(self._pending[0], msgspec.Struct) and len(names) > 1:
-            cells = zip(*map(attrgetter(*names), self._pending), strict=True)
+        first = self._pending[0]
+        if isinstance(first, msgspec.Struct) and list(first.__struct_fields__) == names:
+            cells = zip(*map(msgspec.structs.astuple, self._pending), strict=True)
         else:
             rows = [msgspec.structs.asdict(r) if isinstance(r, msgspec.Struct) else r for r in self._pending]
             cells = ([row.get(name) for row in rows] for name in names)
