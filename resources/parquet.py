@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 
@@ -64,7 +64,8 @@ class TableWriter:
         names: list[str] = self._schema.names
         first = self._pending[0]
         if isinstance(first, msgspec.Struct) and list(first.__struct_fields__) == names:
-            cells = zip(*map(msgspec.structs.astuple, self._pending), strict=True)
+            structs = cast("list[msgspec.Struct]", self._pending)
+            cells = zip(*map(msgspec.structs.astuple, structs), strict=True)
         else:
             rows = [msgspec.structs.asdict(r) if isinstance(r, msgspec.Struct) else r for r in self._pending]
             cells = ([row.get(name) for row in rows] for name in names)
