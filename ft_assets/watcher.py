@@ -8,7 +8,7 @@ What it finds becomes a version (a settings run, an observation); what follows f
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ from ft_assets.corpus import assets as corpus
 from ft_assets.corpus.files import file_inventory, inventory_version
 from ft_assets.datasets import assets as datasets
 from ft_assets.gates import Gate, Verdict, as_result
+from ft_assets.observe import FilesOf
 from ft_assets.settings.assets import settings_recipe
 from ft_assets.settings.checks import VALID, config_violations
 from ft_assets.settings.load import accepted_settings
-from ft_assets.settings.model import SETTINGS_ASSETS, Settings, section_json
+from ft_assets.settings.model import SETTINGS_ASSETS, section_json
 from resources.dagster_faces import ArtifactsResource
 
 INTERVAL = 5
 SETTLED = 1.0  # seconds: a younger file may still be being written
-SOURCES: Mapping[str, Callable[[Settings, Path], list[Path]]] = {**corpus.SOURCES, **datasets.SOURCES}
+SOURCES: Mapping[str, FilesOf] = {**corpus.SOURCES, **datasets.SOURCES}
 WATCH_TAG = "ft/watch"
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING,

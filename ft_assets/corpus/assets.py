@@ -14,8 +14,8 @@ from ft_assets.corpus.checks import GATES
 from ft_assets.corpus.collect import PASSAGES, collect_passages
 from ft_assets.corpus.files import files_version, match_files
 from ft_assets.gates import enforce, evidence_of
+from ft_assets.observe import observed_files
 from ft_assets.produce import produce, recipe_for
-from ft_assets.settings.load import accepted_settings
 from ft_assets.settings.model import Settings
 from ft_assets.settings.read import settings_of
 from resources.artifacts import Artifact, Recipe, Staging
@@ -28,36 +28,28 @@ _PASSAGES_VERSION = "2"
 _GLOSSARY_VERSION = "2"
 
 
-@dg.observable_source_asset(  # pyright: ignore[reportUnknownMemberType]
-    group_name="corpus",
-    tags={"dagster/kind/markdown": ""},
-    description="The documents that corpus.files in config.yaml names; their contents are the version.",
-)
-def corpus_files(artifacts: ArtifactsResource) -> dg.DataVersion:
-    root = artifacts.project()
-    settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
-    return dg.DataVersion(files_version(_documents(settings, root), root))
-
-
 def _documents(settings: Settings, root: Path) -> list[Path]:
     return match_files(settings.corpus.files, root, "corpus.files")
-
-
-@dg.observable_source_asset(  # pyright: ignore[reportUnknownMemberType]
-    group_name="corpus",
-    tags={"dagster/kind/yaml": ""},
-    description="The files that corpus.glossary in config.yaml names; their contents are the version.",
-)
-def glossary_files(artifacts: ArtifactsResource) -> dg.DataVersion:
-    root = artifacts.project()
-    settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
-    return dg.DataVersion(files_version(_glossaries(settings, root), root))
 
 
 def _glossaries(settings: Settings, root: Path) -> list[Path]:
     return match_files(settings.corpus.glossary, root, "corpus.glossary")
 
 
+corpus_files = observed_files(
+    "corpus_files",
+    _documents,
+    group="corpus",
+    kind="markdown",
+    description="The documents that corpus.files in config.yaml names; their contents are the version.",
+)
+glossary_files = observed_files(
+    "glossary_files",
+    _glossaries,
+    group="corpus",
+    kind="yaml",
+    description="The files that corpus.glossary in config.yaml names; their contents are the version.",
+)
 SOURCES = {"corpus_files": _documents, "glossary_files": _glossaries}
 """Observed asset -> its files."""
 

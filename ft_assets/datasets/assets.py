@@ -16,7 +16,7 @@ from expectations.splits import SPLITS
 from ft_assets.corpus import quarantine
 from ft_assets.corpus.assets import column_schema
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
-from ft_assets.corpus.files import file_inventory, files_version, inventory_version, match_files, shown_path
+from ft_assets.corpus.files import file_inventory, inventory_version, match_files, shown_path
 from ft_assets.datasets.checks import GATES
 from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_judgements, clean_records, write_nothing
 from ft_assets.datasets.ledger import (
@@ -32,8 +32,8 @@ from ft_assets.datasets.ledger import (
 from ft_assets.datasets.link import read_index
 from ft_assets.datasets.split import split_file, write_splits
 from ft_assets.gates import enforce, evidence_of
+from ft_assets.observe import observed_files
 from ft_assets.produce import produce, recipe_for
-from ft_assets.settings.load import accepted_settings
 from ft_assets.settings.model import DatasetSettings, Settings
 from ft_assets.settings.read import settings_of
 from resources.artifacts import Artifact, Recipe, Staging
@@ -70,27 +70,22 @@ def _policy(settings: DatasetSettings, dataset: str) -> Policy:
     return policy
 
 
-def _files_asset(dataset: str) -> Any:
-    @dg.observable_source_asset(  # pyright: ignore[reportUnknownMemberType]
-        name=f"{dataset}_files",
-        group_name="datasets",
-        tags={"dagster/kind/json": ""},
-        description=f"The files that datasets.{dataset} in config.yaml names; their contents are the version.",
-    )
-    def files(artifacts: ArtifactsResource) -> dg.DataVersion:
-        root = artifacts.project()
-        settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
-        return dg.DataVersion(files_version(_files(dataset, settings, root), root))
-
-    return files
-
-
 def _files(dataset: str, settings: Settings, root: Path) -> list[Path]:
     return [path for paths in _match(settings.datasets, dataset, root).values() for path in paths]
 
 
 SOURCES = {f"{dataset}_files": partial(_files, dataset) for dataset in DATASETS}
 """Observed asset -> its files."""
+
+
+def _files_asset(dataset: str) -> Any:
+    return observed_files(
+        f"{dataset}_files",
+        partial(_files, dataset),
+        group="datasets",
+        kind="json",
+        description=f"The files that datasets.{dataset} in config.yaml names; their contents are the version.",
+    )
 
 
 def _records_asset(dataset: str) -> dg.AssetsDefinition:
