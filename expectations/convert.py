@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from expectations.formats.retrieval import QRELS_HEADER
 from expectations.formats.schemas import RECORDS
 from expectations.formats.versions import VERSIONS
 from expectations.reading import FILE_CODES, Rejected
-from expectations.records import OpenedFile, Record, convert_rows
+from expectations.records import OpenedFile, Record, convert_rows, in_batches
 from expectations.verify import check_format, opens_as_document, read_sections
 from expectations.violations import Refused, Violation
 
@@ -30,9 +30,9 @@ BEIR = "beir"
 
 
 class Writer(Protocol):
-    """Takes records one by one; a context that closes the file."""
+    """Takes records a few at a time; a context that closes the file."""
 
-    def add(self, row: Any, /) -> None: ...
+    def extend(self, rows: Iterable[Any], /) -> None: ...
 
 
 OpenWriter = Callable[[Path, str], AbstractContextManager[Writer]]
@@ -74,7 +74,11 @@ class BeirWriter:
         self._qrels.write("\t".join(QRELS_HEADER) + "\n")
         self._written: set[str] = set()
 
-    def add(self, row: Any, /) -> None:
+    def extend(self, rows: Iterable[Any], /) -> None:
+        for row in rows:
+            self._add(row)
+
+    def _add(self, row: Any) -> None:
         self._queries.write(msgspec.json.encode({"_id": row.record_id, "text": row.query}) + b"\n")
         for texts, score in ((row.positives, 1), (row.negatives, 0)):
             for text in dict.fromkeys(texts):
@@ -101,8 +105,8 @@ class JsonlWriter:
         self._stream = path.open("wb")
         self._head = b'{"format_version":%d,' % VERSIONS[format]
 
-    def add(self, row: Record, /) -> None:
-        self._stream.write(self._head + msgspec.json.encode(row)[1:] + b"\n")
+    def extend(self, rows: Iterable[Record], /) -> None:
+        self._stream.writelines(self._head + msgspec.json.encode(row)[1:] + b"\n" for row in rows)
 
     def __enter__(self) -> Self:
         return self
@@ -146,15 +150,16 @@ def convert_file(
         for place in (staged, staged_quarantine):
             stack.callback(_remove, place)
         with opener(staged, kind) as writer, staged_quarantine.open("wb") as rejects:
-            for record in Duplicates().sift(records):
-                if not isinstance(record, Rejected):
-                    writer.add(record)
-                    written += 1
-                    continue
-                if record.code in FILE_CODES:
-                    raise _refused(record.code, path, record.reason)
-                counts[record.code] = counts.get(record.code, 0) + 1
-                rejects.write(msgspec.json.encode(record) + b"\n")
+            for batch in in_batches(Duplicates().sift(records)):
+                clean = [record for record in batch if not isinstance(record, Rejected)]
+                writer.extend(clean)
+                written += len(clean)
+                for record in batch:
+                    if isinstance(record, Rejected):
+                        if record.code in FILE_CODES:
+                            raise _refused(record.code, path, record.reason)
+                        counts[record.code] = counts.get(record.code, 0) + 1
+                        rejects.write(msgspec.json.encode(record) + b"\n")
         if counts:
             staged_quarantine.replace(quarantine)
         else:

@@ -22,6 +22,8 @@ from expectations.text import matching_key
 
 _PREVIEW_CHARS = 80
 _LINE_BITS = 40
+_KEY_BITS = (1 << 60) - 1
+"""A Python number of up to 60 bits takes 32 bytes, a longer one 48."""
 
 
 class Conflict(msgspec.Struct, kw_only=True):
@@ -35,7 +37,7 @@ class Conflict(msgspec.Struct, kw_only=True):
 
 
 class _Keys(msgspec.Struct, gc=False):
-    """What a record is compared by. Keys are 64-bit hashes, good for this process alone."""
+    """What a record is compared by. Keys are hashes, good for this process alone."""
 
     name: str
     path: str
@@ -52,13 +54,13 @@ class _Keys(msgspec.Struct, gc=False):
 
 
 class Duplicates:
-    """Fed record by record; holds 64-bit keys of what passed by, not the texts: about 100 bytes a row.
+    """Fed record by record; holds 60-bit keys of what passed by, not the texts: about 200 bytes a row.
 
     An id used twice (FT-DUP-001), a row that says the same twice (FT-DUP-002) and a query-passage pair judged twice
     with different scores (FT-QREL-004) are rejected, the first one stays. Different answers to one question, or a pair
     preferred both ways, are kept and listed in `conflicts`. Questions match by `matching_key`, rows by the gentler
     `comparison_key` (their contexts as they are): only what says the same is thrown away. Among a million rows the
-    chance that two different ones share a key is 3 in 100 million.
+    chance that two different ones share a key is 1 in a million.
     """
 
     def __init__(self, file_sha256: Mapping[str, str] | None = None) -> None:
@@ -67,10 +69,14 @@ class Duplicates:
         self._hashes = file_sha256 or {}
         self._files: list[str] = []
         self._file = ""  # the last of them
-        self._ids, self._rows, self._questions = _Table(), _Table(), _Table()
-        self._answers = array("q")  # of each question, in the order met: the key of its first answer,
-        self._places = array("Q")  # where that stands,
-        self._previews: list[str] = []  # and how it begins
+        self._begin = 0  # the place of its line 0
+        # Whatever is fed has a number; here are, under each key, the number it came with first
+        self._ids: dict[int, int] = {}
+        self._rows: dict[int, int] = {}
+        self._questions: dict[int, int] = {}
+        self._places = array("Q")  # of each number: where it stands,
+        self._answers = array("q")  # the key of its answer,
+        self._previews: dict[int, str] = {}  # and how that begins, where a contrary row would not tell
         self._disputed: dict[int, tuple[Conflict, dict[int, int]]] = {}  # with the place of each answer
 
     def sift(self, records: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
@@ -85,59 +91,61 @@ class Duplicates:
         if rejected.question:
             question, answer = _question_key(rejected.question, ()), hash(comparison_key(rejected.answer))
             keys = _Keys("", "$", 0, question, answer, rejected.question, rejected.answer)
-            self._note(keys, self._place(rejected.file, rejected.line))
+            self._note(keys, self._number(rejected.file, rejected.line, answer))
         return rejected
 
     def feed(self, record: Record) -> Rejected | None:
         """Takes note of a record; a `Rejected` when it repeats an earlier one."""
         keys = _keys_of(record)
-        place = self._place(record.source, record.line_no)
-        first = self._rows.add(keys.row, place) if keys.row else self._note(keys, place)
-        if first:
+        number = self._number(record.source, record.line_no, keys.answer)
+        first = _first(self._rows, keys.row, number) if keys.row else self._note(keys, number)
+        if first is not None:
             return self._reject(record, "FT-DUP-002", "$", f"says the same as {self._show(first)}")
-        if first := self._ids.add(hash((type(record), keys.name)), place):
+        first = _first(self._ids, hash((type(record), keys.name)), number)
+        if first is not None:
             if type(record) is QrelRecord:
                 reason = f"the pair is judged otherwise in {self._show(first)}"
                 return self._reject(record, "FT-QREL-004", keys.path, reason)
             reason = f"the id `{escape(keys.name)}` is that of {self._show(first)}"
             return self._reject(record, "FT-DUP-001", keys.path, reason)
         if keys.question and keys.row:
-            self._note(keys, place)
+            self._note(keys, number)
         return None
 
-    def _note(self, keys: _Keys, place: int) -> int:
-        """Where the question was answered the same before, or 0; an answer that differs is a conflict."""
-        index = len(self._answers)
-        first = self._questions.add(keys.question, index + 1) - 1
-        if first < 0:
-            self._answers.append(keys.answer)
-            self._places.append(place)
-            self._previews.append("" if keys.contrary else _preview(keys.said))
-            return 0
+    def _note(self, keys: _Keys, number: int) -> int | None:
+        """The number under which the question was answered the same before, if any; another answer is a conflict."""
+        first = _first(self._questions, keys.question, number)
+        if first is None:
+            if not keys.contrary:
+                self._previews[number] = _preview(keys.said)
+            return None
         if first not in self._disputed:
             if keys.answer == self._answers[first]:
-                return self._places[first]
-            preview = self._previews[first] or _preview(keys.contrary)
-            lines = [self._show(self._places[first])]
-            conflict = Conflict(question=keys.asked, lines=lines, answers=[preview])
+                return first
+            preview = self._previews.get(first) or _preview(keys.contrary)
+            conflict = Conflict(question=keys.asked, lines=[self._show(first)], answers=[preview])
             self.conflicts.append(conflict)
-            self._disputed[first] = conflict, {self._answers[first]: self._places[first]}
+            self._disputed[first] = conflict, {self._answers[first]: first}
         conflict, known = self._disputed[first]
         if keys.answer in known:
             return known[keys.answer]
-        known[keys.answer] = place
-        conflict.lines.append(self._show(place))
+        known[keys.answer] = number
+        conflict.lines.append(self._show(number))
         conflict.answers.append(_preview(keys.said))
-        return 0
+        return None
 
-    def _place(self, file: str, line: int) -> int:
-        """A file and a line as one number, never 0."""
+    def _number(self, file: str, line: int, answer: int) -> int:
+        """A number for what stands there."""
         if file != self._file:
             self._file = file
             self._files.append(file)
-        return (len(self._files) - 1) << _LINE_BITS | (line or 1)
+            self._begin = (len(self._files) - 1) << _LINE_BITS
+        self._places.append(self._begin | line)
+        self._answers.append(answer)
+        return len(self._answers) - 1
 
-    def _show(self, place: int) -> str:
+    def _show(self, number: int) -> str:
+        place = self._places[number]
         return f"{self._files[place >> _LINE_BITS]}:{place & ((1 << _LINE_BITS) - 1)}"
 
     def _reject(self, record: Record, code: str, path: str, reason: str) -> Rejected:
@@ -154,46 +162,10 @@ class Duplicates:
         )
 
 
-class _Table:
-    """64-bit keys, each with the number it came with first: open addressing in two arrays, 24 to 96 bytes a key."""
-
-    def __init__(self) -> None:
-        self._mask = (1 << 12) - 1
-        self._count = 0
-        self._keys, self._values = self._empty()
-
-    def add(self, key: int, value: int) -> int:
-        """The number that the key came with first, or 0 when this is the first time. `value` is not 0."""
-        key = key or 1  # 0 marks a free slot
-        keys, mask = self._keys, self._mask
-        slot = key & mask
-        while found := keys[slot]:
-            if found == key:
-                return self._values[slot]
-            slot = (slot + 1) & mask
-        keys[slot] = key
-        self._values[slot] = value
-        self._count += 1
-        if self._count * 3 > mask * 2:
-            self._grow()
-        return 0
-
-    def _grow(self) -> None:
-        old_keys, old_values = self._keys, self._values
-        self._mask = self._mask * 4 + 3
-        self._keys, self._values = self._empty()
-        keys, values, mask = self._keys, self._values, self._mask
-        for key, value in zip(old_keys, old_values, strict=True):
-            if key:
-                slot = key & mask
-                while keys[slot]:
-                    slot = (slot + 1) & mask
-                keys[slot] = key
-                values[slot] = value
-
-    def _empty(self) -> tuple[array[int], array[int]]:
-        size = 8 * (self._mask + 1)
-        return array("q", bytes(size)), array("Q", bytes(size))
+def _first(numbers: dict[int, int], key: int, number: int) -> int | None:
+    """The number that a key came with first; None when this is the first time."""
+    first = numbers.setdefault(key & _KEY_BITS, number)
+    return None if first == number else first
 
 
 def _keys_of(record: Record) -> _Keys:

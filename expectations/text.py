@@ -32,8 +32,8 @@ _RESIDUE = re.compile(
 _RESIDUE_SIGNS = ("{", "###", "Below is an", "<用", "<AI", "<User")
 _LABEL = re.compile(r"(?:User|Human|Assistant|用户|助手)[:：]")
 _LAST_LABEL = re.compile(r"(?:^|\n)(?:Assistant|助手)[:：]$")
-_LABEL_STARTS = ("U", "H", "A", "用", "助")
-_COLONS = (":", "：")
+_LABEL_STARTS = "UHA用助"
+_COLONS = ":："
 # What str() makes of the objects that retrieval libraries return, where their text was meant.
 _PRINT = re.compile(
     r"\bscore=\S+ \w+=.{0,2000}?\b(?:payload|metadata)=\{|\b(?:page_content|node_id|id_)='"
@@ -186,9 +186,9 @@ def find_template_residue(text: str) -> str | None:
 
 def find_role_label(text: str) -> str | None:
     """A speaker's label that a text begins with (`User: `) or that ends it (`Assistant:`), or None."""
-    if text.startswith(_LABEL_STARTS) and (found := _LABEL.match(text)):
+    if text[:1] in _LABEL_STARTS and (found := _LABEL.match(text)):
         return found.group()
-    if text.endswith(_COLONS) and (found := _LAST_LABEL.search(text)):
+    if text[-1:] in _COLONS and (found := _LAST_LABEL.search(text)):
         return found.group().strip()
     return None
 

@@ -19,17 +19,19 @@ class TableWriter:
     """Writes rows (mappings, or Structs with the schema's fields) in row groups of 10,000. Use as a context."""
 
     def __init__(self, path: Path, schema: Any) -> None:
-        import pyarrow.parquet as pq
-
+        self._path = path
         self._packed = 0
         self._schema = schema
         self._pending: list[Mapping[str, Any] | msgspec.Struct] = []
         self._batches: list[Any] = []
         self._nested = [_holds_structs(field.type) for field in schema]
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._writer: Any = None
 
     def add(self, row: Mapping[str, Any] | msgspec.Struct) -> None:
-        self._pending.append(row)
+        self.extend((row,))
+
+    def extend(self, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> None:
+        self._pending.extend(rows)
         if len(self._pending) >= _BATCH:
             self._pack()
             if len(self._batches) * _BATCH >= _ROW_GROUP:
@@ -48,11 +50,22 @@ class TableWriter:
         self._flush()
         self._writer.close()
 
+    def _open(self, first: Any) -> Any:
+        """A writer with a dictionary for the columns that repeat themselves in the first rows; elsewhere it costs."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        plain = [field.name for field in self._schema if not pa.types.is_nested(field.type)]
+        repeated: Any = [name for name in plain if 2 * len(first[name].unique()) <= len(first)]
+        return pq.ParquetWriter(self._path, self._schema, compression="zstd", use_dictionary=repeated)
+
     def _flush(self) -> None:
         import pyarrow as pa
 
-        if self._batches:
-            self._writer.write_table(pa.Table.from_batches(self._batches))
+        table = pa.Table.from_batches(self._batches, self._schema)
+        self._writer = self._writer or self._open(table)
+        if len(table):
+            self._writer.write_table(table)
             self._batches.clear()
 
     def _pack(self) -> None:

@@ -30,6 +30,9 @@ _LATIN_1 = 0xC2  # begins U+0080 to U+00BF: control characters, the hard blank
 # U+F000 to U+FFFF, the full-width forms among them, but for Chinese punctuation: that stays as it is
 _WIDE = re.compile(b"\xef(?!" + b"|".join(sign.encode()[1:] for sign in "，？：；！（）～") + b")")
 
+# Chinese as it mostly is: no character of these is changed by NFC or by folding, so one look serves for three
+_USUAL = re.compile("[\x00-\x7f\u2010-\u2027\u3001-\u301f\u3400-\u4dbf\u4e00-\u9fff，？：；！（）～]*")
+
 
 def decode_row(
     source: Source, line: int, offset: int, data: bytes, *, whole: bool = True, lane: Lane | None = None
@@ -89,7 +92,7 @@ def _is_plain(text: str, data: bytes, objects: int) -> bool:  # noqa: PLR0911 - 
         return False
     if _OPENING in data and text.count("(") != text.count(" ("):
         return False
-    if data.isascii():
+    if data.isascii() or _USUAL.fullmatch(text):
         return True
     return not _WIDE.search(data) and "\u3000" not in text and unicodedata.is_normalized("NFC", text)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,8 @@ def test_an_interrupted_conversion_leaves_the_old_file_and_nothing_half_written(
     before = Path(made.out).read_bytes()
 
     class Breaking(JsonlWriter):
-        def add(self, row: Any, /) -> None:
-            super().add(row)
+        def extend(self, rows: Iterable[Any], /) -> None:
+            super().extend(rows)
             raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space"):

@@ -34,3 +34,10 @@ def test_an_empty_table_keeps_its_columns(tmp_path: Path):
         ("tags", "list<element: string>"),
     ]
     assert list(read_rows(path)) == []
+
+
+def test_only_what_repeats_gets_a_dictionary(tmp_path: Path):
+    write_table(tmp_path / "rows.parquet", schema_of(Row), (Row(f"name {n}", n % 3, None, []) for n in range(100)))
+    group = pq.ParquetFile(tmp_path / "rows.parquet").metadata.row_group(0)
+    encodings = {group.column(n).path_in_schema: group.column(n).encodings for n in range(group.num_columns)}
+    assert {name for name, found in encodings.items() if "RLE_DICTIONARY" in found} == {"grade", "score"}
