@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from expectations.formats.recognise import recognise
 from expectations.reading import Rejected, Row, Source, read_rows
-from expectations.reading.decode import decode_json, decode_row
+from expectations.reading.decode import _USUAL, decode_json, decode_row
 from expectations.reading.rows import Unreadable
+from expectations.text import clean, find_control_character
 from expectations.violations import Refused
 
 GOOD = b'{"a": 1}'
@@ -390,3 +392,10 @@ def test_arbitrary_files_and_arrays_never_crash_it(tmp_path: Path, data: bytes, 
     _read(path, max_line_bytes=100)
     path.write_bytes(b"[" + data)
     _read(path, max_line_bytes=100)
+
+
+def test_what_passes_as_usual_chinese_is_changed_by_no_cleaning() -> None:
+    usual = [chr(code) for code in range(0x80, 0x110000) if _USUAL.fullmatch(chr(code))]
+    assert len(usual) > 20_000
+    assert [c for c in usual if clean(c) != c or not unicodedata.is_normalized("NFC", "か" + c)] == []
+    assert [c for c in usual if unicodedata.combining(c) or find_control_character(c)] == []
