@@ -104,8 +104,12 @@ def cut(whole: str, start: int, end: int, max_chars: int, min_chars: int) -> lis
     A longer sentence is cut between clauses (；), else after a comma (，、), else at white space, else inside a word,
     never before half of `max_chars`. A rest shorter than `min_chars` stays with the piece before it.
     """
+    text = whole[start:end]
+    left, right = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
+    if left < right <= left + max_chars:  # most sections: no need to know where a sentence ends
+        return [(left, right)]
     pieces: list[tuple[int, int]] = []
-    for left, right in sentences(whole[start:end]):
+    for left, right in sentences(text):
         for low, high in _split_long(whole, start + left, start + right, max_chars):
             if pieces and high - pieces[-1][0] <= max_chars:
                 pieces[-1] = (pieces[-1][0], high)
