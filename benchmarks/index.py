@@ -36,7 +36,7 @@ from expectations.contracts.embedding import Base, Dense, EmbeddingContract, Fus
 from ft_assets.embedding.model import Encoded
 from ft_assets.retrieval.collection import BATCH, build, collection_name, point_id
 from ft_assets.retrieval.query import ask
-from ft_assets.retrieval.vectors import schema
+from ft_assets.retrieval.vectors import schema, vector_writer
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
 from resources.qdrant import QdrantEngine
 
@@ -63,7 +63,7 @@ def generate(root: Path, rows: int, *, changed: bool) -> tuple[Artifact, Artifac
         columns = ["passage_id", "document_id", "heading", "content_sha256"]
         text = pa.schema([(name, pa.string()) for name in [*columns, "content"]])
         with (
-            pq.ParquetWriter(made.path / "vectors.parquet", schema(DIMENSION), compression="zstd") as vectors,
+            vector_writer(made.path / "vectors.parquet", DIMENSION) as vectors,
             pq.ParquetWriter(texts.path / "passages.parquet", text, compression="zstd") as passages,
         ):
             for start in range(0, rows, CHUNK):

@@ -12,13 +12,13 @@ from expectations.glossary import Term, count_terms, load_terms
 from ft_assets.corpus import quarantine
 from ft_assets.corpus.checks import GATES
 from ft_assets.corpus.collect import PASSAGES, collect_passages
-from ft_assets.corpus.files import files_version, match_files
+from ft_assets.corpus.files import FILES, file_inventory, files_version, inventory_version, match_files
 from ft_assets.gates import enforce, evidence_of
 from ft_assets.observe import observed_files
 from ft_assets.produce import produce, recipe_for
 from ft_assets.settings.model import Settings
 from ft_assets.settings.read import settings_of
-from resources.artifacts import Artifact, Recipe, Staging
+from resources.artifacts import Artifact, Recipe, Staging, write_json
 from resources.dagster_faces import ArtifactsResource, QdrantResource
 from resources.parquet import column_names, read_rows, schema_of, write_table
 from resources.plots import bars
@@ -66,6 +66,7 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     settings = settings_of(artifacts.store(), "corpus")
     root = artifacts.project()
     files = match_files(settings.files, root, "corpus.files")
+    inventory = file_inventory(files, root)
     recipe = Recipe(
         asset="passages",
         code_version=_PASSAGES_VERSION,
@@ -74,10 +75,11 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
             "min_chars": settings.min_chars,
             "traditional": settings.traditional,
         },
-        inputs={"corpus_files": files_version(files, root)},
+        inputs={"corpus_files": inventory_version(inventory)},
     )
 
     def compute(staging: Staging) -> Mapping[str, Any]:
+        write_json(staging.path / FILES, inventory)
         return collect_passages(files, root, settings, staging.path)
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_passages)

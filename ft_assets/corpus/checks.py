@@ -11,8 +11,9 @@ from expectations.canonical import file_digest
 from expectations.documents import read_document
 from expectations.reading import Rejected
 from expectations.traditional import Traditional
-from ft_assets.corpus.collect import FILES, PASSAGES
+from ft_assets.corpus.collect import PASSAGES
 from ft_assets.corpus.cut import passage_text
+from ft_assets.corpus.files import FILES
 from ft_assets.corpus.fit import table_fits
 from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
 from resources.parquet import read_rows

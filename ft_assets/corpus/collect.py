@@ -12,14 +12,12 @@ from expectations.reading import Rejected
 from expectations.records import write_quarantine
 from ft_assets.corpus import quarantine
 from ft_assets.corpus.cut import Alias, Passage, Twin, cut_sections
-from ft_assets.corpus.files import file_inventory, shown_path
+from ft_assets.corpus.files import shown_path
 from ft_assets.settings.model import CorpusSettings
-from resources.artifacts import write_json
 from resources.parquet import TableWriter, schema_of, write_table
 
 PASSAGES = "passages.parquet"
 ALIASES = "aliases.parquet"
-FILES = "files.json"
 
 
 def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings, folder: Path) -> dict[str, Any]:
@@ -49,7 +47,6 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
 
         write_quarantine(folder / quarantine.FILE, quarantine.counted(kept_out(), codes))
     write_table(folder / ALIASES, schema_of(Alias), aliases)
-    write_json(folder / FILES, file_inventory(files, root))
     return {
         "root": str(root),
         "files": len(files),

@@ -11,6 +11,9 @@ from expectations.canonical import digest, file_digest
 from expectations.reading.columns import is_dataset_folder
 from expectations.violations import Refused, Violation
 
+FILES = "files.json"
+"""Where an artifact keeps the inventory of the files it was made from."""
+
 
 def match_files(globs: Sequence[str], root: Path, key: str) -> list[Path]:
     """The files that the globs match (relative ones start at `root`), sorted, each once.
@@ -73,7 +76,7 @@ def inventory_version(inventory: Sequence[Mapping[str, Any]]) -> str:
 
 def shown_path(path: Path, root: Path) -> str:
     """How a file is named in records and quarantines: relative to the project where it lies in it."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    return path.as_posix().removeprefix(f"{root.as_posix().rstrip('/')}/")  # relative_to takes twenty times as long
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ft_assets.embedding.model import HybridEncoder, SparseVector
-from ft_assets.retrieval.vectors import CONTRACT_FILE, FILE, contract_of, read_vectors, schema
+from ft_assets.retrieval.vectors import CONTRACT_FILE, FILE, contract_of, read_vectors, schema, vector_writer
 from resources import accelerator
 from resources.artifacts import Artifact, ArtifactStore, write_json
 from resources.launcher import Job, run_worker
@@ -41,9 +41,8 @@ def main(job: Job) -> Artifact:
     with store.stage(job.recipe) as staging:
         write_json(staging.path / CONTRACT_FILE, contract.to_json())
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        with pq.ParquetWriter(staging.path / FILE, schema(width), compression="zstd") as writer:
+        with vector_writer(staging.path / FILE, width) as writer:
             for chunk in _chunks(passages):
                 known = earlier.take([row["content_sha256"] for row in chunk])
                 fresh = list(
