@@ -138,6 +138,21 @@ def test_a_run_that_was_killed_remembers_its_rungs(lab: Any, out_of_memory: Any,
     assert not (lab.state / "runs/sft_adapter/ladder.json").exists(), "a published run is over"
 
 
+def test_on_a_gpu_the_ladder_ends_with_offloading_and_the_8_bit_optimizer(lab: Any, out_of_memory: Any) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("activation offloading and the 8-bit optimizer need a CUDA GPU; there is none")
+    pytest.importorskip("bitsandbytes")
+    out_of_memory(lambda trainer, inputs: trainer.args.optim != "paged_adamw_8bit" and trainer.state.global_step == 3)
+    job = lab.sft_job(lab.instructions(), save_steps=2, oom={"allow_8bit": True}, **PLAIN)
+    job.params.update(device="cuda", dtype="bfloat16")
+    artifact = train.main(job)
+    taken = [event.rpartition("): ")[2].split(",")[0] for event in rungs(artifact)]
+    assert taken[-2:] == ["activation offloading", "8-bit paged optimizer"]
+    assert artifact.summary["steps"] == 6
+
+
 def test_other_errors_are_no_matter_of_memory(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import Trainer
 
