@@ -7,21 +7,20 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from ft_assets.embedding.model import HybridEncoder, SparseVector
-from ft_assets.retrieval.vectors import CONTRACT_FILE, FILE, contract_of, read_vectors, schema, vector_writer
+from ft_assets.embedding.model import Encoded, HybridEncoder
+from ft_assets.retrieval.vectors import CONTRACT_FILE, FILE, contract_of, schema, vector_writer
 from resources import accelerator
 from resources.artifacts import Artifact, ArtifactStore, write_json
 from resources.launcher import Job, run_worker
-from resources.parquet import read_rows
 from resources.telemetry import Metrics
 
 CHUNK = 1024  # passages between two writes: the peak of memory, whatever the size of the corpus
-
-Cached = dict[str, tuple[np.ndarray, SparseVector]]
-"""content sha256 -> dense and lexical vector"""
+_NAMES = ("passage_id", "document_id", "heading", "content_sha256")
+_ARMS = ("dense", "sparse_indices", "sparse_values")
 
 
 def main(job: Job) -> Artifact:
@@ -44,26 +43,26 @@ def main(job: Job) -> Artifact:
 
         with vector_writer(staging.path / FILE, width) as writer:
             for chunk in _chunks(passages):
-                known = earlier.take([row["content_sha256"] for row in chunk])
-                fresh = list(
-                    {row["content_sha256"]: row for row in chunk if row["content_sha256"] not in known}.values()
-                )
-                made: Cached = {}
+                hashes: list[str] = chunk.column("content_sha256").to_pylist()
+                made = earlier.take(hashes)
+                known = set(made.column("content_sha256").to_pylist()) if made else set[str]()
+                fresh = {sha: row for row, sha in enumerate(hashes) if sha not in known}
                 if fresh:
                     if encoder is None:  # a corpus that is all known never loads the model
                         compute = accelerator.choose(job.params["device"], job.params["dtype"])
                         encoder = HybridEncoder.load(model.folder(), compute)
-                    result = encoder.encode([row["content"] for row in fresh], "passage")
+                    result = encoder.encode(chunk.column("content").take(list(fresh.values())).to_pylist(), "passage")
                     cut += result.cut
-                    made = {
-                        row["content_sha256"]: (dense, sparse)
-                        for row, dense, sparse in zip(fresh, result.dense, result.sparse, strict=True)
-                    }
-                vectors = [made.get(sha) or known[sha] for sha in (row["content_sha256"] for row in chunk)]
-                writer.write_table(_table(pa, chunk, vectors, width))
+                    encodings = _encodings(list(fresh), result, width)
+                    made = pa.concat_tables([made, encodings]) if made else encodings
+                rows = {sha: row for row, sha in enumerate(made.column("content_sha256").to_pylist())}
+                # rows that were made, in the order of the passages that say so
+                vectors = made.take([rows[sha] for sha in hashes])
+                columns = [*map(chunk.column, _NAMES), *map(vectors.column, _ARMS)]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema(width)))
                 encoded += len(fresh)
                 reused += len(chunk) - len(fresh)
-                empty += sum(len(ids) == 0 for _, (ids, _) in vectors)
+                empty += vectors.column("sparse_indices").combine_chunks().value_lengths().to_pylist().count(0)
                 done += len(chunk)
                 metrics.log("encode", done, total, encoded=encoded, reused=reused)
                 _give_back()
@@ -94,20 +93,22 @@ class Earlier:
         order = np.argsort(keys)
         self._keys, self._groups = keys[order], groups[order]
 
-    def take(self, hashes: Sequence[str]) -> Cached:
-        """The vectors it has of these texts. Texts that lie together in the file cost one read."""
+    def take(self, hashes: Sequence[str]) -> Any:
+        """A table of content hash and vectors of those of these texts that it has, or None. Texts that lie together in
+        the file cost one read."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
         if self._artifact is None or not len(self._keys):
-            return {}
-        keys, wanted = _keys(hashes), set(hashes)
+            return None
+        keys = _keys(hashes)
         places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
         groups = np.unique(self._groups[places[self._keys[places] == keys]])
-        rows = read_vectors(self._artifact, groups=groups.tolist()) if len(groups) else ()
-        # copied: a view would keep the whole group in memory
-        return {
-            row.content_sha256: (row.dense.copy(), (row.indices.copy(), row.values.copy()))
-            for row in rows
-            if row.content_sha256 in wanted
-        }
+        if not len(groups):
+            return None
+        file = pq.ParquetFile(self._artifact.file(FILE))
+        table = file.read_row_groups(groups.tolist(), ["content_sha256", *_ARMS])
+        return table.filter(pc.field("content_sha256").isin(hashes))
 
 
 def _keys(hashes: Sequence[str]) -> np.ndarray:
@@ -132,19 +133,17 @@ def _earlier(store: ArtifactStore, encode_fp: str) -> Earlier:
     return Earlier(None)
 
 
-def _table(pa: object, chunk: list[dict], vectors: list[tuple[np.ndarray, SparseVector]], width: int) -> object:
-    return pa.table(  # type: ignore
-        {
-            **{
-                name: [row[name] for row in chunk]
-                for name in ("passage_id", "document_id", "heading", "content_sha256")
-            },
-            "dense": [dense for dense, _ in vectors],
-            "sparse_indices": [ids for _, (ids, _) in vectors],
-            "sparse_values": [weights for _, (_, weights) in vectors],
-        },
-        schema=schema(width),
-    )
+def _encodings(hashes: list[str], result: Encoded, width: int) -> Any:
+    """A table like `Earlier.take`'s of texts that were encoded just now."""
+    import pyarrow as pa
+
+    columns = {
+        "content_sha256": hashes,
+        "dense": list(result.dense),
+        "sparse_indices": [ids for ids, _ in result.sparse],
+        "sparse_values": [weights for _, weights in result.sparse],
+    }
+    return pa.table(columns, schema=pa.schema([schema(width).field(name) for name in columns]))
 
 
 def _give_back() -> None:
@@ -159,16 +158,12 @@ def _rows(passages: Artifact) -> int:
     return pq.ParquetFile(passages.file("passages.parquet")).metadata.num_rows
 
 
-def _chunks(passages: Artifact) -> Iterator[list[dict]]:
-    columns = ["passage_id", "document_id", "heading", "content", "content_sha256"]
-    chunk: list[dict] = []
-    for row in read_rows(passages.file("passages.parquet"), columns):
-        chunk.append(row)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _chunks(passages: Artifact) -> Iterator[Any]:
+    """The passages as record batches."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(passages.file("passages.parquet"))
+    yield from file.iter_batches(batch_size=CHUNK, columns=[*_NAMES, "content"])
 
 
 if __name__ == "__main__":

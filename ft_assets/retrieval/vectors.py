@@ -53,7 +53,8 @@ def vector_writer(path: Path, dimension: int) -> Any:
     """A ParquetWriter of this schema. Numbers that hardly repeat get no dictionary, which took four times as long."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetWriter(path, schema(dimension), compression="zstd", use_dictionary=["document_id", "heading"])
+    repeated: Any = ["document_id", "heading"]
+    return pq.ParquetWriter(path, schema(dimension), compression="zstd", use_dictionary=repeated)
 
 
 def read_vectors(
