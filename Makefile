@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# files side by side: fixtures that train are shared within a file
-PARALLEL := -n 2 --dist loadfile
+# files side by side, in the order of tests/conftest.py: fixtures that train are shared within a file
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false

@@ -19,6 +19,12 @@ for name in [name for name in os.environ if name.startswith("FT_")]:
     del os.environ[name]
 
 PROJECT = Path(__file__).parent.parent
+_LONGEST = ["test_whole_graph", "test_what_a_change_costs", "test_automation", "test_release", "test_torchrun_training"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes first: else one worker is through while the other has the longest before it."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
 
 
 @pytest.fixture(scope="session")
