@@ -114,6 +114,14 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
             yield from batch.to_pylist()
 
 
+def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Some columns of a Parquet file as Python lists; the others are not read."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=list(names))
+    return {name: table.column(name).to_pylist() for name in names}
+
+
 def row_count(path: Path) -> int:
     """Rows of a Parquet file, from its footer."""
     import pyarrow.parquet as pq

@@ -12,8 +12,8 @@ from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.formats.schemas import FORMATS
 from expectations.statistics import Interval
 from expectations.violations import Violation
+from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.checks import contract_of_model
-from ft_assets.embedding.pairs import read_passages
 from ft_assets.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.retrieval.collection import (
     fusion_of,
@@ -24,16 +24,16 @@ from ft_assets.retrieval.collection import (
     stored_contract,
 )
 from ft_assets.retrieval.live import baseline
-from ft_assets.retrieval.vectors import broken_rows, contract_of, empty_rows, read_columns, widths
+from ft_assets.retrieval.vectors import FILE, broken_rows, contract_of, empty_rows, widths
 from ft_assets.settings.read import settings_of
+from resources.parquet import read_columns
 
 VECTORS, COLLECTION, EVALUATION = "passage_vectors", "qdrant_collection", "retrieval_evaluation"
 
 
 def one_row(evidence: Evidence) -> Verdict:
     """Every passage has exactly one row of vectors, and every row has its passage."""
-    found = read_columns(evidence.store.require(VECTORS), ["passage_id"])["passage_id"]
-    passages = read_passages(evidence.store.require("passages")).ids
+    (found, _), (passages, _) = _texts(evidence, VECTORS, FILE), _texts(evidence, "passages", PASSAGES)
     return Verdict(
         rules.one_vector_a_passage(VECTORS, passages, found), {"passages": len(passages), "rows": len(found)}
     )
@@ -53,11 +53,15 @@ def finite(evidence: Evidence) -> Verdict:
 
 def same_texts(evidence: Evidence) -> Verdict:
     """Every vector was made from the content that its passage has now."""
-    columns = read_columns(evidence.store.require(VECTORS), ["passage_id", "content_sha256"])
-    passages = read_passages(evidence.store.require("passages"))
-    made_from = dict(zip(columns["passage_id"], columns["content_sha256"], strict=True))
-    now = dict(zip(passages.ids, passages.hashes, strict=True))
+    made_from = dict(zip(*_texts(evidence, VECTORS, FILE), strict=True))
+    now = dict(zip(*_texts(evidence, "passages", PASSAGES), strict=True))
     return Verdict(rules.vectors_match_texts(VECTORS, now, made_from))
+
+
+def _texts(evidence: Evidence, asset: str, file: str) -> tuple[list[str], list[str]]:
+    """Passage ids and content hashes of a table, in its order."""
+    columns = read_columns(evidence.store.require(asset).file(file), ["passage_id", "content_sha256"])
+    return columns["passage_id"], columns["content_sha256"]
 
 
 def lexical_vectors(evidence: Evidence) -> Verdict:

@@ -33,10 +33,11 @@ from expectations.contracts.embedding import (
 from expectations.retrieval import vectors_match_texts, without_fusion
 from expectations.violations import Refused, Violation
 from ft_assets.embedding.truncate import truncate
-from ft_assets.retrieval.vectors import VectorRow, read_columns, read_vectors
+from ft_assets.retrieval.vectors import FILE, VectorRow, read_vectors
 from ft_assets.settings.model import RetrievalSettings
 from resources.artifacts import Artifact
 from resources.engines.protocol import DENSE, SPARSE, Points, VectorClient
+from resources.parquet import read_columns
 
 BATCH = 256
 _SAMPLED = 16
@@ -178,7 +179,7 @@ def sample_cosines(client: VectorClient, name: str, vectors: Artifact, contract:
     """Cosine of stored and encoded vectors, dense and sparse, for some passages spread over the corpus. Raises Refused
     (FT-COL-006) if the collection is not there."""
     _require(client, name)
-    ids = read_columns(vectors, ["passage_id"])["passage_id"]
+    ids = read_columns(vectors.file(FILE), ["passage_id"])["passage_id"]
     sampled = set(ids[:: max(len(ids) // _SAMPLED, 1)])
     rows = {point_id(row.passage_id): row for row in read_vectors(vectors, only=sampled)}
     found = client.retrieve(name, list(rows))
@@ -222,7 +223,7 @@ class _Passage(NamedTuple):
 
 
 def _passages(vectors: Artifact) -> dict[str, _Passage]:
-    columns = read_columns(vectors, ["passage_id", "content_sha256", "document_id", "heading"])
+    columns = read_columns(vectors.file(FILE), ["passage_id", "content_sha256", "document_id", "heading"])
     made: dict[str, _Passage] = {}
     for passage, *parts in zip(*columns.values(), strict=True):
         said = "\0".join(part or "" for part in parts)

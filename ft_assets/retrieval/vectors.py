@@ -86,14 +86,6 @@ def contract_of(artifact: Artifact) -> EmbeddingContract:
     return read_contract(artifact.json(CONTRACT_FILE), f"{artifact.asset}/{artifact.recipe_id}")
 
 
-def read_columns(artifact: Artifact, names: list[str]) -> dict[str, list[Any]]:
-    """Some text columns as Python lists."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(artifact.file(FILE), columns=names)
-    return {name: table.column(name).to_pylist() for name in names}
-
-
 def widths(artifact: Artifact) -> list[tuple[str, int]]:
     """Passage id and number of dense values of every row."""
     found: list[tuple[str, int]] = []
