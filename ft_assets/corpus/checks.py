@@ -16,7 +16,7 @@ from ft_assets.corpus.cut import passage_text
 from ft_assets.corpus.files import FILES
 from ft_assets.corpus.fit import table_fits
 from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
-from resources.parquet import read_rows
+from resources.parquet import read_columns, read_rows
 
 
 def _passages_fit(evidence: Evidence) -> Verdict:
@@ -26,7 +26,7 @@ def _passages_fit(evidence: Evidence) -> Verdict:
 
 def _ids_are_unique(evidence: Evidence) -> Verdict:
     """No two passages share an id."""
-    ids = [row["passage_id"] for row in read_rows(evidence.store.require("passages").file(PASSAGES), ["passage_id"])]
+    ids = read_columns(evidence.store.require("passages").file(PASSAGES), ["passage_id"])["passage_id"]
     return Verdict(rules.ids_are_unique("passages", ids), {"passages": len(ids)})
 
 

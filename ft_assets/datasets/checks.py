@@ -21,7 +21,7 @@ from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
 from ft_assets.settings.model import SplitSettings
 from ft_assets.settings.read import settings_of
 from resources.artifacts import Artifact, ArtifactStore
-from resources.parquet import read_rows, row_count
+from resources.parquet import read_columns, read_rows, row_count
 
 _NOT_CONFIGURED = {"configured": False}
 _TABLE: dict[str, Table] = {
@@ -194,7 +194,7 @@ def _splits_follow_the_ledger(dataset: str) -> Callable[[Evidence], Verdict]:
         }  # fmt: skip
         column = ID_COLUMN[dataset]
         records = evidence.store.require(f"{dataset}_records").file(RECORDS)
-        ids = [row[column] for row in read_rows(records, [column])]
+        ids = read_columns(records, [column])[column]
         broken = splits.no_id_twice(asset, placed)
         broken += splits.every_record_has_its_place(asset, ids, dict(placed), ledger)
         return Verdict(broken, {"records": len(ids), "placed": len(placed)})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ft_assets.corpus.collect import PASSAGES
 from ft_assets.corpus.cut import Alias
 from ft_assets.datasets.link import PassageIndex, read_aliases, resolve_passages
 from resources.artifacts import Artifact
-from resources.parquet import read_rows
+from resources.parquet import read_columns, read_rows
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,8 @@ class Questions:
 
 def read_passages(passages: Artifact) -> Passages:
     """Ids, documents, contents and content hashes of the `passages` artifact."""
-    columns = ["passage_id", "document_id", "content", "content_sha256"]
-    rows = list(read_rows(passages.file("passages.parquet"), columns))
-    return Passages(*([row[name] for row in rows] for name in columns), aliases=read_aliases(passages))
+    columns = read_columns(passages.file(PASSAGES), ["passage_id", "document_id", "content", "content_sha256"])
+    return Passages(*columns.values(), aliases=read_aliases(passages))
 
 
 def read_questions(splits: Artifact, split: str, passages: Passages) -> Questions:

@@ -32,6 +32,7 @@ from expectations.contracts.embedding import (
 )
 from expectations.retrieval import vectors_match_texts, without_fusion
 from expectations.violations import Refused, Violation
+from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.vectors import FILE, VectorRow, read_vectors
 from ft_assets.settings.model import RetrievalSettings
@@ -246,7 +247,7 @@ def _texts(passages: Artifact, only: Container[str]) -> Iterator[tuple[str, str,
     import pyarrow.parquet as pq
 
     columns = ["passage_id", "content", "content_sha256"]
-    for block in pq.ParquetFile(passages.file("passages.parquet")).iter_batches(batch_size=1024, columns=columns):
+    for block in pq.ParquetFile(passages.file(PASSAGES)).iter_batches(batch_size=1024, columns=columns):
         picked = [n for n, passage in enumerate(block.column("passage_id").to_pylist()) if passage in only]
         if picked:
             taken = block.take(picked)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.retrieval.vectors import CONTRACT_FILE, FILE, contract_of, schema, vector_writer
 from resources import accelerator
 from resources.artifacts import Artifact, ArtifactStore, write_json
 from resources.launcher import Job, run_worker
+from resources.parquet import row_count
 from resources.telemetry import Metrics
 
 CHUNK = 1024  # passages between two writes: the peak of memory, whatever the size of the corpus
@@ -36,7 +38,7 @@ def main(job: Job) -> Artifact:
     encoder: HybridEncoder | None = None
     metrics = Metrics(job.folder())
     encoded = reused = empty = cut = done = 0
-    total = _rows(passages)
+    total = row_count(passages.file(PASSAGES))
     with store.stage(job.recipe) as staging:
         write_json(staging.path / CONTRACT_FILE, contract.to_json())
         import pyarrow as pa
@@ -152,17 +154,11 @@ def _give_back() -> None:
         trim(0)
 
 
-def _rows(passages: Artifact) -> int:
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(passages.file("passages.parquet")).metadata.num_rows
-
-
 def _chunks(passages: Artifact) -> Iterator[Any]:
     """The passages as record batches."""
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(passages.file("passages.parquet"))
+    file = pq.ParquetFile(passages.file(PASSAGES))
     yield from file.iter_batches(batch_size=CHUNK, columns=[*_NAMES, "content"])
 
 

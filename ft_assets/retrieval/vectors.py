@@ -4,7 +4,7 @@
 # pyarrow has no type information.
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -57,20 +57,15 @@ def vector_writer(path: Path, dimension: int) -> Any:
     return pq.ParquetWriter(path, schema(dimension), compression="zstd", use_dictionary=repeated)
 
 
-def read_vectors(
-    artifact: Artifact, batch: int = 1024, only: Container[str] | None = None, groups: Iterable[int] | None = None
-) -> Iterator[VectorRow]:
-    """Rows in order, `batch` at a time in memory; `only` those of these passages, others are not even decoded.
-
-    `groups` are the row groups to read (all, if not told).
-    """
+def read_vectors(artifact: Artifact, batch: int = 1024, only: Container[str] | None = None) -> Iterator[VectorRow]:
+    """Rows in order, `batch` at a time in memory; `only` those of these passages, others are not even decoded."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(artifact.file(FILE))
-    groups = range(file.num_row_groups) if groups is None else groups
+    groups = list(range(file.num_row_groups))
     if only is not None:
         groups = [n for n in groups if any(i.as_py() in only for i in file.read_row_group(n, ["passage_id"]).column(0))]
-    for block in file.iter_batches(batch_size=batch, row_groups=list(groups)):
+    for block in file.iter_batches(batch_size=batch, row_groups=groups):
         names = ("passage_id", "document_id", "heading", "content_sha256")
         if only is not None:
             ids = block.column("passage_id").to_pylist()
