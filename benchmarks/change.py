@@ -33,7 +33,7 @@ import dagster as dg  # noqa: E402
 from benchmarks.encode import bert_base  # noqa: E402
 from ft_assets.definitions import ROOMS  # noqa: E402
 from resources.artifacts import ArtifactStore, write_json  # noqa: E402
-from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource  # noqa: E402
+from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource  # noqa: E402
 
 SECTIONS = 10
 BUILD = ("passages", "passage_vectors", "qdrant_collection")

@@ -40,11 +40,11 @@ if __name__ == "__main__":  # never for who imports this: threads of tokenizers 
 import numpy as np
 
 from expectations.canonical import text_digest
+from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
 from ft_assets.embedding.train import train
 from ft_assets.retrieval import encode
-from ft_assets.settings.model import EmbeddingSettings
 from resources import accelerator, models
 from resources.artifacts import ArtifactStore, Recipe, library_versions, write_json
 from resources.launcher import Job

@@ -396,7 +396,7 @@ def estimate(case: Case) -> float | None:
     sys.path.insert(0, str(ROOT))
     try:
         from resources.estimate import estimate_training
-        from resources.shapes import ModelShape
+        from resources.model_shape import ModelShape
     except ImportError:
         return None
     sizes = case["sizes"]

@@ -38,13 +38,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expectations.retrieval import METRICS, measure
-from expectations.statistics import bootstrap, paired_bootstrap
-from ft_assets.embedding.exact import score_blocks
+from expectations.rules.bootstrap import bootstrap, paired_bootstrap
+from expectations.rules.retrieval import METRICS, measure
+from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import EmbeddingSettings
+from ft_assets.embedding.exact_search import score_blocks
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
-from ft_assets.settings.model import EmbeddingSettings
-from ft_assets.settings.read import settings_of
 from resources import accelerator, models
 from resources.artifacts import ArtifactStore, library_versions, write_json
 from resources.parquet import row_count

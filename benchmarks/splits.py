@@ -28,9 +28,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ft_assets.datasets.deal import Card, deal, question_form, question_key
-from ft_assets.datasets.near import Families, jaccard, three_grams
-from ft_assets.settings.model import SplitSettings
+from ft_assets.config.model import SplitSettings
+from ft_assets.datasets.assign_splits import Card, deal, question_form, question_key
+from ft_assets.datasets.near_duplicates import Families, jaccard, three_grams
 
 SETTINGS = SplitSettings()
 PERMUTATIONS = 128

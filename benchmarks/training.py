@@ -155,8 +155,8 @@ def run_trl_tuned(method: str, plan: Plan, *, as_ours: bool = False) -> None:
         model = PeftModel.from_pretrained(model, plan["sft_adapter"], is_trainable=True)
         trainer = DPOTrainer(model=model, args=DPOConfig(**given, precompute_ref_log_probs=as_ours), **common)
     if as_ours:
-        from ft_assets.adapters.head import project_supervised_only
-        from ft_assets.adapters.order import StepOrder
+        from ft_assets.adapters.rows.sampler import StepOrder
+        from ft_assets.adapters.trainer.cpu_loss import project_supervised_only
 
         rows: Any = trainer.train_dataset
         names = ("input_ids",) if method == "sft" else ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -280,11 +280,11 @@ def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str
     import pyarrow.parquet as pq
 
     from ft_assets.adapters.prompt import build_messages, prompt_of
-    from ft_assets.settings.model import AnswerSettings, DpoSettings, SftSettings
+    from ft_assets.config.model import AnswerSettings, DpoSettings, SftSettings
     from resources import accelerator, models
     from resources.artifacts import ArtifactStore, Recipe
     from resources.launcher import Job
-    from resources.trained import ADAPTER_FOLDER
+    from resources.trained_model import ADAPTER_FOLDER
 
     store = ArtifactStore(work / "artifacts")
     prompt = prompt_of(AnswerSettings())

@@ -35,7 +35,7 @@ def main() -> int:
 
 def configuration() -> str:
     """Every key of config.yaml with its type, its default and what it means."""
-    from ft_assets.settings.model import RENAMED, SETTINGS_ASSETS, Settings
+    from ft_assets.config.model import RENAMED, SETTINGS_ASSETS, Settings
 
     lines = [
         "# Configuration",
@@ -81,7 +81,7 @@ def _rows(model: type[BaseModel], at: str) -> Iterator[str]:
 
 def rules() -> str:
     """Every gate, and every code a row can be rejected with."""
-    from expectations.formats.codes import codes_markdown
+    from expectations.codes import codes_markdown
     from ft_assets.definitions import GATES
 
     lines = [

@@ -10,17 +10,17 @@ from typing import Any, cast
 
 import msgspec
 
-from expectations.consumer import Consumer
-from expectations.documents import is_document, read_document
-from expectations.duplicates import Conflict, Duplicates
+from expectations.contracts.consumer import Consumer
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Policy
 from expectations.formats.passage import PassageRecord
 from expectations.formats.recognise import DIALECTS, recognise_rows, unknown
 from expectations.formats.schemas import RECORDS
 from expectations.formats.versions import VERSIONS
-from expectations.quarantine import set_aside
 from expectations.reading import BATCH, FILE_CODES, MAX_LINE_BYTES, Rejected, Row, escape, holds_rows
-from expectations.records import OpenedFile, Record, convert_rows
+from expectations.records.duplicates import Conflict, Duplicates
+from expectations.records.quarantine import set_aside
+from expectations.records.read import OpenedFile, Record, convert_rows
+from expectations.text.documents import is_document, read_document
 from expectations.violations import Refused, Violation
 
 KEPT_PER_CODE = 100

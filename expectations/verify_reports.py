@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from expectations.formats.codes import CODES
+from expectations.codes import CODES
 from expectations.verify import Failing, Report
 from expectations.violations import Violation
 

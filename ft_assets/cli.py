@@ -106,7 +106,7 @@ def main() -> None:
 def _explain(error: Exception, command: str, debug: bool) -> int:
     """Print one paragraph for an error and return the exit code: 1 when work was refused, else 2."""
     from expectations.violations import Refused
-    from ft_assets.settings.load import SettingsError
+    from ft_assets.config.load import SettingsError
 
     if isinstance(error, Refused):
         return _fail(str(error), code=1)

@@ -13,23 +13,23 @@ from ft_assets.adapters import assets as adapters
 from ft_assets.adapters import checks as adapter_checks
 from ft_assets.answers import assets as answers
 from ft_assets.answers import checks as answer_checks
-from ft_assets.automation import JOBS, SENSORS, automate, judge_again
+from ft_assets.config.load import accepted_settings, config_path, state_dir
+from ft_assets.config.model import Settings
 from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
 from ft_assets.datasets import checks as dataset_checks
-from ft_assets.datasets import terms as dataset_terms
+from ft_assets.datasets import glossary_checks as dataset_terms
 from ft_assets.embedding import assets as embedding
 from ft_assets.embedding import checks as embedding_checks
-from ft_assets.gates import build_checks
+from ft_assets.graph.automation import JOBS, SENSORS, automate, judge_again
+from ft_assets.graph.gates import build_checks
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
 from ft_assets.settings import assets as settings_room
 from ft_assets.settings import checks as settings_checks
-from ft_assets.settings.load import accepted_settings, config_path, state_dir
-from ft_assets.settings.model import Settings
 from ft_assets.watcher import watch_settings, watch_sources
-from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
 ROOMS = (settings_room, corpus, datasets, adapters, embedding, retrieval, answers)
 GATES = tuple(

@@ -17,16 +17,16 @@ import msgspec
 
 from expectations.canonical import digest, file_digest
 from expectations.violations import Refused, Violation
+from ft_assets.config.load import accepted_settings
+from ft_assets.config.model import SETTINGS_ASSETS, section_json
 from ft_assets.corpus import assets as corpus
-from ft_assets.corpus.files import file_inventory, inventory_version
 from ft_assets.datasets import assets as datasets
-from ft_assets.gates import Gate, Verdict, as_result
-from ft_assets.observe import FilesOf
+from ft_assets.graph.gates import Gate, Verdict, as_result
+from ft_assets.graph.observe import FilesOf
+from ft_assets.graph.source_files import file_inventory, inventory_version
 from ft_assets.settings.assets import settings_recipe
 from ft_assets.settings.checks import VALID, config_violations
-from ft_assets.settings.load import accepted_settings
-from ft_assets.settings.model import SETTINGS_ASSETS, section_json
-from resources.dagster_faces import ArtifactsResource
+from resources.dagster_resources import ArtifactsResource
 
 INTERVAL = 5
 SETTLED = 1.0  # seconds: a younger file may still be being written

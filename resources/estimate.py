@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from resources.accelerator import Device
-from resources.shapes import ModelShape, refuse
+from resources.model_shape import ModelShape, refuse
 
 Method = Literal["full", "lora", "qlora"]
 

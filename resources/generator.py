@@ -13,7 +13,13 @@ from expectations.contracts.adapter import compare_base, violations
 from expectations.violations import Refused
 from resources import memory
 from resources.accelerator import Compute
-from resources.trained import MODEL_FOLDER, describe_base, load_weights, put_adapter, read_contract
+from resources.trained_model import (
+    MODEL_FOLDER,
+    describe_base,
+    load_weights,
+    put_adapter,
+    read_contract,
+)
 
 BASE = "base"
 # "<think>\n" at the end of a prompt is at most this many tokens, also where it is no token of its own

@@ -18,7 +18,7 @@ from typing import Any, cast
 import pytest
 from ruamel.yaml import YAML
 
-from ft_assets.instance import derive_settings
+from ft_assets.graph.instance import derive_settings
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 from syrupy.assertion import SnapshotAssertion
 
 from ft_assets.commands.run import select
+from ft_assets.config.load import load_settings
 from ft_assets.definitions import GATES, build_defs
 from ft_assets.retrieval.assets import GATED
-from ft_assets.settings.load import load_settings
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from expectations.formats.versions import WrongVersion, migrate
-from expectations.text import (
+from expectations.text.cleaning import (
     LANGUAGES,
     clean,
     find_control_character,
@@ -20,7 +20,7 @@ from expectations.text import (
     find_template_residue,
     language_of,
 )
-from expectations.traditional import Traditional, simplify
+from expectations.text.traditional import Traditional, simplify
 
 Kind = Literal["instruction", "preference", "qa", "retrieval_pair", "query", "qrels", "passage"]
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]

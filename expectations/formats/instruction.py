@@ -31,7 +31,7 @@ from expectations.formats.dialect import (
     tidy_all,
 )
 from expectations.formats.versions import VERSIONS
-from expectations.text import find_lost_number
+from expectations.text.cleaning import find_lost_number
 
 FORMAT = "instruction"
 VERSION = VERSIONS[FORMAT]

@@ -27,7 +27,7 @@ from expectations.formats.dialect import (
     tidy,
 )
 from expectations.formats.versions import VERSIONS
-from expectations.text import comparison_key
+from expectations.text.cleaning import comparison_key
 
 FORMAT = "retrieval_pair"
 VERSION = VERSIONS[FORMAT]

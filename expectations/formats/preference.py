@@ -31,7 +31,7 @@ from expectations.formats.dialect import (
 )
 from expectations.formats.instruction import Message, take_apart
 from expectations.formats.versions import VERSIONS
-from expectations.text import comparison_key_of_clean
+from expectations.text.cleaning import comparison_key_of_clean
 
 FORMAT = "preference"
 VERSION = VERSIONS[FORMAT]

@@ -33,7 +33,7 @@ from expectations.formats.dialect import (
 )
 from expectations.formats.instruction import Message, take_apart
 from expectations.formats.versions import VERSIONS
-from expectations.text import find_lost_number
+from expectations.text.cleaning import find_lost_number
 
 FORMAT = "qa"
 VERSION = VERSIONS[FORMAT]

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import msgspec
 
+from expectations.codes import CODES
 from expectations.formats import instruction, pairs, passage, preference, qa, retrieval
-from expectations.formats.codes import CODES
 from expectations.formats.dialect import Dialect, Kind
 from expectations.reading import Row, read_rows
 from expectations.violations import Refused, Violation

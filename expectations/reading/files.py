@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from expectations.formats.codes import CODES
+from expectations.codes import CODES
 from expectations.reading.columns import is_dataset_folder, read_folder, read_parquet
 from expectations.reading.decode import decode_row
 from expectations.reading.lane import Lane

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from expectations.canonical import file_digest, folder_digest
-from expectations.formats.codes import CODES
+from expectations.codes import CODES
 
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"

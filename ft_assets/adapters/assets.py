@@ -8,17 +8,17 @@ import msgspec
 
 from expectations.violations import Refused, Violation
 from ft_assets.adapters.checks import GATES, contract_of
-from ft_assets.adapters.judge import ANSWERS_FILE, show_samples, show_scores
 from ft_assets.adapters.prompt import prompt_of
+from ft_assets.adapters.score_answers import ANSWERS_FILE, show_samples, show_scores
+from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import AnswerSettings, TrainSettings
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
-from ft_assets.gates import as_metadata, enforce, evidence_of
-from ft_assets.produce import compute_params, produce, recipe_for
-from ft_assets.settings.model import AnswerSettings, TrainSettings
-from ft_assets.settings.read import settings_of
+from ft_assets.graph.gates import as_metadata, enforce, evidence_of
+from ft_assets.graph.produce import compute_params, produce, recipe_for
 from resources import models, telemetry
 from resources.artifacts import Artifact, ArtifactStore
-from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import sparkline
 from resources.releases import Release, Releases
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import msgspec
 
-from expectations.answers import check_not_worse, check_thoughts_close
 from expectations.contracts.adapter import AdapterContract, compare_base, compare_prompt, violations
-from expectations.statistics import Interval
-from expectations.training import check_eval_loss, check_rewards, check_training
+from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
+from expectations.rules.bootstrap import Interval
+from expectations.rules.training import check_eval_loss, check_rewards, check_training
 from expectations.violations import Violation
 from ft_assets.adapters.preflight import gates_of, read_result
 from ft_assets.adapters.prompt import prompt_of
-from ft_assets.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
-from ft_assets.settings.read import settings_of
+from ft_assets.config.from_artifact import settings_of
+from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from resources import models
 from resources.artifacts import Artifact
 from resources.plots import histogram
-from resources.trained import CONTRACT_FILE
+from resources.trained_model import CONTRACT_FILE
 
 _LOSSES = ("train_loss_first", "train_loss_last", "eval_loss_before", "eval_loss_after", "max_abs_adapter_delta")
 _READ = {"prompt_is_served": ("answer_settings",)}  # what a gate reads besides its own asset

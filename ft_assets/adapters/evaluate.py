@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from expectations.violations import Refused, Violation
-from ft_assets.adapters.judge import ask_all, summarise, write_answers
 from ft_assets.adapters.prompt import build_messages, prompt_of
-from ft_assets.adapters.tokenise import read_rows
-from ft_assets.settings.model import AnswerSettings
+from ft_assets.adapters.rows.tokenise import read_rows
+from ft_assets.adapters.score_answers import ask_all, summarise, write_answers
+from ft_assets.config.model import AnswerSettings
 from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore
 from resources.generator import Generator

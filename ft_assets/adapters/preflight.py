@@ -21,15 +21,15 @@ from typing import Any
 import msgspec
 
 from expectations.contracts.adapter import LoraShape
-from expectations.training import check_disk, check_memory, check_smoke
+from expectations.rules.training import check_disk, check_memory, check_smoke
 from expectations.violations import Refused, Violation
-from ft_assets.adapters.checkpoints import checkpoints
-from ft_assets.adapters.needs import asked_of, least_of
-from ft_assets.settings.model import LoraSettings, TrainSettings
+from ft_assets.adapters.trainer.checkpoints import checkpoints
+from ft_assets.adapters.trainer.memory_needs import asked_of, least_of
+from ft_assets.config.model import LoraSettings, TrainSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact, write_json
 from resources.estimate import estimate_training
-from resources.shapes import ModelShape
+from resources.model_shape import ModelShape
 
 PREFLIGHT_FILE = "preflight.json"
 # name -> what holds, in the order in which they are judged

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from expectations.contracts.adapter import RagPrompt
-from ft_assets.settings.model import AnswerSettings
+from ft_assets.config.model import AnswerSettings
 from resources.generator import Message
 
 

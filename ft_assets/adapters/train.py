@@ -21,25 +21,25 @@ from expectations.contracts.adapter import (
     violations,
 )
 from expectations.contracts.fingerprint import fingerprint
-from ft_assets.adapters.card import Card, write_card
-from ft_assets.adapters.checkpoints import checkpoints, hold, remove_checkpoints, train_to_the_end
-from ft_assets.adapters.control import Stop, build_control
-from ft_assets.adapters.data import TrainingData
-from ft_assets.adapters.export import forget_published, link_final_model
-from ft_assets.adapters.ladder import climb, forget
-from ft_assets.adapters.load import load_model
+from ft_assets.adapters.export.export import forget_published, link_final_model
+from ft_assets.adapters.export.model_card import Card, write_card
 from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, judge_resources, judge_trial
-from ft_assets.adapters.reference import Reference
 from ft_assets.adapters.refusals import refuse_if
-from ft_assets.adapters.reporter import build_reporter
-from ft_assets.adapters.trainer import build_trainer, check_devices
-from ft_assets.settings.model import DpoSettings, LoraSettings, SftSettings
+from ft_assets.adapters.rows.training_data import TrainingData
+from ft_assets.adapters.trainer.build import build_trainer, check_devices
+from ft_assets.adapters.trainer.checkpoints import checkpoints, hold, remove_checkpoints, train_to_the_end
+from ft_assets.adapters.trainer.control import Stop, build_control
+from ft_assets.adapters.trainer.dpo_reference import Reference
+from ft_assets.adapters.trainer.load_model import load_model
+from ft_assets.adapters.trainer.oom_ladder import climb, forget
+from ft_assets.adapters.trainer.reporter import build_reporter
+from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
 from resources import accelerator, models, torchrun
 from resources.accelerator import Compute, Sampler
 from resources.artifacts import Artifact, write_json
 from resources.launcher import LOG_FILE, Job, run_worker
 from resources.telemetry import METRICS_FILE, Metrics, read_events, read_metrics
-from resources.trained import (
+from resources.trained_model import (
     ADAPTER_FOLDER,
     ADAPTER_NAME,
     CONTRACT_FILE,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.adapters.evaluate import held_out_rows, load_generator
-from ft_assets.adapters.judge import ask_all, summarise, write_answers
 from ft_assets.adapters.prompt import build_messages, prompt_of
+from ft_assets.adapters.score_answers import ask_all, summarise, write_answers
+from ft_assets.config.model import AnswerSettings
 from ft_assets.retrieval.search import Hit, Retriever
-from ft_assets.settings.model import AnswerSettings
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker
 from resources.qdrant import QdrantEngine

@@ -8,12 +8,12 @@ import dagster as dg
 from expectations.violations import Refused, Violation
 from ft_assets.adapters.assets import base_params, generation_settings, show_answers
 from ft_assets.adapters.checks import GATES as ADAPTER_GATES
+from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
-from ft_assets.gates import enforce, evidence_of
-from ft_assets.produce import produce
-from ft_assets.settings.read import settings_of
+from ft_assets.graph.gates import enforce, evidence_of
+from ft_assets.graph.produce import produce
 from resources.artifacts import Recipe
-from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.releases import Kind, Release, Releases
 
 _VERSION = "2"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from expectations.answers import check_not_worse
-from expectations.statistics import Interval
+from expectations.rules.answer_scores import check_not_worse
+from expectations.rules.bootstrap import Interval
 from ft_assets.adapters.checks import check_scores
-from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
+from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 
 _ASSET = "answer_evaluation"
 

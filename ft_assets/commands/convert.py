@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from expectations.formats.dialect import Policy, Thinking
-from expectations.traditional import Traditional
+from expectations.text.traditional import Traditional
 from expectations.violations import Refused
 
 if TYPE_CHECKING:
-    from expectations.convert import Writer
+    from expectations.records.convert import Writer
 
 
 @click.command("convert")
@@ -59,7 +59,7 @@ def command(  # noqa: PLR0917 - one for each option
     """
     import msgspec
 
-    from expectations.convert import BEIR, JsonlWriter, convert_file
+    from expectations.records.convert import BEIR, JsonlWriter, convert_file
 
     target = out or file.with_name(f"{file.name.partition('.')[0]}.{to}{'' if to == BEIR else '.jsonl'}")
     if to != BEIR and target.suffix not in {".jsonl", ".parquet"}:

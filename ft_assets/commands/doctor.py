@@ -22,16 +22,16 @@ from rich.markup import escape
 from rich.table import Table
 
 import ft_assets
-from expectations.training import check_learning_rate
+from expectations.rules.training import check_learning_rate
 from expectations.violations import Refused
-from ft_assets.adapters.needs import asked_of, least_of
+from ft_assets.adapters.trainer.memory_needs import asked_of, least_of
 from ft_assets.commands.estimate import existing, local_machine
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
-from ft_assets.settings.load import SettingsError
+from ft_assets.config.load import SettingsError
 from resources import accelerator, hub, models
 from resources.estimate import estimate_training
-from resources.shapes import find_shape
+from resources.model_shape import find_shape
 
 _GIB = 2**30
 _MIN_FREE, _WARN_FREE = 1 * _GIB, 10 * _GIB
@@ -278,7 +278,7 @@ def _qdrant(project: Project) -> Iterator[Finding]:
 def _dagster(state: Path) -> Iterator[Finding]:
     """Dagster's home, and whether a daemon (schedules, sensors, queued runs) looks after it."""
     configured = os.environ.get("DAGSTER_HOME")
-    from ft_assets.instance import dagster_home, open_instance
+    from ft_assets.graph.instance import dagster_home, open_instance
 
     home = dagster_home(state)
     if configured and Path(configured).resolve() != home:

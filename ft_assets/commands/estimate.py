@@ -14,16 +14,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.violations import Refused
-from ft_assets.adapters.needs import asked_of
+from ft_assets.adapters.trainer.memory_needs import asked_of
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, make_console
-from ft_assets.settings.model import AcceleratorSettings, DpoSettings, LoraSettings, SftSettings
-from ft_assets.settings.model import Settings as Configured
+from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, SftSettings
+from ft_assets.config.model import Settings as Configured
 from resources import accelerator
 from resources.accelerator import Device
 from resources.estimate import GIB, Estimate, Method, estimate_training, largest_length, largest_micro_batch
-from resources.plan import Plan, find_card, gpu_flops, probe_cpu_flops, recommend
-from resources.shapes import ModelShape, find_shape
+from resources.fit_plan import Plan, find_card, gpu_flops, probe_cpu_flops, recommend
+from resources.model_shape import ModelShape, find_shape
 
 _ROWS = 1000
 _PROFILES = {"qlora": "gpu-10gb", "lora": "gpu-24gb"}

@@ -10,7 +10,7 @@ import click
 from ft_assets.commands.project import Project
 
 if TYPE_CHECKING:
-    from ft_assets.adapters.merge import MergedDtype
+    from ft_assets.adapters.export.merge import MergedDtype
 
 
 @click.command("export")
@@ -55,7 +55,7 @@ def command(  # noqa: PLR0917 - one for each option
     Exit code: 0 written, 1 refused (nothing is written), 2 could not run.
     Example:   ft export released --to build/released --merged
     """
-    from ft_assets.adapters.export import export, find_adapter, find_gguf_tool, is_export
+    from ft_assets.adapters.export.export import export, find_adapter, find_gguf_tool, is_export
 
     if target.exists() and not (force and is_export(target)):
         reason = "; --force replaces only what `ft export` wrote" if force else "; --force replaces an earlier export"

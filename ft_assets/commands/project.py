@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ft_assets.settings.load import config_path, load_settings, state_dir
+from ft_assets.config.load import config_path, load_settings, state_dir
 from resources.artifacts import ArtifactStore
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
@@ -17,7 +17,7 @@ from resources.releases import Releases
 if TYPE_CHECKING:
     import dagster as dg
 
-    from ft_assets.settings.model import Settings
+    from ft_assets.config.model import Settings
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,6 @@ class Project:
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:
-        from ft_assets.instance import open_instance
+        from ft_assets.graph.instance import open_instance
 
         return open_instance(self.state)

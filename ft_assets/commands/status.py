@@ -18,7 +18,7 @@ from expectations.canonical import digest
 from ft_assets.commands.execution import execute
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
-from ft_assets.settings.model import SETTINGS_ASSETS, section_json
+from ft_assets.config.model import SETTINGS_ASSETS, section_json
 from resources.artifacts import ArtifactStore
 from resources.releases import Kind, Releases
 

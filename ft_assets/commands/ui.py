@@ -27,7 +27,7 @@ def command(port: int, host: str) -> None:
     \b
     Example: ft ui --port 3001
     """
-    from ft_assets.instance import open_instance
+    from ft_assets.graph.instance import open_instance
 
     project = Project.here()
     _ = project.settings  # a wrong config.yaml is said here, not in the UI's log

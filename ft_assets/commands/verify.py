@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from expectations.formats.dialect import Policy, Thinking
-from expectations.traditional import Traditional
+from expectations.text.traditional import Traditional
 from expectations.violations import Refused
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def command(  # noqa: PLR0917 - one for each option
     """
     if sum((as_json, junit == _STDOUT, github, markdown)) > 1:
         raise click.UsageError("choose one of --json, --junit, --github, --markdown; --junit PATH goes with any.")
-    from expectations.consumer import find_consumer
+    from expectations.contracts.consumer import find_consumer
     from expectations.verify import verify_file
 
     policy = Policy(
@@ -125,7 +125,7 @@ def show_training(reports: list[Report], tokenizer_name: str | None, thinking: s
 def _training_of(row: dict[str, Any], tokenizer: Any, thinking: str) -> Training:
     """The chat and the target of a row, by the functions that training itself calls."""
     from expectations.verify import Training
-    from ft_assets.adapters.tokenise import answer_message, answers_of, prompt_messages
+    from ft_assets.adapters.rows.tokenise import answer_message, answers_of, prompt_messages
 
     source, prompt = _prompt()
     chat = prompt_messages(row, prompt)
@@ -144,7 +144,7 @@ def _training_of(row: dict[str, Any], tokenizer: Any, thinking: str) -> Training
 
 def _tokens(tokenizer: Any, row: dict[str, Any], prompt: RagPrompt, thinking: str) -> dict[str, list[int]]:
     """The token ids of the prompt and of what is learned."""
-    from ft_assets.adapters.tokenise import tokenise
+    from ft_assets.adapters.rows.tokenise import tokenise
 
     (sides,) = tokenise(tokenizer, [row], prompt, thinking)
     return {"prompt": list(sides[0].serving), **{side.side: side.trained for side in sides}}
@@ -153,8 +153,8 @@ def _tokens(tokenizer: Any, row: dict[str, Any], prompt: RagPrompt, thinking: st
 def _prompt() -> tuple[str, RagPrompt]:
     """The prompt of this project's config.yaml; outside of a project the default one."""
     from ft_assets.adapters.prompt import prompt_of
-    from ft_assets.settings.load import SettingsError, config_path, load_settings
-    from ft_assets.settings.model import AnswerSettings
+    from ft_assets.config.load import SettingsError, config_path, load_settings
+    from ft_assets.config.model import AnswerSettings
 
     path = config_path()
     if path.is_file():
@@ -166,7 +166,7 @@ def _prompt() -> tuple[str, RagPrompt]:
 
 
 def _load_tokenizer(name: str) -> Any:
-    from ft_assets.settings.load import state_dir
+    from ft_assets.config.load import state_dir
     from resources import models
 
     folder = models.locate(name, state_dir())

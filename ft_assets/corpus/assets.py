@@ -8,18 +8,24 @@ from typing import Any
 
 import dagster as dg
 
-from expectations.glossary import Term, count_terms, load_terms
-from ft_assets.corpus import quarantine
+from expectations.text.glossary import Term, count_terms, load_terms
+from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import Settings
 from ft_assets.corpus.checks import GATES
 from ft_assets.corpus.collect import PASSAGES, collect_passages
-from ft_assets.corpus.files import FILES, file_inventory, files_version, inventory_version, match_files
-from ft_assets.gates import enforce, evidence_of
-from ft_assets.observe import observed_files
-from ft_assets.produce import produce, recipe_for
-from ft_assets.settings.model import Settings
-from ft_assets.settings.read import settings_of
+from ft_assets.graph import quarantine
+from ft_assets.graph.gates import enforce, evidence_of
+from ft_assets.graph.observe import observed_files
+from ft_assets.graph.produce import produce, recipe_for
+from ft_assets.graph.source_files import (
+    FILES,
+    file_inventory,
+    files_version,
+    inventory_version,
+    match_files,
+)
 from resources.artifacts import Artifact, Recipe, Staging, write_json
-from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import column_names, read_rows, schema_of, write_table
 from resources.plots import bars
 

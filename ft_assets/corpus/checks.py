@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from expectations import passages as rules
 from expectations.canonical import file_digest
-from expectations.documents import read_document
 from expectations.reading import Rejected
-from expectations.traditional import Traditional
+from expectations.rules import passages as rules
+from expectations.text.documents import read_document
+from expectations.text.traditional import Traditional
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.corpus.cut import passage_text
-from ft_assets.corpus.files import FILES
-from ft_assets.corpus.fit import table_fits
-from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
+from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
+from ft_assets.graph.source_files import FILES
+from ft_assets.graph.table_gate import table_fits
 from resources.parquet import read_columns, read_rows
 
 

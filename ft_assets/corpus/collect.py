@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from expectations.documents import Section, read_document
 from expectations.reading import Rejected
-from expectations.records import write_quarantine
-from ft_assets.corpus import quarantine
+from expectations.records.read import write_quarantine
+from expectations.text.documents import Section, read_document
+from ft_assets.config.model import CorpusSettings
 from ft_assets.corpus.cut import Alias, Passage, Twin, cut_sections
-from ft_assets.corpus.files import shown_path
-from ft_assets.settings.model import CorpusSettings
+from ft_assets.graph import quarantine
+from ft_assets.graph.source_files import shown_path
 from resources.parquet import TableWriter, schema_of, write_table
 
 PASSAGES = "passages.parquet"

@@ -11,11 +11,11 @@ from functools import lru_cache
 import msgspec
 
 from expectations.canonical import text_digest
-from expectations.documents import Section
-from expectations.quarantine import set_aside
 from expectations.reading import Rejected
-from expectations.text import clean, language_of, sentences
-from expectations.traditional import Traditional, simplify
+from expectations.records.quarantine import set_aside
+from expectations.text.cleaning import clean, language_of, sentences
+from expectations.text.documents import Section
+from expectations.text.traditional import Traditional, simplify
 
 # Where a sentence that is too long is cut, best first: between clauses, after a comma, at white space.
 _PLACES = tuple(

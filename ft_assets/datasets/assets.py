@@ -12,11 +12,11 @@ from msgspec import structs, to_builtins
 
 from expectations.canonical import folder_digest
 from expectations.formats.dialect import Policy
-from expectations.splits import SPLITS
-from ft_assets.corpus import quarantine
+from expectations.rules.splits import SPLITS
+from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import DatasetSettings, Settings
 from ft_assets.corpus.assets import column_schema
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
-from ft_assets.corpus.files import file_inventory, inventory_version, match_files, shown_path
 from ft_assets.datasets.checks import GATES
 from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_judgements, clean_records, write_nothing
 from ft_assets.datasets.ledger import (
@@ -29,15 +29,15 @@ from ft_assets.datasets.ledger import (
     record_ids,
     write_ledger,
 )
-from ft_assets.datasets.link import read_index
+from ft_assets.datasets.passage_index import read_index
 from ft_assets.datasets.split import split_file, write_splits
-from ft_assets.gates import enforce, evidence_of
-from ft_assets.observe import observed_files
-from ft_assets.produce import produce, recipe_for
-from ft_assets.settings.model import DatasetSettings, Settings
-from ft_assets.settings.read import settings_of
+from ft_assets.graph import quarantine
+from ft_assets.graph.gates import enforce, evidence_of
+from ft_assets.graph.observe import observed_files
+from ft_assets.graph.produce import produce, recipe_for
+from ft_assets.graph.source_files import file_inventory, inventory_version, match_files, shown_path
 from resources.artifacts import Artifact, Recipe, Staging
-from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.plots import bars
 
 _RECORDS_VERSION = "2"

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-from expectations import conservation, contamination, splits
-from expectations.contamination import Search
-from expectations.tables import Table
+from expectations.rules import conservation, contamination, splits
+from expectations.rules.contamination import Search
+from expectations.tables.gate import Table
 from expectations.violations import Violation
-from ft_assets.corpus import quarantine
-from ft_assets.corpus.fit import table_fits
+from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import SplitSettings
+from ft_assets.datasets.assign_splits import Card
 from ft_assets.datasets.clean import CONFLICTS, ID_COLUMN, RECORDS
-from ft_assets.datasets.deal import Card
+from ft_assets.datasets.find_contamination import search_contamination, touches
 from ft_assets.datasets.ledger import ASSET, DATASETS, LEDGER, read_cards, read_ledger, record_ids, unknown_evidence
-from ft_assets.datasets.near import near_pairs
-from ft_assets.datasets.seen import search_contamination, touches
+from ft_assets.datasets.near_duplicates import near_pairs
 from ft_assets.datasets.split import split_file
-from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
-from ft_assets.settings.model import SplitSettings
-from ft_assets.settings.read import settings_of
+from ft_assets.graph import quarantine
+from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
+from ft_assets.graph.table_gate import table_fits
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import read_columns, read_rows, row_count
 

@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from expectations.duplicates import Duplicates
 from expectations.formats.dialect import Kind, Policy
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.preference import PreferenceRecord
 from expectations.formats.retrieval import QrelRecord, QueryRecord
 from expectations.reading import Rejected
-from expectations.records import Record, read_records, write_quarantine
-from ft_assets.corpus import quarantine
-from ft_assets.corpus.files import shown_path
-from ft_assets.datasets.judgements import RetrievalRecord, join_judgements
-from ft_assets.datasets.link import PassageIndex
+from expectations.records.duplicates import Duplicates
+from expectations.records.read import Record, read_records, write_quarantine
+from ft_assets.datasets.join_qrels import RetrievalRecord, join_judgements
+from ft_assets.datasets.passage_index import PassageIndex
+from ft_assets.graph import quarantine
+from ft_assets.graph.source_files import shown_path
 from resources.artifacts import write_json
 from resources.parquet import TableWriter, schema_of
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import msgspec
 
-from expectations.quarantine import set_aside
 from expectations.reading import Rejected
-from expectations.records import write_quarantine
-from expectations.splits import QUARANTINED, SPLITS
+from expectations.records.quarantine import set_aside
+from expectations.records.read import write_quarantine
+from expectations.rules.splits import QUARANTINED, SPLITS
 from expectations.violations import Refused
-from ft_assets.corpus import quarantine
+from ft_assets.config.model import SplitSettings
+from ft_assets.datasets.assign_splits import Bridge, Card, Dealt, deal, question_form, question_key
 from ft_assets.datasets.clean import ID_COLUMN, RECORDS
-from ft_assets.datasets.deal import Bridge, Card, Dealt, deal, question_form, question_key
-from ft_assets.datasets.link import PassageIndex, document_of, read_index, section_of
-from ft_assets.settings.model import SplitSettings
+from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index, section_of
+from ft_assets.graph import quarantine
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import TableWriter, read_rows, schema_of
 

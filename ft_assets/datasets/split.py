@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from expectations.splits import QUARANTINED, SPLITS
+from expectations.rules.splits import QUARANTINED, SPLITS
+from ft_assets.datasets.assign_splits import Dealt
 from ft_assets.datasets.clean import ID_COLUMN, RECORD_TYPES
-from ft_assets.datasets.deal import Dealt
 from resources.parquet import TableWriter, read_rows, schema_of
 
 STRATA = ("source", "difficulty", "language")

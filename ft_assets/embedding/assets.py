@@ -6,15 +6,15 @@ from typing import Any
 import dagster as dg
 
 from expectations.contracts.embedding import read_contract
+from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES
 from ft_assets.embedding.scores import as_table, read_scores
-from ft_assets.gates import enforce, evidence_of
-from ft_assets.produce import compute_params, produce, recipe_for
-from ft_assets.settings.read import settings_of
+from ft_assets.graph.gates import enforce, evidence_of
+from ft_assets.graph.produce import compute_params, produce, recipe_for
 from resources import models
 from resources.artifacts import Artifact
-from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import bars, sparkline
 from resources.telemetry import METRICS_FILE, read_metrics
 

@@ -7,7 +7,8 @@ import msgspec
 from expectations.contracts.compare import Difference
 from expectations.contracts.embedding import FILE as CONTRACT_FILE
 from expectations.contracts.embedding import EmbeddingContract, probe_drift, read_contract
-from expectations.retrieval import (
+from expectations.rules.bootstrap import Interval
+from expectations.rules.retrieval import (
     MAX_EMPTY_PROBE_SHARE,
     lexical_head_is_alive,
     losses_are_finite,
@@ -15,8 +16,7 @@ from expectations.retrieval import (
     not_below_base,
     probes_reproduce,
 )
-from expectations.statistics import Interval
-from ft_assets.gates import Evidence, Gate, Verdict, whole_gate
+from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from resources.artifacts import Artifact
 from resources.telemetry import METRICS_FILE, read_metrics
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 
 from expectations.violations import Refused, Violation
-from ft_assets.embedding.exact import rank_arms
+from ft_assets.config.model import EmbeddingSettings
+from ft_assets.embedding.exact_search import rank_arms
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import read_passages, read_questions
 from ft_assets.embedding.scores import FILE, Scores, gain, score_arms, summarise, write_scores
 from ft_assets.embedding.train import FUSED_SPARSE_WEIGHT
-from ft_assets.settings.model import EmbeddingSettings
 from resources import accelerator, models
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from expectations.canonical import digest, file_digest
 from expectations.contracts.embedding import FILE, Base, Dense, EmbeddingContract, Probe, Sparse, Texts, read_contract
-from ft_assets.settings.model import EmbeddingSettings
+from ft_assets.config.model import EmbeddingSettings
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
 from resources.memory import with_smaller_batches

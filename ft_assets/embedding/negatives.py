@@ -8,8 +8,8 @@ from functools import cache
 
 import numpy as np
 
-from ft_assets.datasets.near import three_grams
-from ft_assets.embedding.exact import score_blocks
+from ft_assets.datasets.near_duplicates import three_grams
+from ft_assets.embedding.exact_search import score_blocks
 from ft_assets.embedding.model import Encoded
 from ft_assets.embedding.pairs import Passages, Questions
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.corpus.cut import Alias
-from ft_assets.datasets.link import PassageIndex, read_aliases, resolve_passages
+from ft_assets.datasets.passage_index import PassageIndex, read_aliases, resolve_passages
 from resources.artifacts import Artifact
 from resources.parquet import read_columns, read_rows
 

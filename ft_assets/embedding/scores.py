@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from expectations.retrieval import METRICS, measure
-from expectations.statistics import Interval, bootstrap, paired_bootstrap
+from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
+from expectations.rules.retrieval import METRICS, measure
 from resources.artifacts import Artifact
 from resources.parquet import read_rows, write_table
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from expectations.violations import Refused, Violation
+from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.negatives import mine
 from ft_assets.embedding.pairs import Passages, Questions, read_passages, read_questions
-from ft_assets.settings.model import EmbeddingSettings
 from resources import accelerator, models
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker

@@ -7,20 +7,20 @@ import dagster as dg
 import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract
+from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
-from ft_assets.gates import as_metadata, enforce, evidence_of
-from ft_assets.produce import compute_params, produce, recipe_for
+from ft_assets.graph.gates import as_metadata, enforce, evidence_of
+from ft_assets.graph.produce import compute_params, produce, recipe_for
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, fusion_of, serving_of
-from ft_assets.retrieval.live import baseline, serves
 from ft_assets.retrieval.release import release_collection, retire_collections
+from ft_assets.retrieval.release_baseline import baseline, serves
 from ft_assets.retrieval.vectors import contract_of
-from ft_assets.settings.read import settings_of
 from resources import telemetry
 from resources.artifacts import Artifact, Staging, write_json
-from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import bars, sparkline
 from resources.qdrant import QdrantEngine
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import msgspec
 
-from expectations import retrieval as rules
-from expectations.consumer import broken_formats, broken_retrieval_needs, load_consumers
+from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
 from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.formats.schemas import FORMATS
-from expectations.statistics import Interval
+from expectations.rules import retrieval as rules
+from expectations.rules.bootstrap import Interval
 from expectations.violations import Violation
+from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.checks import contract_of_model
-from ft_assets.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
+from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.retrieval.collection import (
     fusion_of,
     inspect,
@@ -23,9 +24,8 @@ from ft_assets.retrieval.collection import (
     serving_of,
     stored_contract,
 )
-from ft_assets.retrieval.live import baseline
+from ft_assets.retrieval.release_baseline import baseline
 from ft_assets.retrieval.vectors import FILE, broken_rows, contract_of, empty_rows, widths
-from ft_assets.settings.read import settings_of
 from resources.parquet import read_columns
 
 VECTORS, COLLECTION, EVALUATION = "passage_vectors", "qdrant_collection", "retrieval_evaluation"
@@ -172,7 +172,7 @@ def current(evidence: Evidence) -> Verdict:
 
 
 def consumers(evidence: Evidence) -> Verdict:
-    """Every module around us accepts this candidate (expectations/consumers)."""
+    """Every module around us accepts this candidate (expectations/contracts/consumers)."""
     evaluation = evidence.store.require(EVALUATION)
     found = float(evaluation.summary["candidate_fused_recall_at_10"])
     fusion = msgspec.convert(evaluation.manifest.recipe.settings["fusion"], Fusion)

@@ -30,12 +30,12 @@ from expectations.contracts.embedding import (
     dimension_violations,
     read_contract,
 )
-from expectations.retrieval import vectors_match_texts, without_fusion
+from expectations.rules.retrieval import vectors_match_texts, without_fusion
 from expectations.violations import Refused, Violation
+from ft_assets.config.model import RetrievalSettings
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.vectors import FILE, VectorRow, read_vectors
-from ft_assets.settings.model import RetrievalSettings
 from resources.artifacts import Artifact
 from resources.engines.protocol import DENSE, SPARSE, Points, VectorClient
 from resources.parquet import read_columns

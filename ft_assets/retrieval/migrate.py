@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Level, compare
-from expectations.retrieval import collection_is_complete, collection_matches_contract, without_fusion
+from expectations.rules.retrieval import (
+    collection_is_complete,
+    collection_matches_contract,
+    without_fusion,
+)
 from expectations.violations import Refused, Violation
 from ft_assets.retrieval.collection import BATCH, Collection, inspect
 from resources.engines.protocol import Arm, Points, Query, Scored, VectorClient

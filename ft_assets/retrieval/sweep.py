@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expectations.retrieval import measure
-from expectations.statistics import bootstrap, paired_bootstrap
+from expectations.rules.bootstrap import bootstrap, paired_bootstrap
+from expectations.rules.retrieval import measure
 from expectations.violations import Refused
 from ft_assets.embedding.evaluate import no_questions
-from ft_assets.embedding.exact import best, score_blocks
+from ft_assets.embedding.exact_search import best, score_blocks
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import read_passages, read_questions
 from ft_assets.embedding.truncate import truncate

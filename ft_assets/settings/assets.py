@@ -8,12 +8,12 @@ from typing import Any
 import dagster as dg
 
 from expectations.canonical import digest
-from ft_assets.produce import produce
-from ft_assets.settings.load import load_settings
-from ft_assets.settings.model import SETTINGS_ASSETS, section_json
-from ft_assets.settings.read import SETTINGS_FILE
+from ft_assets.config.from_artifact import SETTINGS_FILE
+from ft_assets.config.load import load_settings
+from ft_assets.config.model import SETTINGS_ASSETS, section_json
+from ft_assets.graph.produce import produce
 from resources.artifacts import Recipe, Staging, write_json
-from resources.dagster_faces import ArtifactsResource
+from resources.dagster_resources import ArtifactsResource
 
 _VERSION = "1"
 

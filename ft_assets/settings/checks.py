@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from expectations.training import check_learning_rate
+from expectations.rules.training import check_learning_rate
 from expectations.violations import Violation
-from ft_assets.gates import Evidence, Gate, Verdict
-from ft_assets.settings.load import SettingsError, load_settings
-from ft_assets.settings.model import SETTINGS_ASSETS, DpoSettings, Settings, SftSettings, TrainSettings
-from ft_assets.settings.read import SETTINGS_FILE
+from ft_assets.config.from_artifact import SETTINGS_FILE
+from ft_assets.config.load import SettingsError, load_settings
+from ft_assets.config.model import (
+    SETTINGS_ASSETS,
+    DpoSettings,
+    Settings,
+    SftSettings,
+    TrainSettings,
+)
+from ft_assets.graph.gates import Evidence, Gate, Verdict
 
 
 def _valid(section: str, asset: str) -> Gate:

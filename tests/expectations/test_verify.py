@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from expectations.consumer import Consumer, find_consumer
+from expectations.contracts.consumer import Consumer, find_consumer
 from expectations.formats.dialect import Policy
 from expectations.formats.versions import VERSIONS
 from expectations.verify import Report, show_value, verify_file
@@ -138,7 +138,7 @@ def test_a_format_that_is_not_known_is_refused_with_those_that_are(write: Write)
 
 def test_verify_loads_nothing_heavy_and_starts_quickly() -> None:
     heavy = ["torch", "dagster", "pandas", "pyarrow", "numpy", "great_expectations", "transformers"]
-    ours = "expectations.verify, expectations.convert, expectations.verify_reports"
+    ours = "expectations.verify, expectations.records.convert, expectations.verify_reports"
     code = f"import sys, {ours}; print([name for name in {heavy} if name in sys.modules])"
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,10 +16,10 @@ from typing import Any
 import dagster as dg
 import msgspec
 
+from ft_assets.config.load import load_settings
 from ft_assets.definitions import build_defs
-from ft_assets.settings.load import load_settings
 from resources.artifacts import ArtifactStore
-from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, QdrantResource
 from tests.ft_assets.adapters.tiny_llm import build_base
 from tests.ft_assets.daemon import Daemon
 

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests  # as the daemon does
 
 from ft_assets.commands.execution import failures, reason
-from resources.dagster_faces import ArtifactsResource
+from resources.dagster_resources import ArtifactsResource
 
 LONGEST = 24
 

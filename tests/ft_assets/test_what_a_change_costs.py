@@ -12,11 +12,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ft_assets.config.model import SETTINGS_ASSETS
 from ft_assets.definitions import GATES
-from ft_assets.gates import Evidence, judge
-from ft_assets.settings.model import SETTINGS_ASSETS
+from ft_assets.graph.gates import Evidence, judge
 from resources.artifacts import Artifact, ArtifactStore
-from resources.dagster_faces import QdrantResource
+from resources.dagster_resources import QdrantResource
 from tests.ft_assets.costs import LONG, NOTES, SECTIONS, TRAINED, Whole, note, write_project
 
 pytestmark = pytest.mark.slow

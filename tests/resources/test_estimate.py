@@ -15,8 +15,8 @@ import pytest
 
 from expectations.violations import Refused
 from resources.estimate import GIB, estimate_training, largest_length, largest_micro_batch
-from resources.plan import find_card, recommend
-from resources.shapes import ModelShape, find_shape
+from resources.fit_plan import find_card, recommend
+from resources.model_shape import ModelShape, find_shape
 
 
 def shape(*sizes: int, tied: bool) -> ModelShape:
@@ -260,7 +260,7 @@ def test_a_packed_model_is_read_from_its_gguf_header():
 
 def test_it_loads_at_once(project: Path):
     code = (
-        "import sys, resources.estimate, resources.plan, resources.shapes\n"
+        "import sys, resources.estimate, resources.fit_plan, resources.model_shape\n"
         "print([m for m in ('torch', 'transformers', 'numpy', 'huggingface_hub') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=project)

@@ -10,7 +10,7 @@ import pytest
 
 from resources import accelerator, torchrun
 from resources.artifacts import ArtifactStore, Recipe
-from resources.dagster_faces import LauncherResource
+from resources.dagster_resources import LauncherResource
 from resources.launcher import job_environment
 
 REPOSITORY = Path(__file__).parents[2]

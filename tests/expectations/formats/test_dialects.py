@@ -10,11 +10,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from expectations.formats.codes import CODES
+from expectations.codes import CODES
 from expectations.formats.recognise import DIALECTS
 from expectations.formats.versions import VERSIONS
 from expectations.reading import Rejected
-from expectations.records import Record, read_records
+from expectations.records.read import Record, read_records
 from expectations.verify import verify_file
 
 Write = Callable[..., Path]

@@ -10,7 +10,7 @@ import pytest
 
 from expectations.formats.pairs import RetrievalPairRecord
 from expectations.reading import Rejected
-from expectations.records import read_records
+from expectations.records.read import read_records
 from expectations.verify import verify_file
 
 Write = Callable[..., Path]

@@ -12,7 +12,7 @@ import pytest
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.qa import QaRecord, split_references, take_out
 from expectations.reading import Rejected
-from expectations.records import read_records
+from expectations.records.read import read_records
 from expectations.verify import verify_file
 
 Write = Callable[..., Path]

@@ -14,7 +14,7 @@ from expectations.formats.recognise import DIALECTS, KINDS
 from expectations.formats.schemas import FOLDER, FORMATS, schema_text
 from expectations.formats.versions import MIGRATIONS, VERSIONS, migrate
 from expectations.reading import Rejected
-from expectations.records import read_records
+from expectations.records.read import read_records
 
 Write = Callable[..., Path]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_assets.adapters import train
-from ft_assets.settings.model import DpoSettings, SftSettings
+from ft_assets.config.model import DpoSettings, SftSettings
 from resources.artifacts import Artifact, ArtifactStore
 from resources.launcher import Job
 

@@ -6,17 +6,23 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from expectations.answers import read_reply
+from expectations.rules.answer_scores import read_reply
 from expectations.violations import Refused
 from ft_assets.adapters import evaluate
 from ft_assets.adapters.assets import released_adapter
 from ft_assets.adapters.checks import GATES
-from ft_assets.adapters.judge import ask_all, show_samples, show_scores, summarise, write_answers
-from ft_assets.gates import Evidence, judge
-from ft_assets.settings.model import AnswerSettings
+from ft_assets.adapters.score_answers import (
+    ask_all,
+    show_samples,
+    show_scores,
+    summarise,
+    write_answers,
+)
+from ft_assets.config.model import AnswerSettings
+from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import choose
 from resources.artifacts import Artifact, ArtifactStore, Recipe
-from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.generator import Generator, Message
 from resources.launcher import Job
 from resources.qdrant import QdrantEngine

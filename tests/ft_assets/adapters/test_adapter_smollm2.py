@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from expectations.answers import score
+from expectations.rules.answer_scores import score
 from ft_assets.adapters import train
-from ft_assets.adapters.merge import merge_adapter
+from ft_assets.adapters.export.merge import merge_adapter
 from ft_assets.adapters.prompt import build_messages
-from ft_assets.settings.model import LoraSettings, SftSettings
+from ft_assets.config.model import LoraSettings, SftSettings
 from resources import models
 from resources.accelerator import choose
 from resources.artifacts import ArtifactStore

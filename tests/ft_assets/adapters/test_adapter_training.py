@@ -8,13 +8,13 @@ from expectations.violations import Refused
 from ft_assets.adapters import train
 from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.prompt import build_messages
-from ft_assets.gates import Evidence, judge
+from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import Compute
 from resources.generator import Generator
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.telemetry import read_metrics
-from resources.trained import read_contract
+from resources.trained_model import read_contract
 
 from .tiny_llm import TEMPLATE, build_base, instruction, preference, publish_json
 
@@ -202,7 +202,7 @@ def test_projecting_supervised_positions_only_gives_trls_values(tiny_base: Any) 
     from transformers import AutoModelForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
-    from ft_assets.adapters.head import project_supervised_only
+    from ft_assets.adapters.trainer.cpu_loss import project_supervised_only
 
     ids = torch.arange(40).reshape(2, 20) % 50 + 5
     labels = ids.clone()

@@ -19,8 +19,9 @@ import msgspec
 import pytest
 
 from expectations.violations import Refused
-from ft_assets.adapters import checkpoints, train
-from ft_assets.adapters.checkpoints import find_damage
+from ft_assets.adapters import train
+from ft_assets.adapters.trainer import checkpoints
+from ft_assets.adapters.trainer.checkpoints import find_damage
 from resources.artifacts import MANIFEST
 from resources.launcher import FAILURE_FILE, Job, run_worker, write_job
 from resources.telemetry import read_metrics

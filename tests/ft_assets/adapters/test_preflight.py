@@ -15,12 +15,12 @@ import pytest
 from expectations.violations import Refused, Violation
 from ft_assets.adapters import train
 from ft_assets.adapters.checks import GATES as CHECKS
-from ft_assets.adapters.data import TrainingData
-from ft_assets.adapters.load import load_model
 from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, gates_of, judge_resources, judge_trial, smoke_run
-from ft_assets.adapters.trainer import build_trainer
-from ft_assets.gates import Evidence, judge
-from ft_assets.settings.model import DpoSettings, LoraSettings, SftSettings
+from ft_assets.adapters.rows.training_data import TrainingData
+from ft_assets.adapters.trainer.build import build_trainer
+from ft_assets.adapters.trainer.load_model import load_model
+from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
+from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import Compute
 from resources.artifacts import Artifact
 from resources.releases import Releases

@@ -14,7 +14,7 @@ import pytest
 
 import ft_assets
 from ft_assets.adapters import train
-from ft_assets.adapters.checkpoints import checkpoints, find_damage
+from ft_assets.adapters.trainer.checkpoints import checkpoints, find_damage
 from resources import torchrun
 from resources.artifacts import Artifact
 from resources.launcher import Job, job_environment, read_failure, write_job

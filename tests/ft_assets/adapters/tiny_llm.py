@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from expectations.contracts.adapter import RagPrompt
-from ft_assets.settings.model import DpoSettings, SftSettings
+from ft_assets.config.model import DpoSettings, SftSettings
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import Job
 

@@ -14,10 +14,10 @@ from ft_assets.answers.checks import GATES
 from ft_assets.corpus import assets as corpus
 from ft_assets.datasets import assets as datasets
 from ft_assets.embedding import assets as embedding
-from ft_assets.gates import Evidence, judge
+from ft_assets.graph.gates import Evidence, judge
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.settings import assets as settings_room
-from resources.dagster_faces import ArtifactsResource, LauncherResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
 ROOMS = (settings_room, corpus, datasets, adapters, embedding, retrieval, answers)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from ft_assets.cli import cli
 from ft_assets.commands.project import Project
-from ft_assets.instance import open_instance
+from ft_assets.graph.instance import open_instance
 
 from . import toy
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from expectations.formats.versions import VERSIONS
-from expectations.records import read_records
+from expectations.records.read import read_records
 from ft_assets.cli import cli
 
 GOOD = [{"instruction": f"什么是算法 {n}？", "output": f"<think>想</think>答案 {n}"} for n in range(3)]

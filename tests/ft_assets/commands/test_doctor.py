@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ft_assets.cli import cli
-from ft_assets.instance import open_instance
+from ft_assets.graph.instance import open_instance
 from resources.accelerator import gpus
 
 CONFIG = """

@@ -18,7 +18,7 @@ from expectations.violations import Refused
 from ft_assets.cli import cli
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
 from resources.releases import Releases
-from resources.trained import ADAPTER_FOLDER, CONTRACT_FILE, describe_base
+from resources.trained_model import ADAPTER_FOLDER, CONTRACT_FILE, describe_base
 from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base
 
 # what llama.cpp's converter does, for the one thing that is asked of it here: read the folder, write its tensors

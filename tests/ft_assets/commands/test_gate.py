@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import Result
 
-from ft_assets.gates import Evidence, Gate, Verdict
+from ft_assets.graph.gates import Evidence, Gate, Verdict
 
 from . import toy
 

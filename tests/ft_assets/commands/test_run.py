@@ -16,7 +16,7 @@ from rich.console import Console
 from ft_assets.commands.execution import HOST_TAG, PID_TAG, bury_dead_runs
 from ft_assets.commands.run import RunSummary, print_summary, run_assets, select
 from resources.artifacts import Recipe
-from resources.dagster_faces import LauncherResource
+from resources.dagster_resources import LauncherResource
 
 from . import toy
 

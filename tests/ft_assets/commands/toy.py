@@ -11,11 +11,11 @@ import dagster as dg
 
 from expectations.canonical import file_digest
 from expectations.violations import Violation
-from ft_assets.gates import Evidence, Gate, Verdict, build_checks, enforce
-from ft_assets.produce import produce, recipe_for
+from ft_assets.graph.gates import Evidence, Gate, Verdict, build_checks, enforce
+from ft_assets.graph.produce import produce, recipe_for
 from resources import telemetry
 from resources.artifacts import Recipe, Staging
-from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, QdrantResource
 
 
 def _broken(asset: str, found: float, expected: str) -> Violation:

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expectations.documents import Section, read_document, section_slug
 from expectations.reading import Rejected
-from expectations.text import clean
+from expectations.text.cleaning import clean
+from expectations.text.documents import Section, read_document, section_slug
 from expectations.violations import Refused
+from ft_assets.config.model import CorpusSettings
 from ft_assets.corpus import assets, checks
 from ft_assets.corpus.collect import collect_passages
 from ft_assets.corpus.cut import Passage, Twin, cut, cut_sections
-from ft_assets.corpus.files import file_inventory, files_version, match_files
-from ft_assets.gates import Evidence, build_checks, judge
+from ft_assets.graph.gates import Evidence, build_checks, judge
+from ft_assets.graph.source_files import file_inventory, files_version, match_files
 from ft_assets.settings.assets import ASSETS as SETTINGS
-from ft_assets.settings.model import CorpusSettings
 from resources.artifacts import ArtifactStore
-from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import read_rows
 
 MARKDOWN = """---

@@ -15,10 +15,10 @@ from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
 from ft_assets.datasets import checks as dataset_checks
-from ft_assets.gates import build_checks
+from ft_assets.graph.gates import build_checks
 from ft_assets.settings.assets import ASSETS as SETTINGS
 from resources.artifacts import ArtifactStore
-from resources.dagster_faces import ArtifactsResource, QdrantResource
+from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import read_rows
 
 GATES = [*corpus_checks.GATES, *dataset_checks.GATES]

@@ -9,9 +9,9 @@ from itertools import combinations
 
 import pytest
 
-from expectations.splits import QUARANTINED, SPLITS
-from ft_assets.datasets.deal import Card, deal, question_form, question_key
-from ft_assets.settings.model import SplitSettings
+from expectations.rules.splits import QUARANTINED, SPLITS
+from ft_assets.config.model import SplitSettings
+from ft_assets.datasets.assign_splits import Card, deal, question_form, question_key
 from tests.ft_assets.datasets.conftest import TOPICS, Project, instruction
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from expectations.splits import SPLITS
+from expectations.rules.splits import SPLITS
 from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruction, preference, question
 
 pytestmark = pytest.mark.slow

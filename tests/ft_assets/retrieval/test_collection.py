@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from expectations import retrieval as rules
 from expectations.contracts.embedding import Fusion
+from expectations.rules import retrieval as rules
 from expectations.violations import Refused
 from ft_assets.retrieval.collection import (
     Built,

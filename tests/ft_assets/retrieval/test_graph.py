@@ -15,7 +15,7 @@ from qdrant_client import models
 
 from expectations.contracts.embedding import EmbeddingContract, Serving, read_contract
 from expectations.violations import Refused
-from ft_assets.gates import judge
+from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, inspect, point_id
 from ft_assets.retrieval.release import rollback_collection
@@ -383,7 +383,7 @@ def test_the_sweep_agrees_with_the_engine_and_changes_nothing(released: Graph) -
 
 
 def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
-    from ft_assets.embedding.exact import best, score_blocks
+    from ft_assets.embedding.exact_search import best, score_blocks
     from ft_assets.embedding.model import Encoded, HybridEncoder
     from ft_assets.retrieval.query import ask
     from ft_assets.retrieval.sweep import dbsf, rrf

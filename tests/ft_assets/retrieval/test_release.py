@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from expectations import retrieval as rules
 from expectations.contracts.embedding import Fusion
+from expectations.rules import retrieval as rules
 from expectations.violations import Refused
 from ft_assets.retrieval.collection import build, collection_name, inspect, passage_versions
 from ft_assets.retrieval.release import retire_collections, serve

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ft_assets.gates import Evidence, judge
+from ft_assets.graph.gates import Evidence, judge
 from ft_assets.settings.checks import GATES
 from resources.artifacts import ArtifactStore, Recipe
 from resources.qdrant import QdrantEngine

@@ -1,0 +1,1 @@
+"""The rules that gates apply: each takes plain values and returns violations."""

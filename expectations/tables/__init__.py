@@ -1,0 +1,1 @@
+"""The table gate: Great Expectations suites on a narrow table of measures, and their report."""

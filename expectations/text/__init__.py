@@ -1,0 +1,1 @@
+"""Text: cleaning, language, Chinese scripts, the glossary, and documents as sections."""

@@ -1,0 +1,184 @@
+"""Documents become sections: Markdown and HTML by their headings, plain text and rows whole. Offsets are characters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from expectations.canonical import file_digest
+from expectations.formats.passage import PassageRecord
+from expectations.reading import Rejected
+from expectations.reading.columns import is_dataset_folder
+from expectations.records.quarantine import set_aside
+from expectations.records.read import read_records
+from expectations.text.cleaning import clean
+from expectations.text.webpages import Heading, read_page, says_utf8
+
+_HEADING = re.compile(r"[ ]{0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
+_FENCE = re.compile(r"[ ]{0,3}(`{3,}|~{3,})")
+_NOT_SLUG = re.compile(r"[^\w]+")
+_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?\n---[ \t]*\r?\n", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stretch of a document that is about one thing. `whole[start:end]` is its text."""
+
+    document_id: str
+    section_id: str
+    """Its passage id, if it is not cut."""
+    headings: tuple[str, ...]
+    file: str
+    source: str
+    """The file; for a row of a JSONL file `file:line`."""
+    line: int
+    whole: str
+    start: int
+    end: int
+    numbered: bool = False
+    """Pieces are `#1`, `#2` … of the document, not `~2` … of the section."""
+
+
+Read = Callable[[Path, str], Iterator["Section | Rejected"]]
+
+
+def is_document(path: Path) -> bool:
+    """Whether a file is text to be cut (by its suffix), and not a table of rows."""
+    return path.suffix.lower() in DOCUMENTS
+
+
+def read_document(path: Path, name: str) -> Iterator[Section | Rejected]:
+    """The sections of one file, `name` being how the file is called in ids' sources; by suffix.
+
+    A folder that the `datasets` library saved is read as rows. Refused (FT-CORPUS-007) for HTML without its library.
+    """
+    reader = _read_passages if is_dataset_folder(path) else READERS.get(path.suffix.lower())
+    if reader is not None:
+        yield from reader(path, name)
+        return
+    known = ", ".join(sorted(READERS))
+    yield set_aside(
+        "FT-CORPUS-006", name, 0, f"{path.suffix or 'no suffix'} is not a document format read here ({known}).",
+        "convert the file, or leave it out of corpus.files", sha256=file_digest(path),
+    )  # fmt: skip
+
+
+def section_slug(heading: str) -> str:
+    """A heading as it stands in a passage id: casefolded, words joined by `-`, Chinese characters kept."""
+    return _NOT_SLUG.sub("-", clean(heading).casefold()).strip("-") or "section"
+
+
+def _read_markdown(path: Path, name: str) -> Iterator[Section | Rejected]:
+    whole = _decode(path, name)
+    if isinstance(whole, Rejected):
+        yield whole
+        return
+    yield from _by_heading(path.stem, name, whole, list(_headings(whole)), body=_body_start(whole))
+
+
+def _read_html(path: Path, name: str) -> Iterator[Section | Rejected]:
+    html = _decode(path, name)
+    if isinstance(html, Rejected):
+        yield html
+        return
+    page = read_page(html)
+    if not says_utf8(page):
+        yield set_aside(
+            "FT-CORPUS-001", name, 1, f"the page says that it is {page.charset[:40]}, not UTF-8.",
+            'save the page as UTF-8 and write <meta charset="utf-8">', sha256=file_digest(path),
+        )  # fmt: skip
+        return
+    title = "" if any(heading.level == 1 for heading in page.headings) else page.title
+    yield from _by_heading(path.stem, name, page.text, page.headings, title=title)
+
+
+def _by_heading(
+    stem: str, name: str, whole: str, found: Sequence[Heading], *, body: int = 0, title: str = ""
+) -> Iterator[Section]:
+    """The text from `body` to the first heading, and below each heading. A `title` stands over all of them."""
+    headings: dict[int, str] = {0: title} if title else {}  # level -> heading that is open
+    taken: set[str] = set()
+    opened = [Heading(body, body, 0, "", 0), *found]
+    ends = [*(heading.start for heading in found), len(whole)]
+    for n, (heading, end) in enumerate(zip(opened, ends, strict=True)):
+        level, start = heading.level, heading.end
+        if level:
+            headings = {k: v for k, v in headings.items() if k < level} | {level: heading.text}
+        path_of_headings = tuple(headings[k] for k in sorted(headings))
+        below = level and n + 1 < len(opened) and opened[n + 1].level > level
+        if not whole[start:end].strip() and (below or not level):
+            continue  # a heading over its sub-headings, or nothing before the first heading
+        slug = section_slug(heading.text) if level else "1"
+        if slug in taken and level > 2 and len(path_of_headings) > 1:  # `Examples` below two headings
+            slug = f"{section_slug(path_of_headings[-2])}/{slug}"  # named with the heading above it
+        taken.add(slug)
+        yield Section(stem, f"{stem}#{slug}", path_of_headings, name, name, heading.line or 1, whole, start, end)
+
+
+def _read_text(path: Path, name: str) -> Iterator[Section | Rejected]:
+    whole = _decode(path, name)
+    if isinstance(whole, Rejected):
+        yield whole
+        return
+    start = _body_start(whole)
+    yield Section(path.stem, f"{path.stem}#1", (), name, name, 1, whole, start, len(whole), numbered=True)
+
+
+def _read_passages(path: Path, name: str) -> Iterator[Section | Rejected]:
+    for row in read_records(path, "passage"):
+        if isinstance(row, Rejected):
+            yield msgspec.structs.replace(row, file=name)
+        elif isinstance(row, PassageRecord):
+            headings = (row.title,) if row.title else ()
+            doc, source = row.document_id, f"{name}:{row.line_no}"
+            yield Section(doc, doc, headings, name, source, row.line_no, row.text, 0, len(row.text))
+
+
+DOCUMENTS: dict[str, Read] = {
+    ".md": _read_markdown,
+    ".markdown": _read_markdown,
+    ".txt": _read_text,
+    ".html": _read_html,
+    ".htm": _read_html,
+}
+READERS: dict[str, Read] = DOCUMENTS | dict.fromkeys((".jsonl", ".json", ".gz", ".zst", ".parquet"), _read_passages)
+
+
+def _headings(whole: str) -> Iterator[Heading]:
+    """Every ATX heading outside code fences, with its line."""
+    position = _body_start(whole)
+    number = whole.count("\n", 0, position)
+    fence = ""
+    for line in whole[position:].splitlines(keepends=True):
+        number += 1
+        mark = _FENCE.match(line)
+        if mark and not fence:
+            fence = mark[1]
+        elif mark and mark[1].startswith(fence) and not line.strip().strip(fence[0]):
+            fence = ""
+        elif not fence and (heading := _HEADING.match(line.rstrip("\r\n"))):
+            yield Heading(position, position + len(line), len(heading[1]), clean(heading[2]), number)
+        position += len(line)
+
+
+def _body_start(whole: str) -> int:
+    """Where a document begins after a byte order mark and front matter."""
+    start = 1 if whole.startswith("\ufeff") else 0
+    front = _FRONT_MATTER.match(whole, start)
+    return front.end() if front else start
+
+
+def _decode(path: Path, name: str) -> str | Rejected:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return set_aside(
+            "FT-CORPUS-001", name, line, f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8.",
+            "save the file as UTF-8", sha256=file_digest(path),
+        )  # fmt: skip

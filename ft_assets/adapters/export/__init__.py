@@ -1,0 +1,1 @@
+"""Adapters for use outside the project: merged models, GGUF files, model cards."""

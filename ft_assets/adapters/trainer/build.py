@@ -1,0 +1,205 @@
+"""The TRL trainer that the settings describe."""
+
+# torch, transformers and trl are untyped here
+# pyright: basic
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ft_assets.adapters.refusals import refuse
+from ft_assets.adapters.rows.sampler import StepOrder
+from ft_assets.adapters.rows.training_data import TrainingData, take_token_ids
+from ft_assets.adapters.trainer.cpu_loss import project_supervised_only
+from ft_assets.adapters.trainer.dpo_reference import Reference, use_reference
+from ft_assets.adapters.trainer.hardened import harden
+from ft_assets.config.model import DpoSettings, SftSettings
+from resources import accelerator, torchrun
+from resources.telemetry import Metrics
+
+# what the papers recommend: robust DPO and EXO
+_SMOOTHING: Mapping[str, float] = {"robust": 0.1, "exo_pair": 1e-3}
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "paged_adamw_8bit": "paged_adamw_8bit"}
+# what one packed row may change of its neighbour's logits, beside their size
+_LEAK = 1e-3
+
+
+def build_trainer(
+    settings: SftSettings | DpoSettings,
+    compute: accelerator.Compute,
+    model: Any,
+    *,
+    tokenizer: Any,
+    data: TrainingData,
+    metrics: Metrics,
+    run_dir: Path,
+    reference: Reference | None = None,
+) -> Any:
+    """The trainer, ready to train. `reference` (DPO) says where what the SFT adapter thinks of the pairs is kept.
+    Raises Refused (FT-TRAIN-053)."""
+    from transformers import PrinterCallback, ProgressCallback
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    arguments = _arguments(settings, compute, run_dir)
+    common = {
+        "model": model,
+        "train_dataset": data.datasets["train"],
+        "eval_dataset": data.datasets["validation"],
+        "processing_class": tokenizer,
+    }
+    trainer: Any
+    if isinstance(settings, DpoSettings):
+        smoothing = settings.label_smoothing
+        chosen = DPOConfig(
+            **arguments,
+            beta=settings.beta,
+            loss_type=[settings.loss],
+            label_smoothing=_SMOOTHING.get(settings.loss, 0.0) if smoothing is None else smoothing,
+            # else TRL would load a second model as the reference of a whole one
+            precompute_ref_log_probs=settings.method == "full",
+        )
+        trainer = harden(take_token_ids(DPOTrainer), metrics)(args=chosen, **common)
+    else:
+        # packed rows stay apart exactly (checked below); the validation rows are scored one by one all the same
+        packing = {"packing": True, "packing_strategy": "bfd", "eval_packing": False} if settings.packing else {}
+        trainer = harden(SFTTrainer, metrics)(args=SFTConfig(**arguments, **packing), **common)
+        if settings.packing:
+            _refuse_leaks(trainer)
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    _order_rows(trainer, settings)
+    if compute.dtype == "float16":
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:  # the loss scaler of fp16 takes fp32 gradients only
+                parameter.data = parameter.data.float()
+    if compute.device == "cpu":
+        project_supervised_only(trainer.model if settings.method == "full" else trainer.model.get_base_model())
+    if isinstance(settings, DpoSettings) and reference is not None:
+        use_reference(trainer, reference, settings, compute, metrics)
+    if torchrun.world_size() > 1:
+        # transformers does not wrap a model in DDP that was evaluated before it is trained: every process would go its
+        # own way, without a word, and what the first one trained would be published
+        trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
+    return trainer
+
+
+def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute, run_dir: Path) -> dict[str, Any]:
+    """What SFTConfig and DPOConfig share."""
+    on_cpu, processes = compute.device == "cpu", torchrun.world_size()
+    return {
+        "output_dir": str(run_dir),
+        "learning_rate": settings.learning_rate,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "per_device_eval_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.global_batch_size // (settings.micro_batch_size * processes),
+        "max_length": settings.max_length,
+        "lr_scheduler_type": settings.scheduler,
+        "warmup_steps": settings.warmup_steps,
+        "max_grad_norm": settings.max_grad_norm,
+        "weight_decay": settings.weight_decay,
+        "optim": _OPTIMIZERS[settings.optimizer],
+        "activation_checkpointing": settings.recomputes_on(compute.device),
+        "activation_offloading": settings.activation_offloading,
+        "eval_strategy": "steps",
+        "eval_steps": settings.eval_steps,
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "logging_steps": settings.logging_steps,
+        "logging_first_step": True,  # what a run began with is told even if it is short
+        "logging_nan_inf_filter": False,  # its default shows a NaN loss as 0.0
+        "bf16": compute.dtype == "bfloat16",
+        "fp16": compute.dtype == "float16",
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and processes > 1 else None,
+        "ddp_find_unused_parameters": False,  # a step uses all that is trained
+        "dataloader_pin_memory": not on_cpu,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+    }
+
+
+def check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Compute) -> None:
+    """Whether these processes and GPUs can do what the settings ask, before anything is loaded.
+    Raises Refused: FT-TRAIN-008, FT-TRAIN-050 … 052."""
+    import torch
+
+    processes = torchrun.world_size()
+    at_once = settings.micro_batch_size * processes
+    if settings.global_batch_size % at_once:
+        refuse("FT-TRAIN-050", "the processes cannot share a global batch evenly.", field="global_batch_size",
+                found=settings.global_batch_size, expected=f"a multiple of {settings.micro_batch_size} x {processes}",
+                mend="change global_batch_size, micro_batch_size or launcher.processes")  # fmt: skip
+    if settings.optimizer == "paged_adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        refuse("FT-TRAIN-008", "the 8-bit optimizer needs bitsandbytes, which is not installed.", field="optimizer",
+                found=settings.optimizer, expected="adamw",
+                mend="pip install 'ft-assets[qlora]', or set optimizer: adamw")  # fmt: skip
+    if compute.device == "cpu":
+        if settings.activation_offloading:
+            refuse("FT-TRAIN-051", "there is no GPU whose memory offloading could spare.",
+                    field="activation_offloading", found=True, expected=False,
+                    mend="set activation_offloading: false")  # fmt: skip
+        return
+    gpus = torch.cuda.device_count()
+    if processes == 1 and gpus > 1:
+        refuse("FT-TRAIN-052", "one process sees several GPUs and would run DataParallel.", field="GPUs",
+                found=gpus, expected=1, mend="set launcher.kind: torchrun with launcher.processes, or "
+                "CUDA_VISIBLE_DEVICES to one of them")  # fmt: skip
+    if torchrun.local_rank() >= gpus:
+        refuse("FT-TRAIN-052", "there are fewer GPUs than processes.", field="launcher.processes", found=processes,
+                expected=f"at most {gpus}", mend="lower launcher.processes")  # fmt: skip
+
+
+def _order_rows(trainer: Any, settings: SftSettings | DpoSettings) -> None:
+    """Have the trainer take its rows in StepOrder."""
+    from transformers import TrainerCallback
+
+    rows = trainer.train_dataset
+    if "prompt_ids" in rows.column_names:
+        sides = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
+        lengths = [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in sides]
+    else:
+        lengths = [len(ids) for ids in rows["input_ids"]]
+    order = StepOrder(lengths, settings.global_batch_size, settings.seed)
+
+    class BeginEpoch(TrainerCallback):
+        # not by the sampler's `set_epoch`: accelerate does not pass it on when several processes resume
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            order.begin_epoch(state.global_step)
+
+    trainer.add_callback(BeginEpoch())
+    trainer._get_train_sampler = lambda dataset=None: order
+
+
+def _refuse_leaks(trainer: Any) -> None:
+    """Refuse (FT-TRAIN-053) to pack for a model whose rows see each other: another first row must change nothing of
+    what the model makes of the second."""
+    import torch
+
+    ids = list(trainer.train_dataset[0]["input_ids"][:16])
+    second = ids[len(ids) // 2 :]
+    firsts = (ids[: len(ids) // 2], ids[: len(ids) // 2][::-1])
+    logits: list[Any] = []
+    model, training = trainer.model, trainer.model.training
+    model.eval()
+    for first in firsts:
+        packed = first + second
+        row = {"input_ids": packed, "labels": packed, "seq_lengths": [len(first), len(second)]}
+        batch = {n: v.to(model.device) if torch.is_tensor(v) else v for n, v in trainer.data_collator([row]).items()}
+        del batch["labels"]
+        with torch.no_grad(), trainer.accelerator.autocast():
+            logits.append(model(**batch, use_cache=False).logits[0, len(first) : len(packed)].float())
+    model.train(training)
+    found = float((logits[0] - logits[1]).abs().max() / logits[0].abs().max())
+    if found > _LEAK:
+        refuse("FT-TRAIN-053", "packed rows see each other in this model.", field="packing",
+                found=f"a neighbour changes logits by {found:.1%}", expected="no change",
+                mend="set packing: false")  # fmt: skip

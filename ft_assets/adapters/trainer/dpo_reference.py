@@ -1,0 +1,167 @@
+"""DPO's reference: what the SFT model thinks of the preference pairs. Computed once, kept in the artifact store, and
+read by every later run on the same pairs, whatever its learning rate, beta or loss.
+
+`dpo_reference` is an artifact without an asset: nobody asks for it by name, and losing it costs only time.
+"""
+
+# torch, trl, datasets and pyarrow are untyped here
+# pyright: basic
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from ft_assets.config.model import DpoSettings
+from resources import torchrun
+from resources.accelerator import Compute
+from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.telemetry import Metrics
+
+_ASSET = "dpo_reference"
+_VERSION = "1"
+_FILE = "reference.parquet"
+_KEPT = 3
+_IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
+_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
+_log = logging.getLogger(__name__)
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """Where log-probabilities are kept, and the version of `sft_adapter` that they are of."""
+
+    store: ArtifactStore
+    sft_version: str
+
+
+def use_reference(
+    trainer: Any, reference: Reference, settings: DpoSettings, compute: Compute, metrics: Metrics
+) -> Artifact | None:
+    """Give a DPOTrainer the reference's log-probabilities as columns of its data, so that no step computes them and no
+    second adapter or model is held in memory. None where the settings would rather have them computed at every step."""
+    parts = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
+    if not is_wanted(settings, len(parts["train"])):
+        return None
+    recipe = Recipe(
+        asset=_ASSET,
+        code_version=_VERSION,
+        settings={
+            "tokens": {part: _digest_pairs(dataset) for part, dataset in parts.items()},
+            "dtype": compute.dtype,
+            "method": settings.method,
+        },
+        inputs={"sft_adapter": reference.sft_version},
+    )
+    artifact = _find(reference.store, recipe) or _make(
+        trainer, parts, recipe=recipe, store=reference.store, batch_rows=settings.micro_batch_size, metrics=metrics
+    )
+    columns = _read(artifact)
+    for part, dataset in parts.items():
+        for name in _LOGPS:
+            dataset = dataset.add_column(name, columns[part][name])  # noqa: PLW2901 -- columns are added one by one
+        parts[part] = dataset
+    trainer.train_dataset, trainer.eval_dataset = parts["train"], parts["validation"]
+    trainer.precompute_ref_logps = True
+    if settings.method != "full":
+        trainer.model.delete_adapter("ref")
+    return artifact
+
+
+def is_wanted(settings: DpoSettings, rows: int) -> bool:
+    """Whether one pass over every pair costs no more than what it saves; a whole model has no other reference."""
+    if settings.method == "full":
+        return True
+    if settings.precompute_reference != "auto":
+        return settings.precompute_reference
+    if settings.max_steps is not None:
+        return settings.max_steps * settings.global_batch_size >= rows
+    return settings.epochs >= 1
+
+
+def _find(store: ArtifactStore, recipe: Recipe) -> Artifact | None:
+    """The whole artifact of the recipe, the same on every rank; a damaged one is thrown away."""
+    found = None
+    if torchrun.is_main():
+        found = store.find(recipe.asset, recipe.id)
+        if found is not None and found.verify():
+            store.discard(found)
+            found = None
+    is_there = torchrun.gather(found is not None)[0]
+    return found or (store.find(recipe.asset, recipe.id) if is_there else None)
+
+
+def _make(
+    trainer: Any, parts: dict[str, Any], *, recipe: Recipe, store: ArtifactStore, batch_rows: int, metrics: Metrics
+) -> Artifact:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    started = time.monotonic()
+    total = sum(map(len, parts.values()))
+    done, tables = 0, []
+    for part, dataset in parts.items():
+
+        def report(rows: int, done: int = done) -> None:
+            metrics.log("reference", done + rows, total)
+
+        found = _compute(trainer, dataset, batch_rows, report)
+        done += len(dataset)
+        tables.append(pa.table({"part": [part] * len(dataset), **dict(zip(_LOGPS, found, strict=True))}))
+    if torchrun.is_main():
+        with store.stage(recipe) as staging:
+            pq.write_table(pa.concat_tables(tables), staging.path / _FILE)
+            staging.publish({"rows": total})
+        store.prune(_ASSET, _KEPT)
+        _log.info("reference log-probabilities of %d pairs computed in %.1f s", total, time.monotonic() - started)
+    torchrun.wait_for_all()
+    artifact = store.find(recipe.asset, recipe.id)
+    if artifact is None:
+        raise OSError(f"{_ASSET} {recipe.id} was published, but is not in {store.root}")
+    return artifact
+
+
+def _compute(
+    trainer: Any, dataset: Any, batch_rows: int, report: Callable[[int], None]
+) -> tuple[list[float], list[float]]:
+    """Log-probabilities of every chosen and every rejected answer, in the order of the rows. Each rank takes every n-th
+    batch; rows of like length share one."""
+    import torch
+
+    rows = dataset.select_columns(list(_IDS))
+    order = sorted(range(len(rows)), key=lambda n: len(rows[n]["prompt_ids"]) + len(rows[n]["chosen_ids"]))
+    batches = [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
+    mine: dict[int, tuple[float, float]] = {}
+    training = trainer.model.training
+    trainer.model.eval()
+    for picked in batches[torchrun.rank() :: torchrun.world_size()]:
+        batch = trainer.data_collator([rows[n] for n in picked])
+        placed = {name: v.to(trainer.accelerator.device) if torch.is_tensor(v) else v for name, v in batch.items()}
+        chosen, rejected = (side.float().tolist() for side in trainer.compute_ref_log_probs(trainer.model, placed))
+        mine |= dict(zip(picked, zip(chosen, rejected, strict=True), strict=True))
+        report(min(len(mine) * torchrun.world_size(), len(rows)))
+    trainer.model.train(training)
+    found = {row: pair for part in torchrun.gather(mine) for row, pair in part.items()}
+    return [found[n][0] for n in range(len(rows))], [found[n][1] for n in range(len(rows))]
+
+
+def _read(artifact: Artifact) -> dict[str, dict[str, list[float]]]:
+    import pyarrow.parquet as pq
+
+    path = artifact.file(_FILE)
+    parts = {part: pq.read_table(path, filters=[("part", "=", part)]) for part in ("train", "validation")}
+    return {part: {name: table[name].to_pylist() for name in _LOGPS} for part, table in parts.items()}
+
+
+def _digest_pairs(dataset: Any) -> str:
+    """sha256 over the token ids of every pair, in their order."""
+    digest = hashlib.sha256()
+    for row in dataset.select_columns(list(_IDS)):
+        for name in _IDS:
+            ids: Sequence[int] = row[name]
+            digest.update(len(ids).to_bytes(4, "little") + array("I", ids).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,41 @@
+"""Settings as the rest of the graph sees them: from the settings artifact, so that lineage is exact."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+from ft_assets.config.model import (
+    SETTINGS_ASSETS,
+    AnswerSettings,
+    CorpusSettings,
+    DatasetSettings,
+    DpoSettings,
+    EmbeddingSettings,
+    RetrievalSettings,
+    Section,
+    Settings,
+    SftSettings,
+)
+from resources.artifacts import ArtifactStore
+
+SETTINGS_FILE = "settings.json"
+
+
+@overload
+def settings_of(store: ArtifactStore, section: Literal["corpus"]) -> CorpusSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["datasets"]) -> DatasetSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["sft"]) -> SftSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["dpo"]) -> DpoSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["embedding"]) -> EmbeddingSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["retrieval"]) -> RetrievalSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["answers"]) -> AnswerSettings: ...
+def settings_of(store: ArtifactStore, section: str) -> Section:
+    """The typed section that the current settings artifact holds (Refused if it was never materialized)."""
+    model: Any = Settings.model_fields[section].annotation
+    return model.model_validate(store.require(SETTINGS_ASSETS[section]).json(SETTINGS_FILE))

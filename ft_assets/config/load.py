@@ -1,0 +1,196 @@
+"""Reads config.yaml: base, profile, environment, in that order. Reports every error at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from ft_assets.config.model import RENAMED, SCHEMA_VERSION, Settings
+from resources.artifacts import write_json
+
+ENV_PREFIX = "FT__"
+ACCEPTED_FILE = "settings.json"
+_MAX_BYTES = 1 << 20
+
+
+class SettingsError(Exception):
+    """config.yaml, its profile or its environment overrides are wrong. One line an error."""
+
+    def __init__(self, source: Path, errors: list[str]) -> None:
+        self.errors = errors
+        super().__init__(f"{source} cannot be used:\n" + "\n".join(f"  - {error}" for error in errors))
+
+
+def project_root() -> Path:
+    """The folder of config.yaml: `FT_CONFIG`'s, else the nearest above the working directory, else the working one."""
+    if configured := os.environ.get("FT_CONFIG"):
+        return Path(configured).resolve().parent
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "config.yaml").is_file()), here)
+
+
+def config_path() -> Path:
+    """`FT_CONFIG`, else config.yaml in the project root."""
+    return Path(os.environ.get("FT_CONFIG") or project_root() / "config.yaml").resolve()
+
+
+def state_dir() -> Path:
+    """`FT_STATE_DIR`, else .ft beside config.yaml. Nothing is written anywhere else."""
+    configured = os.environ.get("FT_STATE_DIR")
+    return Path(configured).resolve() if configured else project_root() / ".ft"
+
+
+def load_settings(
+    path: Path | None = None, profile: str | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings from `path` (default: `config_path()`), `profile` (default: FT_PROFILE, else `default_profile`).
+
+    Raises SettingsError with every error found: unreadable YAML, duplicate keys, unknown or renamed keys, wrong
+    types, contradictions, mistyped `FT__` names.
+    """
+    path = path or config_path()
+    environ = os.environ if environ is None else environ
+    document = _read_yaml(path)
+    errors: list[str] = []
+    version = document.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise SettingsError(path, [f"schema_version is {version!r}, this release reads {SCHEMA_VERSION}. Upgrade it."])
+    profiles = cast("dict[str, dict[str, Any]]", document.pop("profiles", None) or {})
+    default_profile = document.pop("default_profile", None)
+    chosen = profile or environ.get("FT_PROFILE") or default_profile
+    if chosen and chosen not in profiles:
+        errors.append(f"profile {chosen!r} does not exist. Choose one of: {', '.join(sorted(profiles))}.")
+    merged = _merge(document, profiles.get(chosen or "", {}))
+    errors += _apply_environment(merged, environ)
+    errors += _renamed_keys(merged, "")
+    settings: Settings | None = None
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        errors += _explain(error)
+    if errors or settings is None:
+        raise SettingsError(path, errors)
+    return settings
+
+
+def accepted_settings(path: Path, state: Path) -> Settings:
+    """`path` as `load_settings` reads it; while it cannot be used, the last one that could, kept below `state`.
+
+    For what goes on running while a person edits: a typing error must stop no run. Who starts something by hand reads
+    with `load_settings` and is told. Raises SettingsError when none was ever accepted by this release.
+    """
+    kept = state / ACCEPTED_FILE
+    try:
+        settings = load_settings(path)
+    except SettingsError as error:
+        try:
+            return Settings.model_validate_json(kept.read_bytes())
+        except (FileNotFoundError, ValidationError):  # never accepted, or by another release
+            raise error from None
+    values = settings.model_dump(mode="json")
+    if state.is_dir() and (not kept.is_file() or json.loads(kept.read_text("utf-8")) != values):
+        write_json(kept, values)
+    return settings
+
+
+def profiles(path: Path | None = None) -> list[str]:
+    """Names of the profiles in config.yaml."""
+    return sorted(_read_yaml(path or config_path()).get("profiles") or {})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise SettingsError(path, ["the file does not exist. Set FT_CONFIG, or run inside the project."])
+    if path.stat().st_size > _MAX_BYTES:
+        raise SettingsError(path, [f"the file is larger than {_MAX_BYTES} bytes."])
+    try:
+        # ruamel, not PyYAML: duplicate keys are errors, 1e-5 is a number and `no` is a string
+        document = cast("Any", YAML(typ="safe", pure=True)).load(path.read_text("utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(path, [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(document, dict):
+        raise SettingsError(path, ["the top level must be a mapping of sections."])
+    return cast("dict[str, Any]", document)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = _merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+        else:
+            merged[key] = value
+    return merged
+
+
+def _apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    errors: list[str] = []
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX):
+            continue
+        keys = name.removeprefix(ENV_PREFIX).lower().split("__")
+        unknown = _unknown_key(keys)
+        if unknown:
+            errors.append(f"environment {name}: {unknown}")
+            continue
+        node = document
+        for key in keys[:-1]:
+            child = node.get(key)
+            node[key] = dict(cast("dict[str, Any]", child)) if isinstance(child, dict) else {}
+            node = node[key]
+        node[keys[-1]] = cast("Any", YAML(typ="safe", pure=True)).load(environ[name])
+    return errors
+
+
+def _unknown_key(keys: list[str]) -> str | None:
+    """Why this path of keys is not one of Settings', with the nearest name; None if it is."""
+    model: type[BaseModel] | None = Settings
+    for depth, key in enumerate(keys):
+        here = ".".join(keys[:depth]) or "the top level"
+        if model is None:
+            return f"{here} has no keys below it."
+        if key not in model.model_fields:
+            near = difflib.get_close_matches(key, model.model_fields, n=1)
+            return f"{key!r} is not a key of {here}." + (f" Did you mean {near[0]!r}?" if near else "")
+        annotation = model.model_fields[key].annotation
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return None
+
+
+def _renamed_keys(node: Mapping[str, Any], at: str) -> list[str]:
+    errors: list[str] = []
+    for key, value in node.items():
+        where = f"{at}.{key}" if at else key
+        if key in RENAMED and _unknown_key(where.split(".")):
+            errors.append(f"{where}: this name is no longer used. Write {RENAMED[key]} instead.")
+        if isinstance(value, dict):
+            errors += _renamed_keys(cast("dict[str, Any]", value), where)
+    return errors
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines: list[str] = []
+    for item in error.errors():
+        path = [str(part) for part in item["loc"]]
+        if item["type"] == "extra_forbidden":
+            if path[-1] in RENAMED:
+                continue  # said better by _renamed_keys
+            lines.append(f"{'.'.join(path)}: {_unknown_key(path) or 'unknown key.'}")
+        elif item["type"] == "missing":
+            lines.append(f"{'.'.join(path)}: required, but not set.")
+        else:
+            where = ".".join(path) or "config"
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(
+                f"{where}: {message}" + ("" if isinstance(item["input"], dict) else f" (got {item['input']!r})")
+            )
+    return lines

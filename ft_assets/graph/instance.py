@@ -1,0 +1,73 @@
+"""The Dagster instance below the state folder: its settings, and how it is opened without a race."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any, cast
+
+import dagster as dg
+from ruamel.yaml import YAML
+
+SETTINGS = Path(__file__).resolve().parents[2] / "dagster.yaml"
+_STATE_PREFIX = ".ft/"
+
+
+def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
+    """The instance of this state folder; sets DAGSTER_HOME for this process and its children.
+
+    Creation is serialised: processes that create one SQLite home at once leave it broken for ever (its migration
+    table ends with two heads).
+    """
+    home = dagster_home(state)
+    home.mkdir(parents=True, exist_ok=True)
+    with _lock(home / ".lock"):
+        _write_if_changed(home / "dagster.yaml", derive_settings(settings, state))
+        os.environ["DAGSTER_HOME"] = str(home)
+        return dg.DagsterInstance.from_config(str(home))
+
+
+def dagster_home(state: Path) -> Path:
+    """DAGSTER_HOME of a state folder."""
+    return state.resolve() / "dagster"
+
+
+def derive_settings(settings: Path, state: Path) -> str:
+    """The project's dagster.yaml with its `.ft/…` paths made absolute below `state`."""
+    if not settings.is_file():
+        raise FileNotFoundError(f"{settings} does not exist. ft_assets runs Dagster from a clone of the project.")
+    yaml = cast("Any", YAML(typ="safe", pure=True))
+    stream = StringIO()
+    yaml.dump(_absolute(yaml.load(settings.read_text("utf-8")), state.resolve()), stream)
+    return f"# Derived from {settings}; edit that one.\n{stream.getvalue()}"
+
+
+def _absolute(value: Any, state: Path) -> Any:
+    match value:
+        case dict():
+            return {key: _absolute(below, state) for key, below in cast("dict[str, Any]", value).items()}
+        case list():
+            return [_absolute(below, state) for below in cast("list[Any]", value)]
+        case str() if value.startswith(_STATE_PREFIX):
+            return str(state / value.removeprefix(_STATE_PREFIX))
+        case _:
+            return value
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text("utf-8") == text:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def _lock(path: Path) -> Generator[None]:
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,86 @@
+"""How every artifact asset is made: guard, recipe, reuse or compute, publish, point, retire, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ft_assets.config.load import accepted_settings
+from ft_assets.graph.gates import as_metadata
+from resources import telemetry
+from resources.artifacts import Artifact, Recipe, Staging
+from resources.dagster_resources import ArtifactsResource
+
+Compute = Callable[[Staging], Mapping[str, Any]]
+"""Fills a staging folder and returns the summary."""
+
+
+def recipe_for(
+    artifacts: ArtifactsResource, asset: str, code_version: str, settings: Mapping[str, Any], inputs: Sequence[str]
+) -> Recipe:
+    """The recipe of `asset` from the current versions of its inputs (Refused if one was never made)."""
+    store = artifacts.store()
+    versions = {name: store.require(name).data_version for name in inputs}
+    return Recipe(asset=asset, code_version=code_version, settings=dict(settings), inputs=versions)
+
+
+def compute_params(artifacts: ArtifactsResource) -> dict[str, Any]:
+    """State folder, device and dtype for a worker: where and how it computes, not what, and so no part of a recipe."""
+    return {
+        "state_dir": artifacts.state_dir,
+        **accepted_settings(Path(artifacts.config_path), artifacts.state()).accelerator.model_dump(),
+    }
+
+
+def produce(
+    artifacts: ArtifactsResource,
+    recipe: Recipe,
+    *,
+    compute: Compute | None = None,
+    launch: Callable[[Recipe], Artifact] | None = None,
+    metadata: Callable[[Artifact], Mapping[str, Any]] | None = None,
+) -> dg.MaterializeResult[Any]:
+    """Reuse the artifact of this recipe, or make it (here with `compute`, or in a worker with `launch`).
+
+    The result's data version is the content hash of what was made, so that an equal rebuild makes nothing stale.
+    """
+    store = artifacts.store()
+    telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="start"))
+    artifact = store.find(recipe.asset, recipe.id)
+    reused = artifact is not None and not artifact.verify()
+    if artifact is None or not reused:
+        if artifact is not None:
+            store.discard(artifact)
+        if launch is not None:
+            artifact = launch(recipe)
+        elif compute is not None:
+            with store.stage(recipe) as staging:
+                artifact = staging.publish(compute(staging))
+        else:
+            raise ValueError("produce needs compute or launch")
+    store.point(artifact)
+    protected = artifacts.releases().protected(store, artifacts.keep_releases)
+    store.prune(recipe.asset, artifacts.keep, protected.get(recipe.asset, ()))
+    text = telemetry_line(artifact.summary)
+    telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="reused" if reused else "made", text=text))
+    # plots and tables first: the page shows entries in this order
+    extra = dict(metadata(artifact) if metadata else {})
+    shown = extra | {name: value for name, value in artifact.summary.items() if name not in extra}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.data_version),
+        metadata={
+            **as_metadata(shown),
+            "recipe": dg.MetadataValue.text(recipe.id),
+            "reused": dg.MetadataValue.bool(reused),
+            "artifact": dg.PathMetadataValue(str(artifact.path)),
+        },
+    )
+
+
+def telemetry_line(summary: Mapping[str, Any]) -> str:
+    """The first few plain figures of a summary, for one line."""
+    plain = {k: v for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(plain.items())[:4])

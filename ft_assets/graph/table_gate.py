@@ -1,0 +1,62 @@
+"""Whether a table of an artifact fits its Great Expectations suite, with a report that people can open."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from expectations.canonical import file_digest
+from expectations.tables.gate import Table, Validation, judge, slim_frame, suite_of
+from expectations.tables.report import render_markdown, render_report
+from expectations.violations import Violation
+from resources.artifacts import Artifact, ArtifactStore
+
+_REPORTS_KEPT = 20
+_LIBRARIES = ("ft-assets", "great-expectations", "pandas", "pyarrow")
+
+
+def table_fits(
+    store: ArtifactStore, artifact: Artifact, file: str, table: Table
+) -> tuple[list[Violation], dict[str, Any]]:
+    """What does not hold in a table by its suite (none means it fits), and figures. Judged once for table and suite.
+
+    The figures hold each rule with what was observed, and the path of the HTML report. Reports stand beside the store,
+    `<state>/reports/<asset>/<recipe>-<suite>.html`, because artifacts are immutable; an asset keeps its newest 20.
+    """
+    path, suite_sha256 = artifact.file(file), file_digest(suite_of(table))
+    validation, judged_at = _judged(path, artifact.manifest.files[file].sha256, table, suite_sha256)
+    report = store.root.absolute().with_name("reports") / artifact.asset
+    report /= f"{artifact.recipe_id}-{suite_sha256[:8]}.html"
+    if not report.is_file() or report.stat().st_mtime < judged_at:
+        facts = {"artifact": f"{artifact.asset}/{artifact.recipe_id}", "suite's sha256": suite_sha256}
+        facts |= {name: metadata.version(name) for name in _LIBRARIES}
+        _publish(report, render_report(validation, table, datetime.fromtimestamp(judged_at, UTC), facts))
+    figures = {
+        "rows": validation.rows,
+        "expectations": render_markdown(validation),
+        "report": report,
+        "report_url": report.as_uri(),
+    }
+    return validation.violations, figures
+
+
+@lru_cache(maxsize=64)
+def _judged(path: Path, _sha256: str, table: Table, _suite_sha256: str) -> tuple[Validation, float]:
+    # every consumer's guard asks again, and Great Expectations takes a second to answer
+    return judge(slim_frame(path, table), suite_of(table)), time.time()
+
+
+def _publish(report: Path, page: str) -> None:
+    """Write a report so that a reader sees a whole page, and forget the oldest ones beside it."""
+    report.parent.mkdir(parents=True, exist_ok=True)
+    temporary = report.with_name(f".{report.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_text(page, "utf-8")
+    temporary.replace(report)
+    newest_first = sorted(report.parent.glob("[!.]*.html"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in newest_first[_REPORTS_KEPT:]:
+        old.unlink(missing_ok=True)

@@ -1,0 +1,17 @@
+"""Passage ids are unique, and every passage says what its source says."""
+
+from __future__ import annotations
+
+from expectations.rules.passages import ids_are_unique, offsets_point_at_the_text
+
+
+def test_an_id_that_two_passages_share_is_named_with_its_count() -> None:
+    (violation,) = ids_are_unique("passages", ["aes#a", "密钥#b", "aes#a"])
+    assert (violation.code, violation.found) == ("FT-CORPUS-010", 2) and "aes#a" in violation.message
+    assert ids_are_unique("passages", ["a", "b"]) == []
+
+
+def test_a_passage_that_its_source_does_not_say_is_named_and_twenty_are_shown() -> None:
+    (violation,) = offsets_point_at_the_text("passages", [("a", "同", "同"), ("b", "32 轮", "16 轮")])
+    assert (violation.code, violation.found, violation.expected) == ("FT-CORPUS-011", "32 轮", "16 轮")
+    assert len(offsets_point_at_the_text("passages", ((str(n), "x", "y") for n in range(50)))) == 20

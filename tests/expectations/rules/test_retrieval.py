@@ -1,0 +1,157 @@
+"""Metrics by hand, each rule by one thing that breaks it, and the consumers' contracts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from pydantic import ValidationError
+
+from expectations.contracts.consumer import (
+    Consumer,
+    RetrievalNeeds,
+    broken_formats,
+    broken_retrieval_needs,
+    load_consumers,
+)
+from expectations.contracts.embedding import Base, Dense, EmbeddingContract, Fusion, Serving, Sparse, Texts
+from expectations.rules import retrieval as rules
+from expectations.rules.bootstrap import Interval
+from expectations.violations import Refused, Violation
+
+CONTRACT = EmbeddingContract(
+    weights_sha256="a" * 64,
+    base=Base(name="b", version="1"),
+    dense=Dense(dimensions=[384, 192], pooling="mean"),
+    sparse=Sparse(head_sha256="b" * 64, tokenizer_sha256="c" * 64, vocabulary=100, masked_ids=[0]),
+    texts=Texts(query_prompt="", passage_prompt="", query_max_tokens=64, passage_max_tokens=256),
+    serving=Serving(dimension=384, distance="cosine"),
+    fusion=Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.3, prefetch_limit=100),
+)
+
+
+def test_metrics_are_what_one_computes_by_hand() -> None:
+    found = rules.measure([{"a": 1, "b": 1}, {"c": 2}, {"z": 1}], [["x", "a", "y", "b"], ["c"], []])
+    ideal = 1 + 1 / math.log2(3)
+    assert found["ndcg_at_10"] == pytest.approx([(1 / math.log2(3) + 1 / math.log2(5)) / ideal, 1.0, 0.0])
+    assert found["recall_at_10"] == [1.0, 1.0, 0.0]
+    assert found["mrr_at_10"] == [0.5, 1.0, 0.0]
+
+
+def test_mrr_is_cut_at_ten_and_recall_at_a_hundred_is_not() -> None:
+    ranking = [f"p{n}" for n in range(150)]
+    found = rules.measure([{"p10": 1}, {"p9": 1}, {"p120": 1}], [ranking] * 3)
+    assert found["mrr_at_10"] == pytest.approx([0.0, 0.1, 0.0])
+    assert found["recall_at_100"] == [1.0, 1.0, 0.0]
+
+
+def test_equal_scores_keep_the_order_they_were_given() -> None:
+    # trec_eval alone would rank ties by passage id, descending
+    assert rules.measure([{"a": 1}], [["a", "z"]])["mrr_at_10"] == [1.0]
+
+
+SERVED_OTHER = msgspec.structs.replace(CONTRACT, serving=Serving(dimension=192, distance="cosine"))
+BROKEN: list[tuple[str, str, list[Violation]]] = [
+    ("FT-EMB-011", "nan", rules.losses_are_finite("m", [1.0, math.nan])),
+    ("FT-EMB-012", "0.0", rules.model_changed("m", 0.0, 2)),
+    ("FT-EMB-013", "0.75", rules.lexical_head_is_alive("m", 12, 16, 0.5)),
+    ("FT-EMB-015", "-0.2", rules.not_below_base("m", Interval(-0.2, -0.3, -0.1, 50))),
+    ("FT-VEC-001", "'b' has 0", rules.one_vector_a_passage("v", ["a", "b"], ["a"])),
+    ("FT-VEC-001", "'a' has 2", rules.one_vector_a_passage("v", ["a"], ["a", "a"])),
+    ("FT-VEC-001", "not in the corpus", rules.one_vector_a_passage("v", ["a"], ["a", "x"])),
+    ("FT-VEC-002", "'乙'", rules.one_dimension("v", [("甲", 384), ("乙", 192)], 384)),
+    ("FT-VEC-003", "'a'", rules.vectors_are_finite("v", ["a"])),
+    ("FT-VEC-004", "'a'", rules.vectors_match_texts("v", {"a": "1"}, {"a": "2"})),
+    ("FT-VEC-005", "0.02", rules.lexical_head_is_alive("v", 2, 100, 0.01, "FT-VEC-005")),
+    ("FT-COL-001", "sparse", rules.collection_is_complete("c", 9, 9, 9, 8)),
+    ("FT-COL-002", "dimension", rules.collection_matches_contract("c", CONTRACT, SERVED_OTHER, CONTRACT.serving)),
+    ("FT-COL-003", "768", rules.collection_matches_contract("c", CONTRACT, CONTRACT, Serving(dimension=768, distance="cosine"))),  # noqa: E501
+    ("FT-COL-004", "a (dense)", rules.stored_vectors_match("c", {"a (dense)": 0.5})),
+    ("FT-RET-001", "sparse arm", rules.fused_not_below_arms("e", 0.8, 0.5, 0.9, 0.05)),
+    ("FT-RET-002", "0.4", rules.recall_is_enough("e", 0.4, 0.5)),
+    ("FT-RET-003", "-0.05", rules.not_worse_than_live("e", Interval(-0.05, -0.09, -0.01, 50), 0.02, "ndcg_at_10")),
+    ("FT-RET-004", "fusion", rules.evaluation_is_current("e", {"fusion": 1}, {"fusion": 2})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "named", "violations"), BROKEN)
+def test_each_rule_names_what_breaks_it_and_how_to_mend_it(code: str, named: str, violations: list[Violation]) -> None:
+    assert violations
+    assert {violation.code for violation in violations} == {code}
+    assert named in str(violations[0])
+    assert violations[0].mend
+
+
+def test_the_rules_let_pass_what_is_right() -> None:
+    assert rules.losses_are_finite("m", [1.0]) == []
+    assert rules.model_changed("m", 0.0, 0) == []
+    assert rules.not_below_base("m", Interval(-0.01, -0.03, 0.01, 50)) == []
+    assert rules.one_vector_a_passage("v", ["a"], ["a"]) == []
+    assert rules.collection_matches_contract("c", CONTRACT, CONTRACT, CONTRACT.serving) == []
+    assert rules.stored_vectors_match("c", {"a": 1.0}) == []
+    assert rules.fused_not_below_arms("e", 0.86, 0.5, 0.9, 0.05) == []
+    assert rules.not_worse_than_live("e", Interval(0.03, -0.01, 0.05, 50), 0.02, "ndcg_at_10") == []
+    # few questions: the interval is wide, and nothing was lost; or it was, and may be chance
+    assert rules.not_worse_than_live("e", Interval(0.0, -0.1, 0.1, 20), 0.02, "ndcg_at_10") == []
+    assert rules.not_worse_than_live("e", Interval(-0.05, -0.12, 0.02, 20), 0.02, "ndcg_at_10") == []
+    # many questions: a loss that is certain, and small enough to be tolerated
+    assert rules.not_worse_than_live("e", Interval(-0.01, -0.015, -0.005, 9000), 0.02, "ndcg_at_10") == []
+
+
+def test_not_a_number_never_passes_as_close_enough() -> None:
+    assert rules.stored_vectors_match("c", {"a": math.nan})
+
+
+def needs(**values: Any) -> Consumer:
+    return Consumer(name="ui", owner="team:ui", description="d", retrieval=RetrievalNeeds.model_validate(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"dimensions": [768]}, "dimension"),
+        ({"distances": ["euclid"]}, "distance"),
+        ({"fusion": ["rrf"]}, "fusion"),
+        ({"sparse_weight": {"least": 0.5}}, "sparse_weight"),
+        ({"dense_weight": {"most": 0.9}}, "dense_weight"),
+        ({"min_recall_at_10": 0.95}, "Recall@10"),
+    ],
+)
+def test_a_candidate_that_a_consumer_cannot_use_is_named_with_its_owner(values: dict[str, Any], field: str) -> None:
+    (violation,) = broken_retrieval_needs(needs(**values), CONTRACT, 0.9)
+    assert (violation.code, violation.field) == ("FT-CON-002", field)
+    assert "team:ui" in violation.mend
+
+
+def test_a_format_in_another_version_is_named() -> None:
+    consumer = Consumer(
+        name="ddr", owner="team:ddr", description="d", writes={"preference": [2]}, reads={"passage": [1]}
+    )
+    (violation,) = broken_formats(consumer, {"preference": 1, "passage": 1})
+    assert (violation.code, violation.field, violation.found) == ("FT-CON-003", "preference", 1)
+
+
+def test_our_own_consumers_are_readable_and_accept_the_usual_release() -> None:
+    from expectations.formats.schemas import FORMATS
+
+    offered = {name: version for name, (_, version) in FORMATS.items()}
+    known = load_consumers()
+    assert {consumer.name for consumer in known} == {"ddr", "retrieval"}
+    assert [v for c in known for v in (*broken_retrieval_needs(c, CONTRACT, 0.9), *broken_formats(c, offered))] == []
+
+
+def test_every_error_of_every_consumer_file_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nowner: t\ndescription: d\nretreival: {}\n")
+    (tmp_path / "b.yaml").write_text("name: [\n")
+    with pytest.raises(Refused) as refusal:
+        load_consumers(tmp_path)
+    assert [Path(v.where).name for v in refusal.value.violations] == ["a.yaml", "b.yaml"]
+    assert "retreival" in str(refusal.value)
+
+
+def test_a_consumer_that_contradicts_its_type_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        needs(min_recall_at_10=2)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from ft_assets.adapters import train
+from ft_assets.adapters.trainer.build import _refuse_leaks, check_devices  # pyright: ignore[reportPrivateUsage]
+from ft_assets.config.load import SettingsError, load_settings
+from ft_assets.config.model import DpoSettings, SftSettings
+from resources.accelerator import Compute
+from resources.artifacts import Artifact
+from resources.launcher import Job
+from resources.telemetry import read_metrics
+from tests.ft_assets.adapters.tiny_llm import instruction
+
+# one optimizer step over every row: its loss is that of the first look at them
+ONE_STEP = {"max_steps": 1, "learning_rate": 1e-4, "lora": {"dropout": 0}}
+
+
+def run(job: Job) -> Artifact:
+    """Train in a run folder of its own."""
+    return train.main(msgspec.structs.replace(job, run_dir=f"{job.run_dir}-{job.recipe.id}"))
+
+
+def losses(artifact: Artifact) -> list[float]:
+    return [record["loss"] for record in read_metrics(artifact.file("metrics.jsonl")) if "loss" in record]
+
+
+@pytest.mark.slow
+def test_packed_rows_have_the_loss_and_the_gradient_they_have_alone(lab: Any) -> None:
+    splits = lab.instructions()
+    alone = run(lab.sft_job(splits, **ONE_STEP, global_batch_size=12, micro_batch_size=12))
+    packed = run(lab.sft_job(splits, **ONE_STEP, packing=True, global_batch_size=4, micro_batch_size=4))
+    assert losses(packed) == pytest.approx(losses(alone), abs=1e-5)
+    norms = [
+        next(r["grad_norm"] for r in read_metrics(run.file("metrics.jsonl")) if "loss" in r) for run in (alone, packed)
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    assert packed.summary["eval_loss_before"] == pytest.approx(alone.summary["eval_loss_before"], abs=1e-5)
+
+
+def test_a_model_in_which_packed_rows_see_each_other_is_refused(
+    tiny_base: Path, tmp_path: Path, refused_codes: Any
+) -> None:
+    import torch
+    from datasets import Dataset
+    from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=400, hidden_size=16, state_size=4, num_hidden_layers=1, time_step_rank=2)
+    args = SFTConfig(str(tmp_path), packing=True, max_length=64, use_cpu=True, bf16=False, report_to="none")
+    rows = Dataset.from_list([{"input_ids": list(range(5, 25)), "labels": list(range(5, 25))}] * 4)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    trainer = SFTTrainer(MambaForCausalLM(config), args, train_dataset=rows, processing_class=tokenizer)
+    assert refused_codes(lambda: _refuse_leaks(trainer)) == {"FT-TRAIN-053"}
+
+
+@pytest.mark.slow
+def test_the_loss_curve_does_not_depend_on_the_micro_batch(lab: Any) -> None:
+    rows = [instruction(n, context=[f"AES-{n} 的分组为 {n} 比特。" * (1 + n % 3)]) for n in range(12)]
+    splits = lab.instructions(rows)
+    curves = [
+        losses(run(lab.sft_job(splits, micro_batch_size=micro, lora={"dropout": 0}, learning_rate=1e-3)))
+        for micro in (1, 4)
+    ]
+    assert len(curves[0]) == 6
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_every_loss_of_dpo_trains(trained: Any) -> None:
+    lab, sft, _ = trained
+    splits = lab.preferences()
+    for loss in get_args(DpoSettings.model_fields["loss"].annotation):
+        made = run(lab.dpo_job(splits, sft, loss=loss, max_steps=2))
+        assert made.summary["max_abs_adapter_delta"] > 0, loss
+
+
+@pytest.mark.parametrize(
+    ("code", "changes", "device", "processes"),
+    [
+        ("FT-TRAIN-050", {"global_batch_size": 4, "micro_batch_size": 4}, "cpu", 2),
+        ("FT-TRAIN-051", {"activation_offloading": True}, "cpu", 1),
+        ("FT-TRAIN-052", {}, "cuda", 64),
+    ],
+)
+def test_what_the_hardware_cannot_do_is_refused_before_anything_is_built(
+    request: pytest.FixtureRequest, code: str, changes: dict[str, int], device: Any, processes: int
+) -> None:
+    monkeypatch, refused_codes = map(request.getfixturevalue, ("monkeypatch", "refused_codes"))
+    batches = {"global_batch_size": 64, "micro_batch_size": 1}
+    settings = SftSettings.model_validate({"base_model": "base", **batches, **changes})
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("LOCAL_RANK", str(processes - 1))
+    assert refused_codes(lambda: check_devices(settings, Compute(device, "float32"))) == {code}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label_smoothing": 0.1}, "label_smoothing (0.1) has no effect on loss `sigmoid`"),
+        ({"loss": "exo_pair", "label_smoothing": 0}, "logarithm of label_smoothing"),
+        ({"packing": True}, "Extra inputs"),
+        ({"lora": {"r": 8}}, "Extra inputs"),
+        ({"method": "full", "precompute_reference": False}, "a second model in memory"),
+    ],
+)
+def test_dpo_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        DpoSettings.model_validate({"base_model": "base", **changes})
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"FT__LAUNCHER__PROCESSES": "2"}, "processes (2) needs kind `torchrun`, not `subprocess`"),
+        (
+            {"FT__LAUNCHER__KIND": "torchrun", "FT__LAUNCHER__PROCESSES": "3"},
+            "sft.global_batch_size (8) must be a multiple of sft.micro_batch_size x launcher.processes (4 x 3 = 12)",
+        ),
+    ],
+)
+def test_processes_that_cannot_share_the_work_are_refused_with_both_values(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Path(__file__).parents[4] / "config.yaml", environ=environ)
+    assert said in str(caught.value)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ft_assets.config.load import SettingsError, load_settings, profiles
+
+BASE = """
+schema_version: 1
+default_profile: small
+corpus: {files: [docs/*.md]}
+sft: {base_model: org/big}
+dpo: {base_model: org/big}
+embedding: {base_model: org/encoder, learning_rate: 1e-5}
+profiles:
+  small:
+    sft: {base_model: org/tiny, lora: {r: 4}}
+    dpo: {base_model: org/tiny}
+  large: {}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(BASE)
+    return path
+
+
+def test_the_profile_lies_over_the_base_and_the_environment_over_both(config: Path):
+    assert load_settings(config, environ={}).sft.base_model == "org/tiny"
+    assert load_settings(config, "large", environ={}).sft.base_model == "org/big"
+    settings = load_settings(
+        config, environ={"FT_PROFILE": "small", "FT__SFT__LORA__R": "32", "FT__RETRIEVAL__SPARSE_WEIGHT": "0.4"}
+    )
+    assert settings.sft.lora.r == 32
+    assert settings.sft.lora.alpha == 32
+    assert settings.retrieval.sparse_weight == 0.4
+    assert settings.embedding.learning_rate == 1e-5  # YAML 1.2: a number, not a string
+
+
+def test_lists_can_be_overridden_from_the_environment(config: Path):
+    settings = load_settings(config, environ={"FT__CORPUS__FILES": "[a.jsonl, b/*.md]"})
+    assert settings.corpus.files == ["a.jsonl", "b/*.md"]
+
+
+def test_every_error_is_reported_at_once_with_its_place(config: Path):
+    config.write_text(
+        BASE.replace("sft: {base_model: org/big}", "sft: {base_model: org/big, learning_rat: 3, epochs: -1}")
+        + "retrieval: {dense_weight: 0, sparse_weight: 0}\n"
+    )
+    with pytest.raises(SettingsError) as error:
+        load_settings(config, environ={"FT__SFT__MAXSTEPS": "3", "FT__TRIAN__LR": "1"})
+    text = str(error.value)
+    assert len(error.value.errors) == 5
+    assert "sft.learning_rat" in text and "Did you mean 'learning_rate'?" in text
+    assert "sft.epochs" in text and "-1" in text
+    assert "retrieval: dense_weight and sparse_weight are both 0" in text
+    assert "FT__SFT__MAXSTEPS" in text and "max_steps" in text
+    assert "FT__TRIAN__LR" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("evaluation_strategy", "eval_steps"),
+        ("warmup_ratio", "warmup_steps"),
+        ("gradient_clipping", "max_grad_norm"),
+        ("max_seq_length", "max_length"),
+        ("tokenizer", "base_model"),
+        ("torch_dtype", "accelerator.dtype"),
+        ("gradient_accumulation_steps", "global_batch_size"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(config: Path, old: str, new: str):
+    config.write_text(BASE.replace("sft: {base_model: org/big}", f"sft: {{base_model: org/big, {old}: 1}}"))
+    with pytest.raises(SettingsError, match=f"sft.{old}: this name is no longer used. Write {new}") as error:
+        load_settings(config, environ={})
+    assert len(error.value.errors) == 1
+
+
+def test_the_shape_of_the_adapter_belongs_to_sft(config: Path):
+    config.write_text(BASE.replace("dpo: {base_model: org/big}", "dpo: {base_model: org/big, lora: {r: 8}}"))
+    with pytest.raises(SettingsError, match=r"dpo\.lora: this name is no longer used. Write sft\.lora") as error:
+        load_settings(config, environ={})
+    assert len(error.value.errors) == 1
+
+
+def test_after_a_whole_model_comes_no_adapter_and_rates_follow_the_method(config: Path):
+    full = {"FT_PROFILE": "large", "FT__SFT__METHOD": "full"}
+    with pytest.raises(SettingsError, match=r"dpo\.method \(lora\) must be `full` where sft\.method is `full`"):
+        load_settings(config, environ=full)
+    settings = load_settings(config, environ={**full, "FT__DPO__METHOD": "full"})
+    assert (settings.sft.learning_rate, settings.dpo.learning_rate) == (1e-5, 5e-7)
+    assert load_settings(config, environ={"FT__DPO__METHOD": "full"}).sft.method == "lora"
+
+
+def test_contradictions_name_both_values(config: Path):
+    config.write_text(BASE.replace("lora: {r: 4}", "global_batch_size: 10, micro_batch_size: 4"))
+    with pytest.raises(SettingsError, match=r"global_batch_size \(10\) must be a multiple of micro_batch_size \(4\)"):
+        load_settings(config, environ={})
+
+
+def test_adapters_must_share_a_base(config: Path):
+    with pytest.raises(SettingsError, match=r"dpo.base_model \(org/tiny\) must be sft.base_model \(org/else\)"):
+        load_settings(config, environ={"FT__SFT__BASE_MODEL": "org/else"})
+
+
+def test_duplicate_keys_newer_versions_and_unknown_profiles_are_refused(config: Path):
+    config.write_text(BASE + "corpus: {files: [x]}\n")
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        load_settings(config, environ={})
+    config.write_text(BASE.replace("schema_version: 1", "schema_version: 2"))
+    with pytest.raises(SettingsError, match="schema_version is 2"):
+        load_settings(config, environ={})
+    config.write_text(BASE)
+    with pytest.raises(SettingsError, match=r"profile 'medium' does not exist\. Choose one of: large, small"):
+        load_settings(config, "medium", environ={})
+
+
+def test_a_missing_file_is_an_error_not_an_empty_configuration(tmp_path: Path):
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_settings(tmp_path / "config.yaml", environ={})
+
+
+def test_every_profile_of_the_project_loads(project: Path):
+    path = project / "config.yaml"
+    assert {"demo", "zh", "gpu-10gb", "gpu-24gb"} <= set(profiles(path))
+    for profile in profiles(path):
+        assert load_settings(path, profile, environ={}).schema_version == 1

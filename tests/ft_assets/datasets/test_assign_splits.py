@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import random
+from itertools import combinations
+
+from expectations.rules.splits import QUARANTINED
+from expectations.text.cleaning import matching_key
+from ft_assets.config.model import SplitSettings
+from ft_assets.datasets.assign_splits import (
+    Card,
+    Dealt,
+    choose_split,
+    deal,
+    question_form,
+    question_key,
+)
+from ft_assets.datasets.near_duplicates import jaccard
+from ft_assets.datasets.passage_index import PassageIndex, document_of, resolve_passages
+
+SETTINGS = SplitSettings()
+
+
+def _families(count: int, size: int, seed: int = 0) -> list[tuple[str, str]]:
+    """(id, question): families of near-duplicates in Chinese and English, one letter apart, shuffled."""
+    dice = random.Random(seed)  # noqa: S311
+    rows: list[tuple[str, str]] = []
+    for family in range(count):
+        alphabet = "密钥算法分组加密解密签名验证证书协议" if family % 2 else "abcdefghijklmnopqrstuvwxyz "
+        base = "".join(dice.choice(alphabet) for _ in range(60))
+        for member in range(size):
+            at = dice.randrange(60)
+            rows.append((f"f{family}-{member}", matching_key(base[:at] + dice.choice(alphabet) + base[at + 1 :])))
+    dice.shuffle(rows)
+    return rows
+
+
+def _cards(rows: list[tuple[str, str]]) -> list[Card]:
+    return [Card("instruction", record_id, (question_key(text),), text) for record_id, text in rows]
+
+
+def _pairs_across(rows: list[tuple[str, str]], dealt: dict[tuple[str, str], Dealt]) -> list[tuple[str, str]]:
+    """By brute force: near-duplicates that lie in two splits."""
+    placed = [(i, text, dealt[("instruction", i)].split) for i, text in rows]
+    placed = [row for row in placed if row[2] != QUARANTINED]
+    return [
+        (a[0], b[0])
+        for a, b in combinations(placed, 2)
+        if a[2] != b[2] and jaccard(a[1], b[1]) >= SETTINGS.near_duplicate
+    ]
+
+
+def test_growth_moves_nothing_and_no_near_duplicates_straddle():
+    rows = _families(60, 6)
+    first = deal(_cards(rows[:180]), {}, SETTINGS)
+    assert not first.bridges and not _pairs_across(rows[:180], first.dealt)
+    grown = deal(_cards(rows), first.dealt, SETTINGS)
+    assert not grown.dealt.keys() & first.dealt.keys()  # nothing that lies somewhere is dealt again
+    ledger = first.dealt | grown.dealt | {b.card.id: Dealt("", QUARANTINED) for b in grown.bridges}
+    assert not _pairs_across(rows, ledger)
+    assert {dealt.split for dealt in ledger.values()} >= {"train", "validation", "test"}
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    rows = _families(20, 3)
+    assert deal(_cards(rows), {}, SETTINGS).dealt == deal(_cards(rows[::-1]), {}, SETTINGS).dealt
+
+
+def test_what_is_kept_out_no_longer_hides_what_it_joined():
+    # x is nearly a (train) and nearly b (test), which are not alike; y is nearly x and nearly b, z nearly b alone
+    words = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥天地玄黄宇宙洪荒"
+    texts = {"a": "一二" + words, "b": words + "三四", "x": words, "y": words + "三五", "z": words + "三四六"}
+    strict = SplitSettings(near_duplicate=0.9)
+    known = {("instruction", "a"): Dealt("A", "train"), ("instruction", "b"): Dealt("B", "test")}
+    cards = _cards(list(texts.items()))
+    result = deal(cards, known, strict)
+    assert "x" in {bridge.card.record_id for bridge in result.bridges}
+    assert result.dealt[("instruction", "z")].split == "test"
+    ledger = known | result.dealt
+    alike = [
+        (one, other) for one, other in combinations(cards, 2) if jaccard(one.question, other.question) >= 0.9
+    ]  # fmt: skip
+    assert len(alike) >= 4
+    assert all(
+        ledger[one.id].split == ledger[other.id].split
+        for one, other in alike
+        if one.id in ledger and other.id in ledger
+    )
+
+
+def test_words_that_only_make_a_question_polite_do_not_hide_its_twin():
+    asked = ["SM4 的分组长度是多少？", "请问SM4分组长度是多少呢", "ＳＭ４分组长度是多少?"]
+    assert len({question_form(text) for text in asked}) == 1
+    assert question_form("What is the key length of AES?") == question_form("Please, what is key length of an AES")
+    assert question_form("SM2 签名") != question_form("SM4 签名")
+    assert question_form("the") == "the" and question_form("吗？") == "吗"
+
+
+def test_a_cluster_that_left_and_comes_back_keeps_its_split_though_the_shares_changed():
+    card = Card("instruction", "r1", ("document:aes",))
+    before = deal([card], {}, SETTINGS).dealt
+    shares = SplitSettings(train=0.01, validation=0.98, test=0.01)
+    again = deal([Card("preference", "p1", ("document:aes",))], before, shares).dealt
+    assert again[("preference", "p1")] == before[card.id]
+
+
+def test_shares_come_out_near_what_was_asked_for():
+    counts = {"train": 0, "validation": 0, "test": 0}
+    for n in range(5000):
+        counts[choose_split(f"document:{n}", SETTINGS)] += 1
+    assert abs(counts["train"] / 5000 - 0.7) < 0.03 and abs(counts["test"] / 5000 - 0.2) < 0.03
+
+
+def test_an_evidence_name_means_a_passage_a_section_with_its_pieces_or_a_document():
+    index = PassageIndex([("aes#a", "aes"), ("aes#b", "aes"), ("aes#b~2", "aes"), ("d1", "d1"), ("d1~2", "d1")])
+    assert resolve_passages(["aes#b", "aes#b~2", "gone"], index) == ["aes#b", "aes#b~2"]
+    assert resolve_passages(["aes"], index) == ["aes#a", "aes#b", "aes#b~2"]
+    assert resolve_passages(["aes#b~2", "d1"], index) == ["aes#b~2", "d1", "d1~2"]
+    assert [document_of(name, index) for name in ("d1~2", "aes", "new#x")] == ["d1", "aes", "new"]

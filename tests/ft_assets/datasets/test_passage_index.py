@@ -1,0 +1,45 @@
+"""An alias means the passage that has its text, wherever evidence names it, its section or its document."""
+
+from __future__ import annotations
+
+import pytest
+
+from ft_assets.corpus.cut import Alias
+from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index
+from ft_assets.embedding.pairs import read_passages, read_questions
+from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruction, question
+
+pytestmark = pytest.mark.slow
+
+
+def test_an_alias_its_section_and_its_document_mean_the_passage_that_is_kept() -> None:
+    passages = [("aes#a", "aes"), ("aes#b", "aes"), ("rsa#x", "rsa"), ("rsa#b~2", "rsa")]
+    aliases = [Alias("copy#a", "copy", "aes#a"), Alias("rsa#b", "rsa", "aes#b"), Alias("d2", "d2", "aes#b")]
+    index = PassageIndex(passages, aliases)
+    assert index.resolve("copy#a") == index.resolve("copy") == ["aes#a"]
+    assert index.resolve("rsa#b") == ["rsa#b~2", "aes#b"]
+    assert index.resolve("rsa") == ["rsa#x", "rsa#b~2", "aes#b"]
+    assert index.resolve("d2") == ["aes#b"] and index.resolve("nowhere") == []
+    assert [document_of(name, index) for name in ("copy", "copy#a", "rsa")] == ["aes", "aes", "rsa"]
+
+
+def test_judgements_and_evidence_that_name_a_twin_hold_and_stay_in_its_split(project: Project) -> None:
+    text = (project.root / "docs/topic00.md").read_text("utf-8")
+    project.document("twin", text.replace("# 第0章", "# 另一个标题"))
+    rows = [instruction(topic) for topic in TOPICS] + [instruction("twin", evidence=["twin#basics"])]
+    project.instructions(rows)
+    queries = {f"q-{topic}": (question(topic), [topic]) for topic in TOPICS}
+    project.retrieval(queries | {"q-twin": (question("twin"), ["twin"])})
+    result = project.run()
+    assert result.success, failures(result)
+    passages = project.store.require("passages")
+    assert passages.summary["aliases"] == 1
+    assert [row["code"] for row in project.quarantine("passages")] == ["FT-CORPUS-005"]
+    assert project.quarantine("retrieval_records") == []
+    assert read_index(passages).resolve("twin#basics") == ["topic00#basics"]
+    splits = project.splits()
+    assert splits[("instruction", "i-twin-0")] == splits[("instruction", "i-topic00-0")]
+    split = splits[("retrieval", "q-twin")]
+    asked = read_questions(project.store.require("retrieval_splits"), split, read_passages(passages))
+    assert dict(zip(asked.ids, asked.qrels, strict=True))["q-twin"] == {"topic00#basics": 1}
+    assert asked.unresolved == []

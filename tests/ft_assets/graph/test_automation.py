@@ -1,0 +1,291 @@
+"""What is requested by itself, tick by tick, and that no change is ever forgotten."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ft_assets.definitions import GATES, ROOMS
+from ft_assets.graph.automation import (
+    AC,
+    ASKED,
+    SENSORS,
+    automate,
+    judge_again,
+    on_contract_change,
+)
+from tests.ft_assets.daemon import Daemon
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class World:
+    """`source` and what is made from it, with versions, verdicts and failures that a test sets."""
+
+    instance: dg.DagsterInstance
+    version: str = "1"
+    code: str = "1"
+    passes: bool = True
+    breaks: bool = False
+    policy: Any = None
+    on_made: Any = None
+    made: list[str] = field(default_factory=list)
+    cursor: Any = None
+
+    def defs(self) -> dg.Definitions:
+        @dg.asset
+        def source() -> dg.MaterializeResult[Any]:
+            return dg.MaterializeResult(data_version=dg.DataVersion(self.version))
+
+        @dg.asset_check(asset=source, blocking=True)
+        def fits() -> dg.AssetCheckResult:
+            return dg.AssetCheckResult(passed=self.passes)
+
+        @dg.asset(deps=[source], code_version=self.code, automation_condition=self.policy or on_contract_change())
+        def index() -> dg.MaterializeResult[Any]:
+            seen = self.version
+            if self.on_made:
+                self.on_made()
+            if self.breaks:
+                raise RuntimeError("broken")
+            self.made.append(seen)
+            return dg.MaterializeResult(data_version=dg.DataVersion(f"index of {seen}"))
+
+        release_when = on_contract_change(at_first_look=False)
+
+        @dg.asset(deps=[index], automation_condition=release_when)
+        def release() -> dg.MaterializeResult[Any]:
+            return dg.MaterializeResult(data_version=dg.DataVersion(f"release of {self.made[-1]}"))
+
+        quiet = dg.logger(lambda _: logging.getLogger("quiet"))
+        return dg.Definitions(
+            assets=[source, index, release],
+            asset_checks=[fits],
+            executor=dg.in_process_executor,
+            loggers={"quiet": quiet},
+        )
+
+    def run(self, *names: str) -> None:
+        job = self.defs().resolve_implicit_global_asset_job_def()
+        keys = [dg.AssetKey(name) for name in names]
+        job.execute_in_process(instance=self.instance, asset_selection=keys, raise_on_error=False)
+
+    def judge(self) -> None:
+        """Run the check alone."""
+        job = self.defs().resolve_implicit_global_asset_job_def()
+        check = dg.AssetCheckKey(dg.AssetKey("source"), "fits")
+        job.get_subset(asset_selection=set(), asset_check_selection={check}).execute_in_process(
+            instance=self.instance, raise_on_error=False
+        )
+
+    def asks(self) -> set[str]:
+        """What one tick requests. Nothing is run."""
+        result = dg.evaluate_automation_conditions(self.defs(), self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        return {r.key.to_user_string() for r in result.results if not r.true_subset.is_empty}
+
+    def settle(self) -> list[set[str]]:
+        """Tick and run until nothing is requested."""
+        asked: list[set[str]] = []
+        while found := self.asks():
+            asked.append(found)
+            self.run(*found)
+            assert len(asked) < 8, asked
+        assert self.asks() == set()
+        return asked
+
+
+@pytest.fixture
+def world() -> Generator[World]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = World(instance)
+        made.run("source")
+        made.settle()
+        yield made
+
+
+def test_everything_is_made_once_at_the_first_look(world: World) -> None:
+    assert world.made == ["1"]
+
+
+def test_what_stands_at_the_first_look_is_looked_at_but_a_release_is_left_where_it_is() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = World(instance)
+        world.run("source", "index", "release")
+        assert world.settle() == [{"index"}]
+
+
+def test_an_equal_version_asks_for_nothing(world: World) -> None:
+    world.run("source")
+    assert world.settle() == []
+
+
+def test_a_new_version_asks_for_what_is_made_from_it_step_by_step(world: World) -> None:
+    world.version = "2"
+    world.run("source")
+    assert world.settle() == [{"index"}, {"release"}]
+    assert world.made == ["1", "2"]
+
+
+def test_new_code_asks_for_its_own_asset(world: World) -> None:
+    world.code = "2"
+    assert world.settle()[0] == {"index"}
+
+
+def test_a_failing_check_holds_and_a_passing_one_lets_go(world: World) -> None:
+    world.version, world.passes = "2", False
+    world.run("source")
+    assert [world.asks() for _ in range(3)] == [set(), set(), set()]
+    world.passes = True
+    world.judge()
+    assert world.settle() == [{"index"}, {"release"}]
+
+
+def change_on_the_tick_after_a_request(world: World) -> None:
+    world.version = "2"
+    world.run("source")
+    assert world.asks() == {"index"}
+    world.run("index")
+    world.version = "3"
+    world.run("source")  # before the next tick, the one that sees its own request
+    world.settle()
+
+
+def change_during_a_long_run(world: World) -> None:
+    def change_and_tick() -> None:
+        world.on_made = None
+        world.version = "3"
+        world.run("source")
+        for _ in range(3):
+            assert "index" not in world.asks()  # it is still running
+
+    world.version = "2"
+    world.run("source")
+    assert world.asks() == {"index"}
+    world.on_made = change_and_tick
+    world.run("index")
+    assert world.made == ["1", "2"]
+    world.settle()
+
+
+TRAPS = [change_on_the_tick_after_a_request, change_during_a_long_run]
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
+def test_a_change_is_not_forgotten(world: World, trap: Callable[[World], None]) -> None:
+    trap(world)
+    assert world.made[-1] == "3"
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
+def test_the_obvious_condition_forgets_it(trap: Callable[[World], None]) -> None:
+    """Why the policy is not simply this one."""
+    changed = AC.any_deps_match(AC.data_version_changed()).since_last_handled()
+    naive = (changed | AC.newly_missing()) & ~AC.in_progress() & ~AC.any_deps_in_progress() & ~AC.any_deps_missing()
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = World(instance, policy=naive)
+        world.run("source")
+        world.settle()
+        trap(world)
+        assert world.made[-1] == "2"
+
+
+def test_both_traps_at_once(world: World) -> None:
+    """A change on the very next tick, while the run of the request still goes on."""
+
+    def change_and_tick() -> None:
+        world.on_made = None
+        world.version = "3"
+        world.run("source")
+        assert "index" not in world.asks()
+
+    world.version = "2"
+    world.run("source")
+    assert world.asks() == {"index"}
+    world.on_made = change_and_tick
+    world.run("index")
+    assert "index" in world.settle()[0]
+    assert world.made[-1] == "3"
+
+
+def test_what_fails_is_left_for_a_person_or_a_change(world: World) -> None:
+    world.version, world.breaks = "2", True
+    world.run("source")
+    assert world.asks() == {"index"}
+    world.run("index")
+    assert [world.asks() for _ in range(4)] == [set()] * 4
+    world.breaks, world.version = False, "3"
+    world.run("source")
+    assert world.settle()[0] == {"index"}
+
+
+def test_what_a_check_skipped_in_its_own_run_goes_on_when_the_check_passes(world: World) -> None:
+    world.version, world.passes = "2", False
+    world.run("source", "index")  # one run: the check fails, index is skipped
+    assert [world.asks() for _ in range(3)] == [set()] * 3
+    world.passes = True
+    world.judge()
+    assert world.settle() == [{"index"}, {"release"}]
+
+
+ONE_FOR_ALL = dg.AutomationConditionSensorDefinition("one", target=dg.AssetSelection.all())
+
+
+@pytest.mark.parametrize(("sensors", "goes_on"), [(SENSORS, True), ([ONE_FOR_ALL], False)], ids=["ours", "one for all"])
+def test_a_check_requested_on_the_same_tick_does_not_stand_in_for_an_assets_own(sensors: Any, goes_on: bool) -> None:
+    """Were it one sensor, nothing would judge the new index, and the release would wait for that for good."""
+    version = "1"
+
+    @dg.asset
+    def source() -> dg.MaterializeResult[Any]:
+        return dg.MaterializeResult(data_version=dg.DataVersion(version))
+
+    def made() -> dg.MaterializeResult[Any]:
+        return dg.MaterializeResult(data_version=dg.DataVersion(f"from {version}"))
+
+    index = dg.asset(made, name="index", deps=[source], automation_condition=on_contract_change())  # type: ignore[call-overload]
+    release = dg.asset(made, name="release", deps=[index], automation_condition=on_contract_change())  # type: ignore[call-overload]
+
+    @dg.asset
+    def note() -> None: ...
+
+    @dg.asset_check(asset=index, blocking=True)
+    def sound() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    @dg.asset_check(asset=note, additional_deps=[source], automation_condition=judge_again())
+    def fits() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    defs = dg.Definitions([source, index, release, note], asset_checks=[sound, fits], sensors=sensors)
+    with dg.DagsterInstance.ephemeral() as instance:
+        daemon = Daemon(defs, instance, artifacts=None)  # type: ignore[arg-type]
+        daemon.execute(["source", "note", "index", "release"])
+        for _ in range(3):
+            for request in daemon.evaluate():
+                daemon.launch(request)
+        version = "2"
+        daemon.execute(["source"])
+        requests = daemon.evaluate()
+        assert {key for request in requests for key in request.asset_check_keys or ()} == {fits.check_key}
+        assert set().union(*(daemon.launch(request) for request in requests)) == {"index"}
+        assert [daemon.launch(request) for request in daemon.evaluate()] == ([{"release"}] if goes_on else [])
+
+
+def test_trainings_and_settings_have_no_condition_and_all_else_has_one() -> None:
+    assets = automate(asset for room in ROOMS for asset in room.ASSETS)
+    specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
+    by_hand = {spec.key.to_user_string() for spec in specs if spec.automation_condition is None}
+    assert {name for name in by_hand if not name.endswith("_settings")} == ASKED
+    assert {"sft_adapter", "dpo_adapter"} <= ASKED
+
+
+def test_a_release_is_held_by_its_lineage() -> None:
+    gates = {gate.asset for gate in GATES if gate.name == "lineage_in_sync" and gate.blocking}
+    assert gates == {"retrieval_evaluation", "adapter_evaluation"}

@@ -1,0 +1,142 @@
+"""The instance below the state folder: one shape for `ft` and for a plain `dg dev`, and no race at its birth."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ft_assets.graph.instance import SETTINGS, derive_settings
+
+_OPEN = """
+import sys
+from pathlib import Path
+from ft_assets.graph.instance import open_instance
+with open_instance(Path(sys.argv[1])) as instance:
+    print(instance.get_runs_count(), len(instance.all_asset_keys()), instance.telemetry_enabled)
+"""
+
+
+def _yaml(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)  # pyright: ignore
+
+
+def test_three_processes_that_open_a_fresh_state_at_once_all_succeed_and_leave_it_sound(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _OPEN, str(tmp_path)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    ended = [(process.communicate(timeout=120), process.returncode) for process in started]
+    assert [code for _, code in ended] == [0, 0, 0], ended
+    later = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert later.stdout == "0 0 False\n"
+
+
+def test_every_path_of_the_instance_lies_below_the_state_folder(tmp_path: Path) -> None:
+    derived = derive_settings(SETTINGS, tmp_path / "state")
+    assert ".ft/" not in derived.partition("\n")[2]
+    found = _yaml(derived)
+    state = str(tmp_path / "state" / "dagster")
+    assert found["storage"]["sqlite"]["base_dir"].startswith(state)
+    assert found["compute_logs"]["config"]["base_dir"].startswith(state)
+    assert found["local_artifact_storage"]["config"]["base_dir"].startswith(state)
+
+
+def test_workspace_and_project_file_name_the_same_code(project: Path) -> None:
+    tool = tomllib.loads((project / "pyproject.toml").read_text("utf-8"))["tool"]
+    location = _yaml((project / "workspace.yaml").read_text("utf-8"))["load_from"][0]["python_module"]
+    assert location["module_name"] == tool["dg"]["project"]["code_location_target_module"]
+    assert location["module_name"] == tool["dagster"]["module_name"]
+    assert location["location_name"] == tool["dg"]["project"]["code_location_name"]
+
+
+@pytest.mark.slow
+def test_a_plain_dg_dev_keeps_its_history_below_the_project(
+    tmp_path: Path, project: Path, serve: Callable[..., Any]
+) -> None:
+    """DAGSTER_HOME unset, in the project's folder: what one session recorded, the next one shows."""
+    for name in ("pyproject.toml", "dagster.yaml"):
+        (tmp_path / name).write_text((project / name).read_text("utf-8"))
+    (tmp_path / "ft_assets").mkdir()
+    (tmp_path / "ft_assets" / "__init__.py").touch()
+    (tmp_path / "ft_assets" / "definitions.py").write_text(
+        "import dagster as dg\n\n@dg.asset\ndef one():\n    return dg.MaterializeResult(metadata={'rows': 1})\n\n"
+        "defs = dg.Definitions(assets=[one])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    dg_dev = [str(Path(sys.executable).parent / "dg"), "dev"]
+    report = (
+        'mutation{reportRunlessAssetEvents(eventParams:{eventType:ASSET_MATERIALIZATION,assetKey:{path:["one"]}})'
+        "{__typename}}"
+    )
+    shown = '{assetOrError(assetKey:{path:["one"]}){... on Asset{assetMaterializations{timestamp}}}}'
+    with serve(dg_dev, cwd=tmp_path, env=environment) as ask:
+        assert ask(report)["reportRunlessAssetEvents"]["__typename"] == "ReportRunlessAssetEventsSuccess"
+    with serve(dg_dev, cwd=tmp_path, env=environment) as ask:
+        assert len(ask(shown)["assetOrError"]["assetMaterializations"]) == 1
+    assert (tmp_path / ".ft" / "dagster" / "storage").is_dir()
+    assert not list(tmp_path.glob(".tmp_dagster_home_*"))
+
+
+@pytest.mark.slow
+def test_the_webserver_shows_what_ft_recorded(tmp_path: Path, project: Path, serve: Callable[..., Any]) -> None:
+    """A run of `ft`'s executor on the toy graph, then GraphQL: assets, checks and their results."""
+    toys = project / "tests" / "ft_assets" / "commands"
+    (tmp_path / "numbers.json").write_text("[1, 2, 3]")
+    (tmp_path / "limit.json").write_text('{"limit": 10}')
+    (tmp_path / "location.py").write_text(
+        f"import sys\nfrom pathlib import Path\nsys.path[:0] = [{str(toys)!r}]\nimport toy\n"
+        f"defs = toy.build(Path({str(tmp_path)!r}))\n"
+    )
+    run = (
+        "import sys\nfrom pathlib import Path\nsys.path[:0] = [sys.argv[1]]\nfrom location import defs\n"
+        "from ft_assets.commands.run import run_assets, select\nfrom ft_assets.commands.terminal import make_console\n"
+        "from ft_assets.graph.instance import open_instance\n"
+        "instance = open_instance(Path(sys.argv[1]) / 'state')\n"
+        "sys.exit(run_assets(defs, instance, select(defs, everything=True), make_console()).exit_code)\n"
+    )
+    subprocess.run([sys.executable, "-c", run, str(tmp_path)], check=True, cwd=project, capture_output=True)
+    webserver = [str(Path(sys.executable).parent / "dagster-webserver"), "-f", str(tmp_path / "location.py")]
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "state" / "dagster"), "PYTHONPATH": str(project)}
+    question = (
+        "{assetNodes{assetKey{path} groupName staleStatus assetMaterializations(limit:1){runId}"
+        "assetChecksOrError{... on AssetChecks{checks{name blocking executionForLatestMaterialization{status}}}}}"
+        "runsOrError{... on Runs{results{status jobName}}}}"
+    )
+    with serve(webserver, cwd=project, env=environment) as ask:
+        answer = ask(question)
+    nodes = {node["assetKey"]["path"][0]: node for node in answer["assetNodes"]}
+    assert nodes["total"]["assetMaterializations"] and nodes["total"]["staleStatus"] == "FRESH"
+    check = nodes["numbers"]["assetChecksOrError"]["checks"][0]
+    assert check["name"] == "numbers_are_small" and check["blocking"]
+    assert check["executionForLatestMaterialization"]["status"] == "SUCCEEDED"
+    assert answer["runsOrError"]["results"] == [{"status": "SUCCESS", "jobName": "__ASSET_JOB"}]
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_with_130_and_one_line(tmp_path: Path, project: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\nimport dagster as dg\nfrom ft_assets import cli\nfrom ft_assets.commands.project import Project\n"
+        "@dg.asset\ndef slow():\n    open('began', 'w').close()\n    time.sleep(60)\n"
+        "Project.definitions = dg.Definitions(assets=[slow])\ncli.main()\n"
+    )
+    (tmp_path / "config.yaml").write_text("schema_version: 1\n")
+    environment = {**os.environ, "FT_CONFIG": str(tmp_path / "config.yaml"), "PYTHONPATH": str(project)}
+    environment["FT_STATE_DIR"] = str(tmp_path / "state")
+    process = subprocess.Popen(
+        [sys.executable, "slow.py", "run", "--all"], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    while not (tmp_path / "began").exists():
+        assert process.poll() is None, process.communicate()
+        signal.sigtimedwait([], 0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.startswith("ft: interrupted") and err.count("\n") == 1
