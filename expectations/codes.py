@@ -1,4 +1,4 @@
-"""Every code a row, data set or table can be rejected with: what, why it matters, the mend. Source of docs/rules.md."""
+"""The rule book: one entry for every code. docs/rules.md is built from it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Code(NamedTuple):
-    """What one code means."""
+    """One rule: its title, why it matters, and how to fix what broke it."""
 
     title: str
     why: str
-    mend: str
+    fix: str
 
 
 CODES: dict[str, Code] = {
@@ -23,7 +23,7 @@ CODES: dict[str, Code] = {
     "FT-ROW-002": Code(
         "The row is not JSON",
         "A lenient parser would read something else than was written.",
-        "Mend the row so that a JSON parser accepts it, or delete it.",
+        "Fix the row so that a JSON parser accepts it, or delete it.",
     ),
     "FT-ROW-003": Code(
         "A key appears twice in one object",
@@ -401,7 +401,7 @@ CODES: dict[str, Code] = {
         "It can neither train nor measure retrieval.",
         "Add a judgement with a score of 1 or more, or take the query out.",
     ),
-    "FT-LINK-004": Code("A judgement of a query that is quarantined", "It judges nothing.", "Mend the query first."),
+    "FT-LINK-004": Code("A judgement of a query that is quarantined", "It judges nothing.", "Fix the query first."),
     # Dealing records into splits
     "FT-SPLIT-001": Code(
         "A new record that would join two splits",
@@ -412,7 +412,7 @@ CODES: dict[str, Code] = {
     "FT-TABLE-001": Code(
         "The suite cannot be used as it is written",
         "An expectation that is dropped or cannot fail leaves the gate open.",
-        "Mend the suite file: expectation types and arguments as Great Expectations names them.",
+        "Fix the suite file: expectation types and arguments as Great Expectations names them.",
     ),
     "FT-TABLE-002": Code(
         "A check is broken, the data was not judged",
@@ -429,12 +429,682 @@ CODES: dict[str, Code] = {
         "Later stages rely on it.",
         "Look at the rows that the violation names.",
     ),
+    # Hardware
+    "FT-ACC-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ACC-002": Code(
+        "",
+        "",
+        "",
+    ),
+    # Adapters
+    "FT-ADP-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ADP-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ADP-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ADP-004": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ADP-005": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ADP-010": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ADP-011": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ADP-012": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ADP-013": Code(
+        "",
+        "",
+        "",
+    ),
+    # Answers
+    "FT-ANS-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ANS-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ANS-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ANS-004": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ANS-010": Code(
+        "",
+        "",
+        "",
+    ),
+    # Artifacts
+    "FT-ART-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ART-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-ART-003": Code(
+        "",
+        "",
+        "",
+    ),
+    # Configuration
+    "FT-CFG-001": Code(
+        "",
+        "",
+        "",
+    ),
+    # Collections
+    "FT-COL-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-COL-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-COL-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-COL-004": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-COL-005": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-COL-006": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-COL-007": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-COL-008": Code(
+        "",
+        "",
+        "",
+    ),
+    # Consumers
+    "FT-CON-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-CON-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-CON-003": Code(
+        "",
+        "",
+        "",
+    ),
+    # Corpus
+    "FT-CORPUS-010": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-CORPUS-011": Code(
+        "",
+        "",
+        "",
+    ),
+    # Data sets
+    "FT-DATA-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-DATA-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-DATA-003": Code(
+        "",
+        "",
+        "",
+    ),
+    # Embedding
+    "FT-EMB-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-010": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-011": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-012": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-013": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-014": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-015": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EMB-016": Code(
+        "",
+        "",
+        "",
+    ),
+    # Estimates
+    "FT-EST-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EST-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EST-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-EST-004": Code(
+        "",
+        "",
+        "",
+    ),
+    # Files
+    "FT-FILE-001": Code(
+        "",
+        "",
+        "",
+    ),
+    # Lineage
+    "FT-LIN-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-LIN-002": Code(
+        "",
+        "",
+        "",
+    ),
+    # Models
+    "FT-MODEL-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-MODEL-002": Code(
+        "",
+        "",
+        "",
+    ),
+    # Qdrant
+    "FT-QDR-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-004": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-005": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-006": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-007": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-008": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-009": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-010": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-QDR-011": Code(
+        "",
+        "",
+        "",
+    ),
+    # Releases
+    "FT-REL-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-REL-002": Code(
+        "",
+        "",
+        "",
+    ),
+    # Retrieval
+    "FT-RET-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-RET-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-RET-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-RET-004": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-RET-005": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-RET-006": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-RET-007": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-RET-008": Code(
+        "",
+        "",
+        "",
+    ),
+    # Splits
+    "FT-SPLIT-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-004": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-005": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-006": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-007": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-008": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-009": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-010": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-011": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-SPLIT-012": Code(
+        "",
+        "",
+        "",
+    ),
+    # Training
+    "FT-TRAIN-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-004": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-005": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-006": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-007": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-008": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-009": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-010": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-011": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-012": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-013": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-014": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-015": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-016": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-017": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-018": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-019": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-020": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-021": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-022": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-023": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-024": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-025": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-026": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-030": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-031": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-032": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-033": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-034": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-035": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-050": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-051": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-052": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-053": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-TRAIN-054": Code(
+        "",
+        "",
+        "",
+    ),
+    # Vectors
+    "FT-VEC-001": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-VEC-002": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-VEC-003": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-VEC-004": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-VEC-005": Code(
+        "",
+        "",
+        "",
+    ),
+    "FT-VEC-006": Code(
+        "",
+        "",
+        "",
+    ),
 }
 
 
 def codes_markdown() -> str:
     """The table of all codes as Markdown, the text of docs/rules.md."""
-    lines = ["| code | what | why it matters | how to mend |", "| --- | --- | --- | --- |"]
+    lines = ["| code | what | why it matters | how to fix |", "| --- | --- | --- | --- |"]
     cells = ((key, *(part.replace("|", "\\|") for part in code)) for key, code in CODES.items())
     lines += ["| " + " | ".join((f"`{key}`", *rest)) + " |" for key, *rest in cells]
     return "\n".join(lines) + "\n"

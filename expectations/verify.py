@@ -141,7 +141,7 @@ def _broken_contract(consumer: Consumer, report: Report) -> list[Violation]:
         broken = [
             (report.format, version, versions, "does not know this version of the format.") for version in strange
         ]
-    mend = f"write a format and a version that {consumer.name} knows, or agree with {consumer.owner} on this one"
+    fix = f"write a format and a version that {consumer.name} knows, or agree with {consumer.owner} on this one"
     return [
         Violation(
             code="FT-CON-003",
@@ -150,7 +150,7 @@ def _broken_contract(consumer: Consumer, report: Report) -> list[Violation]:
             field=field,
             found=found,
             expected=expected,
-            mend=mend,
+            fix=fix,
         )
         for field, found, expected, message in broken
     ]
@@ -168,7 +168,7 @@ def check_format(format: str | None, where: str) -> None:
                     code="FT-DIALECT-001",
                     where=where,
                     message=f"the format `{format}` is none of {', '.join(sorted(names))}",
-                    mend="Name one of these formats, or leave it to be recognised.",
+                    fix="Name one of these formats, or leave it to be recognised.",
                 )
             ],
         )
@@ -200,9 +200,9 @@ def read_sections(path: Path) -> Iterator[PassageRecord | Rejected]:
             )
         else:
             reason = "the section has no text"
-            mend = "write the section, or take it out"
+            fix = "write the section, or take it out"
             heading = " > ".join(section.headings)
-            yield set_aside("FT-CORPUS-002", section.file, section.line, reason, mend, raw=escape(heading))
+            yield set_aside("FT-CORPUS-002", section.file, section.line, reason, fix, raw=escape(heading))
 
 
 def _verify_document(report: Report, path: Path) -> None:

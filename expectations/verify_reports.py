@@ -58,9 +58,9 @@ def report_table(report: Report) -> str:
     if report.counts:
         table = Table("code", "rows", "what", "first lines")
         for code, count in report.counts.items():
-            title, mend = _meaning(code)
+            title, fix = _meaning(code)
             lines = [f"{_place(row)}: {row.reason}\n  {_offending(row)}" for row in _first_of(report, code)]
-            table.add_row(code, str(count), Text(f"{title}\nMend: {mend}"), Text("\n".join(lines)))
+            table.add_row(code, str(count), Text(f"{title}\nFix: {fix}"), Text("\n".join(lines)))
         console.print(table)
     for conflict in report.conflicts:
         console.print(f"  FT-DUP-003 different answers to: {conflict.question}")
@@ -91,8 +91,8 @@ def report_github(reports: Sequence[Report]) -> str:
             level = "error" if report.exit_code else "warning"
             for code in report.counts:
                 for row in _first_of(report, code):
-                    mend = f"\nMend: {row.suggestion}"
-                    text = f"{row.path}: {row.reason}\n{_offending(row)}{mend}"
+                    fix = f"\nFix: {row.suggestion}"
+                    text = f"{row.path}: {row.reason}\n{_offending(row)}{fix}"
                     found.append(_annotation(level, report.file, row.line, row.code, text))
     shown = found[:MAX_ANNOTATIONS]
     left = total - len(shown)
@@ -145,14 +145,14 @@ def report_markdown(reports: Sequence[Report]) -> str:
         if told or report.counts:
             lines += ["", f"**{_code(report.file)}**", "", *told]
         if report.counts:
-            lines += ["", "| code | rows | what | first lines | mend |", "|---|--:|---|---|---|"]
+            lines += ["", "| code | rows | what | first lines | fix |", "|---|--:|---|---|---|"]
             for code, count in report.counts.items():
-                title, mend = _meaning(code)
+                title, fix = _meaning(code)
                 some = "<br>".join(
                     f"{_plain(f'{_place(row)}: {row.reason}')} {_code(_offending(row))}"
                     for row in _first_of(report, code)
                 )
-                lines.append(f"| {code} | {count} | {_plain(title)} | {some} | {_plain(mend)} |")
+                lines.append(f"| {code} | {count} | {_plain(title)} | {some} | {_plain(fix)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -163,9 +163,9 @@ def _cases(report: Report) -> list[tuple[str, str, str]]:
         return [*cases, (report.unreadable_code or "unreadable", "error", report.unreadable)]
     tolerated = report.failed <= report.max_quarantined * report.rows
     for code, count in report.counts.items():
-        title, mend = _meaning(code)
+        title, fix = _meaning(code)
         rows = [f"{_place(row)}: {row.reason} {_offending(row)}" for row in _first_of(report, code)]
-        text = "\n".join([f"{title}: {count} of {report.rows} rows", *rows, f"Mend: {mend}"])
+        text = "\n".join([f"{title}: {count} of {report.rows} rows", *rows, f"Fix: {fix}"])
         cases.append((code, "skipped" if tolerated else "failure", text))
     return cases or [("rows", "", "")]
 
@@ -209,8 +209,8 @@ def _short(text: str, chars: int = _SHOWN_CHARS) -> str:
 
 
 def _meaning(code: str) -> tuple[str, str]:
-    title, _, mend = CODES[code]
-    return title, mend
+    title, _, fix = CODES[code]
+    return title, fix
 
 
 def _thinking(report: Report) -> str:
@@ -222,7 +222,7 @@ def _thinking(report: Report) -> str:
 def _contract_text(violation: Violation) -> str:
     return (
         f"{violation.message} ({violation.field}: found {violation.found}, expected {violation.expected}) "
-        f"Mend: {violation.mend}"
+        f"Fix: {violation.fix}"
     )
 
 

@@ -1,4 +1,4 @@
-"""One broken rule, with everything its reader needs: where, both values, and the mend."""
+"""A broken rule, with everything its reader needs: where, both values, and the fix."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 
+from expectations.codes import CODES
+
 
 class Violation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A rule that does not hold.
+    """A broken rule.
 
     `code` can be looked up in docs/rules.md; `where` names the asset or `file:line`; `found` and `expected` are the
-    two values that disagree; `mend` is the command or the edit that puts it right.
+    two values that disagree; `fix` is the command or the edit that puts it right.
     """
 
     code: str
@@ -21,13 +23,40 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     field: str = ""
     found: Any = None
     expected: Any = None
-    mend: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
         text = f"[{self.code}] {self.where}: {self.message}"
         if self.field:
             text += f" ({self.field}: found {self.found!r}, expected {self.expected!r})"
-        return f"{text} Mend: {self.mend}" if self.mend else text
+        return f"{text} Fix: {self.fix}" if self.fix else text
+
+
+def violation(
+    code: str,
+    *,
+    where: str,
+    message: str = "",
+    field: str = "",
+    found: Any = None,
+    expected: Any = None,
+    fix: str = "",
+) -> Violation:
+    """Return the violation of a rule in the rule book (KeyError if the code is not in it).
+
+    `message` and `fix` are the rule's own title and fix where they are left out. Give them only where they name values
+    that the rule book cannot know.
+    """
+    rule = CODES[code]
+    return Violation(
+        code=code,
+        where=where,
+        message=message or rule.title,
+        field=field,
+        found=found,
+        expected=expected,
+        fix=fix or rule.fix,
+    )
 
 
 class Refused(Exception):

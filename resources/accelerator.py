@@ -44,8 +44,8 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
 
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
-        mend = "set accelerator.device: auto, or mend the driver (ft doctor)"
-        raise _refused("FT-ACC-001", "torch sees no GPU.", "device", device, mend)
+        fix = "set accelerator.device: auto, or fix the driver (ft doctor)"
+        raise _refused("FT-ACC-001", "torch sees no GPU.", "device", device, fix)
     chosen: Device = "cuda" if has_gpu and device != "cpu" else "cpu"
     if dtype == "auto":
         if chosen == "cuda":
@@ -54,15 +54,15 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
             return Compute(chosen, "bfloat16" if has_bf16 else "float16")
         return Compute(chosen, "bfloat16" if cpu_has_bf16() else "float32")
     if dtype == "float16" and chosen == "cpu":
-        mend = "set accelerator.dtype: auto"
-        raise _refused("FT-ACC-002", "a CPU trains in float16 without a loss scaler.", "dtype", dtype, mend)
+        fix = "set accelerator.dtype: auto"
+        raise _refused("FT-ACC-002", "a CPU trains in float16 without a loss scaler.", "dtype", dtype, fix)
     return Compute(chosen, dtype)  # pyright: ignore[reportArgumentType]
 
 
-def _refused(code: str, message: str, field: str, found: str, mend: str) -> Refused:
+def _refused(code: str, message: str, field: str, found: str, fix: str) -> Refused:
     violation = Violation(
         code=code, where="config.yaml", message=message, field=f"accelerator.{field}", found=found, expected="auto",
-        mend=mend,
+        fix=fix,
     )  # fmt: skip
     return Refused("choosing a device", [violation])
 

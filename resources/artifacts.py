@@ -122,12 +122,12 @@ class Artifact:
     def _check(self, name: str) -> list[Violation]:
         seal = self.manifest.files.get(name)
         path = self.path / name
-        mend = f"delete {self.path} and run `ft run --asset {self.asset}`"
+        fix = f"delete {self.path} and run `ft run --asset {self.asset}`"
         if seal is None or not path.is_file() or path.is_symlink():
             return [
                 Violation(
                     code="FT-ART-002", where=str(path), message="the file is not part of the artifact or is gone.",
-                    field="file", found="missing", expected="present", mend=mend,
+                    field="file", found="missing", expected="present", fix=fix,
                 )
             ]  # fmt: skip
         found = FileSeal(size=path.stat().st_size, sha256=file_digest(path))
@@ -135,7 +135,7 @@ class Artifact:
             return [
                 Violation(
                     code="FT-ART-003", where=str(path), message="the file is not what was published.",
-                    field="sha256", found=found.sha256, expected=seal.sha256, mend=mend,
+                    field="sha256", found=found.sha256, expected=seal.sha256, fix=fix,
                 )
             ]  # fmt: skip
         return []
@@ -183,7 +183,7 @@ class ArtifactStore:
                 [
                     Violation(
                         code="FT-ART-001", where=asset, message="the asset has no artifact yet.",
-                        mend=f"ft run --asset {asset}",
+                        fix=f"ft run --asset {asset}",
                     )
                 ],
             )  # fmt: skip

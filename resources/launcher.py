@@ -47,7 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         if found is None:
             violation = Violation(
                 code="FT-ART-001", where=asset, message="the version that the recipe names is not in the store.",
-                field="data version", found=None, expected=version, mend=f"ft run --asset {asset}",
+                field="data version", found=None, expected=version, fix=f"ft run --asset {asset}",
             )  # fmt: skip
             raise Refused(f"{self.recipe.asset} {self.recipe.id}", [violation])
         return found

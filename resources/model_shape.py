@@ -139,14 +139,14 @@ def _hub_config(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    mend = f"name a folder, set HF_ENDPOINT to a mirror, or {_SIZES}"
+    fix = f"name a folder, set HF_ENDPOINT to a mirror, or {_SIZES}"
     if problem := hub.why_unreachable():  # the client would try for half a minute
-        refuse("FT-EST-001", name, f"it is not in the local cache, and {hub.endpoint()}: {problem}.", mend)
+        refuse("FT-EST-001", name, f"it is not in the local cache, and {hub.endpoint()}: {problem}.", fix)
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         message = f"{hub.endpoint()} did not give its config.json ({type(error).__name__})."
-        refuse("FT-EST-001", name, message, f"check the name and HF_TOKEN, or {mend}")
+        refuse("FT-EST-001", name, message, f"check the name and HF_TOKEN, or {fix}")
 
 
 def _gguf_shape(path: Path, name: str) -> ModelShape:
@@ -168,5 +168,5 @@ def _gguf_shape(path: Path, name: str) -> ModelShape:
     return ModelShape.from_sizes(**found, vocab=vocab, tied="output.weight" not in tensors, name=name)
 
 
-def refuse(code: str, where: str, message: str, mend: str) -> NoReturn:
-    raise Refused("estimating", [Violation(code=code, where=where, message=message, mend=mend)])
+def refuse(code: str, where: str, message: str, fix: str) -> NoReturn:
+    raise Refused("estimating", [Violation(code=code, where=where, message=message, fix=fix)])

@@ -167,5 +167,5 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _refused(code: str, name: str, message: str, mend: str) -> Refused:
-    return Refused(f"loading model {name}", [Violation(code=code, where=name, message=message, mend=mend)])
+def _refused(code: str, name: str, message: str, fix: str) -> Refused:
+    return Refused(f"loading model {name}", [Violation(code=code, where=name, message=message, fix=fix)])

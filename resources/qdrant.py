@@ -122,7 +122,7 @@ class QdrantEngine:
             client.close()
             raise _refused(
                 "FT-QDR-003", self.url or "", "the server does not answer as Qdrant does.", type(error).__name__,
-                "start it, or mend qdrant.url and QDRANT_API_KEY",
+                "start it, or fix qdrant.url and QDRANT_API_KEY",
             ) from error  # fmt: skip
         return client
 
@@ -132,6 +132,6 @@ def aliased(client: VectorClient, alias: str) -> str | None:
     return client.aliases().get(alias)
 
 
-def _refused(code: str, where: str, message: str, found: str, mend: str) -> Refused:
+def _refused(code: str, where: str, message: str, found: str, fix: str) -> Refused:
     return Refused("opening Qdrant", [Violation(code=code, where=where, message=message, field="qdrant", found=found,
-                                                expected="an open engine", mend=mend)])  # fmt: skip
+                                                expected="an open engine", fix=fix)])  # fmt: skip

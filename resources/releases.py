@@ -49,7 +49,7 @@ def require_kept(store: ArtifactStore, release: Release) -> None:
         violation = Violation(
             code="FT-REL-002", where=f"release {release.version}", message="what it was made of is no longer kept.",
             field="artifacts", found=f"missing: {', '.join(gone)}", expected="all of them",
-            mend="choose another release (ft rollback KIND --list); artifacts.keep says how many are kept",
+            fix="choose another release (ft rollback KIND --list); artifacts.keep says how many are kept",
         )  # fmt: skip
         raise Refused(f"rolling back to {release.version}", [violation])
 
@@ -108,7 +108,7 @@ class Releases:
                     Violation(
                         code="FT-REL-001", where=str(self.path(kind)), message="there is no such release.",
                         field="version", found=to or "none before the current", expected=versions,
-                        mend="choose one with --to",
+                        fix="choose one with --to",
                     )
                 ],
             )  # fmt: skip

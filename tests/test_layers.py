@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 STAGES = ["settings", "corpus", "datasets", "adapters", "embedding", "retrieval", "answers"]
+LAYERS = ["config", "graph", *STAGES]
+"""The folders of ft_assets, each of which may use only those before it."""
 HEAVY = ["torch", "dagster", "pandas", "pyarrow", "transformers", "great_expectations", "qdrant_client", "numpy"]
 
 
@@ -40,13 +42,16 @@ def test_packages_know_only_those_below_them(project: Path):
     assert broken == []
 
 
-def test_a_stage_uses_only_the_stages_before_it(project: Path):
+def test_a_folder_of_ft_assets_uses_only_those_before_it(project: Path):
+    above = ["commands", "cli", "definitions", "watcher"]
     broken = [
         f"{path.relative_to(project)} imports {name}"
-        for number, stage in enumerate(STAGES)
-        for path in sources(project, f"ft_assets/{stage}")
+        for number, layer in enumerate(LAYERS)
+        for path in sources(project, f"ft_assets/{layer}")
         for name in imports(path)
-        if name.startswith(tuple(f"ft_assets.{later}" for later in STAGES[number + 1 :]))
+        if name.split(".")[:1] == ["ft_assets"]
+        and name.split(".")[1:2] != []
+        and name.split(".")[1] in {*LAYERS[number + 1 :], *above}
     ]
     assert broken == []
 

@@ -126,7 +126,7 @@ def violations(comparison: Comparison, where: str) -> list[Violation]:
             code="FT-ADP-002" if difference.field.startswith(_RETRAIN) else "FT-ADP-001",
             where=where, message="the adapter's contract differs from what it meets here.",
             field=difference.field, found=difference.stored, expected=difference.expected,
-            mend="ft run --asset sft_adapter --asset dpo_adapter (trains for what is configured now), "
+            fix="ft run --asset sft_adapter --asset dpo_adapter (trains for what is configured now), "
             "or set the field back",
         )
         for difference in comparison.differences
@@ -140,5 +140,5 @@ def _branch(name: str, stored: msgspec.Struct, expected: msgspec.Struct) -> list
 def _judge(found: list[Difference]) -> Comparison:
     if not found:
         return Comparison("COMPATIBLE", [])
-    mendable = all(difference.field.startswith(_RETRAIN) for difference in found)
-    return Comparison("RETRAIN" if mendable else "BROKEN", found)
+    fixable = all(difference.field.startswith(_RETRAIN) for difference in found)
+    return Comparison("RETRAIN" if fixable else "BROKEN", found)

@@ -68,8 +68,8 @@ def guard_collection(
         raise Refused(f"opening {name}", broken)
     guard(stored, model.served(stored.serving, stored.fusion), name)
     if encode is not None and (drifted := _drift(stored, encode)):
-        mend = "load the model that the collection's contract names (weights_sha256, pooling, prompts)"
-        raise Refused(f"opening {name}", Comparison(Level.BROKEN, drifted, mend).violations(name))
+        fix = "load the model that the collection's contract names (weights_sha256, pooling, prompts)"
+        raise Refused(f"opening {name}", Comparison(Level.BROKEN, drifted, fix).violations(name))
     return stored
 
 
@@ -85,7 +85,7 @@ def _configuration(client: Reader, name: str) -> Any:
         violation = Violation(
             code="FT-COL-008", where=str(place), message=f"it has no collection or alias {name!r}.", field="collection",
             found="missing", expected=name,
-            mend="open the engine that config.yaml names (qdrant), or ft run --asset released_collection --upstream",
+            fix="open the engine that config.yaml names (qdrant), or ft run --asset released_collection --upstream",
         )  # fmt: skip
         raise Refused(f"opening {name}", [violation]) from error
 
@@ -126,5 +126,5 @@ def _drift(stored: EmbeddingContract, encode: Encode) -> list[Difference]:
 def _misbuilt(name: str, config: Serving | None, said: Serving | None) -> Violation:
     return Violation(
         code="FT-COL-003", where=name, message="BROKEN: the engine's configuration is not what the contract says.",
-        field="dimension, distance", found=str(config), expected=str(said), mend="ft run --group retrieval",
+        field="dimension, distance", found=str(config), expected=str(said), fix="ft run --group retrieval",
     )  # fmt: skip

@@ -109,8 +109,8 @@ def broken_retrieval_needs(consumer: Consumer, contract: EmbeddingContract, reca
                 found.append((name, value, f"{span.least:g} to {span.most:g}"))
     if recall_at_10 < needs.min_recall_at_10:
         found.append(("Recall@10", round(recall_at_10, 4), f"at least {needs.min_recall_at_10:g}"))
-    mend = f"change the setting back, or agree with {consumer.owner} and change expectations/contracts/consumers"
-    return [_broken("FT-CON-002", consumer, "does not accept this candidate.", *parts, mend) for parts in found]
+    fix = f"change the setting back, or agree with {consumer.owner} and change expectations/contracts/consumers"
+    return [_broken("FT-CON-002", consumer, "does not accept this candidate.", *parts, fix) for parts in found]
 
 
 def broken_formats(consumer: Consumer, offered: Mapping[str, int]) -> list[Violation]:
@@ -118,7 +118,7 @@ def broken_formats(consumer: Consumer, offered: Mapping[str, int]) -> list[Viola
 
     `consumer` must read the version that we write. Of what it writes, we read our own version and every older one.
     """
-    mend = f"convert to a version that both know, or agree with {consumer.owner} on the new one"
+    fix = f"convert to a version that both know, or agree with {consumer.owner} on the new one"
     broken = [
         ("reads", name, versions) for name, versions in consumer.reads.items() if offered.get(name) not in versions
     ]
@@ -128,13 +128,13 @@ def broken_formats(consumer: Consumer, offered: Mapping[str, int]) -> list[Viola
         if not all(1 <= version <= offered.get(name, 0) for version in versions)
     ]
     return [
-        _broken("FT-CON-003", consumer, f"{verb} another version of a format.", name, offered.get(name), versions, mend)
+        _broken("FT-CON-003", consumer, f"{verb} another version of a format.", name, offered.get(name), versions, fix)
         for verb, name, versions in broken
     ]
 
 
 def _broken(  # noqa: PLR0917 - a row of a table
-    code: str, consumer: Consumer, message: str, field: str, found: Any, expected: Any, mend: str
+    code: str, consumer: Consumer, message: str, field: str, found: Any, expected: Any, fix: str
 ) -> Violation:
     where = f"consumer {consumer.name}"
     return Violation(
@@ -144,12 +144,12 @@ def _broken(  # noqa: PLR0917 - a row of a table
         field=field,
         found=found,
         expected=expected,
-        mend=mend,
+        fix=fix,
     )
 
 
 def _unreadable(path: Path, field: str, message: str) -> Violation:
     return Violation(
         code="FT-CON-001", where=str(path), message=f"not a consumer contract: {message}", field=field,
-        found="invalid", expected="the keys of expectations.consumer.Consumer", mend="correct the file",
+        found="invalid", expected="the keys of expectations.consumer.Consumer", fix="correct the file",
     )  # fmt: skip

@@ -153,7 +153,7 @@ class Level(StrEnum):
     """The fields agree and the vectors do not: something changed that no field names."""
 
 
-_MENDS = {
+_FIXES = {
     Level.IDENTICAL: "",
     Level.REWEIGHT: "ft run --asset released_collection (with its upstream retrieval_evaluation)",
     Level.REINDEX: "ft run --group retrieval",
@@ -162,18 +162,18 @@ _MENDS = {
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """The level, every differing field with both values, and the command that mends it."""
+    """The level, every differing field with both values, and the command that fixes it."""
 
     level: Level
     differences: list[Difference]
-    mend: str
+    fix: str
 
     def violations(self, where: str, code: str = "FT-EMB-002") -> list[Violation]:
         """One violation for each difference (none when identical)."""
         return [
             Violation(
                 code=code, where=where, message=f"{self.level}: the contracts differ.", field=difference.field,
-                found=difference.stored, expected=difference.expected, mend=self.mend,
+                found=difference.stored, expected=difference.expected, fix=self.fix,
             )
             for difference in self.differences
         ]  # fmt: skip
@@ -185,10 +185,10 @@ def compare(stored: EmbeddingContract, wanted: EmbeddingContract) -> Comparison:
     if stored.index_fp != wanted.index_fp:
         level = Level.REINDEX
     elif drifted := probe_drift(stored.probes, wanted.probes):
-        return Comparison(Level.BROKEN, [*found, *drifted], _MENDS[Level.BROKEN])
+        return Comparison(Level.BROKEN, [*found, *drifted], _FIXES[Level.BROKEN])
     else:
         level = Level.REWEIGHT if stored.fusion_fp != wanted.fusion_fp else Level.IDENTICAL
-    return Comparison(level, found if level is not Level.IDENTICAL else [], _MENDS[level])
+    return Comparison(level, found if level is not Level.IDENTICAL else [], _FIXES[level])
 
 
 def guard(stored: EmbeddingContract, wanted: EmbeddingContract, where: str) -> None:
@@ -223,7 +223,7 @@ def dimension_violations(contract: EmbeddingContract, dimension: int, where: str
         Violation(
             code="FT-EMB-003", where=where, message="the model was not trained for this dimension.",
             field="retrieval.dimension", found=dimension, expected=contract.dense.dimensions,
-            mend=f"set retrieval.dimension to one of these, or add {dimension} to embedding.matryoshka and train again",
+            fix=f"set retrieval.dimension to one of these, or add {dimension} to embedding.matryoshka and train again",
         )
     ]  # fmt: skip
 
@@ -246,6 +246,6 @@ def _sparse_cosine(left: Mapping[str, float], right: Mapping[str, float]) -> flo
 def _unreadable(where: str, message: str, found: Any) -> Refused:
     violation = Violation(
         code="FT-EMB-001", where=where, message=f"no embedding contract this release can read: {message}",
-        field="format", found=found, expected=FORMAT, mend="ft run --group embedding --group retrieval",
+        field="format", found=found, expected=FORMAT, fix="ft run --group embedding --group retrieval",
     )  # fmt: skip
     return Refused(f"reading the contract of {where}", [violation])

@@ -109,7 +109,7 @@ def unknown(where: str, rows: Sequence[Row], kinds: Sequence[str] = ()) -> Viola
         where=where,
         message=f"the keys {_keys(row.value for row in rows)} are those of no dialect that is read here",
         expected=describe_dialects(kinds),
-        mend=CODES["FT-DIALECT-001"].mend,
+        fix=CODES["FT-DIALECT-001"].fix,
     )
 
 

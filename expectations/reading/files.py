@@ -40,7 +40,7 @@ def read_rows(
     if not is_readable(path):
         found = "not a file" if path.exists() else "no such file"
         raise Refused(
-            str(path), [Violation(code="FT-ROW-012", where=str(path), message=found, mend=CODES["FT-ROW-012"].mend)]
+            str(path), [Violation(code="FT-ROW-012", where=str(path), message=found, fix=CODES["FT-ROW-012"].fix)]
         )
     source = Source(path, name)
     try:

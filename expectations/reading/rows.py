@@ -88,7 +88,7 @@ class Source:
             path=path,
             reason=reason,
             raw=raw,
-            suggestion=CODES[code].mend,
+            suggestion=CODES[code].fix,
         )
 
 

@@ -163,7 +163,7 @@ def convert_file(
         if counts:
             staged_quarantine.replace(quarantine)
         else:
-            quarantine.unlink(missing_ok=True)  # of an earlier run, with --force: its rows are mended
+            quarantine.unlink(missing_ok=True)  # of an earlier run, with --force: its rows are fixed
         staged.replace(out)
     return Conversion(
         file=str(path),
@@ -235,4 +235,4 @@ def _refuse_overwriting(path: Path, out: Path, quarantine: Path, *, force: bool)
 
 
 def _refused(code: str, path: Path, message: str) -> Refused:
-    return Refused(str(path), [Violation(code=code, where=str(path), message=message, mend=CODES[code].mend)])
+    return Refused(str(path), [Violation(code=code, where=str(path), message=message, fix=CODES[code].fix)])

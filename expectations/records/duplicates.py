@@ -158,7 +158,7 @@ class Duplicates:
             path=path,
             reason=reason,
             raw=escape(msgspec.json.encode(record).decode()),
-            suggestion=CODES[code].mend,
+            suggestion=CODES[code].fix,
         )
 
 

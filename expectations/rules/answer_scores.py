@@ -87,7 +87,7 @@ def check_not_worse(delta: Interval, tolerance: float, *, where: str, baseline: 
             code="FT-ANS-001", where=where,
             message=f"the candidate answers worse than {baseline} on {delta.n} questions.",
             field="F1 difference", found=round(delta.mean, 4), expected=f"at least {-tolerance:g}",
-            mend="train again with other settings or data, or raise answers.tolerance",
+            fix="train again with other settings or data, or raise answers.tolerance",
         )
     ]  # fmt: skip
 
@@ -103,7 +103,7 @@ def check_thoughts_close(
             code="FT-ANS-010", where=where,
             message=f"{model} never gets to an answer in {1 - finished:.0%} of its replies: the thought stays open.",
             field="unclosed thoughts", found=round(1 - finished, 4), expected=f"at most {most_unfinished:g}",
-            mend=f"raise answers.max_new_tokens (now {max_new_tokens}), or train on rows that close their thought",
+            fix=f"raise answers.max_new_tokens (now {max_new_tokens}), or train on rows that close their thought",
         )
     ]  # fmt: skip
 

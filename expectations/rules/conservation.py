@@ -14,7 +14,7 @@ def few_are_quarantined(where: str, read: int, quarantined: int, most: float) ->
         Violation(
             code="FT-DATA-001", where=where, message=f"{quarantined} of {read} rows are quarantined.",
             field="quarantined share", found=round(share, 4), expected=f"at most {most}",
-            mend="read quarantine.jsonl and mend the files, or raise datasets.max_quarantined_share in config.yaml",
+            fix="read quarantine.jsonl and fix the files, or raise datasets.max_quarantined_share in config.yaml",
         )
     ]  # fmt: skip
 
@@ -26,7 +26,7 @@ def every_row_is_accounted_for(where: str, read: int, kept: int, quarantined: in
     return [
         Violation(
             code="FT-DATA-002", where=where, message=f"{read} rows were read but {kept} + {quarantined} are there.",
-            field="rows", found=kept + quarantined, expected=read, mend=f"ft run --asset {where}",
+            field="rows", found=kept + quarantined, expected=read, fix=f"ft run --asset {where}",
         )
     ]  # fmt: skip
 
@@ -38,6 +38,6 @@ def something_was_read(where: str, read: int, key: str) -> list[Violation]:
     return [
         Violation(
             code="FT-DATA-003", where=where, message="the configured files hold no rows.", field=key, found=0,
-            expected="at least 1 row", mend=f"correct the files, or take them out of {key} in config.yaml",
+            expected="at least 1 row", fix=f"correct the files, or take them out of {key} in config.yaml",
         )
     ]  # fmt: skip

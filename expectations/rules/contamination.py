@@ -115,7 +115,7 @@ def nothing_was_seen(where: str, hits: Iterable[Hit], threshold: float) -> list[
             expected=f"below {threshold:g}",
             message=f"{hit.held_out} is held out, and {hit.share:.0%} of it stands in {hit.seen}, which training sees: "
             f"“{hit.common}”.",
-            mend="leave one of the two out, or give both one `group` and new ids (they then share a split); if what "
+            fix="leave one of the two out, or give both one `group` and new ids (they then share a split); if what "
             "they share is a template, add it to datasets.split.templates in config.yaml",
         )
         for hit in hits

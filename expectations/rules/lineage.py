@@ -12,7 +12,7 @@ def made_from_current(asset: str, inputs: Mapping[str, str], now: Mapping[str, s
     return [
         Violation(
             code="FT-LIN-001", where=asset, message=f"{name} has changed since it was made from it.", field=name,
-            found=version, expected=now[name], mend=f"ft run --asset {asset}, then what is made from it",
+            found=version, expected=now[name], fix=f"ft run --asset {asset}, then what is made from it",
         )
         for name, version in sorted(inputs.items()) if name in now and now[name] != version
     ]  # fmt: skip

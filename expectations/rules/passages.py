@@ -15,7 +15,7 @@ def ids_are_unique(where: str, ids: Iterable[str]) -> list[Violation]:
     return [
         Violation(
             code="FT-CORPUS-010", where=where, message=f"passage id {passage_id} is used {count} times.",
-            field="passage_id", found=count, expected=1, mend=f"ft run --asset {where}",
+            field="passage_id", found=count, expected=1, fix=f"ft run --asset {where}",
         )
         for passage_id, count in Counter(ids).items() if count > 1
     ][:_SHOWN]  # fmt: skip
@@ -26,7 +26,7 @@ def offsets_point_at_the_text(where: str, pairs: Iterable[tuple[str, str, str]])
     return [
         Violation(
             code="FT-CORPUS-011", where=where, message=f"passage {passage_id} is not what its source says there.",
-            field="text", found=text[:80], expected=source[:80], mend=f"ft run --asset {where}",
+            field="text", found=text[:80], expected=source[:80], fix=f"ft run --asset {where}",
         )
         for passage_id, text, source in pairs if text != source
     ][:_SHOWN]  # fmt: skip

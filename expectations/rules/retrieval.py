@@ -77,10 +77,10 @@ def lexical_head_is_alive(
 
 def probes_reproduce(where: str, drifted: Sequence[Difference]) -> list[Violation]:
     """FT-EMB-014: the model still gives the probe texts the vectors its contract records."""
-    mend = "install the library versions that the contract names, or " + _RETRAIN
+    fix = "install the library versions that the contract names, or " + _RETRAIN
     return [
         _violation("FT-EMB-014", where, "the model no longer gives this probe the vector its contract records.",
-                   difference.field, difference.stored, difference.expected, mend)
+                   difference.field, difference.stored, difference.expected, fix)
         for difference in drifted[:_SHOWN]
     ]  # fmt: skip
 
@@ -230,7 +230,7 @@ def not_worse_than_live(where: str, gain: Interval, tolerance: float, metric: st
         return []
     return [_violation("FT-RET-003", where, "the candidate is worse than what is live by more than is tolerated.",
                        f"{metric} gained", _shown(gain), f"at least {-tolerance:g}, or an interval that reaches 0",
-                       "mend the candidate, or raise retrieval.tolerance")]  # fmt: skip
+                       "fix the candidate, or raise retrieval.tolerance")]  # fmt: skip
 
 
 def evaluation_is_current(where: str, judged: Mapping[str, Any], now: Mapping[str, Any]) -> list[Violation]:
@@ -256,6 +256,6 @@ def _shown(interval: Interval) -> str:
 
 
 def _violation(  # noqa: PLR0917 - a row of a table
-    code: str, where: str, message: str, field: str, found: Any, expected: Any, mend: str
+    code: str, where: str, message: str, field: str, found: Any, expected: Any, fix: str
 ) -> Violation:
-    return Violation(code=code, where=where, message=message, field=field, found=found, expected=expected, mend=mend)
+    return Violation(code=code, where=where, message=message, field=field, found=found, expected=expected, fix=fix)

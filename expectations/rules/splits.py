@@ -23,7 +23,7 @@ def no_id_twice(where: str, placed: Iterable[tuple[str, str]]) -> list[Violation
                 Violation(
                     code="FT-SPLIT-003", where=where, message=f"record {record_id} is in the splits twice.",
                     field="split", found=[first[record_id], split], expected="one",
-                    mend=f"ft run --asset {where}",
+                    fix=f"ft run --asset {where}",
                 )
             )  # fmt: skip
         first[record_id] = split
@@ -39,7 +39,7 @@ def no_cluster_in_two_splits(where: str, placed: Iterable[tuple[str, str]]) -> l
     return [
         Violation(
             code="FT-SPLIT-004", where=where, message=f"cluster {cluster} lies in more than one split.",
-            field="split", found=sorted(found), expected="one", mend=_NEW_DEAL,
+            field="split", found=sorted(found), expected="one", fix=_NEW_DEAL,
         )
         for cluster, found in splits.items() if len(found) > 1
     ][:_SHOWN]  # fmt: skip
@@ -53,7 +53,7 @@ def no_id_moved(
         Violation(
             code="FT-SPLIT-005", where=where, message=f"{dataset} record {record_id} moved or left the ledger.",
             field="split", found=now.get((dataset, record_id)), expected=split,
-            mend=f"delete this version of {where} and run `ft run --asset {where}`",
+            fix=f"delete this version of {where} and run `ft run --asset {where}`",
         )
         for (dataset, record_id), split in before.items() if now.get((dataset, record_id)) != split
     ][:_SHOWN]  # fmt: skip
@@ -64,7 +64,7 @@ def all_are_dealt(where: str, missing: Iterable[tuple[str, str]]) -> list[Violat
     return [
         Violation(
             code="FT-SPLIT-009", where=where, message=f"{dataset} record {record_id} is not in the ledger.",
-            mend=f"ft run --asset {where}",
+            fix=f"ft run --asset {where}",
         )
         for dataset, record_id in missing
     ][:_SHOWN]  # fmt: skip
@@ -76,7 +76,7 @@ def evidence_is_known(where: str, unknown: Iterable[tuple[str, str, str]]) -> li
         Violation(
             code="FT-SPLIT-010", where=where, message=f"the evidence of {dataset} record {record_id} is unknown.",
             field="evidence", found=name, expected="a passage, section or document of the corpus",
-            mend="correct the id in the data, or add the document to corpus.files",
+            fix="correct the id in the data, or add the document to corpus.files",
         )
         for dataset, record_id, name in unknown
     ][:_SHOWN]  # fmt: skip
@@ -107,7 +107,7 @@ def every_split_is_filled(where: str, counts: Mapping[str, int]) -> list[Violati
         Violation(
             code="FT-SPLIT-002", where=where, message=f"the {split} split is empty.", field=split, found=0,
             expected="at least 1",
-            mend="add data, or change datasets.split.key (deals every cluster anew) together with datasets.split."
+            fix="add data, or change datasets.split.key (deals every cluster anew) together with datasets.split."
             f"{split} or datasets.split.group_by (smaller clusters) in config.yaml",
         )
         for split in SPLITS if not counts.get(split)
@@ -122,7 +122,7 @@ def shares_are_near(
     return [
         Violation(
             code="FT-SPLIT-007", where=where, message=f"the {split} split is far from its share.", field=split,
-            found=round(counts.get(split, 0) / total, 3), expected=share, mend=_NEW_DEAL,
+            found=round(counts.get(split, 0) / total, 3), expected=share, fix=_NEW_DEAL,
         )
         for split, share in wanted.items()
         if total and abs(counts.get(split, 0) / total - share) > tolerance * share
@@ -163,7 +163,7 @@ def strata_are_alike(where: str, strata: Mapping[str, Mapping[str, Mapping[str, 
                             code="FT-SPLIT-011", where=f"{where}, {field} {name}", field=f"{split} share",
                             message=f"{share:.1%} of its {here:.0f} records are in {split}, of others {expected:.1%}.",
                             found=round(share, 3), expected=f"{expected:.3f} ± {noise:.3f}",
-                            mend=f"add data to this {field} (new clusters are dealt by the shares), or {_NEW_DEAL}",
+                            fix=f"add data to this {field} (new clusters are dealt by the shares), or {_NEW_DEAL}",
                         )
                     )  # fmt: skip
     return violations[:_SHOWN]
@@ -195,7 +195,7 @@ def every_record_has_its_place(
             violations.append(
                 Violation(
                     code="FT-SPLIT-008", where=where, message=f"record {record_id} is not where the ledger puts it.",
-                    field="split", found=found, expected=wanted or "not there", mend="ft run --group datasets",
+                    field="split", found=found, expected=wanted or "not there", fix="ft run --group datasets",
                 )
             )  # fmt: skip
     return violations[:_SHOWN]
@@ -209,5 +209,5 @@ def _leak(where: str, message: str, left: tuple[str, str], right: tuple[str, str
     return Violation(
         code="FT-SPLIT-006", where=where, message=f"{left[1]} and {right[1]} lie in different splits and {message}",
         field="split", found=[left[0], right[0]], expected="one split",
-        mend=f"give the record that was edited a new id, or {_NEW_DEAL}",
+        fix=f"give the record that was edited a new id, or {_NEW_DEAL}",
     )  # fmt: skip

@@ -59,7 +59,7 @@ def check_counts(train: int, validation: int, where: str) -> list[Violation]:
     return [
         Violation(
             code="FT-TRAIN-001", where=f"{where}/{part}", message="the split holds no rows.",
-            field="rows", found=0, expected="at least 1", mend="add rows, or raise the share in datasets.split",
+            field="rows", found=0, expected="at least 1", fix="add rows, or raise the share in datasets.split",
         )
         for part, count in (("train", train), ("validation", validation)) if count == 0
     ]  # fmt: skip
@@ -70,7 +70,7 @@ def check_left(before: Mapping[str, int], after: Mapping[str, int], where: str) 
     return [
         Violation(
             code="FT-TRAIN-001", where=f"{where}/{part}", message="every row is longer than max_length: none is left.",
-            field="rows", found=0, expected="at least 1", mend="raise max_length, or set too_long: truncate_prompt",
+            field="rows", found=0, expected="at least 1", fix="raise max_length, or set too_long: truncate_prompt",
         )
         for part, count in after.items() if before[part] and not count
     ]  # fmt: skip
@@ -81,7 +81,7 @@ def check_filled(fields: Iterable[tuple[str, str, str]]) -> list[Violation]:
     return _shorten(
         Violation(
             code="FT-TRAIN-016", where=where, message="the field is empty.", field=field, found=text,
-            expected="text", mend="write it, or delete the row",
+            expected="text", fix="write it, or delete the row",
         )
         for where, field, text in fields if not text.strip()
     )  # fmt: skip
@@ -93,7 +93,7 @@ def check_reasoned(rows: Iterable[tuple[str, str]]) -> list[Violation]:
         Violation(
             code="FT-TRAIN-017", where=where, message="the row has no reasoning, and the policy is `require`.",
             field="reasoning", found=reasoning, expected="text",
-            mend="add the reasoning, or change datasets.instruction.thinking",
+            fix="add the reasoning, or change datasets.instruction.thinking",
         )
         for where, reasoning in rows if not reasoning.strip()
     )  # fmt: skip
@@ -119,7 +119,7 @@ def check_pairs(pairs: Sequence[TokenisedPair]) -> list[Violation]:
         Violation(
             code="FT-TRAIN-006", where=chosen.where,
             message="chosen and rejected are the same tokens: the gradient of the pair is zero.",
-            field="chosen, rejected", found="equal", expected="different", mend="drop the pair",
+            field="chosen, rejected", found="equal", expected="different", fix="drop the pair",
         )
         for chosen, rejected in pairs if chosen.ids == rejected.ids
     )  # fmt: skip
@@ -134,7 +134,7 @@ def check_thinking(where: Iterable[str], *, share: float, allowed: float) -> lis
         Violation(
             code="FT-TRAIN-020", where=at, message="a model that thinks would learn to close its thought at once.",
             field="share of such rows", found=share, expected=f"at most {allowed:g}",
-            mend="add reasoning, set datasets.instruction.thinking: mask_empty, or raise max_empty_thinking_share",
+            fix="add reasoning, set datasets.instruction.thinking: mask_empty, or raise max_empty_thinking_share",
         )
         for at in where
     )  # fmt: skip
@@ -147,7 +147,7 @@ def check_disk(needed: int, free: int, where: str) -> list[Violation]:
     return [
         Violation(
             code="FT-TRAIN-021", where=where, message="the disk has too little room for this training.",
-            field="bytes free", found=free, expected=f"at least {needed}", mend="free space, or move FT_STATE_DIR",
+            field="bytes free", found=free, expected=f"at least {needed}", fix="free space, or move FT_STATE_DIR",
         )
     ]  # fmt: skip
 
@@ -161,7 +161,7 @@ def check_memory(needed: int, free: int, where: str) -> list[Violation]:
             code="FT-TRAIN-022", where=where,
             message="the training does not fit into memory, even with all that it may fall back on.",
             field="bytes free", found=free, expected=f"at least {needed}",
-            mend="set method: lora or qlora, lower max_length, or choose a smaller base_model (see ft estimate)",
+            fix="set method: lora or qlora, lower max_length, or choose a smaller base_model (see ft estimate)",
         )
     ]  # fmt: skip
 
@@ -174,7 +174,7 @@ def check_learning_rate(*, method: str, learning_rate: float, usual_full: float,
         Violation(
             code="FT-TRAIN-026", where=where, message="the rate is one for adapters, and every weight is trained.",
             field="learning_rate", found=learning_rate, expected=f"about {usual_full:g}",
-            mend=f"set it to {usual_full:g}, or leave it out",
+            fix=f"set it to {usual_full:g}, or leave it out",
         )
     ]  # fmt: skip
 
@@ -184,7 +184,7 @@ def check_smoke(figures: Mapping[str, Any], where: str) -> list[Violation]:
     broken = [
         Violation(
             code="FT-TRAIN-010", where=where, message=f"trial step {step} is not finite.", field=name,
-            found=str(value), expected="a finite number", mend="lower learning_rate, or look at the longest rows",
+            found=str(value), expected="a finite number", fix="lower learning_rate, or look at the longest rows",
         )
         for name in ("losses", "grad_norms") for step, value in enumerate(figures[name], start=1)
         if not math.isfinite(value)
@@ -194,7 +194,7 @@ def check_smoke(figures: Mapping[str, Any], where: str) -> list[Violation]:
             Violation(
                 code="FT-TRAIN-023", where=where, message="two trial steps left the weights as they were.",
                 field="max_abs_adapter_delta", found=figures["max_abs_adapter_delta"], expected="above 0",
-                mend="raise learning_rate, or look at lora.targets",
+                fix="raise learning_rate, or look at lora.targets",
             )
         )  # fmt: skip
     return broken
@@ -224,7 +224,7 @@ def _too_long(rows: Sequence[TokenisedRow], max_length: int) -> list[Violation]:
         Violation(
             code="FT-TRAIN-002", where=_named(row), message="the row is longer than max_length and is never cut.",
             field="tokens", found=len(row.ids), expected=f"at most {max_length}",
-            mend="raise max_length, shorten the row, or set too_long: drop or truncate_prompt",
+            fix="raise max_length, shorten the row, or set too_long: drop or truncate_prompt",
         )
         for row in rows
     )  # fmt: skip
@@ -236,7 +236,7 @@ def _uncuttable(rows: Sequence[TokenisedRow], max_length: int) -> list[Violation
             code="FT-TRAIN-019", where=_named(row),
             message="the row is longer than max_length even without its passages; question and answer are never cut.",
             field="tokens", found=len(row.ids), expected=f"at most {max_length}",
-            mend="raise max_length, shorten the row, or set too_long: drop",
+            fix="raise max_length, shorten the row, or set too_long: drop",
         )
         for row in rows
     )  # fmt: skip
@@ -248,7 +248,7 @@ def _prefix_differs(rows: Sequence[TokenisedRow]) -> list[Violation]:
             code="FT-TRAIN-003", where=_named(row),
             message="the chat template renders the prompt differently in training and in serving.",
             field="prompt token ids", found=_rest(row.ids, row.serving), expected=_rest(row.serving, row.ids),
-            mend="use a chat template whose generation prompt begins every assistant turn",
+            fix="use a chat template whose generation prompt begins every assistant turn",
         )
         for row in rows if row.ids[: len(row.serving)] != row.serving
     )  # fmt: skip
@@ -261,7 +261,7 @@ def _stop_untrained(rows: Sequence[TokenisedRow], stop_ids: Collection[int]) -> 
             code="FT-TRAIN-004", where=_named(row),
             message="no stop token carries loss: the model would not learn to end its answer.",
             field="last trained ids", found=row.trained[-4:], expected=f"one of {sorted(stops)}",
-            mend="use a chat template that ends the assistant turn with the tokenizer's eos token",
+            fix="use a chat template that ends the assistant turn with the tokenizer's eos token",
         )
         for row in rows if stops.isdisjoint(row.trained)
     )  # fmt: skip
@@ -273,7 +273,7 @@ def _opening_trained(rows: Sequence[TokenisedRow], opening: Sequence[int]) -> li
             code="FT-TRAIN-018", where=_named(row),
             message="the tag that opens a thought carries loss, but at serving it stands in the prompt already.",
             field="trained ids", found=row.trained[:8], expected=f"without {list(opening)}",
-            mend="leave <think> out of the answer: the chat template opens it",
+            fix="leave <think> out of the answer: the chat template opens it",
         )
         for row in rows if opening and find_ids(row.trained, opening) is not None
     )  # fmt: skip
@@ -283,7 +283,7 @@ def _nothing_trained(rows: Sequence[TokenisedRow]) -> list[Violation]:
     return _shorten(
         Violation(
             code="FT-TRAIN-005", where=_named(row), message="no token of the row carries loss.",
-            field="trained tokens", found=0, expected="at least 1", mend="give the row an answer, or drop it",
+            field="trained tokens", found=0, expected="at least 1", fix="give the row an answer, or drop it",
         )
         for row in rows if row.start >= len(row.ids)
     )  # fmt: skip
@@ -323,7 +323,7 @@ def check_training(summary: Mapping[str, Any], where: str) -> list[Violation]:
     broken = [
         Violation(
             code="FT-TRAIN-011", where=where, message="a loss is not finite.", field=name, found=str(value),
-            expected="a finite number", mend="lower the learning rate and train again",
+            expected="a finite number", fix="lower the learning rate and train again",
         )
         for name, value in losses.items() if not math.isfinite(value)
     ]  # fmt: skip
@@ -332,7 +332,7 @@ def check_training(summary: Mapping[str, Any], where: str) -> list[Violation]:
         broken.append(
             Violation(
                 code="FT-TRAIN-012", where=where, message="training left the weights as they were.",
-                field="max_abs_adapter_delta", found=delta, expected="above 0", mend="raise learning_rate or max_steps",
+                field="max_abs_adapter_delta", found=delta, expected="above 0", fix="raise learning_rate or max_steps",
             )
         )  # fmt: skip
     return broken
@@ -347,7 +347,7 @@ def check_eval_loss(summary: Mapping[str, Any], where: str) -> list[Violation]:
         Violation(
             code="FT-TRAIN-013", where=where, message="the validation loss did not fall: the training did not help.",
             field="eval_loss_after", found=after, expected=f"below {before}",
-            mend="lower the learning rate, train less, or look at the data",
+            fix="lower the learning rate, train less, or look at the data",
         )
     ]  # fmt: skip
 
@@ -357,7 +357,7 @@ def check_rewards(summary: Mapping[str, Any], where: str) -> list[Violation]:
     return [
         Violation(
             code="FT-TRAIN-014", where=where, message="the figure is missing or not finite.", field=name,
-            found=str(summary.get(name)), expected="a finite number", mend="lower the learning rate and train again",
+            found=str(summary.get(name)), expected="a finite number", fix="lower the learning rate and train again",
         )
         for name in ("reward_accuracy_after", "reward_margin_after")
         if not math.isfinite(float(summary.get(name, math.nan)))

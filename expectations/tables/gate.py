@@ -82,7 +82,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     failing: int = 0
     rows: list[FailingRow] = []
     """The first failing rows."""
-    mend: str = ""
+    fix: str = ""
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
@@ -334,7 +334,7 @@ def _judgement(entry: dict[str, Any], result: dict[str, Any], frame: pd.DataFram
         judged=outcome.get("element_count", 0) - outcome.get("missing_count", 0),
         failing=outcome.get("unexpected_count", 0) if outcome.get("observed_value") is None else 0,
         rows=[_failing_row(frame, number, columns) for number in numbers[:PLACES_SHOWN]],
-        mend=meta.get("mend", ""),
+        fix=meta.get("fix", ""),
     )
 
 
@@ -365,7 +365,7 @@ def _as_violation(suite: str, judgement: Judgement) -> Violation:
     found = different if judgement.rows else judgement.observed
     return _violation(
         "FT-TABLE-004", suite, message,
-        field=judgement.column, found=found, expected=judgement.expected, mend=judgement.mend,
+        field=judgement.column, found=found, expected=judgement.expected, fix=judgement.fix,
     )  # fmt: skip
 
 
@@ -384,5 +384,5 @@ def _fault(where: str, entry: dict[str, Any], reason: str) -> Violation:
 
 
 def _violation(code: str, where: str, message: str, **more: Any) -> Violation:
-    more["mend"] = more.get("mend") or CODES[code].mend
+    more["fix"] = more.get("fix") or CODES[code].fix
     return Violation(code=code, where=where, message=message, **more)

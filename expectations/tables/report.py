@@ -35,7 +35,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 td:first-child { white-space: nowrap; font-weight: 600; }
 td[data-name=Column] code { white-space: nowrap; }
 ul { margin: .4rem 0 0; padding: 0; list-style: none; }
-.mend { display: block; font-size: .9em; }
+.fix { display: block; font-size: .9em; }
 @media (max-width: 44rem) { thead { display: none; } table, tbody, tr, td { display: block; width: 100%; }
   tr { padding: .5rem 0; border-top: 1px solid var(--line); } td, td.number { border: 0; padding: .15rem .8rem;
   text-align: left; } td:empty { display: none; } td[data-name]::before { content: attr(data-name) ": ";
@@ -127,7 +127,7 @@ def _worst_first(validation: Validation) -> list[Judgement]:
 
 def _row(judgement: Judgement) -> str:
     failed = judgement.outcome != "passed"
-    mend = f"<span class='mend soft'>{_text(judgement.mend)}</span>" if judgement.mend and failed else ""
+    fix = f"<span class='fix soft'>{_text(judgement.fix)}</span>" if judgement.fix and failed else ""
     listed = "".join(
         f"<li><code>{_text(row.place)}</code> <code class='failed'>{_text(row.value)}</code></li>"
         for row in judgement.rows
@@ -137,7 +137,7 @@ def _row(judgement: Judgement) -> str:
     column = f"<code>{_text(judgement.column)}</code>" if judgement.column else ""
     return (
         f"<tr><td class='{judgement.outcome}'>{_MARK[judgement.outcome]} {judgement.outcome}</td>"
-        f"<td>{_text(judgement.rule)}{mend}{f'<ul>{listed}</ul>' if listed else ''}</td>"
+        f"<td>{_text(judgement.rule)}{fix}{f'<ul>{listed}</ul>' if listed else ''}</td>"
         f"<td data-name='Column'>{column}</td><td data-name='Expected'>{_text(expected_in_words(judgement))}</td>"
         f"<td data-name='Observed'>{_text(observed_in_words(judgement))}</td>"
         f"<td class='number' data-name='Failing rows'>{judgement.failing:,}</td></tr>"

@@ -104,7 +104,7 @@ def load_terms(files: Sequence[Path]) -> dict[str, list[str]]:
                     violations.append(
                         Violation(
                             code="FT-GLOSS-002", where=str(path), message="one name stands for two terms.", field=name,
-                            found=[first, term], expected="one term", mend="take the name out of one of them",
+                            found=[first, term], expected="one term", fix="take the name out of one of them",
                         )
                     )  # fmt: skip
             more = [*terms.get(term, []), *([written] if written != term else []), *names]
@@ -152,7 +152,7 @@ def answers_keep_their_terms(asset: str, coverage: Coverage, most: float) -> lis
         Violation(
             code="FT-TERM-001", where=row.where, field="answer", found=row.answer, expected=" or ".join(row.terms[:5]),
             message=f"the answer names none of its question's terms, like {share} of those in {asset}.",
-            mend=f"name the term in the answer, or raise datasets.max_lost_terms_share (now {most:g})",
+            fix=f"name the term in the answer, or raise datasets.max_lost_terms_share (now {most:g})",
         )
         for row in coverage.lost[:_SHOWN]
     ]  # fmt: skip
@@ -166,7 +166,7 @@ def questions_name_terms(asset: str, coverage: Coverage, terms: int) -> list[Vio
         Violation(
             code="FT-TERM-002", where=asset, field="question", found=0, expected=f"one of {terms} terms",
             message=f"none of {coverage.rows} questions names a term of the glossary.",
-            mend="give corpus.glossary the terms of these questions, or check which files datasets names",
+            fix="give corpus.glossary the terms of these questions, or check which files datasets names",
         )
     ]  # fmt: skip
 
@@ -194,7 +194,7 @@ def _automaton(names: Sequence[str]) -> Any:
             [
                 Violation(
                     code="FT-CORPUS-007", where="ahocorasick-rs", message="terms are found with ahocorasick-rs.",
-                    mend='pip install "ft-assets[platform]"',
+                    fix='pip install "ft-assets[platform]"',
                 )
             ],
         ) from error  # fmt: skip
@@ -240,5 +240,5 @@ def _read(path: Path, violations: list[Violation]) -> dict[str, list[str]]:
 def _malformed(path: Path, found: str) -> Violation:
     return Violation(
         code="FT-GLOSS-001", where=str(path), message="a glossary maps each term to a list of its other names.",
-        found=found, expected="term: [name, …]", mend="write it that way",
+        found=found, expected="term: [name, …]", fix="write it that way",
     )  # fmt: skip

@@ -42,7 +42,7 @@ def _converter(how: str) -> Any:
             [
                 Violation(
                     code="FT-CORPUS-007", where="opencc", message="Traditional characters are converted with OpenCC.",
-                    mend='pip install "ft-assets[chinese]", or set traditional: keep',
+                    fix='pip install "ft-assets[chinese]", or set traditional: keep',
                 )
             ],
         ) from error  # fmt: skip

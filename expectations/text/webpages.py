@@ -71,7 +71,7 @@ def read_page(html: str) -> Page:
             [
                 Violation(
                     code="FT-CORPUS-007", where="selectolax", message="HTML is read with selectolax.",
-                    mend='pip install "ft-assets[html]"',
+                    fix='pip install "ft-assets[html]"',
                 )
             ],
         ) from error  # fmt: skip

@@ -166,7 +166,7 @@ def _refuse_unconfigured(store: ArtifactStore, dataset: str) -> None:
     violation = Violation(
         code="FT-TRAIN-015", where="config.yaml", message="there is nothing to train on.",
         field=f"datasets.{dataset}.files", found=[], expected="at least one file",
-        mend="name files there, or leave the adapters out of the run",
+        fix="name files there, or leave the adapters out of the run",
     )  # fmt: skip
     raise Refused(f"training on {dataset}_splits", [violation])
 
@@ -238,7 +238,7 @@ def _refuse_other_candidates(made: Mapping[str, Artifact]) -> None:
         Violation(
             code="FT-ADP-005", where=asset, message="it was made from another version than the one to release.",
             field=name, found=made[asset].manifest.recipe.inputs[name], expected=made[name].data_version,
-            mend=f"ft run --asset {asset}",
+            fix=f"ft run --asset {asset}",
         )
         for asset, names in needed.items() for name in names
         if made[asset].manifest.recipe.inputs[name] != made[name].data_version

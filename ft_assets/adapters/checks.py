@@ -132,7 +132,7 @@ def _release_is_loadable(evidence: Evidence) -> Verdict:
     if release is None:
         missing = Violation(
             code="FT-ADP-003", where="released_adapter", message="no adapter is released.",
-            mend="ft run --asset released_adapter",
+            fix="ft run --asset released_adapter",
         )  # fmt: skip
         return Verdict([missing])
     adapter = evidence.store.find("dpo_adapter", release.artifacts["dpo_adapter"])
@@ -140,7 +140,7 @@ def _release_is_loadable(evidence: Evidence) -> Verdict:
         missing = Violation(
             code="FT-ADP-004", where="released_adapter", message="the released adapter is not in the store.",
             field="dpo_adapter", found=None, expected=release.artifacts["dpo_adapter"],
-            mend="ft rollback adapter, or ft run --asset released_adapter",
+            fix="ft rollback adapter, or ft run --asset released_adapter",
         )  # fmt: skip
         return Verdict([missing])
     prompt = compare_prompt(contract_of(adapter), prompt_of(settings_of(evidence.store, "answers")))
@@ -153,7 +153,7 @@ def check_scores(summary: Mapping[str, Any], where: str) -> list[Violation]:
         Violation(
             code="FT-ANS-003", where=where, message="a score is missing or not finite.", field=f"{name}.{metric}",
             found=str(interval), expected=f"finite, n = {summary['questions']}",
-            mend=f"delete the artifact of {where} and run `ft run --asset {where}`",
+            fix=f"delete the artifact of {where} and run `ft run --asset {where}`",
         )
         for name, metrics in summary["intervals"].items() for metric, interval in metrics.items()
         if interval["n"] != summary["questions"] or not all(map(math.isfinite, interval.values()))

@@ -51,7 +51,7 @@ def held_out_rows(job: Job, most: int, parts: tuple[str, ...]) -> list[dict[str,
     if not rows:
         violation = Violation(
             code="FT-ANS-002", where="instruction_splits", message="no held-out question to answer.",
-            field="rows", found=0, expected="at least 1", mend="add rows, or raise datasets.split",
+            field="rows", found=0, expected="at least 1", fix="add rows, or raise datasets.split",
         )  # fmt: skip
         raise Refused("evaluating adapters", [violation])
     return rows
@@ -70,7 +70,7 @@ def _published(store: ArtifactStore, asset: str, recipe_id: str) -> Artifact:
     if artifact is None:
         violation = Violation(
             code="FT-ART-001", where=f"{asset}/{recipe_id}", message="the adapter is not in the store.",
-            mend=f"ft run --asset {asset}",
+            fix=f"ft run --asset {asset}",
         )  # fmt: skip
         raise Refused("loading adapters", [violation])
     return artifact

@@ -96,7 +96,7 @@ def read_result(artifact: Artifact, name: str) -> GateResult:
         violation = Violation(
             code="FT-TRAIN-025", where=artifact.asset, message="the gate was not judged before training.", field=name,
             found=[result.name for result in results], expected=name,
-            mend=f"delete {artifact.path} and run `ft run --asset {artifact.asset}`",
+            fix=f"delete {artifact.path} and run `ft run --asset {artifact.asset}`",
         )  # fmt: skip
         raise Refused(f"reading {artifact.asset}", [violation])
     return found

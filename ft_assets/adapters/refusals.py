@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 from expectations.violations import Refused, Violation
 
 
-def refuse(code: str, message: str, *, field: str, found: Any, expected: Any, mend: str) -> NoReturn:
+def refuse(code: str, message: str, *, field: str, found: Any, expected: Any, fix: str) -> NoReturn:
     violation = Violation(
-        code=code, where="adapter training", field=field, message=message, found=found, expected=expected, mend=mend
+        code=code, where="adapter training", field=field, message=message, found=found, expected=expected, fix=fix
     )
     raise Refused("adapter training", [violation])
 

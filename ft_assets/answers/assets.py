@@ -74,7 +74,7 @@ def _released(releases: Releases, kind: Kind) -> Release:
     if release is None:
         violation = Violation(
             code="FT-ANS-004", where=f"released_{kind}", message="nothing is released.",
-            mend=f"ft run --asset released_{kind}",
+            fix=f"ft run --asset released_{kind}",
         )  # fmt: skip
         raise Refused("answer_evaluation", [violation])
     return release

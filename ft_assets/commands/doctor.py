@@ -42,12 +42,12 @@ _PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line of the report. `mend` says what to do when it is not ok."""
+    """One line of the report. `fix` says what to do when it is not ok."""
 
     state: Literal["ok", "warn", "bad"]
     what: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 @click.command("doctor")
@@ -67,7 +67,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         table = Table(box=None, show_header=False, pad_edge=False)
         colours = {"ok": "green", "warn": "yellow", "bad": "red"}
         for finding in findings:
-            text = escape(finding.found) + (f" [dim]→ {escape(finding.mend)}[/]" if finding.mend else "")
+            text = escape(finding.found) + (f" [dim]→ {escape(finding.fix)}[/]" if finding.fix else "")
             table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.what, text)
         make_console().print(table)
     ctx.exit(int(any(finding.state == "bad" for finding in findings)))
@@ -79,7 +79,7 @@ def examine(project: Project) -> list[Finding]:
     try:
         _ = project.settings
     except SettingsError as error:
-        return [*findings, Finding("bad", "configuration", "; ".join(error.errors), f"mend {project.config}")]
+        return [*findings, Finding("bad", "configuration", "; ".join(error.errors), f"fix {project.config}")]
     findings.append(
         Finding("ok", "configuration", f"{project.config} (profile {os.environ.get('FT_PROFILE') or 'default'})")
     )
@@ -130,12 +130,12 @@ def _hardware() -> Iterator[Finding]:
     total, available = accelerator.memory()
     if available:
         enough = available >= _MIN_MEMORY
-        mend = (
+        fix = (
             ""
             if enough
             else f"training needs about {_MIN_MEMORY / _GIB:.0f} GiB; close something or use a smaller model"
         )
-        yield Finding("ok" if enough else "warn", "memory", f"{_gib(available)} of {_gib(total)} available", mend)
+        yield Finding("ok" if enough else "warn", "memory", f"{_gib(available)} of {_gib(total)} available", fix)
     try:
         gpus = accelerator.gpus()
     except ModuleNotFoundError:
@@ -161,10 +161,8 @@ def _torch_build(*, has_gpu: bool) -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         return  # the libraries' line says so
     if has_gpu and version.endswith("+cpu"):
-        mend = (
-            f"pip install torch=={version.removesuffix('+cpu')} from the index that pytorch.org names for your driver"
-        )
-        yield Finding("bad", "torch", f"{version} cannot use the GPU that is here", mend)
+        fix = f"pip install torch=={version.removesuffix('+cpu')} from the index that pytorch.org names for your driver"
+        yield Finding("bad", "torch", f"{version} cannot use the GPU that is here", fix)
     else:
         yield Finding("ok", "torch", version)
 
@@ -183,8 +181,8 @@ def _disk(state: Path) -> Iterator[Finding]:
 def _accelerator(project: Project) -> Iterator[Finding]:
     device = project.settings.accelerator.device
     if device == "cuda" and importlib.util.find_spec("pynvml") and not accelerator.gpus():
-        mend = "set accelerator.device: auto, or mend the driver (nvidia-smi must show the GPU)"
-        yield Finding("bad", "accelerator", "accelerator.device is `cuda`, and there is no GPU", mend)
+        fix = "set accelerator.device: auto, or fix the driver (nvidia-smi must show the GPU)"
+        yield Finding("bad", "accelerator", "accelerator.device is `cuda`, and there is no GPU", fix)
 
 
 def _models(project: Project) -> Iterator[Finding]:
@@ -211,8 +209,8 @@ def _training(project: Project) -> Iterator[Finding]:
     chosen = {one for section in (settings.sft, settings.dpo) for one in (section.method, section.optimizer)}
     needing = sorted(chosen & {"qlora", "paged_adamw_8bit"})
     if needing and importlib.util.find_spec("bitsandbytes") is None:
-        mend = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"
-        yield Finding("bad", "bitsandbytes", f"{' and '.join(needing)} needs it, and it is not installed", mend)
+        fix = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"
+        yield Finding("bad", "bitsandbytes", f"{' and '.join(needing)} needs it, and it is not installed", fix)
     try:
         shape = find_shape(settings.sft.base_model, settings.sft.revision)
         machine = local_machine(settings.accelerator)
@@ -225,7 +223,7 @@ def _training(project: Project) -> Iterator[Finding]:
         for unusual in check_learning_rate(
             method=section.method, learning_rate=section.learning_rate, usual_full=section.usual_full_rate, where=name
         ):
-            yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.mend)
+            yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.fix)
         given: dict[str, Any] = {"tokens": section.max_length, "device": machine.device, "bf16": machine.bf16}
         asked, least = (
             estimate_training(shape, **needs(section, settings.sft.lora, **given)) for needs in (asked_of, least_of)
@@ -249,12 +247,12 @@ def _model(what: str, name: str, revision: str | None) -> Finding:
         place = models.look_up(name, revision)
     except Refused as refusal:
         violation = refusal.violations[0]
-        return Finding("bad", what, f"{name}: {violation.message}", violation.mend)
+        return Finding("bad", what, f"{name}: {violation.message}", violation.fix)
     except ModuleNotFoundError as error:
         return Finding("bad", what, f"{name}: {error.name} is not installed", "pip install 'ft-assets[platform]'")
     if place.path is None:
-        mend = "the first run downloads it; without that hub, set HF_ENDPOINT to a mirror or name a folder"
-        return Finding("warn", what, f"{name} is not in the hub cache; needs {hub.endpoint()}", mend)
+        fix = "the first run downloads it; without that hub, set HF_ENDPOINT to a mirror or name a folder"
+        return Finding("warn", what, f"{name} is not in the hub cache; needs {hub.endpoint()}", fix)
     return Finding("ok", what, f"{name}: {'in the hub cache' if place.kind == 'hub' else place.path}")
 
 
@@ -268,7 +266,7 @@ def _qdrant(project: Project) -> Iterator[Finding]:
             names = client.names()
     except Refused as refusal:
         violation = refusal.violations[0]
-        yield Finding("bad", "qdrant", f"{violation.where}: {violation.message}", violation.mend)
+        yield Finding("bad", "qdrant", f"{violation.where}: {violation.message}", violation.fix)
     except ModuleNotFoundError as error:
         yield Finding("bad", "qdrant", f"{error.name} is not installed", "pip install 'ft-assets[platform]'")
     else:
@@ -293,8 +291,8 @@ def _dagster(state: Path) -> Iterator[Finding]:
         with open_instance(state) as instance:
             beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
     except (DagsterError, SQLAlchemyError, OSError) as error:
-        mend = f"move {home} away: runs are lost, artifacts are not"
-        yield Finding("bad", "dagster", f"{home} cannot be opened ({type(error).__name__})", mend)
+        fix = f"move {home} away: runs are lost, artifacts are not"
+        yield Finding("bad", "dagster", f"{home} cannot be opened ({type(error).__name__})", fix)
         return
     alive = beats and time.time() - max(beats) < _DAEMON_SECONDS
     yield Finding("ok", "dagster", f"{home}: " + ("a daemon runs" if alive else "no daemon runs; `ft ui` starts one"))
@@ -308,18 +306,18 @@ def _state(project: Project) -> Iterator[Finding]:
     staging = store.root / ".staging"
     work = [folder.name for folder in staging.iterdir()] if staging.is_dir() else []
     if work:
-        mend = "nothing: another process works there, or the next `ft run` sweeps them"
-        yield Finding("warn", "state", f"{len(work)} unpublished staging folders", mend)
+        fix = "nothing: another process works there, or the next `ft run` sweeps them"
+        yield Finding("warn", "state", f"{len(work)} unpublished staging folders", fix)
     count = 0
     for folder in sorted(path for path in store.root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         for recipe in sorted(path for path in folder.iterdir() if path.is_dir()):
             artifact = store.find(folder.name, recipe.name)
             count += 1
-            mend = f"delete {recipe} and run `ft run --asset {folder.name}`"
+            fix = f"delete {recipe} and run `ft run --asset {folder.name}`"
             if artifact is None:
-                yield Finding("bad", "state", f"{folder.name}/{recipe.name} has no whole manifest", mend)
+                yield Finding("bad", "state", f"{folder.name}/{recipe.name} has no whole manifest", fix)
             elif broken := artifact.verify():
-                yield Finding("bad", "state", f"{folder.name}/{recipe.name}: {len(broken)} altered files", mend)
+                yield Finding("bad", "state", f"{folder.name}/{recipe.name}: {len(broken)} altered files", fix)
     yield Finding("ok", "state", f"{count} artifacts examined in {project.state}")
 
 

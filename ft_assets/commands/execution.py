@@ -92,7 +92,7 @@ def _paragraph(row: Mapping[str, Any]) -> str:
     text = f"[{row['code']}] {row['where']}: {row['message']}"
     if row["field"]:
         text += f" ({row['field']}: found {row['found']}, expected {row['expected']})"
-    return f"{text} Mend: {row['mend']}" if row["mend"] else text
+    return f"{text} Fix: {row['fix']}" if row["fix"] else text
 
 
 def _is_alive(pid: int) -> bool:

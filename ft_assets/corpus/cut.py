@@ -88,11 +88,11 @@ def cut_sections(
                     "FT-CORPUS-004", file, line, reason, "rename the file or the heading", path=name, raw=passage.text
                 )
             elif kept := seen.twin_of(passage):
-                reason, mend = (
+                reason, fix = (
                     f"the text is also in {kept}, whose alias {name} becomes.",
                     "nothing, or keep one of the two",
                 )
-                rejected = set_aside("FT-CORPUS-005", file, line, reason, mend, path=name, raw=passage.text)
+                rejected = set_aside("FT-CORPUS-005", file, line, reason, fix, path=name, raw=passage.text)
                 yield Twin(Alias(name, passage.document_id, kept), rejected)
             else:
                 yield passage

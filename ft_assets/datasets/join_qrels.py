@@ -66,9 +66,9 @@ def join_judgements(
             "add a judgement with a score of 1 or more, or take the query out", raw=query.query,
         )  # fmt: skip
         for qrel in found:
-            yield _refuse(qrel, "FT-LINK-004", f"its query {qrel.query_id} is quarantined.", "mend the query first")
+            yield _refuse(qrel, "FT-LINK-004", f"its query {qrel.query_id} is quarantined.", "fix the query first")
 
 
-def _refuse(qrel: QrelRecord, code: str, reason: str, mend: str) -> Rejected:
+def _refuse(qrel: QrelRecord, code: str, reason: str, fix: str) -> Rejected:
     raw = f"{qrel.query_id}\t{qrel.passage_id}\t{qrel.score}"
-    return set_aside(code, qrel.source, qrel.line_no, reason, mend, raw=raw)
+    return set_aside(code, qrel.source, qrel.line_no, reason, fix, raw=raw)

@@ -27,7 +27,7 @@ ASSET = "split_ledger"
 DATASETS = tuple(ID_COLUMN)
 NOT_DEALT_BY = {"contamination", "templates"}
 """Split settings that judge the splits and deal nothing."""
-_MEND = "give it evidence and a question of one split, or leave it out"
+_FIX = "give it evidence and a question of one split, or leave it out"
 
 
 class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,4 +180,4 @@ def _keep_out(bridge: Bridge, places: Mapping[tuple[str, str], tuple[str, int]])
     file, line = places[bridge.card.id]
     touches = " and ".join(f"{split} (by {key})" for split, key in bridge.touches)
     reason = f"{bridge.card.dataset} record {bridge.card.record_id} belongs to {touches}: it would join two splits."
-    return set_aside("FT-SPLIT-001", file, line, reason, _MEND, raw=bridge.card.question)
+    return set_aside("FT-SPLIT-001", file, line, reason, _FIX, raw=bridge.card.question)

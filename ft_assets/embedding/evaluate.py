@@ -62,7 +62,7 @@ def no_questions(where: str, split: str) -> Violation:
     """FT-EMB-016: there is nothing to measure by."""
     return Violation(
         code="FT-EMB-016", where=where, message=f"no question of the {split} split names a passage of this corpus.",
-        field="questions", found=0, expected="at least 1", mend="add retrieval data, then ft run --group datasets",
+        field="questions", found=0, expected="at least 1", fix="add retrieval data, then ft run --group datasets",
     )  # fmt: skip
 
 

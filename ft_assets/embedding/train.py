@@ -283,11 +283,11 @@ def _distance(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def _refused(code: str, message: str, found: Any, expected: Any) -> Refused:
-    mend = "check retrieval_splits and batch_size" if code == "FT-EMB-010" else "lower embedding.learning_rate"
+    fix = "check retrieval_splits and batch_size" if code == "FT-EMB-010" else "lower embedding.learning_rate"
     return Refused(
         "training the embedding model",
         [Violation(code=code, where="embedding_model", message=message, field="train", found=found, expected=expected,
-                   mend=mend)],
+                   fix=fix)],
     )  # fmt: skip
 
 

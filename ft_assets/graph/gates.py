@@ -111,7 +111,7 @@ def enforce(subject: str, evidence: Evidence, *rooms: Sequence[Gate], assets: Se
     violations = violations or [
         Violation(
             code="FT-LIN-002", where=asset, message="another run made it again while it was judged.", field="recipe",
-            found=recipe, expected=before[asset], mend=f"ft run --asset {subject}",
+            found=recipe, expected=before[asset], fix=f"ft run --asset {subject}",
         )
         for asset, recipe in _standing(evidence.store, assets).items() if recipe != before[asset]
     ]  # fmt: skip
@@ -188,7 +188,7 @@ def _violation_table(violations: Sequence[Violation]) -> dict[str, dg.MetadataVa
         dg.TableRecord(
             {
                 "code": v.code, "where": v.where, "message": v.message, "field": v.field,
-                "found": str(v.found), "expected": str(v.expected), "mend": v.mend,
+                "found": str(v.found), "expected": str(v.expected), "fix": v.fix,
             }
         )
         for v in violations[:50]

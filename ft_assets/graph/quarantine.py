@@ -38,5 +38,5 @@ def quarantine_table(path: Path) -> str:
         rows.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
     if not rows:
         return "#### Nothing is quarantined"
-    head = "| where | code | reason | starts with | mend |\n| --- | --- | --- | --- | --- |\n"
+    head = "| where | code | reason | starts with | fix |\n| --- | --- | --- | --- | --- |\n"
     return head + "\n".join(rows)

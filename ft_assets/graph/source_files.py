@@ -36,7 +36,7 @@ def match_files(globs: Sequence[str], root: Path, key: str) -> list[Path]:
                 Violation(
                     code="FT-FILE-001", where="config.yaml", field=key, message="the glob matches no file.",
                     found=pattern, expected="at least one file",
-                    mend=f"correct {key} in config.yaml (relative paths start at {root})",
+                    fix=f"correct {key} in config.yaml (relative paths start at {root})",
                 )
                 for pattern in empty
             ],

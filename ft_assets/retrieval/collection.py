@@ -294,7 +294,7 @@ def _require(client: VectorClient, name: str) -> None:
     if name not in client.names():
         violation = Violation(
             code="FT-COL-006", where=name, message="the collection is not in this engine.", field="collection",
-            found="missing", expected="present", mend="ft run --asset qdrant_collection",
+            found="missing", expected="present", fix="ft run --asset qdrant_collection",
         )  # fmt: skip
         raise Refused(f"reading {name}", [violation])
 
@@ -302,14 +302,14 @@ def _require(client: VectorClient, name: str) -> None:
 def _foreign(name: str, stored: EmbeddingContract, wanted: EmbeddingContract) -> Violation:
     return Violation(
         code="FT-COL-005", where=name, message="another contract stands under this name.", field="index_fp",
-        found=stored.index_fp, expected=wanted.index_fp, mend="delete this collection in Qdrant, then run again",
+        found=stored.index_fp, expected=wanted.index_fp, fix="delete this collection in Qdrant, then run again",
     )  # fmt: skip
 
 
 def _disordered(vector: str, passage: str) -> Violation:
     return Violation(
         code="FT-VEC-001", where="passage_vectors", message="vectors and passages are not of the same run.",
-        field="passage_id", found=vector, expected=passage, mend="ft run --asset passage_vectors",
+        field="passage_id", found=vector, expected=passage, fix="ft run --asset passage_vectors",
     )  # fmt: skip
 
 

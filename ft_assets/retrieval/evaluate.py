@@ -113,7 +113,7 @@ def _incomparable(live: dict[str, Any], missing: str) -> Violation:
     return Violation(
         code="FT-RET-008", where="retrieval_evaluation", message=f"what is live cannot be compared with: {missing}.",
         field="live", found=live["collection"], expected="the collection and the model of what is live",
-        mend="ft rollback collection --to a release that stands, or set retrieval.tolerance: 1 (any loss is accepted) "
+        fix="ft rollback collection --to a release that stands, or set retrieval.tolerance: 1 (any loss is accepted) "
         "for this one; then ft run --asset released_collection --upstream",
     )  # fmt: skip
 

@@ -176,6 +176,6 @@ def _require_same_contract(name: str, wanted: EmbeddingContract, found: Collecti
 def _refused(code: str, where: str, message: str, field: str, found: Any, expected: Any) -> Refused:  # noqa: PLR0917
     violation = Violation(
         code=code, where=where, message=message, field=field, found=found, expected=expected,
-        mend="delete that collection in the target engine, then ft migrate again",
+        fix="delete that collection in the target engine, then ft migrate again",
     )  # fmt: skip
     return Refused(f"migrating {where}", [violation])

@@ -69,7 +69,7 @@ def _cut(dense: np.ndarray, contract: EmbeddingContract, name: str) -> np.ndarra
                 Violation(
                     code="FT-RET-005", where=name, message="the query has another dimension than the collection.",
                     field="dimension", found=dense.shape[1], expected=sorted({full, width}),
-                    mend="encode queries with the model that the collection's contract names",
+                    fix="encode queries with the model that the collection's contract names",
                 )
             ],
         )  # fmt: skip

@@ -66,7 +66,7 @@ def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:
         violation = Violation(
             code="FT-COL-001", where=name, message="the collection is not whole: its build was interrupted.",
             field="whole", found="", expected="the version of passage_vectors",
-            mend="ft run --asset qdrant_collection, or ft rollback collection --to another release",
+            fix="ft run --asset qdrant_collection, or ft rollback collection --to another release",
         )  # fmt: skip
         raise Refused(f"serving {name}", [violation])
     served = contract.served(contract.serving, fusion)

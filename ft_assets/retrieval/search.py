@@ -109,8 +109,8 @@ def _guard(name: str, stored: EmbeddingContract, config: Serving | None, encoder
     guard(stored, now.served(stored.serving, stored.fusion), name)
 
 
-def _refused(code: str, where: str, message: str, found: Any, expected: Any, mend: str) -> Refused:  # noqa: PLR0917
+def _refused(code: str, where: str, message: str, found: Any, expected: Any, fix: str) -> Refused:  # noqa: PLR0917
     violation = Violation(
-        code=code, where=where, message=message, field="collection", found=found, expected=expected, mend=mend
+        code=code, where=where, message=message, field="collection", found=found, expected=expected, fix=fix
     )
     return Refused(f"opening {where}", [violation])

@@ -55,7 +55,7 @@ def config_violations(path: Path) -> list[Violation]:
         return [
             Violation(
                 code="FT-CFG-001", where=str(path), message=text,
-                mend="correct it; until then the last settings that were right stay",
+                fix="correct it; until then the last settings that were right stay",
             )
             for text in error.errors
         ]  # fmt: skip

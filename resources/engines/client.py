@@ -255,7 +255,7 @@ def unreadable(folder: Path, error: Exception) -> Refused:
     violation = Violation(
         code="FT-QDR-011", where=places, message=f"the local engine's files cannot be read: {error}", field="qdrant",
         found="damaged", expected="what qdrant-client wrote",
-        mend=f"move {places} away, then ft run --asset qdrant_collection (built again from vectors that are kept)",
+        fix=f"move {places} away, then ft run --asset qdrant_collection (built again from vectors that are kept)",
     )  # fmt: skip
     return Refused("opening Qdrant", [violation])
 

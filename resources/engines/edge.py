@@ -179,9 +179,9 @@ class EdgeClient:
             try:
                 self._shards[name] = edge.EdgeShard.load(str(self._folder / name), config)
             except Exception as error:  # the library raises nothing more particular
-                mend = f"delete the folder {self._folder / name}, then ft run --asset qdrant_collection"
+                fix = f"delete the folder {self._folder / name}, then ft run --asset qdrant_collection"
                 message = f"the shard cannot be opened: {error}"
-                raise _refused("FT-QDR-007", name, message, "unreadable", "a shard", mend) from error
+                raise _refused("FT-QDR-007", name, message, "unreadable", "a shard", fix) from error
         return self._shards[name]
 
     def _pages(self, name: str, size: int, **fields: Any) -> Iterator[list[edge.Record]]:
@@ -284,8 +284,8 @@ def _copy_file(source: Path, target: Path) -> None:
         os.fsync(write.fileno())
 
 
-def _refused(code: str, where: str, message: str, found: Any, expected: Any, mend: str) -> Refused:  # noqa: PLR0917
+def _refused(code: str, where: str, message: str, found: Any, expected: Any, fix: str) -> Refused:  # noqa: PLR0917
     violation = Violation(
-        code=code, where=where, message=message, field="collection", found=found, expected=expected, mend=mend
+        code=code, where=where, message=message, field="collection", found=found, expected=expected, fix=fix
     )
     return Refused(f"opening {where}", [violation])

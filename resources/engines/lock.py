@@ -49,7 +49,7 @@ def held(folder: Path, timeout: float, holder: str) -> Refused:
     violation = Violation(
         code="FT-QDR-001", where=str(folder), message=f"{holder} holds the embedded engine.", field="qdrant",
         found=f"still locked after {timeout:g} s", expected="an open engine",
-        mend="wait for that process or end it, raise qdrant.lock_timeout, or use a server (qdrant.engine: server)",
+        fix="wait for that process or end it, raise qdrant.lock_timeout, or use a server (qdrant.engine: server)",
     )  # fmt: skip
     return Refused("opening Qdrant", [violation])
 

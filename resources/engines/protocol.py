@@ -195,7 +195,7 @@ def require_unaliased(name: str, aliases: Mapping[str, str]) -> None:
     if serving := sorted(alias for alias, collection in aliases.items() if collection == name):
         violation = Violation(
             code="FT-QDR-005", where=name, message="an alias names this collection: it serves.", field="alias",
-            found=serving, expected="none", mend="move the alias first (ft rollback collection, or a new release)",
+            found=serving, expected="none", fix="move the alias first (ft rollback collection, or a new release)",
         )  # fmt: skip
         raise Refused(f"deleting {name}", [violation])
 
@@ -203,6 +203,6 @@ def require_unaliased(name: str, aliases: Mapping[str, str]) -> None:
 def _unsound(where: str, field: str, found: Any, expected: Any) -> Refused:
     violation = Violation(
         code="FT-QDR-006", where=where, message="these vectors would spoil the collection.", field=field, found=found,
-        expected=expected, mend="ft run --asset passage_vectors",
+        expected=expected, fix="ft run --asset passage_vectors",
     )  # fmt: skip
     return Refused(f"writing to {where}", [violation])

@@ -194,7 +194,7 @@ def test_a_person_edits_files_and_nobody_touches_a_button(served: Served) -> Non
     served.wait(served.rests, "rest")
     assert served.release() == before
 
-    # mended, and a document edited besides: it goes on by itself, and only that document is encoded
+    # fixed, and a document edited besides: it goes on by itself, and only that document is encoded
     page = served.ft.folder / "corpus/hmac.md"
     page.write_text(page.read_text("utf-8") + "\nThis sentence was added while the daemon looked on.\n", "utf-8")
     served.configure(retrieval={"dimension": 64})
@@ -204,7 +204,7 @@ def test_a_person_edits_files_and_nobody_touches_a_button(served: Served) -> Non
             served.release()["artifacts"]["passage_vectors"] != vectors
             and served.collection()["contract"]["serving"]["dimension"] == 64
         ),
-        "the release of the mended candidate with the edited document",
+        "the release of the fixed candidate with the edited document",
     )
     manifest = json.loads((served.ft.current("passage_vectors") / "manifest.json").read_text())
     assert 0 < manifest["summary"]["encoded"] < manifest["summary"]["passages"]

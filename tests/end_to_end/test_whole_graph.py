@@ -99,8 +99,8 @@ def test_a_dimension_the_model_was_not_trained_for_never_serves(ft: Ft):
     assert alias(ft)[0] == collection
     assert serving(ft) == before
     assert ft("search", "AES block size").returncode == 0
-    mended = ft.run("--group", "retrieval", "--upstream")
-    assert mended["exit"] == 0, mended["output"]
+    fixed = ft.run("--group", "retrieval", "--upstream")
+    assert fixed["exit"] == 0, fixed["output"]
 
 
 def test_a_smaller_trained_dimension_is_built_beside_and_swapped_in_and_can_be_rolled_back(ft: Ft):
@@ -132,9 +132,9 @@ def test_a_corrupted_byte_is_refused_by_name_and_serving_goes_on(ft: Ft):
     assert alone["exit"] == 1
     assert "FT-ART-003" in alone["output"]
     assert serving(ft) == before
-    mended = ft.run("--group", "retrieval", "--upstream")
-    assert mended["exit"] == 0, mended["output"]
-    assert mended["encoded"] > 30  # its own asset made it again
+    fixed = ft.run("--group", "retrieval", "--upstream")
+    assert fixed["exit"] == 0, fixed["output"]
+    assert fixed["encoded"] > 30  # its own asset made it again
 
 
 def test_a_worse_file_fails_the_run_and_leaves_what_serves(ft: Ft):

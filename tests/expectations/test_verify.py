@@ -67,7 +67,7 @@ def test_failing_rows_are_counted_by_code_and_shown_with_their_lines(write: Writ
     ]
     assert [conflict.lines for conflict in report.conflicts] == [["sft.jsonl:2", "sft.jsonl:9"]]
     text = report_table(report)
-    assert all(part in text for part in ("FT-INST-003", "line 7", "sft.jsonl:9", "Mend:", "instruction (alpaca)"))
+    assert all(part in text for part in ("FT-INST-003", "line 7", "sft.jsonl:9", "Fix:", "instruction (alpaca)"))
     value = json.loads(json.dumps(report_json(report)))
     assert (value["exit_code"], value["counts"]["FT-ROW-004"]) == (1, 1)
 

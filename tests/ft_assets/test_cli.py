@@ -65,7 +65,7 @@ def test_a_wrong_configuration_is_one_paragraph_with_all_errors(
     assert "nope" in result.stderr and "learning_rate" in result.stderr
 
 
-def test_a_refusal_is_exit_1_with_its_mend(runner: CliRunner) -> None:
+def test_a_refusal_is_exit_1_with_its_fix(runner: CliRunner) -> None:
     result = runner.invoke(cli, ["rollback", "adapter"])
     assert result.exit_code == 1
     assert "FT-REL-001" in result.stderr
@@ -131,7 +131,7 @@ def test_the_doctor_finds_a_model_that_is_not_there_and_an_altered_artifact(runn
     assert result.exit_code == 1
     bad = [finding for finding in json.loads(result.output) if finding["state"] == "bad"]
     assert any("./gone" in finding["found"] for finding in bad)
-    assert any("1 altered files" in finding["found"] and finding["mend"] for finding in bad)
+    assert any("1 altered files" in finding["found"] and finding["fix"] for finding in bad)
     assert not (tmp_path / "state" / "qdrant").exists()
 
 

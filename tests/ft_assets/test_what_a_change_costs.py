@@ -152,7 +152,7 @@ def test_other_text_rules_cost_the_passages_they_change(whole: Whole) -> None:
 
 
 @pytest.mark.parametrize("broken", ["dimension", "recall"])
-def test_what_may_not_be_released_is_held_and_goes_on_when_it_is_mended(whole: Whole, broken: str) -> None:
+def test_what_may_not_be_released_is_held_and_goes_on_when_it_is_fixed(whole: Whole, broken: str) -> None:
     before = whole.served()
     # 100 is no dimension the model was trained for; no ranking of so small a model finds everything
     whole.configure(retrieval={"dimension": 100} if broken == "dimension" else {"min_recall_at_10": 1.0})
@@ -162,9 +162,9 @@ def test_what_may_not_be_released_is_held_and_goes_on_when_it_is_mended(whole: W
     if broken == "recall":
         assert whole.daemon.failed_checks() == {"retrieval_evaluation.recall_is_enough"}
     whole.configure(retrieval={"dimension": None, "min_recall_at_10": 0.0, "sparse_weight": 0.6})
-    mended = whole.cost()
+    fixed = whole.cost()
     assert whole.daemon.failed_checks() == set()
-    assert mended.encoded == 0
+    assert fixed.encoded == 0
     assert whole.served()["collection"] != before["collection"]
 
 

@@ -80,7 +80,7 @@ def test_a_folder_without_a_whole_manifest_does_not_exist(tmp_path: Path):
     assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is not None
 
 
-def test_one_flipped_byte_is_refused_by_file_with_both_hashes_and_the_mend(tmp_path: Path):
+def test_one_flipped_byte_is_refused_by_file_with_both_hashes_and_the_fix(tmp_path: Path):
     store = ArtifactStore(tmp_path)
     artifact = publish(store)
     assert artifact.file("sub/data.txt").read_text() == "hello"
@@ -91,7 +91,7 @@ def test_one_flipped_byte_is_refused_by_file_with_both_hashes_and_the_mend(tmp_p
     assert violation.code == "FT-ART-003"
     assert "sub/data.txt" in violation.where
     assert violation.found != violation.expected
-    assert "ft run --asset corpus" in violation.mend
+    assert "ft run --asset corpus" in violation.fix
 
 
 def test_a_missing_artifact_names_the_command_that_makes_it(tmp_path: Path):

@@ -327,7 +327,7 @@ def test_a_second_opening_waits_says_for_whom_and_then_gives_up(
         with caplog.at_level(logging.WARNING), pytest.raises(Refused, match="FT-QDR-001") as refusal:
             engine(tmp_path, kind).open().__enter__()
         assert time.monotonic() - started >= 0.3
-    assert "qdrant.lock_timeout" in refusal.value.violations[0].mend
+    assert "qdrant.lock_timeout" in refusal.value.violations[0].fix
     assert f"process {os.getpid()}" in refusal.value.violations[0].message
     assert f"process {os.getpid()}" in caplog.text
 
@@ -442,7 +442,7 @@ def test_a_missing_library_is_named_with_the_extra_that_brings_it(
     monkeypatch.setitem(sys.modules, "resources.engines.edge", None)
     with pytest.raises(Refused, match="FT-QDR-008") as refusal:
         QdrantEngine("edge", tmp_path, None, "passages", None, 0.3).open().__enter__()
-    assert "ft-assets[edge]" in refusal.value.violations[0].mend
+    assert "ft-assets[edge]" in refusal.value.violations[0].fix
 
 
 def test_a_collection_whose_folder_was_deleted_is_gone_and_is_made_again(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_a_folder_tells_its_shape_and_its_parameters(tmp_path: Path, config: dic
         ({**QWEN3_4B, "num_experts": 128}, "FT-EST-003", "num_experts"),
     ],
 )
-def test_what_cannot_be_estimated_is_refused_with_a_mend(
+def test_what_cannot_be_estimated_is_refused_with_a_fix(
     tmp_path: Path, config: dict[str, Any] | str | None, code: str, said: str
 ):
     if config is not None:
@@ -230,7 +230,7 @@ def test_what_cannot_be_estimated_is_refused_with_a_mend(
     with pytest.raises(Refused) as refused:
         find_shape(str(tmp_path))
     (violation,) = refused.value.violations
-    assert violation.code == code and said in violation.message and violation.mend
+    assert violation.code == code and said in violation.message and violation.fix
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_model_that_is_nowhere_is_refused_by_name(name: str, code: str):
     with pytest.raises(Refused) as refused:
         find_shape(name)
     (violation,) = refused.value.violations
-    assert violation.code == code and violation.where == name and violation.mend
+    assert violation.code == code and violation.where == name and violation.fix
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def find_adapter(store: ArtifactStore, releases: Releases, which: str) -> Artifa
     violation = Violation(
         code="FT-ADP-004" if release else "FT-ADP-003", where="released_adapter",
         message="the released adapter is not in the store." if release else "no adapter is released.",
-        mend="ft run --asset released_adapter",
+        fix="ft run --asset released_adapter",
     )  # fmt: skip
     raise Refused("exporting the released adapter", [violation])
 
@@ -121,7 +121,7 @@ def find_gguf_tool(given: Path | None) -> Path:
     violation = Violation(
         code="FT-ADP-012", where=str(given or "PATH"), message="the GGUF converter is not there.", field="file",
         found=None, expected=GGUF_TOOL,
-        mend=f"get llama.cpp, then --gguf-tool PATH/{GGUF_TOOL}; or export with --merged and convert elsewhere",
+        fix=f"get llama.cpp, then --gguf-tool PATH/{GGUF_TOOL}; or export with --merged and convert elsewhere",
     )  # fmt: skip
     raise Refused("exporting GGUF", [violation])
 
@@ -138,7 +138,7 @@ def convert_to_gguf(tool: Path, model: Path, target: Path, kind: str) -> None:
     violation = Violation(
         code="FT-ADP-013", where=str(tool), message=f"the GGUF converter failed: {' / '.join(said) or 'no file'}",
         field="exit code", found=done.returncode, expected="0, and a GGUF file",
-        mend="install what it misses into this Python, or take a llama.cpp that knows this architecture",
+        fix="install what it misses into this Python, or take a llama.cpp that knows this architecture",
     )  # fmt: skip
     raise Refused("exporting GGUF", [violation])
 

@@ -75,7 +75,7 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
             Violation(
                 code="FT-ADP-011", where=str(base), message="an adapter is merged only into a full-precision base.",
                 field="quantization_config", found=str(config.quantization_config), expected=None,
-                mend="name the unquantised model as base_model",
+                fix="name the unquantised model as base_model",
             )
         )  # fmt: skip
     if broken:
@@ -124,7 +124,7 @@ def check_merged(found: Merged, where: str) -> list[Violation]:
         Violation(
             code="FT-ADP-010", where=where, message="the merged model is not what base and adapter were together.",
             field=name, found=getattr(found, name), expected=f"at most {limit:g}",
-            mend="save it with --dtype float32, or serve base and adapter",
+            fix="save it with --dtype float32, or serve base and adapter",
         )
         for name, limit in limits.items() if not getattr(found, name) <= limit
     ]  # fmt: skip

@@ -116,7 +116,7 @@ class TrainingData:
             if found != wanted:
                 refuse("FT-TRAIN-007", f"the trainer prepared other {part} rows than the gates judged.",
                         field="token ids", found=f"{len(found)} rows", expected=f"{len(wanted)} rows",
-                        mend="report this: TRL's preparation changed")  # fmt: skip
+                        fix="report this: TRL's preparation changed")  # fmt: skip
 
 
 def take_token_ids(trainer_class: type[Any]) -> type[Any]:
@@ -146,7 +146,7 @@ def judge_rows(
         broken.append(
             Violation(
                 code="FT-TRAIN-009", where=asset, message="the tokenizer has no chat template.", field="chat_template",
-                found=None, expected="a template", mend="choose an instruction-tuned base model",
+                found=None, expected="a template", fix="choose an instruction-tuned base model",
             )
         )  # fmt: skip
     fields: list[tuple[str, str, str]] = []
@@ -159,7 +159,7 @@ def judge_rows(
             broken.append(
                 Violation(
                     code="FT-TRAIN-024", where=at, message=error.reason, field=error.path, found="unpaired tags",
-                    expected="one <think>…</think> at the start, or none", mend="mend the tags, or delete the row",
+                    expected="one <think>…</think> at the start, or none", fix="fix the tags, or delete the row",
                 )
             )  # fmt: skip
             continue

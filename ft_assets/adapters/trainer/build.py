@@ -137,25 +137,25 @@ def check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Comp
     if settings.global_batch_size % at_once:
         refuse("FT-TRAIN-050", "the processes cannot share a global batch evenly.", field="global_batch_size",
                 found=settings.global_batch_size, expected=f"a multiple of {settings.micro_batch_size} x {processes}",
-                mend="change global_batch_size, micro_batch_size or launcher.processes")  # fmt: skip
+                fix="change global_batch_size, micro_batch_size or launcher.processes")  # fmt: skip
     if settings.optimizer == "paged_adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
         refuse("FT-TRAIN-008", "the 8-bit optimizer needs bitsandbytes, which is not installed.", field="optimizer",
                 found=settings.optimizer, expected="adamw",
-                mend="pip install 'ft-assets[qlora]', or set optimizer: adamw")  # fmt: skip
+                fix="pip install 'ft-assets[qlora]', or set optimizer: adamw")  # fmt: skip
     if compute.device == "cpu":
         if settings.activation_offloading:
             refuse("FT-TRAIN-051", "there is no GPU whose memory offloading could spare.",
                     field="activation_offloading", found=True, expected=False,
-                    mend="set activation_offloading: false")  # fmt: skip
+                    fix="set activation_offloading: false")  # fmt: skip
         return
     gpus = torch.cuda.device_count()
     if processes == 1 and gpus > 1:
         refuse("FT-TRAIN-052", "one process sees several GPUs and would run DataParallel.", field="GPUs",
-                found=gpus, expected=1, mend="set launcher.kind: torchrun with launcher.processes, or "
+                found=gpus, expected=1, fix="set launcher.kind: torchrun with launcher.processes, or "
                 "CUDA_VISIBLE_DEVICES to one of them")  # fmt: skip
     if torchrun.local_rank() >= gpus:
         refuse("FT-TRAIN-052", "there are fewer GPUs than processes.", field="launcher.processes", found=processes,
-                expected=f"at most {gpus}", mend="lower launcher.processes")  # fmt: skip
+                expected=f"at most {gpus}", fix="lower launcher.processes")  # fmt: skip
 
 
 def _order_rows(trainer: Any, settings: SftSettings | DpoSettings) -> None:
@@ -202,4 +202,4 @@ def _refuse_leaks(trainer: Any) -> None:
     if found > _LEAK:
         refuse("FT-TRAIN-053", "packed rows see each other in this model.", field="packing",
                 found=f"a neighbour changes logits by {found:.1%}", expected="no change",
-                mend="set packing: false")  # fmt: skip
+                fix="set packing: false")  # fmt: skip

@@ -61,7 +61,7 @@ def hold(run_dir: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             refuse("FT-TRAIN-035", "another process trains in this run folder.", field=str(run_dir), found="locked",
-                    expected="one training", mend="wait for it, or stop it")  # fmt: skip
+                    expected="one training", fix="wait for it, or stop it")  # fmt: skip
         yield
 
 
@@ -149,7 +149,7 @@ def staged(trainer: Any) -> Iterator[Path]:
         if isinstance(error, OSError):
             refuse("FT-TRAIN-032", f"the checkpoint of step {step} cannot be written; the run stopped there.",
                     field=str(run_dir), found=str(error), expected=f"a writable folder; kept: {kept(run_dir)}",
-                    mend="give this user the run folder back, then run again: it goes on from there")  # fmt: skip
+                    fix="give this user the run folder back, then run again: it goes on from there")  # fmt: skip
         raise
     torchrun.wait_for_all()
 
@@ -196,7 +196,7 @@ def _refuse_without_space(trainer: Any, run_dir: Path) -> None:
 def _refuse_full(run_dir: Path, step: int, found: str, expected: str = "room for one more checkpoint") -> None:
     refuse("FT-TRAIN-031", f"no space for the checkpoint of step {step}; the run stopped there.", field=str(run_dir),
             found=found, expected=f"{expected}; kept: {kept(run_dir)}",
-            mend="free space on that disk, then run again: it goes on from there")  # fmt: skip
+            fix="free space on that disk, then run again: it goes on from there")  # fmt: skip
 
 
 def _is_full(error: BaseException) -> bool:

@@ -89,7 +89,7 @@ class Stop:
 
     def refuse(self) -> NoReturn:
         refuse("FT-TRAIN-030", f"the run was stopped ({self.asked}).", field="checkpoint", found=kept(self._run_dir),
-                expected="a run to its last step", mend="run again: it goes on from there")  # fmt: skip
+                expected="a run to its last step", fix="run again: it goes on from there")  # fmt: skip
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.asked = signal.Signals(number).name

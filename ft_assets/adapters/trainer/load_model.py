@@ -43,7 +43,7 @@ def load_model(
     if trained is not None and read_contract(trained).method == "full":
         refuse("FT-TRAIN-054", "SFT left a whole model, and an adapter goes on a base only.", field="dpo.method",
                 found=settings.method, expected="full",
-                mend="set dpo.method: full, or train SFT with method: lora")  # fmt: skip
+                fix="set dpo.method: full, or train SFT with method: lora")  # fmt: skip
     options = _quantised(compute) if settings.method == "qlora" else _whole(compute)
     model = load_trained(folder, trained, trainable=True, **attention, **options)
     keep_gradients_on_cpu(model)
@@ -90,7 +90,7 @@ def _quantised(compute: accelerator.Compute) -> dict[str, Any]:
 
     if importlib.util.find_spec("bitsandbytes") is None:
         refuse("FT-TRAIN-008", "qlora needs bitsandbytes, which is not installed.", field="method",
-                found="qlora", expected="lora", mend="pip install 'ft-assets[qlora]', or set method: lora")  # fmt: skip
+                found="qlora", expected="lora", fix="pip install 'ft-assets[qlora]', or set method: lora")  # fmt: skip
     from transformers import BitsAndBytesConfig
 
     dtype = torch.float16 if compute.dtype == "float16" else torch.bfloat16

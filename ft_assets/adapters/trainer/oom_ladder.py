@@ -61,7 +61,7 @@ def climb(
         if rung is None:
             refuse("FT-TRAIN-033", "the training does not fit into memory.", field="rungs tried",
                     found=rungs or "there was none to try", expected=f"memory enough; the last try said: {said}",
-                    mend="lower max_length or lora.r, use method: qlora, or set oom.allow_8bit (GPUs) or "
+                    fix="lower max_length or lora.r, use method: qlora, or set oom.allow_8bit (GPUs) or "
                     "oom.allow_shorter: true")  # fmt: skip
         text, change = rung
         using |= change
@@ -73,7 +73,7 @@ def climb(
         if torchrun.world_size() > 1:  # the others wait for this one inside a collective call
             refuse("FT-TRAIN-034", f"process {torchrun.rank()} of {torchrun.world_size()} ran out of memory.",
                     field="memory", found=said, expected=text,
-                    mend="run again: it takes that rung and goes on from the checkpoint")  # fmt: skip
+                    fix="run again: it takes that rung and goes on from the checkpoint")  # fmt: skip
 
 
 def next_rung(settings: TrainSettings, device: Device) -> tuple[str, Knobs] | None:

@@ -136,7 +136,7 @@ def refuse_non_finite(name: str, value: float, step: int, checkpoint: str, rows:
     by = f" Rows: {', '.join(rows[:_SHOWN_ROWS])}{more}." if rows else ""
     refuse("FT-TRAIN-010", f"step {step} is not finite; the run stopped there. Kept: {checkpoint}.{by}",
             field=name, found=str(value), expected="a finite number",
-            mend="lower learning_rate, or look at the rows of that step")  # fmt: skip
+            fix="lower learning_rate, or look at the rows of that step")  # fmt: skip
 
 
 def _open_board(run_dir: Path, step: int) -> Any:

@@ -52,13 +52,13 @@ def test_another_reasoning_policy_asks_for_a_new_training() -> None:
     assert compare(CONTRACT, msgspec.structs.replace(CONTRACT, reasoning="require")).outcome == "RETRAIN"
 
 
-def test_a_violation_names_the_field_both_values_and_the_mend() -> None:
+def test_a_violation_names_the_field_both_values_and_the_fix() -> None:
     other = msgspec.structs.replace(CONTRACT.base, weights_sha256="x")
     (violation,) = violations(compare_base(CONTRACT, other), "adapter sft")
     assert (violation.code, violation.field, violation.found, violation.expected) == (
         "FT-ADP-001", "base.weights_sha256", "w", "x",
     )  # fmt: skip
-    assert "ft run" in violation.mend
+    assert "ft run" in violation.fix
 
 
 def test_a_contract_survives_json() -> None:

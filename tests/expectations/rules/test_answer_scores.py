@@ -80,4 +80,4 @@ def test_open_thoughts_are_warned_of_beyond_the_share_that_is_allowed(
 ) -> None:
     found = check_thoughts_close(finished, most, where="adapter_evaluation", model="dpo", max_new_tokens=32)
     assert bool(found) == warned
-    assert all("now 32" in violation.mend for violation in found)
+    assert all("now 32" in violation.fix for violation in found)

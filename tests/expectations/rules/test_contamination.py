@@ -109,7 +109,7 @@ def test_a_hit_is_told_with_both_places_the_share_and_the_common_text():
     (hit,) = _search([_han(1, 400)], [_han(1, 400)]).hits
     (violation,) = nothing_was_seen("instruction_splits", [hit], 0.5)
     assert (violation.code, violation.found, violation.expected) == ("FT-SPLIT-012", 1.0, "below 0.5")
-    assert "question.jsonl:1" in violation.message and "datasets.split.templates" in violation.mend
+    assert "question.jsonl:1" in violation.message and "datasets.split.templates" in violation.fix
     assert _han(1, 400)[:100] in violation.message and len(violation.message) < 500
     assert len(nothing_was_seen("x", [hit] * 100, 0.5)) == 20
 

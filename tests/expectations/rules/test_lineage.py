@@ -9,8 +9,8 @@ def test_what_was_made_from_current_versions_is_in_sync() -> None:
     assert made_from_current("vectors", {"passages": "v1", "files": "f1"}, {"passages": "v1"}) == []
 
 
-def test_an_older_input_is_named_with_both_versions_and_the_command_that_mends_it() -> None:
+def test_an_older_input_is_named_with_both_versions_and_the_command_that_fixes_it() -> None:
     (violation,) = made_from_current("vectors", {"passages": "v1", "model": "m1"}, {"passages": "v2", "model": "m1"})
     assert (violation.code, violation.where, violation.field) == ("FT-LIN-001", "vectors", "passages")
     assert (violation.found, violation.expected) == ("v1", "v2")
-    assert "ft run --asset vectors" in violation.mend
+    assert "ft run --asset vectors" in violation.fix

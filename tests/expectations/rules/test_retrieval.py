@@ -78,11 +78,11 @@ BROKEN: list[tuple[str, str, list[Violation]]] = [
 
 
 @pytest.mark.parametrize(("code", "named", "violations"), BROKEN)
-def test_each_rule_names_what_breaks_it_and_how_to_mend_it(code: str, named: str, violations: list[Violation]) -> None:
+def test_each_rule_names_what_breaks_it_and_how_to_fix_it(code: str, named: str, violations: list[Violation]) -> None:
     assert violations
     assert {violation.code for violation in violations} == {code}
     assert named in str(violations[0])
-    assert violations[0].mend
+    assert violations[0].fix
 
 
 def test_the_rules_let_pass_what_is_right() -> None:
@@ -123,7 +123,7 @@ def needs(**values: Any) -> Consumer:
 def test_a_candidate_that_a_consumer_cannot_use_is_named_with_its_owner(values: dict[str, Any], field: str) -> None:
     (violation,) = broken_retrieval_needs(needs(**values), CONTRACT, 0.9)
     assert (violation.code, violation.field) == ("FT-CON-002", field)
-    assert "team:ui" in violation.mend
+    assert "team:ui" in violation.fix
 
 
 def test_a_format_in_another_version_is_named() -> None:

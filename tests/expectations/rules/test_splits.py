@@ -9,7 +9,7 @@ from expectations.rules import conservation, passages, splits
 
 
 def _codes(violations: list[splits.Violation]) -> list[str]:
-    assert all(violation.mend and violation.where for violation in violations)
+    assert all(violation.fix and violation.where for violation in violations)
     return [violation.code for violation in violations]
 
 
@@ -42,7 +42,7 @@ def test_a_shared_key_and_a_twin_question_across_splits_are_leaks():
 
 def test_an_empty_split_says_what_to_change():
     (broken,) = splits.every_split_is_filled("x", {"train": 5, "test": 1})
-    assert broken.field == "validation" and "datasets.split.key" in broken.mend
+    assert broken.field == "validation" and "datasets.split.key" in broken.fix
 
 
 def test_shares_far_from_what_was_asked_for_are_named_and_small_drift_is_not():

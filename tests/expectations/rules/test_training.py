@@ -147,4 +147,4 @@ def test_lengths_are_measured_and_every_row_is_in_the_histogram() -> None:
 def test_a_rate_for_adapters_is_named_where_every_weight_is_trained(method: str, rate: float, found: list[str]) -> None:
     broken = check_learning_rate(method=method, learning_rate=rate, usual_full=1e-5, where="sft")
     assert codes(broken) == found
-    assert all("1e-05" in violation.mend for violation in broken)
+    assert all("1e-05" in violation.fix for violation in broken)

@@ -115,7 +115,7 @@ def test_a_planted_defect_is_found_in_its_row(tmp_path: Path, table: Any, change
     assert violations[0].field == field
     place = "a.md:4" if table == "passages" else "a.jsonl:13"
     assert place in violations[0].message
-    assert violations[0].mend
+    assert violations[0].fix
 
 
 def test_the_slim_frame_holds_lengths_and_no_text(tmp_path: Path) -> None:
@@ -357,8 +357,8 @@ class TestGuards:
             types = {entry["type"] for entry in entries}
             assert {"expect_table_row_count_to_be_between", "expect_column_values_to_be_unique"} <= types
 
-    def test_every_rule_of_every_suite_says_what_it_wants_and_how_to_mend_it(self) -> None:
+    def test_every_rule_of_every_suite_says_what_it_wants_and_how_to_fix_it(self) -> None:
         for path in SUITES.glob("*.json"):
             for entry in json.loads(path.read_text("utf-8"))["expectations"]:
                 assert entry["meta"]["message"], entry
-                assert entry["meta"]["mend"], entry
+                assert entry["meta"]["fix"], entry

@@ -26,7 +26,7 @@ PASSED = Judgement(
 FAILED = Judgement(
     expectation="expect_column_values_to_be_in_set", rule="难度已知", column="difficulty",
     expected={"value_set": ["简单", "困难"], "mostly": 0.95}, outcome="failed", judged=1200, failing=100,
-    rows=[FailingRow("密码学.jsonl:17", "极难"), FailingRow("密码学.jsonl:18", None)], mend="改成已知的名称",
+    rows=[FailingRow("密码学.jsonl:17", "极难"), FailingRow("密码学.jsonl:18", None)], fix="改成已知的名称",
 )  # fmt: skip
 BROKEN = Judgement(
     expectation="expect_column_values_to_be_unique", rule="no two records share an id", column="id", expected={},
@@ -133,7 +133,7 @@ NASTY = '<script>alert(\'x\')</script>" onload="y" | `z` </td>\u202e\x00\n\ud800
 def test_nothing_that_a_file_holds_becomes_markup() -> None:
     nasty = Judgement(
         expectation=NASTY, rule=NASTY, column=NASTY, expected={"value_set": [NASTY]}, outcome="failed", judged=1,
-        failing=1, rows=[FailingRow(NASTY, NASTY)], mend=NASTY,
+        failing=1, rows=[FailingRow(NASTY, NASTY)], fix=NASTY,
     )  # fmt: skip
     text, page = _page(_validation(nasty), {NASTY: NASTY})
     assert page.tags.isdisjoint({"script", "b"})

@@ -135,7 +135,7 @@ def test_a_thought_that_the_prompt_opens_and_no_answer_closes_is_measured_and_wa
     assert not gate.blocking
     (violation,) = verdict.violations
     assert (violation.code, violation.found) == ("FT-ANS-010", 0.5)
-    assert "max_new_tokens (now 4)" in violation.mend
+    assert "max_new_tokens (now 4)" in violation.fix
     assert verdict.figures["cut"] == 0.5
 
 

@@ -53,7 +53,7 @@ def findings(folder: Path) -> Findings:
         result = CliRunner().invoke(cli, ["doctor", "--json"])
         found = {finding["what"]: finding for finding in json.loads(result.output)}
         assert result.exit_code == int(any(finding["state"] == "bad" for finding in found.values()))
-        assert all(finding["mend"] for finding in found.values() if finding["state"] == "bad")
+        assert all(finding["fix"] for finding in found.values() if finding["state"] == "bad")
         return found
 
     return examine
@@ -79,14 +79,14 @@ def test_a_hub_out_of_reach_matters_only_where_a_model_must_come_from_it(
     assert here["state"] == "ok" and "offline" in here["found"]
     monkeypatch.setenv("FT__EMBEDDING__BASE_MODEL", "BAAI/not-in-the-cache")
     needed = findings()["hub"]
-    assert needed["state"] == "bad" and "HF_ENDPOINT" in needed["mend"]
+    assert needed["state"] == "bad" and "HF_ENDPOINT" in needed["fix"]
 
 
 def test_a_model_too_large_for_this_machine_is_told_before_it_is_trained(findings: Findings, folder: Path) -> None:
     write_model(folder, {**SMALL, "num_hidden_layers": 200, "hidden_size": 16384, "intermediate_size": 65536})
     found = findings()
-    assert found["fit (sft)"]["state"] == "warn" and "ft estimate" in found["fit (sft)"]["mend"]
-    assert "ft estimate --dpo" in found["fit (dpo)"]["mend"]
+    assert found["fit (sft)"]["state"] == "warn" and "ft estimate" in found["fit (sft)"]["fix"]
+    assert "ft estimate --dpo" in found["fit (dpo)"]["fix"]
 
 
 def test_a_rate_for_adapters_is_told_where_every_weight_is_trained(
@@ -95,7 +95,7 @@ def test_a_rate_for_adapters_is_told_where_every_weight_is_trained(
     for name, value in {"SFT__METHOD": "full", "DPO__METHOD": "full", "SFT__LEARNING_RATE": "2e-4"}.items():
         monkeypatch.setenv(f"FT__{name}", value)
     found = findings()
-    assert found["rate (sft)"]["state"] == "warn" and "1e-05" in found["rate (sft)"]["mend"]
+    assert found["rate (sft)"]["state"] == "warn" and "1e-05" in found["rate (sft)"]["fix"]
     assert "rate (dpo)" not in found
 
 

@@ -141,7 +141,7 @@ def test_it_needs_no_project(estimate: Estimate, folder: Path, tmp_path: Path) -
         (["--length", "0"], "length"),
     ],
 )
-def test_what_cannot_be_told_is_exit_2_with_its_mend(estimate: Estimate, arguments: list[str], said: str) -> None:
+def test_what_cannot_be_told_is_exit_2_with_its_fix(estimate: Estimate, arguments: list[str], said: str) -> None:
     result = estimate(*arguments)
     assert result.exit_code == 2
     assert said in result.stderr and "Traceback" not in result.stderr

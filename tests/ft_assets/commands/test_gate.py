@@ -39,7 +39,7 @@ def test_a_failing_check_is_1_whether_it_blocks_or_not(ft: Ft, write: Write, num
     ft("run", "--all")
     result = ft("gate")
     assert result.exit_code == 1, result.output
-    assert failing in result.output and "Mend:" in result.output
+    assert failing in result.output and "Fix:" in result.output
 
 
 def test_what_was_never_made_fails_instead_of_passing(ft: Ft) -> None:

@@ -65,7 +65,7 @@ def test_a_blocking_check_that_fails_stops_its_consumers_and_says_why(
     assert _states(summary)["total"] == "skipped"
     assert "check failed: numbers.numbers_are_small" in shown
     assert "[FT-TOY-001] numbers: the figure is out of bounds." in shown
-    assert "Mend: write smaller numbers into numbers.json" in shown
+    assert "Fix: write smaller numbers into numbers.json" in shown
 
 
 def test_a_check_that_fails_without_blocking_is_still_exit_1(
@@ -143,7 +143,7 @@ from expectations.violations import Refused, Violation
 from resources.launcher import run_worker
 def main(job):
     if job.params["refuse"]:
-        raise Refused("training", [Violation(code="FT-TOY-002", where="row 3", message="too long.", mend="cut it")])
+        raise Refused("training", [Violation(code="FT-TOY-002", where="row 3", message="too long.", fix="cut it")])
     raise RuntimeError("out of memory")
 if __name__ == "__main__":
     run_worker(main)
@@ -152,7 +152,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize(
     ("refuse", "outcome"),
-    [(True, (1, "[FT-TOY-002] row 3: too long. Mend: cut it")), (False, (2, "RuntimeError: out of memory; see "))],
+    [(True, (1, "[FT-TOY-002] row 3: too long. Fix: cut it")), (False, (2, "RuntimeError: out of memory; see "))],
 )
 def test_what_a_worker_process_says_is_what_the_person_reads(
     ft: Ft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: bool, outcome: tuple[int, str]

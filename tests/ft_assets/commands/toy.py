@@ -21,7 +21,7 @@ from resources.dagster_resources import ArtifactsResource, QdrantResource
 def _broken(asset: str, found: float, expected: str) -> Violation:
     return Violation(
         code="FT-TOY-001", where=asset, message="the figure is out of bounds.", field="figure", found=found,
-        expected=expected, mend="write smaller numbers into numbers.json",
+        expected=expected, fix="write smaller numbers into numbers.json",
     )  # fmt: skip
 
 

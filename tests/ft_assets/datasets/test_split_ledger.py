@@ -83,7 +83,7 @@ def test_a_nearly_equal_question_follows_its_twin_without_any_evidence(project: 
         assert after[("preference", f"p-{topic}-7")] == splits[("preference", f"p-{topic}-0")]
 
 
-def test_an_edited_row_that_leaks_blocks_and_says_how_to_mend(project: Project):
+def test_an_edited_row_that_leaks_blocks_and_says_how_to_fix(project: Project):
     assert project.run(checks=False).success
     splits = project.splits()
     train = next(t for t in TOPICS if splits[("instruction", f"i-{t}-0")] == "train")

@@ -29,7 +29,7 @@ def _number_is_small(evidence: Evidence) -> Verdict:
             field="number",
             found=number,
             expected=f"< {LIMIT}",
-            mend="write a smaller one",
+            fix="write a smaller one",
         )
     ]
     return Verdict(broken if number >= LIMIT else [], {"number": number})
@@ -98,7 +98,7 @@ def test_the_same_recipe_computes_nothing_and_says_so(run: Any):
     assert made[0].tags["dagster/data_version"] == made[1].tags["dagster/data_version"]
 
 
-def test_a_failing_gate_stops_the_run_with_code_both_values_and_mend(run: Any):
+def test_a_failing_gate_stops_the_run_with_code_both_values_and_fix(run: Any):
     result = run(12, number, consumer)
     assert not result.success
     (evaluation,) = result.get_asset_check_evaluations()

@@ -195,7 +195,7 @@ def test_a_missing_collection_is_refused_by_name(tmp_path: Path, kind: str) -> N
 def test_the_local_engine_says_when_it_is_outgrown(name: str, points: int, codes: list[str]) -> None:
     found = rules.local_engine_is_enough("qdrant_collection", name, points)
     assert [violation.code for violation in found] == codes
-    assert all(violation.found == points and "ft migrate" in violation.mend for violation in found)
+    assert all(violation.found == points and "ft migrate" in violation.fix for violation in found)
 
 
 def test_texts_of_another_run_are_refused(tmp_path: Path) -> None:

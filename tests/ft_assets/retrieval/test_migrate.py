@@ -67,7 +67,7 @@ def test_everything_that_is_released_arrives_and_answers_alike(
     assert [one.upserted for one in migrate(source, target, [first]).moved] == [0, 0]
 
 
-def test_an_interrupted_migration_goes_on_and_mends_what_is_not_alike(
+def test_an_interrupted_migration_goes_on_and_fixes_what_is_not_alike(
     way: tuple[QdrantEngine, QdrantEngine], tmp_path: Path
 ) -> None:
     source, target = way

@@ -74,7 +74,7 @@ def test_without_the_guard_bitsandbytes_loses_gradients_after_an_evaluation(qlor
             module.support_avx512bf16_for_cpu = True
     before = gradient_norm(qlora)
     evaluate(qlora)
-    assert gradient_norm(qlora) != pytest.approx(before, rel=0.05), "mended upstream: the guard can go"
+    assert gradient_norm(qlora) != pytest.approx(before, rel=0.05), "fixed upstream: the guard can go"
     keep_gradients_on_cpu(qlora)
 
 
