@@ -21,7 +21,7 @@ from collections.abc import Generator, Iterable, Mapping
 from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -70,6 +70,9 @@ class Manifest(msgspec.Struct, frozen=True):
     summary: dict[str, Any] = {}
 
 
+Summary = TypeVar("Summary", bound=msgspec.Struct)
+
+
 class Artifact:
     """A whole artifact on disk. Files are checked against the manifest the first time each is asked for."""
 
@@ -93,6 +96,10 @@ class Artifact:
     @property
     def summary(self) -> dict[str, Any]:
         return self.manifest.summary
+
+    def summary_as(self, kind: type[Summary]) -> Summary:
+        """Return the summary, typed; fields that `kind` does not have are ignored."""
+        return msgspec.convert(self.manifest.summary, kind)
 
     def file(self, name: str) -> Path:
         """Path of one file, verified. Raises Refused (FT-ART-002, FT-ART-003) if it is missing or altered."""
@@ -251,7 +258,7 @@ class Staging:
         self.recipe = recipe
         self.path = path
 
-    def publish(self, summary: Mapping[str, Any] | None = None) -> Artifact:
+    def publish(self, summary: Mapping[str, Any] | msgspec.Struct | None = None) -> Artifact:
         """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
         (self.path / ".owner").unlink(missing_ok=True)
         files = seal_files(self.path)
@@ -261,7 +268,7 @@ class Staging:
             files=files,
             libraries=library_versions(),
             created_at=time.time(),
-            summary=dict(summary or {}),
+            summary=dict(msgspec.to_builtins(summary) or {}),
         )
         write_json(self.path / MANIFEST, msgspec.to_builtins(manifest))
         target = self._store.root / self.recipe.asset / self.recipe.id

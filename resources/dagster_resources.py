@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
+import msgspec
 from dagster._core.errors import DagsterPipesExecutionError  # not exported anywhere
 
 from expectations.violations import Refused
@@ -71,7 +72,7 @@ class Launcher(Protocol):
         context: dg.AssetExecutionContext,
         module: str,
         recipe: Recipe,
-        params: dict[str, Any],
+        params: msgspec.Struct | dict[str, Any],
         *,
         distributed: bool = False,
     ) -> Artifact:
@@ -93,14 +94,14 @@ class LauncherResource(dg.ConfigurableResource[Any]):
         context: dg.AssetExecutionContext,
         module: str,
         recipe: Recipe,
-        params: dict[str, Any],
+        params: msgspec.Struct | dict[str, Any],
         *,
         distributed: bool = False,
     ) -> Artifact:
         """As `Launcher` says."""
         store = _store(self.state_dir)
         run_dir = Path(self.state_dir) / "runs" / recipe.asset / recipe.id
-        job = Job(recipe=recipe, store=str(store.root), run_dir=str(run_dir), params=params)
+        job = Job(recipe=recipe, store=str(store.root), run_dir=str(run_dir), params=msgspec.to_builtins(params))
         done = threading.Event()
         watcher = threading.Thread(target=_watch, args=(context, recipe.asset, run_dir, done), daemon=True)
         watcher.start()

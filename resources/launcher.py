@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,6 +28,17 @@ FAILURE_FILE = "failure.json"
 _log = logging.getLogger(__name__)
 
 
+Params = TypeVar("Params", bound=msgspec.Struct)
+
+
+class ComputeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where and how a worker computes. No part of a recipe: it does not decide the result."""
+
+    state_dir: str
+    device: str
+    dtype: str
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is asked to do. `params` is the worker's own; paths are absolute."""
 
@@ -35,6 +46,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     store: str
     run_dir: str
     params: dict[str, Any]
+
+    def params_as(self, kind: type[Params]) -> Params:
+        """Return the worker's own parameters, typed. Raises msgspec.ValidationError that names the wrong field."""
+        return msgspec.convert(self.params, kind)
 
     def artifacts(self) -> ArtifactStore:
         return ArtifactStore(Path(self.store))

@@ -4,6 +4,7 @@
 # pyright: basic
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Generator
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import msgspec
 
 from expectations.violations import Refused, Violation
 from resources.engines.lock import exclusive, held
@@ -23,6 +26,27 @@ if TYPE_CHECKING:
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 60
+
+
+class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An engine as a job names it. The API key is not part of it: a worker reads QDRANT_API_KEY."""
+
+    kind: str
+    path: str
+    url: str | None
+    alias: str
+    lock_timeout: float
+
+    def engine(self) -> QdrantEngine:
+        """Return the engine, with the API key of this process's environment."""
+        return QdrantEngine(
+            kind=self.kind,
+            path=Path(self.path),
+            url=self.url,
+            alias=self.alias,
+            api_key=os.environ.get("QDRANT_API_KEY"),
+            lock_timeout=self.lock_timeout,
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,13 @@ class QdrantEngine:
                 yield client
             finally:
                 client.close()
+
+    @property
+    def params(self) -> EngineParams:
+        """This engine for a job, without its API key."""
+        return EngineParams(
+            kind=self.kind, path=str(self.path), url=self.url, alias=self.alias, lock_timeout=self.lock_timeout
+        )
 
     @property
     def address(self) -> str:

@@ -146,7 +146,11 @@ _CANDIDATES = {"sft": "sft_adapter", "dpo": "dpo_adapter"}
 def base_params(artifacts: ArtifactsResource, store: ArtifactStore) -> dict[str, Any]:
     """What a worker needs to load the base model on this machine."""
     settings = settings_of(store, "sft")
-    return {"base_model": settings.base_model, "revision": settings.revision, **compute_params(artifacts)}
+    return {
+        "base_model": settings.base_model,
+        "revision": settings.revision,
+        **msgspec.to_builtins(compute_params(artifacts)),
+    }
 
 
 def generation_settings(answers: AnswerSettings) -> dict[str, Any]:

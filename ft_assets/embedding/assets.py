@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+import msgspec
 
 from expectations.contracts.embedding import read_contract
 from ft_assets.config.from_artifact import settings_of
@@ -45,7 +46,7 @@ def embedding_model(
         {**settings, "base_version": base},
         ["retrieval_splits", "passages"],
     )
-    params = {"settings": settings, **compute_params(artifacts)}
+    params = {"settings": settings, **msgspec.to_builtins(compute_params(artifacts))}
     return produce(
         artifacts,
         recipe,
@@ -76,7 +77,7 @@ def embedding_evaluation(
         ["embedding_model", "retrieval_splits", "passages"],
     )
     made_by = {k: v for k, v in model.manifest.recipe.settings.items() if k != "base_version"}
-    params = {"settings": made_by, **compute_params(artifacts)}
+    params = {"settings": made_by, **msgspec.to_builtins(compute_params(artifacts))}
     return produce(
         artifacts,
         recipe,

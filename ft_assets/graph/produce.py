@@ -13,6 +13,7 @@ from ft_assets.graph.gates import as_metadata
 from resources import telemetry
 from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_resources import ArtifactsResource
+from resources.launcher import ComputeParams
 
 Compute = Callable[[Staging], Mapping[str, Any]]
 """Fills a staging folder and returns the summary."""
@@ -27,12 +28,10 @@ def recipe_for(
     return Recipe(asset=asset, code_version=code_version, settings=dict(settings), inputs=versions)
 
 
-def compute_params(artifacts: ArtifactsResource) -> dict[str, Any]:
-    """State folder, device and dtype for a worker: where and how it computes, not what, and so no part of a recipe."""
-    return {
-        "state_dir": artifacts.state_dir,
-        **accepted_settings(Path(artifacts.config_path), artifacts.state()).accelerator.model_dump(),
-    }
+def compute_params(artifacts: ArtifactsResource) -> ComputeParams:
+    """Return where and how a worker computes: state folder, device and dtype."""
+    accelerator = accepted_settings(Path(artifacts.config_path), artifacts.state()).accelerator
+    return ComputeParams(state_dir=artifacts.state_dir, device=accelerator.device, dtype=accelerator.dtype)
 
 
 def produce(

@@ -123,7 +123,7 @@ def retrieval_evaluation(
         **asked,
         "must_compare": settings.tolerance < 1 and not serves(artifacts.releases(), name, fusion),
         "engine": engine_params(engine),
-        **compute_params(artifacts),
+        **msgspec.to_builtins(compute_params(artifacts)),
     }
     return produce(
         artifacts,

@@ -1,0 +1,94 @@
+"""The specification of an artifact asset, stated once: its dependencies, its recipe, its guard and its worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import msgspec
+
+from ft_assets.graph.gates import Evidence, Gate, enforce
+from resources.artifacts import Artifact, Recipe
+from resources.dagster_resources import ArtifactsResource, Launcher
+
+OWNERS = ["team:ft-assets"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetSpec:
+    """One asset that leaves an artifact or moves a release.
+
+    >>> VECTORS = AssetSpec(
+    ...     name="passage_vectors", group="retrieval", kinds={"parquet"}, code_version="1", description="Vectors.",
+    ...     inputs=("embedding_model", "passages"), worker="ft_assets.retrieval.encode",
+    ... )
+    >>> VECTORS.deps
+    ('embedding_model', 'passages')
+    """
+
+    name: str
+    group: str
+    kinds: set[str]
+    code_version: str
+    """Raise it when equal inputs give another artifact: nothing made before is reused then."""
+    description: str
+    inputs: tuple[str, ...] = ()
+    """Assets whose versions are in the recipe."""
+    reads: tuple[str, ...] = ()
+    """Other assets that it reads: settings, whose values are in the recipe, and releases."""
+    enforces: tuple[str, ...] = ()
+    """Assets whose blocking gates must pass before it is made."""
+    gates: tuple[Sequence[Gate], ...] = field(default=(), repr=False)
+    """The gates among which those of `enforces` are found."""
+    worker: str = ""
+    """Module whose `main(job)` computes it; empty if it is computed in the run itself."""
+
+    @property
+    def deps(self) -> tuple[str, ...]:
+        """The assets that Dagster must know as upstream."""
+        return tuple(dict.fromkeys((*self.inputs, *self.reads)))
+
+    def asset(self, compute: Callable[..., dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
+        """Decorate the function that materializes this asset."""
+        return dg.asset(
+            compute,
+            name=self.name,
+            deps=self.deps,
+            group_name=self.group,
+            kinds=self.kinds,
+            owners=OWNERS,
+            code_version=self.code_version,
+            description=self.description,
+        )
+
+    def enforce(self, evidence: Evidence) -> None:
+        """Refuse (raises Refused) unless every blocking gate on the assets of `enforces` passes now."""
+        enforce(self.name, evidence, *self.gates, assets=self.enforces)
+
+    def recipe(self, artifacts: ArtifactsResource, settings: Mapping[str, Any]) -> Recipe:
+        """Return the recipe from the current versions of all inputs (raises Refused if one was never made)."""
+        store = artifacts.store()
+        return self.recipe_from(settings, {name: store.require(name).data_version for name in self.inputs})
+
+    def recipe_from(self, settings: Mapping[str, Any], versions: Mapping[str, str]) -> Recipe:
+        """Return the recipe from the given versions of inputs. Raises ValueError for one that is not declared.
+
+        An asset that continues from its own last version may name itself.
+        """
+        undeclared = versions.keys() - {*self.inputs, self.name}
+        if undeclared:
+            raise ValueError(f"{self.name} does not declare the inputs {sorted(undeclared)}")
+        return Recipe(asset=self.name, code_version=self.code_version, settings=dict(settings), inputs=dict(versions))
+
+    def launch(
+        self,
+        context: dg.AssetExecutionContext,
+        launcher: Launcher,
+        params: msgspec.Struct | dict[str, Any],
+        *,
+        distributed: bool = False,
+    ) -> Callable[[Recipe], Artifact]:
+        """Return the function that has the worker make the artifact of a recipe."""
+        return lambda recipe: launcher.run(context, self.worker, recipe, params, distributed=distributed)
