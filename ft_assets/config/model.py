@@ -25,7 +25,7 @@ class CorpusSettings(Section):
     """Globs of the documents, relative to config.yaml: Markdown, text, HTML; rows (BEIR, UltraRAG) as JSONL, JSON,
     Parquet or a folder that the `datasets` library saved."""
     max_chars: PositiveInt = 1200
-    """Characters of one passage, at most (about). A longer section is cut at sentence ends. Choose it together with
+    """Characters of one passage, at most about this many. A longer section is cut at sentence ends. Choose it together with
     `embedding.passage_max_tokens`, because tokens beyond that limit are not encoded: on CMRC 2018 (Chinese) the two
     defaults leave 38 % of the tokens out, so lower it for Chinese."""
     min_chars: PositiveInt = 20
@@ -73,7 +73,7 @@ class SplitSettings(Section):
     divided. The three shares add up to 1."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Share of the clusters (0 to 1) for choices: the evaluation loss of a training, the weights that `fusion_sweep`
-    compares. Small, because no release is decided on it alone."""
+    compares. Small, because the figures of a release come from `test`."""
     test: float = Field(default=0.2, gt=0, lt=1)
     """Share of the clusters (0 to 1) for the gates of a release. Twice the validation share, because with few questions
     the intervals are wide and only a large loss is found."""
@@ -328,7 +328,7 @@ class EmbeddingSettings(Section):
     """Commit, branch or tag of a hub model. Null takes the default branch; name a commit to train on the same weights
     again later."""
     pooling: Literal["mean", "cls"] = "mean"
-    """How token vectors become one dense vector: their `mean`, or the first token's (`cls`). Use the one that the base
+    """Step from token vectors to one dense vector: their `mean`, or the first token's (`cls`). Use the one that the base
     model was trained with: BGE models use `cls`, MiniLM and E5 `mean`."""
     query_prompt: str = ""
     """Text put before every query, as the base model expects it (E5: `"query: "`). It also enters the lexical vector.
@@ -354,7 +354,7 @@ class EmbeddingSettings(Section):
     """Questions in one step, each with one right passage. The passages of the other questions are its negatives, so a
     larger batch is a harder task and takes more memory."""
     learning_rate: float = Field(default=2e-5, gt=0)
-    """Learning rate of the encoder at its peak; it falls to 0 in a line. Small, because the encoder is trained
+    """Learning rate of the encoder at its peak; it falls linearly to 0. Small, because the encoder is trained
     already."""
     head_learning_rate: float = Field(default=2e-4, gt=0)
     """Learning rate of the lexical head at its peak. Ten times that of the encoder, because the head starts from
@@ -366,8 +366,8 @@ class EmbeddingSettings(Section):
     """Divisor of the dense and fused scores in the loss. Smaller punishes near misses harder. The default is that of
     sentence-transformers; BGE-M3 and the demo use 0.02."""
     sparse_temperature: float = Field(default=1.0, gt=0)
-    """Divisor of the lexical scores in the loss. The default is gentle: the lexical head changes little with it. The
-    demo and the retrieval benchmark set 0.05 to train it in earnest."""
+    """Divisor of the lexical scores in the loss. The lexical head changes little with the default; the demo and the
+    retrieval benchmark set 0.05, with which it learns."""
     sparse_loss_weight: float = Field(default=0.3, ge=0)
     """Weight of the lexical loss next to the dense and the fused one, which count 1. The default equals the lexical
     arm's share in the fused score; 0 trains the head through the fused score alone."""
@@ -405,7 +405,7 @@ class RetrievalSettings(Section):
     """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. It depends on the data (0.7
     was better on STARD): `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
     fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
-    """How the two arms become one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores scaled by their
+    """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores scaled by their
     distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF can rank the
     lighter arm first."""
     prefetch_limit: PositiveInt = 100
@@ -519,7 +519,7 @@ class QdrantSettings(Section):
 
 class LauncherSettings(Section):
     kind: Literal["inline", "subprocess", "torchrun"] = "subprocess"
-    """Where heavy work runs: `subprocess` in one child process, so that its memory is given back and it can be stopped;
+    """Place of heavy work: `subprocess` runs it in one child process, so that its memory is given back and it can be stopped;
     `inline` in the same process, for debugging; `torchrun` trains adapters in `processes` processes and runs all other
     work as `subprocess` does."""
     processes: PositiveInt = 1
@@ -541,7 +541,7 @@ class LauncherSettings(Section):
 
 class AcceleratorSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where models compute. `auto` takes the GPU if there is one; `cuda` makes a missing GPU an error (FT-ACC-001)
+    """Device of every model. `auto` takes the GPU if there is one; `cuda` makes a missing GPU an error (FT-ACC-001)
     instead of a slow surprise."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the computation. `auto` takes bfloat16 where the hardware has it (on a CPU: AMX or AVX512-BF16,
