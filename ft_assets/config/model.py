@@ -25,9 +25,9 @@ class CorpusSettings(Section):
     """Globs of the documents, relative to config.yaml: Markdown, text, HTML; rows (BEIR, UltraRAG) as JSONL, JSON,
     Parquet or a folder that the `datasets` library saved."""
     max_chars: PositiveInt = 1200
-    """Characters of one passage, at most about this many. A longer section is cut at sentence ends. Choose it together with
-    `embedding.passage_max_tokens`, because tokens beyond that limit are not encoded: on CMRC 2018 (Chinese) the two
-    defaults leave 38 % of the tokens out, so lower it for Chinese."""
+    """Characters of one passage, at most about this many. A longer section is cut at sentence ends. Choose it together
+    with `embedding.passage_max_tokens`, because tokens beyond that limit are not encoded: on CMRC 2018 (Chinese) the
+    two defaults leave 38 % of the tokens out, so lower it for Chinese."""
     min_chars: PositiveInt = 20
     """Characters of one section, at least. A shorter one is quarantined (FT-CORPUS-003), because a bare title answers
     no question. Lower it for Chinese, where a whole sentence can have fewer."""
@@ -328,8 +328,8 @@ class EmbeddingSettings(Section):
     """Commit, branch or tag of a hub model. Null takes the default branch; name a commit to train on the same weights
     again later."""
     pooling: Literal["mean", "cls"] = "mean"
-    """Step from token vectors to one dense vector: their `mean`, or the first token's (`cls`). Use the one that the base
-    model was trained with: BGE models use `cls`, MiniLM and E5 `mean`."""
+    """Step from token vectors to one dense vector: their `mean`, or the first token's (`cls`). Use the one that the
+    base model was trained with: BGE models use `cls`, MiniLM and E5 `mean`."""
     query_prompt: str = ""
     """Text put before every query, as the base model expects it (E5: `"query: "`). It also enters the lexical vector.
     Empty for models without prompts."""
@@ -405,9 +405,9 @@ class RetrievalSettings(Section):
     """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. It depends on the data (0.7
     was better on STARD): `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
     fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
-    """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores scaled by their
-    distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF can rank the
-    lighter arm first."""
+    """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores
+    scaled by their distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF
+    can rank the lighter arm first."""
     prefetch_limit: PositiveInt = 100
     """Points that each arm hands to the fusion, at least 100 and ten times `top_k`. A point outside one arm's list
     scores 0 there: on STARD 10 points gave nDCG@10 48.2, 100 gave 50.3, all 50.4. More points take more time."""
@@ -519,9 +519,9 @@ class QdrantSettings(Section):
 
 class LauncherSettings(Section):
     kind: Literal["inline", "subprocess", "torchrun"] = "subprocess"
-    """Place of heavy work: `subprocess` runs it in one child process, so that its memory is given back and it can be stopped;
-    `inline` in the same process, for debugging; `torchrun` trains adapters in `processes` processes and runs all other
-    work as `subprocess` does."""
+    """Place of heavy work: `subprocess` runs it in one child process, so that its memory is given back and it can be
+    stopped; `inline` in the same process, for debugging; `torchrun` trains adapters in `processes` processes and runs
+    all other work as `subprocess` does."""
     processes: PositiveInt = 1
     """Processes of one adapter training, on as many GPUs (or on the CPU's cores). More than 1 needs
     `kind: torchrun`."""
