@@ -98,7 +98,7 @@ def _section(name: str, model: type[BaseModel]) -> str:
     notes = [*_notes(model, name)]
     if name in SETTINGS_ASSETS:
         notes.append(f"Asset `{SETTINGS_ASSETS[name]}`: a change is a new version with lineage.")
-    return "\n".join([f"## `{name}`", "", *(line for note in notes for line in (note, "")), _table(_rows(model, name))])
+    return "\n\n".join([f"## `{name}`", *notes, _table(_rows(model, name))])
 
 
 def _notes(model: type[BaseModel], at: str, top: bool = True) -> Iterator[str]:

@@ -93,7 +93,7 @@ class SplitSettings(Section):
     whose scores cannot be compared with earlier ones. Change it only where the shares came out badly."""
 
     @model_validator(mode="after")
-    def _shares_add_up(self) -> Self:
+    def _check_shares(self) -> Self:
         total = self.train + self.validation + self.test
         if abs(total - 1.0) > 1e-6:
             raise ValueError(f"train + validation + test is {total:g}, must be 1. Change one of the three.")
@@ -229,14 +229,14 @@ class TrainSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _the_rate_follows_the_method(cls, values: object) -> object:
+    def _set_default_rate(cls, values: object) -> object:
         if not isinstance(values, Mapping):
             return values
         given = cast("Mapping[str, object]", values)
         return {"learning_rate": cls.usual_full_rate, **given} if given.get("method") == "full" else given
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> Self:
+    def _check_batches(self) -> Self:
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"global_batch_size ({self.global_batch_size}) must be a multiple of micro_batch_size "
@@ -300,7 +300,7 @@ class DpoSettings(TrainSettings):
     runs on the same pairs use the cache."""
 
     @model_validator(mode="after")
-    def _loss_is_smoothed(self) -> Self:
+    def _check_label_smoothing(self) -> Self:
         smoothed = ("robust", "exo_pair", "aot", "aot_unpaired")
         if self.label_smoothing is not None and self.loss not in smoothed:
             raise ValueError(
@@ -312,7 +312,7 @@ class DpoSettings(TrainSettings):
         return self
 
     @model_validator(mode="after")
-    def _a_whole_model_is_no_reference(self) -> Self:
+    def _check_reference(self) -> Self:
         if self.method == "full" and self.precompute_reference is False:
             raise ValueError(
                 "precompute_reference is false, and method is `full`: the reference at every step would be a second "
@@ -383,10 +383,11 @@ class EmbeddingSettings(Section):
     result."""
 
     @model_validator(mode="after")
-    def _hard_negatives_come_with_the_second_epoch(self) -> Self:
+    def _check_hard_negatives(self) -> Self:
         if self.hard_negatives and 0 < self.epochs <= 1:
             raise ValueError(
-                "hard_negatives are mined from the second epoch on, and there is none. Raise epochs, or set 0."
+                "hard_negatives are mined from the second epoch on, and there is no second one. Raise epochs, or set "
+                "hard_negatives: 0."
             )
         return self
 
@@ -433,13 +434,13 @@ class RetrievalSettings(Section):
     kept."""
 
     @model_validator(mode="after")
-    def _contradictions(self) -> Self:
+    def _check_ranking(self) -> Self:
         if self.dense_weight == 0 and self.sparse_weight == 0:
             raise ValueError("dense_weight and sparse_weight are both 0: nothing would be ranked. Raise one.")
         if self.distance == "euclid" and self.fusion == "dbsf":
             raise ValueError(
-                "fusion `dbsf` adds up scores, and a euclidean distance is smaller for what is nearer: the dense arm "
-                "would rank upside down. Use `weighted_sum` or `rrf`, or another distance."
+                "fusion `dbsf` adds scores, and a nearer point has a smaller euclidean distance: the dense arm would "
+                "rank in reverse order. Use `weighted_sum` or `rrf`, or another distance."
             )
         if self.prefetch_limit < max(100, 10 * self.top_k):
             raise ValueError(
@@ -480,7 +481,7 @@ class AnswerSettings(Section):
     """Seed of the bootstrap intervals. Answers need none: they are generated greedily."""
 
     @model_validator(mode="after")
-    def _prompt_has_its_places(self) -> Self:
+    def _check_prompt(self) -> Self:
         for place in ("{passages}", "{question}"):
             if place not in self.prompt:
                 raise ValueError(f"prompt lacks {place}. Add it.")
@@ -509,7 +510,7 @@ class QdrantSettings(Section):
     short search in one process does not fail the other."""
 
     @model_validator(mode="after")
-    def _server_needs_url(self) -> Self:
+    def _check_url(self) -> Self:
         if self.engine == "server" and not self.url:
             raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `local`.")
         if self.engine != "server" and self.url:
@@ -530,7 +531,7 @@ class LauncherSettings(Section):
     is set, else all cores that are free to this process."""
 
     @model_validator(mode="after")
-    def _only_torchrun_has_processes(self) -> Self:
+    def _check_processes(self) -> Self:
         if self.processes > 1 and self.kind != "torchrun":
             raise ValueError(
                 f"processes ({self.processes}) needs kind `torchrun`, not `{self.kind}`. Set kind: torchrun, or "
@@ -566,7 +567,7 @@ class Settings(Section):
     accelerator: AcceleratorSettings = AcceleratorSettings()
 
     @model_validator(mode="after")
-    def _adapters_share_a_base(self) -> Self:
+    def _check_base_models(self) -> Self:
         if (self.sft.base_model, self.sft.revision) != (self.dpo.base_model, self.dpo.revision):
             raise ValueError(
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
@@ -575,16 +576,16 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def _an_adapter_goes_on_the_base(self) -> Self:
+    def _check_methods(self) -> Self:
         if self.sft.method == "full" and self.dpo.method != "full":
             raise ValueError(
-                f"dpo.method ({self.dpo.method}) must be `full` where sft.method is `full`: an adapter goes on the "
-                "base model, not on a model that SFT made of it. Set dpo.method: full, or sft.method: lora."
+                f"dpo.method ({self.dpo.method}) must be `full` where sft.method is `full`: an adapter is "
+                "trained on the base model, and SFT replaces that model. Set dpo.method: full, or sft.method: lora."
             )
         return self
 
     @model_validator(mode="after")
-    def _batches_divide_among_processes(self) -> Self:
+    def _check_batches_of_processes(self) -> Self:
         for name, section in (("sft", self.sft), ("dpo", self.dpo)):
             at_once = section.micro_batch_size * self.launcher.processes
             if section.global_batch_size % at_once:
