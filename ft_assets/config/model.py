@@ -29,8 +29,8 @@ class CorpusSettings(Section):
     with `embedding.passage_max_tokens`, because tokens beyond that limit are not encoded: on CMRC 2018 (Chinese) the
     two defaults leave 38 % of the tokens out, so lower it for Chinese."""
     min_chars: PositiveInt = 20
-    """Characters of one section, at least. A shorter one is quarantined (FT-CORPUS-003), because a bare title answers
-    no question. Lower it for Chinese, where a whole sentence can have fewer."""
+    """Characters of one section, at least. A shorter one is quarantined (FT-CORPUS-003), because a few characters
+    answer no question. Lower it for Chinese, where a whole sentence can have fewer."""
     glossary: list[str] = []
     """YAML files (globs) of terms with their other names. They are counted in passages, questions and answers; empty:
     nothing is counted."""
@@ -73,7 +73,7 @@ class SplitSettings(Section):
     divided. The three shares add up to 1."""
     validation: float = Field(default=0.1, gt=0, lt=1)
     """Share of the clusters (0 to 1) for choices: the evaluation loss of a training, the weights that `fusion_sweep`
-    compares. Small, because the figures of a release come from `test`."""
+    compares. `adapter_evaluation` answers these questions together with those of `test`."""
     test: float = Field(default=0.2, gt=0, lt=1)
     """Share of the clusters (0 to 1) for the gates of a release. Twice the validation share, because with few questions
     the intervals are wide and only a large loss is found."""
@@ -202,7 +202,7 @@ class TrainSettings(Section):
     transformers."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations again in the backward pass: less memory, more time. `auto` does so on GPUs, where memory is
-    the limit; on a CPU it turns it on only when memory runs out."""
+    the limit; on a CPU the run does so only when memory runs out."""
     activation_offloading: bool = False
     """Keep what the backward pass needs in host memory; GPUs only. Off, because the transfers cost time; the run turns
     it on by itself when memory runs out."""
@@ -404,7 +404,7 @@ class RetrievalSettings(Section):
     weights."""
     sparse_weight: float = Field(default=0.3, ge=0)
     """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. It depends on the data (0.7
-    was better on STARD): `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
+    was chosen for STARD): `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
     fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
     """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores
     scaled by their distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF
@@ -528,7 +528,7 @@ class LauncherSettings(Section):
     `kind: torchrun`."""
     threads: PositiveInt | None = None
     """Compute threads of one worker, shared among its processes. Null takes OMP_NUM_THREADS for each of them where it
-    is set, else all cores that are free to this process."""
+    is set, else the cores that this process may use."""
 
     @model_validator(mode="after")
     def _check_processes(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -39,3 +40,10 @@ def test_no_description_begins_with_a_question_word():
 
 def test_every_section_that_is_an_asset_exists():
     assert set(SETTINGS_ASSETS) <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_description_names_keys_that_exist(key: str):
+    sections = [name for name in Settings.model_fields if name != "schema_version"]
+    named = re.findall(rf"`((?:{'|'.join(sections)})(?:\.\w+)+)", KEYS[key])
+    assert [name for name in named if name not in KEYS] == []
