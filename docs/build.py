@@ -43,6 +43,8 @@ stops the release.
 |---|---|---|---|
 """
 
+CODES = """A violation, a quarantined row and a refused run each name one of these codes (`expectations/codes.py`)."""
+
 
 def main() -> int:
     """Write the pages, or with --check return 1 if one of them is not current."""
@@ -82,7 +84,7 @@ def rules() -> str:
         f"| `{gate.asset}` | `{gate.name}` | {'yes' if gate.blocking else 'no'} | {gate.description} |"
         for gate in GATES
     ]
-    codes = ["", "## Rows", "", "What a row can be quarantined for.", "", codes_markdown().strip(), ""]
+    codes = ["", "## Codes", "", CODES, "", codes_markdown().strip(), ""]
     return RULES + "\n".join([*gates, *codes])
 
 
