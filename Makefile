@@ -1,8 +1,8 @@
-# `make demo` and `make test` are all a newcomer needs. Everything happens in .venv and .ft (FT_STATE_DIR moves the latter).
+# To begin, `make demo` and `make test` are enough. Everything is written to .venv and .ft (FT_STATE_DIR moves .ft).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# files side by side, in the order of tests/conftest.py: fixtures that train are shared within a file
+# test files in parallel, in the order of tests/conftest.py; one file stays in one process, which shares its trainings
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -11,13 +11,13 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: help demo ui test test-quick check format gate clean
 
 help:
-	@echo "make demo        build .venv, run the whole graph on examples/, print what it made and how good it is"
+	@echo "make demo        build .venv, run the whole graph on examples/, print the results and their quality"
 	@echo "make ui          open Dagster on the demo's state"
-	@echo "make test        every test (make test-quick leaves out those that train or serve)"
-	@echo "make check       ruff, pyright, deptry"
-	@echo "make gate        every check as a CI gate, on the demo's state"
+	@echo "make test        run every test (make test-quick leaves out those that train or serve)"
+	@echo "make check       run ruff, pyright, deptry"
+	@echo "make gate        run every check as a CI gate, on the demo's state"
 
-# torch first and alone: an unpinned request would pull gigabytes of CUDA libraries
+# torch first and pinned: an unpinned request would install gigabytes of CUDA libraries
 $(VENV)/.platform: pyproject.toml constraints.txt demo-models.txt
 	@echo "== building $(VENV): a few minutes, once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

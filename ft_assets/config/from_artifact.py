@@ -1,4 +1,4 @@
-"""Settings as the rest of the graph sees them: from the settings artifact, so that lineage is exact."""
+"""Settings for the rest of the graph, read from the settings artifacts, so that lineage is exact."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def settings_of(store: ArtifactStore, section: Literal["retrieval"]) -> Retrieva
 @overload
 def settings_of(store: ArtifactStore, section: Literal["answers"]) -> AnswerSettings: ...
 def settings_of(store: ArtifactStore, section: str) -> Section:
-    """The typed section that the current settings artifact holds (Refused if it was never materialized)."""
+    """Return the typed section of the current settings artifact. Raises Refused if it was never materialized."""
     model: Any = Settings.model_fields[section].annotation
     return model.model_validate(store.require(SETTINGS_ASSETS[section]).json(SETTINGS_FILE))

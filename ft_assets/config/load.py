@@ -1,4 +1,4 @@
-"""Reads config.yaml: base, profile, environment, in that order. Reports every error at once."""
+"""Read config.yaml: base, profile, environment, in this order. Every error is reported at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_BYTES = 1 << 20
 
 
 class SettingsError(Exception):
-    """config.yaml, its profile or its environment overrides are wrong. One line an error."""
+    """Errors in config.yaml, its profile or its environment overrides, one line each."""
 
     def __init__(self, source: Path, errors: list[str]) -> None:
         self.errors = errors
@@ -30,7 +30,8 @@ class SettingsError(Exception):
 
 
 def project_root() -> Path:
-    """The folder of config.yaml: `FT_CONFIG`'s, else the nearest above the working directory, else the working one."""
+    """Return the folder of config.yaml: that of `FT_CONFIG`, else the nearest one at or above the working directory
+    that has the file, else the working directory."""
     if configured := os.environ.get("FT_CONFIG"):
         return Path(configured).resolve().parent
     here = Path.cwd()
@@ -38,12 +39,12 @@ def project_root() -> Path:
 
 
 def config_path() -> Path:
-    """`FT_CONFIG`, else config.yaml in the project root."""
+    """Return the path of config.yaml: `FT_CONFIG`, else the file in the project root."""
     return Path(os.environ.get("FT_CONFIG") or project_root() / "config.yaml").resolve()
 
 
 def state_dir() -> Path:
-    """`FT_STATE_DIR`, else .ft beside config.yaml. Nothing is written anywhere else."""
+    """Return the state folder: `FT_STATE_DIR`, else .ft next to config.yaml. Nothing is written anywhere else."""
     configured = os.environ.get("FT_STATE_DIR")
     return Path(configured).resolve() if configured else project_root() / ".ft"
 
@@ -51,10 +52,11 @@ def state_dir() -> Path:
 def load_settings(
     path: Path | None = None, profile: str | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """Settings from `path` (default: `config_path()`), `profile` (default: FT_PROFILE, else `default_profile`).
+    """Return the settings of `path` (default: `config_path()`) and `profile` (default: FT_PROFILE, else
+    `default_profile`).
 
-    Raises SettingsError with every error found: unreadable YAML, duplicate keys, unknown or renamed keys, wrong
-    types, contradictions, mistyped `FT__` names.
+    Raises SettingsError with all errors: unreadable YAML, duplicate keys, unknown or renamed keys, wrong types,
+    contradictions, mistyped `FT__` names.
     """
     path = path or config_path()
     environ = os.environ if environ is None else environ
@@ -82,10 +84,10 @@ def load_settings(
 
 
 def accepted_settings(path: Path, state: Path) -> Settings:
-    """`path` as `load_settings` reads it; while it cannot be used, the last one that could, kept below `state`.
+    """Return the settings of `path`, or the last valid ones, kept below `state`, while `path` has errors.
 
-    For what goes on running while a person edits: a typing error must stop no run. Who starts something by hand reads
-    with `load_settings` and is told. Raises SettingsError when none was ever accepted by this release.
+    For processes that run while a person edits the file: a typing error must stop no run. Commands that a person starts
+    use `load_settings` and report the errors. Raises SettingsError if this release never accepted any settings.
     """
     kept = state / ACCEPTED_FILE
     try:
@@ -102,7 +104,7 @@ def accepted_settings(path: Path, state: Path) -> Settings:
 
 
 def profiles(path: Path | None = None) -> list[str]:
-    """Names of the profiles in config.yaml."""
+    """Return the names of the profiles in config.yaml."""
     return sorted(_read_yaml(path or config_path()).get("profiles") or {})
 
 
@@ -152,7 +154,7 @@ def _apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> 
 
 
 def _unknown_key(keys: list[str]) -> str | None:
-    """Why this path of keys is not one of Settings', with the nearest name; None if it is."""
+    """Return why `keys` is no path of keys in Settings, with the nearest name; None if it is one."""
     model: type[BaseModel] | None = Settings
     for depth, key in enumerate(keys):
         here = ".".join(keys[:depth]) or "the top level"
@@ -183,14 +185,13 @@ def _explain(error: ValidationError) -> list[str]:
         path = [str(part) for part in item["loc"]]
         if item["type"] == "extra_forbidden":
             if path[-1] in RENAMED:
-                continue  # said better by _renamed_keys
+                continue  # _renamed_keys reports it with the new name
             lines.append(f"{'.'.join(path)}: {_unknown_key(path) or 'unknown key.'}")
         elif item["type"] == "missing":
             lines.append(f"{'.'.join(path)}: required, but not set.")
         else:
             where = ".".join(path) or "config"
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(
-                f"{where}: {message}" + ("" if isinstance(item["input"], dict) else f" (got {item['input']!r})")
-            )
+            value = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
+            lines.append(f"{where}: {message}{value}")
     return lines

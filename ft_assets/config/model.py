@@ -1,4 +1,8 @@
-"""The one configuration, typed. Every key of config.yaml is a field; unknown keys and contradictions are refused."""
+"""The configuration, typed: every key of config.yaml is a field; unknown keys and contradictions are refused.
+
+The text below a field is its description. `docs/build.py` writes docs/configuration.md from these texts: the unit, the
+effect, and why the default is what it is.
+"""
 
 from __future__ import annotations
 
@@ -11,60 +15,85 @@ SCHEMA_VERSION = 1
 
 
 class Section(BaseModel):
-    """A frozen section of config.yaml that refuses what it does not know."""
+    """A frozen section of config.yaml that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class CorpusSettings(Section):
     files: list[str] = Field(min_length=1)
-    """Globs, relative to config.yaml: Markdown, text, HTML; rows (BEIR, UltraRAG) in JSONL, JSON, Parquet or a folder
-    that the datasets library saved."""
+    """Globs of the documents, relative to config.yaml: Markdown, text, HTML; rows (BEIR, UltraRAG) as JSONL, JSON,
+    Parquet or a folder that the `datasets` library saved."""
     max_chars: PositiveInt = 1200
-    """A section longer than this is cut at sentence ends."""
+    """Characters of one passage, at most about this many. A longer section is cut at sentence ends. Choose it together
+    with `embedding.passage_max_tokens`, because tokens beyond that limit are not encoded: on CMRC 2018 (Chinese) the
+    two defaults leave 38 % of the tokens out, so lower it for Chinese."""
     min_chars: PositiveInt = 20
+    """Characters of one section, at least. A shorter one is quarantined (FT-CORPUS-003), because a few characters
+    answer no question. Lower it for Chinese, where a whole sentence can have fewer."""
     glossary: list[str] = []
-    """YAML files of terms with their other names."""
+    """YAML files (globs) of terms with their other names. They are counted in passages, questions and answers; empty:
+    nothing is counted."""
     traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
-    """Traditional Chinese as Simplified: `t2s` by character, `tw2sp` with the words of Taiwan. Never Japanese."""
+    """How to write Traditional Chinese: `keep` it, `t2s` converts to Simplified by character, `tw2sp` also replaces
+    words of Taiwan. Japanese text is never converted. The default changes no text that you did not ask to change."""
 
 
 class InstructionFiles(Section):
     files: list[str] = []
+    """Globs of the SFT rows, relative to config.yaml (Alpaca, messages, ShareGPT, prompt / completion, KBAlign, SQuAD).
+    Empty: there is no such data set, and an asset that needs it refuses to run."""
     thinking: Literal["require", "allow_empty", "mask_empty", "strip"] = "allow_empty"
-    """What to do with reasoning: the target model decides (a Thinking model wants `require`)."""
+    """How to treat reasoning in answers: `require` quarantines rows without it (for a model that always thinks),
+    `allow_empty` trains rows as they are, `mask_empty` takes an empty reasoning block out of the loss, `strip` removes
+    reasoning. The default suits a model that answers with or without reasoning."""
 
 
 class PreferenceFiles(Section):
     files: list[str] = []
+    """Globs of the DPO rows, relative to config.yaml (DDR of UltraRAG or RAG-DDR, prompt / chosen / rejected). Empty:
+    there is no such data set, and an asset that needs it refuses to run."""
     min_margin: float = Field(default=0.0, ge=0.0)
-    """Pairs whose scores differ by no more than this are ties and are quarantined."""
+    """Score margin, in the unit of the rows' own scores. Pairs whose chosen score is not higher by more than this are
+    quarantined. The default rejects ties and pairs in the wrong order; rows without scores pass."""
 
 
 class RetrievalFiles(Section):
     queries: list[str] = []
-    """BEIR queries.jsonl files."""
+    """Globs of BEIR queries.jsonl files, relative to config.yaml. Empty: there is no retrieval data set, and an asset
+    that needs it refuses to run."""
     qrels: list[str] = []
-    """BEIR qrels .tsv files (query-id, corpus-id, score)."""
+    """Globs of BEIR qrels .tsv files (query-id, corpus-id, score). They say which passage, section or document answers
+    which query."""
 
 
 class SplitSettings(Section):
     train: float = Field(default=0.7, gt=0, lt=1)
+    """Share of the clusters for training (0 to 1). Rows meet the shares on average only, because a cluster is never
+    divided. The three shares add up to 1."""
     validation: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the clusters (0 to 1) for choices: the evaluation loss of a training, the weights that `fusion_sweep`
+    compares. `adapter_evaluation` answers these questions together with those of `test`."""
     test: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the clusters (0 to 1) for the gates of a release. Twice the validation share, because with few questions
+    the intervals are wide and only a large loss is found."""
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
-    """Questions whose character 3-gram Jaccard similarity reaches this share one cluster."""
+    """Jaccard similarity of character 3-grams (0 to 1) from which two questions count as the same and share one
+    cluster. Lower it to keep looser paraphrases together; clusters then grow."""
     group_by: list[Literal["document", "passage", "question"]] = ["document", "passage", "question"]
-    """What records may share only within one split: the evidence's document, its passage, a (nearly) equal question."""
+    """Properties that two records may share only within one split: the document of their evidence, its passage, a
+    (nearly) equal question. The default is the strictest. Use `[question]` where nearly all records share documents."""
     contamination: float = Field(default=0.5, gt=0, le=1)
-    """The gate blocks when this share of a validation or test text (its 13-token runs) stands in a text of training."""
+    """Share (0 to 1) of a validation or test text's 13-token runs that one training text may hold; from this share on
+    the gate blocks. At half, a shared topic passes and a copied sentence in a short text does not."""
     templates: list[str] = []
-    """Texts that many records repeat around what they ask or say: they are not contamination."""
+    """Texts that many records repeat around their question or answer. The contamination gate does not count them."""
     key: str = "split-v1"
-    """Changing the key deals every cluster anew: a new split version."""
+    """Key of the hash that assigns clusters to splits. A new key assigns every cluster again: a new split version,
+    whose scores cannot be compared with earlier ones. Change it only where the shares came out badly."""
 
     @model_validator(mode="after")
-    def _shares_add_up(self) -> Self:
+    def _check_shares(self) -> Self:
         total = self.train + self.validation + self.test
         if abs(total - 1.0) > 1e-6:
             raise ValueError(f"train + validation + test is {total:g}, must be 1. Change one of the three.")
@@ -77,90 +106,137 @@ class DatasetSettings(Section):
     retrieval: RetrievalFiles = RetrievalFiles()
     split: SplitSettings = SplitSettings()
     max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
-    """The gate blocks when a larger share of the rows of a data set is quarantined."""
+    """Share of a data set's rows (0 to 1) that may be quarantined; above it the gate blocks. A few bad rows are normal,
+    more point to a wrong export."""
     max_line_bytes: PositiveInt = 8 * 2**20
+    """Bytes of one row, at most (default 8 MiB). A longer row is quarantined (FT-ROW-006) without being parsed, so that
+    a file without line ends cannot fill the memory."""
     traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
-    """Traditional Chinese in records as Simplified, as in `corpus.traditional`."""
+    """How to write Traditional Chinese in records; the values are those of `corpus.traditional`. Set both alike:
+    then questions and passages use the same characters."""
     max_lost_terms_share: float = Field(default=0.8, ge=0, le=1)
-    """The gate warns when more of the answers name none of the glossary terms that their questions name."""
+    """Share (0 to 1) of answers that may name none of the glossary terms that their question names; above it the check
+    warns. Generous, because short answers seldom repeat the term of the question."""
 
 
 class LoraSettings(Section):
+    """The shape of the adapter that SFT trains; DPO continues it in the same shape. Without effect where `method` is
+    `full`."""
+
     r: PositiveInt = 16
+    """Rank of the adapter's matrices. A higher rank can learn more and takes more memory: 16 on all linear layers of
+    Qwen3-4B is 33 million trained parameters."""
     alpha: PositiveInt = 32
+    """Scale of the adapter: its output is multiplied by `alpha / r`, which is 2 by default. Change it together with
+    `r` to keep the scale."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the adapter's inputs that are set to 0 in training (0 to 1), against overfitting. On a CPU 0 saves a
+    third of a step."""
     targets: str | list[str] = "all-linear"
+    """Layers that get an adapter: PEFT's `all-linear` (every linear layer but the output head), or names such as
+    `[q_proj, v_proj]`. The default fits every architecture without knowing its names."""
 
 
 class OomSettings(Section):
-    """When memory runs out, training goes on with smaller batches, then with gradient checkpointing and offloading,
-    none of which changes what is learnt. What would change it must be allowed; it is counted and told."""
+    """When memory runs out, training resumes with smaller batches, then with gradient checkpointing, then with
+    offloading. None of these changes the result. The two steps here do, so they must be allowed; each is recorded."""
 
     allow_8bit: bool = False
-    """After all of that, go on with the `paged_adamw_8bit` optimizer, whose moments begin anew."""
+    """Allow the `paged_adamw_8bit` optimizer after all of that (GPUs with bitsandbytes). Off, because the optimizer's
+    moments then start from zero and the result changes."""
     allow_shorter: bool = False
-    """After all of that, leave out the rows longer than half of `max_length` and go on."""
+    """Allow half of `max_length` after all of that, again and again down to 128 tokens; longer rows are left out and
+    listed in too_long.jsonl. Off, because those rows are then not learned."""
 
 
 class TrainSettings(Section):
-    """What SFT and DPO share."""
+    """The settings that SFT and DPO share."""
 
     usual_full_rate: ClassVar[float]
-    """The learning rate of `method: full`, unless it is given."""
+    """The default learning rate where `method` is `full`."""
 
     base_model: str
-    """A hub name, a folder, or `package:NAME` for a model that travels in a Python package."""
+    """The language model to train: a hub name, a folder, or `package:NAME` for a model in a Python package. SFT and
+    DPO must name the same one."""
     revision: str | None = None
+    """Commit, branch or tag of a hub model. Null takes the default branch; name a commit to train on the same weights
+    again later."""
     method: Literal["lora", "qlora", "full"] = "lora"
-    """An adapter on a frozen base, the same on a base in 4 bits, or every weight of the model."""
+    """`lora` trains an adapter on the frozen base, `qlora` the same on a base in 4 bits, `full` every weight. The
+    default needs 2 bytes of memory a parameter (4 without bf16), `qlora` about half a byte, `full` 16."""
     learning_rate: float = Field(gt=0)
+    """Learning rate at its peak, after the warm-up."""
     epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training rows; may be a fraction. Begin with one: the curve of the validation loss shows
+    whether more would help."""
     max_steps: int | None = Field(default=None, gt=0)
-    """Stops early; overrides `epochs`."""
+    """Optimizer steps to stop after; overrides `epochs`. Null trains for `epochs`."""
     global_batch_size: PositiveInt = 8
-    """Rows between two optimizer steps, over all processes."""
+    """Rows between two optimizer steps, over all processes. It decides the result, so it stays the same whatever
+    the hardware; `micro_batch_size` adapts to the memory."""
     micro_batch_size: PositiveInt = 4
-    """Rows in one forward pass of one process; accumulation is derived."""
+    """Rows in one forward pass of one process. It decides memory and speed, not the result; gradients are accumulated
+    up to `global_batch_size`. Lower it first when memory is short."""
     max_length: PositiveInt = 1024
-    """Tokens of prompt and completion together."""
+    """Tokens of prompt and answer together, at most. It only limits: memory follows the longest row, so a generous
+    value costs nothing, unless rows are packed."""
     too_long: Literal["raise", "drop", "truncate_prompt"] = "raise"
-    """What becomes of a row longer than `max_length`: the training is refused, the row is left out, or its passages are
-    cut, the last ones first. Questions and answers are never cut; too_long.jsonl lists what was left out or cut."""
+    """How to treat a row longer than `max_length`: `raise` refuses the training, `drop` leaves the row out,
+    `truncate_prompt` cuts its passages, the last ones first. Questions and answers are never cut; too_long.jsonl lists
+    every row that was left out or cut. The default loses nothing without your decision."""
     max_empty_thinking_share: float = Field(default=0.0, ge=0, le=1)
-    """For a model whose chat template opens every answer with `<think>`: the share of rows that may train it to close
-    the thought at once. `datasets.instruction.thinking: mask_empty` takes the empty thought out of the loss; 1 is for
-    a model that is meant to unlearn thinking (`strip`)."""
+    """Share of rows (0 to 1) that may train an empty reasoning block, for a model whose chat template opens every
+    answer with `<think>`. At 0 such a model cannot unlearn to reason by accident. `datasets.instruction.thinking:
+    mask_empty` takes the empty block out of the loss; set 1 for a model that should stop reasoning (`strip`)."""
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """Course of the learning rate after the warm-up: `cosine` and `linear` fall to 0 at the last step, the other two
+    stay. `constant` has no warm-up."""
     warmup_steps: float = Field(default=0.1, ge=0)
-    """Below 1 a share of all steps, else a number of steps."""
+    """Optimizer steps in which the rate rises from 0; a value below 1 is a share of all steps. The default, a tenth,
+    keeps the first updates small."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """L2 norm to which a larger gradient is scaled down, so that one unusual batch cannot throw the weights off. The
+    default is that of transformers."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Share of each weight, times the learning rate, that AdamW subtracts in a step. The default is that of
+    transformers."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    """Computes activations again in the backward pass: less memory, more time. `auto` does so on GPUs."""
+    """Compute activations again in the backward pass: less memory, more time. `auto` does so on GPUs, where memory is
+    the limit; on a CPU the run does so only when memory runs out."""
     activation_offloading: bool = False
-    """Keeps what the backward pass needs in host memory; GPUs only."""
+    """Keep what the backward pass needs in host memory; GPUs only. Off, because the transfers cost time; the run turns
+    it on by itself when memory runs out."""
     optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
-    """`paged_adamw_8bit` keeps its state in 8 bit and lets it move to host memory (bitsandbytes; GPUs only)."""
+    """`adamw` is the fused one of torch. `paged_adamw_8bit` keeps its state in 8 bits and can move it to host memory
+    (bitsandbytes; GPUs only)."""
     oom: OomSettings = OomSettings()
     eval_steps: PositiveInt = 20
+    """Optimizer steps between two evaluations on the validation rows. There is always one before the first step and one
+    after the last. Raise it where an evaluation takes long."""
     save_steps: PositiveInt = 20
+    """Optimizer steps between two checkpoints, the most that a crash can lose. The two newest are kept; with
+    `method: full` each takes 12 bytes a parameter on disk."""
     logging_steps: PositiveInt = 1
+    """Optimizer steps between two entries in metrics.jsonl. Every step by default, because an entry costs next to
+    nothing."""
     seed: int = 42
+    """Seed of the order of rows, of a new adapter's weights and of dropout. The same seed on the same hardware gives
+    the same result."""
 
     def recomputes_on(self, device: str) -> bool:
-        """Whether activations are computed again in the backward pass (`auto`: on GPUs)."""
+        """Return whether activations are computed again in the backward pass (`auto`: on GPUs)."""
         return device == "cuda" if self.gradient_checkpointing == "auto" else self.gradient_checkpointing
 
     @model_validator(mode="before")
     @classmethod
-    def _the_rate_follows_the_method(cls, values: Any) -> Any:
+    def _set_default_rate(cls, values: object) -> object:
         if not isinstance(values, Mapping):
             return values
-        given = cast("Mapping[str, Any]", values)
+        given = cast("Mapping[str, object]", values)
         return {"learning_rate": cls.usual_full_rate, **given} if given.get("method") == "full" else given
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> Self:
+    def _check_batches(self) -> Self:
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError(
                 f"global_batch_size ({self.global_batch_size}) must be a multiple of micro_batch_size "
@@ -170,40 +246,61 @@ class TrainSettings(Section):
 
 
 class SftSettings(TrainSettings):
+    """SFT trains the base model on the instruction rows: an adapter, or every weight."""
+
     usual_full_rate = 1e-5
 
     lora: LoraSettings = LoraSettings()
-    """Of the adapter; DPO trains it on in the same shape. Without effect where `method` is `full`."""
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Where `method` is `full`, the default is 1e-5."""
+    """Learning rate at its peak, after the warm-up. 2e-4 suits an adapter; where `method` is `full`, the default is
+    1e-5, and a check warns from ten times that on."""
     packing: bool = False
-    """Several rows end to end in one sequence of up to `max_length` tokens, none seeing another: pays off on GPUs where
-    rows are short. Batch sizes then count sequences."""
+    """Put several rows end to end into one sequence of up to `max_length` tokens; no row sees another. It saves time on
+    GPUs where rows are short. Off, because batch sizes then count sequences and not rows."""
 
 
 class DpoSettings(TrainSettings):
-    """DPO goes on from what SFT left: the adapter in its shape, or (`method: full`) every weight of the model, an
-    adapter merged into it."""
+    """DPO continues the result of SFT: its adapter, in the same shape, or with `method: full` every weight of the model
+    (an adapter is merged into it first)."""
 
     usual_full_rate = 5e-7
 
     learning_rate: float = Field(default=5e-6, gt=0)
-    """Where `method` is `full`, the default is 5e-7."""
+    """Learning rate at its peak, after the warm-up. Far below that of SFT: one epoch at 1e-4 on the demo passed every
+    check of the training and changed F1 of the answers by -0.08 [-0.19, 0.02]. Where `method` is `full`, the default is
+    5e-7."""
     beta: float = Field(default=0.1, gt=0)
+    """Strength of the pull towards the reference (the model that SFT left). Higher stays closer to it. The default is
+    that of TRL and of RAG-DDR."""
     loss: Literal[
-        "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
-        "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
-    ] = "sigmoid"  # fmt: skip
-    """TRL's names. `robust` expects some pairs to be the wrong way round, `ipo` and `sigmoid_norm` divide by length."""
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "exo_pair",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sft",
+        "sigmoid_norm",
+    ] = "sigmoid"
+    """The loss, by its name in TRL; `sigmoid` is that of the DPO paper. `robust` expects some pairs to be in the wrong
+    order, `ipo` and `sigmoid_norm` divide by the length."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
-    """How many of the pairs may be the wrong way round; null takes what the loss's paper recommends."""
+    """Share of pairs (0 to 0.5) that may be in the wrong order, for the losses `robust`, `exo_pair`, `aot` and
+    `aot_unpaired`. Null takes the value of the loss's paper: 0.1 for `robust`, 0.001 for `exo_pair`, else 0."""
     precompute_reference: bool | Literal["auto"] = "auto"
-    """What the SFT adapter thinks of the pairs is computed once and kept for later runs, instead of at every step.
-    `auto` does so when the run sees every pair at least once, and always where `method` is `full`: no second model is
-    held in memory."""
+    """Compute the reference log-probabilities once and cache them, instead of at every step. `auto` does so when the
+    run sees every pair at least once, and always where `method` is `full`, so that no second model is in memory. Later
+    runs on the same pairs use the cache."""
 
     @model_validator(mode="after")
-    def _loss_is_smoothed(self) -> Self:
+    def _check_label_smoothing(self) -> Self:
         smoothed = ("robust", "exo_pair", "aot", "aot_unpaired")
         if self.label_smoothing is not None and self.loss not in smoothed:
             raise ValueError(
@@ -215,7 +312,7 @@ class DpoSettings(TrainSettings):
         return self
 
     @model_validator(mode="after")
-    def _a_whole_model_is_no_reference(self) -> Self:
+    def _check_reference(self) -> Self:
         if self.method == "full" and self.precompute_reference is False:
             raise ValueError(
                 "precompute_reference is false, and method is `full`: the reference at every step would be a second "
@@ -226,66 +323,124 @@ class DpoSettings(TrainSettings):
 
 class EmbeddingSettings(Section):
     base_model: str
+    """The encoder to train: a hub name, a folder, or `package:NAME` for a model in a Python package."""
     revision: str | None = None
+    """Commit, branch or tag of a hub model. Null takes the default branch; name a commit to train on the same weights
+    again later."""
     pooling: Literal["mean", "cls"] = "mean"
+    """Step from token vectors to one dense vector: their `mean`, or the first token's (`cls`). Use the one that the
+    base model was trained with: BGE models use `cls`, MiniLM and E5 `mean`."""
     query_prompt: str = ""
+    """Text put before every query, as the base model expects it (E5: `"query: "`). It also enters the lexical vector.
+    Empty for models without prompts."""
     passage_prompt: str = ""
+    """Text put before every passage, as the base model expects it (E5: `"passage: "`). It also enters the lexical
+    vector. Empty for models without prompts."""
     query_max_tokens: PositiveInt = 64
+    """Tokens of a query that are encoded, its prompt included; the rest is cut. Questions are short, and a small limit
+    bounds the time of a search."""
     passage_max_tokens: PositiveInt = 256
+    """Tokens of a passage that are encoded, its prompt included; neither arm sees the rest. Choose it together with
+    `corpus.max_chars`: Chinese text can have one token a character. More tokens take more time and memory."""
     matryoshka: list[PositiveInt] = []
-    """Smaller dimensions to train for besides the full one; `retrieval.dimension` may then be one of them."""
+    """Smaller dimensions to train for, next to the full one; `retrieval.dimension` may then be one of them. Empty
+    trains the full dimension alone."""
     epochs: float = Field(default=3.0, ge=0)
+    """Passes over the training questions; may be a fraction. 0 trains nothing: the base model serves with a lexical
+    head that weighs every token the same. Hard negatives are mined from the second pass on."""
     max_steps: int | None = Field(default=None, gt=0)
+    """Optimizer steps to stop after, at most. Null trains for `epochs`."""
     batch_size: PositiveInt = 32
+    """Questions in one step, each with one right passage. The passages of the other questions are its negatives, so a
+    larger batch is a harder task and takes more memory."""
     learning_rate: float = Field(default=2e-5, gt=0)
+    """Learning rate of the encoder at its peak; it falls linearly to 0. Small, because the encoder is trained
+    already."""
     head_learning_rate: float = Field(default=2e-4, gt=0)
+    """Learning rate of the lexical head at its peak. Ten times that of the encoder, because the head starts from
+    nothing."""
     warmup_steps: float = Field(default=0.1, ge=0)
+    """Optimizer steps in which the rates rise; a value below 1 is a share of all steps. The default, a tenth, is
+    that of BGE-M3's own examples."""
     temperature: float = Field(default=0.05, gt=0)
+    """Divisor of the dense and fused scores in the loss. Smaller punishes near misses harder. The default is that of
+    sentence-transformers; BGE-M3 and the demo use 0.02."""
     sparse_temperature: float = Field(default=1.0, gt=0)
+    """Divisor of the lexical scores in the loss. The lexical head changes little with the default; the demo and the
+    retrieval benchmark set 0.05, with which it learns."""
     sparse_loss_weight: float = Field(default=0.3, ge=0)
+    """Weight of the lexical loss next to the dense and the fused one, which count 1. The default equals the lexical
+    arm's share in the fused score; 0 trains the head through the fused score alone."""
     self_distill: bool = True
+    """Teach each arm from the fused ranking of the same step (BGE-M3, arXiv 2402.03216). There it lifted the lexical
+    arm from 36.7 to 53.9 nDCG@10 on MIRACL."""
     hard_negatives: int = Field(default=0, ge=0)
-    """Wrong passages put beside each question's own: of those that the model itself ranks highest for it, never one
-    judged right or nearly equal to such a one. Mined before every epoch but the first, which encodes the corpus."""
+    """Wrong passages added for each question: some that the model itself ranks highest for it, never one that is judged
+    right or nearly equal to a right one. Mined before every epoch but the first, which encodes the whole corpus; off
+    for that cost. On STARD one of them lifted the fused nDCG@10 by 1.3 to 1.9 points."""
     seed: int = 42
+    """Seed of the order of questions and of the drawn passages. The same seed on the same hardware gives the same
+    result."""
 
     @model_validator(mode="after")
-    def _hard_negatives_come_with_the_second_epoch(self) -> Self:
+    def _check_hard_negatives(self) -> Self:
         if self.hard_negatives and 0 < self.epochs <= 1:
             raise ValueError(
-                "hard_negatives are mined from the second epoch on, and there is none. Raise epochs, or set 0."
+                "hard_negatives are mined from the second epoch on, and there is no second one. Raise epochs, or set "
+                "hard_negatives: 0."
             )
         return self
 
 
 class RetrievalSettings(Section):
     distance: Literal["cosine", "dot", "euclid"] = "cosine"
+    """Measure of the dense arm in Qdrant. Vectors have length 1, so all three rank the dense arm alike; choose what
+    another service expects. A change builds a new collection."""
     dimension: PositiveInt | None = None
-    """Cut dense vectors to this many dimensions (the model must have been trained for it); null keeps all."""
+    """Dimensions of the stored dense vectors, for less memory: the model must be trained for it
+    (`embedding.matryoshka`). Null keeps all."""
     dense_weight: float = Field(default=1.0, ge=0)
+    """Factor of the dense score in `weighted_sum`; the other methods of fusion ignore it. 1.0 with 0.3 are BGE-M3's
+    weights."""
     sparse_weight: float = Field(default=0.3, ge=0)
+    """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. It depends on the data (0.7
+    was chosen for STARD): `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
     fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
+    """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores
+    scaled by their distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF
+    can rank the lighter arm first."""
     prefetch_limit: PositiveInt = 100
+    """Points that each arm hands to the fusion, at least 100 and ten times `top_k`. A point outside one arm's list
+    scores 0 there: on STARD 10 points gave nDCG@10 48.2, 100 gave 50.3, all 50.4. More points take more time."""
     top_k: PositiveInt = 10
+    """Passages that `ft search` shows, unless `-k` is given."""
     evaluate_on: Literal["validation", "test"] = "test"
+    """Split whose questions judge a candidate. `test`, because the weights may have been chosen on validation."""
     tolerance: float = Field(default=0.02, ge=0)
-    """How much nDCG@10 and Recall@10 a release may lose against what is live: it is held when it loses more, and the
-    paired 95 % interval excludes 0. 1 accepts any loss, also where what is live is gone and cannot be compared with."""
+    """Loss of nDCG@10 and Recall@10 (0 to 1) that a release may have against the current one. A candidate is held when
+    its mean loss is larger and the paired 95 % interval excludes 0. 1 accepts any loss, also where the current release
+    is gone and cannot be compared with."""
     fused_epsilon: float = Field(default=0.05, ge=0)
-    """How far the fused ranking may fall below its better arm (nDCG@10)."""
+    """Distance in nDCG@10 (0 to 1) that the fused ranking may lie below its better arm; beyond it the gate blocks. The
+    fixed weights can lose this way on other data: 9 points were measured on XQuAD-zh."""
     max_empty_sparse_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of passages (0 to 1) whose lexical vector may be empty. More mean that the lexical head has collapsed, as
+    in FlagEmbedding issue 982."""
     min_recall_at_10: float = Field(default=0.0, ge=0, le=1)
+    """Recall@10 of the fused ranking (0 to 1) that a release needs. 0 asks for none, because the right value depends on
+    your questions."""
     keep: PositiveInt = 3
-    """Collections kept for rollback."""
+    """Released collections to keep for a rollback; older ones are deleted after a release. The current one is always
+    kept."""
 
     @model_validator(mode="after")
-    def _contradictions(self) -> Self:
+    def _check_ranking(self) -> Self:
         if self.dense_weight == 0 and self.sparse_weight == 0:
             raise ValueError("dense_weight and sparse_weight are both 0: nothing would be ranked. Raise one.")
         if self.distance == "euclid" and self.fusion == "dbsf":
             raise ValueError(
-                "fusion `dbsf` adds up scores, and a euclidean distance is smaller for what is nearer: the dense arm "
-                "would rank upside down. Use `weighted_sum` or `rrf`, or another distance."
+                "fusion `dbsf` adds scores, and a nearer point has a smaller euclidean distance: the dense arm would "
+                "rank in reverse order. Use `weighted_sum` or `rrf`, or another distance."
             )
         if self.prefetch_limit < max(100, 10 * self.top_k):
             raise ValueError(
@@ -297,23 +452,36 @@ class RetrievalSettings(Section):
 
 class AnswerSettings(Section):
     top_k: PositiveInt = 3
-    """Passages in the prompt."""
+    """Retrieved passages in the prompt of `answer_evaluation`. Few, because each one makes the prompt longer and the
+    answers slower."""
     max_new_tokens: PositiveInt = 32
-    """Tokens of thought and answer together: a thinking model needs some thousands."""
+    """Tokens of reasoning and answer together, at most. The default suits answers of a few words; a model that reasons
+    needs some thousands."""
     max_questions: PositiveInt = 200
+    """Held-out questions that every compared model answers, at most. More make the intervals narrower and the
+    evaluation longer."""
     batch_size: PositiveInt = 8
+    """Questions answered at the same time. It decides memory and speed; it is halved by itself when memory runs
+    out."""
     system: str = ""
+    """System message of every chat, in training and serving; a row's own `system` goes before it. Empty: no system
+    message."""
     prompt: str = "Background:\n{passages}\n\nQuestion: {question}\nAnswer:"
-    """The RAG prompt, for training and serving alike. Must hold {passages} and {question}."""
+    """The RAG prompt, for training and serving alike; it must hold {passages} and {question}. A change makes a trained
+    adapter fail `prompt_is_served` until it is trained again."""
     passage_separator: str = "\n"
+    """Text between two passages in the prompt; like the prompt, the same in training and serving."""
     tolerance: float = Field(default=0.05, ge=0)
-    """How much character F1 a release may lose against the base model and what is live (lower confidence bound)."""
+    """Loss of character F1 (0 to 1) that a release may have against the base model and the current release. A candidate
+    is held when its mean loss is larger and the paired 95 % interval excludes 0."""
     max_open_thoughts: float = Field(default=0.1, ge=0, le=1)
-    """The gate warns when more of a thinking model's replies end (by `max_new_tokens`, say) with the thought open."""
+    """Share (0 to 1) of a reasoning model's replies that may end with the reasoning still open, mostly because
+    `max_new_tokens` ended them; above it the check warns. Such a reply has no answer."""
     seed: int = 42
+    """Seed of the bootstrap intervals. Answers need none: they are generated greedily."""
 
     @model_validator(mode="after")
-    def _prompt_has_its_places(self) -> Self:
+    def _check_prompt(self) -> Self:
         for place in ("{passages}", "{question}"):
             if place not in self.prompt:
                 raise ValueError(f"prompt lacks {place}. Add it.")
@@ -322,22 +490,27 @@ class AnswerSettings(Section):
 
 class ArtifactSettings(Section):
     keep: PositiveInt = 5
-    """Artifacts kept for each asset, and releases whose artifacts are kept besides (at least `retrieval.keep` of them).
-    What serves and what is current is never removed, nor is what it was made from."""
+    """Artifacts to keep for each asset, and last releases whose artifacts are kept as well (at least `retrieval.keep`
+    of them). What is released or current is never removed, nor is what it was made from. Lower it when the disk is
+    full."""
 
 
 class QdrantSettings(Section):
     engine: Literal["local", "server", "edge"] = "local"
-    """`local` and `edge` keep points below the state folder; `server` needs `url`. The API key comes from
-    QDRANT_API_KEY. Up to 20,000 passages `local` is enough; `edge` (extra `edge`) is Qdrant's own engine in process."""
+    """`local` and `edge` keep points below the state folder; `server` needs `url`, and its API key comes from
+    QDRANT_API_KEY. `local` needs no service and is enough up to 20,000 passages; `edge` (extra `edge`) is Qdrant's own
+    engine in this process."""
     url: str | None = None
+    """Address of the server, `https://host:6333`; only with `engine: server`. A key is refused over plain http, except
+    to the loopback."""
     collection: str = "passages"
-    """The alias that serves."""
+    """Name of the alias that serves. Collections are named after it; other services query the alias."""
     lock_timeout: float = Field(default=60.0, gt=0)
-    """Seconds to wait for another process that holds the embedded engine."""
+    """Seconds to wait for another process that has the embedded engine open (`local`, `edge`). With a minute, a
+    short search in one process does not fail the other."""
 
     @model_validator(mode="after")
-    def _server_needs_url(self) -> Self:
+    def _check_url(self) -> Self:
         if self.engine == "server" and not self.url:
             raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `local`.")
         if self.engine != "server" and self.url:
@@ -347,15 +520,18 @@ class QdrantSettings(Section):
 
 class LauncherSettings(Section):
     kind: Literal["inline", "subprocess", "torchrun"] = "subprocess"
-    """`torchrun` trains adapters in `processes` processes; all other work runs as one child process."""
+    """Place of heavy work: `subprocess` runs it in one child process, so that its memory is given back and it can be
+    stopped; `inline` in the same process, for debugging; `torchrun` trains adapters in `processes` processes and runs
+    all other work as `subprocess` does."""
     processes: PositiveInt = 1
-    """Processes of one adapter training, on as many GPUs (or on the CPU's cores)."""
+    """Processes of one adapter training, on as many GPUs (or on the CPU's cores). More than 1 needs
+    `kind: torchrun`."""
     threads: PositiveInt | None = None
-    """Compute threads of one worker, shared among its processes; null takes OMP_NUM_THREADS for each of them where it
-    is set, else the cores that are there."""
+    """Compute threads of one worker, shared among its processes. Null takes OMP_NUM_THREADS for each of them where it
+    is set, else the cores that this process may use."""
 
     @model_validator(mode="after")
-    def _only_torchrun_has_processes(self) -> Self:
+    def _check_processes(self) -> Self:
         if self.processes > 1 and self.kind != "torchrun":
             raise ValueError(
                 f"processes ({self.processes}) needs kind `torchrun`, not `{self.kind}`. Set kind: torchrun, or "
@@ -366,13 +542,18 @@ class LauncherSettings(Section):
 
 class AcceleratorSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of every model. `auto` takes the GPU if there is one; `cuda` makes a missing GPU an error (FT-ACC-001)
+    instead of a slow surprise."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the computation. `auto` takes bfloat16 where the hardware has it (on a CPU: AMX or AVX512-BF16,
+    measured 2.3 times faster encoding), float16 on other GPUs, else float32. A CPU refuses float16 (FT-ACC-002)."""
 
 
 class Settings(Section):
-    """All of config.yaml after profile and environment. The first seven sections are assets."""
+    """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this file's keys. A release refuses a version that it does not read."""
     corpus: CorpusSettings
     datasets: DatasetSettings = DatasetSettings()
     sft: SftSettings
@@ -386,7 +567,7 @@ class Settings(Section):
     accelerator: AcceleratorSettings = AcceleratorSettings()
 
     @model_validator(mode="after")
-    def _adapters_share_a_base(self) -> Self:
+    def _check_base_models(self) -> Self:
         if (self.sft.base_model, self.sft.revision) != (self.dpo.base_model, self.dpo.revision):
             raise ValueError(
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
@@ -395,16 +576,16 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def _an_adapter_goes_on_the_base(self) -> Self:
+    def _check_methods(self) -> Self:
         if self.sft.method == "full" and self.dpo.method != "full":
             raise ValueError(
-                f"dpo.method ({self.dpo.method}) must be `full` where sft.method is `full`: an adapter goes on the "
-                "base model, not on a model that SFT made of it. Set dpo.method: full, or sft.method: lora."
+                f"dpo.method ({self.dpo.method}) must be `full` where sft.method is `full`: an adapter is "
+                "trained on the base model, and SFT replaces that model. Set dpo.method: full, or sft.method: lora."
             )
         return self
 
     @model_validator(mode="after")
-    def _batches_divide_among_processes(self) -> Self:
+    def _check_batches_of_processes(self) -> Self:
         for name, section in (("sft", self.sft), ("dpo", self.dpo)):
             at_once = section.micro_batch_size * self.launcher.processes
             if section.global_batch_size % at_once:
@@ -416,7 +597,7 @@ class Settings(Section):
         return self
 
 
-# Section of config.yaml -> the asset that carries it.
+# Section of config.yaml -> the asset that holds it.
 SETTINGS_ASSETS: dict[str, str] = {
     "corpus": "corpus_settings",
     "datasets": "dataset_settings",
@@ -428,7 +609,7 @@ SETTINGS_ASSETS: dict[str, str] = {
     "qdrant": "qdrant_settings",
 }
 
-# What the field once called it -> what to write here.
+# A name that other tools or earlier releases use -> the key to write.
 RENAMED: dict[str, str] = {
     "evaluation_strategy": "eval_steps (evaluation is always by steps)",
     "eval_strategy": "eval_steps (evaluation is always by steps)",
@@ -447,7 +628,7 @@ RENAMED: dict[str, str] = {
     "num_train_epochs": "epochs",
     "lr_scheduler_type": "scheduler",
     "model_name_or_path": "base_model",
-    "lora": "sft.lora (DPO trains the SFT adapter on, in the shape that it has)",
+    "lora": "sft.lora (DPO continues the SFT adapter, in its shape)",
     "lora_r": "lora.r",
     "lora_alpha": "lora.alpha",
     "lora_dropout": "lora.dropout",
@@ -462,5 +643,5 @@ RENAMED: dict[str, str] = {
 
 
 def section_json(settings: Settings, section: str) -> dict[str, Any]:
-    """One section as plain JSON values."""
+    """Return one section as plain JSON values."""
     return getattr(settings, section).model_dump(mode="json")

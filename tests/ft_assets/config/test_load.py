@@ -1,3 +1,5 @@
+"""config.yaml is read with profile and environment, and every error in it is reported with its place."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,7 +30,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_profile_lies_over_the_base_and_the_environment_over_both(config: Path):
+def test_the_profile_overrides_the_base_and_the_environment_overrides_both(config: Path):
     assert load_settings(config, environ={}).sft.base_model == "org/tiny"
     assert load_settings(config, "large", environ={}).sft.base_model == "org/big"
     settings = load_settings(
@@ -87,7 +89,7 @@ def test_the_shape_of_the_adapter_belongs_to_sft(config: Path):
     assert len(error.value.errors) == 1
 
 
-def test_after_a_whole_model_comes_no_adapter_and_rates_follow_the_method(config: Path):
+def test_an_adapter_cannot_follow_a_whole_model_and_rates_follow_the_method(config: Path):
     full = {"FT_PROFILE": "large", "FT__SFT__METHOD": "full"}
     with pytest.raises(SettingsError, match=r"dpo\.method \(lora\) must be `full` where sft\.method is `full`"):
         load_settings(config, environ=full)
