@@ -21,7 +21,8 @@ import msgspec
 
 from expectations.violations import Refused, Violation
 from resources import accelerator, torchrun
-from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
+from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.files import write_json
 
 LOG_FILE = "training.log"
 FAILURE_FILE = "failure.json"

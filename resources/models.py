@@ -8,7 +8,6 @@ loaded (`trust_remote_code=False`, `use_safetensors=True` wherever something is 
 # pyright: basic
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ import msgspec
 from expectations.canonical import digest, file_digest
 from expectations.contracts.fingerprint import fingerprint as contract_fingerprint
 from expectations.violations import Refused, Violation
+from resources.files import file_lock, file_stamp
 
 PACKAGE_PREFIX = "package:"
 
@@ -81,7 +81,7 @@ def version(name: str, state: Path, revision: str | None = None) -> str:
 
 
 def _digest_file(path: Path) -> str:
-    return _cached_digest(str(path), path.stat().st_size, path.stat().st_mtime_ns)
+    return _cached_digest(str(path), *file_stamp(path))
 
 
 @cache
@@ -119,9 +119,7 @@ def _in_hub(name: str, revision: str | None) -> Place:
 
 def _from_gguf(source: Path, target: Path) -> Path:
     """Dequantise a GGUF file into a plain bf16 safetensors folder: staged, then renamed, once a machine."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(target.parent / f".{target.name}.lock"):
         if (target / "config.json").is_file():
             return target
         import torch

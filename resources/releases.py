@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +11,8 @@ import msgspec
 
 from expectations.canonical import digest
 from expectations.violations import Refused, Violation
-from resources.artifacts import ArtifactStore, write_json
+from resources.artifacts import ArtifactStore
+from resources.files import file_lock, write_json
 
 Kind = Literal["adapter", "collection"]
 
@@ -144,9 +143,5 @@ class Releases:
                 todo += [(name, a.recipe_id) for a in store.versions(name) if a.data_version == version]
         return found
 
-    @contextmanager
-    def _lock(self, kind: Kind) -> Generator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{kind}.lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
+    def _lock(self, kind: Kind) -> AbstractContextManager[object]:
+        return file_lock(self.folder / f".{kind}.lock")

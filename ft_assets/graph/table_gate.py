@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -15,6 +14,7 @@ from expectations.tables.gate import Table, Validation, judge, slim_frame, suite
 from expectations.tables.report import render_markdown, render_report
 from expectations.violations import Violation
 from resources.artifacts import Artifact, ArtifactStore
+from resources.files import write_text
 
 _REPORTS_KEPT = 20
 _LIBRARIES = ("ft-assets", "great-expectations", "pandas", "pyarrow")
@@ -53,10 +53,7 @@ def _judged(path: Path, _sha256: str, table: Table, _suite_sha256: str) -> tuple
 
 def _publish(report: Path, page: str) -> None:
     """Write a report so that a reader sees a whole page, and forget the oldest ones beside it."""
-    report.parent.mkdir(parents=True, exist_ok=True)
-    temporary = report.with_name(f".{report.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_text(page, "utf-8")
-    temporary.replace(report)
+    write_text(report, page)
     newest_first = sorted(report.parent.glob("[!.]*.html"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in newest_first[_REPORTS_KEPT:]:
         old.unlink(missing_ok=True)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from resources.engines.protocol import (
     require_unaliased,
     weighted_sum,
 )
+from resources.files import sync_to_disk
 
 _QUERIES = 64  # in one request
 # where qdrant-client 1.20 keeps a local collection's points, and what it replaces at every change of anything else
@@ -232,9 +232,7 @@ class LocalClient(ServerClient):
         copied.mkdir()
         with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(copied / _FILE)) as new:
             old.backup(new)
-        descriptor = os.open(copied / _FILE, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync_to_disk(copied / _FILE)
         copied.rename(place)
         super().create(name, serving, metadata)
         return True

@@ -22,7 +22,6 @@ import qdrant_edge as edge
 
 from expectations.contracts.embedding import Serving
 from expectations.violations import Refused, Violation
-from resources.artifacts import write_json
 from resources.engines.protocol import (
     DENSE,
     SPARSE,
@@ -35,6 +34,7 @@ from resources.engines.protocol import (
     require_unaliased,
     weighted_sum,
 )
+from resources.files import write_json
 
 _QUERIES = 64  # in one batch
 _PAGE = 10_000  # points in one page of a scroll without vectors

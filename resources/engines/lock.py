@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from expectations.violations import Refused, Violation
+from resources.files import file_lock
 
 _POLL_SECONDS = 0.05
 _log = logging.getLogger(__name__)
@@ -24,12 +24,11 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
     qdrant-client's own lock is taken after it has read the folder: a client that opens while another writes would hold
     what was there before, and write that back. This one is taken before anything is read. It goes with its process.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".writer").open("a+") as stream:
+    with ExitStack() as stack:
         told = False
         while True:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stream = stack.enter_context(file_lock(folder / ".writer", wait=False))
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
