@@ -15,6 +15,7 @@ from expectations.violations import Refused
 from resources import telemetry
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import LOG_FILE, Job, job_environment, read_failure, run_inline, worker_command, write_job
+from resources.memo import Memo
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.torchrun import STOP_SECONDS, gpu_environment, torchrun_command
@@ -130,12 +131,13 @@ class LauncherResource(dg.ConfigurableResource[Any]):
         return artifact
 
 
-_stores: dict[str, ArtifactStore] = {}
+_stores = Memo[ArtifactStore](size=4)
+"""The stores of this process, by state folder: a store remembers which files it has hashed."""
 
 
 def _store(state_dir: str) -> ArtifactStore:
-    """One store a process, so that a file is hashed once and not once a check."""
-    return _stores.setdefault(state_dir, ArtifactStore(Path(state_dir) / "artifacts"))
+    """Return the store of a state folder, the same one each time: a file is hashed once and not once a check."""
+    return _stores.get(state_dir, lambda: ArtifactStore(Path(state_dir) / "artifacts"))
 
 
 def _watch(context: dg.AssetExecutionContext, asset: str, run_dir: Path, done: threading.Event) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -22,8 +21,11 @@ from expectations.canonical import digest, file_digest
 from expectations.contracts.fingerprint import fingerprint as contract_fingerprint
 from expectations.violations import Refused, Violation
 from resources.files import file_lock, file_stamp
+from resources.memo import Memo
 
 PACKAGE_PREFIX = "package:"
+_digests = Memo[str](size=256)
+"""sha256 of a model's files, by path and stamp: one model has a few, and hashing gigabytes takes seconds."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -81,13 +83,7 @@ def version(name: str, state: Path, revision: str | None = None) -> str:
 
 
 def _digest_file(path: Path) -> str:
-    return _cached_digest(str(path), *file_stamp(path))
-
-
-@cache
-def _cached_digest(path: str, size: int, mtime_ns: int) -> str:
-    del size, mtime_ns  # part of the cache's key: an altered file is hashed again
-    return file_digest(Path(path))
+    return _digests.get((path, file_stamp(path)), lambda: file_digest(path))
 
 
 def _in_package(name: str) -> Place:

@@ -12,12 +12,14 @@ from ft_assets.corpus.assets import GLOSSARY
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 from resources.artifacts import Artifact
+from resources.memo import Memo
 from resources.parquet import read_rows
 from resources.plots import bars
 
 _ANSWER = {"instruction": "answer", "preference": "chosen", "retrieval": ""}
 _SHOWN_TERMS = 20
-_covered: dict[tuple[str, ...], Coverage] = {}
+_covered = Memo[Coverage](size=16)
+"""The coverage of a data set, by its path and both versions: two gates ask for the same one."""
 
 
 def _terms_are_covered(evidence: Evidence) -> Verdict:
@@ -59,12 +61,11 @@ def _answers_keep_their_terms(dataset: str) -> Callable[[Evidence], Verdict]:
 
 
 def _cover(records: Artifact, terms: Artifact, dataset: str) -> Coverage:
-    # two gates ask about one data set; what these versions say does not change
-    key = (str(records.path), records.data_version, terms.data_version)
-    if key not in _covered:
+    def find() -> Coverage:
         finder = TermFinder({row["term"]: row["names"] for row in read_rows(terms.file(GLOSSARY), ["term", "names"])})
-        _covered[key] = glossary.cover(finder, _rows(records, dataset))
-    return _covered[key]
+        return glossary.cover(finder, _rows(records, dataset))
+
+    return _covered.get((records.path, records.data_version, terms.data_version), find)
 
 
 def _rows(records: Artifact, dataset: str) -> Iterator[tuple[str, str, str]]:
