@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from expectations.markdown import markdown_cell, markdown_table
+
 
 class Code(NamedTuple):
     """One rule: its title, why it matters, and how to fix what broke it."""
@@ -1104,7 +1106,5 @@ CODES: dict[str, Code] = {
 
 def codes_markdown() -> str:
     """The table of all codes as Markdown, the text of docs/rules.md."""
-    lines = ["| code | what | why it matters | how to fix |", "| --- | --- | --- | --- |"]
-    cells = ((key, *(part.replace("|", "\\|") for part in code)) for key, code in CODES.items())
-    lines += ["| " + " | ".join((f"`{key}`", *rest)) + " |" for key, *rest in cells]
-    return "\n".join(lines) + "\n"
+    rows = ((f"`{key}`", *map(markdown_cell, code)) for key, code in CODES.items())
+    return markdown_table(["code", "what", "why it matters", "how to fix"], rows) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from expectations.markdown import markdown_cell, markdown_table
 from expectations.text import glossary
 from expectations.text.glossary import Coverage, TermFinder
 from ft_assets.config.from_artifact import settings_of
@@ -82,20 +83,16 @@ def _missing(rows: list[dict[str, Any]], covered: dict[str, Coverage]) -> str:
     if not missing:
         return "#### Every term of the passages is in a question"
     missing.sort(key=lambda row: -row["passages"])
-    lines = [f"| {_cell(row['term'])} | {row['passages']} |" for row in missing[:_SHOWN_TERMS]]
-    return "\n".join([f"| {len(missing)} terms that no question names | passages |", "| --- | --- |", *lines])
+    shown = [(markdown_cell(row["term"]), row["passages"]) for row in missing[:_SHOWN_TERMS]]
+    return markdown_table([f"{len(missing)} terms that no question names", "passages"], shown)
 
 
 def _table(coverage: Coverage) -> str:
-    lines = [
-        f"| {_cell(row.where)} | {_cell(', '.join(row.terms))} | {_cell(row.answer)} |"
+    rows = [
+        [markdown_cell(row.where), markdown_cell(", ".join(row.terms)), markdown_cell(row.answer)]
         for row in coverage.lost[:_SHOWN_TERMS]
     ]
-    return "\n".join(["| where | the question's terms | the answer begins |", "| --- | --- | --- |", *lines])
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return markdown_table(["where", "the question's terms", "the answer begins"], rows)
 
 
 _NEEDS = ("glossary", "preference_records", "retrieval_records")
