@@ -16,7 +16,7 @@ from resources import telemetry
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import LOG_FILE, Job, job_environment, read_failure, run_inline, worker_command, write_job
 from resources.memo import Memo
-from resources.qdrant import QdrantEngine
+from resources.qdrant import QdrantEngine, engine_of_state
 from resources.releases import Releases
 from resources.torchrun import STOP_SECONDS, gpu_environment, torchrun_command
 
@@ -55,14 +55,8 @@ class QdrantResource(dg.ConfigurableResource[Any]):
     lock_timeout: float = 60.0
 
     def engine(self) -> QdrantEngine:
-        return QdrantEngine(
-            kind=self.kind,
-            path=Path(self.state_dir) / "qdrant",
-            url=self.url,
-            alias=self.alias,
-            api_key=os.environ.get("QDRANT_API_KEY"),
-            lock_timeout=self.lock_timeout,
-        )
+        state = Path(self.state_dir)
+        return engine_of_state(state, kind=self.kind, url=self.url, alias=self.alias, lock_timeout=self.lock_timeout)
 
 
 class Launcher(Protocol):

@@ -39,14 +39,8 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def engine(self) -> QdrantEngine:
         """Return the engine, with the API key of this process's environment."""
-        return QdrantEngine(
-            kind=self.kind,
-            path=Path(self.path),
-            url=self.url,
-            alias=self.alias,
-            api_key=os.environ.get("QDRANT_API_KEY"),
-            lock_timeout=self.lock_timeout,
-        )
+        fields = {**msgspec.structs.asdict(self), "path": Path(self.path)}
+        return QdrantEngine(**fields, api_key=os.environ.get("QDRANT_API_KEY"))
 
 
 @dataclass(frozen=True)
@@ -156,6 +150,12 @@ class QdrantEngine:
                 "start it, or fix qdrant.url and QDRANT_API_KEY",
             ) from error  # fmt: skip
         return client
+
+
+def engine_of_state(state: Path, *, kind: str, url: str | None, alias: str, lock_timeout: float) -> QdrantEngine:
+    """Return the engine of a state folder, as config.yaml configures it. The API key comes only from QDRANT_API_KEY."""
+    path = str(state / "qdrant")
+    return EngineParams(kind=kind, path=path, url=url, alias=alias, lock_timeout=lock_timeout).engine()
 
 
 def aliased(client: VectorClient, alias: str) -> str | None:
