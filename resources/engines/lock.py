@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 from resources.files import file_lock
 
 _POLL_SECONDS = 0.05
@@ -45,12 +45,15 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
 
 def held(folder: Path, timeout: float, holder: str) -> Refused:
     """The refusal that names who is in the way."""
-    violation = Violation(
-        code="FT-QDR-001", where=str(folder), message=f"{holder} holds the embedded engine.", field="qdrant",
-        found=f"still locked after {timeout:g} s", expected="an open engine",
-        fix="wait for that process or end it, raise qdrant.lock_timeout, or use a server (qdrant.engine: server)",
-    )  # fmt: skip
-    return Refused("opening Qdrant", [violation])
+    refusal = violation(
+        "FT-QDR-001",
+        where=str(folder),
+        message=f"{holder} has the embedded engine open",
+        field="qdrant",
+        found=f"still locked after {timeout:g} s",
+        expected="an open engine",
+    )
+    return Refused("opening Qdrant", [refusal])
 
 
 def _holder(folder: Path) -> str:
