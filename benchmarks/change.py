@@ -32,8 +32,9 @@ import dagster as dg  # noqa: E402
 
 from benchmarks.encode import bert_base  # noqa: E402
 from ft_assets.definitions import ROOMS  # noqa: E402
-from resources.artifacts import ArtifactStore, write_json  # noqa: E402
+from resources.artifacts import ArtifactStore  # noqa: E402
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource  # noqa: E402
+from resources.files import write_json  # noqa: E402
 
 SECTIONS = 10
 BUILD = ("passages", "passage_vectors", "qdrant_collection")

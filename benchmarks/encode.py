@@ -46,7 +46,8 @@ from ft_assets.embedding.pairs import Passages, Questions
 from ft_assets.embedding.train import train
 from ft_assets.retrieval import encode
 from resources import accelerator, models
-from resources.artifacts import ArtifactStore, Recipe, library_versions, write_json
+from resources.artifacts import ArtifactStore, Recipe, library_versions
+from resources.files import write_json
 from resources.launcher import Job
 from resources.parquet import write_table
 from resources.telemetry import Metrics

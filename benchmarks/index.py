@@ -37,7 +37,8 @@ from ft_assets.embedding.model import Encoded
 from ft_assets.retrieval.collection import BATCH, build, collection_name, point_id
 from ft_assets.retrieval.query import ask
 from ft_assets.retrieval.vectors import schema, vector_writer
-from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
+from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.files import write_json
 from resources.qdrant import QdrantEngine
 
 DIMENSION, WEIGHTS, VOCABULARY, CHUNK = 384, 57, 30_000, 1024

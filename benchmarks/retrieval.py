@@ -38,6 +38,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.retrieval import METRICS, measure
 from ft_assets.config.from_artifact import settings_of
@@ -368,13 +369,13 @@ def write_runs(folder: Path, questions: Questions, rankings: Mapping[tuple[str, 
 
 def table(report: dict[str, Any]) -> str:
     """The scores as a Markdown table, in percent, with the 95 % interval of nDCG@10."""
-    lines = ["| | nDCG@10 | Recall@10 | Recall@100 | MRR@10 |", "|---|---|---|---|---|"]
+    rows: list[list[str]] = []
     for name, metrics in report["scores"].items():
         low, high = (100 * metrics["ndcg_at_10"][end] for end in ("low", "high"))
         cells = [f"{100 * metrics[metric]['mean']:.1f}" for metric in METRICS]
         cells[0] += f" [{low:.1f}, {high:.1f}]"
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, *cells])
+    return markdown_table(["", "nDCG@10", "Recall@10", "Recall@100", "MRR@10"], rows)
 
 
 def machine() -> dict[str, Any]:

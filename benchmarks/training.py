@@ -458,10 +458,11 @@ def main() -> None:
 
 def show(found: dict[str, dict[str, Any]], ratios: dict[str, dict[str, Any]]) -> None:
     """A Markdown table, as docs/performance.md has it."""
-    print(
-        "| | tokens/s | s/step | CPU s/step | training, times ours | CPU, times ours | peak MiB | whole run s | loss |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    from expectations.markdown import markdown_table
+
+    columns = ["", "tokens/s", "s/step", "CPU s/step", "training, times ours", "CPU, times ours", "peak MiB",
+               "whole run s", "loss"]  # fmt: skip
+    rows: list[list[object]] = []
     for name, one in found.items():
         ratio = ratios.get(name)
         over, cpu, loss = (
@@ -469,10 +470,9 @@ def show(found: dict[str, dict[str, Any]], ratios: dict[str, dict[str, Any]]) ->
              f"{ratio['largest_loss_difference']:.4f}")
             if ratio else ("1", "1", "")
         )  # fmt: skip
-        print(
-            f"| {name} | {one['tokens_per_second']:.0f} | {one['step_seconds']:.2f} | {one['step_cpu_seconds']:.2f} "
-            f"| {over} | {cpu} | {one['peak_mib']} | {one['wall_seconds']:.0f} | {loss} |"
-        )
+        speed = [f"{one['tokens_per_second']:.0f}", f"{one['step_seconds']:.2f}", f"{one['step_cpu_seconds']:.2f}"]
+        rows.append([name, *speed, over, cpu, one["peak_mib"], f"{one['wall_seconds']:.0f}", loss])
+    print(markdown_table(columns, rows))
 
 
 def describe_machine() -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from expectations.markdown import markdown_cell, markdown_table
+
 
 class Code(NamedTuple):
     """One rule: its title, why it matters, and how to fix what broke it."""
@@ -431,14 +433,14 @@ CODES: dict[str, Code] = {
     ),
     # Hardware
     "FT-ACC-001": Code(
-        "",
-        "",
-        "",
+        "No GPU for `accelerator.device: cuda`",
+        "On a CPU the same work takes many times longer, which a person who asked for a GPU must know first.",
+        "Set `accelerator.device: auto`, or fix the driver (`ft doctor` shows what is found).",
     ),
     "FT-ACC-002": Code(
-        "",
-        "",
-        "",
+        "A CPU does not train in float16",
+        "A CPU has no loss scaler for float16: small gradients become 0.",
+        "Set `accelerator.dtype: auto`.",
     ),
     # Adapters
     "FT-ADP-001": Code(
@@ -514,19 +516,24 @@ CODES: dict[str, Code] = {
     ),
     # Artifacts
     "FT-ART-001": Code(
-        "",
-        "",
-        "",
+        "The asset has no artifact yet",
+        "What reads it would compute from nothing.",
+        "Run `ft run --asset ASSET`.",
     ),
     "FT-ART-002": Code(
-        "",
-        "",
-        "",
+        "A file of an artifact is missing",
+        "Part of the data would be left out without notice.",
+        "Delete the artifact's folder and run `ft run --asset ASSET`.",
     ),
     "FT-ART-003": Code(
-        "",
-        "",
-        "",
+        "A file of an artifact was changed",
+        "Its manifest, and all that was computed from it, describe other bytes.",
+        "Delete the artifact's folder and run `ft run --asset ASSET`.",
+    ),
+    "FT-ART-004": Code(
+        "An artifact that the recipe names is not in the store",
+        "Another version would give another result under the same recipe.",
+        "Run `ft run --asset ASSET`.",
     ),
     # Configuration
     "FT-CFG-001": Code(
@@ -671,24 +678,24 @@ CODES: dict[str, Code] = {
     ),
     # Estimates
     "FT-EST-001": Code(
-        "",
-        "",
-        "",
+        "The hub gave no config.json",
+        "Memory and time follow from the model's sizes.",
+        "Check the name and `HF_TOKEN`, set `HF_ENDPOINT` to a mirror, or name a folder or the model's sizes.",
     ),
     "FT-EST-002": Code(
-        "",
-        "",
-        "",
+        "The model's sizes cannot be read",
+        "Memory and time follow from them.",
+        "Name a model's folder, or its sizes: `ft estimate --layers 36 --hidden 2560 --heads 32 ...`.",
     ),
     "FT-EST-003": Code(
-        "",
-        "",
-        "",
+        "A kind of model that cannot be estimated",
+        "Of a model with experts only some weights work on a token, so that the formulas would be wrong.",
+        "Choose a dense model.",
     ),
     "FT-EST-004": Code(
-        "",
-        "",
-        "",
+        "4-bit weights cannot be sharded",
+        "They are stored in blocks that FSDP2 and ZeRO-3 cannot split.",
+        "Train with qlora on each GPU (DDP), or shard with method lora.",
     ),
     # Files
     "FT-FILE-001": Code(
@@ -709,30 +716,30 @@ CODES: dict[str, Code] = {
     ),
     # Models
     "FT-MODEL-001": Code(
-        "",
-        "",
-        "",
+        "The model cannot be found",
+        "Nothing can be trained, encoded or answered without it.",
+        "Check the name or the path in config.yaml.",
     ),
     "FT-MODEL-002": Code(
-        "",
-        "",
-        "",
+        "The model is not here, and the hub did not give it",
+        "Nothing can be trained, encoded or answered without it.",
+        "Reach the hub, set `HF_ENDPOINT` to a mirror, or put the model in a folder and name that folder.",
     ),
     # Qdrant
     "FT-QDR-001": Code(
-        "",
-        "",
-        "",
+        "Another process has the embedded engine open",
+        "Two writers in one folder would destroy each other's points.",
+        "Wait for that process or end it, raise `qdrant.lock_timeout`, or use a server (`qdrant.engine: server`).",
     ),
     "FT-QDR-002": Code(
-        "",
-        "",
-        "",
+        "The API key would travel unencrypted",
+        "Whoever reads the traffic could use it.",
+        "Use an https URL, or unset QDRANT_API_KEY.",
     ),
     "FT-QDR-003": Code(
-        "",
-        "",
-        "",
+        "The server does not answer as Qdrant does",
+        "Collections can be neither built nor searched.",
+        "Start it, or fix `qdrant.url` and QDRANT_API_KEY.",
     ),
     "FT-QDR-004": Code(
         "",
@@ -740,24 +747,24 @@ CODES: dict[str, Code] = {
         "",
     ),
     "FT-QDR-005": Code(
-        "",
-        "",
-        "",
+        "An alias names this collection",
+        "It serves: without it every query fails.",
+        "Move the alias first (`ft rollback collection`, or a new release).",
     ),
     "FT-QDR-006": Code(
-        "",
-        "",
-        "",
+        "Vectors that would spoil the collection",
+        "Engines differ in which of them they take without an error; search results would then be wrong.",
+        "Run `ft run --asset passage_vectors`.",
     ),
     "FT-QDR-007": Code(
-        "",
-        "",
-        "",
+        "A shard of the edge engine cannot be opened",
+        "Its points cannot be searched.",
+        "Delete the shard's folder, then run `ft run --asset qdrant_collection`.",
     ),
     "FT-QDR-008": Code(
-        "",
-        "",
-        "",
+        "The library of the edge engine is not installed",
+        "`qdrant.engine: edge` runs in this process and needs it.",
+        "Run `pip install 'ft-assets[edge]'`, or choose another engine.",
     ),
     "FT-QDR-009": Code(
         "",
@@ -770,20 +777,20 @@ CODES: dict[str, Code] = {
         "",
     ),
     "FT-QDR-011": Code(
-        "",
-        "",
-        "",
+        "The files of the local engine cannot be read",
+        "Its points cannot be searched.",
+        "Move the damaged folder away, then run `ft run --asset qdrant_collection`, which reads the kept vectors.",
     ),
     # Releases
     "FT-REL-001": Code(
-        "",
-        "",
-        "",
+        "There is no such release",
+        "Only what was released before is known to have passed its gates.",
+        "Choose one with `--to`; `ft rollback KIND --list` shows them.",
     ),
     "FT-REL-002": Code(
-        "",
-        "",
-        "",
+        "Artifacts of the release are no longer kept",
+        "It could not serve what it served.",
+        "Choose another release (`ft rollback KIND --list`); `artifacts.keep` decides how many are kept.",
     ),
     # Retrieval
     "FT-RET-001": Code(
@@ -1104,7 +1111,5 @@ CODES: dict[str, Code] = {
 
 def codes_markdown() -> str:
     """The table of all codes as Markdown, the text of docs/rules.md."""
-    lines = ["| code | what | why it matters | how to fix |", "| --- | --- | --- | --- |"]
-    cells = ((key, *(part.replace("|", "\\|") for part in code)) for key, code in CODES.items())
-    lines += ["| " + " | ".join((f"`{key}`", *rest)) + " |" for key, *rest in cells]
-    return "\n".join(lines) + "\n"
+    rows = ((f"`{key}`", *map(markdown_cell, code)) for key, code in CODES.items())
+    return markdown_table(["code", "what", "why it matters", "how to fix"], rows) + "\n"

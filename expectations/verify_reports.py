@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import msgspec
 
 from expectations.codes import CODES
+from expectations.markdown import markdown_table
 from expectations.verify import Failing, Report
 from expectations.violations import Violation
 
@@ -125,14 +126,15 @@ def report_junit(reports: Sequence[Report]) -> bytes:
 
 def report_markdown(reports: Sequence[Report]) -> str:
     """Tables for a pull request or `$GITHUB_STEP_SUMMARY`; texts of the files are shown as code, never as markup."""
-    lines = ["| file | what | rows | clean | rejected | result |", "|---|---|--:|--:|--:|---|"]
+    rows: list[tuple[object, ...]] = []
     for report in reports:
         what = f"{report.format} ({report.dialect})" if report.format else "not recognised"
         result = ("pass", "rows fail", "unreadable")[report.exit_code]
         if report.exit_code and report.violations and not report.failed:
             result = "contract broken"
-        cells = (_code(report.file), what, report.rows, report.clean, report.failed, result)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        rows.append((_code(report.file), what, report.rows, report.clean, report.failed, result))
+    numbers = ("rows", "clean", "rejected")
+    lines = [markdown_table(["file", "what", "rows", "clean", "rejected", "result"], rows, numbers)]
     for report in reports:
         told = [f"- unreadable: {report.unreadable_code} {_code(report.unreadable)}"] if report.unreadable else []
         told += [f"- {violation.code}: {_plain(_contract_text(violation))}" for violation in report.violations]
@@ -145,14 +147,15 @@ def report_markdown(reports: Sequence[Report]) -> str:
         if told or report.counts:
             lines += ["", f"**{_code(report.file)}**", "", *told]
         if report.counts:
-            lines += ["", "| code | rows | what | first lines | fix |", "|---|--:|---|---|---|"]
+            codes: list[tuple[object, ...]] = []
             for code, count in report.counts.items():
                 title, fix = _meaning(code)
                 some = "<br>".join(
                     f"{_plain(f'{_place(row)}: {row.reason}')} {_code(_offending(row))}"
                     for row in _first_of(report, code)
                 )
-                lines.append(f"| {code} | {count} | {_plain(title)} | {some} | {_plain(fix)} |")
+                codes.append((code, count, _plain(title), some, _plain(fix)))
+            lines += ["", markdown_table(["code", "rows", "what", "first lines", "fix"], codes, numbers=["rows"])]
     return "\n".join(lines) + "\n"
 
 

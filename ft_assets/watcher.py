@@ -27,6 +27,7 @@ from ft_assets.graph.source_files import file_inventory, inventory_version
 from ft_assets.settings.assets import settings_recipe
 from ft_assets.settings.checks import VALID, config_violations
 from resources.dagster_resources import ArtifactsResource
+from resources.files import file_stamp
 
 INTERVAL = 5
 SETTLED = 1.0  # seconds: a younger file may still be being written
@@ -150,7 +151,7 @@ class _Digests:
         self._known: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def of(self, path: Path) -> str:
-        stamp = _stamp(path)  # before the reading: what is written meanwhile is read at the next look
+        stamp = file_stamp(path)  # before the reading: what is written meanwhile is read at the next look
         known = self._known.get(path)
         if known is None or known[0] != stamp:
             known = self._known[path] = (stamp, file_digest(path))
@@ -175,7 +176,7 @@ def watch_sources(context: dg.SensorEvaluationContext, artifacts: ArtifactsResou
         before = seen.get(name, _Seen())
         try:
             files = files_of(settings, root)
-            stamp = digest([[str(p), *_stamp(p)] for p in _flat(files)])
+            stamp = digest([[str(p), *file_stamp(p)] for p in _flat(files)])
         except (Refused, FileNotFoundError) as error:  # a glob that matches nothing, or a file gone under our eyes
             refused.append(str(error))
             continue
@@ -203,11 +204,6 @@ def _verdicts(violations: list[Violation]) -> list[dg.AssetCheckEvaluation]:
 
 def _flat(paths: Sequence[Path]) -> list[Path]:
     return [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return (status.st_size, status.st_mtime_ns)
 
 
 def _is_fresh(paths: Sequence[Path]) -> bool:

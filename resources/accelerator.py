@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -44,8 +44,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
 
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
-        fix = "set accelerator.device: auto, or fix the driver (ft doctor)"
-        raise _refused("FT-ACC-001", "torch sees no GPU.", "device", device, fix)
+        raise _refused("FT-ACC-001", "device", device)
     chosen: Device = "cuda" if has_gpu and device != "cpu" else "cpu"
     if dtype == "auto":
         if chosen == "cuda":
@@ -54,17 +53,13 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
             return Compute(chosen, "bfloat16" if has_bf16 else "float16")
         return Compute(chosen, "bfloat16" if cpu_has_bf16() else "float32")
     if dtype == "float16" and chosen == "cpu":
-        fix = "set accelerator.dtype: auto"
-        raise _refused("FT-ACC-002", "a CPU trains in float16 without a loss scaler.", "dtype", dtype, fix)
+        raise _refused("FT-ACC-002", "dtype", dtype)
     return Compute(chosen, dtype)  # pyright: ignore[reportArgumentType]
 
 
-def _refused(code: str, message: str, field: str, found: str, fix: str) -> Refused:
-    violation = Violation(
-        code=code, where="config.yaml", message=message, field=f"accelerator.{field}", found=found, expected="auto",
-        fix=fix,
-    )  # fmt: skip
-    return Refused("choosing a device", [violation])
+def _refused(code: str, key: str, value: str) -> Refused:
+    refusal = violation(code, where="config.yaml", field=f"accelerator.{key}", found=value, expected="auto")
+    return Refused("choosing a device", [refusal])
 
 
 @cache

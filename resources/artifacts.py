@@ -20,18 +20,19 @@ import uuid
 from collections.abc import Generator, Iterable, Mapping
 from fnmatch import fnmatch
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from expectations.canonical import digest, file_digest
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, Violation, violation
+from resources.files import ABSENT, file_stamp, sync_to_disk, write_json
 
 MANIFEST = "manifest.json"
 # Files that say how a run went, not what it made: they are sealed by the manifest but do not make a new data version.
 VOLATILE = ("training.log", "metrics.jsonl", "preflight.json", "*.svg", "report.html", "timing.json")
-_ABSENT = (-1, -1)  # the stamp of a file that is not there
 _LIBRARIES = (
     "accelerate", "dagster", "datasets", "numpy", "peft", "pyarrow", "qdrant-client", "safetensors",
     "sentence-transformers", "tokenizers", "torch", "transformers", "trl",
@@ -104,11 +105,11 @@ class Artifact:
     def file(self, name: str) -> Path:
         """Path of one file, verified. Raises Refused (FT-ART-002, FT-ART-003) if it is missing or altered."""
         path = self.path / name
-        if name not in self._verified or self._verified[name] != _stamp(path):
+        if name not in self._verified or self._verified[name] != file_stamp(path):
             violations = self._check(name)
             if violations:
                 raise Refused(f"reading {self.asset}", violations)
-            self._verified[name] = _stamp(path)
+            self._verified[name] = file_stamp(path)
         return path
 
     def folder(self, name: str = "") -> Path:
@@ -124,28 +125,19 @@ class Artifact:
 
     def verify(self) -> list[Violation]:
         """Every file that is missing or differs from the manifest."""
-        return [violation for name in self.manifest.files for violation in self._check(name)]
+        return list(chain.from_iterable(map(self._check, self.manifest.files)))
 
     def _check(self, name: str) -> list[Violation]:
         seal = self.manifest.files.get(name)
         path = self.path / name
         fix = f"delete {self.path} and run `ft run --asset {self.asset}`"
+        where = str(path)
         if seal is None or not path.is_file() or path.is_symlink():
-            return [
-                Violation(
-                    code="FT-ART-002", where=str(path), message="the file is not part of the artifact or is gone.",
-                    field="file", found="missing", expected="present", fix=fix,
-                )
-            ]  # fmt: skip
-        found = FileSeal(size=path.stat().st_size, sha256=file_digest(path))
-        if found != seal:
-            return [
-                Violation(
-                    code="FT-ART-003", where=str(path), message="the file is not what was published.",
-                    field="sha256", found=found.sha256, expected=seal.sha256, fix=fix,
-                )
-            ]  # fmt: skip
-        return []
+            return [violation("FT-ART-002", where=where, field="file", found="missing", expected="present", fix=fix)]
+        sha256 = file_digest(path)
+        if FileSeal(size=path.stat().st_size, sha256=sha256) == seal:
+            return []
+        return [violation("FT-ART-003", where=where, field="sha256", found=sha256, expected=seal.sha256, fix=fix)]
 
 
 class ArtifactStore:
@@ -162,8 +154,8 @@ class ArtifactStore:
         """The whole artifact made by this recipe, or None."""
         path = self.root / asset / recipe_id
         manifest_path = path / MANIFEST
-        stamp = _stamp(manifest_path)
-        if stamp == _ABSENT:
+        stamp = file_stamp(manifest_path)
+        if stamp == ABSENT:
             return None
         cached = self._cache.get(path)
         if cached is None or cached[0] != stamp:  # another process may have made it anew
@@ -185,15 +177,7 @@ class ArtifactStore:
         """Like `current`, but a missing artifact is an error that names the command that makes it."""
         artifact = self.current(asset)
         if artifact is None:
-            raise Refused(
-                f"reading {asset}",
-                [
-                    Violation(
-                        code="FT-ART-001", where=asset, message="the asset has no artifact yet.",
-                        fix=f"ft run --asset {asset}",
-                    )
-                ],
-            )  # fmt: skip
+            raise Refused(f"reading {asset}", [violation("FT-ART-001", where=asset, fix=f"ft run --asset {asset}")])
         return artifact
 
     def versions(self, asset: str) -> list[Artifact]:
@@ -308,19 +292,6 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_to_disk(path.parent)
-
-
 def _content_version(files: Mapping[str, FileSeal]) -> str:
     kept = {n: s.sha256 for n, s in files.items() if not any(fnmatch(Path(n).name, p) for p in VOLATILE)}
     return digest(kept)[:16]
@@ -345,20 +316,3 @@ def _is_owned(folder: Path) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change, by which a file is known again."""
-    if not path.is_file():
-        return _ABSENT
-    status = path.stat()
-    return (status.st_size, status.st_mtime_ns)
-
-
-def sync_to_disk(path: Path) -> None:
-    """Have the disk hold a file's content, or a folder's names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

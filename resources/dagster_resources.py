@@ -15,7 +15,8 @@ from expectations.violations import Refused
 from resources import telemetry
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import LOG_FILE, Job, job_environment, read_failure, run_inline, worker_command, write_job
-from resources.qdrant import QdrantEngine
+from resources.memo import Memo
+from resources.qdrant import QdrantEngine, engine_of_state
 from resources.releases import Releases
 from resources.torchrun import STOP_SECONDS, gpu_environment, torchrun_command
 
@@ -54,14 +55,8 @@ class QdrantResource(dg.ConfigurableResource[Any]):
     lock_timeout: float = 60.0
 
     def engine(self) -> QdrantEngine:
-        return QdrantEngine(
-            kind=self.kind,
-            path=Path(self.state_dir) / "qdrant",
-            url=self.url,
-            alias=self.alias,
-            api_key=os.environ.get("QDRANT_API_KEY"),
-            lock_timeout=self.lock_timeout,
-        )
+        state = Path(self.state_dir)
+        return engine_of_state(state, kind=self.kind, url=self.url, alias=self.alias, lock_timeout=self.lock_timeout)
 
 
 class Launcher(Protocol):
@@ -130,12 +125,13 @@ class LauncherResource(dg.ConfigurableResource[Any]):
         return artifact
 
 
-_stores: dict[str, ArtifactStore] = {}
+_stores = Memo[ArtifactStore](size=4)
+"""The stores of this process, by state folder: a store remembers which files it has hashed."""
 
 
 def _store(state_dir: str) -> ArtifactStore:
-    """One store a process, so that a file is hashed once and not once a check."""
-    return _stores.setdefault(state_dir, ArtifactStore(Path(state_dir) / "artifacts"))
+    """Return the store of a state folder, the same one each time: a file is hashed once and not once a check."""
+    return _stores.get(state_dir, lambda: ArtifactStore(Path(state_dir) / "artifacts"))
 
 
 def _watch(context: dg.AssetExecutionContext, asset: str, run_dir: Path, done: threading.Event) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from expectations.violations import Refused, violation
 from resources.accelerator import Device
-from resources.model_shape import ModelShape, refuse
+from resources.model_shape import ModelShape
 
 Method = Literal["full", "lora", "qlora"]
 
@@ -89,8 +90,7 @@ def estimate_training(
     shards (FT-EST-004).
     """
     if method == "qlora" and shards > 1:
-        refuse("FT-EST-004", shape.name or "model", "4-bit weights cannot be sharded as they are stored.",
-                "train with qlora on each GPU (DDP), or shard with method lora")  # fmt: skip
+        raise Refused("estimating", [violation("FT-EST-004", where=shape.name or "model")])
     parts: dict[str, int] = {}
     formulas: dict[str, str] = {}
 

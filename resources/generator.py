@@ -90,17 +90,6 @@ class Generator:
         self.model = model.to(device=self._compute.device, dtype=dtype).eval()
         self._loaded = whole
 
-    def answer(
-        self,
-        model_name: str,
-        chats: Sequence[Sequence[Message]],
-        max_new_tokens: int,
-        batch_size: int,
-        on_batch: Callable[[int, int], None] = lambda done, total: None,
-    ) -> list[str]:
-        """The greedy answer to each chat, in the order given: the text of `generate`."""
-        return [made.text for made in self.generate(model_name, chats, max_new_tokens, batch_size, on_batch)]
-
     def generate(
         self,
         model_name: str,

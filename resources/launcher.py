@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, Violation, violation
 from resources import accelerator, torchrun
-from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
+from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.files import write_json
 
 LOG_FILE = "training.log"
 FAILURE_FILE = "failure.json"
@@ -56,15 +57,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def input(self, asset: str) -> Artifact:
         """The artifact the recipe names, by its version: a newer one never slips in under an older recipe.
-        Raises Refused (FT-ART-001)."""
+        Raises Refused (FT-ART-004)."""
         version = self.recipe.inputs[asset]
         found = next((a for a in self.artifacts().versions(asset) if a.data_version == version), None)
         if found is None:
-            violation = Violation(
-                code="FT-ART-001", where=asset, message="the version that the recipe names is not in the store.",
-                field="data version", found=None, expected=version, fix=f"ft run --asset {asset}",
-            )  # fmt: skip
-            raise Refused(f"{self.recipe.asset} {self.recipe.id}", [violation])
+            fix = f"ft run --asset {asset}"
+            refusal = violation("FT-ART-004", where=asset, field="data version", expected=version, fix=fix)
+            raise Refused(f"{self.recipe.asset} {self.recipe.id}", [refusal])
         return found
 
     def published(self) -> Artifact:

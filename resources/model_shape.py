@@ -7,11 +7,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import msgspec
 
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 from resources import hub, models
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -62,18 +62,18 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         """From the config.json in a model's folder. Raises Refused (FT-EST-002, FT-EST-003)."""
         path = folder / "config.json"
         if not path.is_file():
-            refuse("FT-EST-002", name or str(folder), "has no config.json.", f"name a model's folder, or {_SIZES}")
+            raise _refused("FT-EST-002", name or str(folder), "there is no config.json")
         try:
             config: dict[str, Any] = json.loads(path.read_text("utf-8"))
         except ValueError as error:
-            refuse("FT-EST-002", str(path), f"is no JSON ({error}).", "fetch the model again")
+            raise _refused("FT-EST-002", str(path), f"it is not JSON ({error})", "fetch the model again") from error
         tied = config.get("tie_word_embeddings")
         config = config.get("text_config", config)  # models that also see keep the decoder's sizes below
         where = name or str(path)
         if lacking := [field for field in _FIELDS.values() if not isinstance(config.get(field), int)]:
-            refuse("FT-EST-002", where, f"config.json lacks {', '.join(lacking)}.", _SIZES)
+            raise _refused("FT-EST-002", where, f"config.json lacks {', '.join(lacking)}", _SIZES)
         if experts := next((field for field in _EXPERTS if config.get(field)), None):
-            refuse("FT-EST-003", where, f"has experts ({experts}), which are not estimated.", "choose a dense model")
+            raise _refused("FT-EST-003", where, f"a model with experts ({experts}) cannot be estimated")
         return cls.from_sizes(
             **{size: config[field] for size, field in _FIELDS.items()},
             kv_heads=config.get("num_key_value_heads"),
@@ -141,12 +141,12 @@ def _hub_config(name: str, revision: str | None) -> Path:
 
     fix = f"name a folder, set HF_ENDPOINT to a mirror, or {_SIZES}"
     if problem := hub.why_unreachable():  # the client would try for half a minute
-        refuse("FT-EST-001", name, f"it is not in the local cache, and {hub.endpoint()}: {problem}.", fix)
+        raise _refused("FT-EST-001", name, f"it is not in the local cache, and {hub.endpoint()}: {problem}", fix)
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        message = f"{hub.endpoint()} did not give its config.json ({type(error).__name__})."
-        refuse("FT-EST-001", name, message, f"check the name and HF_TOKEN, or {fix}")
+        message = f"{hub.endpoint()} did not give its config.json ({type(error).__name__})"
+        raise _refused("FT-EST-001", name, message, f"check the name and HF_TOKEN, or {fix}") from error
 
 
 def _gguf_shape(path: Path, name: str) -> ModelShape:
@@ -168,5 +168,5 @@ def _gguf_shape(path: Path, name: str) -> ModelShape:
     return ModelShape.from_sizes(**found, vocab=vocab, tied="output.weight" not in tensors, name=name)
 
 
-def refuse(code: str, where: str, message: str, fix: str) -> NoReturn:
-    raise Refused("estimating", [Violation(code=code, where=where, message=message, fix=fix)])
+def _refused(code: str, where: str, message: str, fix: str = "") -> Refused:
+    return Refused("estimating", [violation(code, where=where, message=message, fix=fix)])

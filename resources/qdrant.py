@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 from resources.engines.lock import exclusive, held
 from resources.engines.protocol import VectorClient
 
@@ -39,14 +39,8 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def engine(self) -> QdrantEngine:
         """Return the engine, with the API key of this process's environment."""
-        return QdrantEngine(
-            kind=self.kind,
-            path=Path(self.path),
-            url=self.url,
-            alias=self.alias,
-            api_key=os.environ.get("QDRANT_API_KEY"),
-            lock_timeout=self.lock_timeout,
-        )
+        fields = {**msgspec.structs.asdict(self), "path": Path(self.path)}
+        return QdrantEngine(**fields, api_key=os.environ.get("QDRANT_API_KEY"))
 
 
 @dataclass(frozen=True)
@@ -107,8 +101,7 @@ class QdrantEngine:
         try:
             from resources.engines.edge import EdgeClient
         except ModuleNotFoundError as error:
-            raise _refused("FT-QDR-008", "qdrant.engine: edge", f"{error.name} is not installed.", "missing",
-                           "pip install 'ft-assets[edge]', or choose another engine") from error  # fmt: skip
+            raise _refused("FT-QDR-008", "qdrant.engine: edge", f"no module {error.name}") from error
         return EdgeClient(self.folder)
 
     def _open_local(self) -> VectorClient:
@@ -142,20 +135,20 @@ class QdrantEngine:
 
         address = urlsplit(self.url or "")
         if self.api_key and address.scheme != "https" and address.hostname not in _LOOPBACK:
-            raise _refused(
-                "FT-QDR-002", self.url or "", "the API key would travel in the clear.", address.scheme,
-                "use an https URL, or unset QDRANT_API_KEY",
-            )  # fmt: skip
+            raise _refused("FT-QDR-002", self.url or "", address.scheme)
         client = QdrantClient(url=self.url, api_key=self.api_key, timeout=_TIMEOUT_SECONDS, check_compatibility=False)
         try:
             client.get_collections()
         except (ResponseHandlingException, UnexpectedResponse) as error:
             client.close()
-            raise _refused(
-                "FT-QDR-003", self.url or "", "the server does not answer as Qdrant does.", type(error).__name__,
-                "start it, or fix qdrant.url and QDRANT_API_KEY",
-            ) from error  # fmt: skip
+            raise _refused("FT-QDR-003", self.url or "", type(error).__name__) from error
         return client
+
+
+def engine_of_state(state: Path, *, kind: str, url: str | None, alias: str, lock_timeout: float) -> QdrantEngine:
+    """Return the engine of a state folder, as config.yaml configures it. The API key comes only from QDRANT_API_KEY."""
+    path = str(state / "qdrant")
+    return EngineParams(kind=kind, path=path, url=url, alias=alias, lock_timeout=lock_timeout).engine()
 
 
 def aliased(client: VectorClient, alias: str) -> str | None:
@@ -163,6 +156,6 @@ def aliased(client: VectorClient, alias: str) -> str | None:
     return client.aliases().get(alias)
 
 
-def _refused(code: str, where: str, message: str, found: str, fix: str) -> Refused:
-    return Refused("opening Qdrant", [Violation(code=code, where=where, message=message, field="qdrant", found=found,
-                                                expected="an open engine", fix=fix)])  # fmt: skip
+def _refused(code: str, where: str, found: str) -> Refused:
+    refusal = violation(code, where=where, field="qdrant", found=found, expected="an open engine")
+    return Refused("opening Qdrant", [refusal])

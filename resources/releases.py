@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from expectations.canonical import digest
-from expectations.violations import Refused, Violation
-from resources.artifacts import ArtifactStore, write_json
+from expectations.violations import Refused, violation
+from resources.artifacts import ArtifactStore
+from resources.files import file_lock, write_json
 
 Kind = Literal["adapter", "collection"]
 
@@ -46,12 +45,9 @@ def require_kept(store: ArtifactStore, release: Release) -> None:
     """Raise Refused (FT-REL-002) if retention has removed what the release was made of."""
     gone = [f"{asset}/{recipe}" for asset, recipe in release.artifacts.items() if store.find(asset, recipe) is None]
     if gone:
-        violation = Violation(
-            code="FT-REL-002", where=f"release {release.version}", message="what it was made of is no longer kept.",
-            field="artifacts", found=f"missing: {', '.join(gone)}", expected="all of them",
-            fix="choose another release (ft rollback KIND --list); artifacts.keep says how many are kept",
-        )  # fmt: skip
-        raise Refused(f"rolling back to {release.version}", [violation])
+        missing, where = f"missing: {', '.join(gone)}", f"release {release.version}"
+        refusal = violation("FT-REL-002", where=where, field="artifacts", found=missing, expected="all of them")
+        raise Refused(f"rolling back to {release.version}", [refusal])
 
 
 class Releases:
@@ -102,16 +98,9 @@ class Releases:
             to = versions[versions.index(book.current) - 1]
         found = next((r for r in book.history if r.version == to), None) if book else None
         if found is None:
-            raise Refused(
-                f"rollback of {kind}",
-                [
-                    Violation(
-                        code="FT-REL-001", where=str(self.path(kind)), message="there is no such release.",
-                        field="version", found=to or "none before the current", expected=versions,
-                        fix="choose one with --to",
-                    )
-                ],
-            )  # fmt: skip
+            requested, where = to or "none before the current", str(self.path(kind))
+            refusal = violation("FT-REL-001", where=where, field="version", found=requested, expected=versions)
+            raise Refused(f"rollback of {kind}", [refusal])
         return found
 
     def point(self, kind: Kind, release: Release) -> None:
@@ -144,9 +133,5 @@ class Releases:
                 todo += [(name, a.recipe_id) for a in store.versions(name) if a.data_version == version]
         return found
 
-    @contextmanager
-    def _lock(self, kind: Kind) -> Generator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f".{kind}.lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
+    def _lock(self, kind: Kind) -> AbstractContextManager[object]:
+        return file_lock(self.folder / f".{kind}.lock")

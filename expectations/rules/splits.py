@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import hypot, sqrt
 
+from expectations.markdown import markdown_cell, markdown_table
 from expectations.violations import Violation
 
 SPLITS = ("train", "validation", "test")
@@ -171,13 +172,13 @@ def strata_are_alike(where: str, strata: Mapping[str, Mapping[str, Mapping[str, 
 
 def strata_table(strata: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """The strata as Markdown: records and the share of each split, the largest first."""
-    rows = ["| | | records | " + " | ".join(SPLITS) + " |", "|---|---|--:" + "|--:" * len(SPLITS) + "|"]
+    rows: list[list[str]] = []
     for field, found in strata.items():
         totals = {name: _records(counts) for name, counts in found.items()}
         for name in sorted(totals, key=lambda name: -totals[name])[:_SHOWN]:
-            shares = " | ".join(f"{found[name][split] / totals[name]:.1%}" for split in SPLITS)
-            rows.append(f"| {field} | {name.replace('|', '∣')} | {totals[name]:.0f} | {shares} |")
-    return "\n".join(rows)
+            shares = [f"{found[name][split] / totals[name]:.1%}" for split in SPLITS]
+            rows.append([field, markdown_cell(name), f"{totals[name]:.0f}", *shares])
+    return markdown_table(["field", "value", "records", *SPLITS], rows, numbers=["records", *SPLITS])
 
 
 def every_record_has_its_place(

@@ -7,6 +7,7 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
+from expectations.markdown import markdown_table
 from expectations.tables.gate import FailingRow, Judgement, Validation
 
 _ROWS_IN_MARKDOWN = 5
@@ -74,14 +75,14 @@ def render_report(validation: Validation, table: str, judged_at: datetime, facts
 
 def render_markdown(validation: Validation) -> str:
     """The judgements as a Markdown table, failed ones first, with the first failing lines of each."""
-    lines = ["| | rule | column | expected | observed | failing lines |", "| --- | --- | --- | --- | --- | --- |"]
+    lines: list[list[str]] = []
     for judgement in _worst_first(validation):
         rows = judgement.rows[:_ROWS_IN_MARKDOWN]
         places = ", ".join(map(_place, rows)) + (" …" if judgement.failing > len(rows) else "")
         cells = [judgement.rule, judgement.column, expected_in_words(judgement), observed_in_words(judgement), places]
-        lines.append(f"| {_MARK[judgement.outcome]} | {' | '.join(map(_cell, cells))} |")
-    lines += [f"| ! | {_cell(str(fault))} | | | | |" for fault in validation.faults]
-    return "\n".join(lines)
+        lines.append([_MARK[judgement.outcome], *map(_cell, cells)])
+    lines += [["!", _cell(str(fault)), "", "", "", ""] for fault in validation.faults]
+    return markdown_table(["", "rule", "column", "expected", "observed", "failing lines"], lines)
 
 
 def summarise(validation: Validation) -> str:

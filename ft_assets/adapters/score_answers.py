@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from expectations.markdown import markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from ft_assets.config.model import AnswerSettings
@@ -92,11 +93,11 @@ def show_samples(path: Path) -> str:
 
     rows = pq.read_table(path).slice(0, _SAMPLES).to_pylist()
     models = [name.removeprefix("exact_match_") for name in rows[0] if name.startswith("exact_match_")]
-    lines = [f"| {' | '.join(['question', 'gold', *models])} |", f"|{'---|' * (len(models) + 2)}"]
+    lines: list[list[str]] = []
     for row in rows:
         said = [row[f"answer_{name}"] or _thought_alone(row.get(f"thought_{name}")) for name in models]
-        lines.append(f"| {' | '.join(map(_cell, [row['question'], row['gold'], *said]))} |")
-    return "\n".join(lines)
+        lines.append([_cell(text) for text in (row["question"], row["gold"], *said)])
+    return markdown_table(["question", "gold", *models], lines)
 
 
 def show_scores(summary: Mapping[str, Any]) -> str:
@@ -109,12 +110,12 @@ def show_scores(summary: Mapping[str, Any]) -> str:
 
 def _table(title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]], sign: str = "") -> str:
     metrics = [metric for metric in _TITLES if metric in next(iter(rows.values()))]
-    lines = [f"| {' | '.join([title, *(_TITLES[metric] for metric in metrics)])} |", f"|{'---|' * (len(metrics) + 1)}"]
+    lines: list[list[str]] = []
     for name, intervals in rows.items():
         found = [intervals[metric] for metric in metrics]
         cells = [f"{i['mean']:{sign}.3f} ({i['low']:{sign}.3f} … {i['high']:{sign}.3f})" for i in found]
-        lines.append(f"| {' | '.join([name, *cells])} |")
-    return "\n".join(lines)
+        lines.append([name, *cells])
+    return markdown_table([title, *(_TITLES[metric] for metric in metrics)], lines)
 
 
 def _measure(replies: Mapping[str, Sequence[Reply]], golds: Sequence[str]) -> dict[str, dict[str, list[float]]]:
@@ -148,5 +149,5 @@ def _thought_alone(thought: str | None) -> str:
 
 
 def _cell(text: str) -> str:
-    flat = " ".join(text.split()).replace("|", "\\|")
+    flat = markdown_cell(text)
     return flat if len(flat) <= _CELL_CHARS else f"{flat[:_CELL_CHARS]}…"

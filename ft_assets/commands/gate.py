@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from expectations.markdown import markdown_cell, markdown_table
 from ft_assets.commands.execution import execute, failures, reason, violations_of
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
@@ -133,11 +134,11 @@ def verdict(report: GateReport) -> str:
 def as_markdown(report: GateReport) -> str:
     """A comment for a pull request."""
     rows = [
-        f"| {check.asset} | {check.check} | {'yes' if check.blocking else 'no'} | {check.state} | {_cell(check)} |"
+        (check.asset, check.check, "yes" if check.blocking else "no", check.state, _cell(check))
         for check in report.checks
     ]
-    head = ["| asset | check | blocking | result | why |", "|---|---|---|---|---|"]
-    return "\n".join([f"**{verdict(report)}**", "", *head, *rows])
+    table = markdown_table(["asset", "check", "blocking", "result", "why"], rows)
+    return f"**{verdict(report)}**\n\n{table}"
 
 
 def as_junit(report: GateReport) -> bytes:
@@ -163,8 +164,7 @@ def as_junit(report: GateReport) -> bytes:
 
 
 def _cell(check: CheckOutcome) -> str:
-    text = " ".join(" ".join(check.paragraphs[:3]).split())
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return markdown_cell(" ".join(check.paragraphs[:3])).replace("<", "&lt;")
 
 
 def _printable(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ft_assets.config.load import config_path, load_settings, state_dir
 from resources.artifacts import ArtifactStore
-from resources.qdrant import QdrantEngine
+from resources.qdrant import QdrantEngine, engine_of_state
 from resources.releases import Releases
 
 if TYPE_CHECKING:
@@ -48,12 +47,11 @@ class Project:
     @cached_property
     def engine(self) -> QdrantEngine:
         qdrant = self.settings.qdrant
-        return QdrantEngine(
+        return engine_of_state(
+            self.state,
             kind=qdrant.engine,
-            path=self.state / "qdrant",
             url=qdrant.url,
             alias=qdrant.collection,
-            api_key=os.environ.get("QDRANT_API_KEY"),
             lock_timeout=qdrant.lock_timeout,
         )
 

@@ -21,6 +21,7 @@ from ft_assets.graph import quarantine
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from ft_assets.graph.table_gate import table_fits
 from resources.artifacts import Artifact, ArtifactStore
+from resources.memo import Memo
 from resources.parquet import read_columns, read_rows, row_count
 
 _NOT_CONFIGURED = {"configured": False}
@@ -45,9 +46,9 @@ def placed_ids(artifact: Artifact, dataset: str) -> Iterator[tuple[str, str]]:
             yield row[column], split
 
 
-# every consumer's guard asks again; what these versions say does not change, and whole_gate sees to the bytes
-_leaks_judged: dict[tuple[str, ...], Verdict] = {}
-_contamination_found: dict[tuple[str, ...], Search] = {}
+# Every consumer's guard asks again. The keys are the versions of the inputs, and whole_gate checks the bytes.
+_leaks_judged = Memo[Verdict](size=4)
+_contamination_found = Memo[Search](size=4)
 
 
 # -- records --------------------------------------------------------------------------------------------------------
@@ -127,10 +128,7 @@ def _clusters_are_whole(evidence: Evidence) -> Verdict:
 def _nothing_leaks(evidence: Evidence) -> Verdict:
     """No document, passage, group or (nearly) equal question is in two splits, over all three data sets at once."""
     store, settings = evidence.store, _split_settings(evidence)
-    key = _versions(store, settings)
-    if key not in _leaks_judged:
-        _leaks_judged[key] = _judge_leaks(store, settings)
-    return _leaks_judged[key]
+    return _leaks_judged.get(_versions(store, settings), lambda: _judge_leaks(store, settings))
 
 
 def _versions(store: ArtifactStore, settings: SplitSettings) -> tuple[str, ...]:
@@ -240,10 +238,7 @@ def _no_contamination(dataset: str) -> Callable[[Evidence], Verdict]:
         passages too. See expectations/contamination.py for what counts.
         """
         store, settings = evidence.store, _split_settings(evidence)
-        key = _versions(store, settings)
-        if key not in _contamination_found:
-            _contamination_found[key] = search_contamination(store, settings)
-        found = _contamination_found[key]
+        found = _contamination_found.get(_versions(store, settings), lambda: search_contamination(store, settings))
         hits = [hit for hit in found.hits if touches(hit, dataset)]
         figures = {"held_out_texts": found.held_out, "training_texts": found.seen, "hits": len(hits)}
         figures["boilerplate_runs"] = found.boilerplate

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from expectations.markdown import markdown_cell, markdown_table
 from expectations.text import glossary
 from expectations.text.glossary import Coverage, TermFinder
 from ft_assets.config.from_artifact import settings_of
@@ -12,12 +13,14 @@ from ft_assets.corpus.assets import GLOSSARY
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 from resources.artifacts import Artifact
+from resources.memo import Memo
 from resources.parquet import read_rows
 from resources.plots import bars
 
 _ANSWER = {"instruction": "answer", "preference": "chosen", "retrieval": ""}
 _SHOWN_TERMS = 20
-_covered: dict[tuple[str, ...], Coverage] = {}
+_covered = Memo[Coverage](size=16)
+"""The coverage of a data set, by its path and both versions: two gates ask for the same one."""
 
 
 def _terms_are_covered(evidence: Evidence) -> Verdict:
@@ -59,12 +62,11 @@ def _answers_keep_their_terms(dataset: str) -> Callable[[Evidence], Verdict]:
 
 
 def _cover(records: Artifact, terms: Artifact, dataset: str) -> Coverage:
-    # two gates ask about one data set; what these versions say does not change
-    key = (str(records.path), records.data_version, terms.data_version)
-    if key not in _covered:
+    def find() -> Coverage:
         finder = TermFinder({row["term"]: row["names"] for row in read_rows(terms.file(GLOSSARY), ["term", "names"])})
-        _covered[key] = glossary.cover(finder, _rows(records, dataset))
-    return _covered[key]
+        return glossary.cover(finder, _rows(records, dataset))
+
+    return _covered.get((records.path, records.data_version, terms.data_version), find)
 
 
 def _rows(records: Artifact, dataset: str) -> Iterator[tuple[str, str, str]]:
@@ -81,20 +83,16 @@ def _missing(rows: list[dict[str, Any]], covered: dict[str, Coverage]) -> str:
     if not missing:
         return "#### Every term of the passages is in a question"
     missing.sort(key=lambda row: -row["passages"])
-    lines = [f"| {_cell(row['term'])} | {row['passages']} |" for row in missing[:_SHOWN_TERMS]]
-    return "\n".join([f"| {len(missing)} terms that no question names | passages |", "| --- | --- |", *lines])
+    shown = [(markdown_cell(row["term"]), row["passages"]) for row in missing[:_SHOWN_TERMS]]
+    return markdown_table([f"{len(missing)} terms that no question names", "passages"], shown)
 
 
 def _table(coverage: Coverage) -> str:
-    lines = [
-        f"| {_cell(row.where)} | {_cell(', '.join(row.terms))} | {_cell(row.answer)} |"
+    rows = [
+        [markdown_cell(row.where), markdown_cell(", ".join(row.terms)), markdown_cell(row.answer)]
         for row in coverage.lost[:_SHOWN_TERMS]
     ]
-    return "\n".join(["| where | the question's terms | the answer begins |", "| --- | --- | --- |", *lines])
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    return markdown_table(["where", "the question's terms", "the answer begins"], rows)
 
 
 _NEEDS = ("glossary", "preference_records", "retrieval_records")

@@ -18,6 +18,7 @@ from expectations.rules.retrieval import (
 )
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from resources.artifacts import Artifact
+from resources.memo import Memo
 from resources.telemetry import METRICS_FILE, read_metrics
 
 MODEL, EVALUATION = "embedding_model", "embedding_evaluation"
@@ -66,19 +67,21 @@ def training_gain(evidence: Evidence) -> Verdict:
     return Verdict(not_below_base(EVALUATION, gain), {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high})
 
 
-_drifts: dict[tuple[str, str], list[Difference]] = {}
+_drifts = Memo[list[Difference]](size=16)
+"""The drift of an artifact's probes, by path and data version: loading the model takes seconds."""
 
 
 def _drift(model: Artifact) -> list[Difference]:
-    """What the probes say of this artifact; the model is loaded once an artifact and process."""
-    key = (str(model.path), model.data_version)
-    folder = model.folder()  # verified on every call, though the answer is remembered
-    if key not in _drifts:
+    """Return how far the vectors of the probe texts are from those that the contract records."""
+    folder = model.folder()  # verified on every call, though the answer is kept
+
+    def measure() -> list[Difference]:
         from ft_assets.embedding.model import HybridEncoder
 
         encoder = HybridEncoder.load(folder)
-        _drifts[key] = probe_drift(encoder.contract.probes, encoder.probe())
-    return _drifts[key]
+        return probe_drift(encoder.contract.probes, encoder.probe())
+
+    return _drifts.get((model.path, model.data_version), measure)
 
 
 GATES = [

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
 from expectations.rules.retrieval import METRICS, measure
 from resources.artifacts import Artifact
@@ -72,11 +73,11 @@ def summarise(scores: Scores) -> dict[str, Any]:
 
 def as_table(scores: Scores) -> str:
     """The scores as a Markdown table, in percent with the 95 % interval of nDCG@10."""
-    lines = ["| system | arm | nDCG@10 | Recall@10 | Recall@100 | MRR@10 |", "|---|---|---|---|---|---|"]
+    rows: list[list[str]] = []
     for (system, arm), metrics in scores.items():
         means = {name: sum(values) / len(values) for name, values in metrics.items()}
         spread = bootstrap(metrics["ndcg_at_10"])
         cells = [f"{100 * means[name]:.1f}" for name in METRICS]
         cells[0] += f" [{100 * spread.low:.1f}, {100 * spread.high:.1f}]"
-        lines.append(f"| {system} | {arm} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([system, arm, *cells])
+    return markdown_table(["system", "arm", "nDCG@10", "Recall@10", "Recall@100", "MRR@10"], rows)

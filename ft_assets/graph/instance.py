@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
 from ruamel.yaml import YAML
+
+from resources.files import file_lock, write_text
 
 SETTINGS = Path(__file__).resolve().parents[2] / "dagster.yaml"
 _STATE_PREFIX = ".ft/"
@@ -24,8 +23,7 @@ def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
     table ends with two heads).
     """
     home = dagster_home(state)
-    home.mkdir(parents=True, exist_ok=True)
-    with _lock(home / ".lock"):
+    with file_lock(home / ".lock"):
         _write_if_changed(home / "dagster.yaml", derive_settings(settings, state))
         os.environ["DAGSTER_HOME"] = str(home)
         return dg.DagsterInstance.from_config(str(home))
@@ -61,13 +59,4 @@ def _absolute(value: Any, state: Path) -> Any:
 def _write_if_changed(path: Path, text: str) -> None:
     if path.is_file() and path.read_text("utf-8") == text:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
-
-
-@contextmanager
-def _lock(path: Path) -> Generator[None]:
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    write_text(path, text)

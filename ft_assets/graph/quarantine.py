@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
+from expectations.markdown import markdown_cell, markdown_table
 from expectations.reading import Rejected
 
 FILE = "quarantine.jsonl"
@@ -30,13 +32,10 @@ def counted(rejected: Iterable[Rejected], codes: Counter[str]) -> Iterator[Rejec
 
 def quarantine_table(path: Path) -> str:
     """The first ten quarantined rows as a Markdown table; a sentence if there are none."""
-    rows: list[str] = []
-    for row in read_quarantine(path):
-        if len(rows) == _SHOWN:
-            break
+    rows: list[list[str]] = []
+    for row in islice(read_quarantine(path), _SHOWN):
         cells = (f"{row.file}:{row.line}", row.code, row.reason, row.raw[:60], row.suggestion)
-        rows.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
+        rows.append([markdown_cell(cell) for cell in cells])
     if not rows:
         return "#### Nothing is quarantined"
-    head = "| where | code | reason | starts with | fix |\n| --- | --- | --- | --- | --- |\n"
-    return head + "\n".join(rows)
+    return markdown_table(["where", "code", "reason", "starts with", "fix"], rows)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-import uuid
 from datetime import UTC, datetime
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,12 @@ from expectations.tables.gate import Table, Validation, judge, slim_frame, suite
 from expectations.tables.report import render_markdown, render_report
 from expectations.violations import Violation
 from resources.artifacts import Artifact, ArtifactStore
+from resources.files import write_text
+from resources.memo import Memo
 
 _REPORTS_KEPT = 20
+_judged = Memo[tuple[Validation, float]](size=64)
+"""Judgements and when they were made, by the hashes of table and suite: Great Expectations takes a second for each."""
 _LIBRARIES = ("ft-assets", "great-expectations", "pandas", "pyarrow")
 
 
@@ -29,7 +31,8 @@ def table_fits(
     `<state>/reports/<asset>/<recipe>-<suite>.html`, because artifacts are immutable; an asset keeps its newest 20.
     """
     path, suite_sha256 = artifact.file(file), file_digest(suite_of(table))
-    validation, judged_at = _judged(path, artifact.manifest.files[file].sha256, table, suite_sha256)
+    key = (path, artifact.manifest.files[file].sha256, table, suite_sha256)
+    validation, judged_at = _judged.get(key, lambda: (judge(slim_frame(path, table), suite_of(table)), time.time()))
     report = store.root.absolute().with_name("reports") / artifact.asset
     report /= f"{artifact.recipe_id}-{suite_sha256[:8]}.html"
     if not report.is_file() or report.stat().st_mtime < judged_at:
@@ -45,18 +48,9 @@ def table_fits(
     return validation.violations, figures
 
 
-@lru_cache(maxsize=64)
-def _judged(path: Path, _sha256: str, table: Table, _suite_sha256: str) -> tuple[Validation, float]:
-    # every consumer's guard asks again, and Great Expectations takes a second to answer
-    return judge(slim_frame(path, table), suite_of(table)), time.time()
-
-
 def _publish(report: Path, page: str) -> None:
     """Write a report so that a reader sees a whole page, and forget the oldest ones beside it."""
-    report.parent.mkdir(parents=True, exist_ok=True)
-    temporary = report.with_name(f".{report.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_text(page, "utf-8")
-    temporary.replace(report)
+    write_text(report, page)
     newest_first = sorted(report.parent.glob("[!.]*.html"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in newest_first[_REPORTS_KEPT:]:
         old.unlink(missing_ok=True)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from qdrant_client import QdrantClient, models
 
 from expectations.contracts.collection import configured_serving
 from expectations.contracts.embedding import Serving
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 from resources.engines.protocol import (
     DENSE,
     SPARSE,
@@ -32,6 +31,7 @@ from resources.engines.protocol import (
     require_unaliased,
     weighted_sum,
 )
+from resources.files import sync_to_disk
 
 _QUERIES = 64  # in one request
 # where qdrant-client 1.20 keeps a local collection's points, and what it replaces at every change of anything else
@@ -232,9 +232,7 @@ class LocalClient(ServerClient):
         copied.mkdir()
         with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(copied / _FILE)) as new:
             old.backup(new)
-        descriptor = os.open(copied / _FILE, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync_to_disk(copied / _FILE)
         copied.rename(place)
         super().create(name, serving, metadata)
         return True
@@ -252,12 +250,16 @@ def unreadable(folder: Path, error: Exception) -> Refused:
     """The refusal (FT-QDR-011) that names what is damaged below the folder of a local engine."""
     damaged = [file.parent for file in sorted((folder / "collection").glob(f"*/{_FILE}")) if not _is_sound(file)]
     places = ", ".join(str(place) for place in damaged) or str(folder)
-    violation = Violation(
-        code="FT-QDR-011", where=places, message=f"the local engine's files cannot be read: {error}", field="qdrant",
-        found="damaged", expected="what qdrant-client wrote",
+    refusal = violation(
+        "FT-QDR-011",
+        where=places,
+        message=f"the local engine's files cannot be read: {error}",
+        field="qdrant",
+        found="damaged",
+        expected="what qdrant-client wrote",
         fix=f"move {places} away, then ft run --asset qdrant_collection (built again from vectors that are kept)",
-    )  # fmt: skip
-    return Refused("opening Qdrant", [violation])
+    )
+    return Refused("opening Qdrant", [refusal])
 
 
 def _is_sound(file: Path) -> bool:

@@ -21,8 +21,7 @@ import numpy as np
 import qdrant_edge as edge
 
 from expectations.contracts.embedding import Serving
-from expectations.violations import Refused, Violation
-from resources.artifacts import write_json
+from expectations.violations import Refused, violation
 from resources.engines.protocol import (
     DENSE,
     SPARSE,
@@ -35,6 +34,7 @@ from resources.engines.protocol import (
     require_unaliased,
     weighted_sum,
 )
+from resources.files import write_json
 
 _QUERIES = 64  # in one batch
 _PAGE = 10_000  # points in one page of a scroll without vectors
@@ -161,8 +161,8 @@ class EdgeClient:
 
     def point(self, alias: str, name: str) -> None:
         if name not in self._meta.collections:
-            raise _refused("FT-COL-006", name, "the collection is not in this engine.", "missing", "present",
-                           "ft run --asset qdrant_collection")  # fmt: skip
+            refusal = violation("FT-COL-006", where=name, field="collection", found="missing", expected="present")
+            raise Refused(f"opening {name}", [refusal])
         if self._meta.aliases.get(alias) != name:
             self._meta.aliases[alias] = name
             self._save()
@@ -181,7 +181,16 @@ class EdgeClient:
             except Exception as error:  # the library raises nothing more particular
                 fix = f"delete the folder {self._folder / name}, then ft run --asset qdrant_collection"
                 message = f"the shard cannot be opened: {error}"
-                raise _refused("FT-QDR-007", name, message, "unreadable", "a shard", fix) from error
+                refusal = violation(
+                    "FT-QDR-007",
+                    where=name,
+                    message=message,
+                    field="collection",
+                    found="unreadable",
+                    expected="a shard",
+                    fix=fix,
+                )
+                raise Refused(f"opening {name}", [refusal]) from error
         return self._shards[name]
 
     def _pages(self, name: str, size: int, **fields: Any) -> Iterator[list[edge.Record]]:
@@ -282,10 +291,3 @@ def _copy_file(source: Path, target: Path) -> None:
                 at += os.sendfile(write.fileno(), read.fileno(), at, end - at)
         os.truncate(write.fileno(), size)
         os.fsync(write.fileno())
-
-
-def _refused(code: str, where: str, message: str, found: Any, expected: Any, fix: str) -> Refused:  # noqa: PLR0917
-    violation = Violation(
-        code=code, where=where, message=message, field="collection", found=found, expected=expected, fix=fix
-    )
-    return Refused(f"opening {where}", [violation])

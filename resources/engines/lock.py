@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
+from resources.files import file_lock
 
 _POLL_SECONDS = 0.05
 _log = logging.getLogger(__name__)
@@ -24,12 +24,11 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
     qdrant-client's own lock is taken after it has read the folder: a client that opens while another writes would hold
     what was there before, and write that back. This one is taken before anything is read. It goes with its process.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".writer").open("a+") as stream:
+    with ExitStack() as stack:
         told = False
         while True:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stream = stack.enter_context(file_lock(folder / ".writer", wait=False))
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
@@ -46,12 +45,15 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
 
 def held(folder: Path, timeout: float, holder: str) -> Refused:
     """The refusal that names who is in the way."""
-    violation = Violation(
-        code="FT-QDR-001", where=str(folder), message=f"{holder} holds the embedded engine.", field="qdrant",
-        found=f"still locked after {timeout:g} s", expected="an open engine",
-        fix="wait for that process or end it, raise qdrant.lock_timeout, or use a server (qdrant.engine: server)",
-    )  # fmt: skip
-    return Refused("opening Qdrant", [violation])
+    refusal = violation(
+        "FT-QDR-001",
+        where=str(folder),
+        message=f"{holder} has the embedded engine open",
+        field="qdrant",
+        found=f"still locked after {timeout:g} s",
+        expected="an open engine",
+    )
+    return Refused("opening Qdrant", [refusal])
 
 
 def _holder(folder: Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from expectations.contracts.embedding import Fusion, Serving
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,16 +193,10 @@ def require_sound(where: str, points: Points, dimension: int) -> None:
 def require_unaliased(name: str, aliases: Mapping[str, str]) -> None:
     """Raise Refused (FT-QDR-005) if an alias names the collection."""
     if serving := sorted(alias for alias, collection in aliases.items() if collection == name):
-        violation = Violation(
-            code="FT-QDR-005", where=name, message="an alias names this collection: it serves.", field="alias",
-            found=serving, expected="none", fix="move the alias first (ft rollback collection, or a new release)",
-        )  # fmt: skip
-        raise Refused(f"deleting {name}", [violation])
+        refusal = violation("FT-QDR-005", where=name, field="alias", found=serving, expected="none")
+        raise Refused(f"deleting {name}", [refusal])
 
 
-def _unsound(where: str, field: str, found: Any, expected: Any) -> Refused:
-    violation = Violation(
-        code="FT-QDR-006", where=where, message="these vectors would spoil the collection.", field=field, found=found,
-        expected=expected, fix="ft run --asset passage_vectors",
-    )  # fmt: skip
-    return Refused(f"writing to {where}", [violation])
+def _unsound(where: str, field: str, found: object, expected: object) -> Refused:
+    refusal = violation("FT-QDR-006", where=where, field=field, found=found, expected=expected)
+    return Refused(f"writing to {where}", [refusal])

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from expectations.violations import Refused
-from resources.artifacts import ArtifactStore, Recipe, write_json
+from resources.artifacts import ArtifactStore, Recipe
+from resources.files import write_json
 
 RECIPE = Recipe(asset="corpus", code_version="1", settings={"a": 1}, inputs={"files": "v1"})
 

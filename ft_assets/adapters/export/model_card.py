@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from expectations.contracts.adapter import AdapterContract
+from expectations.markdown import markdown_table
 from ft_assets.adapters.score_answers import show_scores
 from resources.artifacts import Recipe
 
@@ -97,8 +98,7 @@ def _licence(card: Card) -> str:
 
 
 def _table(key: str, value: str, rows: Mapping[str, Any]) -> str:
-    lines = [f"| {key} | {value} |", "|---|---|"]
-    return "\n".join(lines + [f"| {name} | {_plain(cell)} |" for name, cell in rows.items()])
+    return markdown_table([key, value], [(name, _plain(cell)) for name, cell in rows.items()])
 
 
 def _plain(value: Any) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import shutil
@@ -28,7 +27,8 @@ import msgspec
 from expectations.canonical import file_digest
 from ft_assets.adapters.refusals import refuse
 from resources import torchrun
-from resources.artifacts import MANIFEST, FileSeal, seal_files, sync_to_disk, write_json
+from resources.artifacts import MANIFEST, FileSeal, seal_files
+from resources.files import file_lock, sync_to_disk, write_json
 from resources.telemetry import Metrics
 
 KEPT = 2  # checkpoints of a run
@@ -56,9 +56,9 @@ def hold(run_dir: Path) -> Iterator[None]:
     if not torchrun.is_main():
         yield
         return
-    with (run_dir / "lock").open("w") as stream:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(file_lock(run_dir / "lock", wait=False))
         except BlockingIOError:
             refuse("FT-TRAIN-035", "another process trains in this run folder.", field=str(run_dir), found="locked",
                     expected="one training", fix="wait for it, or stop it")  # fmt: skip

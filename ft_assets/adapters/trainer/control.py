@@ -30,6 +30,7 @@ from ruamel.yaml.error import YAMLError
 from ft_assets.adapters.refusals import refuse
 from ft_assets.adapters.trainer.checkpoints import kept
 from resources import torchrun
+from resources.files import ABSENT, file_stamp
 from resources.telemetry import Metrics
 
 CONTROL_FILE = "control.yaml"
@@ -147,9 +148,8 @@ class WishFile:
     def read(self) -> Wishes | str | None:
         """What it wishes, why it cannot be read, or None where nothing changed since the last call."""
         try:
-            status = self._path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            if stamp == self._seen:
+            stamp = file_stamp(self._path)
+            if stamp in {ABSENT, self._seen}:
                 return None
             self._seen = stamp
             document = YAML(typ="safe", pure=True).load(self._path.read_text("utf-8"))

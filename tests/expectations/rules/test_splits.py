@@ -89,7 +89,7 @@ def test_shares_that_a_fair_deal_gives_are_within_the_noise():
 def test_the_strata_are_shown_as_a_table_the_largest_first():
     shown = splits.strata_table({"language": {"en": _stratum(1, 0, 1), "zh|x": _stratum(6, 2, 2)}})
     assert shown.splitlines()[2:] == [
-        "| language | zh∣x | 10 | 60.0% | 20.0% | 20.0% |", "| language | en | 2 | 50.0% | 0.0% | 50.0% |",
+        "| language | zh\\|x | 10 | 60.0% | 20.0% | 20.0% |", "| language | en | 2 | 50.0% | 0.0% | 50.0% |",
     ]  # fmt: skip
 
 

@@ -161,10 +161,10 @@ def test_the_generator_answers_alike_alone_and_in_a_batch_and_differs_by_adapter
     prompt = read_contract(sft.folder()).prompt
     chats = [build_messages(prompt, f"AES-{n} 使用多少比特?", ["比特" * n]) for n in (1, 9, 4)]
     seen: list[tuple[int, int]] = []
-    together = generator.answer("sft", chats, 6, 2, lambda done, total: seen.append((done, total)))
-    assert together == [generator.answer("sft", [chat], 6, 1)[0] for chat in chats]
+    together = generator.generate("sft", chats, 6, 2, lambda done, total: seen.append((done, total)))
+    assert together == [generator.generate("sft", [chat], 6, 1)[0] for chat in chats]
     assert seen == [(2, 3), (3, 3)]
-    assert generator.answer("base", chats, 6, 3) != together
+    assert generator.generate("base", chats, 6, 3) != together
 
 
 def test_answers_that_do_not_fit_into_memory_together_come_in_smaller_batches(
@@ -175,7 +175,7 @@ def test_answers_that_do_not_fit_into_memory_together_come_in_smaller_batches(
     lab, sft, _ = trained
     generator = Generator(lab.base, {"sft": sft.folder()}, Compute("cpu", "float32"))
     chats = [build_messages(read_contract(sft.folder()).prompt, f"AES-{n}?", ["比特" * n]) for n in range(1, 8)]
-    together = generator.answer("sft", chats, 4, 7)
+    together = generator.generate("sft", chats, 4, 7)
     made, generate, tried = [], generator.model.generate, []
 
     def without_memory(input_ids: Any, **kwargs: Any) -> Any:
@@ -185,7 +185,7 @@ def test_answers_that_do_not_fit_into_memory_together_come_in_smaller_batches(
         return generate(input_ids=input_ids, **kwargs)
 
     monkeypatch.setattr(generator.model, "generate", without_memory)
-    assert generator.answer("sft", chats, 4, 7, lambda done, total: made.append(done)) == together
+    assert generator.generate("sft", chats, 4, 7, lambda done, total: made.append(done)) == together
     assert tried == [7, 3, 3, 1]
     assert made == [3, 6, 7]
 

@@ -167,10 +167,10 @@ def test_whole_models_and_adapters_answer_in_turn_as_each_does_alone(trained: An
         "released": Generator(lab.base, {"released": sft.folder()}, CPU),
     }
     wanted = {
-        name: one.answer("released" if name == "released" else "base", CHATS, 6, 2) for name, one in alone.items()
+        name: one.generate("released" if name == "released" else "base", CHATS, 6, 2) for name, one in alone.items()
     }
     for name in ("dpo", "base", "released", "dpo", "released", "base"):
-        assert together.answer(name, CHATS, 6, 2) == wanted[name], name
+        assert together.generate(name, CHATS, 6, 2) == wanted[name], name
 
 
 def test_a_whole_candidate_is_compared_with_a_released_adapter(trained: Any, whole: Any, tmp_path: Path) -> None:

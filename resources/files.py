@@ -1,0 +1,67 @@
+"""Files that several processes use: a lock, a write that is never seen half done, and the stamp of a file."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+ABSENT = (-1, -1)
+"""The stamp of a file that does not exist."""
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True) -> Generator[TextIO]:
+    """Hold an exclusive lock on a file for the length of the block, and yield the open file.
+
+    The file is created where it is missing, and its text is left as it is. The lock ends with its process.
+    Raises BlockingIOError if another process holds it and `wait` is False.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield stream
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that a reader sees the old file or the new one, never half of it. It is on the disk then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    sync_to_disk(path.parent)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON, as `write_text` does."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Return a file's size in bytes and its time of change in nanoseconds; `ABSENT` if there is no such file.
+
+    An equal stamp means that the file is unchanged.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ABSENT
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else ABSENT
+
+
+def sync_to_disk(path: Path) -> None:
+    """Return when the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,41 @@
+"""A file lock, a write that is never seen half done, and the stamp of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resources.files import ABSENT, file_lock, file_stamp, write_json, write_text
+
+
+def test_a_lock_that_is_held_is_refused_and_its_text_is_kept(tmp_path: Path):
+    path = tmp_path / "new/lock"
+    with file_lock(path) as stream:
+        stream.write("process 7")
+        stream.flush()
+        with pytest.raises(BlockingIOError), file_lock(path, wait=False):
+            pass
+        assert path.read_text("utf-8") == "process 7"
+    with file_lock(path, wait=False):
+        pass
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "folder/value.json"
+    write_json(path, {"b": 1, "a": "字"})
+    assert path.read_text("utf-8") == '{\n  "a": "字",\n  "b": 1\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    assert "字" in path.read_text("utf-8")
+    write_text(path, "new")
+    assert [file.name for file in path.parent.iterdir()] == ["value.json"]
+
+
+def test_a_stamp_changes_with_the_file_and_a_folder_has_none(tmp_path: Path):
+    path = tmp_path / "file"
+    assert file_stamp(path) == file_stamp(tmp_path) == file_stamp(path / "below") == ABSENT
+    path.write_text("1", "utf-8")
+    first = file_stamp(path)
+    path.write_text("12", "utf-8")
+    assert first[0] == 1 and file_stamp(path) != first
