@@ -109,7 +109,7 @@ def test_blank_texts_and_missing_reasoning_are_named() -> None:
 
 def test_dropping_every_row_of_a_part_is_refused() -> None:
     (found,) = check_left({"train": 3, "validation": 1}, {"train": 0, "validation": 1}, "instruction_splits")
-    assert (found.code, found.where) == ("FT-TRAIN-001", "instruction_splits/train")
+    assert (found.code, found.where) == ("FT-TRAIN-027", "instruction_splits/train")
 
 
 def test_disk_and_memory_must_suffice() -> None:
