@@ -343,7 +343,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-CORPUS-003": Code(
         "A section shorter than `corpus.min_chars`",
-        "It says too little to be found or to answer with.",
+        "It is too short to be found or to answer with.",
         "Write the section, take it out, or lower `corpus.min_chars`.",
     ),
     "FT-CORPUS-004": Code(
@@ -353,33 +353,33 @@ CODES: dict[str, Code] = {
     ),
     "FT-CORPUS-005": Code(
         "The same text as another passage",
-        "It would fill two places of every result list. Its id becomes an alias: judgements that name it hold.",
+        "It would fill two places of every result list. Its id becomes an alias: judgements that name it stay valid.",
         "Nothing, or keep one of the two.",
     ),
     "FT-CORPUS-006": Code(
         "Not a document format that is read here",
-        "What cannot be read would be missing without a word.",
+        "What cannot be read would be missing silently.",
         "Convert the file, or leave it out of `corpus.files`.",
     ),
     "FT-CORPUS-007": Code(
         "A library that is needed for this is not installed",
-        "Reading on without it would leave things out without a word.",
+        "Without it, parts would be left out silently.",
         "Install the extra that the message names.",
     ),
     # The glossary
     "FT-GLOSS-001": Code(
-        "A glossary that is no mapping of terms to names",
-        "Terms would be missing without a word.",
+        "The glossary is not a mapping of terms to names",
+        "Terms would be missing silently.",
         "Write `term: [name, …]`, one term a line.",
     ),
     "FT-GLOSS-002": Code(
         "One name stands for two terms",
-        "Nobody could say which of the two a text speaks of.",
-        "Take the name out of one of them.",
+        "Nobody could tell which of the two terms a text names.",
+        "Remove the name from one of them.",
     ),
     "FT-TERM-001": Code(
         "Too many answers name none of the terms that their questions name",
-        "A model learns to speak of something else than it was asked.",
+        "A model learns to answer about something else than the question.",
         "Name the term in the answer, or raise `datasets.max_lost_terms_share`.",
     ),
     "FT-TERM-002": Code(
@@ -402,16 +402,16 @@ CODES: dict[str, Code] = {
         "Add a judgement with a score of 1 or more, or take the query out.",
     ),
     "FT-LINK-004": Code("A judgement of a query that is quarantined", "It judges nothing.", "Fix the query first."),
-    # Dealing records into splits
+    # Assigning records to splits
     "FT-SPLIT-001": Code(
         "A new record that would join two splits",
-        "It shares a document, a passage, a group or a question with both: in either, it leaks into the other.",
+        "It shares a document, a passage, a group or a question with both: in either split it leaks into the other.",
         "Give it evidence and a question of one split, or leave it out.",
     ),
     # The table gate
     "FT-TABLE-001": Code(
         "The suite cannot be used as it is written",
-        "An expectation that is dropped or cannot fail leaves the gate open.",
+        "An expectation that is dropped, or that cannot fail, lets every table pass.",
         "Fix the suite file: expectation types and arguments as Great Expectations names them.",
     ),
     "FT-TABLE-002": Code(
@@ -421,11 +421,11 @@ CODES: dict[str, Code] = {
     ),
     "FT-TABLE-003": Code(
         "The table is empty",
-        "Every rule about rows holds for no rows.",
-        "Look into the quarantine for what became of them.",
+        "A table without rows passes every rule on rows.",
+        "Read the quarantine: it holds each missing row with its reason.",
     ),
     "FT-TABLE-004": Code(
-        "A rule about the table does not hold",
+        "A rule on the table failed",
         "Later stages rely on it.",
         "Look at the rows that the violation names.",
     ),

@@ -75,7 +75,7 @@ def test_a_page_says_what_was_judged_when_and_by_what() -> None:
     text, _ = _page(_validation(PASSED), {"great-expectations": "1.24.1"})
     for shown in ("instruction_records", "1,200", "2026-11-21 12:00:00+00:00", "great-expectations", "1.24.1"):
         assert shown in text
-    assert "Passed: all 1 rules hold for 1,200 rows" in text
+    assert "Passed: all 1 rules pass for 1,200 rows" in text
 
 
 def test_each_expectation_has_a_row_with_the_worst_first() -> None:
