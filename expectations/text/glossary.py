@@ -92,9 +92,9 @@ def count_terms(terms: Mapping[str, list[str]], texts: Iterable[str]) -> list[Te
     passages: Counter[str] = Counter()
     occurrences: Counter[str] = Counter()
     for text in texts:
-        terms_found = finder.find(text)
-        occurrences.update(terms_found)
-        passages.update(set(terms_found))
+        named = finder.find(text)
+        occurrences.update(named)
+        passages.update(set(named))
     return [Term(term, names, passages[term], occurrences[term]) for term, names in terms.items()]
 
 
