@@ -609,7 +609,7 @@ CODES: dict[str, Code] = {
     # Data sets
     "FT-DATA-001": Code(
         "Too many rows are in the quarantine",
-        "What is left may no longer stand for the whole data set.",
+        "The rest may no longer represent the whole data set.",
         "Read quarantine.jsonl and fix the files, or raise `datasets.max_quarantined_share` in config.yaml.",
     ),
     "FT-DATA-002": Code(
@@ -1105,7 +1105,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-VEC-004": Code(
         "The vectors were made from another text",
-        "Searches would find a passage for what it said before.",
+        "Searches would find a passage by its old text.",
         "Run `ft run --asset passage_vectors`.",
     ),
     "FT-VEC-005": Code(

@@ -13,7 +13,7 @@ from expectations.violations import Violation, violation
 
 
 class Level(StrEnum):
-    """What a difference between a stored contract and the wanted one costs."""
+    """The cost of the differences between a stored contract and the wanted one."""
 
     IDENTICAL = "IDENTICAL"
     """They agree in everything that counts."""

@@ -19,7 +19,7 @@ _SHOWN = 20
 _STEPS = 24  # columns of the histogram of lengths
 
 Thought = Literal["none", "full", "empty", "masked"]
-"""How the reasoning of an answer is trained: the template has no place for any (none), it is trained (full), an empty
+"""How the reasoning of an answer is trained: the template has no place for it (none), it is trained (full), an empty
 one is trained (empty), or an empty one carries no loss (masked)."""
 
 

@@ -64,7 +64,7 @@ class TermFinder:
 def load_terms(files: Sequence[Path]) -> dict[str, list[str]]:
     """Return term -> other names from YAML mappings; a file may give more names to a term of an earlier one.
 
-    Raises Refused: FT-GLOSS-001 a file is no such mapping, FT-GLOSS-002 one name stands for two terms.
+    Raises Refused: FT-GLOSS-001 a file is not such a mapping, FT-GLOSS-002 one name has two terms.
     """
     terms: dict[str, list[str]] = {}
     violations: list[Violation] = []

@@ -1,3 +1,5 @@
+"""An adapter is compared with a base and a prompt; every difference names its field, both values and the fix."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -18,13 +20,17 @@ from expectations.contracts.compare import Level
 
 CONTRACT = AdapterContract(
     base=BaseModelIdentity(
-        name="Qwen3-4B", revision=None, weights_sha256="w", tokenizer_sha256="t", chat_template_sha256="c",
+        name="Qwen3-4B",
+        revision=None,
+        weights_sha256="w",
+        tokenizer_sha256="t",
+        chat_template_sha256="c",
         stop_token_ids=[151645],
     ),
     prompt=RagPrompt(system="", template="{passages}{question}", separator="\n"),
     reasoning="strip",
     lora=LoraShape(r=16, alpha=32, targets=["q_proj"]),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +55,7 @@ def test_the_changed_field_decides_the_level(part: str, changes: dict[str, Any],
     )
 
 
-def test_another_reasoning_policy_asks_for_a_new_training() -> None:
+def test_another_reasoning_policy_needs_a_new_training() -> None:
     assert compare(CONTRACT, msgspec.structs.replace(CONTRACT, reasoning="require")).level is Level.RETRAIN
 
 
@@ -57,8 +63,11 @@ def test_a_violation_names_the_field_both_values_and_the_fix() -> None:
     other = msgspec.structs.replace(CONTRACT.base, weights_sha256="x")
     (violation,) = compare_base(CONTRACT, other).violations("adapter sft")
     assert (violation.code, violation.field, violation.found, violation.expected) == (
-        "FT-ADP-001", "base.weights_sha256", "w", "x",
-    )  # fmt: skip
+        "FT-ADP-001",
+        "base.weights_sha256",
+        "w",
+        "x",
+    )
     assert "ft run" in violation.fix
 
 

@@ -34,7 +34,7 @@ CONTRACT = EmbeddingContract(
 
 
 SERVED_OTHER = msgspec.structs.replace(CONTRACT, serving=Serving(dimension=192, distance="cosine"))
-BROKEN: list[tuple[str, str, list[Violation]]] = [
+VIOLATIONS: list[tuple[str, str, list[Violation]]] = [
     ("FT-EMB-011", "nan", rules.losses_are_finite("m", [1.0, math.nan])),
     ("FT-EMB-012", "0.0", rules.model_changed("m", 0.0, 2)),
     ("FT-EMB-013", "0.75", rules.lexical_head_is_alive("m", 12, 16, 0.5)),
@@ -57,7 +57,7 @@ BROKEN: list[tuple[str, str, list[Violation]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "named", "violations"), BROKEN)
+@pytest.mark.parametrize(("code", "named", "violations"), VIOLATIONS)
 def test_each_rule_names_what_breaks_it_and_how_to_fix_it(code: str, named: str, violations: list[Violation]) -> None:
     assert violations
     assert {violation.code for violation in violations} == {code}
@@ -65,7 +65,7 @@ def test_each_rule_names_what_breaks_it_and_how_to_fix_it(code: str, named: str,
     assert violations[0].fix
 
 
-def test_the_rules_let_pass_what_is_right() -> None:
+def test_good_values_pass_every_rule() -> None:
     assert rules.losses_are_finite("m", [1.0]) == []
     assert rules.model_changed("m", 0.0, 0) == []
     assert rules.not_below_base("m", Interval(-0.01, -0.03, 0.01, 50)) == []
@@ -74,7 +74,7 @@ def test_the_rules_let_pass_what_is_right() -> None:
     assert rules.stored_vectors_match("c", {"a": 1.0}) == []
     assert rules.fused_not_below_arms("e", 0.86, 0.5, 0.9, 0.05) == []
     assert rules.not_worse_than_live("e", Interval(0.03, -0.01, 0.05, 50), 0.02, "ndcg_at_10") == []
-    # few questions: the interval is wide, and nothing was lost; or it was, and may be chance
+    # few questions: the interval is wide; nothing was lost, or the loss may be chance
     assert rules.not_worse_than_live("e", Interval(0.0, -0.1, 0.1, 20), 0.02, "ndcg_at_10") == []
     assert rules.not_worse_than_live("e", Interval(-0.05, -0.12, 0.02, 20), 0.02, "ndcg_at_10") == []
     # many questions: a loss that is certain, and small enough to be tolerated
@@ -123,7 +123,7 @@ def test_our_own_consumers_are_readable_and_accept_the_usual_release() -> None:
     assert [v for c in known for v in (*broken_retrieval_needs(c, CONTRACT, 0.9), *broken_formats(c, offered))] == []
 
 
-def test_every_error_of_every_consumer_file_is_said_at_once(tmp_path: Path) -> None:
+def test_every_error_of_every_consumer_file_is_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("name: a\nowner: t\ndescription: d\nretreival: {}\n")
     (tmp_path / "b.yaml").write_text("name: [\n")
     with pytest.raises(Refused) as refusal:
