@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,7 +64,7 @@ def _digest(folder: Path, patterns: tuple[str, ...], digest_of: Callable[[Path],
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return sorted(chain.from_iterable(folder.glob(pattern) for pattern in patterns))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -40,9 +40,10 @@ class TermFinder:
 
     def __init__(self, terms: Mapping[str, Sequence[str]]) -> None:
         """`terms`: term -> other names. Refused (FT-CORPUS-007) when ahocorasick-rs is not installed."""
-        self._owner = {
-            variant: term for term, names in terms.items() for name in (term, *names) for variant in _variants(name)
-        }
+        self._owner: dict[str, str] = {}
+        for term, names in terms.items():
+            for name in (term, *names):
+                self._owner |= dict.fromkeys(_variants(name), term)
         self._names = list(self._owner)
         self._automaton = _automaton(self._names) if self._names else None
 
