@@ -40,7 +40,7 @@ import numpy as np
 
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
-from expectations.rules.retrieval import METRICS, measure
+from expectations.rules.ranking_metrics import METRICS, measure
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import score_blocks

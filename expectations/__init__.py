@@ -1,1 +1,1 @@
-"""What must be true. Imports neither Dagster nor torch nor pandas, so another repository's CI can use it alone."""
+"""Rules on data, contracts and vectors. Imports neither Dagster nor torch nor pandas, so that other CI can use it."""

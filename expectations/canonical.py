@@ -1,4 +1,4 @@
-"""One canonical JSON and one hash of it, so that equal content has one version everywhere."""
+"""Canonical JSON and hashes: equal content has the same version everywhere."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 _BLOCK = 1 << 20
 
 
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spare white space; refuses NaN and infinities (ValueError)."""
+def canonical_json(value: object) -> str:
+    """Return JSON with sorted keys and no spare white space. Raises ValueError for NaN and infinities."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest(value: Any) -> str:
-    """sha256 (hex) of the canonical JSON of `value`."""
+def digest(value: object) -> str:
+    """Return the sha256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def text_digest(text: str) -> str:
-    """sha256 (hex) of a text's UTF-8 bytes."""
+    """Return the sha256 (hex) of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """sha256 (hex) of a file's bytes, read in 1 MiB blocks."""
+    """Return the sha256 (hex) of a file's bytes, read in 1 MiB blocks."""
     hasher = hashlib.sha256()
     for block in _blocks(path):
         hasher.update(block)
@@ -35,7 +34,7 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 (hex) of a folder: the names and contents of the files in it, at any depth."""
+    """Return the sha256 (hex) of a folder: the names and contents of the files in it, at any depth."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
 

@@ -1,4 +1,4 @@
-"""A broken rule, with everything its reader needs: where, both values, and the fix."""
+"""Violations: a broken rule with its place, both values and the fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A broken rule.
 
     `code` can be looked up in docs/rules.md; `where` names the asset or `file:line`; `found` and `expected` are the
-    two values that disagree; `fix` is the command or the edit that puts it right.
+    two values that disagree; `fix` is the command or the edit that solves it.
     """
 
     code: str
@@ -29,7 +29,9 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         text = f"[{self.code}] {self.where}: {self.message}"
         if self.field:
             text += f" ({self.field}: found {self.found!r}, expected {self.expected!r})"
-        return f"{text} Fix: {self.fix}" if self.fix else text
+        if not self.fix:
+            return text
+        return f"{text} Fix: {self.fix}" if text.endswith((".", "!", "?")) else f"{text}. Fix: {self.fix}"
 
 
 def violation(
@@ -60,7 +62,7 @@ def violation(
 
 
 class Refused(Exception):
-    """Work was refused because rules do not hold. Carries every violation, not only the first."""
+    """Work was refused because rules are broken. Carries every violation, not only the first."""
 
     def __init__(self, subject: str, violations: Iterable[Violation]) -> None:
         self.subject = subject

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from expectations.contracts.adapter import compare_base, violations
+from expectations.contracts.adapter import compare_base
 from expectations.violations import Refused
 from resources import memory
 from resources.accelerator import Compute
@@ -62,7 +62,7 @@ class Generator:
         broken = [
             violation
             for name, contract in contracts.items()
-            for violation in violations(compare_base(contract, base), f"{name} on {base_folder}")
+            for violation in compare_base(contract, base).violations(f"{name} on {base_folder}")
         ]
         if broken:
             raise Refused("loading adapters", broken)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from expectations.canonical import text_digest
-from expectations.contracts.adapter import AdapterContract, BaseModel
+from expectations.contracts.adapter import AdapterContract, BaseModelIdentity
 from expectations.contracts.fingerprint import tokenizer_files
 from resources import models
 
@@ -75,7 +75,7 @@ def copy_companions(base: Path, target: Path) -> None:
         shutil.copy2(path, target / path.name)
 
 
-def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | None = None) -> BaseModel:
+def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | None = None) -> BaseModelIdentity:
     """The base model's identity for a contract: content hashes, chat template, the tokens that end an answer."""
     from transformers import GenerationConfig
 
@@ -84,7 +84,7 @@ def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | 
         configured = GenerationConfig.from_pretrained(folder).eos_token_id
         stops |= set(configured if isinstance(configured, list) else [configured])
     prints = models.fingerprint(folder)
-    return BaseModel(
+    return BaseModelIdentity(
         name=name,
         revision=revision,
         weights_sha256=prints["weights"],

@@ -1,1 +1,1 @@
-"""Contracts: they travel with a model folder, a collection's metadata, an adapter."""
+"""Contracts that travel with a model folder, a collection's metadata or an adapter."""

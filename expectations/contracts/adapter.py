@@ -1,5 +1,7 @@
-"""AdapterContract: what an adapter (or a whole model) was trained on top of and with, so that it is never loaded on, or
-served as, anything else."""
+"""The adapter contract: the base model, prompt and method that an adapter (or a whole model) was trained with.
+
+It is compared whenever something is loaded, so that an adapter never runs on another base or with another prompt.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,13 @@ from typing import Literal
 
 import msgspec
 
-from expectations.contracts.compare import Difference, differences
+from expectations.contracts.compare import Comparison, Difference, Level, differences
 from expectations.contracts.fingerprint import fingerprint, stop_tokens, template_digest
-from expectations.violations import Refused, Violation
-
-Outcome = Literal["COMPATIBLE", "RETRAIN", "BROKEN"]
+from expectations.violations import Refused
 
 
-class BaseModel(msgspec.Struct, frozen=True, kw_only=True):
-    """The base by name and by content; equal content under another name is the same base."""
+class BaseModelIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """The base model by name and by content; equal content under another name is the same base."""
 
     name: str
     revision: str | None
@@ -43,64 +43,59 @@ class LoraShape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdapterContract(msgspec.Struct, frozen=True, kw_only=True):
-    """Travels beside what was trained as contract.json."""
+    """The contract.json next to the trained weights."""
 
     version: int = 1
-    base: BaseModel
+    base: BaseModelIdentity
     prompt: RagPrompt
     reasoning: str
     method: Literal["lora", "full"] = "lora"
-    """`lora` left an adapter, which goes on the base; `full` left a model of its own, on which nothing goes."""
+    """`lora` trained an adapter, to be loaded on the base; `full` trained a model that is loaded alone."""
     lora: LoraShape | None = None
-    """Of an adapter."""
+    """The shape of an adapter."""
     weights_sha256: str | None = None
-    """Of a whole model: over its weight files, as `base.weights_sha256` is over the base's."""
+    """The hash of a whole model's weight files, as `base.weights_sha256` is the hash of the base's."""
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """The outcome and every field that led to it."""
-
-    outcome: Outcome
-    differences: list[Difference]
-
-
+# A name is no content. A different prompt or reasoning policy still runs, with worse answers than it was trained for;
+# with any other difference the adapter cannot run.
 _NAMES = ("base.name", "base.revision")
-# A different prompt or reasoning policy still runs, with worse answers than it was trained for; the rest cannot run.
 _RETRAIN = ("prompt.", "reasoning")
+_FIX = "ft run --asset sft_adapter --asset dpo_adapter (trains for what is configured now), or set the field back"
 
 
 def compare(stored: AdapterContract, expected: AdapterContract) -> Comparison:
-    """COMPATIBLE, RETRAIN (the prompt or the reasoning policy changed) or BROKEN (base, tokenizer, template, method,
-    shape)."""
+    """Return the comparison of two contracts: IDENTICAL, RETRAIN (only the prompt or the reasoning policy differs) or
+    BROKEN (base, tokenizer, template, method or shape)."""
     return _judge(differences(stored, expected, ignore=_NAMES))
 
 
-def compare_base(stored: AdapterContract, base: BaseModel) -> Comparison:
-    """Whether the adapter may be loaded on this base model: COMPATIBLE or BROKEN."""
+def compare_base(stored: AdapterContract, base: BaseModelIdentity) -> Comparison:
+    """Compare an adapter's base with a base model: IDENTICAL (it may be loaded there) or BROKEN."""
     return _judge(_branch("base", stored.base, base))
 
 
 def compare_prompt(stored: AdapterContract, prompt: RagPrompt) -> Comparison:
-    """Whether the adapter was trained with this prompt: COMPATIBLE or RETRAIN."""
+    """Compare the prompt of an adapter's training with another: IDENTICAL or RETRAIN."""
     return _judge(_branch("prompt", stored.prompt, prompt))
 
 
 def refuse_mismatch(contract: Path | str, base_folder: Path | str, prompt: RagPrompt | None = None) -> AdapterContract:
-    """Refuse to serve an adapter on what it was not trained for; needs the base install only. Returns its contract.
+    """Refuse to serve an adapter on a base or with a prompt that it was not trained for. Returns its contract.
 
-    `contract`: the contract.json beside the adapter. `base_folder`: the model as it will be loaded: an adapter's base,
-    or (method `full`) the whole model itself. `prompt`: the prompt that will be sent, if it shall be compared too.
-    Reads every weight file once (about 1 GB a second).
-    Raises Refused with every difference: FT-ADP-001 (weights, tokenizer, chat template, stop tokens), FT-ADP-002;
-    FileNotFoundError where `base_folder` holds no model.
-    Without a tokenizer.json the end token's id is unknown here, and the tokenizer's hash alone must tell.
+    `contract`: the contract.json next to the adapter. `base_folder`: the model as it will be loaded: an adapter's base,
+    or (method `full`) the whole model itself. `prompt`: the prompt that will be sent, to compare it too.
+    Needs only the base install. Reads every weight file once (about 1 GB a second).
+    Raises Refused with every difference: FT-ADP-001 (weights, tokenizer, chat template, stop tokens), FT-ADP-002
+    (prompt); FileNotFoundError where `base_folder` holds no model.
+    Without a tokenizer.json the end token's id is unknown here, and only the tokenizer's hash is compared.
     """
     stored = msgspec.json.decode(Path(contract).read_bytes(), type=AdapterContract)
     folder = Path(base_folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no model (config.json)")
     prints = fingerprint(folder)
-    base = BaseModel(
+    base = BaseModelIdentity(
         name=str(folder),
         revision=None,
         weights_sha256=prints["weights"],
@@ -108,29 +103,15 @@ def refuse_mismatch(contract: Path | str, base_folder: Path | str, prompt: RagPr
         chat_template_sha256=template_digest(folder),
         stop_token_ids=stop_tokens(folder) if (folder / "tokenizer.json").is_file() else stored.base.stop_token_ids,
     )
-    wanted = stored.base
+    loaded = stored.base
     if stored.method == "full":
-        wanted = msgspec.structs.replace(wanted, weights_sha256=stored.weights_sha256)
-    found = compare_base(msgspec.structs.replace(stored, base=wanted), base).differences
+        loaded = msgspec.structs.replace(loaded, weights_sha256=stored.weights_sha256)
+    found = _branch("base", loaded, base)
     if prompt is not None:
-        found = [*found, *compare_prompt(stored, prompt).differences]
+        found += _branch("prompt", stored.prompt, prompt)
     if found:
-        raise Refused(f"{contract} on {folder}", violations(_judge(found), str(contract)))
+        raise Refused(f"{contract} on {folder}", _judge(found).violations(str(contract)))
     return stored
-
-
-def violations(comparison: Comparison, where: str) -> list[Violation]:
-    """The comparison as broken rules: FT-ADP-001 for what breaks, FT-ADP-002 for what asks for a new training."""
-    return [
-        Violation(
-            code="FT-ADP-002" if difference.field.startswith(_RETRAIN) else "FT-ADP-001",
-            where=where, message="the adapter's contract differs from what it meets here.",
-            field=difference.field, found=difference.stored, expected=difference.expected,
-            fix="ft run --asset sft_adapter --asset dpo_adapter (trains for what is configured now), "
-            "or set the field back",
-        )
-        for difference in comparison.differences
-    ]  # fmt: skip
 
 
 def _branch(name: str, stored: msgspec.Struct, expected: msgspec.Struct) -> list[Difference]:
@@ -138,7 +119,11 @@ def _branch(name: str, stored: msgspec.Struct, expected: msgspec.Struct) -> list
 
 
 def _judge(found: list[Difference]) -> Comparison:
-    if not found:
-        return Comparison("COMPATIBLE", [])
-    fixable = all(difference.field.startswith(_RETRAIN) for difference in found)
-    return Comparison("RETRAIN" if fixable else "BROKEN", found)
+    """Return the comparison with these differences; those that a new training fixes break FT-ADP-002."""
+    fixable = [difference.field.startswith(_RETRAIN) for difference in found]
+    level = Level.IDENTICAL if not found else Level.RETRAIN if all(fixable) else Level.BROKEN
+    coded = [
+        msgspec.structs.replace(difference, code="FT-ADP-002" if retrain else "FT-ADP-001")
+        for difference, retrain in zip(found, fixable, strict=True)
+    ]
+    return Comparison(level, coded, "FT-ADP-001", _FIX)

@@ -1,9 +1,9 @@
-"""The guard for whoever opens a collection: another team's service with the base install and qdrant-client.
+"""The guard for a service that opens a collection; it needs the base install and qdrant-client.
 
     from expectations.contracts.collection import guard_collection
     contract = guard_collection(client, "passages", "model/contract.json", encode=model.encode)
 
-It refuses a collection whose vectors the service's model did not make, even where every dimension agrees.
+It refuses a collection whose vectors another model made than the service's, even where every dimension agrees.
 """
 
 from __future__ import annotations
@@ -13,30 +13,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from expectations.contracts.compare import Difference
+from expectations.contracts.compare import Comparison, Difference, Level
 from expectations.contracts.embedding import (
     DENSE_TOLERANCE,
     FILE,
-    Comparison,
     EmbeddingContract,
-    Level,
     Serving,
     cosine,
     dimension_violations,
     guard,
     read_contract,
 )
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, Violation, violation
 
 Encode = Callable[[list[str], str], Sequence[Sequence[float]]]
-"""(texts, "query" or "passage") -> one dense vector a text, whole or cut to the served dimension."""
-
+"""(texts, "query" or "passage") -> one dense vector for each text, whole or cut to the served dimension."""
 
 _NOT_FOUND = 404
 
 
 class Reader(Protocol):
-    """What is used of qdrant_client.QdrantClient, which this module does not import."""
+    """The part of qdrant_client.QdrantClient that is used here; this module does not import it."""
 
     def get_collection(self, collection_name: str) -> Any: ...
 
@@ -48,28 +45,28 @@ def guard_collection(
     *,
     encode: Encode | None = None,
 ) -> EmbeddingContract:
-    """The contract of the collection (or alias) `name`, once it is proved to fit the model you encode queries with.
+    """Return the contract of the collection (or alias) `name` after checking that it fits the model of your queries.
 
-    `expected` is that model's contract: contract.json of the model folder, the folder, or what is read from it. With
-    `encode` the model itself is asked: it must give the contract's probe texts the vectors that the contract records.
-    Raises Refused: FT-EMB-001 the collection carries no contract, FT-EMB-002 another model made it (the same dimension
-    does not save it), FT-EMB-003 the model was not trained for the dimension served, FT-COL-003 the collection is not
-    built as its contract says, FT-COL-008 there is no such collection or alias.
+    `expected` is that model's contract: contract.json of the model folder, the folder, or its content. With `encode`
+    the model itself is tried: it must give the contract's probe texts the vectors that the contract records.
+    Raises Refused: FT-EMB-001 the collection carries no contract, FT-EMB-002 another model made it (even with the same
+    dimension), FT-EMB-003 the model was not trained for the served dimension, FT-COL-003 the collection is not built as
+    its contract says, FT-COL-008 there is no such collection or alias.
     """
     config = _configuration(client, name)
     metadata: dict[str, Any] = config.metadata or {}
     carried: Any = metadata.get("contract")
     stored = read_contract(carried or {}, f"collection {name}")
-    serving = configured_serving(config)
-    if stored.serving is None or serving != stored.serving:
-        raise Refused(f"opening {name}", [_misbuilt(name, serving, stored.serving)])
+    misbuilt = check_configuration(name, configured_serving(config), stored.serving)
+    if misbuilt or stored.serving is None:
+        raise Refused(f"opening {name}", misbuilt)
     model = _read(expected)
-    if broken := dimension_violations(model, stored.serving.dimension, name):
-        raise Refused(f"opening {name}", broken)
+    if untrained := dimension_violations(model, stored.serving.dimension, name):
+        raise Refused(f"opening {name}", untrained)
     guard(stored, model.served(stored.serving, stored.fusion), name)
     if encode is not None and (drifted := _drift(stored, encode)):
-        fix = "load the model that the collection's contract names (weights_sha256, pooling, prompts)"
-        raise Refused(f"opening {name}", Comparison(Level.BROKEN, drifted, fix).violations(name))
+        fix = "Load the model that the collection's contract names (weights_sha256, pooling, prompts)."
+        raise Refused(f"opening {name}", Comparison(Level.BROKEN, drifted, "FT-EMB-002", fix).violations(name))
     return stored
 
 
@@ -82,12 +79,11 @@ def _configuration(client: Reader, name: str) -> Any:
             raise
         options: dict[str, Any] = getattr(client, "init_options", {})
         place = next((options[key] for key in ("url", "path", "host") if options.get(key)), "this engine")
-        violation = Violation(
-            code="FT-COL-008", where=str(place), message=f"it has no collection or alias {name!r}.", field="collection",
-            found="missing", expected=name,
-            fix="open the engine that config.yaml names (qdrant), or ft run --asset released_collection --upstream",
-        )  # fmt: skip
-        raise Refused(f"opening {name}", [violation]) from error
+        message = f"The engine has no collection or alias {name!r}"
+        missing = violation(
+            "FT-COL-008", where=str(place), message=message, field="collection", found="missing", expected=name
+        )
+        raise Refused(f"opening {name}", [missing]) from error
 
 
 def _read(expected: EmbeddingContract | Mapping[str, Any] | str | Path) -> EmbeddingContract:
@@ -101,15 +97,27 @@ def _read(expected: EmbeddingContract | Mapping[str, Any] | str | Path) -> Embed
 
 
 def configured_serving(config: Any) -> Serving | None:
-    """Dimension and distance of `dense` in a collection's configuration as qdrant-client gives it; None without one."""
+    """Return dimension and distance of `dense` in a collection's configuration from qdrant-client; None without one."""
     vectors: Any = config.params.vectors
     dense: Any = cast("Mapping[str, Any]", vectors).get("dense") if isinstance(vectors, Mapping) else None
     return Serving(dimension=dense.size, distance=dense.distance.value.lower()) if dense else None
 
 
+def check_configuration(where: str, config: Serving | None, stored: Serving | None) -> list[Violation]:
+    """FT-COL-003: the engine is configured (`config`) as the contract of the collection says (`stored`)."""
+    if stored is not None and config == stored:
+        return []
+    found, expected = _in_words(config), _in_words(stored)
+    return [violation("FT-COL-003", where=where, field="dimension, distance", found=found, expected=expected)]
+
+
+def _in_words(serving: Serving | None) -> str:
+    return f"{serving.dimension}, {serving.distance}" if serving else "none"
+
+
 def _drift(stored: EmbeddingContract, encode: Encode) -> list[Difference]:
     served = stored.serving.dimension if stored.serving else 0
-    found: list[Difference] = []
+    drifted: list[Difference] = []
     for kind in ("query", "passage"):
         probes = [probe for probe in stored.probes if probe.kind == kind]
         if not probes:
@@ -117,14 +125,7 @@ def _drift(stored: EmbeddingContract, encode: Encode) -> list[Difference]:
         vectors = encode([probe.text for probe in probes], kind)
         for probe, vector in zip(probes, vectors, strict=True):
             width = served if len(vector) == served else len(probe.dense)
-            alike = cosine(probe.dense[:width], [float(value) for value in vector])
-            if not alike >= DENSE_TOLERANCE:  # a NaN must fail
-                found.append(Difference(f"probe {probe.text!r} (cosine)", round(alike, 6), DENSE_TOLERANCE))
-    return found
-
-
-def _misbuilt(name: str, config: Serving | None, said: Serving | None) -> Violation:
-    return Violation(
-        code="FT-COL-003", where=name, message="BROKEN: the engine's configuration is not what the contract says.",
-        field="dimension, distance", found=str(config), expected=str(said), fix="ft run --group retrieval",
-    )  # fmt: skip
+            similarity = cosine(probe.dense[:width], [float(value) for value in vector])
+            if not similarity >= DENSE_TOLERANCE:  # a NaN must fail
+                drifted.append(Difference(f"probe {probe.text!r} (cosine)", round(similarity, 6), DENSE_TOLERANCE))
+    return drifted

@@ -1,17 +1,20 @@
-"""What a module around us relies on, one YAML file each; every release candidate is held against all of them."""
+"""The consumer contracts: what each module that uses ours needs. Every release candidate is checked against all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from expectations.contracts.embedding import EmbeddingContract
-from expectations.violations import Refused, Violation
+from expectations.contracts.embedding import EmbeddingContract, Fusion
+from expectations.violations import Refused, Violation, violation
 
 FOLDER = Path(__file__).parent / "consumers"
+
+_Unmet = tuple[str, object, object]
+"""A need that is not met: the field, the candidate's value, the accepted ones."""
 
 
 class _Strict(BaseModel):
@@ -19,14 +22,14 @@ class _Strict(BaseModel):
 
 
 class Range(_Strict):
-    """Both ends included."""
+    """The numbers from `least` to `most`, both included."""
 
     least: float = 0.0
     most: float = float("inf")
 
 
 class RetrievalNeeds(_Strict):
-    """What a consumer accepts of the collection it queries; None accepts anything."""
+    """The values that a consumer accepts in the collection it queries; None accepts anything."""
 
     dimensions: list[int] | None = None
     distances: list[Literal["cosine", "dot", "euclid"]] | None = None
@@ -37,7 +40,7 @@ class RetrievalNeeds(_Strict):
 
 
 class Consumer(_Strict):
-    """One module: what it needs of retrieval, and record format -> versions that it reads from us or writes for us."""
+    """One module: its needs of retrieval, and record format -> the versions that it reads from us or writes for us."""
 
     name: str
     owner: str
@@ -48,12 +51,12 @@ class Consumer(_Strict):
 
 
 def load_consumers(folder: Path = FOLDER) -> list[Consumer]:
-    """Every consumer contract in `folder`. Raises Refused (FT-CON-001) with every error in every file."""
+    """Return every consumer contract in `folder`. Raises Refused (FT-CON-001) with every error in every file."""
     return _load(sorted(folder.glob("*.yaml")))
 
 
 def find_consumer(name: str, folder: Path = FOLDER) -> Consumer:
-    """One contract, by the path of its file or by its name in `folder`. Refused (FT-CON-001) when there is none."""
+    """Return one contract, by the path of its file or by its name in `folder`. Raises Refused (FT-CON-001)."""
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         path = folder / f"{name}.yaml"
@@ -69,11 +72,11 @@ def _load(paths: Iterable[Path]) -> list[Consumer]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
-    made: list[Consumer] = []
+    consumers: list[Consumer] = []
     violations: list[Violation] = []
     for path in paths:
         try:
-            made.append(Consumer.model_validate(cast("Any", YAML(typ="safe", pure=True)).load(path)))
+            consumers.append(Consumer.model_validate(cast("Any", YAML(typ="safe", pure=True)).load(path)))
         except YAMLError as error:
             violations.append(_unreadable(path, "", " ".join(str(error).split())))
         except (OSError, UnicodeDecodeError) as error:
@@ -82,74 +85,93 @@ def _load(paths: Iterable[Path]) -> list[Consumer]:
             violations += [_unreadable(path, ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
     if violations:
         raise Refused("reading the consumer contracts", violations)
-    return made
+    return consumers
 
 
 def broken_retrieval_needs(consumer: Consumer, contract: EmbeddingContract, recall_at_10: float) -> list[Violation]:
-    """FT-CON-002: what `consumer` needs of retrieval and this candidate does not give."""
+    """FT-CON-002: this candidate gives what `consumer` needs of retrieval."""
     needs = consumer.retrieval
     if needs is None:
         return []
     serving, fusion = contract.serving, contract.fusion
     if serving is None or fusion is None:
-        raise ValueError("a candidate's contract holds how it is served and fused")
-    found: list[tuple[str, Any, Any]] = []
-    if needs.dimensions is not None and serving.dimension not in needs.dimensions:
-        found.append(("dimension", serving.dimension, needs.dimensions))
-    if needs.distances is not None and serving.distance not in needs.distances:
-        found.append(("distance", serving.distance, needs.distances))
-    if needs.fusion is not None and fusion.fusion not in needs.fusion:
-        found.append(("fusion", fusion.fusion, needs.fusion))
-    if fusion.fusion == "weighted_sum":
-        for name, value, span in (
-            ("dense_weight", fusion.dense_weight, needs.dense_weight),
-            ("sparse_weight", fusion.sparse_weight, needs.sparse_weight),
-        ):
-            if not span.least <= value <= span.most:
-                found.append((name, value, f"{span.least:g} to {span.most:g}"))
+        raise ValueError("a candidate's contract needs `serving` and `fusion`")
+    unmet: list[_Unmet] = [
+        *_unmet_choices(
+            ("dimension", serving.dimension, needs.dimensions),
+            ("distance", serving.distance, needs.distances),
+            ("fusion", fusion.fusion, needs.fusion),
+        ),
+        *_unmet_weights(fusion, needs),
+    ]
     if recall_at_10 < needs.min_recall_at_10:
-        found.append(("Recall@10", round(recall_at_10, 4), f"at least {needs.min_recall_at_10:g}"))
-    fix = f"change the setting back, or agree with {consumer.owner} and change expectations/contracts/consumers"
-    return [_broken("FT-CON-002", consumer, "does not accept this candidate.", *parts, fix) for parts in found]
+        unmet.append(("Recall@10", round(recall_at_10, 4), f"at least {needs.min_recall_at_10:g}"))
+    return [
+        violation(
+            "FT-CON-002",
+            where=f"consumer {consumer.name}",
+            message=f"{consumer.name} does not accept this candidate",
+            field=field,
+            found=found,
+            expected=expected,
+            fix=f"Change the setting back, or agree with {consumer.owner} and change expectations/contracts/consumers.",
+        )
+        for field, found, expected in unmet
+    ]
 
 
 def broken_formats(consumer: Consumer, offered: Mapping[str, int]) -> list[Violation]:
-    """FT-CON-003: formats in versions that one side cannot read; `offered`: name -> our version.
+    """FT-CON-003: each side reads the versions that the other one writes. `offered`: format -> our version.
 
-    `consumer` must read the version that we write. Of what it writes, we read our own version and every older one.
+    `consumer` must read the version that we write. We read our own version and every older one.
     """
-    fix = f"convert to a version that both know, or agree with {consumer.owner} on the new one"
-    broken = [
+    unread = [
         ("reads", name, versions) for name, versions in consumer.reads.items() if offered.get(name) not in versions
     ]
-    broken += [
+    unread += [
         ("writes", name, versions)
         for name, versions in consumer.writes.items()
         if not all(1 <= version <= offered.get(name, 0) for version in versions)
     ]
     return [
-        _broken("FT-CON-003", consumer, f"{verb} another version of a format.", name, offered.get(name), versions, fix)
-        for verb, name, versions in broken
+        violation(
+            "FT-CON-003",
+            where=f"consumer {consumer.name}",
+            message=f"{consumer.name} {verb} another version of a format",
+            field=name,
+            found=offered.get(name),
+            expected=versions,
+            fix=f"Convert to a version that both know, or agree with {consumer.owner} on the new one.",
+        )
+        for verb, name, versions in unread
     ]
 
 
-def _broken(  # noqa: PLR0917 - a row of a table
-    code: str, consumer: Consumer, message: str, field: str, found: Any, expected: Any, fix: str
-) -> Violation:
-    where = f"consumer {consumer.name}"
-    return Violation(
-        code=code,
-        where=where,
-        message=f"{consumer.name} {message}",
+def _unmet_choices(*needs: tuple[str, object, Sequence[object] | None]) -> Iterator[_Unmet]:
+    """Yield each (field, value, accepted values) whose value is not accepted."""
+    for field, value, accepted in needs:
+        if accepted is not None and value not in accepted:
+            yield field, value, accepted
+
+
+def _unmet_weights(fusion: Fusion, needs: RetrievalNeeds) -> Iterator[_Unmet]:
+    """Yield each weight of a weighted sum that is outside the accepted range; other methods have no weights."""
+    if fusion.fusion != "weighted_sum":
+        return
+    for field, value, accepted in (
+        ("dense_weight", fusion.dense_weight, needs.dense_weight),
+        ("sparse_weight", fusion.sparse_weight, needs.sparse_weight),
+    ):
+        if not accepted.least <= value <= accepted.most:
+            yield field, value, f"{accepted.least:g} to {accepted.most:g}"
+
+
+def _unreadable(path: Path, field: str, reason: str) -> Violation:
+    return violation(
+        "FT-CON-001",
+        where=str(path),
+        message=f"The consumer contract cannot be read: {reason}",
         field=field,
-        found=found,
-        expected=expected,
-        fix=fix,
+        found="invalid",
+        expected="the keys of Consumer in expectations/contracts/consumer.py",
     )
-
-
-def _unreadable(path: Path, field: str, message: str) -> Violation:
-    return Violation(
-        code="FT-CON-001", where=str(path), message=f"not a consumer contract: {message}", field=field,
-        found="invalid", expected="the keys of expectations.consumer.Consumer", fix="correct the file",
-    )  # fmt: skip

@@ -1,8 +1,8 @@
-"""The embedding contract: everything a stored vector and a query must agree on, and what a difference costs.
+"""The embedding contract: everything that a stored vector and a query must agree on, and what a difference costs.
 
-Weights alone are no identity: pooling, prompts, token limits and the tokenizer change vectors just as silently. The
-contract travels in the model folder (without `serving` and `fusion`, which are decided when a collection is built and
-released) and in the collection's metadata (with them). The probes catch what no field names: a library upgrade that
+The weights alone do not identify a model: pooling, prompts, token limits and the tokenizer change vectors as well. The
+contract is saved in the model folder (without `serving` and `fusion`, which are decided when a collection is built and
+released) and in the collection's metadata (with them). The probes find what no field names: a library upgrade that
 shifts the vectors of unchanged weights.
 """
 
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
 
 from expectations.canonical import digest
-from expectations.contracts.compare import Difference, differences
-from expectations.violations import Refused, Violation
+from expectations.contracts.compare import Comparison, Difference, Level, differences
+from expectations.violations import Refused, Violation, violation
 
 FORMAT = "ft-embedding-contract/1"
 FILE = "contract.json"
@@ -26,7 +25,7 @@ SPARSE_TOLERANCE = 0.99
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the training started. Provenance only: the weights' hash is what counts."""
+    """The model that the training started from. Provenance only: the hash of the weights is what counts."""
 
     name: str
     version: str
@@ -34,7 +33,7 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dense(msgspec.Struct, frozen=True, kw_only=True):
-    """The dense head. `dimensions` are those the model was trained for, the full one first."""
+    """The dense head. `dimensions` are those that the model was trained for, the full one first."""
 
     dimensions: list[int]
     pooling: Literal["mean", "cls"]
@@ -42,7 +41,7 @@ class Dense(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sparse(msgspec.Struct, frozen=True, kw_only=True):
-    """The lexical head: one weight a token id, the largest where a token occurs more than once."""
+    """The lexical head: one weight for each token id, the largest where a token occurs more than once."""
 
     head_sha256: str
     tokenizer_sha256: str
@@ -53,7 +52,7 @@ class Sparse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Texts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is put before a text and where it is cut (tokens, special ones included)."""
+    """The prompts put before texts, and the lengths they are cut to (tokens, special ones included)."""
 
     query_prompt: str
     passage_prompt: str
@@ -62,14 +61,14 @@ class Texts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """How vectors stand in the collection."""
+    """The dimension and distance of the vectors in a collection."""
 
     dimension: int
     distance: Literal["cosine", "dot", "euclid"]
 
 
 class Fusion(msgspec.Struct, frozen=True, kw_only=True):
-    """How the two arms become one ranking. The weights count for `weighted_sum` alone."""
+    """The method that makes one ranking of the two arms. The weights count for `weighted_sum` only."""
 
     fusion: Literal["weighted_sum", "dbsf", "rrf"]
     dense_weight: float
@@ -78,7 +77,7 @@ class Fusion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """A text and the vectors (fp32) that the model gave it when it was made. Sparse keys are token ids as text."""
+    """A text and the vectors (fp32) that the new model gave it. Sparse keys are token ids as text."""
 
     text: str
     kind: Literal["query", "passage"]
@@ -87,7 +86,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module. `encode_fp` ⊂ `index_fp`: what changes a vector, and what changes the stored form of it."""
+    """The contract. `encode_fp` ⊂ `index_fp`: what changes a vector, and what changes its stored form."""
 
     weights_sha256: str
     base: Base
@@ -102,8 +101,8 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def encode_fp(self) -> str:
-        """sha256 over whatever changes the vector of a text. Equal: a cached vector may be used again."""
-        # the trained dimensions say how a vector may be cut, not what it is
+        """The sha256 of everything that changes the vector of a text. If it is equal, cached vectors may be reused."""
+        # the trained dimensions decide how a vector may be cut, not its values
         dense = {
             "pooling": self.dense.pooling,
             "normalize": self.dense.normalize,
@@ -114,43 +113,32 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def index_fp(self) -> str:
-        """sha256 over whatever invalidates stored vectors: `encode_fp`, the dimension served, the distance."""
+        """The sha256 of everything that invalidates stored vectors: `encode_fp`, the served dimension, the distance."""
         return digest([self.encode_fp, msgspec.to_builtins(self.serving)])
 
     @property
     def fusion_fp(self) -> str:
-        """sha256 over weights, method and prefetch: a change costs an evaluation and no encoding."""
+        """The sha256 of weights, method and prefetch: a change costs an evaluation and no encoding."""
         return digest(msgspec.to_builtins(self.fusion))
 
     def served(self, serving: Serving, fusion: Fusion | None) -> EmbeddingContract:
-        """This contract as a collection carries it."""
+        """Return this contract as a collection carries it."""
         return msgspec.structs.replace(self, serving=serving, fusion=fusion)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the contract as a JSON object."""
         return msgspec.to_builtins(self)
 
 
 def read_contract(value: Mapping[str, Any], where: str) -> EmbeddingContract:
-    """The contract in a JSON object. Raises Refused (FT-EMB-001) if it is none this release can read."""
+    """Return the contract in a JSON object. Raises Refused (FT-EMB-001) if this release cannot read it."""
     try:
         contract = msgspec.convert(dict(value), EmbeddingContract)
     except msgspec.ValidationError as error:
         raise _unreadable(where, str(error), value.get("format")) from error
     if contract.format != FORMAT:
-        raise _unreadable(where, "the format is another one.", contract.format)
+        raise _unreadable(where, "the format is another one", contract.format)
     return contract
-
-
-class Level(StrEnum):
-    """What a difference between a stored and a wanted contract costs."""
-
-    IDENTICAL = "IDENTICAL"
-    REWEIGHT = "REWEIGHT"
-    """Only the fusion differs: evaluate and release again, encode nothing."""
-    REINDEX = "REINDEX"
-    """Stored vectors do not fit: build a new collection beside this one."""
-    BROKEN = "BROKEN"
-    """The fields agree and the vectors do not: something changed that no field names."""
 
 
 _FIXES = {
@@ -161,45 +149,32 @@ _FIXES = {
 }
 
 
-class Comparison(msgspec.Struct, frozen=True):
-    """The level, every differing field with both values, and the command that fixes it."""
-
-    level: Level
-    differences: list[Difference]
-    fix: str
-
-    def violations(self, where: str, code: str = "FT-EMB-002") -> list[Violation]:
-        """One violation for each difference (none when identical)."""
-        return [
-            Violation(
-                code=code, where=where, message=f"{self.level}: the contracts differ.", field=difference.field,
-                found=difference.stored, expected=difference.expected, fix=self.fix,
-            )
-            for difference in self.differences
-        ]  # fmt: skip
-
-
 def compare(stored: EmbeddingContract, wanted: EmbeddingContract) -> Comparison:
-    """How the contract of stored vectors stands to the one that is wanted. Base and libraries are provenance only."""
+    """Compare the contract of stored vectors with the wanted one. Base and libraries are provenance and do not count.
+
+    The level is IDENTICAL, REWEIGHT, REINDEX or BROKEN.
+    """
     found = differences(stored, wanted, ignore=("base", "libraries", "probes"))
     if stored.index_fp != wanted.index_fp:
         level = Level.REINDEX
     elif drifted := probe_drift(stored.probes, wanted.probes):
-        return Comparison(Level.BROKEN, [*found, *drifted], _FIXES[Level.BROKEN])
+        level, found = Level.BROKEN, [*found, *drifted]
+    elif stored.fusion_fp != wanted.fusion_fp:
+        level = Level.REWEIGHT
     else:
-        level = Level.REWEIGHT if stored.fusion_fp != wanted.fusion_fp else Level.IDENTICAL
-    return Comparison(level, found if level is not Level.IDENTICAL else [], _FIXES[level])
+        level, found = Level.IDENTICAL, []
+    return Comparison(level, found, "FT-EMB-002", _FIXES[level])
 
 
 def guard(stored: EmbeddingContract, wanted: EmbeddingContract, where: str) -> None:
-    """Refuse (raises Refused, FT-EMB-002) to query what was not made by this very model in this very form."""
+    """Refuse (raises Refused, FT-EMB-002) to query vectors that another model made, or this one in another form."""
     comparison = compare(stored, wanted)
     if comparison.level in (Level.REINDEX, Level.BROKEN):
         raise Refused(f"querying {where}", comparison.violations(where))
 
 
 def probe_drift(stored: Sequence[Probe], now: Sequence[Probe]) -> list[Difference]:
-    """Probes whose vectors are no longer the same: dense cosine below 0.999 or sparse cosine below 0.99."""
+    """Return the probes whose vectors are not the same now: dense cosine below 0.999 or sparse cosine below 0.99."""
     fresh = {(probe.kind, probe.text): probe for probe in now}
     found: list[Difference] = []
     for index, probe in enumerate(stored):
@@ -216,20 +191,18 @@ def probe_drift(stored: Sequence[Probe], now: Sequence[Probe]) -> list[Differenc
 
 
 def dimension_violations(contract: EmbeddingContract, dimension: int, where: str) -> list[Violation]:
-    """A served dimension that the model was not trained for (FT-EMB-003)."""
-    if dimension in contract.dense.dimensions:
+    """FT-EMB-003: the served dimension is one that the model was trained for."""
+    trained = contract.dense.dimensions
+    if dimension in trained:
         return []
+    fix = f"Set retrieval.dimension to one of these, or add {dimension} to embedding.matryoshka and train again."
     return [
-        Violation(
-            code="FT-EMB-003", where=where, message="the model was not trained for this dimension.",
-            field="retrieval.dimension", found=dimension, expected=contract.dense.dimensions,
-            fix=f"set retrieval.dimension to one of these, or add {dimension} to embedding.matryoshka and train again",
-        )
-    ]  # fmt: skip
+        violation("FT-EMB-003", where=where, field="retrieval.dimension", found=dimension, expected=trained, fix=fix)
+    ]
 
 
 def cosine(left: Sequence[float], right: Sequence[float]) -> float:
-    """Cosine of two vectors; -1 where their lengths differ, 0 where one of them is empty."""
+    """Return the cosine of two vectors; -1 where their lengths differ, 0 where one of them is empty."""
     if len(left) != len(right):
         return -1.0
     scale = math.hypot(*left) * math.hypot(*right)
@@ -243,9 +216,7 @@ def _sparse_cosine(left: Mapping[str, float], right: Mapping[str, float]) -> flo
     return cosine([left.get(key, 0.0) for key in keys], [right.get(key, 0.0) for key in keys])
 
 
-def _unreadable(where: str, message: str, found: Any) -> Refused:
-    violation = Violation(
-        code="FT-EMB-001", where=where, message=f"no embedding contract this release can read: {message}",
-        field="format", found=found, expected=FORMAT, fix="ft run --group embedding --group retrieval",
-    )  # fmt: skip
-    return Refused(f"reading the contract of {where}", [violation])
+def _unreadable(where: str, reason: str, found: object) -> Refused:
+    message = f"The embedding contract cannot be read: {reason}"
+    broken = violation("FT-EMB-001", where=where, message=message, field="format", found=found, expected=FORMAT)
+    return Refused(f"reading the contract of {where}", [broken])

@@ -1,9 +1,10 @@
-"""A model folder (the Hugging Face layout) by its content, read without torch or transformers."""
+"""The identity of a model folder (the Hugging Face layout) by its content, read without torch or transformers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,31 +18,31 @@ _TOKENIZER = (
 
 
 def fingerprint(folder: Path, digest_of: Callable[[Path], str] = file_digest) -> dict[str, str]:
-    """sha256 over the weight files (`weights`) and over the tokenizer files (`tokenizer`) of a model folder."""
+    """Return the sha256 of the weight files (`weights`) and of the tokenizer files (`tokenizer`) of a model folder."""
     return {"weights": _digest(folder, _WEIGHTS, digest_of), "tokenizer": _digest(folder, _TOKENIZER, digest_of)}
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files that make the tokenizer, chat template included."""
+    """Return the files of the tokenizer, chat template included."""
     return _matching(folder, _TOKENIZER)
 
 
 def chat_template(folder: Path) -> str:
-    """The chat template as transformers finds it: its own file, else the tokenizer's configuration; "" without one."""
+    """Return the chat template as transformers finds it: its own file, else the tokenizer's configuration, else ""."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text("utf-8")
-    found = _json(folder / "tokenizer_config.json").get("chat_template") or ""
-    if isinstance(found, str):
-        return found
-    return next((named["template"] for named in found if named["name"] == "default"), "")
+    configured = _json(folder / "tokenizer_config.json").get("chat_template") or ""
+    if isinstance(configured, str):
+        return configured
+    return next((template["template"] for template in configured if template["name"] == "default"), "")
 
 
 def stop_tokens(folder: Path) -> list[int]:
-    """Ids of the tokens that end an answer, sorted: the tokenizer's end token and those of generation_config.json.
+    """Return the ids of the tokens that end an answer: the tokenizer's end token and those of generation_config.json.
 
-    As transformers does, an older tokenizer's special_tokens_map.json is asked first, where its configuration does not
-    list the added tokens itself.
+    They are sorted. As in transformers, an older tokenizer's special_tokens_map.json is read first, where its
+    configuration does not list the added tokens itself.
     """
     configured: int | list[int] | None = _json(folder / "generation_config.json").get("eos_token_id")
     stops = set(configured if isinstance(configured, list) else [] if configured is None else [configured])
@@ -54,7 +55,7 @@ def stop_tokens(folder: Path) -> list[int]:
 
 
 def template_digest(folder: Path) -> str:
-    """sha256 of the chat template."""
+    """Return the sha256 of the chat template."""
     return text_digest(chat_template(folder))
 
 
@@ -63,7 +64,7 @@ def _digest(folder: Path, patterns: tuple[str, ...], digest_of: Callable[[Path],
 
 
 def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return sorted(chain.from_iterable(folder.glob(pattern) for pattern in patterns))
 
 
 def _json(path: Path) -> dict[str, Any]:

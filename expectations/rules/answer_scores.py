@@ -1,9 +1,9 @@
-"""How near an answer comes to the gold one, fair to Chinese and English: CJK by character, everything else by word.
+"""Scores of an answer against the gold one, fair to Chinese and English: CJK by character, everything else by word.
 
-Both texts are first put into one form (NFKC, case folded, punctuation dropped), so that "256 比特" equals "256比特".
-The usual `rouge_score` keeps only [a-z0-9] and gives Chinese 0.0, or a false 1.0 on mixed text.
+Both texts are first normalised (NFKC, case folded, punctuation dropped), so that "256 比特" equals "256比特". The usual
+`rouge_score` keeps only [a-z0-9]: it gives Chinese 0.0, or a false 1.0 on mixed text.
 
-A thought (`<think> … </think>`) is no part of an answer: it is split off before anything is scored.
+The reasoning (`<think> … </think>`) is not part of an answer: it is removed before anything is scored.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from collections.abc import Sequence
 import msgspec
 
 from expectations.rules.bootstrap import Interval
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
 
-# Han with its extensions and compatibility forms, kana, hangul: scripts that do not put spaces between words
+# Han with its extensions and compatibility forms, kana, hangul: scripts that put no spaces between words
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af\U00020000-\U0003134f"
 _UNIT = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
-
-
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -35,20 +33,20 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model said. `thought` is None where none was opened; an open one has no `answer` behind it."""
+    """The reply of a model. `thought` is its reasoning: None where none was opened. An open one has no `answer`."""
 
     answer: str
     thought: str | None = None
     closed: bool = True
-    """False where a thought was opened and never closed."""
+    """False where the reasoning was opened and never closed."""
     tokens: int = 0
-    """Generated tokens, thought and answer together, without the one that ends them."""
+    """Generated tokens of reasoning and answer together, without the one that ends them."""
     cut: bool = False
-    """Whether max_new_tokens ended it."""
+    """True if max_new_tokens ended it."""
 
 
 def read_reply(text: str, *, opens_thought: bool = False, tokens: int = 0, cut: bool = False) -> Reply:
-    """Split what a model generated into thought and answer. `opens_thought`: the prompt already ends with <think>."""
+    """Split a generated text into reasoning and answer. `opens_thought`: the prompt already ends with <think>."""
     before, close, after = text.rpartition(_CLOSE)
     if close:
         thought = before.strip().removeprefix(_OPEN).strip()
@@ -60,12 +58,12 @@ def read_reply(text: str, *, opens_thought: bool = False, tokens: int = 0, cut: 
 
 
 def units(text: str) -> list[str]:
-    """The text's units in order: one a CJK character, one a run of other letters, digits and marks."""
+    """Return the text's units in order: each CJK character, and each run of other letters, digits and marks."""
     return _UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def score(answer: str, gold: str) -> Scores:
-    """All three scores of `answer` against `gold`."""
+    """Return all three scores of `answer` against `gold`."""
     given, wanted = units(answer), units(gold)
     return Scores(
         exact_match=float(given == wanted),
@@ -75,37 +73,43 @@ def score(answer: str, gold: str) -> Scores:
 
 
 def check_not_worse(delta: Interval, tolerance: float, *, where: str, baseline: str) -> list[Violation]:
-    """Whether a candidate lost to a baseline, by the paired interval of candidate - baseline.
+    """FT-ANS-001: the candidate did not lose to the baseline, by the paired interval of candidate - baseline.
 
-    It lost when the mean falls by more than `tolerance` and the interval lies below zero: a drop that chance explains
-    does not block a release, and neither does a certain one that is too small to matter.
+    It lost when the mean falls by more than `tolerance` and the whole interval is below zero: a drop that chance
+    explains does not block a release, and neither does a certain one that is too small to matter.
     """
     if delta.mean >= -tolerance or delta.high >= 0:
         return []
     return [
-        Violation(
-            code="FT-ANS-001", where=where,
-            message=f"the candidate answers worse than {baseline} on {delta.n} questions.",
-            field="F1 difference", found=round(delta.mean, 4), expected=f"at least {-tolerance:g}",
-            fix="train again with other settings or data, or raise answers.tolerance",
+        violation(
+            "FT-ANS-001",
+            where=where,
+            message=f"The candidate answers worse than {baseline} on {delta.n} questions",
+            field="F1 difference",
+            found=round(delta.mean, 4),
+            expected=f"at least {-tolerance:g}",
         )
-    ]  # fmt: skip
+    ]
 
 
 def check_thoughts_close(
     finished: float, most_unfinished: float, *, where: str, model: str, max_new_tokens: int
 ) -> list[Violation]:
-    """Whether enough replies of a thinking model close their thought and answer. `finished`: the share that does."""
-    if 1 - finished <= most_unfinished + 1e-9:
+    """FT-ANS-010: enough replies close their reasoning and answer. `finished`: the share of replies that do."""
+    unfinished = 1 - finished
+    if unfinished <= most_unfinished + 1e-9:
         return []
     return [
-        Violation(
-            code="FT-ANS-010", where=where,
-            message=f"{model} never gets to an answer in {1 - finished:.0%} of its replies: the thought stays open.",
-            field="unclosed thoughts", found=round(1 - finished, 4), expected=f"at most {most_unfinished:g}",
-            fix=f"raise answers.max_new_tokens (now {max_new_tokens}), or train on rows that close their thought",
+        violation(
+            "FT-ANS-010",
+            where=where,
+            message=f"{unfinished:.0%} of the replies of {model} have no answer: their reasoning is never closed",
+            field="unclosed reasoning",
+            found=round(unfinished, 4),
+            expected=f"at most {most_unfinished:g}",
+            fix=f"Raise answers.max_new_tokens (now {max_new_tokens}), or train on rows that close their reasoning.",
         )
-    ]  # fmt: skip
+    ]
 
 
 def _f1(shared: int, given: Sequence[str], wanted: Sequence[str]) -> float:

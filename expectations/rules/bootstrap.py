@@ -1,4 +1,4 @@
-"""Bootstrap intervals: what a difference between two systems is worth on the questions that were asked."""
+"""Bootstrap intervals: how certain a mean, or a difference between two systems, is on the given questions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A mean with its percentile bootstrap interval; `n` values went in."""
+    """The mean of `n` values with its percentile bootstrap interval."""
 
     mean: float
     low: float
@@ -17,11 +17,11 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = 2000, confidence: float = 0.95) -> Interval:
-    """Mean of `values` and its interval (Efron's percentile bootstrap). Raises ValueError on no values."""
+    """Return the mean of `values` and its interval (Efron's percentile bootstrap). Raises ValueError without values."""
     import numpy as np
 
     if not values:
-        raise ValueError("no values to take an interval of")
+        raise ValueError("an interval needs at least one value")
     sample = np.asarray(values, dtype=np.float64)
     picks = np.random.default_rng(seed).integers(0, len(sample), size=(resamples, len(sample)))
     means = sample[picks].mean(axis=1)
@@ -30,7 +30,10 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = 2000, 
 
 
 def paired_bootstrap(candidate: Sequence[float], baseline: Sequence[float], *, seed: int = 0) -> Interval:
-    """Interval of candidate - baseline, question by question: far narrower than that of two separate means."""
+    """Return the interval of candidate - baseline, by question: far narrower than that of two separate means.
+
+    Raises ValueError where the two have different lengths.
+    """
     if len(candidate) != len(baseline):
-        raise ValueError(f"{len(candidate)} candidate values against {len(baseline)} of the baseline: not paired")
+        raise ValueError(f"not paired: {len(candidate)} values of the candidate, {len(baseline)} of the baseline")
     return bootstrap([c - b for c, b in zip(candidate, baseline, strict=True)], seed=seed)

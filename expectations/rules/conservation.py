@@ -1,8 +1,8 @@
-"""Nothing is lost between a file and its table: what was read is kept, or quarantined with a reason."""
+"""Rules on what was read: nothing is lost between a file and its table; a row is kept, or quarantined with a reason."""
 
 from __future__ import annotations
 
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
 
 
 def few_are_quarantined(where: str, read: int, quarantined: int, most: float) -> list[Violation]:
@@ -10,13 +10,17 @@ def few_are_quarantined(where: str, read: int, quarantined: int, most: float) ->
     share = quarantined / read if read else 0.0
     if share <= most:
         return []
+    message = f"{quarantined} of {read} rows are quarantined"
     return [
-        Violation(
-            code="FT-DATA-001", where=where, message=f"{quarantined} of {read} rows are quarantined.",
-            field="quarantined share", found=round(share, 4), expected=f"at most {most}",
-            fix="read quarantine.jsonl and fix the files, or raise datasets.max_quarantined_share in config.yaml",
+        violation(
+            "FT-DATA-001",
+            where=where,
+            message=message,
+            field="quarantined share",
+            found=round(share, 4),
+            expected=f"at most {most}",
         )
-    ]  # fmt: skip
+    ]
 
 
 def every_row_is_accounted_for(where: str, read: int, kept: int, quarantined: int) -> list[Violation]:
@@ -24,20 +28,21 @@ def every_row_is_accounted_for(where: str, read: int, kept: int, quarantined: in
     if read == kept + quarantined:
         return []
     return [
-        Violation(
-            code="FT-DATA-002", where=where, message=f"{read} rows were read but {kept} + {quarantined} are there.",
-            field="rows", found=kept + quarantined, expected=read, fix=f"ft run --asset {where}",
+        violation(
+            "FT-DATA-002",
+            where=where,
+            message=f"{read} rows were read, but {kept} are in the table and {quarantined} in the quarantine",
+            field="rows",
+            found=kept + quarantined,
+            expected=read,
+            fix=f"ft run --asset {where}",
         )
-    ]  # fmt: skip
+    ]
 
 
 def something_was_read(where: str, read: int, key: str) -> list[Violation]:
     """FT-DATA-003: files that are configured hold at least one row."""
     if read:
         return []
-    return [
-        Violation(
-            code="FT-DATA-003", where=where, message="the configured files hold no rows.", field=key, found=0,
-            expected="at least 1 row", fix=f"correct the files, or take them out of {key} in config.yaml",
-        )
-    ]  # fmt: skip
+    fix = f"Correct the files, or remove them from {key} in config.yaml."
+    return [violation("FT-DATA-003", where=where, field=key, found=0, expected="at least 1 row", fix=fix)]

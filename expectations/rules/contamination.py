@@ -1,19 +1,19 @@
 """Contamination: held-out texts that training saw, found by the runs of 13 tokens that both hold.
 
 A token is one Chinese or Japanese character, or one word or number of any other script; case, width, white space and
-punctuation do not count. What is judged is the share of a held-out text's 13-token runs that stand in ONE text of
-training, so a topic that both speak of is nothing, and a sentence that was copied is.
+punctuation do not count. The measure is the share of a held-out text's 13-token runs that are in ONE text of training:
+a copied sentence counts, a topic that both texts are about does not.
 
 Not counted:
-- texts of fewer than 13 tokens (a short answer such as "2010 年" says nothing; equal short questions share a cluster);
+- texts of fewer than 13 tokens (a short answer such as "2010 年" proves nothing; equal questions share a cluster);
 - boilerplate: runs that more than 20 texts hold (in large data: more than one in a thousand), and runs of the
-  templates that the caller names. Two questions with one long introduction are two questions.
+  templates that the caller names. Two questions with the same long introduction are two questions.
 
-A known false positive: two different questions that both quote one passage at length. They do share what they are
-about; give both the passage as evidence, or one `group`, and they share a split.
+A known false positive: two different questions that both quote one passage at length. Give both the passage as
+evidence, or one `group`, and they share a split.
 """
 # pyright: basic
-# numpy's shapes and dtypes are not spelt out here.
+# The shapes and dtypes of numpy arrays are not declared here.
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
 
 RUN = 13
-"""Tokens of a run."""
+"""Tokens in a run."""
 PASSAGE_FIELDS = ("context", "passage")
-"""Fields whose text belongs to the corpus rather than to the record that has it."""
-_BOILERPLATE = 20  # texts that may hold a run; in large data one in a thousand
+"""Fields whose text belongs to the corpus, not to the record that holds it."""
+_BOILERPLATE = 20  # most texts that may hold a run; in large data one in a thousand
 _BATCH = 2000  # texts of training whose runs are held at once
-_SHOWN = 20  # violations of one rule that are spelt out
+_SHOWN = 20  # violations of one rule that are listed
 _QUOTED = 160  # characters of the common text that are shown
 
 _TOKEN = re.compile(
@@ -41,7 +41,7 @@ _TOKEN = re.compile(
 
 
 class Text(NamedTuple):
-    """One text of a record, and where it stands."""
+    """One text of a record, and its place."""
 
     dataset: str
     record_id: str
@@ -55,24 +55,24 @@ class Text(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """A held-out text, the text of training that holds most of it, and how much."""
+    """A held-out text, the text of training that holds the largest part of it, and how large that part is."""
 
     held_out: Text
     seen: Text
     share: float
-    """Of the held-out text's runs, without boilerplate."""
+    """The share of the held-out text's runs, without boilerplate."""
     common: str
-    """The longest stretch that both hold, as normalised."""
+    """The longest stretch that both hold, normalised."""
 
 
 class Search(NamedTuple):
-    """What was found, and among how much."""
+    """The hits, and the number of texts they were searched in."""
 
     hits: list[Hit]
     held_out: int
-    """Held-out texts that have a run that counts."""
+    """Held-out texts with at least one run that counts."""
     seen: int
-    """Texts of training, each passage once."""
+    """Texts of training; each passage counts once."""
     boilerplate: int
     """Runs of held-out texts that do not count."""
 
@@ -80,50 +80,76 @@ class Search(NamedTuple):
 def find_contamination(
     held_out: Iterable[Text], seen: Callable[[], Iterable[Text]], threshold: float, templates: Sequence[str] = ()
 ) -> Search:
-    """Held-out texts of which at least `threshold` (0 to 1] stands in one text of training; the worst case of each.
+    """Find the held-out texts of which a text of training holds at least `threshold` (0 to 1]; the worst case of each.
 
-    `seen` is called twice, and streamed: memory is that of the held-out texts (and 20 bytes for each of their tokens),
-    and a number for each different passage of training.
+    `seen` is called twice and streamed. Memory: the held-out texts (and 20 bytes for each of their tokens), and a
+    number for each different passage of training.
     """
     import numpy as np
 
     texts = list(_each_passage_once(held_out))
     index = _Index.of(texts)
-    counts, total = index.counts.copy(), len(texts)
+    holders, training_texts = _count_holders(index, seen)
+    counted = holders <= max(_BOILERPLATE, (len(texts) + training_texts) // 1000)
+    counted &= ~_is_in_templates(index, templates)
+    index = index.keep(counted)
+    hits = [
+        Hit(texts[n], text, share, _longest_common(texts[n].text, text.text))
+        for n, (share, text) in sorted(_find_worst(index, seen, threshold).items())
+    ]
+    return Search(hits, int(np.count_nonzero(index.sizes)), training_texts, int(np.count_nonzero(~counted)))
+
+
+def nothing_was_seen(where: str, hits: Iterable[Hit], threshold: float) -> list[Violation]:
+    """FT-SPLIT-012: no text of training holds `threshold` or more of a validation or test text's runs."""
+    return [
+        violation(
+            "FT-SPLIT-012",
+            where=where,
+            message=f"{hit.held_out} is held out, but training sees {hit.share:.0%} of it in {hit.seen}: "
+            f"“{hit.common}”",
+            field=hit.held_out.field,
+            found=round(hit.share, 3),
+            expected=f"below {threshold:g}",
+        )
+        for hit in hits
+    ][:_SHOWN]
+
+
+def _count_holders(index: _Index, seen: Callable[[], Iterable[Text]]) -> tuple[Any, int]:
+    """Return how many texts hold each run (int64 [R]), held-out ones included, and the number of training texts."""
+    import numpy as np
+
+    holders, texts = index.counts.copy(), 0
     for batch in _batches(_each_passage_once(seen())):
         _, entries = index.look_up(*_runs(batch))
-        counts += np.bincount(entries, minlength=len(counts))
-        total += len(batch)
-    written = [Text("", "", "template", "", template) for template in templates]
-    counts[index.look_up(*_runs(written))[1]] = np.iinfo(np.int64).max
-    counted = counts <= max(_BOILERPLATE, total // 1000)
-    index = index.keep(counted)
+        holders += np.bincount(entries, minlength=len(holders))
+        texts += len(batch)
+    return holders, texts
+
+
+def _is_in_templates(index: _Index, templates: Sequence[str]) -> Any:
+    """Return for each run whether a template holds it (bool [R])."""
+    import numpy as np
+
+    _, entries = index.look_up(*_runs([Text("", "", "template", "", template) for template in templates]))
+    marks = np.zeros(len(index.counts), bool)
+    marks[entries] = True
+    return marks
+
+
+def _find_worst(index: _Index, seen: Callable[[], Iterable[Text]], threshold: float) -> dict[int, tuple[float, Text]]:
+    """Return held-out text -> its largest share from the threshold on, and the text of training that holds it."""
     worst: dict[int, tuple[float, Text]] = {}
     for batch in _batches(_each_passage_once(seen())):
         for number, owner, share in index.shares(*_runs(batch), threshold):
             if owner not in worst or share > worst[owner][0]:
                 worst[owner] = share, batch[number]
-    hits = [Hit(texts[n], text, share, _common(texts[n].text, text.text)) for n, (share, text) in sorted(worst.items())]
-    return Search(hits, int(np.count_nonzero(index.sizes)), total - len(texts), int(np.count_nonzero(~counted)))
-
-
-def nothing_was_seen(where: str, hits: Iterable[Hit], threshold: float) -> list[Violation]:
-    """FT-SPLIT-012: no validation or test text stands, for `threshold` of its runs or more, in a text of training."""
-    return [
-        Violation(
-            code="FT-SPLIT-012", where=where, field=hit.held_out.field, found=round(hit.share, 3),
-            expected=f"below {threshold:g}",
-            message=f"{hit.held_out} is held out, and {hit.share:.0%} of it stands in {hit.seen}, which training sees: "
-            f"“{hit.common}”.",
-            fix="leave one of the two out, or give both one `group` and new ids (they then share a split); if what "
-            "they share is a template, add it to datasets.split.templates in config.yaml",
-        )
-        for hit in hits
-    ][:_SHOWN]  # fmt: skip
+    return worst
 
 
 class _Index:
-    """The runs of the held-out texts, sorted, and the texts that hold each."""
+    """The runs of the held-out texts, sorted, with the texts that hold each."""
 
     def __init__(self, grams: Any, owners: Any, texts: int) -> None:
         import numpy as np
@@ -135,13 +161,14 @@ class _Index:
         self.grams = ordered[starts]
         """Each run once (uint64 [R])."""
         self.counts = np.diff(np.append(starts, len(ordered)))
-        """How many texts hold it (int64 [R])."""
+        """The number of texts that hold each run (int64 [R])."""
         self.starts = starts
         self.sizes = np.bincount(self.owners, minlength=texts)
-        """How many runs each text has (int64 [N])."""
+        """The number of runs of each text (int64 [N])."""
 
     @classmethod
     def of(cls, texts: Sequence[Text]) -> _Index:
+        """Return the index of these texts."""
         import numpy as np
 
         grams, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
@@ -152,24 +179,24 @@ class _Index:
         return cls(np.concatenate(grams), np.concatenate(owners), len(texts))
 
     def keep(self, counted: Any) -> _Index:
-        """The same without the runs that do not count."""
+        """Return the index of only the runs that are marked in `counted` (bool [R])."""
         import numpy as np
 
         kept = np.repeat(counted, self.counts)
         return _Index(np.repeat(self.grams, self.counts)[kept], self.owners[kept], len(self.sizes))
 
     def look_up(self, grams: Any, texts: Any) -> tuple[Any, Any]:
-        """The texts among `texts` whose run is known, and the number of that run: one entry for each pair."""
+        """Return, of the runs `grams` of `texts`, those in the index: the text and the run's number, for each pair."""
         import numpy as np
 
         if not len(self.grams):
             return texts[:0], np.zeros(0, np.int64)
         entries = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
-        found = self.grams[entries] == grams
-        return texts[found], entries[found]
+        known = self.grams[entries] == grams
+        return texts[known], entries[known]
 
     def shares(self, grams: Any, texts: Any, threshold: float) -> Iterator[tuple[int, int, float]]:
-        """(text, held-out text, share) wherever the share reaches the threshold."""
+        """Yield (text, held-out text, share) for each pair of texts whose share reaches the threshold."""
         import numpy as np
 
         texts, entries = self.look_up(grams, texts)
@@ -191,7 +218,19 @@ def _fold(text: str) -> str:
 
 
 def _runs(texts: Sequence[Text]) -> tuple[Any, Any]:
-    """The different 13-token runs of each text as hashes (uint64 [M]), and the number of its text (int64 [M])."""
+    """Return each text's different 13-token runs as hashes (uint64 [M]), and the number of its text (int64 [M])."""
+    import numpy as np
+
+    grams, texts_of = _hash_runs(texts)
+    order = np.lexsort((grams, texts_of))
+    grams, texts_of = grams[order], texts_of[order]
+    first = np.ones(len(grams), bool)
+    first[1:] = (grams[1:] != grams[:-1]) | (texts_of[1:] != texts_of[:-1])
+    return grams[first], texts_of[first]
+
+
+def _hash_runs(texts: Sequence[Text]) -> tuple[Any, Any]:
+    """Return the hash of every run within one text, in order, and the number of its text."""
     import numpy as np
 
     tokens = [_TOKEN.findall(_fold(text.text)) for text in texts]
@@ -203,22 +242,20 @@ def _runs(texts: Sequence[Text]) -> tuple[Any, Any]:
     for step in range(RUN):
         grams = grams * np.uint64(0x9E3779B97F4A7C15) + hashes[step : step + windows]
     inside = texts_of[:windows] == texts_of[RUN - 1 :][:windows]
-    grams, texts_of = grams[inside], texts_of[:windows][inside]
-    order = np.lexsort((grams, texts_of))
-    grams, texts_of = grams[order], texts_of[order]
-    first = np.ones(len(grams), bool)
-    first[1:] = (grams[1:] != grams[:-1]) | (texts_of[1:] != texts_of[:-1])
-    return grams[first], texts_of[first]
+    return grams[inside], texts_of[:windows][inside]
 
 
 def _each_passage_once(texts: Iterable[Text]) -> Iterator[Text]:
-    """A passage that a hundred rows were given is one text; an answer that a hundred rows repeat is boilerplate."""
-    met: set[int] = set()
+    """Yield every text, but a passage only once: a hundred rows may be given the same one.
+
+    An answer that a hundred rows repeat is boilerplate, and is counted.
+    """
+    passages: set[int] = set()
     for text in texts:
         if text.field in PASSAGE_FIELDS:
-            if (mark := hash(text.text)) in met:
+            if (mark := hash(text.text)) in passages:
                 continue
-            met.add(mark)
+            passages.add(mark)
         yield text
 
 
@@ -227,18 +264,22 @@ def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
         yield batch
 
 
-def _common(held_out: str, seen: str) -> str:
-    """The longest run of tokens that both hold, as it stands in the folded held-out text."""
+def _longest_common(held_out: str, seen: str) -> str:
+    """Return the longest stretch of tokens that both hold, as it is in the folded held-out text."""
     folded = _fold(held_out)
-    found = list(_TOKEN.finditer(folded))
-    words = [token.group() for token in found]
-    others = _TOKEN.findall(_fold(seen))
+    tokens = list(_TOKEN.finditer(folded))
+    start, end = _longest_shared([token.group() for token in tokens], _TOKEN.findall(_fold(seen)))
+    text = folded[tokens[start].start() : tokens[end - 1].end()] if end else ""
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+def _longest_shared(tokens: Sequence[str], others: Sequence[str]) -> tuple[int, int]:
+    """Return [start, end) of the longest stretch of `tokens` whose runs are all in `others`; (0, 0) without one."""
     known = {tuple(others[n : n + RUN]) for n in range(len(others) - RUN + 1)}
     best = start = end = 0
-    for n in range(len(words) - RUN + 1):
-        if tuple(words[n : n + RUN]) not in known:
+    for n in range(len(tokens) - RUN + 1):
+        if tuple(tokens[n : n + RUN]) not in known:
             start = n + 1
         elif n + RUN - start > end - best:
             best, end = start, n + RUN
-    text = folded[found[best].start() : found[end - 1].end()] if end else ""
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+    return best, end

@@ -1,32 +1,44 @@
-"""What must hold of the passages: each has its own id, and its text is what its source says at its offsets."""
+"""Rules on the passages: each has its own id, and its text is the source's text at its offsets."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
 
-_SHOWN = 20
+_SHOWN = 20  # violations of one rule that are listed
 
 
 def ids_are_unique(where: str, ids: Iterable[str]) -> list[Violation]:
     """FT-CORPUS-010: no two passages share an id."""
     return [
-        Violation(
-            code="FT-CORPUS-010", where=where, message=f"passage id {passage_id} is used {count} times.",
-            field="passage_id", found=count, expected=1, fix=f"ft run --asset {where}",
+        violation(
+            "FT-CORPUS-010",
+            where=where,
+            message=f"Passage id {passage_id} is used {count} times",
+            field="passage_id",
+            found=count,
+            expected=1,
+            fix=f"ft run --asset {where}",
         )
-        for passage_id, count in Counter(ids).items() if count > 1
-    ][:_SHOWN]  # fmt: skip
+        for passage_id, count in Counter(ids).items()
+        if count > 1
+    ][:_SHOWN]
 
 
 def offsets_point_at_the_text(where: str, pairs: Iterable[tuple[str, str, str]]) -> list[Violation]:
-    """FT-CORPUS-011: `pairs` are (passage id, its text, the source between its offsets, cleaned) and agree."""
+    """FT-CORPUS-011: a passage's text is the source's. `pairs`: (passage id, text, cleaned source at its offsets)."""
     return [
-        Violation(
-            code="FT-CORPUS-011", where=where, message=f"passage {passage_id} is not what its source says there.",
-            field="text", found=text[:80], expected=source[:80], fix=f"ft run --asset {where}",
+        violation(
+            "FT-CORPUS-011",
+            where=where,
+            message=f"Passage {passage_id} differs from its source",
+            field="text",
+            found=text[:80],
+            expected=source[:80],
+            fix=f"ft run --asset {where}",
         )
-        for passage_id, text, source in pairs if text != source
-    ][:_SHOWN]  # fmt: skip
+        for passage_id, text, source in pairs
+        if text != source
+    ][:_SHOWN]

@@ -1,6 +1,7 @@
-"""What must hold before a step is trained (token ids in, broken rules out, each naming its row) and after the last.
+"""Rules on the rows before a training starts, on its trial steps, and on a finished training.
 
-A row here is what the model will see: the prompt's ids, the whole conversation's, and from where on they carry loss.
+A row is what the model will see: the prompt's ids, the ids of the whole conversation, and where the loss begins. A
+violation names its row.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ from typing import Any, Literal
 
 import msgspec
 
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
 
 IGNORED = -100
 _SHOWN = 20
 _STEPS = 24  # columns of the histogram of lengths
 
 Thought = Literal["none", "full", "empty", "masked"]
-"""What becomes of the reasoning in an answer: there is no place for any, it is trained, an empty one is trained, or an
-empty one carries no loss."""
+"""How the reasoning of an answer is trained: the template has no place for it (none), it is trained (full), an empty
+one is trained (empty), or an empty one carries no loss (masked)."""
 
 
 class TokenisedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One prompt with one answer to it, as trained: an instruction row, or one side of a preference pair.
+    """One prompt with one answer, as trained: an instruction row, or one side of a preference pair.
 
-    `where` is file:line and id, `side` is answer, chosen or rejected, `serving` the prompt as serving renders it, `ids`
-    the whole conversation, of which the tokens from `start` on carry loss.
+    `where` is file:line and id. `side` is answer, chosen or rejected. `serving` is the prompt as serving renders it.
+    `ids` is the whole conversation; its tokens from `start` on carry loss.
     """
 
     where: str
@@ -36,8 +37,7 @@ class TokenisedRow(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     thought: Thought = "none"
     joined: bool = True
-    """Whether prompt and answer were tokenised together; if a token would reach over the end of the prompt, they are
-    not."""
+    """True if prompt and answer were tokenised together. They are not where a token would cross the prompt's end."""
 
     @property
     def trained(self) -> list[int]:
@@ -55,153 +55,167 @@ TokenisedPair = tuple[TokenisedRow, TokenisedRow]
 
 
 def check_counts(train: int, validation: int, where: str) -> list[Violation]:
-    """Both parts must hold rows: without validation nothing says whether training helped."""
+    """FT-TRAIN-001: both parts hold rows. Without validation rows nobody knows whether training helped."""
+    counts = {"train": train, "validation": validation}
     return [
-        Violation(
-            code="FT-TRAIN-001", where=f"{where}/{part}", message="the split holds no rows.",
-            field="rows", found=0, expected="at least 1", fix="add rows, or raise the share in datasets.split",
-        )
-        for part, count in (("train", train), ("validation", validation)) if count == 0
-    ]  # fmt: skip
+        violation("FT-TRAIN-001", where=f"{where}/{part}", field="rows", found=0, expected="at least 1")
+        for part, count in counts.items()
+        if count == 0
+    ]
 
 
 def check_left(before: Mapping[str, int], after: Mapping[str, int], where: str) -> list[Violation]:
-    """Dropping rows that are too long must leave some, in each part."""
+    """FT-TRAIN-027: after rows that are too long were dropped, each part still holds some."""
     return [
-        Violation(
-            code="FT-TRAIN-001", where=f"{where}/{part}", message="every row is longer than max_length: none is left.",
-            field="rows", found=0, expected="at least 1", fix="raise max_length, or set too_long: truncate_prompt",
-        )
-        for part, count in after.items() if before[part] and not count
-    ]  # fmt: skip
+        violation("FT-TRAIN-027", where=f"{where}/{part}", field="rows", found=0, expected="at least 1")
+        for part, count in after.items()
+        if before[part] and not count
+    ]
 
 
 def check_filled(fields: Iterable[tuple[str, str, str]]) -> list[Violation]:
-    """Each (where, field, text) holds text: an empty answer would teach silence."""
+    """FT-TRAIN-016: each (where, field, text) holds text. An empty answer would teach silence."""
     return _shorten(
-        Violation(
-            code="FT-TRAIN-016", where=where, message="the field is empty.", field=field, found=text,
-            expected="text", fix="write it, or delete the row",
-        )
-        for where, field, text in fields if not text.strip()
-    )  # fmt: skip
+        violation("FT-TRAIN-016", where=where, field=field, found=text, expected="text")
+        for where, field, text in fields
+        if not text.strip()
+    )
 
 
 def check_reasoned(rows: Iterable[tuple[str, str]]) -> list[Violation]:
-    """Under the policy `require` each (where, reasoning) holds reasoning."""
+    """FT-TRAIN-017: under the policy `require` each (where, reasoning) holds reasoning."""
     return _shorten(
-        Violation(
-            code="FT-TRAIN-017", where=where, message="the row has no reasoning, and the policy is `require`.",
-            field="reasoning", found=reasoning, expected="text",
-            fix="add the reasoning, or change datasets.instruction.thinking",
-        )
-        for where, reasoning in rows if not reasoning.strip()
-    )  # fmt: skip
+        violation("FT-TRAIN-017", where=where, field="reasoning", found=reasoning, expected="text")
+        for where, reasoning in rows
+        if not reasoning.strip()
+    )
 
 
 def check_round_trip(
     rows: Sequence[TokenisedRow], *, stop_ids: Collection[int], opening: Sequence[int] = ()
 ) -> list[Violation]:
-    """What is trained is what is served: the same prompt, token for token, an end to every answer, and no `opening`
-    (the ids of <think>, where the prompt already holds it) among the tokens that carry loss."""
+    """FT-TRAIN-003, FT-TRAIN-004, FT-TRAIN-018: a row is trained as it is served.
+
+    The prompt is the same, token for token; every answer ends with a stop token that carries loss; and `opening` (the
+    ids of <think>, where the prompt already holds it) is not among the tokens that carry loss.
+    """
     return [*_prefix_differs(rows), *_stop_untrained(rows, stop_ids), *_opening_trained(rows, opening)]
 
 
 def check_lengths(rows: Sequence[TokenisedRow], *, max_length: int, too_long: str) -> list[Violation]:
-    """No row is longer than `max_length` once the policy `too_long` was applied, and each has a token to learn."""
-    broken = _uncuttable if too_long == "truncate_prompt" else _too_long
-    return [*broken([row for row in rows if len(row.ids) > max_length], max_length), *_nothing_trained(rows)]
+    """FT-TRAIN-002, FT-TRAIN-019, FT-TRAIN-005: after the policy `too_long` no row is longer than `max_length`, and
+    each has a token that carries loss."""
+    long = [row for row in rows if len(row.ids) > max_length]
+    judge = _uncuttable if too_long == "truncate_prompt" else _too_long
+    return [*judge(long, max_length), *_nothing_trained(rows)]
 
 
 def check_pairs(pairs: Sequence[TokenisedPair]) -> list[Violation]:
-    """The two sides of a pair differ, in what is left of them."""
+    """FT-TRAIN-006: the two sides of a pair still differ after rows were cut."""
     return _shorten(
-        Violation(
-            code="FT-TRAIN-006", where=chosen.where,
-            message="chosen and rejected are the same tokens: the gradient of the pair is zero.",
-            field="chosen, rejected", found="equal", expected="different", fix="drop the pair",
-        )
-        for chosen, rejected in pairs if chosen.ids == rejected.ids
-    )  # fmt: skip
+        violation("FT-TRAIN-006", where=chosen.where, field="chosen, rejected", found="equal", expected="different")
+        for chosen, rejected in pairs
+        if chosen.ids == rejected.ids
+    )
 
 
 def check_thinking(where: Iterable[str], *, share: float, allowed: float) -> list[Violation]:
-    """A model that thinks must not be taught to skip it: `share` of the rows train an empty thought, those at `where`
-    among them, and `allowed` is the share that may."""
+    """FT-TRAIN-020: a reasoning model is not taught to skip its reasoning.
+
+    `share` of the rows train an empty reasoning (`where` names them); `allowed` is the largest share that may.
+    """
     if share <= allowed:
         return []
     return _shorten(
-        Violation(
-            code="FT-TRAIN-020", where=at, message="a model that thinks would learn to close its thought at once.",
-            field="share of such rows", found=share, expected=f"at most {allowed:g}",
-            fix="add reasoning, set datasets.instruction.thinking: mask_empty, or raise max_empty_thinking_share",
-        )
+        violation("FT-TRAIN-020", where=at, field="share of such rows", found=share, expected=f"at most {allowed:g}")
         for at in where
-    )  # fmt: skip
+    )
 
 
 def check_disk(needed: int, free: int, where: str) -> list[Violation]:
-    """The checkpoints and what is published must fit on the disk (bytes)."""
+    """FT-TRAIN-021: the checkpoints and the published files fit on the disk (bytes)."""
     if needed <= free:
         return []
-    return [
-        Violation(
-            code="FT-TRAIN-021", where=where, message="the disk has too little room for this training.",
-            field="bytes free", found=free, expected=f"at least {needed}", fix="free space, or move FT_STATE_DIR",
-        )
-    ]  # fmt: skip
+    return [violation("FT-TRAIN-021", where=where, field="bytes free", found=free, expected=f"at least {needed}")]
 
 
 def check_memory(needed: int, free: int, where: str) -> list[Violation]:
-    """With all that it may fall back on the training must fit into memory (bytes)."""
+    """FT-TRAIN-022: the training fits into memory (bytes) with every step of its fallback on memory errors."""
     if needed <= free:
         return []
-    return [
-        Violation(
-            code="FT-TRAIN-022", where=where,
-            message="the training does not fit into memory, even with all that it may fall back on.",
-            field="bytes free", found=free, expected=f"at least {needed}",
-            fix="set method: lora or qlora, lower max_length, or choose a smaller base_model (see ft estimate)",
-        )
-    ]  # fmt: skip
+    return [violation("FT-TRAIN-022", where=where, field="bytes free", found=free, expected=f"at least {needed}")]
 
 
 def check_learning_rate(*, method: str, learning_rate: float, usual_full: float, where: str) -> list[Violation]:
-    """Every weight trained at ten times the usual rate or more forgets what the base knew."""
+    """FT-TRAIN-026: a full training has no `learning_rate` that suits LoRA.
+
+    At ten times the usual rate or more, a model whose weights are all trained loses what the base knew.
+    """
     if method != "full" or learning_rate < 10 * usual_full:
         return []
     return [
-        Violation(
-            code="FT-TRAIN-026", where=where, message="the rate is one for adapters, and every weight is trained.",
-            field="learning_rate", found=learning_rate, expected=f"about {usual_full:g}",
-            fix=f"set it to {usual_full:g}, or leave it out",
+        violation(
+            "FT-TRAIN-026",
+            where=where,
+            field="learning_rate",
+            found=learning_rate,
+            expected=f"about {usual_full:g}",
+            fix=f"Set it to {usual_full:g}, or leave it out.",
         )
-    ]  # fmt: skip
+    ]
 
 
 def check_smoke(figures: Mapping[str, Any], where: str) -> list[Violation]:
-    """Two trial steps: every loss and gradient norm finite, and the weights moved."""
-    broken = [
-        Violation(
-            code="FT-TRAIN-010", where=where, message=f"trial step {step} is not finite.", field=name,
-            found=str(value), expected="a finite number", fix="lower learning_rate, or look at the longest rows",
+    """FT-TRAIN-010, FT-TRAIN-023: in two trial steps every loss and gradient norm is finite, and the weights change."""
+    violations: list[Violation] = []
+    for name in ("losses", "grad_norms"):
+        for step, value in enumerate(figures[name], start=1):
+            if not math.isfinite(value):
+                violations.append(_trial_not_finite(where, name, step, value))
+    delta = figures["max_abs_adapter_delta"]
+    if not violations and not delta > 0:
+        violations.append(
+            violation("FT-TRAIN-023", where=where, field="max_abs_adapter_delta", found=delta, expected="above 0")
         )
-        for name in ("losses", "grad_norms") for step, value in enumerate(figures[name], start=1)
+    return violations
+
+
+def check_training(summary: Mapping[str, Any], where: str) -> list[Violation]:
+    """FT-TRAIN-011, FT-TRAIN-012: in a finished training every loss is finite, and the weights have changed."""
+    losses = {name: float(value) for name, value in summary.items() if "loss" in name}
+    violations = [
+        violation("FT-TRAIN-011", where=where, field=name, found=str(value), expected="a finite number")
+        for name, value in losses.items()
         if not math.isfinite(value)
-    ]  # fmt: skip
-    if not broken and not figures["max_abs_adapter_delta"] > 0:
-        broken.append(
-            Violation(
-                code="FT-TRAIN-023", where=where, message="two trial steps left the weights as they were.",
-                field="max_abs_adapter_delta", found=figures["max_abs_adapter_delta"], expected="above 0",
-                fix="raise learning_rate, or look at lora.targets",
-            )
-        )  # fmt: skip
-    return broken
+    ]
+    delta = float(summary["max_abs_adapter_delta"])
+    if not delta > 0:
+        violations.append(
+            violation("FT-TRAIN-012", where=where, field="max_abs_adapter_delta", found=delta, expected="above 0")
+        )
+    return violations
+
+
+def check_eval_loss(summary: Mapping[str, Any], where: str) -> list[Violation]:
+    """FT-TRAIN-013: the loss on rows that were not trained on ends below where it started."""
+    before, after = float(summary["eval_loss_before"]), float(summary["eval_loss_after"])
+    if after < before:
+        return []
+    return [violation("FT-TRAIN-013", where=where, field="eval_loss_after", found=after, expected=f"below {before}")]
+
+
+def check_rewards(summary: Mapping[str, Any], where: str) -> list[Violation]:
+    """FT-TRAIN-014: DPO reports how often, and by how much, the chosen answer is preferred."""
+    figures = {name: float(summary.get(name, math.nan)) for name in ("reward_accuracy_after", "reward_margin_after")}
+    return [
+        violation("FT-TRAIN-014", where=where, field=name, found=str(summary.get(name)), expected="a finite number")
+        for name, value in figures.items()
+        if not math.isfinite(value)
+    ]
 
 
 def measure_lengths(rows: Sequence[TokenisedRow]) -> dict[str, Any]:
-    """Tokens of the rows: least, median, 95th percentile, most; how many carry loss; counts in equal steps from 0."""
+    """Return the tokens of the rows: least, median, 95th percentile, most; how many carry loss; a histogram from 0."""
     lengths = sorted(len(row.ids) for row in rows)
     supervised, total = sum(len(row.ids) - row.start for row in rows), sum(lengths)
     counts = [0] * _STEPS
@@ -219,146 +233,112 @@ def measure_lengths(rows: Sequence[TokenisedRow]) -> dict[str, Any]:
     }
 
 
+def find_ids(ids: Sequence[int], wanted: Sequence[int]) -> int | None:
+    """Return the place in `ids` at which the tokens `wanted` begin, or None."""
+    width = len(wanted)
+    places = (n for n, token in enumerate(ids) if token == wanted[0] and list(ids[n : n + width]) == list(wanted))
+    return next(places, None)
+
+
 def _too_long(rows: Sequence[TokenisedRow], max_length: int) -> list[Violation]:
     return _shorten(
-        Violation(
-            code="FT-TRAIN-002", where=_named(row), message="the row is longer than max_length and is never cut.",
-            field="tokens", found=len(row.ids), expected=f"at most {max_length}",
-            fix="raise max_length, shorten the row, or set too_long: drop or truncate_prompt",
+        violation(
+            "FT-TRAIN-002", where=_name(row), field="tokens", found=len(row.ids), expected=f"at most {max_length}"
         )
         for row in rows
-    )  # fmt: skip
+    )
 
 
 def _uncuttable(rows: Sequence[TokenisedRow], max_length: int) -> list[Violation]:
     return _shorten(
-        Violation(
-            code="FT-TRAIN-019", where=_named(row),
-            message="the row is longer than max_length even without its passages; question and answer are never cut.",
-            field="tokens", found=len(row.ids), expected=f"at most {max_length}",
-            fix="raise max_length, shorten the row, or set too_long: drop",
+        violation(
+            "FT-TRAIN-019", where=_name(row), field="tokens", found=len(row.ids), expected=f"at most {max_length}"
         )
         for row in rows
-    )  # fmt: skip
+    )
 
 
 def _prefix_differs(rows: Sequence[TokenisedRow]) -> list[Violation]:
     return _shorten(
-        Violation(
-            code="FT-TRAIN-003", where=_named(row),
-            message="the chat template renders the prompt differently in training and in serving.",
-            field="prompt token ids", found=_rest(row.ids, row.serving), expected=_rest(row.serving, row.ids),
-            fix="use a chat template whose generation prompt begins every assistant turn",
+        violation(
+            "FT-TRAIN-003",
+            where=_name(row),
+            field="prompt token ids",
+            found=_first_different(row.ids, row.serving),
+            expected=_first_different(row.serving, row.ids),
         )
-        for row in rows if row.ids[: len(row.serving)] != row.serving
-    )  # fmt: skip
+        for row in rows
+        if row.ids[: len(row.serving)] != row.serving
+    )
 
 
 def _stop_untrained(rows: Sequence[TokenisedRow], stop_ids: Collection[int]) -> list[Violation]:
     stops = set(stop_ids)
     return _shorten(
-        Violation(
-            code="FT-TRAIN-004", where=_named(row),
-            message="no stop token carries loss: the model would not learn to end its answer.",
-            field="last trained ids", found=row.trained[-4:], expected=f"one of {sorted(stops)}",
-            fix="use a chat template that ends the assistant turn with the tokenizer's eos token",
+        violation(
+            "FT-TRAIN-004",
+            where=_name(row),
+            field="last trained ids",
+            found=row.trained[-4:],
+            expected=f"one of {sorted(stops)}",
         )
-        for row in rows if stops.isdisjoint(row.trained)
-    )  # fmt: skip
+        for row in rows
+        if stops.isdisjoint(row.trained)
+    )
 
 
 def _opening_trained(rows: Sequence[TokenisedRow], opening: Sequence[int]) -> list[Violation]:
     return _shorten(
-        Violation(
-            code="FT-TRAIN-018", where=_named(row),
-            message="the tag that opens a thought carries loss, but at serving it stands in the prompt already.",
-            field="trained ids", found=row.trained[:8], expected=f"without {list(opening)}",
-            fix="leave <think> out of the answer: the chat template opens it",
+        violation(
+            "FT-TRAIN-018",
+            where=_name(row),
+            field="trained ids",
+            found=row.trained[:8],
+            expected=f"without {list(opening)}",
         )
-        for row in rows if opening and find_ids(row.trained, opening) is not None
-    )  # fmt: skip
+        for row in rows
+        if opening and find_ids(row.trained, opening) is not None
+    )
 
 
 def _nothing_trained(rows: Sequence[TokenisedRow]) -> list[Violation]:
     return _shorten(
-        Violation(
-            code="FT-TRAIN-005", where=_named(row), message="no token of the row carries loss.",
-            field="trained tokens", found=0, expected="at least 1", fix="give the row an answer, or drop it",
-        )
-        for row in rows if row.start >= len(row.ids)
-    )  # fmt: skip
+        violation("FT-TRAIN-005", where=_name(row), field="trained tokens", found=0, expected="at least 1")
+        for row in rows
+        if row.start >= len(row.ids)
+    )
 
 
-def find_ids(ids: Sequence[int], wanted: Sequence[int]) -> int | None:
-    """Where the tokens `wanted` begin in `ids`, or None."""
-    width = len(wanted)
-    found = (n for n, token in enumerate(ids) if token == wanted[0] and list(ids[n : n + width]) == list(wanted))
-    return next(found, None)
+def _trial_not_finite(where: str, name: str, step: int, value: float) -> Violation:
+    return violation(
+        "FT-TRAIN-010",
+        where=where,
+        message=f"Trial step {step} is not finite",
+        field=name,
+        found=str(value),
+        expected="a finite number",
+        fix="Lower `learning_rate`, or look at the longest rows.",
+    )
 
 
-def _named(row: TokenisedRow) -> str:
-    """Where the row stands and, in a pair, which side it is."""
+def _name(row: TokenisedRow) -> str:
+    """Return the row's place and, in a pair, its side."""
     return row.where if row.side == "answer" else f"{row.where} {row.side}"
 
 
-def _rest(ids: Sequence[int], other: Sequence[int]) -> list[int]:
-    """The first few of `ids` from where it parts from `other`."""
-    parts = next((n for n, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other)))
-    return list(ids[parts : parts + 8])
+def _first_different(ids: Sequence[int], other: Sequence[int]) -> list[int]:
+    """Return up to 8 of `ids`, from the first that is not the same in `other`."""
+    pairs = enumerate(zip(ids, other, strict=False))
+    start = next((n for n, (left, right) in pairs if left != right), min(len(ids), len(other)))
+    return list(ids[start : start + 8])
 
 
-def _shorten(found: Iterable[Violation]) -> list[Violation]:
-    """The first violations, and one that counts the rest: a whole broken file must stay readable."""
-    violations = list(found)
+def _shorten(every: Iterable[Violation]) -> list[Violation]:
+    """Return the first 20 violations, and one that counts the rest: a file in which every row fails stays readable."""
+    violations = list(every)
     rest = len(violations) - _SHOWN
     if rest <= 0:
         return violations
     first = violations[0]
-    return [*violations[:_SHOWN], Violation(code=first.code, where=f"{rest} more rows", message=first.message)]
-
-
-def check_training(summary: Mapping[str, Any], where: str) -> list[Violation]:
-    """A finished training: every loss finite, and the weights moved."""
-    losses = {name: float(value) for name, value in summary.items() if "loss" in name}
-    broken = [
-        Violation(
-            code="FT-TRAIN-011", where=where, message="a loss is not finite.", field=name, found=str(value),
-            expected="a finite number", fix="lower the learning rate and train again",
-        )
-        for name, value in losses.items() if not math.isfinite(value)
-    ]  # fmt: skip
-    delta = float(summary["max_abs_adapter_delta"])
-    if not delta > 0:
-        broken.append(
-            Violation(
-                code="FT-TRAIN-012", where=where, message="training left the weights as they were.",
-                field="max_abs_adapter_delta", found=delta, expected="above 0", fix="raise learning_rate or max_steps",
-            )
-        )  # fmt: skip
-    return broken
-
-
-def check_eval_loss(summary: Mapping[str, Any], where: str) -> list[Violation]:
-    """The loss on rows that were not trained on must end below where it started."""
-    before, after = float(summary["eval_loss_before"]), float(summary["eval_loss_after"])
-    if after < before:
-        return []
-    return [
-        Violation(
-            code="FT-TRAIN-013", where=where, message="the validation loss did not fall: the training did not help.",
-            field="eval_loss_after", found=after, expected=f"below {before}",
-            fix="lower the learning rate, train less, or look at the data",
-        )
-    ]  # fmt: skip
-
-
-def check_rewards(summary: Mapping[str, Any], where: str) -> list[Violation]:
-    """DPO must report what it is for: how often the chosen answer is preferred, and by how much."""
-    return [
-        Violation(
-            code="FT-TRAIN-014", where=where, message="the figure is missing or not finite.", field=name,
-            found=str(summary.get(name)), expected="a finite number", fix="lower the learning rate and train again",
-        )
-        for name in ("reward_accuracy_after", "reward_margin_after")
-        if not math.isfinite(float(summary.get(name, math.nan)))
-    ]  # fmt: skip
+    summary = violation(first.code, where=f"{rest} more rows", message=first.message, fix=first.fix)
+    return [*violations[:_SHOWN], summary]

@@ -1,1 +1,1 @@
-"""The table gate: Great Expectations suites on a narrow table of measures, and their report."""
+"""The table gate: Great Expectations suites, one for each table, and the reports on them."""

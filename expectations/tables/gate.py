@@ -1,7 +1,7 @@
 """The table gate: Great Expectations judges a slim frame of a table, and nothing that goes wrong counts as passed.
 
-Great Expectations drops unknown expectations, swallows crashes and passes empty tables; each of these is a Violation
-here. It sees lengths, counts, flags and labels, never the texts: hashing long texts is most of its time.
+Great Expectations drops unknown expectations, hides crashes and passes empty tables; each of these is a violation here.
+It gets lengths, counts, flags and labels, never the texts: hashing long texts would be most of its time.
 """
 
 # pyright: basic
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
-from expectations.codes import CODES
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +24,8 @@ Table = Literal["passages", "instruction_records", "preference_records", "retrie
 SUITES = Path(__file__).parent / "suites"
 PLACES_SHOWN = 20
 
-# For each table: its id, the texts whose lengths count, the lists whose lengths count (the optional ones count 0 where
-# an older table lacks them), what is taken as it is.
+# The columns of each table: its id, the texts and the lists that are judged by their lengths (an optional list counts 0
+# where an older table lacks it), and the columns that are judged as they are.
 _ID = {"passages": "passage_id", "retrieval_records": "query_id"}
 _TEXTS = {
     "passages": ["text", "content", "heading"],
@@ -52,33 +51,33 @@ _AS_IS = {
     "preference_records": ["margin", "language", "source"],
     "retrieval_records": ["language", "source"],
 }
-# Great Expectations runs these on str(x) of whatever is there: the length of an empty list would be 2.
+# Great Expectations runs these on str(x) of any value: the length of an empty list would be 2.
 _TEXT_ONLY = ("value_lengths", "regex", "like_pattern", "strftime", "dateutil", "json")
 _TYPE_LISTS = "in_type_list"  # always false on pandas-3 strings
 
 
 class FailingRow(msgspec.Struct, frozen=True):
-    """A row that breaks a rule: where it stands (`source:line_no`), and what it holds in the rule's column."""
+    """A row that breaks a rule: its place (`source:line_no`), and its value in the rule's column."""
 
     place: str
-    value: Any
+    value: object
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one expectation of a suite."""
+    """The result of one expectation of a suite."""
 
     expectation: str
-    """Its type, as Great Expectations names it."""
+    """The type, as Great Expectations names it."""
     rule: str
-    """What it says, in words: `meta.message` of the suite."""
+    """The rule in words: `meta.message` of the suite."""
     column: str
     expected: dict[str, Any]
     outcome: Literal["passed", "failed", "broken"]
-    """`broken`: the check crashed and says nothing about the data; it never counts as passed."""
-    observed: Any = None
-    """The value that was judged, for an expectation about a whole table or column; the crash of a broken one."""
+    """`broken`: the check crashed, so the data was not judged; it never counts as passed."""
+    observed: object = None
+    """The judged value, for an expectation on a whole table or column; the crash of a broken check."""
     judged: int = 0
-    """Rows with a value, for an expectation about rows."""
+    """Rows with a value, for an expectation on rows."""
     failing: int = 0
     rows: list[FailingRow] = []
     """The first failing rows."""
@@ -86,7 +85,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """A table judged by a suite. `faults` are why it could not be judged: then there are no judgements."""
+    """A table judged by a suite. With `faults` it could not be judged, and there are no judgements."""
 
     suite: str
     rows: int
@@ -95,23 +94,23 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def violations(self) -> list[Violation]:
-        """What does not hold; none means that every expectation ran and held."""
-        return [*self.faults, *(_as_violation(self.suite, j) for j in self.judgements if j.outcome != "passed")]
+        """The faults and the failed or broken checks. None means that every expectation ran and passed."""
+        return [*self.faults, *(_violation_of(self.suite, j) for j in self.judgements if j.outcome != "passed")]
 
 
 def suite_of(kind: Table) -> Path:
-    """The suite file of a table."""
+    """Return the suite file of a table."""
     return SUITES / f"{kind}.json"
 
 
 def slim_frame(parquet_path: Path, kind: Table) -> pd.DataFrame:
-    """The frame [rows, columns] that a suite judges: line_no, id, <text>_len, <list>_count, flags and labels.
+    """Return the frame [rows, columns] that a suite judges: line_no, id, <text>_len, <list>_count, flags and labels.
 
     `line_no` is the row's line in its source file, or its row number from 1 where the table has no lines.
-    Raises KeyError when the table lacks a column.
+    Raises KeyError where the table lacks a column.
     """
     if kind not in get_args(Table):
-        raise ValueError(f"{kind!r} is no table with a suite: {', '.join(get_args(Table))}")
+        raise ValueError(f"{kind!r} has no suite; the tables with one are {', '.join(get_args(Table))}")
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -141,14 +140,14 @@ def slim_frame(parquet_path: Path, kind: Table) -> pd.DataFrame:
 
 
 def _compute() -> Any:
-    """pyarrow.compute, whose functions are made at run time and known to no type checker."""
+    """Return pyarrow.compute, whose functions are created at run time: no type checker knows them."""
     import pyarrow.compute as pc
 
     return pc
 
 
 def _counts(batch: Any, name: str) -> Any:
-    """Lengths of an optional list: none is 0."""
+    """Return the lengths of an optional list; a missing list has length 0."""
     import pyarrow as pa
 
     if name not in batch.schema.names:
@@ -158,6 +157,7 @@ def _counts(batch: Any, name: str) -> Any:
 
 
 def _flags(batch: Any, kind: Table) -> dict[str, Any]:
+    """Return the columns that compare two columns of a table."""
     import pyarrow as pa
 
     pc = _compute()
@@ -181,16 +181,16 @@ def _flags(batch: Any, kind: Table) -> dict[str, Any]:
 
 
 def validate(frame: pd.DataFrame, suite: Path) -> list[Violation]:
-    """What does not hold in a slim frame by a suite file. No violations means: every expectation ran, and held.
+    """Judge a slim frame by a suite file. No violations means that every expectation ran and passed.
 
     Violations name the failing rows by `source:line_no` (all are counted, the first 20 shown). FT-TABLE-001 the suite
-    cannot be used, FT-TABLE-002 a check is broken, FT-TABLE-003 the table is empty, FT-TABLE-004 a rule does not hold.
+    cannot be used, FT-TABLE-002 a check is broken, FT-TABLE-003 the table is empty, FT-TABLE-004 a rule failed.
     """
     return judge(frame, suite).violations
 
 
 def judge(frame: pd.DataFrame, suite: Path) -> Validation:
-    """A slim frame judged by a suite file: one Judgement for each of its expectations, in its order."""
+    """Judge a slim frame by a suite file: one Judgement for each of its expectations, in their order."""
 
     def unjudged(*faults: Violation) -> Validation:
         return Validation(suite=suite.stem, rows=len(frame), faults=list(faults))
@@ -198,32 +198,31 @@ def judge(frame: pd.DataFrame, suite: Path) -> Validation:
     try:
         raw = json.loads(suite.read_text("utf-8"), object_pairs_hook=_refuse_twins)
     except (OSError, ValueError) as error:
-        return unjudged(_violation("FT-TABLE-001", suite.name, f"cannot be read: {error}"))
-    if broken := _suite_faults(raw, frame, suite.name):
-        return unjudged(*broken)
+        return unjudged(_unusable(suite.name, f"The suite cannot be read: {error}"))
+    if faults := _suite_faults(raw, frame, suite.name):
+        return unjudged(*faults)
     if not len(frame):
-        return unjudged(
-            _violation("FT-TABLE-003", raw["name"], "the table has no rows", found=0, expected="at least 1")
-        )
+        return unjudged(violation("FT-TABLE-003", where=raw["name"], field="rows", found=0, expected="at least 1"))
 
     entries = raw["expectations"]
     frame = frame.reset_index(drop=True)
     try:
         results = _run(frame, raw["name"], entries)
     except _Dropped as error:
-        return unjudged(_violation("FT-TABLE-001", suite.name, str(error)))
+        return unjudged(_unusable(suite.name, str(error)))
     if missing := [entry["type"] for number, entry in enumerate(entries) if number not in results]:
         message = f"{len(missing)} of {len(entries)} expectations gave no result: {', '.join(missing)}"
-        return unjudged(_violation("FT-TABLE-002", raw["name"], message))
+        return unjudged(violation("FT-TABLE-002", where=raw["name"], message=message))
     judgements = [_judgement(entry, results[number], frame) for number, entry in enumerate(entries)]
     return Validation(suite=raw["name"], rows=len(frame), judgements=judgements)
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError(f"a key stands twice in one object, among {', '.join(key for key, _ in pairs)}")
-    return made
+    """Return the object of these pairs. Raises ValueError for a key that appears twice."""
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        raise ValueError(f"a key appears twice in one object, among {', '.join(key for key, _ in pairs)}")
+    return unique
 
 
 class _Dropped(Exception):
@@ -231,22 +230,22 @@ class _Dropped(Exception):
 
 
 def _run(frame: pd.DataFrame, name: str, entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The result of each expectation, by its place in the suite: results come in another order."""
+    """Return the result of each expectation by its place in the suite: results come in another order."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
     from great_expectations.exceptions.exceptions import GreatExpectationsError
 
-    context: Any = gx.get_context(mode="ephemeral")  # a fresh one: adding a data source twice to a context raises
+    context: Any = gx.get_context(mode="ephemeral")  # a new one: adding a data source twice to a context raises
     context.variables.progress_bars = {"globally": False}
     numbered = [{**entry, "meta": {"number": number}} for number, entry in enumerate(entries)]
     try:
         suite = gx.ExpectationSuite(name=name, expectations=numbered)
     except (GreatExpectationsError, TypeError, ValueError) as error:
-        raise _Dropped(f"refused by Great Expectations: {error}") from error
+        raise _Dropped(f"Great Expectations refuses the suite: {error}") from error
     taken = {(expectation.meta or {}).get("number") for expectation in suite.expectations}
     if dropped := [entry["type"] for number, entry in enumerate(entries) if number not in taken]:
-        # unknown types and severities are logged and left out: what is left of the suite would pass
-        raise _Dropped(f"expectations that Great Expectations does not take and would drop: {', '.join(dropped)}")
+        # unknown types and severities are logged and dropped: the rest of the suite would pass
+        raise _Dropped(f"Great Expectations would drop these expectations: {', '.join(dropped)}")
     asset = context.data_sources.add_pandas("memory").add_dataframe_asset("rows")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": frame})
     # COMPLETE caps every list but `unexpected_index_list`. It holds row numbers here: with names of index columns it
@@ -257,28 +256,44 @@ def _run(frame: pd.DataFrame, name: str, entries: list[dict[str, Any]]) -> dict[
 
 
 def _suite_faults(raw: Any, frame: pd.DataFrame, name: str) -> list[Violation]:
-    """What makes a suite pass, or fail, for another reason than the data."""
+    """Return the faults that make a suite pass, or fail, for another reason than the data."""
     entries = raw.get("expectations") if isinstance(raw, dict) else None
     if not isinstance(entries, list) or not entries or not raw.get("name") or not all(map(_is_entry, entries)):
-        return [_violation("FT-TABLE-001", name, "a suite needs a name and a list of expectations with their types")]
+        return [_unusable(name, "A suite needs a name and a list of expectations with their types")]
     faults: list[Violation] = []
     for number, entry in enumerate(entries):
-        kwargs = entry.get("kwargs", {})
-        columns = [value for key, value in kwargs.items() if key in ("column", "column_A", "column_B")]
-        columns += kwargs.get("column_list", [])
-        missing = [str(column) for column in columns if column not in frame.columns]
-        rule = (entry["type"], kwargs)
-        if reason := _argument_fault(entry["type"], kwargs):
-            faults.append(_fault(name, entry, reason))
-        elif rule in [(other["type"], other.get("kwargs", {})) for other in entries[:number]]:
-            faults.append(_fault(name, entry, f"stands twice with the arguments {kwargs}"))
-        elif missing and len(frame):
-            message = f"{entry['type']}: the table has no column {', '.join(missing)}"
-            faults.append(_violation("FT-TABLE-002", name, message, expected=list(frame.columns)))
-        elif len(frame) and any(part in entry["type"] for part in _TEXT_ONLY):
-            not_text = [column for column in columns if not _is_text(frame[column])]
-            faults += [_fault(name, entry, f"`{c}` is not text: its print would be judged") for c in not_text]
+        faults += _entry_faults(entry, entries[:number], frame, name)
     return faults
+
+
+def _entry_faults(
+    entry: dict[str, Any], before: list[dict[str, Any]], frame: pd.DataFrame, name: str
+) -> list[Violation]:
+    """Return the faults of one expectation; `before`: those that come before it in the suite."""
+    kind, kwargs = entry["type"], entry.get("kwargs", {})
+    columns = _columns_of(kwargs)
+    missing = [str(column) for column in columns if column not in frame.columns]
+    if reason := _argument_fault(kind, kwargs):
+        return [_unusable(name, f"{kind} {reason}")]
+    if (kind, kwargs) in [(other["type"], other.get("kwargs", {})) for other in before]:
+        return [_unusable(name, f"{kind} appears twice with the arguments {kwargs}")]
+    if not len(frame):
+        return []
+    if missing:
+        message = f"{kind}: the table has no column {', '.join(missing)}"
+        expected = list(frame.columns)
+        return [
+            violation("FT-TABLE-002", where=name, message=message, field="columns", found=missing, expected=expected)
+        ]
+    if not any(part in kind for part in _TEXT_ONLY):
+        return []
+    not_text = [column for column in columns if not _is_text(frame[column])]
+    return [_unusable(name, f"{kind} `{column}` is not text: its print would be judged") for column in not_text]
+
+
+def _columns_of(kwargs: dict[str, Any]) -> list[str]:
+    """Return the columns that an expectation's arguments name."""
+    return [kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs] + kwargs.get("column_list", [])
 
 
 def _is_entry(entry: Any) -> bool:
@@ -286,26 +301,26 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _argument_fault(kind: str, kwargs: dict[str, Any]) -> str:
-    """Why an expectation with these arguments could never fail, or never pass, whatever the data."""
+    """Return why an expectation with these arguments could never fail, or never pass; "" if it can do both."""
     low, high, mostly = (kwargs.get(key) for key in ("min_value", "max_value", "mostly"))
     bounds = [bound for bound in (low, high) if bound is not None]
     numbers = all(map(_is_number, bounds))
     faults = [
-        (_TYPE_LISTS in kind, "judges pandas strings wrongly; types are the schema's matter"),
+        (_TYPE_LISTS in kind, "judges pandas strings wrongly; the schema fixes the types"),
         ("row_condition" in kwargs, "has a row_condition: where no row meets it, nothing is judged and it passes"),
         (
             mostly is not None and not (_is_number(mostly) and 0 < mostly <= 1),
             f"has mostly {mostly!r}: it must be above 0, which can never fail, and at most 1",
         ),
-        (kwargs.get("value_set", "none") in ([], None), "has an empty value_set: it says nothing about the data"),
+        (kwargs.get("value_set", "none") in ([], None), "has an empty value_set: it does not judge the data"),
         ("between" in kind and not bounds, "has neither min_value nor max_value: it can never fail"),
         (not numbers, f"has bounds that are no numbers: {low!r}, {high!r}"),
         (
             numbers and len(bounds) == 2 and bounds[0] > bounds[1],
-            f"has min_value {low} above max_value {high}: nothing can hold it",
+            f"has min_value {low} above max_value {high}: it can never pass",
         ),
     ]
-    return next((reason for broken, reason in faults if broken), "")
+    return next((reason for applies, reason in faults if applies), "")
 
 
 def _is_number(value: Any) -> bool:
@@ -320,13 +335,12 @@ def _is_text(column: pd.Series) -> bool:
 
 def _judgement(entry: dict[str, Any], result: dict[str, Any], frame: pd.DataFrame) -> Judgement:
     kwargs, meta, outcome = entry.get("kwargs", {}), entry.get("meta") or {}, result["result"]
-    columns = [kwargs[key] for key in ("column", "column_A", "column_B") if key in kwargs]
-    columns += kwargs.get("column_list", [])
+    columns = _columns_of(kwargs)
     numbers = outcome.get("unexpected_index_list") or []
     crash = _crash(result.get("exception_info"))
     return Judgement(
         expectation=entry["type"],
-        rule=meta.get("message") or f"{entry['type']} holds",
+        rule=meta.get("message") or f"{entry['type']} passes",
         column=", ".join(columns),
         expected={key: value for key, value in kwargs.items() if not key.startswith("column")},
         outcome="broken" if crash else "passed" if result["success"] is True else "failed",
@@ -346,31 +360,41 @@ def _failing_row(frame: pd.DataFrame, number: int, columns: list[str]) -> Failin
     return FailingRow(":".join([*source, str(row["line_no"])]), values[0] if len(values) == 1 else values)
 
 
-def _whole(value: Any) -> Any:
-    """A count that pandas turned into a fraction, because its column has missing values, as the count it is."""
+def _whole(value: object) -> object:
+    """Return a count as an integer: pandas makes it a fraction where its column has missing values."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _as_violation(suite: str, judgement: Judgement) -> Violation:
+def _violation_of(suite: str, judgement: Judgement) -> Violation:
+    """Return the violation of a judgement that is not passed."""
     if judgement.outcome == "broken":
         message = f"{judgement.expectation} crashed: {judgement.observed}"
-        return _violation("FT-TABLE-002", suite, message, field=judgement.column)
-    message, places = f"it does not hold that {judgement.rule}", [row.place for row in judgement.rows]
-    if judgement.failing:
-        message += f"; {judgement.failing} of {judgement.judged} rows, at {', '.join(places)}"
-        message += f" and {judgement.failing - len(places)} more" if judgement.failing > len(places) else ""
-    different: list[Any] = []
+        return violation("FT-TABLE-002", where=suite, message=message, field=judgement.column)
+    values: list[object] = []
     for row in judgement.rows:
-        different += [row.value] if row.value not in different else []
-    found = different if judgement.rows else judgement.observed
-    return _violation(
-        "FT-TABLE-004", suite, message,
-        field=judgement.column, found=found, expected=judgement.expected, fix=judgement.fix,
-    )  # fmt: skip
+        values += [row.value] if row.value not in values else []
+    return violation(
+        "FT-TABLE-004",
+        where=suite,
+        message=f"Rule failed: {judgement.rule}{_failing_places(judgement)}",
+        field=judgement.column,
+        found=values if judgement.rows else judgement.observed,
+        expected=judgement.expected,
+        fix=judgement.fix,
+    )
+
+
+def _failing_places(judgement: Judgement) -> str:
+    """Return how many rows fail and the places of the first of them, as the end of a message."""
+    if not judgement.failing:
+        return ""
+    places = [row.place for row in judgement.rows]
+    text = f"; {judgement.failing} of {judgement.judged} rows, at {', '.join(places)}"
+    return f"{text} and {judgement.failing - len(places)} more" if judgement.failing > len(places) else text
 
 
 def _crash(info: Any) -> str:
-    """The exception's message; GX gives it flat, or one dictionary for each metric."""
+    """Return the exception's message, or ""; GX gives it flat, or one dictionary for each metric."""
     if not isinstance(info, dict):
         return ""
     if "raised_exception" in info:
@@ -379,10 +403,5 @@ def _crash(info: Any) -> str:
     return next((str(entry.get("exception_message") or "an exception without a message") for entry in crashes), "")
 
 
-def _fault(where: str, entry: dict[str, Any], reason: str) -> Violation:
-    return _violation("FT-TABLE-001", where, f"{entry['type']} {reason}")
-
-
-def _violation(code: str, where: str, message: str, **more: Any) -> Violation:
-    more["fix"] = more.get("fix") or CODES[code].fix
-    return Violation(code=code, where=where, message=message, **more)
+def _unusable(where: str, message: str) -> Violation:
+    return violation("FT-TABLE-001", where=where, message=message)

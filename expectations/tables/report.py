@@ -1,11 +1,10 @@
-"""A validation for people: a self-contained HTML page, and the Markdown table that Dagster's UI shows."""
+"""Reports of a validation: a self-contained HTML page, and the Markdown table that Dagster's UI shows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
 from html import escape
-from typing import Any
 
 from expectations.markdown import markdown_table
 from expectations.tables.gate import FailingRow, Judgement, Validation
@@ -45,7 +44,7 @@ ul { margin: .4rem 0 0; padding: 0; list-style: none; }
 
 
 def render_report(validation: Validation, table: str, judged_at: datetime, facts: Mapping[str, str]) -> str:
-    """One HTML page that needs no network and runs no script. `facts` (versions, ids) are listed below the verdict."""
+    """Return one HTML page that needs no network and runs no script. `facts` (versions, ids) are below the verdict."""
     shown = {
         "table": table,
         "suite": validation.suite,
@@ -74,7 +73,7 @@ def render_report(validation: Validation, table: str, judged_at: datetime, facts
 
 
 def render_markdown(validation: Validation) -> str:
-    """The judgements as a Markdown table, failed ones first, with the first failing lines of each."""
+    """Return the judgements as a Markdown table, failed ones first, with the first failing lines of each."""
     lines: list[list[str]] = []
     for judgement in _worst_first(validation):
         rows = judgement.rows[:_ROWS_IN_MARKDOWN]
@@ -86,21 +85,21 @@ def render_markdown(validation: Validation) -> str:
 
 
 def summarise(validation: Validation) -> str:
-    """The outcome in one sentence."""
+    """Return the outcome in one sentence."""
     failed, broken = (sum(j.outcome == outcome for j in validation.judgements) for outcome in ("failed", "broken"))
     if validation.faults:
         return "Failed: the table was not judged"
     if broken:
-        return f"Failed: {broken} of {len(validation.judgements)} checks are broken, {failed} rules do not hold"
+        return f"Failed: {broken} of {len(validation.judgements)} checks are broken, {failed} rules failed"
     if failed:
-        return f"Failed: {failed} of {len(validation.judgements)} rules do not hold"
-    return f"Passed: all {len(validation.judgements)} rules hold for {validation.rows:,} rows"
+        return f"Failed: {failed} of {len(validation.judgements)} rules failed"
+    return f"Passed: all {len(validation.judgements)} rules pass for {validation.rows:,} rows"
 
 
 def expected_in_words(judgement: Judgement) -> str:
-    """The arguments of an expectation, as people say them."""
-    left = dict(judgement.expected)
-    low, high, members, mostly = (left.pop(key, None) for key in ("min_value", "max_value", "value_set", "mostly"))
+    """Return the arguments of an expectation in words."""
+    others = dict(judgement.expected)
+    low, high, members, mostly = (others.pop(key, None) for key in ("min_value", "max_value", "value_set", "mostly"))
     words: list[str] = []
     if low is not None or high is not None:
         words.append(
@@ -108,18 +107,18 @@ def expected_in_words(judgement: Judgement) -> str:
         )
     if members is not None:
         words.append("one of " + ", ".join(map(str, members)))
-    words += [f"{key}: {value}" for key, value in left.items()]
+    words += [f"{key}: {value}" for key, value in others.items()]
     return "; ".join([*words, *([f"in {mostly * 100:.6g}% of the rows or more"] if mostly is not None else [])])
 
 
 def observed_in_words(judgement: Judgement) -> str:
-    """What was found: the value, or how many of the rows that have a value hold the rule."""
+    """Return the observed value, or how many of the rows that have a value pass the rule."""
     if judgement.observed is not None:
         number = isinstance(judgement.observed, int | float)
         return f"{judgement.observed:,}" if number else str(judgement.observed)
     if not judgement.judged:
         return "no row has a value"
-    return f"{judgement.judged - judgement.failing:,} of {judgement.judged:,} rows hold it"
+    return f"{judgement.judged - judgement.failing:,} of {judgement.judged:,} rows pass"
 
 
 def _worst_first(validation: Validation) -> list[Judgement]:
@@ -149,18 +148,18 @@ def _place(row: FailingRow) -> str:
     return f"{row.place} ({_visible(row.value)})"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return escape(_visible(value))
 
 
-def _visible(value: Any) -> str:
-    """Short enough to read, and nothing in it that a reader cannot see: controls and bidi marks stand as escapes."""
+def _visible(value: object) -> str:
+    """Return text that is short enough to read and all visible: control characters and bidi marks become escapes."""
     text = "missing" if value is None else str(value)
     text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _cell(text: str) -> str:
-    """Text in a Markdown table: no markup, no new cell."""
+    """Return text for a Markdown table: it makes no markup and no new cell."""
     escaped = escape(_visible(text), quote=False)
     return "".join(f"\\{c}" if c in "\\`*_[]|~#!" else c for c in escaped)

@@ -1,1 +1,1 @@
-"""Text: cleaning, language, Chinese scripts, the glossary, and documents as sections."""
+"""Work on texts: cleaning, sections of documents, glossary terms, Traditional Chinese."""

@@ -1,4 +1,4 @@
-"""What is done to text: cleaning that keeps its meaning, keys that only compare, language by script, sentences."""
+"""Work on one text: cleaning that keeps the meaning, keys for comparison, the language by script, sentences."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FOLDABLE = re.compile("[" + "".join(map(re.escape, map(chr, _FOLD))) + "]")
 _NOT_WORD = re.compile(r"[\W_]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _ENDS = " .。!！?？…,，;；、"
-# Markers that chat templates of the common model families give a meaning to.
+# Special tokens in the chat templates of the common model families.
 _SPECIAL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|unk|pad)>", re.IGNORECASE
 )
 
-# What a prompt template leaves in a text: a slot that was never filled, a label of another tool's template.
+# Parts of a prompt template that are left in a text: an empty slot, a label of another tool's template.
 _RESIDUE = re.compile(
     r"\{(?:question|query|context|answer|instruction|passages?|references?)\}|\{\{ ?\w{1,30} ?\}\}"
     r"|### (?:Instruction|Response|Input):|Below is an instruction that describes a task|<(?:用户|AI|User)>"
@@ -34,21 +34,24 @@ _LABEL = re.compile(r"(?:User|Human|Assistant|用户|助手)[:：]")
 _LAST_LABEL = re.compile(r"(?:^|\n)(?:Assistant|助手)[:：]$")
 _LABEL_STARTS = "UHA用助"
 _COLONS = ":："
-# What str() makes of the objects that retrieval libraries return, where their text was meant.
+# The str() of an object of a retrieval library, in the place of its text.
 _PRINT = re.compile(
     r"\bscore=\S+ \w+=.{0,2000}?\b(?:payload|metadata)=\{|\b(?:page_content|node_id|id_)='"
     r"|<[\w.]+ object at 0x[0-9a-f]+>"
     r"|\b(?:Document|NodeWithScore|TextNode|ScoredPoint|PointStruct|BaseNode)\(\w+=|^(?:array|tensor|dict_values)\(",
     re.DOTALL,
 )
-_PRINT_SIGNS = ("payload={", "metadata={", "page_content=", "node_id=", "id_=", " object at 0x", "Document(", "Node(",
-                "WithScore(", "Point(", "PointStruct(", "array(", "tensor(", "dict_values(")  # fmt: skip
-# Left over where a rule for "1. answer" ate the number that the answer began with: 75% -> %, 1,027 -> ,027.
+_PRINT_SIGNS = (
+    "payload={", "metadata={", "page_content=", "node_id=", "id_=", " object at 0x", "Document(", "Node(", "WithScore(",
+    "Point(", "PointStruct(", "array(", "tensor(", "dict_values(",
+)  # fmt: skip
+# The rest of a number at the start of an answer, from which a rule for "1. answer" cut the digits: 75% -> %,
+# 1,027 -> ,027.
 _BEHEADED = re.compile(r"%|‰|[,，]\d{3}|\.\d|[年月日](?:\d|[，。,.]|$)")
 
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
-# Han characters among digits and Chinese punctuation: most Chinese texts, told in one look.
+# Han characters among digits and Chinese punctuation: one match finds most Chinese texts.
 _ALL_CHINESE = re.compile(
     "[\\d\\s，。？！：；、（）《》“”]*[\u3400-\u4dbf\u4e00-\u9fff][\u3400-\u4dbf\u4e00-\u9fff\\d\\s，。？！：；、（）《》“”]*"
 )
@@ -66,7 +69,7 @@ _SENTENCE_END = re.compile(
     rf"|\.+{_CLOSERS}(?=\s|$)"
     r"|\n\s*"
 )
-# Before a name, a number or more of the same sentence; the second kind may also end one.
+# Abbreviations inside a sentence; one of the second kind may also end it.
 _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|cf|vs|Dr|Mr|Mrs|Ms|Prof|Fig|Eq|No|Nos|Sec|Ch|Art|St|Vol|pp|Thm|Lem|Def|approx|ca)|\b[A-Z])\.$"
 )
@@ -76,33 +79,35 @@ _CONTINUES = re.compile(r"[\s\"'”’)\](\[]*[a-z0-9,;]")
 
 
 def clean(text: str) -> str:
-    """Text as it is trained on: NFC, full-width letters, digits and symbols as ASCII, `\\n` line ends.
+    """Return text in the form for training: NFC, full-width letters, digits and symbols as ASCII, `\\n` line ends.
 
-    Never NFKC, which turns 2⁶⁴ into 264. Chinese punctuation (，！？：；（）) stays as it is. Checks for special tokens
+    Never NFKC, which turns 2⁶⁴ into 264. Chinese punctuation (，！？：；（）) is kept. Checks for special tokens
     and tags run on the cleaned text, because ＜think＞ becomes <think> here.
     """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     composed = unicodedata.normalize("NFC", text)
-    return composed.translate(_FOLD) if _FOLDABLE.search(composed) else composed  # translating is slow, and seldom due
+    return (
+        composed.translate(_FOLD) if _FOLDABLE.search(composed) else composed
+    )  # translating is slow and rarely needed
 
 
 def matching_key(text: str) -> str:
-    """A key for finding the same text again: NFKC, casefold, letters and digits only. Never for text to train on."""
+    """Return a key to find the same text again: NFKC, casefold, letters and digits only. Never for text to train on."""
     return _NOT_WORD.sub("", unicodedata.normalize("NFKC", text).casefold())
 
 
 def comparison_key(text: str) -> str:
-    """A key under which two texts say the same: cleaned, casefolded, white space collapsed, end punctuation dropped.
+    """Return a key that equal texts share: cleaned, casefolded, white space collapsed, end punctuation dropped.
 
-    Gentler than `matching_key`, under which `x > 0` and `x < 0`, or 2⁶⁴ and 264, would be one text: only this key may
-    decide that a row is a repetition.
+    It keeps more than `matching_key`, with which `x > 0` and `x < 0`, or 2⁶⁴ and 264, would be one text. Only this key
+    may decide that a row is a repetition.
     """
     return comparison_key_of_clean(clean(text))
 
 
 def comparison_key_of_clean(text: str) -> str:
-    """`comparison_key` of a text that `clean` has been through, as every text of a record has."""
+    """Return the `comparison_key` of a text that is already cleaned, as every text of a record is."""
     folded = text.casefold()
     if "  " in folded or not folded.isprintable():  # white space other than single blanks
         folded = " ".join(folded.split())
@@ -110,7 +115,7 @@ def comparison_key_of_clean(text: str) -> str:
 
 
 def language_of(text: str) -> str:
-    """`zh`, `ja`, `en` or `other`, by script: kana means Japanese, a Han character weighs as much as a Latin word."""
+    """Return `zh`, `ja`, `en` or `other` by script: kana means Japanese, a Han character counts as a Latin word."""
     sample = text[:_LANGUAGE_SAMPLE]
     if sample.isascii():
         return "en" if _LETTER.search(sample) else "other"
@@ -128,7 +133,7 @@ def language_of(text: str) -> str:
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Offsets [start, end) of the sentences of a Chinese or English text; white space between them belongs to none."""
+    """Return [start, end) of each sentence of a Chinese or English text; white space between them belongs to none."""
     spans: list[tuple[int, int]] = []
     start = 0
     for end in _SENTENCE_END.finditer(text):
@@ -141,19 +146,19 @@ def sentences(text: str) -> list[tuple[int, int]]:
 
 
 def has_han(text: str) -> bool:
-    """Whether a Chinese character (or one that Japanese borrowed) is in the text."""
+    """Return whether the text has a Chinese character (or one that Japanese borrowed)."""
     return not text.isascii() and _HAN.search(text) is not None
 
 
 def has_kana(text: str) -> bool:
-    """Whether a character of the Japanese syllabaries is in the text."""
+    """Return whether the text has a character of the Japanese syllabaries."""
     return not text.isascii() and _KANA.search(text) is not None
 
 
 def _is_no_end(text: str, start: int, end: re.Match[str]) -> bool:
-    """Whether a full stop, an ellipsis or a line break stands inside a sentence: e.g., Dr., 1., a wrapped line."""
+    """Return whether a full stop, an ellipsis or a line break is inside a sentence: e.g., Dr., 1., a wrapped line."""
     mark = end.group()
-    if mark[0] == "\n":  # a wrapped line goes on in lower case
+    if mark[0] == "\n":  # a wrapped line continues in lower case
         return mark.count("\n") == 1 and "a" <= text[end.end() : end.end() + 1] <= "z"
     if mark[0] == "…" or mark[1:2] == ".":
         return _CONTINUES.match(text, end.end()) is not None
@@ -164,48 +169,48 @@ def _is_no_end(text: str, start: int, end: re.Match[str]) -> bool:
 
 
 def find_control_character(text: str) -> str | None:
-    """The first control character other than tab and line ends, escaped; None when there is none."""
-    found = _CONTROL.search(text)
-    return found and ascii(found.group())[1:-1]
+    """Return the first control character other than tab and line ends, escaped, or None."""
+    match = _CONTROL.search(text)
+    return match and ascii(match.group())[1:-1]
 
 
 def find_special_token(text: str) -> str | None:
-    """The first chat-template marker in a cleaned text, such as `<|im_start|>`; None when there is none."""
-    found = _SPECIAL.search(text)
-    return found and found.group()
+    """Return the first special token of a chat template in a cleaned text, such as `<|im_start|>`, or None."""
+    match = _SPECIAL.search(text)
+    return match and match.group()
 
 
 def find_template_residue(text: str) -> str | None:
-    """The first slot (`{question}`) or label (`### Response:`) of a prompt template in a cleaned text, or None."""
+    """Return the first slot (`{question}`) or label (`### Response:`) of a prompt template in a text, or None."""
     for sign in _RESIDUE_SIGNS:
         if sign in text:
-            found = _RESIDUE.search(text)
-            return found and found.group()
+            match = _RESIDUE.search(text)
+            return match and match.group()
     return None
 
 
 def find_role_label(text: str) -> str | None:
-    """A speaker's label that a text begins with (`User: `) or that ends it (`Assistant:`), or None."""
-    if text[:1] in _LABEL_STARTS and (found := _LABEL.match(text)):
-        return found.group()
-    if text[-1:] in _COLONS and (found := _LAST_LABEL.search(text)):
-        return found.group().strip()
+    """Return the speaker's label at the start of a text (`User: `) or at its end (`Assistant:`), or None."""
+    if text[:1] in _LABEL_STARTS and (match := _LABEL.match(text)):
+        return match.group()
+    if text[-1:] in _COLONS and (match := _LAST_LABEL.search(text)):
+        return match.group().strip()
     return None
 
 
 def find_object_print(text: str) -> str | None:
-    """The first print of a Python object (`Document(page_content=…`) in a text that should be prose, or None."""
+    """Return the first print of a Python object (`Document(page_content=…`) in a text that should be prose, or None."""
     for sign in _PRINT_SIGNS:
         if sign in text:
-            found = _PRINT.search(text)
-            return found and found.group()
+            match = _PRINT.search(text)
+            return match and match.group()
     return None
 
 
 def find_lost_number(answer: str) -> str | None:
-    """The start of an answer that lost the number it began with (`% per annum.`, `,000`), or None."""
-    found = _BEHEADED.match(answer)
-    return found and found.group()
+    """Return the start of an answer that lost its first number (`% per annum.`, `,000`), or None."""
+    match = _BEHEADED.match(answer)
+    return match and match.group()
 
 
 def _append_trimmed(spans: list[tuple[int, int]], text: str, start: int, end: int) -> None:

@@ -1,4 +1,4 @@
-"""Documents become sections: Markdown and HTML by their headings, plain text and rows whole. Offsets are characters."""
+"""Sections of documents: Markdown and HTML by headings, plain text and rows whole. Offsets count characters."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from expectations.canonical import file_digest
+from expectations.codes import CODES
 from expectations.formats.passage import PassageRecord
 from expectations.reading import Rejected
 from expectations.reading.columns import is_dataset_folder
@@ -26,35 +27,36 @@ _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?\n---[ \t]*\r?\n", re.DOTALL)
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch of a document that is about one thing. `whole[start:end]` is its text."""
+    """A part of a document below one heading. `whole[start:end]` is its text."""
 
     document_id: str
     section_id: str
-    """Its passage id, if it is not cut."""
+    """The passage id, if the section is not cut."""
     headings: tuple[str, ...]
     file: str
     source: str
-    """The file; for a row of a JSONL file `file:line`."""
+    """The file; `file:line` for a row of a JSONL file."""
     line: int
     whole: str
     start: int
     end: int
     numbered: bool = False
-    """Pieces are `#1`, `#2` … of the document, not `~2` … of the section."""
+    """True if its pieces are `#1`, `#2` … of the document, not `~2` … of the section."""
 
 
 Read = Callable[[Path, str], Iterator["Section | Rejected"]]
 
 
 def is_document(path: Path) -> bool:
-    """Whether a file is text to be cut (by its suffix), and not a table of rows."""
+    """Return whether a file is text to be cut (by its suffix), and not a table of rows."""
     return path.suffix.lower() in DOCUMENTS
 
 
 def read_document(path: Path, name: str) -> Iterator[Section | Rejected]:
-    """The sections of one file, `name` being how the file is called in ids' sources; by suffix.
+    """Yield the sections of one file, read by its suffix; `name` is the file's name in the sources of passages.
 
-    A folder that the `datasets` library saved is read as rows. Refused (FT-CORPUS-007) for HTML without its library.
+    A folder that the `datasets` library saved is read as rows. Raises Refused (FT-CORPUS-007) for HTML without its
+    library.
     """
     reader = _read_passages if is_dataset_folder(path) else READERS.get(path.suffix.lower())
     if reader is not None:
@@ -62,13 +64,17 @@ def read_document(path: Path, name: str) -> Iterator[Section | Rejected]:
         return
     known = ", ".join(sorted(READERS))
     yield set_aside(
-        "FT-CORPUS-006", name, 0, f"{path.suffix or 'no suffix'} is not a document format read here ({known}).",
-        "convert the file, or leave it out of corpus.files", sha256=file_digest(path),
-    )  # fmt: skip
+        "FT-CORPUS-006",
+        name,
+        0,
+        f"{path.suffix or 'no suffix'} is not a document format that is read here ({known}).",
+        CODES["FT-CORPUS-006"].fix,
+        sha256=file_digest(path),
+    )
 
 
 def section_slug(heading: str) -> str:
-    """A heading as it stands in a passage id: casefolded, words joined by `-`, Chinese characters kept."""
+    """Return a heading in the form used in passage ids: casefolded, words joined by `-`, Chinese characters kept."""
     return _NOT_SLUG.sub("-", clean(heading).casefold()).strip("-") or "section"
 
 
@@ -88,33 +94,37 @@ def _read_html(path: Path, name: str) -> Iterator[Section | Rejected]:
     page = read_page(html)
     if not says_utf8(page):
         yield set_aside(
-            "FT-CORPUS-001", name, 1, f"the page says that it is {page.charset[:40]}, not UTF-8.",
-            'save the page as UTF-8 and write <meta charset="utf-8">', sha256=file_digest(path),
-        )  # fmt: skip
+            "FT-CORPUS-001",
+            name,
+            1,
+            f"The page states the charset {page.charset[:40]}, not UTF-8.",
+            'Save the page as UTF-8 and write <meta charset="utf-8">.',
+            sha256=file_digest(path),
+        )
         return
     title = "" if any(heading.level == 1 for heading in page.headings) else page.title
     yield from _by_heading(path.stem, name, page.text, page.headings, title=title)
 
 
 def _by_heading(
-    stem: str, name: str, whole: str, found: Sequence[Heading], *, body: int = 0, title: str = ""
+    stem: str, name: str, whole: str, headings: Sequence[Heading], *, body: int = 0, title: str = ""
 ) -> Iterator[Section]:
-    """The text from `body` to the first heading, and below each heading. A `title` stands over all of them."""
-    headings: dict[int, str] = {0: title} if title else {}  # level -> heading that is open
+    """Yield the text from `body` to the first heading, and below each heading. A `title` is above all of them."""
+    above: dict[int, str] = {0: title} if title else {}  # level -> open heading
     taken: set[str] = set()
-    opened = [Heading(body, body, 0, "", 0), *found]
-    ends = [*(heading.start for heading in found), len(whole)]
+    opened = [Heading(body, body, 0, "", 0), *headings]
+    ends = [*(heading.start for heading in headings), len(whole)]
     for n, (heading, end) in enumerate(zip(opened, ends, strict=True)):
         level, start = heading.level, heading.end
         if level:
-            headings = {k: v for k, v in headings.items() if k < level} | {level: heading.text}
-        path_of_headings = tuple(headings[k] for k in sorted(headings))
+            above = {k: v for k, v in above.items() if k < level} | {level: heading.text}
+        path_of_headings = tuple(above[k] for k in sorted(above))
         below = level and n + 1 < len(opened) and opened[n + 1].level > level
         if not whole[start:end].strip() and (below or not level):
-            continue  # a heading over its sub-headings, or nothing before the first heading
+            continue  # only sub-headings below it, or nothing before the first heading
         slug = section_slug(heading.text) if level else "1"
-        if slug in taken and level > 2 and len(path_of_headings) > 1:  # `Examples` below two headings
-            slug = f"{section_slug(path_of_headings[-2])}/{slug}"  # named with the heading above it
+        if slug in taken and level > 2 and len(path_of_headings) > 1:  # for example `Examples` below two headings
+            slug = f"{section_slug(path_of_headings[-2])}/{slug}"  # with the name of the heading above it
         taken.add(slug)
         yield Section(stem, f"{stem}#{slug}", path_of_headings, name, name, heading.line or 1, whole, start, end)
 
@@ -149,7 +159,7 @@ READERS: dict[str, Read] = DOCUMENTS | dict.fromkeys((".jsonl", ".json", ".gz", 
 
 
 def _headings(whole: str) -> Iterator[Heading]:
-    """Every ATX heading outside code fences, with its line."""
+    """Yield every ATX heading outside code fences, with its line."""
     position = _body_start(whole)
     number = whole.count("\n", 0, position)
     fence = ""
@@ -166,7 +176,7 @@ def _headings(whole: str) -> Iterator[Heading]:
 
 
 def _body_start(whole: str) -> int:
-    """Where a document begins after a byte order mark and front matter."""
+    """Return the start of a document after a byte order mark and front matter."""
     start = 1 if whole.startswith("\ufeff") else 0
     front = _FRONT_MATTER.match(whole, start)
     return front.end() if front else start
@@ -179,6 +189,10 @@ def _decode(path: Path, name: str) -> str | Rejected:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return set_aside(
-            "FT-CORPUS-001", name, line, f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8.",
-            "save the file as UTF-8", sha256=file_digest(path),
-        )  # fmt: skip
+            "FT-CORPUS-001",
+            name,
+            line,
+            f"Byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8.",
+            CODES["FT-CORPUS-001"].fix,
+            sha256=file_digest(path),
+        )

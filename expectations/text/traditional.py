@@ -1,4 +1,4 @@
-"""Traditional Chinese as Simplified, by OpenCC. Never Japanese, whose characters only look alike."""
+"""Traditional Chinese converted to Simplified by OpenCC; never Japanese, whose characters only look alike."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from functools import lru_cache
 from typing import Any, Literal, cast
 
 from expectations.text.cleaning import has_han, has_kana, language_of, sentences
-from expectations.violations import Refused, Violation
+from expectations.text.libraries import refuse_missing
 
 Traditional = Literal["keep", "t2s", "tw2sp"]
-"""`t2s` replaces characters, `tw2sp` also the words of Taiwan (軟體 becomes 软件, not 软体)."""
+"""`t2s` replaces characters, `tw2sp` also words used in Taiwan (軟體 becomes 软件, not 软体)."""
 
 
 def simplify(text: str, how: Traditional) -> str:
-    """`text` in Simplified characters. A Japanese text stays as it is; in another, a sentence with kana does.
+    """Return `text` in Simplified characters. A Japanese text is unchanged; so is a sentence with kana in another text.
 
-    Not for offsets: a word of Taiwan may have another length. Refused (FT-CORPUS-007) when OpenCC is not installed.
+    Offsets may change, because `tw2sp` may replace a word by a longer or shorter one. Raises Refused (FT-CORPUS-007)
+    where OpenCC is not installed.
     """
     if how == "keep" or not has_han(text):
         return text
@@ -37,13 +38,5 @@ def _converter(how: str) -> Any:
     try:
         from opencc import OpenCC  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
     except ImportError as error:
-        raise Refused(
-            "simplifying Chinese",
-            [
-                Violation(
-                    code="FT-CORPUS-007", where="opencc", message="Traditional characters are converted with OpenCC.",
-                    fix='pip install "ft-assets[chinese]", or set traditional: keep',
-                )
-            ],
-        ) from error  # fmt: skip
+        raise refuse_missing("simplifying Chinese", "opencc", "chinese", "set traditional: keep") from error
     return cast("Any", OpenCC)(how)

@@ -1,6 +1,6 @@
-"""HTML becomes text that reads as the page does: headings, paragraphs, lists and tables as lines, nothing else."""
+"""The text of an HTML page as a reader sees it: headings, paragraphs, lists and tables as lines, nothing else."""
 # pyright: basic
-# selectolax types its nodes loosely.
+# The nodes of selectolax have no useful types.
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from expectations.text.cleaning import clean
-from expectations.violations import Refused, Violation
+from expectations.text.libraries import refuse_missing
 
 _HEADING = re.compile(r"<(h[1-6])(?=[\s/>])", re.IGNORECASE)
 _LINE_MARK = "data-ft-line"
@@ -27,8 +27,8 @@ _LINES = (
     "div", "li", "tr", "dt", "dd", "caption", "header", "footer", "aside", "figure", "figcaption", "address", "details",
     "summary", "fieldset", "form", "center", "legend", "body", "thead", "tbody", "tfoot",
 )  # fmt: skip
-_CELLS = ("td", "th")
-_LAYS_OUT = "h1, h2, h3, h4, h5, h6, pre, table, ul, ol"  # what a table holds that only lays out a page
+_TABULAR = ("table", "tr", "td", "th")
+_LAYS_OUT = "h1, h2, h3, h4, h5, h6, pre, table, ul, ol"  # a table that holds one of these only lays out the page
 _SPACE = re.compile(r"\s+")
 _CJK = r"\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\u3000-\u303f"
 _WRAP = re.compile(rf"(?<=[{_CJK}])[ \t]*\r?\n\s*(?=[{_CJK}])")  # a line break between Chinese characters is no space
@@ -41,7 +41,7 @@ _UTF8 = ("utf-8", "utf8")
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading of a page: `text[start:end]` holds it, `line` is its line in the HTML file."""
+    """A heading of a page. `text[start:end]` holds it; `line` is its line in the HTML file."""
 
     start: int
     end: int
@@ -52,29 +52,21 @@ class Heading:
 
 @dataclass(frozen=True)
 class Page:
-    """The text of an HTML page, a pure function of the file, with its headings in order."""
+    """The text of an HTML page with its headings in order. It depends on nothing but the file."""
 
     text: str
     title: str
     headings: list[Heading]
     charset: str
-    """What the page says it is written in, casefolded; empty when it says nothing."""
+    """The encoding that the page states, casefolded; empty where it states none."""
 
 
 def read_page(html: str) -> Page:
-    """The text of a page. Refused (FT-CORPUS-007) when selectolax is not installed."""
+    """Return the text of a page. Raises Refused (FT-CORPUS-007) where selectolax is not installed."""
     try:
         from selectolax.lexbor import LexborHTMLParser
     except ImportError as error:
-        raise Refused(
-            "reading HTML",
-            [
-                Violation(
-                    code="FT-CORPUS-007", where="selectolax", message="HTML is read with selectolax.",
-                    fix='pip install "ft-assets[html]"',
-                )
-            ],
-        ) from error  # fmt: skip
+        raise refuse_missing("reading HTML", "selectolax", "html") from error
     tree = LexborHTMLParser(_number_headings(html))
     writer = _Writer()
     if tree.body is not None:
@@ -86,19 +78,19 @@ def read_page(html: str) -> Page:
 
 
 def says_utf8(page: Page) -> bool:
-    """Whether a page says it is UTF-8, or says nothing."""
+    """Return whether a page states that it is UTF-8, or states nothing."""
     return not page.charset or page.charset in _UTF8
 
 
 def _number_headings(html: str) -> str:
-    """Every heading's tag with the number of its line, which the parser does not keep."""
+    """Write the number of its line into the tag of every heading: the parser does not keep it."""
     pieces: list[str] = []
     line, last = 1, 0
-    for found in _HEADING.finditer(html):
-        line += html.count("\n", last, found.start())
-        pieces += (html[last : found.start()], f"<{found[1]} {_LINE_MARK}={line}")
-        line += html.count("\n", found.start(), found.end())
-        last = found.end()
+    for heading in _HEADING.finditer(html):
+        line += html.count("\n", last, heading.start())
+        pieces += (html[last : heading.start()], f"<{heading[1]} {_LINE_MARK}={line}")
+        line += html.count("\n", heading.start(), heading.end())
+        last = heading.end()
     return "".join([*pieces, html[last:]])
 
 
@@ -110,14 +102,14 @@ def _charset(html: str, tree: Any) -> str:
         if attributes.get("charset"):
             return attributes["charset"].strip().casefold()
         if (attributes.get("http-equiv") or "").casefold() == "content-type":
-            found = _CHARSET.search(attributes.get("content") or "")
-            if found:
-                return found[1].casefold()
+            charset = _CHARSET.search(attributes.get("content") or "")
+            if charset:
+                return charset[1].casefold()
     return ""
 
 
 def _walk(body: Any) -> Iterator[tuple[Any, bool]]:
-    """(node, entering) of everything that is shown, in order; without recursion, since pages nest as they like."""
+    """Yield (node, entering) for everything that is shown, in order; without recursion, since pages may nest deeply."""
     open_nodes: list[Any] = []
     node: Any = body
     while node is not None:
@@ -144,13 +136,13 @@ def _is_hidden(node: Any) -> bool:
 
 
 def _is_whole(node: Any) -> bool:
-    """Whether a node is written on entering, with all that is in it."""
+    """Return whether a node is written on entering, with everything in it."""
     return node.tag in ("sup", "sub", "math", "pre", "-text")
 
 
 @dataclass
 class _Writer:
-    """Text so far, and what must stand before the next text: line breaks, a mark of a list, a space."""
+    """The text so far, and what must come before the next text: line breaks, a list mark, a space."""
 
     parts: list[str] = field(default_factory=list)
     headings: list[Heading] = field(default_factory=list)
@@ -159,14 +151,15 @@ class _Writer:
     space: bool = False
     mark: str = ""
     lists: list[int | None] = field(default_factory=list)
-    """Open lists: the last number of an ordered one, None for others."""
+    """Open lists: the last number of an ordered list, None for another."""
     tables: list[bool] = field(default_factory=list)
-    """Open tables: whether their rows are lines of cells; tables that lay out a page are not."""
+    """Open tables: True where rows are lines of cells, False where a table only lays out the page."""
     first_cell: bool = True
     opened: list[tuple[int, int]] = field(default_factory=list)
-    """Open headings: where they start, in characters and in parts."""
+    """Open headings: their starts, in characters and in parts."""
 
     def enter(self, node: Any) -> None:
+        """Open a node, or write it whole."""
         tag = node.tag
         if tag == "-text":
             self.write(node.text_content or "")
@@ -176,26 +169,36 @@ class _Writer:
         if tag in _LEVEL:
             self.opened.append((self.size, len(self.parts)))
         elif tag in ("ul", "ol"):
-            first = node.attributes.get("start") or "1"
-            self.lists.append(int(first) - 1 if tag == "ol" and first.isdecimal() else None if tag == "ul" else 0)
+            self.lists.append(_last_number(node))
         elif tag == "li":
             self.mark = "  " * (len(self.lists) - 1) + self.next_mark()
-        elif tag == "table":
-            self.tables.append(all(found.mem_id == node.mem_id for found in node.css(_LAYS_OUT)))
-        elif tag == "tr":
-            self.first_cell = True
-        elif tag in _CELLS:
-            self.open_cell()
+        elif tag in _TABULAR:
+            self.enter_table_part(node)
         elif tag == "br":
             self.part("div")
-        elif tag == "pre":
+        elif _is_whole(node):
+            self.write_whole(node)
+
+    def enter_table_part(self, node: Any) -> None:
+        """Open a table, a row or a cell."""
+        if node.tag == "table":
+            self.tables.append(all(inner.mem_id == node.mem_id for inner in node.css(_LAYS_OUT)))
+        elif node.tag == "tr":
+            self.first_cell = True
+        else:
+            self.open_cell()
+
+    def write_whole(self, node: Any) -> None:
+        """Write a node with everything in it: text that keeps its line breaks, a raised or lowered sign, a formula."""
+        if node.tag == "pre":
             self.write_verbatim(node.text(deep=True))
-        elif tag in ("sup", "sub"):
-            self.write(_script(node, raised=tag == "sup"))
-        elif tag == "math":
+        elif node.tag == "math":
             self.write(_formula(node))
+        else:
+            self.write(_script(node, raised=node.tag == "sup"))
 
     def leave(self, node: Any) -> None:
+        """Close a node."""
         tag = node.tag
         if tag in _LEVEL:
             start, part = self.opened.pop()
@@ -211,19 +214,21 @@ class _Writer:
             self.part(tag)
 
     def part(self, tag: str) -> None:
-        """What comes next stands on a line of its own, after an empty one if `tag` is a paragraph or the like."""
+        """Begin a new line, after an empty one if `tag` is a paragraph or the like."""
         if self.tables and self.tables[-1] and tag not in ("tr", "table", "caption"):
             self.space = True  # one row, one line
             return
         self.breaks = max(self.breaks, 1 if self.lists or tag in _LINES else 2)
 
     def next_mark(self) -> str:
+        """Return the mark of the next item: a dash, or the next number."""
         if not self.lists or self.lists[-1] is None:
             return "- "
         self.lists[-1] += 1
         return f"{self.lists[-1]}. "
 
     def open_cell(self) -> None:
+        """Separate a cell from the one before it."""
         if not (self.tables and self.tables[-1]):
             self.part("div")
         elif self.first_cell:
@@ -233,6 +238,7 @@ class _Writer:
             self.space = False
 
     def write(self, raw: str) -> None:
+        """Write running text: white space becomes one space."""
         text = _SPACE.sub(" ", _WRAP.sub("", raw))
         body = text.strip(" ")
         self.space = self.space or text.startswith(" ")
@@ -243,29 +249,39 @@ class _Writer:
             self.space = text.endswith(" ")
 
     def write_verbatim(self, raw: str) -> None:
+        """Write text with its line breaks."""
         if raw.strip():
             self.put(raw.strip("\r\n"))
 
     def put(self, text: str) -> None:
+        """Append text after the line breaks and the list mark that are due."""
         before = "\n" * self.breaks if self.size else ""
         self.parts.append(f"{before}{self.mark}{text}")
         self.size += len(self.parts[-1])
         self.breaks, self.space, self.mark = 0, False, ""
 
 
+def _last_number(node: Any) -> int | None:
+    """Return the number before the first one of a list; None where it has no numbers."""
+    if node.tag == "ul":
+        return None
+    first = node.attributes.get("start") or "1"
+    return int(first) - 1 if first.isdecimal() else 0
+
+
 def _script(node: Any, *, raised: bool) -> str:
-    """2<sup>64</sup> as 2⁶⁴, which is not 264; what has no raised form as ^(…), a link to a note as it is."""
+    """Return 2<sup>64</sup> as 2⁶⁴ (which is not 264); a text without a raised form as ^(…); a link to a note as is."""
     text = _SPACE.sub(" ", node.text(deep=True)).strip()
-    made = text.translate(_RAISED if raised else _LOWERED)
+    script = text.translate(_RAISED if raised else _LOWERED)
     if not text or node.css_first("a") is not None or text.startswith("["):
         return text
-    if not any(old == new for old, new in zip(text, made, strict=True)):
-        return made
+    if not any(old == new for old, new in zip(text, script, strict=True)):
+        return script
     sign = "^" if raised else "_"
     return f"{sign}{text}" if len(text) == 1 else f"{sign}({text})"
 
 
 def _formula(node: Any) -> str:
-    """A formula as its author wrote it, where the page keeps that."""
+    """Return a formula as its author wrote it, where the page keeps that; else its text."""
     source = node.css_first("annotation")
     return source.text() if source is not None else node.attributes.get("alttext") or node.text(deep=True)

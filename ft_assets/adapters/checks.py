@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from expectations.contracts.adapter import AdapterContract, compare_base, compare_prompt, violations
+from expectations.contracts.adapter import AdapterContract, compare_base, compare_prompt
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
 from expectations.rules.bootstrap import Interval
 from expectations.rules.training import check_eval_loss, check_rewards, check_training
@@ -47,7 +47,7 @@ def _training_gates(asset: str) -> list[Gate]:
         """The adapter was trained with the prompt that `answers` configures for serving now."""
         stored = contract_of(evidence.store.require(asset))
         found = compare_prompt(stored, prompt_of(settings_of(evidence.store, "answers")))
-        return Verdict(violations(found, asset), {"outcome": found.outcome})
+        return Verdict(found.violations(asset), {"outcome": found.level.value})
 
     def base_matches(evidence: Evidence) -> Verdict:
         """Weights and tokenizer of the base model on disk are those the adapter was trained on."""
@@ -58,7 +58,7 @@ def _training_gates(asset: str) -> list[Gate]:
             stored.base, weights_sha256=found["weights"], tokenizer_sha256=found["tokenizer"]
         )
         comparison = compare_base(stored, base)
-        return Verdict(violations(comparison, asset), {"outcome": comparison.outcome, "base": stored.base.name})
+        return Verdict(comparison.violations(asset), {"outcome": comparison.level.value, "base": stored.base.name})
 
     rules = (trained, eval_loss_fell, prompt_is_served, base_matches)
     method = asset.removesuffix("_adapter")
@@ -144,7 +144,7 @@ def _release_is_loadable(evidence: Evidence) -> Verdict:
         )  # fmt: skip
         return Verdict([missing])
     prompt = compare_prompt(contract_of(adapter), prompt_of(settings_of(evidence.store, "answers")))
-    return Verdict([*adapter.verify(), *violations(prompt, "released_adapter")], {"version": release.version})
+    return Verdict([*adapter.verify(), *prompt.violations("released_adapter")], {"version": release.version})
 
 
 def check_scores(summary: Mapping[str, Any], where: str) -> list[Violation]:

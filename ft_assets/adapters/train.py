@@ -14,11 +14,10 @@ import msgspec
 
 from expectations.contracts.adapter import (
     AdapterContract,
-    BaseModel,
+    BaseModelIdentity,
     LoraShape,
     RagPrompt,
     compare_base,
-    violations,
 )
 from expectations.contracts.fingerprint import fingerprint
 from ft_assets.adapters.export.export import forget_published, link_final_model
@@ -63,7 +62,7 @@ class Task(NamedTuple):
     lora: LoraSettings | LoraShape | None
     """The adapter's shape: the configured one, or that which SFT left."""
     base_folder: Path
-    base: BaseModel
+    base: BaseModelIdentity
     tokenizer: Any
     folder: Path
     """Where this process writes: every rank trains, the first tells and publishes."""
@@ -124,7 +123,7 @@ def _prepare(job: Job) -> Task:
     lora = settings.lora if isinstance(settings, SftSettings) else None
     if sft is not None:
         contract = read_contract(sft.folder())
-        refuse_if("loading sft_adapter", violations(compare_base(contract, base), "sft_adapter"))
+        refuse_if("loading sft_adapter", compare_base(contract, base).violations("sft_adapter"))
         lora = contract.lora
     return Task(
         job=job,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from expectations.markdown import markdown_cell, markdown_table
-from expectations.text import glossary
-from expectations.text.glossary import Coverage, TermFinder
+from expectations.rules import glossary
+from expectations.rules.glossary import Coverage
+from expectations.text.glossary import TermFinder
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.assets import GLOSSARY
 from ft_assets.datasets.clean import RECORDS

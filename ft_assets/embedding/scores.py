@@ -12,7 +12,7 @@ import msgspec
 
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
-from expectations.rules.retrieval import METRICS, measure
+from expectations.rules.ranking_metrics import METRICS, measure
 from resources.artifacts import Artifact
 from resources.parquet import read_rows, write_table
 

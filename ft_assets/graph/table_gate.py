@@ -1,4 +1,4 @@
-"""Whether a table of an artifact fits its Great Expectations suite, with a report that people can open."""
+"""The judgement of an artifact's table by its Great Expectations suite, with a report that people can open."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _LIBRARIES = ("ft-assets", "great-expectations", "pandas", "pyarrow")
 def table_fits(
     store: ArtifactStore, artifact: Artifact, file: str, table: Table
 ) -> tuple[list[Violation], dict[str, Any]]:
-    """What does not hold in a table by its suite (none means it fits), and figures. Judged once for table and suite.
+    """Return the violations of a table's suite (none means it fits) and figures. Each table is judged once by a suite.
 
-    The figures hold each rule with what was observed, and the path of the HTML report. Reports stand beside the store,
+    The figures hold each rule with the observed value, and the path of the HTML report. Reports are next to the store,
     `<state>/reports/<asset>/<recipe>-<suite>.html`, because artifacts are immutable; an asset keeps its newest 20.
     """
     path, suite_sha256 = artifact.file(file), file_digest(suite_of(table))

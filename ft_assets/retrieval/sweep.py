@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
-from expectations.rules.retrieval import measure
+from expectations.rules.ranking_metrics import measure
 from expectations.violations import Refused
 from ft_assets.embedding.evaluate import no_questions
 from ft_assets.embedding.exact_search import best, score_blocks

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import retrieval
-from expectations.rules.retrieval import measure
+from expectations.rules.ranking_metrics import measure
 from ft_assets.embedding.pairs import Questions
 from tests.ft_assets.embedding.conftest import ASKED, TEXTS
 

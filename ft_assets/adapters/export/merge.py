@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from expectations.contracts.adapter import RagPrompt, compare_base, violations
+from expectations.contracts.adapter import RagPrompt, compare_base
 from expectations.violations import Refused, Violation
 from ft_assets.adapters.prompt import build_messages
 from resources.generator import render
@@ -68,7 +68,7 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
 
     tokenizer: Any = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     contract = read_contract(adapter)
-    broken = violations(compare_base(contract, describe_base(base, tokenizer)), f"{adapter.name} on {base}")
+    broken = compare_base(contract, describe_base(base, tokenizer)).violations(f"{adapter.name} on {base}")
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     if getattr(config, "quantization_config", None) is not None:
         broken.append(

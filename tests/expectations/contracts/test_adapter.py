@@ -1,3 +1,5 @@
+"""An adapter is compared with a base and a prompt; every difference names its field, both values and the fix."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -7,58 +9,78 @@ import pytest
 
 from expectations.contracts.adapter import (
     AdapterContract,
-    BaseModel,
+    BaseModelIdentity,
     LoraShape,
     RagPrompt,
     compare,
     compare_base,
-    violations,
+    compare_prompt,
 )
+from expectations.contracts.compare import Level
 
 CONTRACT = AdapterContract(
-    base=BaseModel(
-        name="Qwen3-4B", revision=None, weights_sha256="w", tokenizer_sha256="t", chat_template_sha256="c",
+    base=BaseModelIdentity(
+        name="Qwen3-4B",
+        revision=None,
+        weights_sha256="w",
+        tokenizer_sha256="t",
+        chat_template_sha256="c",
         stop_token_ids=[151645],
     ),
     prompt=RagPrompt(system="", template="{passages}{question}", separator="\n"),
     reasoning="strip",
     lora=LoraShape(r=16, alpha=32, targets=["q_proj"]),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
-    ("part", "changes", "outcome"),
+    ("part", "changes", "level"),
     [
-        ("base", {}, "COMPATIBLE"),
-        ("base", {"name": "/models/qwen3", "revision": "abc"}, "COMPATIBLE"),
-        ("prompt", {"separator": "\n\n"}, "RETRAIN"),
-        ("base", {"weights_sha256": "x"}, "BROKEN"),
-        ("base", {"tokenizer_sha256": "x"}, "BROKEN"),
-        ("base", {"chat_template_sha256": "x"}, "BROKEN"),
-        ("base", {"stop_token_ids": [1]}, "BROKEN"),
-        ("lora", {"r": 8}, "BROKEN"),
+        ("base", {}, Level.IDENTICAL),
+        ("base", {"name": "/models/qwen3", "revision": "abc"}, Level.IDENTICAL),
+        ("prompt", {"separator": "\n\n"}, Level.RETRAIN),
+        ("base", {"weights_sha256": "x"}, Level.BROKEN),
+        ("base", {"tokenizer_sha256": "x"}, Level.BROKEN),
+        ("base", {"chat_template_sha256": "x"}, Level.BROKEN),
+        ("base", {"stop_token_ids": [1]}, Level.BROKEN),
+        ("lora", {"r": 8}, Level.BROKEN),
     ],
 )
-def test_what_changed_decides_the_outcome(part: str, changes: dict[str, Any], outcome: str) -> None:
+def test_the_changed_field_decides_the_level(part: str, changes: dict[str, Any], level: Level) -> None:
     changed = msgspec.structs.replace(getattr(CONTRACT, part), **changes)
     found = compare(CONTRACT, msgspec.structs.replace(CONTRACT, **{part: changed}))
-    assert found.outcome == outcome
+    assert found.level is level
     assert [d.field for d in found.differences] == (
-        [] if outcome == "COMPATIBLE" else [f"{part}.{next(iter(changes))}"]
+        [] if level is Level.IDENTICAL else [f"{part}.{next(iter(changes))}"]
     )
 
 
-def test_another_reasoning_policy_asks_for_a_new_training() -> None:
-    assert compare(CONTRACT, msgspec.structs.replace(CONTRACT, reasoning="require")).outcome == "RETRAIN"
+def test_another_reasoning_policy_needs_a_new_training() -> None:
+    assert compare(CONTRACT, msgspec.structs.replace(CONTRACT, reasoning="require")).level is Level.RETRAIN
 
 
 def test_a_violation_names_the_field_both_values_and_the_fix() -> None:
     other = msgspec.structs.replace(CONTRACT.base, weights_sha256="x")
-    (violation,) = violations(compare_base(CONTRACT, other), "adapter sft")
+    (violation,) = compare_base(CONTRACT, other).violations("adapter sft")
     assert (violation.code, violation.field, violation.found, violation.expected) == (
-        "FT-ADP-001", "base.weights_sha256", "w", "x",
-    )  # fmt: skip
+        "FT-ADP-001",
+        "base.weights_sha256",
+        "w",
+        "x",
+    )
     assert "ft run" in violation.fix
+
+
+def test_base_and_prompt_break_rules_of_their_own() -> None:
+    other = msgspec.structs.replace(CONTRACT.prompt, separator=" ")
+    (violation,) = compare_prompt(CONTRACT, other).violations("adapter sft")
+    assert (violation.code, violation.field) == ("FT-ADP-002", "prompt.separator")
+    both = msgspec.structs.replace(
+        CONTRACT, prompt=other, base=msgspec.structs.replace(CONTRACT.base, tokenizer_sha256="x")
+    )
+    comparison = compare(CONTRACT, both)
+    assert comparison.level is Level.BROKEN
+    assert [v.code for v in comparison.violations("adapter sft")] == ["FT-ADP-001", "FT-ADP-002"]
 
 
 def test_a_contract_survives_json() -> None:

@@ -1,4 +1,4 @@
-"""The guard of a service around us: base install and qdrant-client, one line, nothing incompatible is queried."""
+"""The guard of a service: base install and qdrant-client, one line, and no incompatible collection is queried."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_a_collection_that_is_not_there_is_refused_with_the_place_that_was_asked(tmp_path: Path) -> None:
+def test_a_missing_collection_is_refused_with_the_name_of_the_engine(tmp_path: Path) -> None:
     client = QdrantClient(path=str(tmp_path))
     with pytest.raises(Refused, match="FT-COL-008") as refusal:
         guard_collection(client, "passages", MODEL)
     assert "'passages'" in str(refusal.value) and str(tmp_path) in str(refusal.value)
     silent = QdrantClient(url="http://127.0.0.1:1", check_compatibility=False)
-    with pytest.raises(ResponseHandlingException):  # a server that is down says nothing about its collections
+    with pytest.raises(ResponseHandlingException):  # a server that is down does not list its collections
         guard_collection(silent, "passages", MODEL)
 
 

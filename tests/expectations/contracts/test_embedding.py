@@ -1,4 +1,4 @@
-"""What a difference between two embedding contracts costs, and that none slips through."""
+"""Every difference between two embedding contracts has a cost, and none is missed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def test_equal_contracts_are_identical_and_travel_through_json() -> None:
         ("serving", {"distance": "dot"}),
     ],
 )
-def test_whatever_invalidates_stored_vectors_asks_for_a_new_index(part: str | None, values: dict[str, Any]) -> None:
+def test_a_difference_that_invalidates_stored_vectors_needs_a_new_index(
+    part: str | None, values: dict[str, Any]
+) -> None:
     wanted = changed(part, **values)
     comparison = compare(CONTRACT, wanted)
     name = next(iter(values))
@@ -89,7 +91,7 @@ def test_weights_cost_an_evaluation_and_no_encoding(values: dict[str, Any]) -> N
     guard(CONTRACT, wanted, "passages")  # serving with the stored fusion is sound
 
 
-def test_the_same_dimension_of_another_model_never_slips() -> None:
+def test_another_model_of_the_same_dimension_is_refused() -> None:
     with pytest.raises(Refused, match="weights_sha256"):
         guard(CONTRACT, changed(weights_sha256="e" * 64), "passages")
 
@@ -120,7 +122,7 @@ def test_a_dimension_the_model_was_not_trained_for_is_named_with_those_it_was() 
 
 
 @pytest.mark.parametrize("value", [{}, {"format": "ft-embedding-contract/9"}, {**CONTRACT.to_json(), "format": "x/2"}])
-def test_what_is_no_contract_is_refused(value: dict[str, Any]) -> None:
+def test_a_value_that_is_not_a_contract_is_refused(value: dict[str, Any]) -> None:
     with pytest.raises(Refused, match="FT-EMB-001"):
         read_contract(value, "somewhere")
 
@@ -134,13 +136,13 @@ def test_one_line_guards_whoever_opens_a_collection(tmp_path: Path) -> None:
         client.create_collection(name, vectors_config=dense, metadata=metadata)
     alias = models.CreateAlias(collection_name="passages__1", alias_name="passages")
     client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
-    travels = CONTRACT.served(CONTRACT.serving, None)  # type: ignore[arg-type]
-    travels = msgspec.structs.replace(travels, serving=None)  # as it lies in the model's folder
-    (tmp_path / "contract.json").write_bytes(msgspec.json.encode(travels))
+    saved = CONTRACT.served(CONTRACT.serving, None)  # type: ignore[arg-type]
+    saved = msgspec.structs.replace(saved, serving=None)  # as in the model's folder
+    (tmp_path / "contract.json").write_bytes(msgspec.json.encode(saved))
     assert guard_collection(client, "passages", tmp_path) == CONTRACT
     with pytest.raises(Refused, match="FT-EMB-001"):
         guard_collection(client, "foreign", tmp_path)
-    other = msgspec.structs.replace(travels, weights_sha256="e" * 64)  # the same dimension, another model
+    other = msgspec.structs.replace(saved, weights_sha256="e" * 64)  # the same dimension, another model
     (tmp_path / "contract.json").write_bytes(msgspec.json.encode(other))
     with pytest.raises(Refused, match="weights_sha256"):
         guard_collection(client, "passages", tmp_path)

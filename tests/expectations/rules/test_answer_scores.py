@@ -1,3 +1,5 @@
+"""Answers are scored fairly in Chinese and English, without their reasoning."""
+
 from __future__ import annotations
 
 import pytest
@@ -66,7 +68,7 @@ def test_a_candidate_loses_only_by_a_drop_that_is_large_and_certain(mean: float,
         ("", True, "", "", False),
     ],
 )
-def test_a_thought_is_split_off_before_an_answer_is_scored(
+def test_the_reasoning_is_removed_before_an_answer_is_scored(
     text: str, opened: bool, answer: str, thought: str | None, closed: bool
 ) -> None:
     reply = read_reply(text, opens_thought=opened, tokens=7, cut=True)
@@ -75,9 +77,7 @@ def test_a_thought_is_split_off_before_an_answer_is_scored(
 
 
 @pytest.mark.parametrize(("finished", "most", "warned"), [(0.8, 0.1, True), (0.9, 0.1, False), (1.0, 0.0, False)])
-def test_open_thoughts_are_warned_of_beyond_the_share_that_is_allowed(
-    finished: float, most: float, warned: bool
-) -> None:
+def test_open_reasoning_is_reported_beyond_the_allowed_share(finished: float, most: float, warned: bool) -> None:
     found = check_thoughts_close(finished, most, where="adapter_evaluation", model="dpo", max_new_tokens=32)
     assert bool(found) == warned
     assert all("now 32" in violation.fix for violation in found)

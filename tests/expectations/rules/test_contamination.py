@@ -1,3 +1,5 @@
+"""Copied texts are found by their 13-token runs; boilerplate, templates and short texts do not count."""
+
 from __future__ import annotations
 
 import random
@@ -73,10 +75,10 @@ def test_boilerplate_that_many_texts_hold_does_not_count():
     held_out = [f"{prefix} {_words(n, 8)}" for n in range(5)]
     few = [f"{prefix} {_words(1000 + n, 8)}" for n in range(3)]
     many = [f"{prefix} {_words(1000 + n, 8)}" for n in range(30)]
-    assert len(_search(held_out, few).hits) == 5  # so rare, it could as well be one text under several endings
+    assert len(_search(held_out, few).hits) == 5  # so rare that it may be one text with several endings
     found = _search(held_out, many)
     assert not found.hits and found.boilerplate == 40 - RUN + 1 and found.held_out == 5
-    # and what is copied besides the boilerplate is found all the same
+    # a copy next to the boilerplate is still found
     assert [hit.held_out.text for hit in _search(held_out, [*many, held_out[3]]).hits] == [held_out[3]]
     copied = _texts([*held_out, prefix])
     assert not find_contamination(copied, lambda: _texts(many), 0.5).hits
@@ -105,7 +107,7 @@ def test_nothing_is_found_in_nothing():
     assert not _search([_words(1, 20)], []).hits
 
 
-def test_a_hit_is_told_with_both_places_the_share_and_the_common_text():
+def test_a_violation_names_both_places_the_share_and_the_common_text():
     (hit,) = _search([_han(1, 400)], [_han(1, 400)]).hits
     (violation,) = nothing_was_seen("instruction_splits", [hit], 0.5)
     assert (violation.code, violation.found, violation.expected) == ("FT-SPLIT-012", 1.0, "below 0.5")

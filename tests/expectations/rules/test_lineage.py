@@ -1,11 +1,11 @@
-"""What was made from another version than the one that stands is named with both."""
+"""An artifact built from an input that is not current is named with both versions."""
 
 from __future__ import annotations
 
 from expectations.rules.lineage import made_from_current
 
 
-def test_what_was_made_from_current_versions_is_in_sync() -> None:
+def test_an_artifact_built_from_current_inputs_passes() -> None:
     assert made_from_current("vectors", {"passages": "v1", "files": "f1"}, {"passages": "v1"}) == []
 
 

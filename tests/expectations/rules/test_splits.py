@@ -1,3 +1,5 @@
+"""Each rule on splits, rows and passages, by data that breaks it and data that passes."""
+
 from __future__ import annotations
 
 import random
@@ -15,21 +17,21 @@ def _codes(violations: list[splits.Violation]) -> list[str]:
 
 def test_an_id_in_two_splits_or_twice_in_one_is_named():
     assert not splits.no_id_twice("x", [("a", "train"), ("b", "test")])
-    broken = splits.no_id_twice("x", [("a", "train"), ("a", "test"), ("b", "test"), ("b", "test")])
-    assert _codes(broken) == ["FT-SPLIT-003"] * 2 and broken[0].found == ["train", "test"]
+    violations = splits.no_id_twice("x", [("a", "train"), ("a", "test"), ("b", "test"), ("b", "test")])
+    assert _codes(violations) == ["FT-SPLIT-003"] * 2 and violations[0].found == ["train", "test"]
 
 
 def test_a_cluster_in_two_splits_is_named_and_quarantined_rows_do_not_count():
     rows = [("c1", "train"), ("c1", "test"), ("c2", "train"), ("c2", "quarantined"), ("", "quarantined")]
-    (broken,) = splits.no_cluster_in_two_splits("x", rows)
-    assert "c1" in broken.message and broken.found == ["test", "train"]
+    (violation,) = splits.no_cluster_in_two_splits("x", rows)
+    assert "c1" in violation.message and violation.found == ["test", "train"]
 
 
 def test_an_id_that_moved_or_left_is_named_with_both_splits():
     before = {("d", "a"): "train", ("d", "b"): "test", ("d", "c"): "test"}
     now = {("d", "a"): "train", ("d", "b"): "train", ("d", "new"): "test"}
-    broken = splits.no_id_moved("x", now, before)
-    assert [(v.found, v.expected) for v in broken] == [("train", "test"), (None, "test")]
+    violations = splits.no_id_moved("x", now, before)
+    assert [(v.found, v.expected) for v in violations] == [("train", "test"), (None, "test")]
 
 
 def test_a_shared_key_and_a_twin_question_across_splits_are_leaks():
@@ -37,21 +39,22 @@ def test_a_shared_key_and_a_twin_question_across_splits_are_leaks():
     assert _codes(splits.nothing_shared_across("x", held)) == ["FT-SPLIT-006"]
     twins = [(("train", "a"), ("train", "b"), 0.9), (("train", "a"), ("test", "c"), 0.85)]
     (leak,) = splits.no_twins_across("x", twins)
-    assert leak.found == ["train", "test"] and "85%" in leak.message
+    assert leak.code == "FT-SPLIT-013" and leak.found == ["train", "test"] and "85%" in leak.message
 
 
-def test_an_empty_split_says_what_to_change():
-    (broken,) = splits.every_split_is_filled("x", {"train": 5, "test": 1})
-    assert broken.field == "validation" and "datasets.split.key" in broken.fix
+def test_an_empty_split_names_the_settings_to_change():
+    (violation,) = splits.every_split_is_filled("x", {"train": 5, "test": 1})
+    assert violation.field == "validation" and "datasets.split.key" in violation.fix
 
 
-def test_shares_far_from_what_was_asked_for_are_named_and_small_drift_is_not():
+def test_shares_far_from_the_requested_ones_are_named_and_small_drift_is_not():
     wanted = {"train": 0.7, "validation": 0.1, "test": 0.2}
     assert not splits.shares_are_near("x", {"train": 65, "validation": 12, "test": 23}, wanted)
     assert not splits.shares_are_near("x", {}, wanted)
     assert [v.field for v in splits.shares_are_near("x", {"train": 80, "validation": 18, "test": 2}, wanted)] == [
-        "validation", "test",
-    ]  # fmt: skip
+        "validation",
+        "test",
+    ]
 
 
 def _stratum(train: int, validation: int, test: int, draws: float | None = None) -> dict[str, float]:
@@ -61,15 +64,16 @@ def _stratum(train: int, validation: int, test: int, draws: float | None = None)
 def test_a_stratum_far_from_the_overall_shares_is_named_with_the_noise_it_was_allowed():
     even, tilted = _stratum(7000, 1000, 2000), _stratum(690, 210, 100)
     assert not splits.strata_are_alike("x", {"difficulty": {"easy": even, "hard": _stratum(680, 110, 210)}})
-    broken = splits.strata_are_alike("x", {"difficulty": {"easy": even, "hard": tilted}, "language": {"zh": even}})
-    assert _codes(broken) == ["FT-SPLIT-011"] * 2
-    assert [(v.where, v.field, v.found) for v in broken] == [
-        ("x, difficulty hard", "validation share", 0.21), ("x, difficulty hard", "test share", 0.1),
-    ]  # fmt: skip
-    assert str(broken[1].expected).startswith("0.200 ± 0.0")
+    violations = splits.strata_are_alike("x", {"difficulty": {"easy": even, "hard": tilted}, "language": {"zh": even}})
+    assert _codes(violations) == ["FT-SPLIT-011"] * 2
+    assert [(v.where, v.field, v.found) for v in violations] == [
+        ("x, difficulty hard", "validation share", 0.21),
+        ("x, difficulty hard", "test share", 0.1),
+    ]
+    assert str(violations[1].expected).startswith("0.200 ± 0.0")
 
 
-def test_what_was_dealt_in_few_draws_tells_nothing():
+def test_a_stratum_of_few_draws_is_not_judged():
     even = _stratum(7000, 1000, 2000)
     assert not splits.strata_are_alike("x", {"source": {"a": even, "b": _stratum(500, 0, 0, draws=6)}})
     assert splits.strata_are_alike("x", {"source": {"a": even, "b": _stratum(500, 0, 0, draws=300)}})
@@ -89,8 +93,9 @@ def test_shares_that_a_fair_deal_gives_are_within_the_noise():
 def test_the_strata_are_shown_as_a_table_the_largest_first():
     shown = splits.strata_table({"language": {"en": _stratum(1, 0, 1), "zh|x": _stratum(6, 2, 2)}})
     assert shown.splitlines()[2:] == [
-        "| language | zh\\|x | 10 | 60.0% | 20.0% | 20.0% |", "| language | en | 2 | 50.0% | 0.0% | 50.0% |",
-    ]  # fmt: skip
+        "| language | zh\\|x | 10 | 60.0% | 20.0% | 20.0% |",
+        "| language | en | 2 | 50.0% | 0.0% | 50.0% |",
+    ]
 
 
 def test_every_record_is_where_the_ledger_puts_it_or_quarantined_by_it():

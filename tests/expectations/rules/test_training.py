@@ -1,3 +1,5 @@
+"""Each rule on rows, trial steps and finished trainings, by one example that breaks it."""
+
 from __future__ import annotations
 
 import math
@@ -36,8 +38,8 @@ def row(n: int = 1, **changes: Any) -> TokenisedRow:
     return TokenisedRow(**{**values, **changes})
 
 
-def codes(found: list[Violation]) -> list[str]:
-    return [violation.code for violation in found]
+def codes(violations: list[Violation]) -> list[str]:
+    return [violation.code for violation in violations]
 
 
 def test_a_good_row_breaks_no_rule() -> None:
@@ -63,7 +65,7 @@ def test_a_stop_token_in_the_prompt_alone_does_not_count() -> None:
     assert codes(check_round_trip([row(serving=[1, STOP], ids=[1, STOP, 3])], stop_ids=[STOP])) == ["FT-TRAIN-004"]
 
 
-def test_an_opening_tag_counts_only_where_the_template_opens_a_thought_and_only_if_it_is_whole() -> None:
+def test_an_opening_tag_counts_only_where_the_template_opens_the_reasoning_and_only_if_it_is_whole() -> None:
     opened = row(ids=[1, 2, 7, 8, STOP])
     assert check_round_trip([opened], stop_ids=[STOP]) == []
     assert check_round_trip([opened], stop_ids=[STOP], opening=[8, 7]) == []
@@ -76,7 +78,7 @@ def test_a_side_of_a_pair_is_named() -> None:
     assert (found.code, found.where) == ("FT-TRAIN-002", "a.jsonl:1 (r1) rejected")
 
 
-def test_a_row_that_cannot_be_cut_far_enough_says_so() -> None:
+def test_a_row_that_cannot_be_cut_far_enough_is_refused() -> None:
     long = row(ids=[1, 2, 3, 4, STOP])
     assert codes(check_lengths([long], max_length=4, too_long="truncate_prompt")) == ["FT-TRAIN-019"]
 
@@ -96,7 +98,7 @@ def test_pairs_must_differ() -> None:
     assert codes(check_pairs([(row(), other), (row(2), row(2))])) == ["FT-TRAIN-006"]
 
 
-def test_empty_thoughts_are_refused_above_the_allowed_share_and_named() -> None:
+def test_rows_with_empty_reasoning_are_refused_above_the_allowed_share_and_named() -> None:
     assert check_thinking(["a:1", "a:2"], share=0.2, allowed=0.2) == []
     found = check_thinking(["a:1", "a:2"], share=0.2, allowed=0.1)
     assert [(v.code, v.where, v.found) for v in found] == [("FT-TRAIN-020", "a:1", 0.2), ("FT-TRAIN-020", "a:2", 0.2)]
@@ -109,7 +111,7 @@ def test_blank_texts_and_missing_reasoning_are_named() -> None:
 
 def test_dropping_every_row_of_a_part_is_refused() -> None:
     (found,) = check_left({"train": 3, "validation": 1}, {"train": 0, "validation": 1}, "instruction_splits")
-    assert (found.code, found.where) == ("FT-TRAIN-001", "instruction_splits/train")
+    assert (found.code, found.where) == ("FT-TRAIN-027", "instruction_splits/train")
 
 
 def test_disk_and_memory_must_suffice() -> None:
@@ -141,10 +143,12 @@ def test_lengths_are_measured_and_every_row_is_in_the_histogram() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "rate", "found"),
+    ("method", "rate", "expected"),
     [("full", 2e-4, ["FT-TRAIN-026"]), ("full", 1e-5, []), ("full", 5e-5, []), ("lora", 2e-4, [])],
 )
-def test_a_rate_for_adapters_is_named_where_every_weight_is_trained(method: str, rate: float, found: list[str]) -> None:
-    broken = check_learning_rate(method=method, learning_rate=rate, usual_full=1e-5, where="sft")
-    assert codes(broken) == found
-    assert all("1e-05" in violation.fix for violation in broken)
+def test_a_rate_for_adapters_is_named_where_every_weight_is_trained(
+    method: str, rate: float, expected: list[str]
+) -> None:
+    violations = check_learning_rate(method=method, learning_rate=rate, usual_full=1e-5, where="sft")
+    assert codes(violations) == expected
+    assert all("1e-05" in violation.fix for violation in violations)

@@ -315,8 +315,10 @@ class TestGuards:
         )
         judgements = judge(_frame(n=[1, 2]), path).judgements
         assert [(j.expectation.removeprefix("expect_column_"), j.outcome) for j in judgements] == [
-            (kinds[0], "passed"), (kinds[1], "failed"), (kinds[2], "passed"),
-        ]  # fmt: skip
+            (kinds[0], "passed"),
+            (kinds[1], "failed"),
+            (kinds[2], "passed"),
+        ]
 
     @pytest.mark.parametrize(
         "text",

@@ -39,7 +39,7 @@ def _validation(*judgements: Judgement, faults: Any = ()) -> Validation:
 
 
 class _Page(HTMLParser):
-    """What a browser would find: elements that are still open, those that are there, links, and the rows of text."""
+    """The page as a browser reads it: open elements, all elements, links, and the rows of text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def test_a_page_says_what_was_judged_when_and_by_what() -> None:
     text, _ = _page(_validation(PASSED), {"great-expectations": "1.24.1"})
     for shown in ("instruction_records", "1,200", "2026-11-21 12:00:00+00:00", "great-expectations", "1.24.1"):
         assert shown in text
-    assert "Passed: all 1 rules hold for 1,200 rows" in text
+    assert "Passed: all 1 rules pass for 1,200 rows" in text
 
 
 def test_each_expectation_has_a_row_with_the_worst_first() -> None:
@@ -132,9 +132,16 @@ NASTY = '<script>alert(\'x\')</script>" onload="y" | `z` </td>\u202e\x00\n\ud800
 
 def test_nothing_that_a_file_holds_becomes_markup() -> None:
     nasty = Judgement(
-        expectation=NASTY, rule=NASTY, column=NASTY, expected={"value_set": [NASTY]}, outcome="failed", judged=1,
-        failing=1, rows=[FailingRow(NASTY, NASTY)], fix=NASTY,
-    )  # fmt: skip
+        expectation=NASTY,
+        rule=NASTY,
+        column=NASTY,
+        expected={"value_set": [NASTY]},
+        outcome="failed",
+        judged=1,
+        failing=1,
+        rows=[FailingRow(NASTY, NASTY)],
+        fix=NASTY,
+    )
     text, page = _page(_validation(nasty), {NASTY: NASTY})
     assert page.tags.isdisjoint({"script", "b"})
     assert page.addresses == []
@@ -145,9 +152,15 @@ def test_nothing_that_a_file_holds_becomes_markup() -> None:
 
 def test_nothing_that_a_file_holds_becomes_markup_or_a_cell_of_the_markdown_table() -> None:
     nasty = Judgement(
-        expectation="e", rule=NASTY, column=NASTY, expected={}, outcome="failed", judged=1, failing=1,
+        expectation="e",
+        rule=NASTY,
+        column=NASTY,
+        expected={},
+        outcome="failed",
+        judged=1,
+        failing=1,
         rows=[FailingRow(NASTY, "[a](http://b) **c**")],
-    )  # fmt: skip
+    )
     head, line, row = render_markdown(_validation(nasty)).split("\n")
     assert [part.replace("\\|", "").count("|") for part in (head, line, row)] == [7, 7, 7]
     assert "<" not in row

@@ -122,7 +122,7 @@ def test_rows_that_are_dropped_or_cut_are_counted_and_listed_for_the_artifact(la
 
 def test_dropping_every_row_and_cutting_where_it_cannot_help_are_refused(lab: Any, refused_codes: Any) -> None:
     rows = [instruction(n, answer="长" * 200) for n in range(4)]
-    for policy, code in (("drop", "FT-TRAIN-001"), ("truncate_prompt", "FT-TRAIN-019")):
+    for policy, code in (("drop", "FT-TRAIN-027"), ("truncate_prompt", "FT-TRAIN-019")):
         settings = settings_for(lab, too_long=policy)
         assert refused_codes(lambda s=settings: training_data(lab, lab.instructions(rows), s)) == {code}
 

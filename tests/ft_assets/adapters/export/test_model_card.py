@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from expectations.contracts.adapter import AdapterContract, BaseModel, LoraShape
+from expectations.contracts.adapter import AdapterContract, BaseModelIdentity, LoraShape
 from expectations.rules.answer_scores import read_reply
 from ft_assets.adapters.export.model_card import Card, base_licence, write_card
 from ft_assets.adapters.score_answers import summarise
@@ -18,7 +18,7 @@ from tests.ft_assets.adapters.tiny_llm import PROMPT
 
 HEADER = "---\nlanguage: [zh, en]\nlicense: other\nlicense_name: qwen\nlicense_link: LICENSE\n---\n# A base\n"
 CONTRACT = AdapterContract(
-    base=BaseModel(
+    base=BaseModelIdentity(
         name="Qwen/Qwen3-4B", revision=None, weights_sha256="a" * 64, tokenizer_sha256="b" * 64,
         chat_template_sha256="c" * 64, stop_token_ids=[2],
     ),
