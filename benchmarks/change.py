@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the benchmark beside t
 import dagster as dg  # noqa: E402
 
 from benchmarks.encode import bert_base  # noqa: E402
-from ft_assets.definitions import ROOMS  # noqa: E402
+from ft_assets.definitions import STAGES  # noqa: E402
 from resources.artifacts import ArtifactStore  # noqa: E402
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource  # noqa: E402
 from resources.files import write_json  # noqa: E402
@@ -135,7 +135,7 @@ def run(root: Path, *names: str) -> dict[str, Any]:
         ),
         "launcher": LauncherResource(state_dir=state, kind="inline", threads=1),
     }
-    assets = [asset for room in ROOMS for asset in room.ASSETS]
+    assets = [asset for stage in STAGES for asset in stage.ASSETS]
     seconds: dict[str, float] = {}
     figures: dict[str, Any] = {}
     instance = dg.DagsterInstance.ephemeral()  # its tables are made once, as those of a standing instance are

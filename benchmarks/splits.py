@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.config.model import SplitSettings
-from ft_assets.datasets.assign_splits import Card, deal, question_form, question_key
+from ft_assets.datasets.assign_splits import RecordKeys, assign_splits, question_form, question_key
 from ft_assets.datasets.near_duplicates import Families, jaccard, three_grams
 
 SETTINGS = SplitSettings()
@@ -66,18 +66,18 @@ def generate(rows: int) -> list[tuple[str, int, str]]:
 
 
 def deal_by_platform(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
-    """`deal` over all rows, and over the first half first."""
+    """`assign_splits` over all rows, and over the first half first."""
 
-    def cards(some: Sequence[tuple[str, str]]) -> list[Card]:
-        return [Card("instruction", record_id, (question_key(form),), form) for record_id, form in some]
+    def cards(some: Sequence[tuple[str, str]]) -> list[RecordKeys]:
+        return [RecordKeys("instruction", record_id, (question_key(form),), form) for record_id, form in some]
 
     def before() -> Splits:
-        known = deal(cards(rows[: len(rows) // 2]), {}, SETTINGS).dealt
-        after = deal(cards(rows), known, SETTINGS)
-        moved = known.keys() & (after.dealt.keys() | {bridge.card.id for bridge in after.bridges})
+        known = assign_splits(cards(rows[: len(rows) // 2]), {}, SETTINGS).by_id
+        after = assign_splits(cards(rows), known, SETTINGS)
+        moved = known.keys() & (after.by_id.keys() | {bridge.record.id for bridge in after.bridges})
         return {row: "moved" if key in moved else splits[row] for key in known for row in [key[1]]}
 
-    splits = {row: dealt.split for (_, row), dealt in deal(cards(rows), {}, SETTINGS).dealt.items()}
+    splits = {row: one.split for (_, row), one in assign_splits(cards(rows), {}, SETTINGS).by_id.items()}
     return splits, before
 
 

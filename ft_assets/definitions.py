@@ -1,4 +1,4 @@
-"""The one place where everything is put together. `build_defs` is pure: settings and folders in, Definitions out."""
+"""Put the whole graph together. `build_defs` is a pure function: settings and folders in, Definitions out."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
 from ft_assets.datasets import checks as dataset_checks
-from ft_assets.datasets import glossary_checks as dataset_terms
+from ft_assets.datasets import glossary_checks
 from ft_assets.embedding import assets as embedding
 from ft_assets.embedding import checks as embedding_checks
 from ft_assets.graph.automation import JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
-from ft_assets.settings import assets as settings_room
+from ft_assets.settings import assets as settings_assets
 from ft_assets.settings import checks as settings_checks
 from ft_assets.watcher import watch_settings, watch_sources
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
-ROOMS = (settings_room, corpus, datasets, adapters, embedding, retrieval, answers)
+STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, answers)
+# Every stage that exports SPECS is listed here.
+SPECS = tuple(chain.from_iterable(stage.SPECS for stage in (settings_assets, corpus, datasets)))
 GATES = tuple(
     chain.from_iterable(
-        room.GATES
-        for room in (
+        checks.GATES
+        for checks in (
             settings_checks,
             corpus_checks,
             dataset_checks,
-            dataset_terms,
+            glossary_checks,
             adapter_checks,
             embedding_checks,
             retrieval_checks,
@@ -56,14 +58,15 @@ def build_defs(
     config: Path,
     resource_overrides: Mapping[str, Any] | None = None,
 ) -> dg.Definitions:
-    """Definitions of the whole graph, with what is outside of it (folders, engine, launcher) taken from `settings`."""
+    """Return the definitions of the whole graph; folders, engine and launcher are taken from the arguments."""
     return dg.Definitions(
-        assets=automate(chain.from_iterable(room.ASSETS for room in ROOMS)),
+        assets=automate(chain.from_iterable(stage.ASSETS for stage in STAGES)),
         asset_checks=build_checks(GATES, judge_again()),
         jobs=JOBS,
         sensors=[*SENSORS, watch_settings(GATES), watch_sources],
         resources={**_resources(settings, state, config), **(resource_overrides or {})},
-        # Heavy work runs in child processes of its own, so steps need none: a run that reuses everything takes seconds.
+        # Heavy work runs in child processes already, so a step needs no process: a run that reuses everything takes
+        # seconds.
         executor=dg.in_process_executor,
     )
 
@@ -94,6 +97,6 @@ def _resources(settings: Settings, state: Path, config: Path) -> dict[str, Any]:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What `dg dev`, `dg launch` and workspace.yaml load."""
+    """Return the definitions that `dg dev`, `dg launch` and workspace.yaml load."""
     config, state = config_path(), state_dir()
     return build_defs(accepted_settings(config, state), state=state, config=config)

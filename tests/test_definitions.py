@@ -1,10 +1,11 @@
-"""The whole graph, loaded the way Dagster loads it, and held against a snapshot: a changed graph is a visible diff."""
+"""The whole graph, loaded as Dagster loads it and compared with a snapshot: a changed graph is a visible diff."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,18 @@ from syrupy.assertion import SnapshotAssertion
 
 from ft_assets.commands.run import select
 from ft_assets.config.load import load_settings
-from ft_assets.definitions import GATES, build_defs
+from ft_assets.datasets.dataset import DATASETS
+from ft_assets.definitions import GATES, SPECS, build_defs
+from ft_assets.graph.asset import AssetSpec
 from ft_assets.retrieval.assets import GATED
 
 
 @pytest.fixture(scope="module")
 def defs(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
     config = project / "config.yaml"
-    made = build_defs(load_settings(config, "demo", {}), state=tmp_path_factory.mktemp("state"), config=config)
-    dg.Definitions.validate_loadable(made)
-    return made
+    definitions = build_defs(load_settings(config, "demo", {}), state=tmp_path_factory.mktemp("state"), config=config)
+    dg.Definitions.validate_loadable(definitions)
+    return definitions
 
 
 def describe(spec: dg.AssetSpec) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def describe(spec: dg.AssetSpec) -> dict[str, Any]:
     }
 
 
-def test_the_graph_is_what_it_was(defs: dg.Definitions, snapshot: SnapshotAssertion):
+def test_the_graph_is_the_one_of_the_snapshot(defs: dg.Definitions, snapshot: SnapshotAssertion):
     graph = defs.resolve_asset_graph()
     assets = {
         key.to_user_string(): describe(defs.resolve_asset_graph().get(key).to_asset_spec())
@@ -49,16 +52,16 @@ def test_the_graph_is_what_it_was(defs: dg.Definitions, snapshot: SnapshotAssert
     assert {"assets": assets, "checks": checks, "jobs": jobs} == snapshot
 
 
-def test_every_made_asset_says_what_it_is(defs: dg.Definitions):
+def test_every_materializable_asset_is_described(defs: dg.Definitions):
     for key in defs.resolve_asset_graph().materializable_asset_keys:
         node = defs.resolve_asset_graph().get(key)
         assert node.description and node.owners and node.kinds and node.code_version and node.group_name, key
 
 
-def test_every_made_asset_is_gated_and_no_gate_judges_a_stranger(defs: dg.Definitions):
+def test_every_materializable_asset_has_a_gate_and_every_gate_an_asset(defs: dg.Definitions):
     graph = defs.resolve_asset_graph()
     judged = {dg.AssetKey(gate.asset) for gate in GATES}
-    # what only moves a pointer is judged by the gates on what it releases
+    # an asset that only moves a pointer is judged by the gates on the assets that it releases
     pointers = {dg.AssetKey("released_collection")}
     assert graph.materializable_asset_keys - judged - pointers == set()
     assert judged <= graph.get_all_asset_keys()
@@ -81,6 +84,32 @@ def test_dg_accepts_the_project(project: Path, command: list[str], tmp_path: Pat
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_a_spec_and_its_asset_agree(defs: dg.Definitions, spec: AssetSpec):
+    graph = defs.resolve_asset_graph()
+    node = graph.get(dg.AssetKey(spec.name))
+    assert {key.to_user_string() for key in node.parent_keys} == set(spec.deps)
+    assert set(spec.inputs) <= set(spec.deps)
+    ancestors = {key.to_user_string() for key in graph.get_ancestor_asset_keys(dg.AssetKey(spec.name))}
+    assert set(spec.enforces) <= ancestors
+    assert (node.group_name, node.kinds, node.code_version) == (spec.group, spec.kinds, spec.code_version)
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.enforces], ids=lambda spec: spec.name)
+def test_a_spec_finds_the_gates_it_enforces(spec: AssetSpec):
+    blocking = {gate.asset for gate in chain.from_iterable(spec.gates) if gate.blocking}
+    assert set(spec.enforces) <= blocking
+
+
+def test_a_data_set_is_complete(defs: dg.Definitions):
+    names = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    for dataset in DATASETS:
+        assert {dataset.sources, dataset.records, dataset.splits} <= names
+        columns = {*dataset.texts, *dataset.line_lists, dataset.id_column, dataset.question, dataset.evidence}
+        optional = {dataset.answer, dataset.reasoning, dataset.group} - {""}
+        assert columns | optional <= set(dataset.record.__struct_fields__)
+
+
 def test_a_release_depends_on_everything_whose_gates_it_enforces(defs: dg.Definitions):
     graph = defs.resolve_asset_graph()
     enforced = {"released_collection": GATED, "released_adapter": ["sft_adapter", "dpo_adapter", "adapter_evaluation"]}
@@ -89,7 +118,7 @@ def test_a_release_depends_on_everything_whose_gates_it_enforces(defs: dg.Defini
         assert set(judged) <= upstream
 
 
-def test_what_judges_records_comes_with_them(defs: dg.Definitions):
+def test_upstream_includes_what_the_checks_read(defs: dg.Definitions):
     names = {key.to_user_string() for key in select(defs, assets=["instruction_records"], upstream=True)}
     assert "glossary" in names  # two checks read it
     assert not {"preference_records", "retrieval_records"} & names

@@ -13,10 +13,11 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import Settings
 from ft_assets.corpus.checks import GATES
 from ft_assets.corpus.collect import PASSAGES, collect_passages
-from ft_assets.graph import quarantine
-from ft_assets.graph.gates import enforce, evidence_of
+from ft_assets.graph.asset import AssetSpec
+from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.observe import observed_files
-from ft_assets.graph.produce import produce, recipe_for
+from ft_assets.graph.produce import produce
+from ft_assets.graph.quarantine import QUARANTINE, quarantine_table
 from ft_assets.graph.source_files import (
     FILES,
     file_inventory,
@@ -24,14 +25,34 @@ from ft_assets.graph.source_files import (
     inventory_version,
     match_files,
 )
-from resources.artifacts import Artifact, Recipe, Staging, write_json
+from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import column_names, read_rows, schema_of, write_table
 from resources.plots import bars
 
 GLOSSARY = "glossary.parquet"
-_PASSAGES_VERSION = "2"
-_GLOSSARY_VERSION = "2"
+
+_PASSAGES = AssetSpec(
+    name="passages",
+    group="corpus",
+    kinds={"markdown", "parquet"},
+    code_version="2",
+    description="Documents cut by section and at sentence ends, with offsets into their sources; the rest quarantined.",
+    inputs=("corpus_files",),
+    reads=("corpus_settings",),
+)
+_GLOSSARY = AssetSpec(
+    name="glossary",
+    group="corpus",
+    kinds={"yaml", "parquet"},
+    code_version="2",
+    description="Terms with their other names, and the number of passages that name each term.",
+    inputs=("passages",),
+    reads=("glossary_files", "corpus_settings"),
+    enforces=("passages",),
+    gates=(GATES,),
+)
+SPECS = (_PASSAGES, _GLOSSARY)
 
 
 def _documents(settings: Settings, root: Path) -> list[Path]:
@@ -60,28 +81,15 @@ SOURCES = {"corpus_files": _documents, "glossary_files": _glossaries}
 """Observed asset -> its files."""
 
 
-@dg.asset(
-    deps=["corpus_files", "corpus_settings"],
-    group_name="corpus",
-    kinds={"markdown", "parquet"},
-    owners=["team:ft-assets"],
-    code_version=_PASSAGES_VERSION,
-    description="Documents cut by section and at sentence ends, with offsets into their sources; the rest quarantined.",
-)
+@_PASSAGES.asset
 def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     settings = settings_of(artifacts.store(), "corpus")
     root = artifacts.project()
     files = match_files(settings.files, root, "corpus.files")
     inventory = file_inventory(files, root)
-    recipe = Recipe(
-        asset="passages",
-        code_version=_PASSAGES_VERSION,
-        settings={
-            "max_chars": settings.max_chars,
-            "min_chars": settings.min_chars,
-            "traditional": settings.traditional,
-        },
-        inputs={"corpus_files": inventory_version(inventory)},
+    recipe = _PASSAGES.recipe_from(
+        settings.model_dump(include={"max_chars", "min_chars", "traditional"}),
+        {"corpus_files": inventory_version(inventory)},
     )
 
     def compute(staging: Staging) -> Mapping[str, Any]:
@@ -91,21 +99,13 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     return produce(artifacts, recipe, compute=compute, metadata=_show_passages)
 
 
-@dg.asset(
-    deps=["passages", "glossary_files", "corpus_settings"],
-    group_name="corpus",
-    kinds={"yaml", "parquet"},
-    owners=["team:ft-assets"],
-    code_version=_GLOSSARY_VERSION,
-    description="Terms with their other names, and how many passages speak of each.",
-)
+@_GLOSSARY.asset
 def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
     store = artifacts.store()
-    enforce("glossary", evidence_of(artifacts, qdrant), GATES, assets=["passages"])
+    _GLOSSARY.enforce(evidence_of(artifacts, qdrant))
     root = artifacts.project()
     files = match_files(settings_of(store, "corpus").glossary, root, "corpus.glossary")
-    settings = {"files": files_version(files, root)}
-    recipe = recipe_for(artifacts, "glossary", _GLOSSARY_VERSION, settings, ["passages"])
+    recipe = _GLOSSARY.recipe(artifacts, {"files": files_version(files, root)})
 
     def compute(staging: Staging) -> Mapping[str, Any]:
         texts = (row["content"] for row in read_rows(store.require("passages").file(PASSAGES), ["content"]))
@@ -124,7 +124,7 @@ def _show_passages(artifact: Artifact) -> Mapping[str, Any]:
         "dagster/row_count": artifact.summary["passages"],
         "dagster/column_schema": column_schema(path),
         "length": bars(_histogram(lengths), "characters a passage"),
-        "quarantine": quarantine.quarantine_table(artifact.file(quarantine.FILE)),
+        "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
 
 

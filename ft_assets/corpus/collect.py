@@ -1,4 +1,4 @@
-"""Files in, passages.parquet, aliases.parquet and quarantine.jsonl out, as one stream."""
+"""Read the documents into passages.parquet, aliases.parquet and quarantine.jsonl, as one stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from expectations.records.read import write_quarantine
 from expectations.text.documents import Section, read_document
 from ft_assets.config.model import CorpusSettings
 from ft_assets.corpus.cut import Alias, Passage, Twin, cut_sections
-from ft_assets.graph import quarantine
+from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.graph.source_files import shown_path
 from resources.parquet import TableWriter, schema_of, write_table
 
@@ -21,7 +21,7 @@ ALIASES = "aliases.parquet"
 
 
 def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings, folder: Path) -> dict[str, Any]:
-    """Cut `files` into passages below `folder`; returns the summary."""
+    """Cut `files` into passages below `folder`; return the summary."""
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     documents: set[str] = set()
@@ -29,7 +29,8 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
     chars = 0
     with TableWriter(folder / PASSAGES, schema_of(Passage)) as table:
 
-        def kept_out() -> Iterator[Rejected]:
+        def write_kept() -> Iterator[Rejected]:
+            """Write the passages to the table; yield the rejected ones."""
             nonlocal chars
             cut = cut_sections(_sections(files, root), settings.max_chars, settings.min_chars, settings.traditional)
             for item in cut:
@@ -45,7 +46,7 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
                 documents.add(item.document_id)
                 chars += len(item.text)
 
-        write_quarantine(folder / quarantine.FILE, quarantine.counted(kept_out(), codes))
+        write_quarantine(folder / QUARANTINE, count_codes(write_kept(), codes))
     write_table(folder / ALIASES, schema_of(Alias), aliases)
     return {
         "root": str(root),

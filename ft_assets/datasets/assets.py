@@ -1,29 +1,29 @@
-"""The data sets: files as observed, clean records, one ledger of splits for all of them, the splits."""
+"""The assets of the data sets: observed files, clean records, one ledger of splits for all of them, and the splits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from msgspec import structs, to_builtins
+from msgspec import to_builtins
 
 from expectations.canonical import folder_digest
-from expectations.formats.dialect import Policy
 from expectations.rules.splits import SPLITS
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import DatasetSettings, Settings
 from ft_assets.corpus.assets import column_schema
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES
-from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_judgements, clean_records, write_nothing
+from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_records, read_files, write_nothing
+from ft_assets.datasets.dataset import DATASETS, DataSet
 from ft_assets.datasets.ledger import (
     ASSET,
-    DATASETS,
+    JUDGING_SETTINGS,
     LEDGER,
-    NOT_DEALT_BY,
     previous_ledger,
     read_ledger,
     record_ids,
@@ -31,128 +31,134 @@ from ft_assets.datasets.ledger import (
 )
 from ft_assets.datasets.passage_index import read_index
 from ft_assets.datasets.split import split_file, write_splits
-from ft_assets.graph import quarantine
-from ft_assets.graph.gates import enforce, evidence_of
+from ft_assets.graph.asset import AssetSpec
+from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.observe import observed_files
-from ft_assets.graph.produce import produce, recipe_for
+from ft_assets.graph.produce import produce
+from ft_assets.graph.quarantine import QUARANTINE, quarantine_table
 from ft_assets.graph.source_files import file_inventory, inventory_version, match_files, shown_path
-from resources.artifacts import Artifact, Recipe, Staging
+from resources.artifacts import Artifact, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.plots import bars
 
-_RECORDS_VERSION = "2"
-_LEDGER_VERSION = "2"
-_SPLITS_VERSION = "2"
 _SHOWN_CONFLICTS = 10
 
 
-def _globs(settings: DatasetSettings, dataset: str) -> dict[str, list[str]]:
-    """Key in config.yaml -> globs, of one data set."""
-    if dataset == "retrieval":
-        keys = {"queries": settings.retrieval.queries, "qrels": settings.retrieval.qrels}
-    else:
-        keys = {"files": settings.instruction.files if dataset == "instruction" else settings.preference.files}
-    return {f"datasets.{dataset}.{key}": globs for key, globs in keys.items()}
+def _records_spec(dataset: DataSet) -> AssetSpec:
+    passages = ("passages",) if dataset.finds_passages else ()
+    return AssetSpec(
+        name=dataset.records,
+        group="datasets",
+        kinds={"parquet"},
+        code_version="2",
+        description=f"Clean {dataset.name} records; unusable rows are quarantined with file, line and reason.",
+        inputs=(dataset.sources, *passages),
+        reads=("dataset_settings",),
+        enforces=passages,
+        gates=(CORPUS_GATES,),
+    )
 
 
-def _match(settings: DatasetSettings, dataset: str, root: Path) -> dict[str, list[Path]]:
-    """The last part of the key -> files."""
-    return {k.rpartition(".")[2]: match_files(globs, root, k) for k, globs in _globs(settings, dataset).items()}
+def _splits_spec(dataset: DataSet) -> AssetSpec:
+    return AssetSpec(
+        name=dataset.splits,
+        group="datasets",
+        kinds={"parquet"},
+        code_version="2",
+        description=f"The {dataset.name} records as train, validation and test, as the split ledger assigns them.",
+        inputs=(dataset.records, ASSET),
+        enforces=(dataset.records, ASSET),
+        gates=(GATES,),
+    )
 
 
-def _policy(settings: DatasetSettings, dataset: str) -> Policy:
-    """The settings that decide what a row of this data set becomes."""
-    policy = Policy(traditional=settings.traditional)
-    if dataset == "instruction":
-        return structs.replace(policy, thinking=settings.instruction.thinking)
-    if dataset == "preference":
-        return structs.replace(policy, min_margin=settings.preference.min_margin)
-    return policy
+_LEDGER_INPUTS = (*(dataset.records for dataset in DATASETS), "passages")
+_LEDGER = AssetSpec(
+    name=ASSET,
+    group="datasets",
+    kinds={"parquet"},
+    code_version="2",
+    description="The split of each record of every data set, assigned once, by cluster. Rows are only added.",
+    inputs=_LEDGER_INPUTS,
+    reads=("dataset_settings",),
+    enforces=_LEDGER_INPUTS,
+    gates=(CORPUS_GATES, GATES),
+)
+_RECORDS = {dataset.name: _records_spec(dataset) for dataset in DATASETS}
+_SPLITS = {dataset.name: _splits_spec(dataset) for dataset in DATASETS}
+SPECS = (*_RECORDS.values(), _LEDGER, *_SPLITS.values())
 
 
-def _files(dataset: str, settings: Settings, root: Path) -> list[Path]:
-    return [path for paths in _match(settings.datasets, dataset, root).values() for path in paths]
+def _match(dataset: DataSet, settings: DatasetSettings, root: Path) -> dict[str, list[Path]]:
+    """Return the files of each key of a data set in config.yaml."""
+    return {
+        key: match_files(globs, root, f"{dataset.config_key}.{key}") for key, globs in dataset.globs(settings).items()
+    }
 
 
-SOURCES = {f"{dataset}_files": partial(_files, dataset) for dataset in DATASETS}
+def _files(dataset: DataSet, settings: Settings, root: Path) -> list[Path]:
+    return list(chain.from_iterable(_match(dataset, settings.datasets, root).values()))
+
+
+SOURCES = {dataset.sources: partial(_files, dataset) for dataset in DATASETS}
 """Observed asset -> its files."""
 
 
-def _files_asset(dataset: str) -> Any:
+def _files_asset(dataset: DataSet) -> Any:
     return observed_files(
-        f"{dataset}_files",
+        dataset.sources,
         partial(_files, dataset),
         group="datasets",
         kind="json",
-        description=f"The files that datasets.{dataset} in config.yaml names; their contents are the version.",
+        description=f"The files that {dataset.config_key} in config.yaml names; their contents are the version.",
     )
 
 
-def _records_asset(dataset: str) -> dg.AssetsDefinition:
-    asset = f"{dataset}_records"
-    linked = dataset == "retrieval"
+def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
+    spec = _RECORDS[dataset.name]
 
-    @dg.asset(
-        name=asset,
-        deps=[f"{dataset}_files", "dataset_settings", *(["passages"] if linked else [])],
-        group_name="datasets",
-        kinds={"parquet"},
-        owners=["team:ft-assets"],
-        code_version=_RECORDS_VERSION,
-        description=f"Clean {dataset} records; what cannot be used is quarantined with file, line and reason.",
-    )
+    @spec.asset
     def records(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
         store = artifacts.store()
         settings = settings_of(store, "datasets")
         root = artifacts.project()
-        found = _match(settings, dataset, root)
-        inventory = file_inventory([path for paths in found.values() for path in paths], root)
-        hashes = {row["file"]: row["sha256"] for row in inventory}
-        hashes |= {
-            shown_path(path, root): folder_digest(path) for paths in found.values() for path in paths if path.is_dir()
+        files = _match(dataset, settings, root)
+        paths = list(chain.from_iterable(files.values()))
+        inventory = file_inventory(paths, root)
+        options: dict[str, Any] = {
+            "max_line_bytes": settings.max_line_bytes,
+            "policy": dataset.read_policy(settings),
         }
-        options: dict[str, Any] = {"max_line_bytes": settings.max_line_bytes, "policy": _policy(settings, dataset)}
-        inputs = {f"{dataset}_files": inventory_version(inventory)}
-        if linked and inventory:
-            enforce(asset, evidence_of(artifacts, qdrant), CORPUS_GATES, assets=["passages"])
-            inputs["passages"] = store.require("passages").data_version
+        versions = {dataset.sources: inventory_version(inventory)}
+        if dataset.finds_passages and inventory:
+            spec.enforce(evidence_of(artifacts, qdrant))
+            versions["passages"] = store.require("passages").data_version
 
         def compute(staging: Staging) -> Mapping[str, Any]:
             if not inventory:
                 return write_nothing(dataset, staging.path)
-            if not linked:
-                return clean_records(dataset, found["files"], root, hashes, staging.path, **options)
-            index = read_index(store.require("passages"))
-            return clean_judgements(
-                found["queries"], found["qrels"], root, hashes, staging.path, index=index, **options
-            )  # fmt: skip
+            hashes = {row["file"]: row["sha256"] for row in inventory}
+            hashes |= {shown_path(path, root): folder_digest(path) for path in paths if path.is_dir()}
+            index = read_index(store.require("passages")) if dataset.finds_passages else None
+            rows = read_files(dataset, files, root, **options)
+            return clean_records(dataset, rows, hashes, staging.path, index=index)
 
-        recipe = Recipe(asset=asset, code_version=_RECORDS_VERSION, settings=to_builtins(options), inputs=inputs)
-        return produce(artifacts, recipe, compute=compute, metadata=_show_records)
+        return produce(
+            artifacts, spec.recipe_from(to_builtins(options), versions), compute=compute, metadata=_show_records
+        )
 
     return records
 
 
-@dg.asset(
-    name=ASSET,
-    deps=[*(f"{dataset}_records" for dataset in DATASETS), "passages", "dataset_settings"],
-    group_name="datasets",
-    kinds={"parquet"},
-    owners=["team:ft-assets"],
-    code_version=_LEDGER_VERSION,
-    description="Which split each record of every data set belongs to, dealt by cluster, once. Rows are only added.",
-)
+@_LEDGER.asset
 def split_ledger(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
     store = artifacts.store()
-    inputs = [*(f"{dataset}_records" for dataset in DATASETS), "passages"]
-    enforce(ASSET, evidence_of(artifacts, qdrant), CORPUS_GATES, GATES, assets=inputs)
+    _LEDGER.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(store, "datasets").split
     before = previous_ledger(store, settings.key)
     if before is not None and read_ledger(before).keys() >= set(record_ids(store)):
-        return produce(artifacts, before.manifest.recipe, metadata=_show_ledger)  # nothing to deal
-    recipe = recipe_for(
-        artifacts, ASSET, _LEDGER_VERSION, settings.model_dump(mode="json", exclude=NOT_DEALT_BY), inputs
-    )
+        return produce(artifacts, before.manifest.recipe, metadata=_show_ledger)  # every record has a split already
+    recipe = _LEDGER.recipe(artifacts, settings.model_dump(mode="json", exclude=JUDGING_SETTINGS))
     if before is not None:
         recipe.inputs[ASSET] = before.data_version
 
@@ -162,29 +168,20 @@ def split_ledger(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Mat
     return produce(artifacts, recipe, compute=compute, metadata=_show_ledger)
 
 
-def _splits_asset(dataset: str) -> dg.AssetsDefinition:
-    asset, records = f"{dataset}_splits", f"{dataset}_records"
+def _splits_asset(dataset: DataSet) -> dg.AssetsDefinition:
+    spec = _SPLITS[dataset.name]
 
-    @dg.asset(
-        name=asset,
-        deps=[records, ASSET],
-        group_name="datasets",
-        kinds={"parquet"},
-        owners=["team:ft-assets"],
-        code_version=_SPLITS_VERSION,
-        description=f"The {dataset} records as train, validation and test, as the ledger says.",
-    )
+    @spec.asset
     def splits(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
         store = artifacts.store()
-        enforce(asset, evidence_of(artifacts, qdrant), GATES, assets=[records, ASSET])
+        spec.enforce(evidence_of(artifacts, qdrant))
 
         def compute(staging: Staging) -> Mapping[str, Any]:
-            source = store.require(records)
-            figures = write_splits(dataset, source.file(RECORDS), read_ledger(store.require(ASSET)), staging.path)
-            return {"configured": source.summary["configured"], **figures}
+            records = store.require(dataset.records)
+            figures = write_splits(dataset, records.file(RECORDS), read_ledger(store.require(ASSET)), staging.path)
+            return {"configured": records.summary["configured"], **figures}
 
-        recipe = recipe_for(artifacts, asset, _SPLITS_VERSION, {}, [records, ASSET])
-        return produce(artifacts, recipe, compute=compute, metadata=_show_splits)
+        return produce(artifacts, spec.recipe(artifacts, {}), compute=compute, metadata=_show_splits)
 
     return splits
 
@@ -194,7 +191,7 @@ def _show_records(artifact: Artifact) -> Mapping[str, Any]:
     shown: dict[str, Any] = {
         "dagster/row_count": artifact.summary["kept"],
         "dagster/column_schema": column_schema(path),
-        "quarantine": quarantine.quarantine_table(artifact.file(quarantine.FILE)),
+        "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
     if artifact.summary["codes"]:
         shown["quarantined_by_code"] = bars(artifact.summary["codes"], "quarantined rows by code")
@@ -210,7 +207,7 @@ def _show_ledger(artifact: Artifact) -> Mapping[str, Any]:
         "dagster/row_count": artifact.summary["records"],
         "dagster/column_schema": column_schema(path),
         "shares": bars(totals, "records by split"),
-        "quarantine": quarantine.quarantine_table(artifact.file(quarantine.FILE)),
+        "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
 
 
@@ -223,8 +220,9 @@ def _show_splits(artifact: Artifact) -> Mapping[str, Any]:
     }
 
 
-def _build(make: Any, datasets: Sequence[str] = DATASETS) -> list[Any]:
-    return [make(dataset) for dataset in datasets]
-
-
-ASSETS: list[Any] = [*_build(_files_asset), *_build(_records_asset), split_ledger, *_build(_splits_asset)]
+ASSETS: list[Any] = [
+    *map(_files_asset, DATASETS),
+    *map(_records_asset, DATASETS),
+    split_ledger,
+    *map(_splits_asset, DATASETS),
+]

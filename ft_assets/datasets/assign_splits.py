@@ -1,4 +1,4 @@
-"""Deals records into train, validation and test by cluster. What was dealt once is never dealt again."""
+"""Assign records to train, validation and test by cluster. A record that has a split keeps it for ever."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ _FILLERS = re.compile(r"请问一下|请问|[吗呢啊呀吧的了]|\b(?:please|
 
 
 @dataclass(frozen=True)
-class Card:
-    """One record as dealing sees it. `keys` say what it shares with others: `document:aes`, `group:dialogue-7` …"""
+class RecordKeys:
+    """One record and the keys that it shares with others: `document:aes`, `group:dialogue-7` …"""
 
     dataset: str
     record_id: str
     keys: tuple[str, ...]
     question: str = ""
-    """Form of the question (see `question_form`); empty where questions do not group."""
+    """Form of the question (see `question_form`); empty where questions do not group records."""
 
     @property
     def id(self) -> tuple[str, str]:
+        """The key of the record in the ledger."""
         return self.dataset, self.record_id
 
 
 @dataclass(frozen=True)
-class Dealt:
-    """Where a record lies. A quarantined one has the split `quarantined`, for ever."""
+class Assignment:
+    """The cluster and the split of a record. A quarantined record has the split `quarantined`, for ever."""
 
     cluster: str
     split: str
@@ -42,44 +43,47 @@ class Dealt:
 
 @dataclass(frozen=True)
 class Bridge:
-    """A new record that touches clusters of two splits: (split, the key it shares with it) of each."""
+    """A new record that shares keys with two splits: (split, the key it shares with it) of each."""
 
-    card: Card
+    record: RecordKeys
     touches: list[tuple[str, str]]
 
 
 @dataclass
-class Deal:
-    """Where every new record goes, and which of them had to be kept out."""
+class Assignments:
+    """The assignment of every new record, and the records that had to be quarantined."""
 
-    dealt: dict[tuple[str, str], Dealt] = field(default_factory=dict[tuple[str, str], Dealt])
+    by_id: dict[tuple[str, str], Assignment] = field(default_factory=dict[tuple[str, str], Assignment])
     bridges: list[Bridge] = field(default_factory=list[Bridge])
 
 
-def deal(cards: Iterable[Card], known: Mapping[tuple[str, str], Dealt], settings: SplitSettings) -> Deal:
-    """Deal every card that is not `known` yet.
+def assign_splits(
+    records: Iterable[RecordKeys], known: Mapping[tuple[str, str], Assignment], settings: SplitSettings
+) -> Assignments:
+    """Assign a split to every record that is not `known` yet.
 
-    A new card takes the split of the old ones it touches; one that touches two splits is kept out; a cluster of new
-    cards only is dealt by a keyed hash of its smallest key, so that equal clusters land alike in every data set.
+    A new record takes the split of the known ones it shares a key with; one that shares keys with two splits is
+    quarantined. A cluster of new records takes the split of a keyed hash of its smallest key, so that equal clusters
+    get the same split in every data set.
     """
-    out = {record for record, dealt in known.items() if dealt.split == QUARANTINED}
-    cards = sorted((card for card in cards if card.id not in out), key=lambda card: card.id)
-    twins = _Twins({card.question for card in cards if card.question}, settings.near_duplicate)
-    result = Deal()
+    quarantined = {record_id for record_id, assignment in known.items() if assignment.split == QUARANTINED}
+    records = sorted((record for record in records if record.id not in quarantined), key=lambda record: record.id)
+    twins = _Twins({record.question for record in records if record.question}, settings.near_duplicate)
+    result = Assignments()
     while True:
-        dealt, bridges = _round(cards, known, twins, settings)
+        by_id, bridges = _assign_once(records, known, twins, settings)
         if not bridges:
-            result.dealt = dealt
+            result.by_id = by_id
             return result
         result.bridges += bridges
-        # a card that is kept out joins nobody, so what it seemed to join is looked at again without it
-        kept_out = {bridge.card.id for bridge in bridges}
-        cards = [card for card in cards if card.id not in kept_out]
-        twins.forget({bridge.card.question for bridge in bridges} - {card.question for card in cards})
+        # a quarantined record joins no cluster, so the clusters it seemed to join are computed again without it
+        bridging = {bridge.record.id for bridge in bridges}
+        records = [record for record in records if record.id not in bridging]
+        twins.remove({bridge.record.question for bridge in bridges} - {record.question for record in records})
 
 
 def choose_split(representative: str, settings: SplitSettings) -> str:
-    """The split of a new cluster: a keyed hash of its representative, read as a number in [0, 1)."""
+    """Return the split of a new cluster: a keyed hash of its representative, read as a number in [0, 1)."""
     key = hashlib.blake2b(settings.key.encode(), digest_size=32).digest()
     number = int.from_bytes(hashlib.blake2b(representative.encode(), digest_size=8, key=key).digest()) / 2**64
     if number < settings.train:
@@ -88,59 +92,61 @@ def choose_split(representative: str, settings: SplitSettings) -> str:
 
 
 def question_form(question: str) -> str:
-    """What a question asks, as a matching key: without the words that only make it polite or grammatical.
+    """Return a question as a matching key, without the words that only make it polite or grammatical.
 
-    One more 的 or 吗 changes a third of the 3-grams of a short Chinese question; it would be nobody's twin.
+    One more 的 or 吗 changes a third of the 3-grams of a short Chinese question: its near-duplicates would be missed.
     """
     folded = unicodedata.normalize("NFKC", question).casefold()
     return matching_key(_FILLERS.sub(" ", folded)) or matching_key(folded)
 
 
 def question_key(question: str) -> str:
-    """The group key of a question that has this form."""
+    """Return the key that records of this form of a question share."""
     return f"question:{text_digest(question)[:32]}"
 
 
-def _round(
-    cards: Sequence[Card],
-    known: Mapping[tuple[str, str], Dealt],
+def _assign_once(
+    records: Sequence[RecordKeys],
+    known: Mapping[tuple[str, str], Assignment],
     twins: _Twins,
     settings: SplitSettings,
-) -> tuple[dict[tuple[str, str], Dealt], list[Bridge]]:
-    groups = _Groups()
-    # clusters that have no living member still own their names
-    splits = {dealt.cluster: dealt.split for dealt in known.values() if dealt.split != QUARANTINED}
-    for card in cards:
-        if before := known.get(card.id):
-            groups.seat(before, _keys(card, twins))
-    new = [card for card in cards if card.id not in known]
+) -> tuple[dict[tuple[str, str], Assignment], list[Bridge]]:
+    """Return the assignments of the new records, and the new records that share keys with two splits."""
+    clusters = _Clusters()
+    for record in records:
+        if assignment := known.get(record.id):
+            clusters.add_known(assignment, _keys(record, twins))
     bridges: list[Bridge] = []
-    seated: list[Card] = []
-    for card in new:
-        keys = _keys(card, twins)
-        touched = {split: key for key in reversed(keys) if (split := groups.split(key))}
+    joined: list[RecordKeys] = []
+    for record in records:
+        if record.id in known:
+            continue
+        keys = _keys(record, twins)
+        touched = {split: key for key in reversed(keys) if (split := clusters.split_of(key))}
         if len(touched) > 1:
-            bridges.append(Bridge(card, sorted(touched.items())))
+            bridges.append(Bridge(record, sorted(touched.items())))
         else:
-            groups.join(keys)
-            seated.append(card)
-    dealt: dict[tuple[str, str], Dealt] = {}
-    for card in seated:
-        found = groups.dealt(card.keys[0])
-        if found is None:
-            representative = groups.smallest(card.keys[0])
+            clusters.join(keys)
+            joined.append(record)
+    # a cluster whose records are all gone still keeps its split
+    splits = {assignment.cluster: assignment.split for assignment in known.values() if assignment.split != QUARANTINED}
+    by_id: dict[tuple[str, str], Assignment] = {}
+    for record in joined:
+        assignment = clusters.assignment_of(record.keys[0])
+        if assignment is None:
+            representative = clusters.smallest(record.keys[0])
             cluster = text_digest(representative)[:16]
-            found = Dealt(cluster, splits.get(cluster) or choose_split(representative, settings))
-        dealt[card.id] = found
-    return dealt, bridges
+            assignment = Assignment(cluster, splits.get(cluster) or choose_split(representative, settings))
+        by_id[record.id] = assignment
+    return by_id, bridges
 
 
-def _keys(card: Card, twins: _Twins) -> list[str]:
-    return [*card.keys, *map(question_key, twins.of(card.question))]
+def _keys(record: RecordKeys, twins: _Twins) -> list[str]:
+    return [*record.keys, *map(question_key, twins.of(record.question))]
 
 
 class _Twins:
-    """Which questions are nearly the same: links that join each family of them, not every pair."""
+    """Questions that are nearly the same: the links that join each family of them, not every pair."""
 
     def __init__(self, questions: Iterable[str], threshold: float) -> None:
         self._threshold = threshold
@@ -148,10 +154,11 @@ class _Twins:
         self._link(questions)
 
     def of(self, question: str) -> Sequence[str]:
+        """Return the questions that are linked with this one."""
         return self._links.get(question, ())
 
-    def forget(self, questions: Iterable[str]) -> None:
-        """Take questions out. The rest of their families may have hung together by them only: link it anew."""
+    def remove(self, questions: Iterable[str]) -> None:
+        """Remove questions. They may have been the only link within their families, so link the others again."""
         gone = set(questions)
         family: set[str] = set()
         reached = [question for question in gone if question in self._links]
@@ -169,14 +176,15 @@ class _Twins:
             self._links.setdefault(texts[right], []).append(texts[left])
 
 
-class _Groups:
-    """Union-find over group keys. The smallest key of a group is its root; a group may already have been dealt."""
+class _Clusters:
+    """Union-find over keys. The smallest key of a cluster is its root; a cluster may already have an assignment."""
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
-        self._dealt: dict[str, Dealt] = {}
+        self._assigned: dict[str, Assignment] = {}
 
     def smallest(self, key: str) -> str:
+        """Return the smallest key of the cluster of `key`."""
         parent = self._parent
         parent.setdefault(key, key)
         while parent[key] != key:
@@ -184,25 +192,27 @@ class _Groups:
             key = parent[key]
         return key
 
-    def dealt(self, key: str) -> Dealt | None:
-        return self._dealt.get(self.smallest(key))
+    def assignment_of(self, key: str) -> Assignment | None:
+        """Return the assignment of the cluster of `key`, if it has one."""
+        return self._assigned.get(self.smallest(key))
 
-    def split(self, key: str) -> str | None:
-        dealt = self.dealt(key)
-        return dealt.split if dealt else None
+    def split_of(self, key: str) -> str | None:
+        """Return the split of the cluster of `key`, if it has one."""
+        assignment = self.assignment_of(key)
+        return assignment.split if assignment else None
 
     def join(self, keys: Sequence[str]) -> None:
-        """Make the groups of all keys one. None of them may lie in another split than the rest."""
+        """Join the clusters of all keys. None of them may have another split than the others."""
         for key in keys[1:]:
             low, high = sorted((self.smallest(keys[0]), self.smallest(key)))
             if low != high:
                 self._parent[high] = low
-                both = [dealt for dealt in (self._dealt.pop(high, None), self._dealt.get(low)) if dealt]
+                both = [known for known in (self._assigned.pop(high, None), self._assigned.get(low)) if known]
                 if both:
-                    self._dealt[low] = min(both, key=lambda dealt: dealt.cluster)
+                    self._assigned[low] = min(both, key=lambda known: known.cluster)
 
-    def seat(self, dealt: Dealt, keys: Sequence[str]) -> None:
-        """Put a record that was dealt before. Keys that lie in another split (its text was edited) stay apart."""
-        mine = f"~{dealt.cluster}"
-        self._dealt.setdefault(self.smallest(mine), dealt)
-        self.join([mine, *(key for key in keys if self.split(key) in (None, dealt.split))])
+    def add_known(self, assignment: Assignment, keys: Sequence[str]) -> None:
+        """Add a record that has a split already. Its keys that another split has (its text was edited) stay apart."""
+        own_key = f"~{assignment.cluster}"
+        self._assigned.setdefault(self.smallest(own_key), assignment)
+        self.join([own_key, *(key for key in keys if self.split_of(key) in (None, assignment.split))])

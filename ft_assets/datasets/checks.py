@@ -1,155 +1,175 @@
-"""Gates on the data sets: rows are accounted for and fit their suite; nothing leaks, moves or is missing in a split."""
+"""Gates on the data sets: every row is accounted for and fits its suite; nothing leaks, moves or is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from expectations.rules import conservation, contamination, splits
 from expectations.rules.contamination import Search
-from expectations.tables.gate import Table
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import SplitSettings
-from ft_assets.datasets.assign_splits import Card
-from ft_assets.datasets.clean import CONFLICTS, ID_COLUMN, RECORDS
+from ft_assets.datasets.assign_splits import RecordKeys
+from ft_assets.datasets.clean import CONFLICTS, RECORDS
+from ft_assets.datasets.dataset import DATASETS, DataSet
 from ft_assets.datasets.find_contamination import search_contamination, touches
-from ft_assets.datasets.ledger import ASSET, DATASETS, LEDGER, read_cards, read_ledger, record_ids, unknown_evidence
+from ft_assets.datasets.ledger import ASSET, LEDGER, read_ledger, read_record_keys, record_ids, unknown_evidence
 from ft_assets.datasets.near_duplicates import near_pairs
 from ft_assets.datasets.split import split_file
-from ft_assets.graph import quarantine
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
+from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from ft_assets.graph.table_gate import table_fits
 from resources.artifacts import Artifact, ArtifactStore
 from resources.memo import Memo
 from resources.parquet import read_columns, read_rows, row_count
 
 _NOT_CONFIGURED = {"configured": False}
-_TABLE: dict[str, Table] = {
-    "instruction": "instruction_records",
-    "preference": "preference_records",
-    "retrieval": "retrieval_records",
-}
-_CONFIG_KEY = {dataset: f"datasets.{dataset}" for dataset in DATASETS}
 
-
-def is_configured(store: ArtifactStore, dataset: str) -> bool:
-    """Whether config.yaml names files for a data set."""
-    return bool(store.require(f"{dataset}_records").summary["configured"])
-
-
-def placed_ids(artifact: Artifact, dataset: str) -> Iterator[tuple[str, str]]:
-    """(record id, split) of every row of the three split files."""
-    column = ID_COLUMN[dataset]
-    for split in splits.SPLITS:
-        for row in read_rows(artifact.file(split_file(split)), [column]):
-            yield row[column], split
-
-
-# Every consumer's guard asks again. The keys are the versions of the inputs, and whole_gate checks the bytes.
+# Every consumer's guard calls these rules again. The keys are the versions of the inputs; whole_gate checks the bytes.
 _leaks_judged = Memo[Verdict](size=4)
 _contamination_found = Memo[Search](size=4)
 
 
+def is_configured(store: ArtifactStore, dataset: DataSet) -> bool:
+    """Return whether config.yaml names files for a data set."""
+    return bool(store.require(dataset.records).summary["configured"])
+
+
+def placed_ids(splits_artifact: Artifact, dataset: DataSet) -> Iterator[tuple[str, str]]:
+    """Yield (record id, split) of every row of the three split files."""
+    column = dataset.id_column
+    for split in splits.SPLITS:
+        for row in read_rows(splits_artifact.file(split_file(split)), [column]):
+            yield row[column], split
+
+
 # -- records --------------------------------------------------------------------------------------------------------
-def _records_fit(dataset: str) -> Callable[[Evidence], Verdict]:
+def _records_fit(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
         """The table fits its Great Expectations suite, judged on lengths, flags and counts."""
-        artifact = evidence.store.require(f"{dataset}_records")
+        artifact = evidence.store.require(dataset.records)
         if not artifact.summary["configured"]:
             return Verdict(figures=_NOT_CONFIGURED)
-        return Verdict(*table_fits(evidence.store, artifact, RECORDS, _TABLE[dataset]))
+        return Verdict(*table_fits(evidence.store, artifact, RECORDS, dataset.suite))
 
     return rule
 
 
-def _few_quarantined(dataset: str) -> Callable[[Evidence], Verdict]:
+def _few_quarantined(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
         """No more rows are quarantined than datasets.max_quarantined_share allows, and at least one row was read."""
-        asset = f"{dataset}_records"
+        asset = dataset.records
         artifact = evidence.store.require(asset)
         if not artifact.summary["configured"]:
             return Verdict(figures=_NOT_CONFIGURED)
         most = settings_of(evidence.store, "datasets").max_quarantined_share
-        read, out = artifact.summary["rows_read"], _quarantined(artifact)
-        broken = conservation.few_are_quarantined(asset, read, out, most)
-        broken += conservation.something_was_read(asset, read, _CONFIG_KEY[dataset])
-        conflicts = len(artifact.json(CONFLICTS))
-        return Verdict(broken, {"quarantined_share": out / read if read else 0.0, "most": most, "conflicts": conflicts})
+        read, quarantined = artifact.summary["rows_read"], _quarantined(artifact)
+        violations = conservation.few_are_quarantined(asset, read, quarantined, most)
+        violations += conservation.something_was_read(asset, read, dataset.config_key)
+        figures = {
+            "quarantined_share": quarantined / read if read else 0.0,
+            "most": most,
+            "conflicts": len(artifact.json(CONFLICTS)),
+        }
+        return Verdict(violations, figures)
 
     return rule
 
 
-def _rows_accounted_for(dataset: str) -> Callable[[Evidence], Verdict]:
+def _rows_accounted_for(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
         """Every row that was read is in the table or in the quarantine."""
-        asset = f"{dataset}_records"
+        asset = dataset.records
         artifact = evidence.store.require(asset)
-        read, out = artifact.summary["rows_read"], _quarantined(artifact)
-        kept = _lines_kept(artifact) if dataset == "retrieval" else row_count(artifact.file(RECORDS))
-        figures = {"rows_read": read, "kept": kept, "quarantined": out, "configured": artifact.summary["configured"]}
-        return Verdict(conservation.every_row_is_accounted_for(asset, read, kept, out), figures)
+        read, quarantined = artifact.summary["rows_read"], _quarantined(artifact)
+        kept = _lines_kept(artifact, dataset)
+        figures = {"rows_read": read, "kept": kept, "quarantined": quarantined}
+        figures["configured"] = artifact.summary["configured"]
+        return Verdict(conservation.every_row_is_accounted_for(asset, read, kept, quarantined), figures)
 
     return rule
 
 
 def _quarantined(artifact: Artifact) -> int:
-    return sum(1 for _ in quarantine.read_quarantine(artifact.file(quarantine.FILE)))
+    return sum(1 for _ in read_quarantine(artifact.file(QUARANTINE)))
 
 
-def _lines_kept(artifact: Artifact) -> int:
-    """Lines of the query and qrel files that the retrieval table stands for."""
-    rows = read_rows(artifact.file(RECORDS), ["positive_ids", "negative_ids"])
-    return sum(1 + len(row["positive_ids"]) + len(row["negative_ids"]) for row in rows)
+def _lines_kept(artifact: Artifact, dataset: DataSet) -> int:
+    """Return the number of lines of the files that the table stands for."""
+    if not dataset.line_lists:
+        return row_count(artifact.file(RECORDS))
+    return sum(map(dataset.lines_of, read_rows(artifact.file(RECORDS), list(dataset.line_lists))))
 
 
 # -- ledger ---------------------------------------------------------------------------------------------------------
 def _nothing_moved(evidence: Evidence) -> Verdict:
-    """No record moved against any older ledger of the same key, and every record of today is in the ledger."""
+    """Every record has the split that older ledgers of the same key gave it, and no record is missing in the ledger."""
     ledger = evidence.store.require(ASSET)
-    now = {record: dealt.split for record, dealt in read_ledger(ledger).items()}
-    broken: list[Violation] = []
-    older = [a for a in evidence.store.versions(ASSET) if _is_older(a, ledger)]
-    for artifact in older:
-        before = {record: dealt.split for record, dealt in read_ledger(artifact).items()}
-        broken += splits.no_id_moved(ASSET, now, before)
-    missing = [record for record in record_ids(evidence.store) if record not in now]
-    broken += splits.all_are_dealt(ASSET, missing)
-    return Verdict(broken, {"records": len(now), "older_ledgers": len(older), "missing": len(missing)})
+    now = _split_by_id(ledger)
+    violations: list[Violation] = []
+    older = [version for version in evidence.store.versions(ASSET) if _is_older(version, ledger)]
+    for version in older:
+        violations += splits.no_id_moved(ASSET, now, _split_by_id(version))
+    missing = [record_id for record_id in record_ids(evidence.store) if record_id not in now]
+    violations += splits.all_are_dealt(ASSET, missing)
+    return Verdict(violations, {"records": len(now), "older_ledgers": len(older), "missing": len(missing)})
+
+
+def _split_by_id(ledger: Artifact) -> dict[tuple[str, str], str]:
+    return {record_id: assignment.split for record_id, assignment in read_ledger(ledger).items()}
 
 
 def _clusters_are_whole(evidence: Evidence) -> Verdict:
-    """Every cluster lies in one split."""
+    """Every cluster is in one split."""
     rows = list(read_rows(evidence.store.require(ASSET).file(LEDGER), ["cluster", "split"]))
-    broken = splits.no_cluster_in_two_splits(ASSET, ((row["cluster"], row["split"]) for row in rows))
-    return Verdict(broken, {"clusters": len({row["cluster"] for row in rows})})
+    violations = splits.no_cluster_in_two_splits(ASSET, ((row["cluster"], row["split"]) for row in rows))
+    return Verdict(violations, {"clusters": len({row["cluster"] for row in rows})})
 
 
 def _nothing_leaks(evidence: Evidence) -> Verdict:
-    """No document, passage, group or (nearly) equal question is in two splits, over all three data sets at once."""
+    """No document, passage, group or (nearly) equal question is in two splits, over all data sets at once."""
     store, settings = evidence.store, _split_settings(evidence)
     return _leaks_judged.get(_versions(store, settings), lambda: _judge_leaks(store, settings))
 
 
 def _versions(store: ArtifactStore, settings: SplitSettings) -> tuple[str, ...]:
-    """The versions of all that a rule over the three data sets looks at."""
-    inputs = [store.require(asset) for asset in (ASSET, "passages", *(f"{dataset}_records" for dataset in DATASETS))]
+    """Return the versions of all that a rule over every data set reads."""
+    inputs = [store.require(asset) for asset in (ASSET, "passages", *(dataset.records for dataset in DATASETS))]
     return (str(store.root), settings.model_dump_json(), *(artifact.data_version for artifact in inputs))
 
 
 def _judge_leaks(store: ArtifactStore, settings: SplitSettings) -> Verdict:
+    placed = list(_placed_records(store, settings))
+    violations = splits.nothing_shared_across(ASSET, _shared_keys(placed))
+    by_question: dict[str, tuple[str, str]] = {}
+    for record, split in placed:
+        by_question.setdefault(record.question, (split, _name(record)))
+    places = list(by_question.values())
+    pairs = near_pairs(list(by_question), settings.near_duplicate)
+    twins = [(places[left], places[right], similarity) for left, right, similarity in pairs]
+    violations += splits.no_twins_across(ASSET, twins)
+    return Verdict(violations, {"records": len(placed), "near_duplicates": len(twins)})
+
+
+def _placed_records(store: ArtifactStore, settings: SplitSettings) -> Iterator[tuple[RecordKeys, str]]:
+    """Yield every record that is in a split, with its split."""
     ledger = read_ledger(store.require(ASSET))
-    placed = [(card, ledger[card.id].split) for card in read_cards(store, settings) if card.id in ledger]
-    placed = [(card, split) for card, split in placed if split != splits.QUARANTINED]
-    held = ((key, split, f"{card.dataset}:{card.record_id}") for card, split in placed for key in card.keys)
-    broken = splits.nothing_shared_across(ASSET, held)
-    first: dict[str, tuple[Card, str]] = {}
-    for card, split in placed:
-        first.setdefault(card.question, (card, split))
-    ends = [(split, f"{card.dataset}:{card.record_id}") for card, split in first.values()]
-    twins = [(ends[i], ends[j], alike) for i, j, alike in near_pairs(list(first), settings.near_duplicate)]
-    broken += splits.no_twins_across(ASSET, twins)
-    return Verdict(broken, {"records": len(placed), "near_duplicates": len(twins)})
+    for record in read_record_keys(store, settings):
+        assignment = ledger.get(record.id)
+        if assignment is not None and assignment.split != splits.QUARANTINED:
+            yield record, assignment.split
+
+
+def _shared_keys(placed: Iterable[tuple[RecordKeys, str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, split, record) for every key of every record."""
+    for record, split in placed:
+        for key in record.keys:
+            yield key, split, _name(record)
+
+
+def _name(record: RecordKeys) -> str:
+    return f"{record.dataset}:{record.record_id}"
 
 
 def _evidence_is_known(evidence: Evidence) -> Verdict:
@@ -168,10 +188,10 @@ def _split_settings(evidence: Evidence) -> SplitSettings:
 
 
 # -- splits ---------------------------------------------------------------------------------------------------------
-def _splits_are_filled(dataset: str) -> Callable[[Evidence], Verdict]:
+def _splits_are_filled(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Train, validation and test each hold records."""
-        asset = f"{dataset}_splits"
+        """Train, validation and test each have records."""
+        asset = dataset.splits
         artifact = evidence.store.require(asset)
         if not is_configured(evidence.store, dataset):
             return Verdict(figures=_NOT_CONFIGURED)
@@ -181,48 +201,45 @@ def _splits_are_filled(dataset: str) -> Callable[[Evidence], Verdict]:
     return rule
 
 
-def _splits_follow_the_ledger(dataset: str) -> Callable[[Evidence], Verdict]:
+def _splits_follow_the_ledger(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Every record is once in the split that the ledger names, or quarantined by it; nothing else is there."""
-        asset = f"{dataset}_splits"
+        """Every record is once in the split that the ledger names, or quarantined by it; there is no other row."""
+        asset = dataset.splits
         placed = list(placed_ids(evidence.store.require(asset), dataset))
-        ledger = {
-            record_id: dealt.split
-            for (owner, record_id), dealt in read_ledger(evidence.store.require(ASSET)).items() if owner == dataset
-        }  # fmt: skip
-        column = ID_COLUMN[dataset]
-        records = evidence.store.require(f"{dataset}_records").file(RECORDS)
-        ids = read_columns(records, [column])[column]
-        broken = splits.no_id_twice(asset, placed)
-        broken += splits.every_record_has_its_place(asset, ids, dict(placed), ledger)
-        return Verdict(broken, {"records": len(ids), "placed": len(placed)})
+        by_id = _split_by_id(evidence.store.require(ASSET))
+        ledger = {record_id: split for (owner, record_id), split in by_id.items() if owner == dataset.name}
+        records = evidence.store.require(dataset.records).file(RECORDS)
+        ids = read_columns(records, [dataset.id_column])[dataset.id_column]
+        violations = splits.no_id_twice(asset, placed)
+        violations += splits.every_record_has_its_place(asset, ids, dict(placed), ledger)
+        return Verdict(violations, {"records": len(ids), "placed": len(placed)})
 
     return rule
 
 
-def _shares_are_near(dataset: str) -> Callable[[Evidence], Verdict]:
+def _shares_are_near(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Each split's share of the records is near the one asked for."""
-        asset = f"{dataset}_splits"
+        """Each split's share of the records is near the share in config.yaml."""
+        asset = dataset.splits
         summary = evidence.store.require(asset).summary
         settings = _split_settings(evidence)
         wanted = {"train": settings.train, "validation": settings.validation, "test": settings.test}
         counts: dict[str, int] = {split: summary[split] for split in splits.SPLITS}
-        broken = splits.shares_are_near(asset, counts, wanted)
         total = sum(counts.values())
-        return Verdict(broken, {f"{s}_share": n / total if total else 0.0 for s, n in counts.items()})
+        shares = {f"{split}_share": count / total if total else 0.0 for split, count in counts.items()}
+        return Verdict(splits.shares_are_near(asset, counts, wanted), shares)
 
     return rule
 
 
-def _strata_are_alike(dataset: str) -> Callable[[Evidence], Verdict]:
+def _strata_are_alike(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Each source, difficulty and language is dealt in the shares of all records, within noise.
+        """Each source, difficulty and language has the shares of all records in the splits, within noise.
 
-        A finding, not a stop: shares come out of a hash and are never forced, so nothing is wrong with the rows, but
-        a figure measured on test then speaks for another mixture than the one that was trained on.
+        It does not block: a hash gives the shares and nothing forces them, so the rows are right. But if it fails, the
+        test split has another mixture than the train split, and figures on test do not hold for that mixture.
         """
-        asset = f"{dataset}_splits"
+        asset = dataset.splits
         strata = evidence.store.require(asset).summary["strata"]
         figures = {"strata": splits.strata_table(strata)} if any(strata.values()) else _NOT_CONFIGURED
         return Verdict(splits.strata_are_alike(asset, strata), figures)
@@ -230,25 +247,29 @@ def _strata_are_alike(dataset: str) -> Callable[[Evidence], Verdict]:
     return rule
 
 
-def _no_contamination(dataset: str) -> Callable[[Evidence], Verdict]:
+def _no_contamination(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """No validation or test question or answer was seen in training: in another text, or in a passage.
+        """No question or answer of validation or test is in a text or a passage that training sees.
 
-        Judged by runs of 13 words or Chinese characters over all data sets at once, without boilerplate; retrieval's
-        passages too. See expectations/contamination.py for what counts.
+        Compared by runs of 13 words or Chinese characters over all data sets at once, without boilerplate; the
+        passages that queries should find too. See expectations/rules/contamination.py for the exact rule.
         """
         store, settings = evidence.store, _split_settings(evidence)
-        found = _contamination_found.get(_versions(store, settings), lambda: search_contamination(store, settings))
-        hits = [hit for hit in found.hits if touches(hit, dataset)]
-        figures = {"held_out_texts": found.held_out, "training_texts": found.seen, "hits": len(hits)}
-        figures["boilerplate_runs"] = found.boilerplate
-        return Verdict(contamination.nothing_was_seen(f"{dataset}_splits", hits, settings.contamination), figures)
+        search = _contamination_found.get(_versions(store, settings), lambda: search_contamination(store, settings))
+        hits = [hit for hit in search.hits if touches(hit, dataset)]
+        figures = {
+            "held_out_texts": search.held_out,
+            "training_texts": search.seen,
+            "hits": len(hits),
+            "boilerplate_runs": search.boilerplate,
+        }
+        return Verdict(contamination.nothing_was_seen(dataset.splits, hits, settings.contamination), figures)
 
     return rule
 
 
-def _record_gates(dataset: str) -> list[Gate]:
-    asset = f"{dataset}_records"
+def _record_gates(dataset: DataSet) -> list[Gate]:
+    asset = dataset.records
     return [
         whole_gate(asset),
         Gate(asset, "table_fits_its_suite", _records_fit(dataset)),
@@ -257,8 +278,8 @@ def _record_gates(dataset: str) -> list[Gate]:
     ]
 
 
-def _split_gates(dataset: str) -> list[Gate]:
-    asset = f"{dataset}_splits"
+def _split_gates(dataset: DataSet) -> list[Gate]:
+    asset = dataset.splits
     return [
         whole_gate(asset),
         Gate(asset, "every_split_is_filled", _splits_are_filled(dataset)),
@@ -270,11 +291,11 @@ def _split_gates(dataset: str) -> list[Gate]:
 
 
 GATES: list[Gate] = [
-    *chain.from_iterable(_record_gates(dataset) for dataset in DATASETS),
+    *chain.from_iterable(map(_record_gates, DATASETS)),
     whole_gate(ASSET),
     Gate(ASSET, "nothing_moved", _nothing_moved),
     Gate(ASSET, "clusters_are_whole", _clusters_are_whole),
     Gate(ASSET, "nothing_leaks", _nothing_leaks),
     Gate(ASSET, "evidence_is_known", _evidence_is_known, blocking=False),
-    *chain.from_iterable(_split_gates(dataset) for dataset in DATASETS),
+    *chain.from_iterable(map(_split_gates, DATASETS)),
 ]

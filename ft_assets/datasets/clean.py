@@ -1,151 +1,131 @@
-"""Files in, clean Parquet, quarantine and conflicts out, as one stream. Nobody reads the raw files after this."""
+"""Read the files of a data set into clean Parquet, a quarantine and conflicts, as one stream.
+
+Nothing reads the raw files after this.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from expectations.formats.dialect import Kind, Policy
-from expectations.formats.instruction import InstructionRecord
-from expectations.formats.preference import PreferenceRecord
-from expectations.formats.retrieval import QrelRecord, QueryRecord
 from expectations.reading import Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import Record, read_records, write_quarantine
-from ft_assets.datasets.join_qrels import RetrievalRecord, join_judgements
+from ft_assets.datasets.dataset import DataSet, Join
 from ft_assets.datasets.passage_index import PassageIndex
-from ft_assets.graph import quarantine
+from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.graph.source_files import shown_path
 from resources.artifacts import write_json
 from resources.parquet import TableWriter, schema_of
 
 RECORDS = "records.parquet"
 CONFLICTS = "conflicts.json"
-RECORD_TYPES: dict[str, type[msgspec.Struct]] = {
-    "instruction": InstructionRecord,
-    "preference": PreferenceRecord,
-    "retrieval": RetrievalRecord,
-}
-ID_COLUMN = {"instruction": "record_id", "preference": "record_id", "retrieval": "query_id"}
-_Item = TypeVar("_Item")
+
+
+def read_files(
+    dataset: DataSet, files: Mapping[str, Sequence[Path]], root: Path, *, max_line_bytes: int, policy: Policy
+) -> dict[str, Iterator[Record | Rejected]]:
+    """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project."""
+
+    def read(kind: Kind, paths: Sequence[Path]) -> Iterator[Record | Rejected]:
+        for path in paths:
+            name = shown_path(path, root)
+            yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy)
+
+    return {key: read(kind, files[key]) for key, kind in dataset.files.items()}
 
 
 def clean_records(
-    dataset: str,
-    files: Sequence[Path],
-    root: Path,
+    dataset: DataSet,
+    rows: Mapping[str, Iterable[Record | Rejected]],
     hashes: Mapping[str, str],
     folder: Path,
     *,
-    max_line_bytes: int,
-    policy: Policy,
+    index: PassageIndex | None = None,
 ) -> dict[str, Any]:
-    """Instruction or preference files -> records.parquet below `folder`; returns the summary.
+    """Write the rows of `read_files` as records.parquet below `folder`; return the summary.
 
-    `hashes`: sha256 of the files by their shown path.
+    `hashes`: sha256 of the files by their shown path. `index`: the passages of the corpus, for a data set that finds
+    passages. `rows_read` in the summary counts lines of the files.
     """
     duplicates = Duplicates(hashes)
-    kind: Kind = "instruction" if dataset == "instruction" else "preference"
-    return _write(dataset, duplicates, duplicates.sift(_read(kind, files, root, max_line_bytes, policy)), folder)
+    streams = {key: duplicates.sift(stream) for key, stream in rows.items()}
+    if dataset.join is None:
+        return _write(dataset, duplicates, chain.from_iterable(streams.values()), folder)
+    if index is None:
+        raise ValueError(f"the records of {dataset.name} need the passages")
+    summary = _write(dataset, duplicates, _join(dataset.join, streams, index, hashes), folder)
+    return summary | {"lines_kept": summary["rows_read"] - summary["quarantined"]}
 
 
-def clean_judgements(
-    queries: Sequence[Path],
-    qrels: Sequence[Path],
-    root: Path,
-    hashes: Mapping[str, str],
-    folder: Path,
-    *,
-    index: PassageIndex,
-    max_line_bytes: int,
-    policy: Policy,
-) -> dict[str, Any]:
-    """Query and qrel files -> records.parquet, one row a query; returns the summary, whose rows are lines of both."""
-    duplicates = Duplicates(hashes)
-    kept: Counter[str] = Counter()
-
-    def records() -> Iterator[RetrievalRecord | Rejected]:
-        rejected: list[Rejected] = []
-        asked = _only(QueryRecord, duplicates.sift(_read("query", queries, root, max_line_bytes, policy)), rejected)
-        judged = _only(QrelRecord, duplicates.sift(_read("qrels", qrels, root, max_line_bytes, policy)), rejected)
-        yield from rejected
-        for item in join_judgements(asked, judged, index):
-            if isinstance(item, RetrievalRecord):
-                kept["lines"] += 1 + len(item.positive_ids) + len(item.negative_ids)
-                yield item
-            else:
-                yield msgspec.structs.replace(item, file_sha256=hashes.get(item.file, ""))
-
-    summary = _write("retrieval", duplicates, records(), folder)
-    read = kept["lines"] + summary["quarantined"]
-    return summary | {
-        "rows_read": read,
-        "lines_kept": kept["lines"],
-        "quarantined_share": _share(summary["quarantined"], read),
-    }
-
-
-def write_nothing(dataset: str, folder: Path) -> dict[str, Any]:
-    """The artifact of a data set that config.yaml names no files for: an empty table that says so."""
+def write_nothing(dataset: DataSet, folder: Path) -> dict[str, Any]:
+    """Write the empty table of a data set without files in config.yaml; return its summary."""
     return _write(dataset, Duplicates(), (), folder) | {"configured": False}
 
 
+def _join(
+    join: Join, streams: Mapping[str, Iterable[Record | Rejected]], index: PassageIndex, hashes: Mapping[str, str]
+) -> Iterator[msgspec.Struct | Rejected]:
+    rejected: list[Rejected] = []
+    rows = {key: _kept(stream, rejected) for key, stream in streams.items()}
+    yield from rejected
+    for record in join(rows, index):
+        if isinstance(record, Rejected):
+            yield msgspec.structs.replace(record, file_sha256=hashes.get(record.file, ""))
+        else:
+            yield record
+
+
+def _kept(rows: Iterable[Record | Rejected], rejected: list[Rejected]) -> list[Record]:
+    """Return the records; append the rejected rows to `rejected`."""
+    kept: list[Record] = []
+    for row in rows:
+        if isinstance(row, Rejected):
+            rejected.append(row)
+        else:
+            kept.append(row)
+    return kept
+
+
 def _write(
-    dataset: str, duplicates: Duplicates, records: Iterable[msgspec.Struct | Rejected], folder: Path
+    dataset: DataSet, duplicates: Duplicates, records: Iterable[msgspec.Struct | Rejected], folder: Path
 ) -> dict[str, Any]:
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     thinking: Counter[str] = Counter()
-    with TableWriter(folder / RECORDS, schema_of(RECORD_TYPES[dataset])) as table:
+    lines = 0
+    with TableWriter(folder / RECORDS, schema_of(dataset.record)) as table:
 
-        def kept_out() -> Iterator[Rejected]:
+        def write_kept() -> Iterator[Rejected]:
+            """Write the records to the table; yield the rejected rows."""
+            nonlocal lines
             for record in records:
                 if isinstance(record, Rejected):
                     yield record
-                else:
-                    table.add(record)
-                    languages[getattr(record, "language", "")] += 1
-                    if isinstance(record, InstructionRecord):
-                        thinking["with_reasoning" if record.reasoning else "without_reasoning"] += 1
+                    continue
+                table.add(record)
+                lines += dataset.lines_of(msgspec.structs.asdict(record)) if dataset.line_lists else 1
+                languages[getattr(record, "language", "")] += 1
+                if dataset.reasoning:
+                    thinking["with_reasoning" if getattr(record, dataset.reasoning) else "without_reasoning"] += 1
 
-        write_quarantine(folder / quarantine.FILE, quarantine.counted(kept_out(), codes))
+        write_quarantine(folder / QUARANTINE, count_codes(write_kept(), codes))
     write_json(folder / CONFLICTS, [msgspec.to_builtins(conflict) for conflict in duplicates.conflicts])
-    read = table.rows + codes.total()
+    read = lines + codes.total()
     return {
         "configured": True,
         "rows_read": read,
         "kept": table.rows,
         "quarantined": codes.total(),
-        "quarantined_share": _share(codes.total(), read),
+        "quarantined_share": round(codes.total() / read, 6) if read else 0.0,
         "conflicts": len(duplicates.conflicts),
         "codes": dict(codes),
         "languages": dict(languages),
         "thinking": dict(thinking),
     }
-
-
-def _read(
-    kind: Kind, files: Sequence[Path], root: Path, max_line_bytes: int, policy: Policy
-) -> Iterator[Record | Rejected]:
-    """Records and rejected rows of all files, named by their path in the project instead of the bare file name."""
-    for path in files:
-        name = shown_path(path, root)
-        yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy)
-
-
-def _only(kind: type[_Item], items: Iterable[Any], rejected: list[Rejected]) -> list[_Item]:
-    found: list[_Item] = []
-    for item in items:
-        if isinstance(item, kind):
-            found.append(item)
-        else:
-            rejected.append(item)
-    return found
-
-
-def _share(part: int, whole: int) -> float:
-    return round(part / whole, 6) if whole else 0.0

@@ -1,89 +1,105 @@
-"""The texts that training sees and those that are held out, over all data sets: where contamination is sought."""
+"""Search for contamination: held-out texts of any data set in the texts that training sees."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from expectations.rules.contamination import Hit, Search, Text, find_contamination
 from expectations.rules.splits import QUARANTINED, SPLITS
 from ft_assets.config.model import SplitSettings
 from ft_assets.corpus.collect import PASSAGES
-from ft_assets.datasets.clean import ID_COLUMN, RECORDS
-from ft_assets.datasets.ledger import ASSET, DATASETS, evidence_names, read_ledger
+from ft_assets.datasets.clean import RECORDS
+from ft_assets.datasets.dataset import DATASETS, DataSet
+from ft_assets.datasets.ledger import ASSET, read_ledger
 from ft_assets.datasets.passage_index import read_index, resolve_passages
 from resources.artifacts import ArtifactStore
 from resources.parquet import read_rows
 
-# What a record says and asks. What instruction and preference records are given (`context`) is a passage.
-_SAID = {
-    "instruction": ("question", "reasoning", "answer"),
-    "preference": ("question", "chosen", "rejected"),
-    "retrieval": ("query",),
-}
+_PASSAGE_COLUMNS = ["passage_id", "text", "source", "start"]
 
 
 def search_contamination(store: ArtifactStore, settings: SplitSettings) -> Search:
-    """Questions and answers of validation and test, sought in all that training sees; their passages in its passages.
+    """Search the questions and answers of validation and test in all that training sees, and passages in passages.
 
     Training sees its own questions and answers, the contexts they come with, and the passages they name as evidence.
-    Passages that are held out are those that validation and test queries should find; they are sought in those that
-    training queries should find. A passage is looked at only if records may not share it across splits
-    (`group_by` has `document` or `passage`): else sharing passages is what config.yaml asks for.
+    Passages that are held out are those that validation and test queries should find; they are searched in those that
+    training queries should find. A passage counts only if records may not share it across splits (`group_by` has
+    `document` or `passage`): otherwise config.yaml allows shared passages.
     """
-    splits = {record: dealt.split for record, dealt in read_ledger(store.require(ASSET)).items()}
-    apart = not {"document", "passage"}.isdisjoint(settings.group_by)
-
-    def rows(held_out: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for dataset in DATASETS:
-            for row in read_rows(store.require(f"{dataset}_records").file(RECORDS)):
-                split = splits.get((dataset, row[ID_COLUMN[dataset]]), QUARANTINED)
-                if split != QUARANTINED and (split != SPLITS[0]) is held_out:
-                    yield dataset, row
-
-    def passages(held_out: bool, datasets: tuple[str, ...]) -> Iterator[Text]:
-        index = read_index(store.require("passages"))
-        named: dict[str, tuple[str, str]] = {}
-        for dataset, row in rows(held_out):
-            if dataset in datasets:
-                for passage in resolve_passages(evidence_names(row), index):
-                    named.setdefault(passage, (dataset, row[ID_COLUMN[dataset]]))
-        columns = ["passage_id", "text", "source", "start"]
-        for row in read_rows(store.require("passages").file(PASSAGES), columns):
-            if owner := named.get(row["passage_id"]):
-                yield Text(*owner, "passage", f"{row['source']}, character {row['start']}", row["text"])
-
-    def seen() -> Iterator[Text]:
-        for dataset, row in rows(held_out=False):
-            yield from _said(dataset, row)
-            for text in row.get("context") or () if apart else ():
-                yield Text(dataset, row[ID_COLUMN[dataset]], "context", _place(row), text)
-        if apart:
-            yield from passages(held_out=False, datasets=DATASETS)
+    passages_apart = not {"document", "passage"}.isdisjoint(settings.group_by)
+    texts = _Texts(store)
 
     def search(held_out: Iterator[Text], seen: Callable[[], Iterator[Text]]) -> Search:
         return find_contamination(held_out, seen, settings.contamination, settings.templates)
 
-    said = search((text for dataset, row in rows(held_out=True) for text in _said(dataset, row)), seen)
-    if not apart:
-        return said
-    retrieval = DATASETS[2:]
-    found = search(passages(True, retrieval), lambda: passages(False, retrieval))
-    return Search([*said.hits, *found.hits], *(sum(pair) for pair in zip(said[1:], found[1:], strict=True)))
+    own = search(texts.own(held_out=True), lambda: texts.training(passages=passages_apart))
+    if not passages_apart:
+        return own
+    queries = [dataset for dataset in DATASETS if dataset.finds_passages]
+    found = search(texts.passages(queries, held_out=True), lambda: texts.passages(queries, held_out=False))
+    return Search(
+        hits=[*own.hits, *found.hits],
+        held_out=own.held_out + found.held_out,
+        seen=own.seen + found.seen,
+        boilerplate=own.boilerplate + found.boilerplate,
+    )
 
 
-def touches(hit: Hit, dataset: str) -> bool:
-    """Whether a data set holds either side of a hit."""
-    return dataset in (hit.held_out.dataset, hit.seen.dataset)
+class _Texts:
+    """The texts of all records, by the split of the record."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+        self._ledger = read_ledger(store.require(ASSET))
+
+    def own(self, *, held_out: bool) -> Iterator[Text]:
+        """Yield the questions and answers of validation and test, or of training."""
+        for dataset, row in self._rows(DATASETS, held_out):
+            yield from _own_texts(dataset, row)
+
+    def training(self, *, passages: bool) -> Iterator[Text]:
+        """Yield every text that training sees; the contexts and the evidence only with `passages`."""
+        for dataset, row in self._rows(DATASETS, held_out=False):
+            yield from _own_texts(dataset, row)
+            for text in row.get("context") or () if passages else ():
+                yield Text(*dataset.id_of(row), "context", _place(row), text)
+        if passages:
+            yield from self.passages(DATASETS, held_out=False)
+
+    def passages(self, datasets: Sequence[DataSet], *, held_out: bool) -> Iterator[Text]:
+        """Yield the passages that the records of these data sets name, each with the first record that names it."""
+        index = read_index(self._store.require("passages"))
+        owners: dict[str, tuple[str, str]] = {}
+        for dataset, row in self._rows(datasets, held_out):
+            for passage in resolve_passages(row[dataset.evidence], index):
+                owners.setdefault(passage, dataset.id_of(row))
+        for row in read_rows(self._store.require("passages").file(PASSAGES), _PASSAGE_COLUMNS):
+            if owner := owners.get(row["passage_id"]):
+                yield Text(*owner, "passage", f"{row['source']}, character {row['start']}", row["text"])
+
+    def _rows(self, datasets: Sequence[DataSet], held_out: bool) -> Iterator[tuple[DataSet, Mapping[str, Any]]]:
+        for dataset in datasets:
+            for row in read_rows(self._store.require(dataset.records).file(RECORDS)):
+                assignment = self._ledger.get(dataset.id_of(row))
+                if assignment is None or assignment.split == QUARANTINED:
+                    continue
+                if (assignment.split != SPLITS[0]) is held_out:
+                    yield dataset, row
 
 
-def _said(dataset: str, row: Mapping[str, Any]) -> Iterator[Text]:
-    record_id, place = row[ID_COLUMN[dataset]], _place(row)
-    for field in _SAID[dataset]:
-        yield Text(dataset, record_id, field, place, row[field])
+def touches(hit: Hit, dataset: DataSet) -> bool:
+    """Return whether either side of a hit belongs to the data set."""
+    return dataset.name in (hit.held_out.dataset, hit.seen.dataset)
+
+
+def _own_texts(dataset: DataSet, row: Mapping[str, Any]) -> Iterator[Text]:
+    key, place = dataset.id_of(row), _place(row)
+    for column in dataset.texts:
+        yield Text(*key, column, place, row[column])
     for turn in row.get("history") or ():
-        for field, text in turn.items():
-            yield Text(dataset, record_id, f"history {field}", place, text)
+        for role, text in turn.items():
+            yield Text(*key, f"history {role}", place, text)
 
 
 def _place(row: Mapping[str, Any]) -> str:

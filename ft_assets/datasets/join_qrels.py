@@ -1,4 +1,4 @@
-"""Queries and judgements become one row a query: its text and the passages that answer it."""
+"""Join queries and judgements into one row for each query: its text and the passages that answer it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ft_assets.datasets.passage_index import PassageIndex
 
 
 class RetrievalRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of retrieval_records: a query and what it should find."""
+    """A row of retrieval_records: a query and the passages it should find."""
 
     query_id: str
     query: str
     positive_ids: list[str]
-    """Names as the qrels have them (see link.py), best score first."""
+    """Names as the qrels have them (see passage_index.py), best score first."""
     scores: list[int]
     """Scores of `positive_ids`, 1 or more."""
     negative_ids: list[str]
-    """Judged, and scored 0 or less."""
+    """Names with a score of 0 or less."""
     language: str
     source: str
     line_no: int
@@ -31,44 +31,43 @@ class RetrievalRecord(msgspec.Struct, frozen=True, kw_only=True):
 def join_judgements(
     queries: Iterable[QueryRecord], qrels: Iterable[QrelRecord], index: PassageIndex
 ) -> Iterator[RetrievalRecord | Rejected]:
-    """One record a query, in the order of the queries.
+    """Yield one record for each query, in the order of the queries.
 
-    Quarantined: a judgement of an unknown query (FT-LINK-001) or of an unknown passage (FT-LINK-002), a query that
-    nothing answers (FT-LINK-003) with its judgements (FT-LINK-004). Ids and pairs are unique already.
+    Quarantined: a judgement of an unknown query (FT-LINK-001) or of an unknown passage (FT-LINK-002), a query without
+    an answering passage (FT-LINK-003) with its judgements (FT-LINK-004). Ids and pairs are unique already.
     """
-    asked = {query.query_id: query for query in queries}
-    judged: dict[str, list[QrelRecord]] = {query_id: [] for query_id in asked}
+    by_id = {query.query_id: query for query in queries}
+    judgements: dict[str, list[QrelRecord]] = {query_id: [] for query_id in by_id}
     for qrel in qrels:
-        if qrel.query_id not in asked:
-            yield _refuse(qrel, "FT-LINK-001", f"no query has the id {qrel.query_id}.", "add the query to the queries")
+        if qrel.query_id not in by_id:
+            yield _reject(qrel, "FT-LINK-001", f"no query has the id {qrel.query_id}.", "add the query to the queries")
         elif not index.resolve(qrel.passage_id):
             reason = f"the corpus has no passage, section or document {qrel.passage_id}."
-            yield _refuse(qrel, "FT-LINK-002", reason, "correct the id, or add the document to corpus.files")
+            yield _reject(qrel, "FT-LINK-002", reason, "correct the id, or add the document to corpus.files")
         else:
-            judged[qrel.query_id].append(qrel)
-    for query in asked.values():
-        found = judged[query.query_id]
-        positives = sorted((qrel for qrel in found if qrel.score > 0), key=lambda qrel: -qrel.score)
+            judgements[qrel.query_id].append(qrel)
+    for query in by_id.values():
+        judged = judgements[query.query_id]
+        positives = sorted((qrel for qrel in judged if qrel.score > 0), key=lambda qrel: -qrel.score)
         if positives:
             yield RetrievalRecord(
                 query_id=query.query_id,
                 query=query.query,
                 positive_ids=[qrel.passage_id for qrel in positives],
                 scores=[qrel.score for qrel in positives],
-                negative_ids=[qrel.passage_id for qrel in found if qrel.score <= 0],
+                negative_ids=[qrel.passage_id for qrel in judged if qrel.score <= 0],
                 language=query.language,
                 source=query.source,
                 line_no=query.line_no,
             )
             continue
-        yield set_aside(
-            "FT-LINK-003", query.source, query.line_no, f"no judgement says what answers query {query.query_id}.",
-            "add a judgement with a score of 1 or more, or take the query out", raw=query.query,
-        )  # fmt: skip
-        for qrel in found:
-            yield _refuse(qrel, "FT-LINK-004", f"its query {qrel.query_id} is quarantined.", "fix the query first")
+        reason = f"no judgement names a passage that answers query {query.query_id}."
+        fix = "add a judgement with a score of 1 or more, or delete the query"
+        yield set_aside("FT-LINK-003", query.source, query.line_no, reason, fix, raw=query.query)
+        for qrel in judged:
+            yield _reject(qrel, "FT-LINK-004", f"its query {qrel.query_id} is quarantined.", "fix the query first")
 
 
-def _refuse(qrel: QrelRecord, code: str, reason: str, fix: str) -> Rejected:
+def _reject(qrel: QrelRecord, code: str, reason: str, fix: str) -> Rejected:
     raw = f"{qrel.query_id}\t{qrel.passage_id}\t{qrel.score}"
     return set_aside(code, qrel.source, qrel.line_no, reason, fix, raw=raw)

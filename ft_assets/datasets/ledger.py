@@ -1,9 +1,9 @@
-"""The split ledger: which split every record of every data set belongs to. Rows are added, never changed."""
+"""The split ledger: the split of every record of every data set. Rows are added, never changed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,27 @@ from expectations.records.read import write_quarantine
 from expectations.rules.splits import QUARANTINED, SPLITS
 from expectations.violations import Refused
 from ft_assets.config.model import SplitSettings
-from ft_assets.datasets.assign_splits import Bridge, Card, Dealt, deal, question_form, question_key
-from ft_assets.datasets.clean import ID_COLUMN, RECORDS
+from ft_assets.datasets.assign_splits import (
+    Assignment,
+    Assignments,
+    Bridge,
+    RecordKeys,
+    assign_splits,
+    question_form,
+    question_key,
+)
+from ft_assets.datasets.clean import RECORDS
+from ft_assets.datasets.dataset import DATASETS, DataSet
 from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index, section_of
-from ft_assets.graph import quarantine
+from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import TableWriter, read_rows, schema_of
 
 LEDGER = "ledger.parquet"
 ASSET = "split_ledger"
-DATASETS = tuple(ID_COLUMN)
-NOT_DEALT_BY = {"contamination", "templates"}
-"""Split settings that judge the splits and deal nothing."""
-_FIX = "give it evidence and a question of one split, or leave it out"
+JUDGING_SETTINGS = {"contamination", "templates"}
+"""Split settings that only checks read: they assign no record."""
+_FIX_BRIDGE = "give it evidence and a question of one split, or leave it out"
 
 
 class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,145 +47,145 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     split: str
     """`train`, `validation`, `test`, or `quarantined`."""
     first_seen: str
-    """Recipe of the ledger version that dealt it."""
+    """Recipe of the ledger version that added the row."""
 
 
 def previous_ledger(store: ArtifactStore, key: str) -> Artifact | None:
-    """The newest whole ledger that was dealt under this key; the current one unless it is gone.
+    """Return the newest ledger with this `datasets.split.key`; the current one where it has that key.
 
-    A ledger that is damaged is refused (FT-ART-003), not dealt anew: records would move without a word.
+    A damaged ledger is refused (FT-ART-003), not computed again: records would change their split without notice.
     """
     current = store.current(ASSET)
-    candidates = [current] if current else store.versions(ASSET)
-    found = next((a for a in candidates if a.manifest.recipe.settings["key"] == key), None)
-    if found is None:  # the key was changed, or changed back
-        found = next((a for a in store.versions(ASSET) if a.manifest.recipe.settings["key"] == key), None)
-    if found is not None and (violations := found.verify()):
+    # the current one may have another key: it was changed, or changed back
+    candidates = [*([current] if current else []), *store.versions(ASSET)]
+    ledger = next((ledger for ledger in candidates if ledger.manifest.recipe.settings["key"] == key), None)
+    if ledger is not None and (violations := ledger.verify()):
         raise Refused(f"reading {ASSET}", violations)
-    return found
+    return ledger
 
 
-def read_ledger(artifact: Artifact) -> dict[tuple[str, str], Dealt]:
-    """(data set, record id) -> where it lies."""
+def read_ledger(ledger: Artifact) -> dict[tuple[str, str], Assignment]:
+    """Return (data set, record id) -> assignment."""
     return {
-        (row["dataset"], row["record_id"]): Dealt(row["cluster"], row["split"])
-        for row in read_rows(artifact.file(LEDGER))
+        (row["dataset"], row["record_id"]): Assignment(row["cluster"], row["split"])
+        for row in read_rows(ledger.file(LEDGER))
     }
 
 
-def read_cards(store: ArtifactStore, settings: SplitSettings) -> list[Card]:
-    """Every record of the three data sets with the keys that may not be shared across splits."""
+def read_record_keys(store: ArtifactStore, settings: SplitSettings) -> list[RecordKeys]:
+    """Return every record of all data sets with the keys that two splits may not share."""
     index = read_index(store.require("passages"))
-    return [
-        _card(dataset, row, index, settings)
-        for dataset in DATASETS
-        for row in read_rows(store.require(f"{dataset}_records").file(RECORDS), _columns(dataset))
-    ]
+    return [_record_keys(dataset, row, index, settings) for dataset, row in _read_records(store)]
 
 
 def record_ids(store: ArtifactStore) -> Iterator[tuple[str, str]]:
-    """(data set, record id) of every record."""
-    for dataset, column in ID_COLUMN.items():
-        for row in read_rows(store.require(f"{dataset}_records").file(RECORDS), [column]):
-            yield dataset, row[column]
+    """Yield (data set, record id) of every record."""
+    for dataset in DATASETS:
+        for row in read_rows(store.require(dataset.records).file(RECORDS), [dataset.id_column]):
+            yield dataset.id_of(row)
 
 
 def write_ledger(
     store: ArtifactStore, settings: SplitSettings, before: Artifact | None, recipe_id: str, folder: Path
 ) -> dict[str, Any]:
-    """The old ledger's rows and those of new records -> ledger.parquet and quarantine.jsonl; returns the summary."""
+    """Write the rows of the ledger before and those of new records below `folder`; return the summary.
+
+    Files: ledger.parquet and quarantine.jsonl.
+    """
     known = read_ledger(before) if before else {}
-    cards = read_cards(store, settings)
-    result = deal(cards, known, settings)
-    counts: dict[str, Counter[str]] = {dataset: Counter() for dataset in DATASETS}
+    result = assign_splits(read_record_keys(store, settings), known, settings)
+    counts: dict[str, Counter[str]] = {dataset.name: Counter() for dataset in DATASETS}
     clusters: set[str] = set()
     with TableWriter(folder / LEDGER, schema_of(LedgerRow)) as table:
-
-        def add(row: LedgerRow) -> None:
+        for row in _ledger_rows(before, result, recipe_id):
             table.add(row)
             counts[row.dataset][row.split] += 1
             clusters.add(row.cluster)
-
-        for row in read_rows(before.file(LEDGER)) if before else ():
-            add(LedgerRow(**row))
-        for (dataset, record_id), dealt in sorted(result.dealt.items()):
-            add(_row(dataset, record_id, dealt, recipe_id))
-        for bridge in sorted(result.bridges, key=lambda bridge: bridge.card.id):
-            add(_row(*bridge.card.id, Dealt("", QUARANTINED), recipe_id))
-    places = _places(store, {bridge.card.id for bridge in result.bridges})
-    kept_out = [_keep_out(bridge, places) for bridge in result.bridges]
-    old = list(quarantine.read_quarantine(before.file(quarantine.FILE))) if before else []
-    write_quarantine(folder / quarantine.FILE, [*old, *kept_out])
+    rejected = list(read_quarantine(before.file(QUARANTINE))) if before else []
+    rejected += _reject_bridges(store, result.bridges)
+    write_quarantine(folder / QUARANTINE, rejected)
     return {
         "records": table.rows,
         "new": table.rows - len(known),
         "clusters": len(clusters - {""}),
-        "quarantined": len(old) + len(kept_out),
-        "splits": {dataset: {split: counted[split] for split in SPLITS} for dataset, counted in counts.items()},
+        "quarantined": len(rejected),
+        "splits": {name: {split: count[split] for split in SPLITS} for name, count in counts.items()},
     }
 
 
-def evidence_names(row: Mapping[str, Any]) -> list[str]:
-    """The passages, sections and documents that a record of any data set names."""
-    return row["positive_ids"] if "positive_ids" in row else row["evidence"]
-
-
 def unknown_evidence(store: ArtifactStore) -> list[tuple[str, str, str]]:
-    """(data set, record id, name) of evidence that the corpus does not have."""
+    """Return (data set, record id, name) of evidence that the corpus does not have."""
     index = read_index(store.require("passages"))
-    return [
-        (dataset, row[ID_COLUMN[dataset]], name)
-        for dataset in DATASETS
-        for row in read_rows(store.require(f"{dataset}_records").file(RECORDS), _columns(dataset))
-        for name in evidence_names(row)
-        if not index.resolve(name)
-    ]
+    unknown: list[tuple[str, str, str]] = []
+    for dataset, row in _read_records(store):
+        unknown += [(*dataset.id_of(row), name) for name in row[dataset.evidence] if not index.resolve(name)]
+    return unknown
 
 
-def _card(dataset: str, row: Mapping[str, Any], index: PassageIndex, settings: SplitSettings) -> Card:
-    record_id: str = row[ID_COLUMN[dataset]]
-    evidence = evidence_names(row)
+def _read_records(store: ArtifactStore) -> Iterator[tuple[DataSet, Mapping[str, Any]]]:
+    """Yield every record of all data sets, with the columns that decide its split."""
+    for dataset in DATASETS:
+        columns = [dataset.id_column, dataset.question, dataset.evidence, *([dataset.group] if dataset.group else [])]
+        for row in read_rows(store.require(dataset.records).file(RECORDS), columns):
+            yield dataset, row
+
+
+def _record_keys(dataset: DataSet, row: Mapping[str, Any], index: PassageIndex, settings: SplitSettings) -> RecordKeys:
+    key = dataset.id_of(row)
+    evidence: list[str] = row[dataset.evidence]
     keys: list[str] = []
     if "document" in settings.group_by:
         keys += [f"document:{document_of(name, index)}" for name in evidence]
     if "passage" in settings.group_by:
         keys += [f"passage:{section_of(index.kept(name))}" for name in evidence]
-    if row.get("group"):
-        keys.append(f"group:{row['group']}")
-    question = ""
-    if "question" in settings.group_by:
-        question = question_form(row["query"] if dataset == "retrieval" else row["question"])
+    if group := row.get(dataset.group):
+        keys.append(f"group:{group}")
+    question = question_form(row[dataset.question]) if "question" in settings.group_by else ""
     if question:
         keys.append(question_key(question))
-    return Card(dataset, record_id, tuple(dict.fromkeys(keys)) or (f"record:{dataset}:{record_id}",), question)
+    return RecordKeys(*key, tuple(dict.fromkeys(keys)) or (f"record:{':'.join(key)}",), question)
 
 
-def _columns(dataset: str) -> list[str]:
-    if dataset == "retrieval":
-        return ["query_id", "query", "positive_ids"]
-    return ["record_id", "question", "evidence", "group"]
+def _ledger_rows(before: Artifact | None, result: Assignments, recipe_id: str) -> Iterator[LedgerRow]:
+    """Yield the rows of the ledger before, then those of new records and of new bridges."""
+    for row in read_rows(before.file(LEDGER)) if before else ():
+        yield LedgerRow(**row)
+    for key, assignment in sorted(result.by_id.items()):
+        yield _ledger_row(key, assignment, recipe_id)
+    for bridge in sorted(result.bridges, key=lambda bridge: bridge.record.id):
+        yield _ledger_row(bridge.record.id, Assignment("", QUARANTINED), recipe_id)
 
 
-def _row(dataset: str, record_id: str, dealt: Dealt, first_seen: str) -> LedgerRow:
+def _ledger_row(key: tuple[str, str], assignment: Assignment, recipe_id: str) -> LedgerRow:
+    dataset, record_id = key
     return LedgerRow(
-        dataset=dataset, record_id=record_id, cluster=dealt.cluster, split=dealt.split, first_seen=first_seen
+        dataset=dataset,
+        record_id=record_id,
+        cluster=assignment.cluster,
+        split=assignment.split,
+        first_seen=recipe_id,
     )
 
 
-def _places(store: ArtifactStore, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, int]]:
-    """(data set, record id) -> (file, line) of the records asked for."""
-    if not wanted:
-        return {}
-    return {
-        (dataset, row[column]): (row["source"], row["line_no"])
-        for dataset, column in ID_COLUMN.items()
-        for row in read_rows(store.require(f"{dataset}_records").file(RECORDS), [column, "source", "line_no"])
-        if (dataset, row[column]) in wanted
-    }
+def _reject_bridges(store: ArtifactStore, bridges: Sequence[Bridge]) -> list[Rejected]:
+    """Return a quarantine line for each record that would join two splits (FT-SPLIT-001)."""
+    places = _places(store, {bridge.record.id for bridge in bridges})
+    rejected: list[Rejected] = []
+    for bridge in bridges:
+        file, line = places[bridge.record.id]
+        dataset, record_id = bridge.record.id
+        touches = " and ".join(f"{split} (by {key})" for split, key in bridge.touches)
+        reason = f"{dataset} record {record_id} belongs to {touches}: it would join two splits."
+        rejected.append(set_aside("FT-SPLIT-001", file, line, reason, _FIX_BRIDGE, raw=bridge.record.question))
+    return rejected
 
 
-def _keep_out(bridge: Bridge, places: Mapping[tuple[str, str], tuple[str, int]]) -> Rejected:
-    file, line = places[bridge.card.id]
-    touches = " and ".join(f"{split} (by {key})" for split, key in bridge.touches)
-    reason = f"{bridge.card.dataset} record {bridge.card.record_id} belongs to {touches}: it would join two splits."
-    return set_aside("FT-SPLIT-001", file, line, reason, _FIX, raw=bridge.card.question)
+def _places(store: ArtifactStore, keys: set[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, int]]:
+    """Return (data set, record id) -> (file, line) of these records."""
+    places: dict[tuple[str, str], tuple[str, int]] = {}
+    for dataset in DATASETS if keys else ():
+        columns = [dataset.id_column, "source", "line_no"]
+        for row in read_rows(store.require(dataset.records).file(RECORDS), columns):
+            if (key := dataset.id_of(row)) in keys:
+                places[key] = (row["source"], row["line_no"])
+    return places

@@ -1,4 +1,4 @@
-"""What a record's evidence names: a passage, a section that was cut into pieces, or a whole document."""
+"""Resolve evidence names: a passage, a section that was cut into pieces, or a whole document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resources.parquet import read_rows
 
 
 class PassageIndex:
-    """Passages by their id, by the section they are a piece of, by their document, and by those of their aliases."""
+    """Passages by their id, their section and their document, and by those of their aliases."""
 
     def __init__(self, passages: Iterable[tuple[str, str]], aliases: Iterable[Alias] = ()) -> None:
         """`passages`: (passage_id, document_id), in the order of the corpus."""
@@ -21,51 +21,52 @@ class PassageIndex:
         for passage_id, document_id in passages:
             self.document[passage_id] = document_id
             self._name(passage_id, document_id, passage_id)
-        for alias in aliases:  # after the document's own passages
+        for alias in aliases:  # they follow the document's own passages
             self._kept[alias.alias] = alias.passage_id
             self._name(alias.alias, alias.document_id, alias.passage_id)
 
     def resolve(self, name: str) -> list[str]:
-        """The passages that `name` means, an alias being the passage that has its text; none if it is unknown."""
-        if name in self._named:  # a section's name means all of its pieces, its first piece has no name of its own
+        """Return the passages that `name` means (for an alias, the passage with its text); none if it is unknown."""
+        # the name of a section means all of its pieces: its first piece has no name of its own
+        if name in self._named:
             return self._named[name]
         name = self.kept(name)
         return [name] if name in self.document else []
 
     def kept(self, name: str) -> str:
-        """The passage that an alias stands for; any other name as it is."""
+        """Return the passage that an alias stands for; any other name as it is."""
         return self._kept.get(name, name)
 
-    def _name(self, passage_id: str, document_id: str, means: str) -> None:
+    def _name(self, passage_id: str, document_id: str, kept: str) -> None:
         for name in dict.fromkeys((section_of(passage_id), document_id)):
-            named = self._named.setdefault(name, [])
-            if means not in named[-1:]:
-                named.append(means)
+            passages = self._named.setdefault(name, [])
+            if kept not in passages[-1:]:
+                passages.append(kept)
 
 
 def read_index(passages: Artifact) -> PassageIndex:
-    """The index of a `passages` artifact."""
+    """Return the index of a `passages` artifact."""
     rows = read_rows(passages.file(PASSAGES), ["passage_id", "document_id"])
     return PassageIndex(((row["passage_id"], row["document_id"]) for row in rows), read_aliases(passages))
 
 
 def read_aliases(passages: Artifact) -> list[Alias]:
-    """The aliases of a `passages` artifact."""
+    """Return the aliases of a `passages` artifact."""
     return [Alias(**row) for row in read_rows(passages.file(ALIASES))]
 
 
 def resolve_passages(ids: Iterable[str], index: PassageIndex) -> list[str]:
-    """The passage ids that these names mean, each once, in order; unknown names mean none."""
+    """Return the passage ids that these names mean, each once, in order; unknown names mean none."""
     return list(dict.fromkeys(passage for name in ids for passage in index.resolve(name)))
 
 
 def section_of(passage_id: str) -> str:
-    """`aes#rounds~2` -> `aes#rounds`: a piece belongs to its section."""
+    """Return the section of a piece: `aes#rounds~2` -> `aes#rounds`."""
     section, mark, piece = passage_id.rpartition("~")
     return section if mark and piece.isdigit() else passage_id
 
 
 def document_of(name: str, index: PassageIndex) -> str:
-    """The document that an evidence name points into; for names the corpus does not know, what precedes `#`."""
+    """Return the document of an evidence name; for a name that the corpus does not have, the part before `#`."""
     passages = index.resolve(name)
     return index.document[passages[0]] if passages else section_of(name).split("#", 1)[0]

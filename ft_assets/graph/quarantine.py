@@ -1,4 +1,4 @@
-"""How a quarantine is shown: counts by code, and its first lines as a table."""
+"""The quarantine of an artifact: read it, count it by code, show its first lines."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import msgspec
 from expectations.markdown import markdown_cell, markdown_table
 from expectations.reading import Rejected
 
-FILE = "quarantine.jsonl"
+QUARANTINE = "quarantine.jsonl"
 _SHOWN = 10
 
 
 def read_quarantine(path: Path) -> Iterator[Rejected]:
-    """The lines of a quarantine.jsonl."""
+    """Yield the lines of a quarantine.jsonl."""
     with path.open("rb") as stream:
         for line in stream:
             yield msgspec.json.decode(line, type=Rejected)
 
 
-def counted(rejected: Iterable[Rejected], codes: Counter[str]) -> Iterator[Rejected]:
-    """Passes rejected rows on and counts them by code on the way."""
+def count_codes(rejected: Iterable[Rejected], codes: Counter[str]) -> Iterator[Rejected]:
+    """Yield the rejected rows again; count them by code in `codes`."""
     for row in rejected:
         codes[row.code] += 1
         yield row
 
 
 def quarantine_table(path: Path) -> str:
-    """The first ten quarantined rows as a Markdown table; a sentence if there are none."""
+    """Return the first ten quarantined rows as a Markdown table, or a heading if there are none."""
     rows: list[list[str]] = []
     for row in islice(read_quarantine(path), _SHOWN):
         cells = (f"{row.file}:{row.line}", row.code, row.reason, row.raw[:60], row.suggestion)

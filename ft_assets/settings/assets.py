@@ -1,4 +1,4 @@
-"""One section of config.yaml, one asset. Its data version is the hash of what the section says."""
+"""The settings assets: one for each section of config.yaml. The data version is the hash of the section's values."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ from expectations.canonical import digest
 from ft_assets.config.from_artifact import SETTINGS_FILE
 from ft_assets.config.load import load_settings
 from ft_assets.config.model import SETTINGS_ASSETS, section_json
+from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.produce import produce
 from resources.artifacts import Recipe, Staging, write_json
 from resources.dagster_resources import ArtifactsResource
 
-_VERSION = "1"
 
-
-def _settings_asset(section: str, name: str) -> dg.AssetsDefinition:
-    @dg.asset(
+def _settings_spec(section: str, name: str) -> AssetSpec:
+    return AssetSpec(
         name=name,
-        group_name="settings",
+        group="settings",
         kinds={"yaml"},
-        owners=["team:ft-assets"],
-        code_version=_VERSION,
+        code_version="1",
         description=f"Section `{section}` of config.yaml after profile and environment, as this run read it.",
     )
+
+
+_BY_SECTION = {section: _settings_spec(section, name) for section, name in SETTINGS_ASSETS.items()}
+_BY_NAME = {spec.name: spec for spec in _BY_SECTION.values()}
+SPECS = tuple(_BY_SECTION.values())
+
+
+def _settings_asset(section: str, spec: AssetSpec) -> dg.AssetsDefinition:
+    @spec.asset
     def asset(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
         values = section_json(load_settings(Path(artifacts.config_path)), section)
 
@@ -35,14 +42,14 @@ def _settings_asset(section: str, name: str) -> dg.AssetsDefinition:
             return {"sha256": digest(values)}
 
         metadata = {"settings": values}
-        return produce(artifacts, settings_recipe(name, values), compute=compute, metadata=lambda _: metadata)
+        return produce(artifacts, settings_recipe(spec.name, values), compute=compute, metadata=lambda _: metadata)
 
     return asset
 
 
 def settings_recipe(name: str, values: dict[str, Any]) -> Recipe:
-    """The recipe of the settings asset `name` for what its section says."""
-    return Recipe(asset=name, code_version=_VERSION, settings=values)
+    """Return the recipe of the settings asset `name` for the values of its section."""
+    return _BY_NAME[name].recipe_from(values, {})
 
 
-ASSETS = [_settings_asset(section, name) for section, name in SETTINGS_ASSETS.items()]
+ASSETS = [_settings_asset(section, spec) for section, spec in _BY_SECTION.items()]

@@ -7,10 +7,10 @@ from expectations.rules.splits import QUARANTINED
 from expectations.text.cleaning import matching_key
 from ft_assets.config.model import SplitSettings
 from ft_assets.datasets.assign_splits import (
-    Card,
-    Dealt,
+    Assignment,
+    RecordKeys,
+    assign_splits,
     choose_split,
-    deal,
     question_form,
     question_key,
 )
@@ -34,11 +34,11 @@ def _families(count: int, size: int, seed: int = 0) -> list[tuple[str, str]]:
     return rows
 
 
-def _cards(rows: list[tuple[str, str]]) -> list[Card]:
-    return [Card("instruction", record_id, (question_key(text),), text) for record_id, text in rows]
+def _cards(rows: list[tuple[str, str]]) -> list[RecordKeys]:
+    return [RecordKeys("instruction", record_id, (question_key(text),), text) for record_id, text in rows]
 
 
-def _pairs_across(rows: list[tuple[str, str]], dealt: dict[tuple[str, str], Dealt]) -> list[tuple[str, str]]:
+def _pairs_across(rows: list[tuple[str, str]], dealt: dict[tuple[str, str], Assignment]) -> list[tuple[str, str]]:
     """By brute force: near-duplicates that lie in two splits."""
     placed = [(i, text, dealt[("instruction", i)].split) for i, text in rows]
     placed = [row for row in placed if row[2] != QUARANTINED]
@@ -51,18 +51,18 @@ def _pairs_across(rows: list[tuple[str, str]], dealt: dict[tuple[str, str], Deal
 
 def test_growth_moves_nothing_and_no_near_duplicates_straddle():
     rows = _families(60, 6)
-    first = deal(_cards(rows[:180]), {}, SETTINGS)
-    assert not first.bridges and not _pairs_across(rows[:180], first.dealt)
-    grown = deal(_cards(rows), first.dealt, SETTINGS)
-    assert not grown.dealt.keys() & first.dealt.keys()  # nothing that lies somewhere is dealt again
-    ledger = first.dealt | grown.dealt | {b.card.id: Dealt("", QUARANTINED) for b in grown.bridges}
+    first = assign_splits(_cards(rows[:180]), {}, SETTINGS)
+    assert not first.bridges and not _pairs_across(rows[:180], first.by_id)
+    grown = assign_splits(_cards(rows), first.by_id, SETTINGS)
+    assert not grown.by_id.keys() & first.by_id.keys()  # nothing that lies somewhere is dealt again
+    ledger = first.by_id | grown.by_id | {b.record.id: Assignment("", QUARANTINED) for b in grown.bridges}
     assert not _pairs_across(rows, ledger)
     assert {dealt.split for dealt in ledger.values()} >= {"train", "validation", "test"}
 
 
 def test_the_order_of_the_rows_does_not_matter():
     rows = _families(20, 3)
-    assert deal(_cards(rows), {}, SETTINGS).dealt == deal(_cards(rows[::-1]), {}, SETTINGS).dealt
+    assert assign_splits(_cards(rows), {}, SETTINGS).by_id == assign_splits(_cards(rows[::-1]), {}, SETTINGS).by_id
 
 
 def test_what_is_kept_out_no_longer_hides_what_it_joined():
@@ -70,12 +70,12 @@ def test_what_is_kept_out_no_longer_hides_what_it_joined():
     words = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥天地玄黄宇宙洪荒"
     texts = {"a": "一二" + words, "b": words + "三四", "x": words, "y": words + "三五", "z": words + "三四六"}
     strict = SplitSettings(near_duplicate=0.9)
-    known = {("instruction", "a"): Dealt("A", "train"), ("instruction", "b"): Dealt("B", "test")}
+    known = {("instruction", "a"): Assignment("A", "train"), ("instruction", "b"): Assignment("B", "test")}
     cards = _cards(list(texts.items()))
-    result = deal(cards, known, strict)
-    assert "x" in {bridge.card.record_id for bridge in result.bridges}
-    assert result.dealt[("instruction", "z")].split == "test"
-    ledger = known | result.dealt
+    result = assign_splits(cards, known, strict)
+    assert "x" in {bridge.record.record_id for bridge in result.bridges}
+    assert result.by_id[("instruction", "z")].split == "test"
+    ledger = known | result.by_id
     alike = [
         (one, other) for one, other in combinations(cards, 2) if jaccard(one.question, other.question) >= 0.9
     ]  # fmt: skip
@@ -96,10 +96,10 @@ def test_words_that_only_make_a_question_polite_do_not_hide_its_twin():
 
 
 def test_a_cluster_that_left_and_comes_back_keeps_its_split_though_the_shares_changed():
-    card = Card("instruction", "r1", ("document:aes",))
-    before = deal([card], {}, SETTINGS).dealt
+    card = RecordKeys("instruction", "r1", ("document:aes",))
+    before = assign_splits([card], {}, SETTINGS).by_id
     shares = SplitSettings(train=0.01, validation=0.98, test=0.01)
-    again = deal([Card("preference", "p1", ("document:aes",))], before, shares).dealt
+    again = assign_splits([RecordKeys("preference", "p1", ("document:aes",))], before, shares).by_id
     assert again[("preference", "p1")] == before[card.id]
 
 

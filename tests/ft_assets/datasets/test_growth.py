@@ -11,7 +11,7 @@ import pytest
 
 from expectations.rules.splits import QUARANTINED, SPLITS
 from ft_assets.config.model import SplitSettings
-from ft_assets.datasets.assign_splits import Card, deal, question_form, question_key
+from ft_assets.datasets.assign_splits import RecordKeys, assign_splits, question_form, question_key
 from tests.ft_assets.datasets.conftest import TOPICS, Project, instruction
 
 pytestmark = pytest.mark.slow
@@ -50,9 +50,9 @@ class Planted:
         self.before = [*old, *rest[: rows // 2 - len(old)]]
         self.after = [*rest[rows // 2 - len(old) :], *self.between]
 
-    def cards(self, record_ids: Iterable[str]) -> list[Card]:
+    def cards(self, record_ids: Iterable[str]) -> list[RecordKeys]:
         forms = ((record_id, question_form(self.questions[record_id])) for record_id in record_ids)
-        return [Card("instruction", record_id, (question_key(form),), form) for record_id, form in forms]
+        return [RecordKeys("instruction", record_id, (question_key(form),), form) for record_id, form in forms]
 
     def alike(self, record_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
         """All pairs of near-duplicates: every pair of each family is compared, without the code that is tested."""
@@ -115,14 +115,14 @@ def _check_shares(after: Mapping[str, str]) -> None:
 @pytest.mark.parametrize("rows", [4000, pytest.param(60_000, marks=pytest.mark.slow)])
 def test_growth_to_twice_the_rows_moves_no_id_and_leaks_no_near_duplicate(rows: int):
     planted = Planted(rows)
-    first = deal(planted.cards(planted.before), {}, SETTINGS)
+    first = assign_splits(planted.cards(planted.before), {}, SETTINGS)
     assert not first.bridges
-    assert len(first.dealt) == len(planted.before) == rows // 2
-    grown = deal(planted.cards([*planted.after, *planted.before]), first.dealt, SETTINGS)
-    assert not grown.dealt.keys() & first.dealt.keys()
-    before = {record_id: dealt.split for (_, record_id), dealt in first.dealt.items()}
-    after = before | {record_id: dealt.split for (_, record_id), dealt in grown.dealt.items()}
-    after |= {bridge.card.record_id: QUARANTINED for bridge in grown.bridges}
+    assert len(first.by_id) == len(planted.before) == rows // 2
+    grown = assign_splits(planted.cards([*planted.after, *planted.before]), first.by_id, SETTINGS)
+    assert not grown.by_id.keys() & first.by_id.keys()
+    before = {record_id: assignment.split for (_, record_id), assignment in first.by_id.items()}
+    after = before | {record_id: assignment.split for (_, record_id), assignment in grown.by_id.items()}
+    after |= {bridge.record.record_id: QUARANTINED for bridge in grown.bridges}
     assert after.keys() == planted.questions.keys()
     _check_growth(planted, before, after)
     _check_shares(after)

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ft_assets.definitions import GATES, ROOMS
+from ft_assets.definitions import GATES, STAGES
 from ft_assets.graph.automation import (
     AC,
     ASKED,
@@ -279,7 +279,7 @@ def test_a_check_requested_on_the_same_tick_does_not_stand_in_for_an_assets_own(
 
 
 def test_trainings_and_settings_have_no_condition_and_all_else_has_one() -> None:
-    assets = automate(asset for room in ROOMS for asset in room.ASSETS)
+    assets = automate(asset for stage in STAGES for asset in stage.ASSETS)
     specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
     by_hand = {spec.key.to_user_string() for spec in specs if spec.automation_condition is None}
     assert {name for name in by_hand if not name.endswith("_settings")} == ASKED
