@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from expectations.contracts.consumer import Consumer
-from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Policy
-from expectations.formats.passage import PassageRecord
-from expectations.formats.recognise import DIALECTS, recognise_rows, unknown
-from expectations.formats.schemas import RECORDS
-from expectations.formats.versions import VERSIONS
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Policy, Record
+from expectations.formats.passage import PASSAGE, PassageRecord
+from expectations.formats.recognise import recognise_rows, unknown
+from expectations.formats.registry import DIALECTS, FORMATS
 from expectations.reading import BATCH, FILE_CODES, MAX_LINE_BYTES, Rejected, Row, escape, holds_rows
 from expectations.records.duplicates import Conflict, Duplicates
 from expectations.records.quarantine import set_aside
-from expectations.records.read import OpenedFile, Record, convert_rows
+from expectations.records.read import OpenedFile, convert_rows
 from expectations.text.documents import is_document, read_document
 from expectations.violations import Refused, Violation
 
@@ -158,8 +157,7 @@ def _broken_contract(consumer: Consumer, report: Report) -> list[Violation]:
 
 def check_format(format: str | None, where: str) -> None:
     """Refused when there is neither a format nor a dialect of this name."""
-    names = {dialect.kind for dialect in DIALECTS} | {dialect.name for dialect in DIALECTS}
-    names |= set(_DOCUMENT_DIALECTS.values())
+    names = {*FORMATS, *(dialect.name for dialect in DIALECTS), *_DOCUMENT_DIALECTS.values()}
     if format is not None and format not in names:
         raise Refused(
             "format",
@@ -180,7 +178,7 @@ def opens_as_document(path: Path, format: str | None) -> bool:
         return False
     if format is None and path.suffix.lower() == ".txt" and holds_rows(path):
         return False
-    return format in (None, "passage", *_DOCUMENT_DIALECTS.values())
+    return format in (None, PASSAGE.name, *_DOCUMENT_DIALECTS.values())
 
 
 def read_sections(path: Path) -> Iterator[PassageRecord | Rejected]:
@@ -206,14 +204,9 @@ def read_sections(path: Path) -> Iterator[PassageRecord | Rejected]:
 
 
 def _verify_document(report: Report, path: Path) -> None:
-    report.format, report.dialect = "passage", _DOCUMENT_DIALECTS[path.suffix.lower()]
+    report.format, report.dialect = PASSAGE.name, _DOCUMENT_DIALECTS[path.suffix.lower()]
     try:
-        for record in read_sections(path):
-            report.rows += 1
-            if isinstance(record, Rejected):
-                _note_rejected(report, record, None)
-            else:
-                _note_clean(report, record)
+        _count(report, read_sections(path), lambda _: None)
     except (Refused, OSError) as error:
         _give_up(report, error)
         return
@@ -226,30 +219,32 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
     except (Refused, OSError) as error:
         _give_up(report, error)
         return
-    kinds = [format] if format else []
-    found = recognise_rows(opened.read, name=path.name, kinds=kinds)
-    if found is None and opened.read:
-        problem = unknown(str(path), opened.read, kinds)
+    formats = [format] if format else []
+    recognition = recognise_rows(opened.read, name=path.name, formats=formats)
+    if recognition is None and opened.read:
+        problem = unknown(str(path), opened.read, formats)
         report.unreadable_code, report.unreadable = problem.code, f"{problem.message}; read are: {problem.expected}"
         report.rows = sum(1 for _ in opened.rows(None))
         return
-    if found:
-        report.format, report.dialect, report.notes = found.dialect.kind, found.dialect.name, found.notes
-        if "reasoning" in RECORDS[found.dialect.kind].__struct_fields__:
+    dialect = recognition and recognition.dialect
+    if recognition:
+        report.format, report.dialect = recognition.dialect.format.name, recognition.dialect.name
+        report.notes = recognition.notes
+        if recognition.dialect.format.has_reasoning:
             report.thinking = policy.thinking
-    dialect = found and found.dialect
-    passing = _Passing(opened.rows(dialect), dialect)
-    records = convert_rows(path, passing, dialect, policy)
-    _count(report, Duplicates(), records, passing)
-    if found and found.dialect.canonical:
-        report.versions = sorted(passing.versions) or [VERSIONS[found.dialect.kind]]
+    rows = _RowsInWork(opened.rows(dialect), dialect)
+    duplicates = Duplicates()
+    _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy)), rows.find)
+    report.conflicts = duplicates.conflicts
+    if dialect and dialect.canonical:
+        report.versions = sorted(rows.versions) or [dialect.format.version]
     _finish(report)
 
 
-class _Passing:
+class _RowsInWork:
     """Rows on their way to the rules: those that may be judged just now, and the versions that were stated."""
 
-    def __init__(self, rows: Iterable[Row | Rejected], dialect: Dialect | None) -> None:
+    def __init__(self, rows: Iterable[Row | Rejected], dialect: Dialect[Any] | None) -> None:
         self._recent: deque[Row] = deque(maxlen=4 * BATCH)  # two steps lie between a row and its verdict
         self.versions: set[int] = set()
         self._rows = rows
@@ -259,10 +254,9 @@ class _Passing:
         for row in self._rows:
             if isinstance(row, Row):
                 self._recent.append(row)
-                # rows of the quick lane state the version that the first rows stated
-                raw: Any = row.untyped
-                if self._canonical and type(raw) is dict:
-                    version = cast("dict[str, Any]", raw).get("format_version")
+                if self._canonical and isinstance(row.untyped, dict):
+                    # a row of the quick lane has the version of the first rows
+                    version = cast("dict[str, Any]", row.untyped).get("format_version")
                     if type(version) is int:
                         self.versions.add(version)
             yield row
@@ -273,26 +267,22 @@ class _Passing:
         return found[0] if len(found) == 1 else None
 
 
-def _count(report: Report, duplicates: Duplicates, records: Iterator[Record | Rejected], passing: _Passing) -> None:
-    for record in duplicates.sift(records):
+def _count(report: Report, records: Iterable[Record | Rejected], find_row: Callable[[Rejected], Row | None]) -> None:
+    """Count clean and rejected rows and keep the first ones; `find_row` returns the rejected row, if it is known."""
+    clean = with_reasoning = 0
+    for record in records:
         if isinstance(record, Rejected):
-            _note_rejected(report, record, passing.find(record))
+            _note_rejected(report, record, find_row(record))
             report.rows += record.code not in FILE_CODES
-        else:
-            report.rows += 1
-            _note_clean(report, record)
-    report.conflicts = duplicates.conflicts
-
-
-def _note_clean(report: Report, record: Record) -> None:
-    report.clean += 1
-    if report.first is None:
-        report.first = msgspec.to_builtins(record)
+            continue
+        if not clean:
+            report.first = msgspec.to_builtins(record)
+        clean += 1
+        if report.thinking and getattr(record, "reasoning", ""):
+            with_reasoning += 1
+    report.clean, report.rows = clean, report.rows + clean
     if report.thinking:
-        if getattr(record, "reasoning", ""):
-            report.with_reasoning += 1
-        else:
-            report.without_reasoning += 1
+        report.with_reasoning, report.without_reasoning = with_reasoning, clean - with_reasoning
 
 
 def _note_rejected(report: Report, rejected: Rejected, row: Row | None) -> None:

@@ -100,12 +100,11 @@ def _open_parquet(path: Path, format: str) -> AbstractContextManager[Writer]:
         import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
     except ModuleNotFoundError as error:
         raise click.UsageError('Parquet is written with pyarrow: pip install "ft-assets[parquet]"') from error
-    from expectations.formats.schemas import RECORDS
-    from expectations.formats.versions import VERSIONS
+    from expectations.formats.registry import FORMATS
     from expectations.reading.columns import FORMAT_KEY, VERSION_KEY
     from resources.parquet import TableWriter, schema_of
 
-    schema: Any = schema_of(RECORDS[format])
+    schema: Any = schema_of(FORMATS[format].record)
     return TableWriter(
-        path, schema.with_metadata({FORMAT_KEY: format.encode(), VERSION_KEY: str(VERSIONS[format]).encode()})
+        path, schema.with_metadata({FORMAT_KEY: format.encode(), VERSION_KEY: str(FORMATS[format].version).encode()})
     )

@@ -100,23 +100,21 @@ def _render(reports: list[Report], *, as_json: bool, junit: bool, github: bool, 
 
 def show_training(reports: list[Report], tokenizer_name: str | None, thinking: str) -> None:
     """Fills in what training will see of each file's first record, where its format is trained on."""
-    from expectations.formats.bridges import find_bridge
-    from expectations.formats.instruction import InstructionRecord
-    from expectations.formats.schemas import RECORDS
+    import msgspec
+
+    from expectations.formats.registry import FORMATS
 
     tokenizer: Any = None
     for report in reports:
-        row, kind = report.first, report.format
+        row = report.first
         if row is None:
             continue
-        if kind not in ("instruction", "preference"):
-            import msgspec
-
-            bridge = find_bridge(kind, "instruction")
-            made = bridge(msgspec.convert(row, RECORDS[kind])) if bridge else None
-            if not isinstance(made, InstructionRecord):
+        format = FORMATS[report.format]
+        if not format.trained:
+            bridge = format.bridges.get("instruction")
+            if bridge is None:
                 continue
-            row = cast("dict[str, Any]", msgspec.to_builtins(made))
+            row = cast("dict[str, Any]", msgspec.to_builtins(bridge(msgspec.convert(row, format.record))))
         if tokenizer_name and tokenizer is None:
             tokenizer = _load_tokenizer(tokenizer_name)
         report.training = _training_of(row, tokenizer, thinking)
