@@ -29,12 +29,8 @@ FORMATS: dict[str, Format[Any]] = {format.name: format for format in _ALL}
 
 DIALECTS: tuple[Dialect[Any], ...] = tuple(chain.from_iterable(format.dialects for format in _ALL))
 
-_BY_RECORD: dict[type[Record], Format[Any]] = {format.record: format for format in _ALL}
-
-
-def format_of(record: Record) -> Format[Any]:
-    """Return the format of a record."""
-    return _BY_RECORD[type(record)]
+FORMAT_OF: dict[type[Record], Format[Any]] = {format.record: format for format in _ALL}
+"""Type of record -> format."""
 
 
 def targets_of(name: str) -> list[str]:

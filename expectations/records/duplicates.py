@@ -10,7 +10,7 @@ import msgspec
 from expectations.codes import CODES
 from expectations.formats.dialect import Keys, Record
 from expectations.formats.keys import question_key
-from expectations.formats.registry import format_of
+from expectations.formats.registry import FORMAT_OF
 from expectations.reading import Rejected, escape
 from expectations.records.read import in_batches
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
@@ -75,7 +75,7 @@ class Duplicates:
 
     def feed(self, record: Record) -> Rejected | None:
         """Remember a record; return a `Rejected` when it repeats an earlier one."""
-        format = format_of(record)
+        format = FORMAT_OF[type(record)]
         keys = format.keys(record)
         number = self._number(record.source, record.line_no, keys.answer)
         first = _first(self._rows, keys.row, number) if keys.row else self._note(keys, number)

@@ -69,6 +69,7 @@ def test_failing_rows_are_counted_by_code_and_shown_with_their_lines(write: Writ
     text = report_table(report)
     assert all(part in text for part in ("FT-INST-003", "line 7", "sft.jsonl:9", "Fix:", "instruction (alpaca)"))
     value = json.loads(json.dumps(report_json(report)))
+    assert value["report_version"] == 2
     assert (value["exit_code"], value["counts"]["FT-ROW-004"]) == (1, 1)
 
 
