@@ -1,9 +1,9 @@
-"""Rows a minute and peak memory of reading, judging and converting a DDR file, beside what a user would run instead.
+"""Measure rows a minute and peak memory of `ft verify` and `ft convert` on a DDR file, next to other tools.
 
     python benchmarks/verify.py [--rows 1000000] [--json benchmarks/results/verify.json]
 
 Every contestant runs in a process of its own, on one core, over the same generated file (one row in a hundred is bad),
-and the order is turned round once: each figure is the better of two. Ours does what the others do not: strict bytes,
+then again in reverse order: each figure is the better of two. Ours does what the others do not: strict bytes,
 duplicate keys, cleaning, the preference rules, duplicates within the file, Parquet with a line number, quarantine.
 """
 
@@ -28,7 +28,7 @@ _EN = ("a", "block", "cipher", "encrypts", "blocks", "of", "fixed", "size", "und
 
 
 def generate(path: Path, rows: int) -> None:
-    """DDR rows as UltraRAG writes them, half Chinese and half English, about 790 bytes each."""
+    """Write DDR rows as UltraRAG does, half Chinese and half English, about 790 bytes each."""
     rng = random.Random(7)  # noqa: S311 - a generator of test data
 
     def text(chinese: bool, chars: int) -> str:
@@ -54,14 +54,14 @@ def generate(path: Path, rows: int) -> None:
 
 
 def ours_verify(source: Path, out: Path) -> int:
-    """`ft verify`: every row judged, duplicates included; no file written but its report."""
+    """Run `ft verify`: every row is checked, duplicates included; only the report is written."""
     with (out / "report.json").open("w") as report, redirect_stdout(report):
         _ft("verify", source, "--json")
     return json.loads((out / "report.json").read_text())[0]["clean"]
 
 
 def ours(source: Path, out: Path) -> int:
-    """`ft convert`: verified, clean rows to Parquet, the rest to the quarantine."""
+    """Run `ft convert`: clean rows to Parquet, the rest to the quarantine."""
     import pyarrow.parquet as pq
 
     _ft("convert", source, "--to", "preference", "--out", out / "records.parquet")
@@ -70,7 +70,7 @@ def ours(source: Path, out: Path) -> int:
 
 
 def _ft(*arguments: str | Path) -> None:
-    """The command line as a user runs it; bad rows make it exit with 1."""
+    """Run the command line as a user does; rejected rows make it exit with 1."""
     from ft_assets.cli import main
 
     sys.argv = ["ft", *map(str, arguments)]
@@ -79,7 +79,7 @@ def _ft(*arguments: str | Path) -> None:
 
 
 def pydantic(source: Path, out: Path) -> int:
-    """A strict pydantic model a line, clean rows to Parquet in batches: the usual careful script."""
+    """Run the usual careful script: a strict pydantic model for each line, clean rows to Parquet in batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -119,7 +119,7 @@ def pydantic(source: Path, out: Path) -> int:
 
 
 def datasets_library(source: Path, out: Path) -> int:
-    """`datasets.load_dataset`, a filter for empty answers, `to_parquet`."""
+    """Run `datasets.load_dataset`, a filter for empty answers, and `to_parquet`."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -130,7 +130,7 @@ def datasets_library(source: Path, out: Path) -> int:
 
 
 def jsonschema(source: Path, out: Path) -> int:
-    """Pure-Python `jsonschema`, no file written; on a fiftieth of the rows, for it is slow."""
+    """Run pure-Python `jsonschema` without output, on a fiftieth of the rows, since it is slow."""
     from jsonschema import Draft202012Validator
 
     answer = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
@@ -150,13 +150,16 @@ def jsonschema(source: Path, out: Path) -> int:
 
 
 CONTESTANTS: dict[str, Callable[[Path, Path], int]] = {
-    "ft verify": ours_verify, "ft verify + convert": ours, "pydantic + pyarrow": pydantic,
-    "datasets.load_dataset": datasets_library, "jsonschema (1/50)": jsonschema,
-}  # fmt: skip
+    "ft verify": ours_verify,
+    "ft verify + convert": ours,
+    "pydantic + pyarrow": pydantic,
+    "datasets.load_dataset": datasets_library,
+    "jsonschema (1/50)": jsonschema,
+}
 
 
 def run_one(name: str, source: Path, out: Path) -> dict[str, Any]:
-    """Called in the child: seconds of CPU time, peak memory of the process."""
+    """Return the seconds of CPU time and the peak memory of this child process."""
     start, cpu = time.perf_counter(), time.process_time()
     kept = CONTESTANTS[name](source, out)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -169,7 +172,7 @@ def run_one(name: str, source: Path, out: Path) -> dict[str, Any]:
 
 
 def measure(name: str, source: Path) -> dict[str, Any]:
-    """One contestant in a fresh process that may use one core."""
+    """Return the figures of one contestant, run in a fresh process on one core."""
     core = str(min(os.sched_getaffinity(0)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])

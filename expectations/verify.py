@@ -1,29 +1,30 @@
-"""A file in, a report out: what it is, what it becomes, which rows fail and why. Starts with the base install alone."""
+"""Verify a file: report its format, its records, and which rows fail and why. Needs only the base install."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from expectations.contracts.consumer import Consumer
-from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Policy
-from expectations.formats.passage import PassageRecord
-from expectations.formats.recognise import DIALECTS, recognise_rows, unknown
-from expectations.formats.schemas import RECORDS
-from expectations.formats.versions import VERSIONS
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Policy, Record
+from expectations.formats.passage import PASSAGE, PassageRecord
+from expectations.formats.recognise import recognise_rows, unknown
+from expectations.formats.registry import DIALECTS, FORMATS
 from expectations.reading import BATCH, FILE_CODES, MAX_LINE_BYTES, Rejected, Row, escape, holds_rows
 from expectations.records.duplicates import Conflict, Duplicates
 from expectations.records.quarantine import set_aside
-from expectations.records.read import OpenedFile, Record, convert_rows
+from expectations.records.read import OpenedFile, convert_rows, in_batches
 from expectations.text.documents import is_document, read_document
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, Violation, violation
 
 KEPT_PER_CODE = 100
+REPORT_VERSION = 2
+"""Of the JSON report. Version 1 had no `report_version`, and said `mend` for `fix`."""
 VALUE_CHARS = 80
 
 CLEAN, ROWS_FAIL, UNREADABLE = 0, 1, 2
@@ -33,36 +34,36 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
 
 class Failing(Rejected, frozen=True, kw_only=True, omit_defaults=True):
-    """A rejected row with the value that is wrong in it."""
+    """A rejected row with the wrong value in it."""
 
     value: str = ""
-    """What stands at `path`, as JSON, escaped and short; empty where nothing does."""
+    """The value at `path`, as JSON, escaped and short; empty where there is none."""
 
 
 class Training(msgspec.Struct, kw_only=True):
-    """What a model will see of the first record."""
+    """The text that a model is trained on, for the first record."""
 
     prompt_from: str
-    """Where the prompt's texts come from: a config.yaml, or the defaults."""
+    """The source of the prompt's texts: a config.yaml, or the defaults."""
     messages: list[dict[str, str]]
     """The chat up to the answer."""
     targets: dict[str, str]
-    """`answer`, or `chosen` and `rejected`: what is learned, reasoning in its tags."""
+    """`answer`, or `chosen` and `rejected`: the texts that are learned, with reasoning in its tags."""
     rendered: dict[str, str] = {}
-    """The chat template's text of `prompt` and of each target; empty without a tokenizer."""
+    """`prompt` and each target as the chat template writes them; empty without a tokenizer."""
     tokens: dict[str, int] = {}
-    """How many tokens `prompt` and each target are; empty without a tokenizer."""
+    """The number of tokens of `prompt` and of each target; empty without a tokenizer."""
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What was found in one file."""
+    """The result for one file."""
 
     file: str
     format: str = ""
-    """The record format it becomes: instruction, preference, passage …"""
+    """The record format of the file: instruction, preference, passage …"""
     dialect: str = ""
     versions: list[int] = []
-    """The versions of a canonical file's rows, the current one where they state none; none of another dialect."""
+    """The versions of a canonical file's rows, the current one where they state none; empty for another dialect."""
     rows: int = 0
     clean: int = 0
     counts: dict[str, int] = msgspec.field(default_factory=dict[str, int])
@@ -72,31 +73,31 @@ class Report(msgspec.Struct, kw_only=True):
     thinking: str = ""
     """The policy on reasoning; empty where the format has none."""
     with_reasoning: int = 0
-    """Of the clean rows, as the policy leaves them."""
+    """Clean rows with reasoning after the policy was applied."""
     without_reasoning: int = 0
     conflicts: list[Conflict] = msgspec.field(default_factory=list[Conflict])
     notes: list[str] = msgspec.field(default_factory=list[str])
-    """What is ambiguous or mixed."""
+    """Notes on what is ambiguous or mixed."""
     first: dict[str, Any] | None = None
     """The first record as it will be used."""
     training: Training | None = None
-    """What training will see of it."""
+    """What a model is trained on for this record."""
     violations: list[Violation] = msgspec.field(default_factory=list[Violation])
-    """What the contract that it was held against does not accept."""
+    """The broken rules of the contract that the file was checked against."""
     max_quarantined: float = 0.0
     """The share of rows that may fail."""
     unreadable: str = ""
-    """Why the file as a whole cannot be used; empty when it can."""
+    """The reason why the whole file cannot be used; empty when it can."""
     unreadable_code: str = ""
 
     @property
     def failed(self) -> int:
-        """How many rows are rejected."""
+        """The number of rejected rows."""
         return self.rows - self.clean
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 rows fail or the contract is broken, 2 unreadable."""
+        """0 when clean, 1 when rows fail or the contract is broken, 2 when unreadable."""
         if self.unreadable:
             return UNREADABLE
         return ROWS_FAIL if self.violations or self.failed > self.max_quarantined * self.rows else CLEAN
@@ -111,10 +112,10 @@ def verify_file(
     against: Consumer | None = None,
     max_quarantined: float = 0.0,
 ) -> Report:
-    """Reads a file once and judges every row, duplicates included. `format` is a format's or a dialect's name.
+    """Read a file once and check every row, duplicates included. `format` is the name of a format or of a dialect.
 
     Conflicting answers (FT-DUP-003) are reported and fail nothing. `against`: a consumer that must know the file's
-    format in this version. Refused when `format` is not one that is known.
+    format in this version. Refused when `format` is unknown.
     """
     check_format(format, str(path))
     report = Report(file=str(path), max_quarantined=max_quarantined)
@@ -128,63 +129,60 @@ def verify_file(
 
 
 def _broken_contract(consumer: Consumer, report: Report) -> list[Violation]:
-    """FT-CON-003: the file's format, or a version of it, that `consumer` neither reads nor writes."""
+    """Return violations (FT-CON-003) for a format, or a version of it, that `consumer` neither reads nor writes."""
     known = {
         name: sorted({*consumer.reads.get(name, []), *consumer.writes.get(name, [])})
         for name in {**consumer.reads, **consumer.writes}
     }
-    if report.format not in known:
-        broken = [("format", report.format, sorted(known), "does not exchange files of this format.")]
-    else:
-        versions = known[report.format]
-        strange = [version for version in report.versions if version not in versions]
-        broken = [
-            (report.format, version, versions, "does not know this version of the format.") for version in strange
-        ]
     fix = f"write a format and a version that {consumer.name} knows, or agree with {consumer.owner} on this one"
+    if report.format not in known:
+        return [
+            violation(
+                "FT-CON-003",
+                where=report.file,
+                message=f"{consumer.name} does not exchange files of this format.",
+                field="format",
+                found=report.format,
+                expected=sorted(known),
+                fix=fix,
+            )
+        ]
+    versions = known[report.format]
     return [
-        Violation(
-            code="FT-CON-003",
+        violation(
+            "FT-CON-003",
             where=report.file,
-            message=f"{consumer.name} {message}",
-            field=field,
-            found=found,
-            expected=expected,
+            message=f"{consumer.name} does not know this version of the format.",
+            field=report.format,
+            found=version,
+            expected=versions,
             fix=fix,
         )
-        for field, found, expected, message in broken
+        for version in report.versions
+        if version not in versions
     ]
 
 
 def check_format(format: str | None, where: str) -> None:
-    """Refused when there is neither a format nor a dialect of this name."""
-    names = {dialect.kind for dialect in DIALECTS} | {dialect.name for dialect in DIALECTS}
-    names |= set(_DOCUMENT_DIALECTS.values())
+    """Refuse a name that is neither a format's nor a dialect's (FT-DIALECT-001)."""
+    names = {*FORMATS, *(dialect.name for dialect in DIALECTS), *_DOCUMENT_DIALECTS.values()}
     if format is not None and format not in names:
-        raise Refused(
-            "format",
-            [
-                Violation(
-                    code="FT-DIALECT-001",
-                    where=where,
-                    message=f"the format `{format}` is none of {', '.join(sorted(names))}",
-                    fix="Name one of these formats, or leave it to be recognised.",
-                )
-            ],
-        )
+        message = f"the format `{format}` is none of {', '.join(sorted(names))}"
+        fix = "Name one of these formats, or leave the option out: the format is recognised."
+        raise Refused("format", [violation("FT-DIALECT-001", where=where, message=message, fix=fix)])
 
 
 def opens_as_document(path: Path, format: str | None) -> bool:
-    """Whether a file is text with headings, to be cut into sections, and nobody says that it holds rows."""
+    """Return whether a file is text with headings, to be cut into sections, and not a file of rows."""
     if not (path.is_file() and is_document(path)):
         return False
     if format is None and path.suffix.lower() == ".txt" and holds_rows(path):
         return False
-    return format in (None, "passage", *_DOCUMENT_DIALECTS.values())
+    return format in (None, PASSAGE.name, *_DOCUMENT_DIALECTS.values())
 
 
 def read_sections(path: Path) -> Iterator[PassageRecord | Rejected]:
-    """The sections of a document as records, one a section; an empty section is rejected (FT-CORPUS-002)."""
+    """Yield the sections of a document as records, one a section; an empty section is rejected (FT-CORPUS-002)."""
     for section in read_document(path, path.name):
         if isinstance(section, Rejected):
             yield section
@@ -200,20 +198,15 @@ def read_sections(path: Path) -> Iterator[PassageRecord | Rejected]:
             )
         else:
             reason = "the section has no text"
-            fix = "write the section, or take it out"
+            fix = "write the section, or delete it"
             heading = " > ".join(section.headings)
             yield set_aside("FT-CORPUS-002", section.file, section.line, reason, fix, raw=escape(heading))
 
 
 def _verify_document(report: Report, path: Path) -> None:
-    report.format, report.dialect = "passage", _DOCUMENT_DIALECTS[path.suffix.lower()]
+    report.format, report.dialect = PASSAGE.name, _DOCUMENT_DIALECTS[path.suffix.lower()]
     try:
-        for record in read_sections(path):
-            report.rows += 1
-            if isinstance(record, Rejected):
-                _note_rejected(report, record, None)
-            else:
-                _note_clean(report, record)
+        _count(report, read_sections(path), lambda _: None)
     except (Refused, OSError) as error:
         _give_up(report, error)
         return
@@ -226,73 +219,77 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
     except (Refused, OSError) as error:
         _give_up(report, error)
         return
-    kinds = [format] if format else []
-    found = recognise_rows(opened.read, name=path.name, kinds=kinds)
-    if found is None and opened.read:
-        problem = unknown(str(path), opened.read, kinds)
+    formats = [format] if format else []
+    recognition = recognise_rows(opened.read, name=path.name, formats=formats)
+    if recognition is None and opened.read:
+        problem = unknown(str(path), opened.read, formats)
         report.unreadable_code, report.unreadable = problem.code, f"{problem.message}; read are: {problem.expected}"
         report.rows = sum(1 for _ in opened.rows(None))
         return
-    if found:
-        report.format, report.dialect, report.notes = found.dialect.kind, found.dialect.name, found.notes
-        if "reasoning" in RECORDS[found.dialect.kind].__struct_fields__:
+    dialect = recognition and recognition.dialect
+    if recognition:
+        report.format, report.dialect = recognition.dialect.format.name, recognition.dialect.name
+        report.notes = recognition.notes
+        if recognition.dialect.format.has_reasoning:
             report.thinking = policy.thinking
-    dialect = found and found.dialect
-    passing = _Passing(opened.rows(dialect), dialect)
-    records = convert_rows(path, passing, dialect, policy)
-    _count(report, Duplicates(), records, passing)
-    if found and found.dialect.canonical:
-        report.versions = sorted(passing.versions) or [VERSIONS[found.dialect.kind]]
+    rows = _RowsInWork(opened.rows(dialect), dialect)
+    duplicates = Duplicates()
+    _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy)), rows.find)
+    report.conflicts = duplicates.conflicts
+    if dialect and dialect.canonical:
+        report.versions = sorted(rows.versions) or [dialect.format.version]
     _finish(report)
 
 
-class _Passing:
-    """Rows on their way to the rules: those that may be judged just now, and the versions that were stated."""
+class _RowsInWork:
+    """The rows of a file on their way to the rules: the last ones are kept, and the versions that rows state."""
 
-    def __init__(self, rows: Iterable[Row | Rejected], dialect: Dialect | None) -> None:
-        self._recent: deque[Row] = deque(maxlen=4 * BATCH)  # two steps lie between a row and its verdict
+    def __init__(self, rows: Iterable[Row | Rejected], dialect: Dialect[Any] | None) -> None:
+        # three steps, each of a batch, lie between the reading of a row and its verdict
+        self._recent: deque[Row | Rejected] = deque(maxlen=6 * BATCH)
         self.versions: set[int] = set()
         self._rows = rows
         self._canonical = dialect is not None and dialect.canonical
 
     def __iter__(self) -> Iterator[Row | Rejected]:
-        for row in self._rows:
-            if isinstance(row, Row):
-                self._recent.append(row)
-                # rows of the quick lane state the version that the first rows stated
-                raw: Any = row.untyped
-                if self._canonical and type(raw) is dict:
-                    version = cast("dict[str, Any]", raw).get("format_version")
-                    if type(version) is int:
-                        self.versions.add(version)
-            yield row
+        for batch in in_batches(self._rows):
+            self._recent.extend(batch)
+            if self._canonical:
+                self._note_versions(batch)
+            yield from batch
+
+    def _note_versions(self, batch: Iterable[Row | Rejected]) -> None:
+        """Note the versions of rows; a row of the quick lane has the version of the first rows."""
+        for row in batch:
+            untyped: Any = row.untyped if isinstance(row, Row) else None
+            if isinstance(untyped, dict):
+                version = cast("dict[str, Any]", untyped).get("format_version")
+                if type(version) is int:
+                    self.versions.add(version)
 
     def find(self, rejected: Rejected) -> Row | None:
-        """The row that was rejected; None for one that was never read, or where several stand on its line."""
-        found = [row for row in self._recent if row.line == rejected.line and rejected.offset in (-1, row.offset)]
-        return found[0] if len(found) == 1 else None
+        """Return the row that was rejected; None for one that was never read, or where several are on its line."""
+        rows = [row for row in self._recent if isinstance(row, Row) and row.line == rejected.line]
+        rows = [row for row in rows if rejected.offset in (-1, row.offset)]
+        return rows[0] if len(rows) == 1 else None
 
 
-def _count(report: Report, duplicates: Duplicates, records: Iterator[Record | Rejected], passing: _Passing) -> None:
-    for record in duplicates.sift(records):
+def _count(report: Report, records: Iterable[Record | Rejected], find_row: Callable[[Rejected], Row | None]) -> None:
+    """Count clean and rejected rows and keep the first ones; `find_row` returns the rejected row, if it is known."""
+    clean = with_reasoning = 0
+    for record in records:
         if isinstance(record, Rejected):
-            _note_rejected(report, record, passing.find(record))
+            _note_rejected(report, record, find_row(record))
             report.rows += record.code not in FILE_CODES
-        else:
-            report.rows += 1
-            _note_clean(report, record)
-    report.conflicts = duplicates.conflicts
-
-
-def _note_clean(report: Report, record: Record) -> None:
-    report.clean += 1
-    if report.first is None:
-        report.first = msgspec.to_builtins(record)
+            continue
+        if not clean:
+            report.first = msgspec.to_builtins(record)
+        clean += 1
+        if report.thinking and getattr(record, "reasoning", ""):
+            with_reasoning += 1
+    report.clean, report.rows = clean, report.rows + clean
     if report.thinking:
-        if getattr(record, "reasoning", ""):
-            report.with_reasoning += 1
-        else:
-            report.without_reasoning += 1
+        report.with_reasoning, report.without_reasoning = with_reasoning, clean - with_reasoning
 
 
 def _note_rejected(report: Report, rejected: Rejected, row: Row | None) -> None:
@@ -323,7 +320,7 @@ def _give_up(report: Report, error: Refused | OSError) -> None:
 
 
 def show_value(row: Any, path: str) -> str:
-    """What stands at a JSON path of a row, as JSON, escaped and at most 80 characters; empty where nothing does."""
+    """Return the value at a JSON path of a row, as escaped JSON of at most 80 characters; empty where there is none."""
     value: Any = row
     at = 1
     if not path.startswith("$") or path == "$":
@@ -335,7 +332,7 @@ def show_value(row: Any, path: str) -> str:
         key, index = step.groups()
         try:
             value = value[key] if index is None else value[int(index)]
-        except (LookupError, TypeError):  # a field that is missing, or stands in another kind of value
+        except (LookupError, TypeError):  # the field is missing, or the value around it is of another type
             return ""
         at = step.end()
     try:

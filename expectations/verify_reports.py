@@ -1,4 +1,4 @@
-"""What `verify` found, for every reader: a terminal, a program, a pull request, a CI's test page."""
+"""Write the reports of `verify`: for a terminal, a program, a pull request, a CI's test page."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import html
 import re
 from collections.abc import Sequence
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import msgspec
 
 from expectations.codes import CODES
 from expectations.markdown import markdown_table
-from expectations.verify import Failing, Report
+from expectations.verify import REPORT_VERSION, Failing, Report
 from expectations.violations import Violation
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SHOWN_PER_CODE = 3
 MAX_ANNOTATIONS = 10
-"""GitHub shows no more errors of one step."""
+"""The number of errors that GitHub shows of one step."""
 
 _SHOWN_CHARS = 400
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -26,24 +29,22 @@ _MARKDOWN = str.maketrans({character: f"&#{ord(character)};" for character in "*
 
 
 def report_json(report: Report) -> dict[str, Any]:
-    """The report as plain JSON values."""
-    return {**msgspec.to_builtins(report), "exit_code": report.exit_code}
+    """Return the report as plain JSON values."""
+    return {"report_version": REPORT_VERSION, **msgspec.to_builtins(report), "exit_code": report.exit_code}
 
 
 def report_line(report: Report) -> str:
-    """One line: what the file is and how many of its rows hold."""
+    """Return one line: the file's format and its numbers of rows."""
     what = f"{report.format} ({report.dialect})" if report.format else "not recognised"
     line = f"{report.file}: {what}, {report.rows} rows, {report.clean} clean, {report.failed} rejected"
     if report.counts and not report.unreadable and report.failed <= report.max_quarantined * report.rows:
-        line += f" (at most {report.max_quarantined:.2%} may be)"
+        line += f" (at most {report.max_quarantined:.2%} may be rejected)"
     return line
 
 
 def report_table(report: Report) -> str:
-    """The report for a terminal: what the file is, each code with its first rows, conflicts, the first record."""
+    """Return the report for a terminal: the format, each code with its first rows, conflicts, the first record."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     output = StringIO()
     console = Console(file=output, width=120, highlight=False, markup=False, emoji=False)
@@ -57,12 +58,7 @@ def report_table(report: Report) -> str:
     if report.thinking:
         console.print(f"  thinking: {_thinking(report)}")
     if report.counts:
-        table = Table("code", "rows", "what", "first lines")
-        for code, count in report.counts.items():
-            title, fix = _meaning(code)
-            lines = [f"{_place(row)}: {row.reason}\n  {_offending(row)}" for row in _first_of(report, code)]
-            table.add_row(code, str(count), Text(f"{title}\nFix: {fix}"), Text("\n".join(lines)))
-        console.print(table)
+        console.print(_code_table(report))
     for conflict in report.conflicts:
         console.print(f"  FT-DUP-003 different answers to: {conflict.question}")
         for line, answer in zip(conflict.lines, conflict.answers, strict=True):
@@ -76,17 +72,30 @@ def report_table(report: Report) -> str:
     return output.getvalue()
 
 
+def _code_table(report: Report) -> Table:
+    """Return the table of rejected rows: each code with its first rows."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("code", "rows", "what", "first lines")
+    for code, count in report.counts.items():
+        title, fix = _meaning(code)
+        lines = [f"{_place(row)}: {row.reason}\n  {_offending(row)}" for row in _first_of(report, code)]
+        table.add_row(code, str(count), Text(f"{title}\nFix: {fix}"), Text("\n".join(lines)))
+    return table
+
+
 def report_github(reports: Sequence[Report]) -> str:
-    """Workflow commands of GitHub Actions: annotations of the first problems, then a line that counts all."""
-    found: list[str] = []
+    """Return workflow commands of GitHub Actions: annotations of the first problems, then a line that counts all."""
+    annotations: list[str] = []
     total = 0
     for report in reports:
         if report.unreadable:
             total += 1
-            found.append(_annotation("error", report.file, 0, report.unreadable_code, report.unreadable))
+            annotations.append(_annotation("error", report.file, 0, report.unreadable_code, report.unreadable))
         for violation in report.violations:
             total += 1
-            found.append(_annotation("error", report.file, 0, violation.code, _contract_text(violation)))
+            annotations.append(_annotation("error", report.file, 0, violation.code, _contract_text(violation)))
         if not report.unreadable:
             total += sum(report.counts.values())
             level = "error" if report.exit_code else "warning"
@@ -94,8 +103,8 @@ def report_github(reports: Sequence[Report]) -> str:
                 for row in _first_of(report, code):
                     fix = f"\nFix: {row.suggestion}"
                     text = f"{row.path}: {row.reason}\n{_offending(row)}{fix}"
-                    found.append(_annotation(level, report.file, row.line, row.code, text))
-    shown = found[:MAX_ANNOTATIONS]
+                    annotations.append(_annotation(level, report.file, row.line, row.code, text))
+    shown = annotations[:MAX_ANNOTATIONS]
     left = total - len(shown)
     more = f"; {left} more are not annotated, `ft verify` lists them" if left else ""
     clean = sum(not report.exit_code for report in reports)
@@ -104,7 +113,7 @@ def report_github(reports: Sequence[Report]) -> str:
 
 
 def report_junit(reports: Sequence[Report]) -> bytes:
-    """JUnit XML: a suite for each file, a test case for each code; `rows` is the one of a file without any."""
+    """Return JUnit XML: a suite for each file, a test case for each code; a clean file has the one case `rows`."""
     root = ElementTree.Element("testsuites", name="ft verify")
     for report in reports:
         suite = ElementTree.SubElement(root, "testsuite", name=_xml(report.file))
@@ -125,42 +134,55 @@ def report_junit(reports: Sequence[Report]) -> bytes:
 
 
 def report_markdown(reports: Sequence[Report]) -> str:
-    """Tables for a pull request or `$GITHUB_STEP_SUMMARY`; texts of the files are shown as code, never as markup."""
-    rows: list[tuple[object, ...]] = []
-    for report in reports:
-        what = f"{report.format} ({report.dialect})" if report.format else "not recognised"
-        result = ("pass", "rows fail", "unreadable")[report.exit_code]
-        if report.exit_code and report.violations and not report.failed:
-            result = "contract broken"
-        rows.append((_code(report.file), what, report.rows, report.clean, report.failed, result))
+    """Return tables for a pull request or `$GITHUB_STEP_SUMMARY`; texts of the files are shown as code."""
     numbers = ("rows", "clean", "rejected")
+    rows = [_markdown_row(report) for report in reports]
     lines = [markdown_table(["file", "what", "rows", "clean", "rejected", "result"], rows, numbers)]
     for report in reports:
-        told = [f"- unreadable: {report.unreadable_code} {_code(report.unreadable)}"] if report.unreadable else []
-        told += [f"- {violation.code}: {_plain(_contract_text(violation))}" for violation in report.violations]
-        told += [f"- note: {_plain(note)}" for note in report.notes]
-        told += [f"- thinking: {_thinking(report)}"] if report.thinking else []
-        told += [
-            f"- FT-DUP-003 different answers to {_code(conflict.question)}: {_plain(', '.join(conflict.lines))}"
-            for conflict in report.conflicts[:SHOWN_PER_CODE]
-        ]
-        if told or report.counts:
-            lines += ["", f"**{_code(report.file)}**", "", *told]
+        remarks = _markdown_remarks(report)
+        if remarks or report.counts:
+            lines += ["", f"**{_code(report.file)}**", "", *remarks]
         if report.counts:
-            codes: list[tuple[object, ...]] = []
-            for code, count in report.counts.items():
-                title, fix = _meaning(code)
-                some = "<br>".join(
-                    f"{_plain(f'{_place(row)}: {row.reason}')} {_code(_offending(row))}"
-                    for row in _first_of(report, code)
-                )
-                codes.append((code, count, _plain(title), some, _plain(fix)))
+            codes = [_markdown_code(report, code, count) for code, count in report.counts.items()]
             lines += ["", markdown_table(["code", "rows", "what", "first lines", "fix"], codes, numbers=["rows"])]
     return "\n".join(lines) + "\n"
 
 
+def _markdown_row(report: Report) -> tuple[object, ...]:
+    """Return the cells of a file in the first table."""
+    what = f"{report.format} ({report.dialect})" if report.format else "not recognised"
+    result = ("pass", "rows fail", "unreadable")[report.exit_code]
+    if report.exit_code and report.violations and not report.failed:
+        result = "contract broken"
+    return _code(report.file), what, report.rows, report.clean, report.failed, result
+
+
+def _markdown_remarks(report: Report) -> list[str]:
+    """Return the list of everything but rejected rows."""
+    remarks: list[str] = []
+    if report.unreadable:
+        remarks.append(f"- unreadable: {report.unreadable_code} {_code(report.unreadable)}")
+    remarks += [f"- {violation.code}: {_plain(_contract_text(violation))}" for violation in report.violations]
+    remarks += [f"- note: {_plain(note)}" for note in report.notes]
+    if report.thinking:
+        remarks.append(f"- thinking: {_thinking(report)}")
+    for conflict in report.conflicts[:SHOWN_PER_CODE]:
+        places = _plain(", ".join(conflict.lines))
+        remarks.append(f"- FT-DUP-003 different answers to {_code(conflict.question)}: {places}")
+    return remarks
+
+
+def _markdown_code(report: Report, code: str, count: int) -> tuple[object, ...]:
+    """Return the cells of a code in the table of rejected rows."""
+    title, fix = _meaning(code)
+    first = "<br>".join(
+        f"{_plain(f'{_place(row)}: {row.reason}')} {_code(_offending(row))}" for row in _first_of(report, code)
+    )
+    return code, count, _plain(title), first, _plain(fix)
+
+
 def _cases(report: Report) -> list[tuple[str, str, str]]:
-    """(name, kind of result or empty when it passed, text) of each test case of a file."""
+    """Return (name, kind of failure or empty when passed, text) of each test case of a file."""
     cases = [(violation.code, "failure", str(violation)) for violation in report.violations]
     if report.unreadable:
         return [*cases, (report.unreadable_code or "unreadable", "error", report.unreadable)]
@@ -177,7 +199,7 @@ def _training_lines(report: Report) -> list[str]:
     training = report.training
     if training is None:
         return []
-    lines = [f"what training sees of it (prompt from {training.prompt_from}):"]
+    lines = [f"as a model is trained on it (prompt from {training.prompt_from}):"]
     if training.rendered:
         for name, text in training.rendered.items():
             lines += [f"  {name}, {training.tokens[name]} tokens:", *(f"    {line}" for line in _printable(text))]
@@ -190,7 +212,7 @@ def _training_lines(report: Report) -> list[str]:
 
 
 def _printable(text: str) -> list[str]:
-    """Lines that no terminal obeys."""
+    """Return the lines of a text, with characters that a terminal would obey escaped."""
     return ["".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in text.split("\n")]
 
 
@@ -203,7 +225,7 @@ def _place(row: Failing) -> str:
 
 
 def _offending(row: Failing) -> str:
-    """The value that is wrong; without one the start of the row."""
+    """Return the wrong value; without one the start of the row."""
     return row.value or _short(row.raw, 80)
 
 
@@ -218,7 +240,7 @@ def _meaning(code: str) -> tuple[str, str]:
 
 def _thinking(report: Report) -> str:
     if report.thinking == "strip":
-        return f"reasoning is taken out of all {report.clean} rows (policy strip)"
+        return f"reasoning is removed from all {report.clean} rows (policy strip)"
     return f"{report.with_reasoning} rows with reasoning, {report.without_reasoning} without (policy {report.thinking})"
 
 
@@ -243,12 +265,12 @@ def _property(text: str) -> str:
 
 
 def _xml(text: str) -> str:
-    """XML 1.0 has no place for control characters and halves of surrogate pairs."""
+    """Return a text without characters that XML 1.0 does not allow: control characters, halves of surrogate pairs."""
     return _NOT_XML.sub("\ufffd", text)
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown leaves alone."""
+    """Return a text in which Markdown finds no markup."""
     return html.escape(text, quote=False).translate(_MARKDOWN)
 
 

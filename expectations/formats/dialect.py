@@ -1,36 +1,26 @@
-"""What every format shares: how a dialect is described, decoded into its typed row, and how a row is refused."""
+"""How a record format and its dialects are described, and how a raw row is decoded into a dialect's typed row.
+
+A format's own file (instruction.py, qa.py, …) builds one `Format`; registry.py lists them all.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from hashlib import blake2b
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
-from expectations.formats.versions import WrongVersion, migrate
-from expectations.text.cleaning import (
-    LANGUAGES,
-    clean,
-    find_control_character,
-    find_object_print,
-    find_role_label,
-    find_special_token,
-    find_template_residue,
-    language_of,
-)
-from expectations.text.traditional import Traditional, simplify
+from expectations.text.traditional import Traditional
 
-Kind = Literal["instruction", "preference", "qa", "retrieval_pair", "query", "qrels", "passage"]
+Kind = str
+"""The name of a format."""
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
 
 
-_encode = msgspec.json.Encoder().encode
-
-
 class RowError(Exception):
-    """A row that does not hold: code, JSON path, and a reason that a person understands."""
+    """A row that breaks a rule: the code, the JSON path, and a reason that a person understands."""
 
     def __init__(self, code: str, path: str, reason: str, *, question: str = "", answer: str = "") -> None:
         super().__init__(f"{code} {path}: {reason}")
@@ -42,22 +32,22 @@ class RowError(Exception):
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where a row stands: the file's name and the line, from 1; `plain` when its texts need no cleaning."""
+    """The place of a row: the file's name and the line, from 1; `plain` when its texts need no cleaning."""
 
     source: str
     line: int
     plain: bool = False
     folder: str = ""
-    """The name of the folder the file is in, which tells something in FlagEmbedding's data."""
+    """The name of the folder that the file is in. FlagEmbedding's data uses it as a setting."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What the reader of a data set decides."""
+    """The settings of a data set that decide how its rows are read."""
 
     thinking: Thinking = "allow_empty"
     min_margin: float = 0.0
     traditional: Traditional = "keep"
-    """Whether traditional Chinese becomes simplified, and how: see traditional.py."""
+    """How traditional Chinese is converted to simplified, if at all: see text/traditional.py."""
 
 
 DEFAULT_POLICY = Policy()
@@ -70,42 +60,76 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     answer: str
 
 
-_TYPE_CODES: dict[Kind, str] = {
-    "instruction": "FT-INST-001", "preference": "FT-PREF-001", "qa": "FT-QA-001", "retrieval_pair": "FT-PAIR-001",
-    "query": "FT-QRY-001", "qrels": "FT-QREL-001", "passage": "FT-PSG-001",
-}  # fmt: skip
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The base of the records of every format. Each ends with the file and the line that it comes from."""
 
-Parts = Callable[[Any], Iterator[tuple[str, Any]]]
+    if TYPE_CHECKING:  # fields of a base would come first in every record's JSON and table
+        source: str
+        line_no: int
+
+
+class Extras(msgspec.Struct, kw_only=True, gc=False):
+    """Optional keys that any instruction, preference or qa row may have."""
+
+    id: str | int | None = None
+    evidence: list[str] | None = None
+    group: str | None = None
+    language: str | None = None
+
+
+class Keys(msgspec.Struct, gc=False):
+    """The values that a record is compared by. The numbers are hashes, valid in this process only."""
+
+    id: str
+    id_path: str
+    """JSON path of the id."""
+    row: int
+    """The hash of all texts; 0 where the question and the answer are all that a row has."""
+    question: int = 0
+    """Rows with an equal question must have equal answers; 0 when answers are not compared."""
+    answer: int = 0
+    question_text: str = ""
+    answer_text: str = ""
+    opposite_text: str = ""
+    """The answer of a row that contradicts this one, where the question key implies it; else it must be stored."""
+
+
+_Row = TypeVar("_Row")
+_Record = TypeVar("_Record", bound=Record)
+Parts = Callable[[Any], Iterator[tuple[str, object]]]
 """A raw row that holds several records -> (JSON path, raw value) of each."""
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+"""A canonical row of one version -> the row of the next version."""
 
 
-class Dialect(msgspec.Struct, frozen=True, kw_only=True):
-    """One way people write a format. A row belongs to the dialect whose `marks` (keys) it has most of."""
+@dataclass(kw_only=True, eq=False, slots=True)
+class Dialect(Generic[_Row]):
+    """One way in which people write a format. A row belongs to the dialect of whose `marks` (keys) it has most."""
 
     name: str
-    kind: Kind
     marks: tuple[str, ...]
-    row: Any
+    row: type[_Row]
     """The typed row: a msgspec Struct, or a list type for TSV."""
-    convert: Callable[[Any, Any, Place, Policy], Any]
-    """(typed row, raw value, place, policy) → record; raises RowError. A row of the quick lane has no raw value: every
+    convert: Callable[[_Row, Any, Place, Policy], Record]
+    """(typed row, raw value, place, policy) -> record; raises RowError. A row of the quick lane has no raw value: every
     key of it is a field of the typed row."""
-    tells: tuple[str, ...] = ()
-    """Optional keys that tell it from a dialect with the same marks."""
+    extra_marks: tuple[str, ...] = ()
+    """Optional keys that distinguish it from a dialect with the same marks."""
     parts: Parts | None = None
     """For a row that holds several records: (JSON path, raw value) of each; raises RowError."""
     suits: Callable[[Any], bool] | None = None
-    """Where keys, or having columns, do not tell: whether the values look like it."""
+    """A test of the values, where keys or the number of columns are not enough."""
+    file_names: tuple[str, ...] = ()
+    """Parts of a file's name that decide for this dialect where others fit equally well."""
+    headers: tuple[list[str], ...] = ()
+    """First lines of a table that are no rows."""
     canonical: bool = False
-    """Whether it is the format's own form, whose rows may state their version."""
-
-    @property
-    def type_code(self) -> str:
-        """The code of a field that is missing or of another type."""
-        return _TYPE_CODES[self.kind]
+    """True for the format's own form, whose rows may state their version."""
+    format: Format[Any] = field(init=False, repr=False)
+    """The format that the dialect belongs to; the format sets it."""
 
     def fit(self, value: Any) -> tuple[float, int]:
-        """How well a raw value fits: the share of the marks it has, 0 to 1, then how many of marks and tells."""
+        """Return how well a raw value fits: its share of the marks, 0 to 1, and its number of marks and extra marks."""
         if self.suits and not self.suits(value):
             return 0.0, 0
         if isinstance(value, list):
@@ -113,33 +137,91 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(value, dict) or not self.marks:
             return 0.0, 0
         marks = sum(mark in value for mark in self.marks)
-        return marks / len(self.marks), marks + sum(tell in value for tell in self.tells)
+        return marks / len(self.marks), marks + sum(mark in value for mark in self.extra_marks)
 
-    def decode(self, value: Any, place: Place, policy: Policy) -> Any:
-        """The record that a raw value becomes; RowError with the JSON path when it becomes none."""
+    def decode(self, value: Any, place: Place, policy: Policy) -> Record:
+        """Return the record of a raw value; RowError with the JSON path when a rule is broken."""
         if self.canonical and "format_version" in value:
-            try:
-                value = migrate(self.kind, value)
-            except WrongVersion as error:
-                raise RowError("FT-VERSION-001", "$.format_version", str(error)) from error
+            value = self.format.migrate(value)
         return self.convert(self.type(value), value, place, policy)
 
-    def type(self, value: Any) -> Any:
-        """The typed row of a raw value; RowError where a field is missing or of another type."""
-        try:
-            return msgspec.convert(value, self.row, strict=True)
-        except msgspec.ValidationError as error:
-            path, reason = explain(str(error))
-            raise RowError(self.type_code, path, reason) from error
+    def type(self, value: object) -> _Row:
+        """Return the typed row of a raw value; RowError where a field is missing or of another type."""
+        return convert_row(value, self.row, self.format.wrong_type)
 
 
-class Extras(msgspec.Struct, kw_only=True, gc=False):
-    """Optional keys that any instruction, preference or qa row may carry."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Format(Generic[_Record]):
+    """One record format: everything that the rest of the project asks about it."""
 
-    id: str | int | None = None
-    evidence: list[str] | None = None
-    group: str | None = None
-    language: str | None = None
+    name: str
+    record: type[_Record]
+    wrong_type: str
+    """Code of a field that is missing or of another type."""
+    keys: Callable[[_Record], Keys]
+    """Returns what a record is compared by in the search for repeated and contradicting rows."""
+    dialects: tuple[Dialect[Any], ...]
+    """Where two fit a row equally well, the first one is taken."""
+    migrations: tuple[Migration, ...] = ()
+    """The first brings a row of version 1 to version 2, the second one of version 2 to version 3, and so on."""
+    bridges: Mapping[str, Callable[[_Record], Record]] = field(
+        default_factory=cast("type[dict[str, Callable[[_Record], Record]]]", dict)
+    )
+    """Format name -> how a record of this format becomes one of that."""
+    also_reads: tuple[str, ...] = ()
+    """Other formats whose files a data set of this format reads; each needs a bridge to this one."""
+    trained: bool = False
+    """True if an adapter is trained on its records as they are."""
+    same_id: tuple[str, str] = ("FT-DUP-001", "the id `{id}` is that of {place}")
+    """The code and the reason for a second record with the id of an earlier one."""
+
+    def __post_init__(self) -> None:
+        for dialect in self.dialects:
+            dialect.format = self
+
+    @property
+    def version(self) -> int:
+        """The current version."""
+        return 1 + len(self.migrations)
+
+    @property
+    def has_reasoning(self) -> bool:
+        """True if its records have a field for reasoning."""
+        return "reasoning" in self.record.__struct_fields__
+
+    @property
+    def canonical(self) -> Dialect[Any]:
+        """The dialect that `ft convert` writes."""
+        return next(dialect for dialect in self.dialects if dialect.canonical)
+
+    def migrate(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a canonical row that states its `format_version` as a row of the current version.
+
+        RowError (FT-VERSION-001) for a newer version, or for what is no version: nothing is guessed.
+        """
+        version = row["format_version"]
+        if type(version) is not int or not 1 <= version <= self.version:
+            reason = f"found version {version!r} of the format `{self.name}`, supported are 1 to {self.version}"
+            raise RowError("FT-VERSION-001", "$.format_version", reason)
+        row = {key: value for key, value in row.items() if key != "format_version"}
+        for step in self.migrations[version - 1 :]:
+            row = step(row)
+        return row
+
+
+def rename_line(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of version 1 with its field `line` renamed to `line_no` (the migration of several formats)."""
+    line = {"line_no": row["line"]} if "line" in row else {}
+    return {key: value for key, value in row.items() if key != "line"} | line
+
+
+def convert_row(value: object, row: type[_Row], wrong_type: str) -> _Row:
+    """Return a raw value as a typed row; RowError with the code `wrong_type` where a field does not fit."""
+    try:
+        return msgspec.convert(value, row, strict=True)
+    except msgspec.ValidationError as error:
+        path, reason = explain(str(error))
+        raise RowError(wrong_type, path, reason) from error
 
 
 _WORDS = {
@@ -157,7 +239,7 @@ _AT = re.compile(r" - at `(?P<path>[^`]*)`$")
 
 
 def explain(message: str) -> tuple[str, str]:
-    """A msgspec message as (JSON path, reason): ("$.chosen.text", "found null, expected text")."""
+    """Return a msgspec message as (JSON path, reason): ("$.chosen.text", "found null, expected text")."""
     if missing := _MISSING.match(message):
         return f"{missing['path'] or '$'}.{missing['field']}", f"the field `{missing['field']}` is missing"
     if wrong := _TYPE.match(message):
@@ -166,91 +248,3 @@ def explain(message: str) -> tuple[str, str]:
     at = _AT.search(message)
     reason = _AT.sub("", message)
     return (at["path"] if at else "$"), reason[:1].lower() + reason[1:]
-
-
-def tidy(text: str | None, path: str, place: Place) -> str:
-    """A text as it is trained on, without white space around it; RowError on control characters."""
-    if not text:
-        return ""
-    if place.plain:
-        return text.strip()
-    cleaned = clean(text).strip()
-    if control := find_control_character(cleaned):
-        raise RowError("FT-TEXT-001", path, f"found the control character {control}")
-    return cleaned
-
-
-def tidy_all(texts: Iterable[str], path: str, place: Place) -> list[str]:
-    """`tidy` of each text, without those that are empty then."""
-    tidied = map(str.strip, texts) if place.plain else (tidy(text, path, place) for text in texts)
-    return [text for text in tidied if text]
-
-
-def refuse_special_tokens(code: str, place: Place, **texts: str) -> None:
-    """RowError when a text, named by its field, holds a marker of a chat template."""
-    if place.plain:
-        return
-    for field, text in texts.items():
-        if token := find_special_token(text):
-            raise RowError(code, f"$.{field}", f"found the special token {token}")
-
-
-def refuse_label(path: str, text: str) -> None:
-    """RowError when a cleaned text begins or ends with a speaker's label."""
-    if label := find_role_label(text):
-        raise RowError("FT-TEXT-002", path, f"found the label {label!r} of a prompt template")
-
-
-def refuse_residue(place: Place, **texts: str) -> None:
-    """RowError when a text, named by its field, holds a template's unfilled slot or label, or an object's print."""
-    if place.plain:
-        return
-    for field, text in texts.items():
-        if residue := find_template_residue(text):
-            raise RowError("FT-TEXT-002", f"$.{field}", f"found the template residue {residue[:60]!r}")
-        if printed := find_object_print(text):
-            raise RowError("FT-TEXT-003", f"$.{field}", f"found the print of an object, {printed[:60]!r}")
-
-
-def simplified(text: str, policy: Policy) -> str:
-    """A text with traditional Chinese as the policy wants it."""
-    return simplify(text, policy.traditional)
-
-
-def refuse_empty(code: str, path: str, text: str) -> None:
-    """RowError when a cleaned text has nothing to read in it."""
-    if not text:
-        raise RowError(code, path, "found an empty text")
-
-
-def content_id(*parts: str | list[str]) -> str:
-    """An id made of the content alone, so that a row keeps it wherever it is moved (16 hex digits)."""
-    return blake2b(_encode(parts), digest_size=8).hexdigest()
-
-
-def choose_language(given: str | None, text: str) -> str:
-    """The language of a text, by script. RowError when the row names another one (`zh-CN` is `zh`)."""
-    found = language_of(text)
-    if not given:
-        return found
-    stated = given.split("-")[0].lower()
-    if stated not in LANGUAGES or stated == found:
-        return found
-    if _speaks_for_another(stated, found, text):
-        raise RowError("FT-TEXT-004", "$.language", f"the row says `{stated}`, its text is `{found}`")
-    return stated
-
-
-def _speaks_for_another(stated: str, found: str, text: str) -> bool:
-    """Whether a text is too long for its script to be chance: `SM2` says nothing, and Japanese may be all kanji."""
-    if "other" in (stated, found) or (stated, found) == ("ja", "zh"):
-        return False
-    return len(text) >= _TELLING_CHARS[found]
-
-
-_TELLING_CHARS = {"zh": 8, "ja": 8, "en": 40}
-
-
-def stated_id(given: str | int | None, place: Place, path: str = "$.id") -> str:
-    """The id the row states, as text; empty when it states none."""
-    return "" if given is None else tidy(str(given), path, place)

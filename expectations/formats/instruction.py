@@ -12,32 +12,40 @@ from typing import Any
 
 import msgspec
 
-from expectations.formats.dialect import (
-    Dialect,
-    Extras,
-    Place,
-    Policy,
-    RowError,
-    Turn,
+from expectations.formats.build import (
     choose_language,
     content_id,
+    history_json,
+    numbered,
     refuse_empty,
     refuse_label,
     refuse_residue,
     refuse_special_tokens,
     simplified,
     stated_id,
+    texts_around,
     tidy,
     tidy_all,
+    tidy_required,
 )
-from expectations.formats.versions import VERSIONS
+from expectations.formats.dialect import (
+    Dialect,
+    Extras,
+    Format,
+    Keys,
+    Place,
+    Policy,
+    Record,
+    RowError,
+    Turn,
+    rename_line,
+)
+from expectations.formats.keys import history_texts, question_key
+from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 from expectations.text.cleaning import find_lost_number
 
-FORMAT = "instruction"
-VERSION = VERSIONS[FORMAT]
 
-
-class InstructionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class InstructionRecord(Record, frozen=True, kw_only=True, gc=False):
     """One question and answer, as it is trained on."""
 
     record_id: str
@@ -60,7 +68,9 @@ class InstructionRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     line_no: int
 
 
-class CanonicalRow(Extras, kw_only=True):
+class InstructionRow(Extras, kw_only=True):
+    """The canonical form."""
+
     question: str
     answer: str
     record_id: str | None = None
@@ -117,15 +127,14 @@ _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "a
 
 
 def split_thinking(text: str, reasoning: str, path: str) -> tuple[str, str]:
-    """(reasoning, answer) of a cleaned answer. Chat templates may have opened the tag, so a lone closing one counts.
+    """Return (reasoning, answer) of a cleaned answer. A template may have opened the tag, so a closing one is enough.
 
-    RowError when tags do not pair, or reasoning comes both in tags and in its own field.
+    RowError when tags do not pair, or reasoning stands both in tags and in its own field.
     """
     if "<" not in text and "<" not in reasoning:
         return reasoning, text
-    found = _OPENED.match(text)
-    if found:
-        inside, answer = found.group(2), text[found.end() :]
+    if opened := _OPENED.match(text):
+        inside, answer = opened.group(2), text[opened.end() :]
     elif (closed := _CLOSED.match(text)) and not _TAG.search(closed.group(1)):
         inside, answer = closed.group(1), text[closed.end() :]
     else:
@@ -133,73 +142,61 @@ def split_thinking(text: str, reasoning: str, path: str) -> tuple[str, str]:
     inside, answer = inside.strip(), answer.strip()
     for part in (reasoning, inside, answer):
         if tag := _TAG.search(part):
-            reason = f"{tag.group()} stands inside the text; another question and its answer may have been glued on"
+            reason = f"{tag.group()} is inside the text; another question and its answer may have been added"
             raise RowError("FT-INST-004", path, reason)
     if inside and reasoning and inside != reasoning:
-        raise RowError("FT-INST-004", path, "reasoning comes both in tags and in its own field, and the two differ")
+        raise RowError("FT-INST-004", path, "reasoning is both in tags and in its own field, and the two differ")
     return reasoning or inside, answer
 
 
-def build(
-    row: Extras,
-    place: Place,
-    policy: Policy,
-    *,
-    paths: tuple[str, str],
-    question: str,
-    answer: str,
-    reasoning: str | None = None,
-    context: Sequence[str] = (),
-    system: str | None = None,
-    history: Sequence[Turn] = (),
-    history_path: str = "$.history",
-    difficulty: str | None = None,
-    record_id: str | None = None,
-) -> InstructionRecord:
-    """The rules that hold for every dialect; `paths` are the JSON paths of the question and the answer."""
-    asked = tidy(question, paths[0], place)
-    refuse_empty("FT-INST-002", paths[0], asked)
-    said = tidy(answer, paths[1], place)
-    thought_before = tidy(reasoning, "$.reasoning_content" if reasoning else paths[1], place)
-    try:
-        thought, answered = split_thinking(said, thought_before, paths[1])
-    except RowError as error:
-        raise RowError(error.code, error.path, error.reason, question=asked, answer=said) from error
-    refuse_empty("FT-INST-003", paths[1], answered)
-    if policy.thinking == "require" and not thought:
-        raise RowError("FT-INST-005", paths[1], "found no reasoning, and the policy is `require`")
-    if lost := find_lost_number(answered):
-        raise RowError("FT-INST-009", paths[1], f"the answer begins with {lost!r}: what stood before it is gone")
-    refuse_label(paths[0], asked)
-    refuse_label(paths[1], answered)
-    given = tidy_all(context, "$.context", place)
-    instructed = tidy(system, "$.system", place)
-    turns = [_earlier(turn, f"{history_path}[{n}]", place) for n, turn in enumerate(history)]
+class Exchange(msgspec.Struct, kw_only=True, gc=False):
+    """A question and its answer as a dialect gives them, not yet cleaned."""
+
+    paths: tuple[str, str]
+    """JSON paths of the question and of the answer."""
+    question: str
+    answer: str
+    reasoning: str | None = None
+    context: Sequence[str] = ()
+    system: str | None = None
+    history: Sequence[Turn] = ()
+    history_path: str = "$.history"
+    difficulty: str | None = None
+    record_id: str | None = None
+
+
+def _build(row: Extras, exchange: Exchange, place: Place, policy: Policy) -> InstructionRecord:
+    """Return the record of an exchange; RowError when it breaks a rule. The rules are the same in every dialect."""
+    asked_at, answered_at = exchange.paths
+    question = tidy_required("FT-INST-002", exchange.question, asked_at, place)
+    reasoning, answer = _split_answer(exchange, question, place, policy)
+    refuse_label(asked_at, question)
+    refuse_label(answered_at, answer)
+    context = tidy_all(exchange.context, "$.context", place)
+    system = tidy(exchange.system, "$.system", place)
+    history = [_tidy_turn(turn, f"{exchange.history_path}[{n}]", place) for n, turn in enumerate(exchange.history)]
     if not place.plain:
-        past = "\n".join(f"{turn.question}\n{turn.answer}" for turn in turns)
-        texts = {paths[0][2:]: asked, paths[1][2:]: f"{thought}\n{answered}", "context": "\n".join(given)}
-        refuse_special_tokens("FT-INST-006", place, **texts, system=instructed, history=past)
-        refuse_residue(place, **{paths[0][2:]: asked, paths[1][2:]: answered})
-        refuse_residue(place, **{f"context[{n}]": text for n, text in enumerate(given)})
-    # The id is made before the policy applies: changing the policy moves no row to another split.
-    parts = [asked, given, instructed, thought, answered, *([msgspec.json.encode(turns).decode()] if turns else [])]
-    name = stated_id(record_id or row.id, place) or content_id(FORMAT, *parts)
+        learned = [(asked_at, question), (answered_at, f"{reasoning}\n{answer}")]
+        refuse_special_tokens("FT-INST-006", [*learned, *texts_around(context, system, history)])
+        refuse_residue([(asked_at, question), (answered_at, answer), *numbered("$.context", context)])
+    # The id is computed before the policy applies: a change of the policy moves no row to another split.
+    record_id = stated_id(exchange.record_id or row.id, place) or content_id(
+        "instruction", question, context, system, reasoning, answer, *history_json(history)
+    )
     if policy.traditional != "keep":
-        asked, answered, thought, instructed = (
-            simplified(text, policy) for text in (asked, answered, thought, instructed)
-        )
-        given = [simplified(text, policy) for text in given]
-        turns = [Turn(simplified(turn.question, policy), simplified(turn.answer, policy)) for turn in turns]
+        question, answer, reasoning = (simplified(text, policy) for text in (question, answer, reasoning))
+        context, system = simplified(context, policy), simplified(system, policy)
+        history = simplified(history, policy)
     return InstructionRecord(
-        record_id=name,
-        question=asked,
-        context=given,
-        system=instructed,
-        history=turns,
-        reasoning="" if policy.thinking == "strip" else thought,
-        answer=answered,
-        difficulty=tidy(difficulty, "$.difficulty", place) or None,
-        language=choose_language(row.language, asked),
+        record_id=record_id,
+        question=question,
+        context=context,
+        system=system,
+        history=history,
+        reasoning="" if policy.thinking == "strip" else reasoning,
+        answer=answer,
+        difficulty=tidy(exchange.difficulty, "$.difficulty", place) or None,
+        language=choose_language(row.language, question),
         evidence=row.evidence or [],
         group=tidy(row.group, "$.group", place),
         source=place.source,
@@ -207,28 +204,36 @@ def build(
     )
 
 
-def _earlier(turn: Turn, path: str, place: Place) -> Turn:
-    """An earlier turn, cleaned and without its reasoning, as chat templates give it."""
-    question = tidy(turn.question, path, place)
-    refuse_empty("FT-INST-002", path, question)
+def _split_answer(exchange: Exchange, question: str, place: Place, policy: Policy) -> tuple[str, str]:
+    """Return (reasoning, answer), cleaned; RowError when the answer is empty or cut, or the reasoning is wrong."""
+    path = exchange.paths[1]
+    whole = tidy(exchange.answer, path, place)
+    given = tidy(exchange.reasoning, "$.reasoning_content" if exchange.reasoning else path, place)
+    try:
+        reasoning, answer = split_thinking(whole, given, path)
+    except RowError as error:
+        raise RowError(error.code, error.path, error.reason, question=question, answer=whole) from error
+    refuse_empty("FT-INST-003", path, answer)
+    if policy.thinking == "require" and not reasoning:
+        raise RowError("FT-INST-005", path, "found no reasoning, and the policy is `require`")
+    if lost := find_lost_number(answer):
+        raise RowError("FT-INST-009", path, f"the answer begins with {lost!r}: the text before it is missing")
+    return reasoning, answer
+
+
+def _tidy_turn(turn: Turn, path: str, place: Place) -> Turn:
+    """Return an earlier turn, cleaned and without its reasoning, as chat templates give it."""
+    question = tidy_required("FT-INST-002", turn.question, path, place)
     answer = split_thinking(tidy(turn.answer, path, place), "", path)[1]
     refuse_empty("FT-INST-003", path, answer)
     return Turn(question, answer)
 
 
-class Dialogue(msgspec.Struct, frozen=True):
-    """A conversation taken apart; `paths` are those of its last question and answer."""
+def read_dialogue(messages: Sequence[Message], path: str, field: str = "content") -> Exchange:
+    """Return the last question and answer of a conversation, with the turns before as history.
 
-    system: str | None
-    history: list[Turn]
-    question: str
-    answer: str
-    reasoning: str | None
-    paths: tuple[str, str]
-
-
-def take_apart(messages: Sequence[Message], path: str, field: str = "content") -> Dialogue:
-    """Messages in order: an optional system text, then user and assistant in turn. RowError (FT-INST-008) if not."""
+    Messages are an optional system text, then user and assistant in turn. RowError (FT-INST-008) if they are not.
+    """
     roles = [_ROLES.get(message.role, message.role) for message in messages]
     first = int(roles[:1] == ["system"])
     turns = len(roles) - first
@@ -237,40 +242,33 @@ def take_apart(messages: Sequence[Message], path: str, field: str = "content") -
         raise RowError("FT-INST-008", path, f"found the roles {shown or 'none'}")
     pairs = list(zip(messages[first::2], messages[first + 1 :: 2], strict=True))
     last = len(messages) - 1
-    return Dialogue(
-        system=messages[0].content if first else None,
-        history=[Turn(asked.content, said.content) for asked, said in pairs[:-1]],
-        question=pairs[-1][0].content,
-        answer=pairs[-1][1].content,
-        reasoning=pairs[-1][1].reasoning_content,
+    user, assistant = pairs[-1]
+    return Exchange(
         paths=(f"{path}[{last - 1}].{field}", f"{path}[{last}].{field}"),
+        question=user.content,
+        answer=assistant.content,
+        reasoning=assistant.reasoning_content,
+        system=messages[0].content if first else None,
+        history=[Turn(user.content, assistant.content) for user, assistant in pairs[:-1]],
+        history_path=path,
     )
 
 
-def build_dialogue(
-    row: Extras, dialogue: Dialogue, place: Place, policy: Policy, *, system: str | None, difficulty: str | None
+def _build_dialogue(
+    row: MessagesRow | ShareGptRow | CompletionRow,
+    dialogue: Exchange,
+    place: Place,
+    policy: Policy,
+    system: str | None = None,
 ) -> InstructionRecord:
-    """The record of a dialogue: its last answer, with what was said before as history."""
-    return build(
-        row,
-        place,
-        policy,
-        paths=dialogue.paths,
-        question=dialogue.question,
-        answer=dialogue.answer,
-        reasoning=dialogue.reasoning,
-        system=dialogue.system or system,
-        history=dialogue.history,
-        history_path=dialogue.paths[0].partition("[")[0],
-        difficulty=difficulty,
-    )
+    """Return the record of a dialogue. The row's own system text counts where the messages have none."""
+    dialogue.system = dialogue.system or system
+    dialogue.difficulty = row.difficulty
+    return _build(row, dialogue, place, policy)
 
 
-def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, policy: Policy) -> InstructionRecord:
-    return build(
-        row,
-        place,
-        policy,
+def _from_canonical(row: InstructionRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
+    exchange = Exchange(
         paths=("$.question", "$.answer"),
         question=row.question,
         answer=row.answer,
@@ -281,13 +279,11 @@ def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, policy: Policy) 
         difficulty=row.difficulty,
         record_id=row.record_id,
     )
+    return _build(row, exchange, place, policy)
 
 
-def _from_alpaca(row: AlpacaRow, _raw: Any, place: Place, policy: Policy) -> InstructionRecord:
-    return build(
-        row,
-        place,
-        policy,
+def _from_alpaca(row: AlpacaRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
+    exchange = Exchange(
         paths=("$.instruction", "$.output"),
         question=row.instruction,
         answer=row.output,
@@ -297,73 +293,94 @@ def _from_alpaca(row: AlpacaRow, _raw: Any, place: Place, policy: Policy) -> Ins
         history=[Turn(*turn) for turn in row.history or ()],
         difficulty=row.difficulty,
     )
+    return _build(row, exchange, place, policy)
 
 
-def _from_messages(row: MessagesRow, _raw: Any, place: Place, policy: Policy) -> InstructionRecord:
-    dialogue = take_apart(row.messages, "$.messages")
-    return build_dialogue(row, dialogue, place, policy, system=None, difficulty=row.difficulty)
+def _from_messages(row: MessagesRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
+    return _build_dialogue(row, read_dialogue(row.messages, "$.messages"), place, policy)
 
 
-def _from_sharegpt(row: ShareGptRow, _raw: Any, place: Place, policy: Policy) -> InstructionRecord:
+def _from_sharegpt(row: ShareGptRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
     messages = [Message(role=turn.role, content=turn.content) for turn in row.conversations]
-    dialogue = take_apart(messages, "$.conversations", "value")
-    return build_dialogue(row, dialogue, place, policy, system=row.system, difficulty=row.difficulty)
+    return _build_dialogue(row, read_dialogue(messages, "$.conversations", "value"), place, policy, row.system)
 
 
-def _from_completion(row: CompletionRow, _raw: Any, place: Place, policy: Policy) -> InstructionRecord:
+def _from_completion(row: CompletionRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
     if isinstance(row.prompt, str) and isinstance(row.completion, str):
-        return build(
-            row,
-            place,
-            policy,
+        exchange = Exchange(
             paths=("$.prompt", "$.completion"),
             question=row.prompt,
             answer=row.completion,
             system=row.system,
             difficulty=row.difficulty,
         )
+        return _build(row, exchange, place, policy)
     if isinstance(row.prompt, str) or isinstance(row.completion, str):
         raise RowError("FT-INST-001", "$.completion", "one of prompt and completion is text, the other messages")
-    dialogue = take_apart([*row.prompt, *row.completion], "$.prompt+completion")
-    return build_dialogue(row, dialogue, place, policy, system=row.system, difficulty=row.difficulty)
+    dialogue = read_dialogue([*row.prompt, *row.completion], "$.prompt+completion")
+    return _build_dialogue(row, dialogue, place, policy, row.system)
 
 
-DIALECTS = (
-    Dialect(
-        name="alpaca",
-        kind=FORMAT,
-        marks=("instruction", "output"),
-        row=AlpacaRow,
-        convert=_from_alpaca,
-    ),
-    Dialect(
-        name="messages",
-        kind=FORMAT,
-        marks=("messages",),
-        row=MessagesRow,
-        convert=_from_messages,
-    ),
-    Dialect(
-        name="sharegpt",
-        kind=FORMAT,
-        marks=("conversations",),
-        row=ShareGptRow,
-        convert=_from_sharegpt,
-    ),
-    Dialect(
-        name="prompt-completion",
-        kind=FORMAT,
-        marks=("prompt", "completion"),
-        row=CompletionRow,
-        convert=_from_completion,
-    ),
-    Dialect(
-        name="instruction",
-        kind=FORMAT,
-        marks=("question", "answer"),
-        tells=("record_id", "context", "system", "difficulty", "reasoning"),
-        row=CanonicalRow,
-        convert=_from_canonical,
-        canonical=True,
+def _keys(record: InstructionRecord) -> Keys:
+    past = history_texts(record.history)
+    texts = [comparison_key(text) for text in (record.question, record.system, record.reasoning)]
+    answer = hash(comparison_key(record.answer))
+    return Keys(
+        record.record_id,
+        "$.record_id",
+        hash(("instruction", *texts, answer, *record.context, *past)),
+        question_key(record.question, (*record.context, *past)),
+        answer,
+        record.question,
+        record.answer,
+    )
+
+
+def add_history(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of version 1 as one of version 2: `line` is `line_no`, and there are no earlier turns."""
+    return rename_line(row) | {"history": []}
+
+
+INSTRUCTION = Format(
+    name="instruction",
+    record=InstructionRecord,
+    wrong_type="FT-INST-001",
+    keys=_keys,
+    migrations=(add_history,),
+    also_reads=("qa",),
+    trained=True,
+    dialects=(
+        Dialect(
+            name="alpaca",
+            marks=("instruction", "output"),
+            row=AlpacaRow,
+            convert=_from_alpaca,
+        ),
+        Dialect(
+            name="messages",
+            marks=("messages",),
+            row=MessagesRow,
+            convert=_from_messages,
+        ),
+        Dialect(
+            name="sharegpt",
+            marks=("conversations",),
+            row=ShareGptRow,
+            convert=_from_sharegpt,
+        ),
+        Dialect(
+            name="prompt-completion",
+            marks=("prompt", "completion"),
+            row=CompletionRow,
+            convert=_from_completion,
+        ),
+        Dialect(
+            name="instruction",
+            marks=("question", "answer"),
+            extra_marks=("record_id", "context", "system", "difficulty", "reasoning"),
+            row=InstructionRow,
+            convert=_from_canonical,
+            canonical=True,
+        ),
     ),
 )

@@ -11,31 +11,25 @@ from typing import Any
 
 import msgspec
 
-from expectations.formats.dialect import (
-    Dialect,
-    Extras,
-    Place,
-    Policy,
-    RowError,
+from expectations.formats.build import (
     choose_language,
     content_id,
-    refuse_empty,
+    numbered,
     refuse_residue,
     refuse_special_tokens,
     simplified,
     stated_id,
     tidy,
+    tidy_required,
 )
-from expectations.formats.versions import VERSIONS
-from expectations.text.cleaning import comparison_key
+from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, Policy, Record, RowError
+from expectations.text.cleaning import comparison_key, comparison_key_of_clean
 
-FORMAT = "retrieval_pair"
-VERSION = VERSIONS[FORMAT]
 NO_IN_BATCH = "no_in_batch_neg"
 """A file, or a folder, whose name ends so holds queries whose texts are no negatives for each other."""
 
 
-class RetrievalPairRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class RetrievalPairRecord(Record, frozen=True, kw_only=True, gc=False):
     """One query, as the embedding model is trained on it."""
 
     record_id: str
@@ -63,7 +57,7 @@ Texts = list[str | list[Any]]
 """A list of texts; lists within it are read only to be refused with a reason of their own."""
 
 
-class CanonicalRow(Extras, kw_only=True):
+class RetrievalPairRow(Extras, kw_only=True):
     query: str
     positives: Texts
     negatives: Texts | None = None
@@ -93,86 +87,94 @@ class StatutesRow(Extras, rename={"question": "问题", "statutes": "相关法�
     statutes: dict[str, str]
 
 
-def _build(
-    row: Extras,
-    place: Place,
-    policy: Policy,
-    *,
-    fields: tuple[str, str, str],
-    query: str,
-    positives: Texts,
-    negatives: Texts | None = None,
-    scores: tuple[list[float] | None, list[float] | None] = (None, None),
-    prompt: str | None = None,
-    task_type: str | None = None,
-    in_batch_negatives: bool = True,
-    record_id: str = "",
-) -> RetrievalPairRecord:
-    """The rules that hold for every dialect; `fields` are what it calls query, positives and negatives."""
-    asked = tidy(query, f"$.{fields[0]}", place)
-    refuse_empty("FT-PAIR-002", f"$.{fields[0]}", asked)
-    if not positives:
-        raise RowError("FT-PAIR-003", f"$.{fields[1]}", "found no positive")
-    answering = _texts(positives, fields[1], place, "FT-PAIR-003")
-    others = _texts(negatives or [], fields[2], place, "FT-PAIR-004")
-    _refuse_overlap(answering, others, fields[2])
-    for given, texts, field in zip(scores, (answering, others), _SCORE_FIELDS[fields[1]], strict=True):
-        _refuse_scores(given, len(texts), f"$.{field}")
+class Fields(msgspec.Struct, frozen=True):
+    """The names that a dialect has for the fields; empty where it has none."""
+
+    query: str
+    positives: str
+    negatives: str
+    positive_scores: str = ""
+    negative_scores: str = ""
+
+
+_CANONICAL = Fields("query", "positives", "negatives", "positive_scores", "negative_scores")
+_FLAG_EMBEDDING = Fields("query", "pos", "neg", "pos_scores", "neg_scores")
+_STARD = Fields("问题", "相关法规", "negatives")
+
+
+class Contrast(msgspec.Struct, kw_only=True, gc=False):
+    """A query with its texts as a dialect gives them, not yet cleaned."""
+
+    fields: Fields
+    query: str
+    positives: Texts
+    negatives: Texts | None = None
+    positive_scores: list[float] | None = None
+    negative_scores: list[float] | None = None
+    prompt: str | None = None
+    task_type: str | None = None
+    in_batch_negatives: bool = True
+    record_id: str = ""
+
+
+def _build(row: Extras, given: Contrast, place: Place, policy: Policy) -> RetrievalPairRecord:
+    """Return the record of a query with its texts; RowError when it breaks a rule, the same in every dialect."""
+    fields = given.fields
+    query_at, positives_at, negatives_at = f"$.{fields.query}", f"$.{fields.positives}", f"$.{fields.negatives}"
+    query = tidy_required("FT-PAIR-002", given.query, query_at, place)
+    if not given.positives:
+        raise RowError("FT-PAIR-003", positives_at, "found no positive")
+    positives = _tidy_texts("FT-PAIR-003", given.positives, positives_at, place)
+    negatives = _tidy_texts("FT-PAIR-004", given.negatives or [], negatives_at, place)
+    _refuse_overlap(positives, negatives, negatives_at)
+    _refuse_scores(given.positive_scores, len(positives), f"$.{fields.positive_scores}")
+    _refuse_scores(given.negative_scores, len(negatives), f"$.{fields.negative_scores}")
     if not place.plain:
-        texts = {fields[0]: asked}
-        texts |= {f"{fields[1]}[{n}]": text for n, text in enumerate(answering)}
-        texts |= {f"{fields[2]}[{n}]": text for n, text in enumerate(others)}
-        refuse_special_tokens("FT-PAIR-008", place, **texts)
-        refuse_residue(place, **texts)
-    name = record_id or stated_id(row.id, place) or content_id(FORMAT, asked, answering, others)
+        texts = [(query_at, query), *numbered(positives_at, positives), *numbered(negatives_at, negatives)]
+        refuse_special_tokens("FT-PAIR-008", texts)
+        refuse_residue(texts)
+    record_id = given.record_id or stated_id(row.id, place) or content_id("retrieval_pair", query, positives, negatives)
     if policy.traditional != "keep":
-        asked = simplified(asked, policy)
-        answering, others = ([simplified(text, policy) for text in texts] for texts in (answering, others))
+        query = simplified(query, policy)
+        positives, negatives = simplified(positives, policy), simplified(negatives, policy)
     return RetrievalPairRecord(
-        record_id=name,
-        query=asked,
-        positives=answering,
-        negatives=others,
-        positive_scores=scores[0],
-        negative_scores=scores[1],
-        prompt=tidy(prompt, "$.prompt", place),
-        task_type=tidy(task_type, "$.type", place),
-        in_batch_negatives=in_batch_negatives,
-        language=choose_language(row.language, asked),
+        record_id=record_id,
+        query=query,
+        positives=positives,
+        negatives=negatives,
+        positive_scores=given.positive_scores,
+        negative_scores=given.negative_scores,
+        prompt=tidy(given.prompt, "$.prompt", place),
+        task_type=tidy(given.task_type, "$.type", place),
+        in_batch_negatives=given.in_batch_negatives,
+        language=choose_language(row.language, query),
         group=tidy(row.group, "$.group", place),
         source=place.source,
         line_no=place.line,
     )
 
 
-_SCORE_FIELDS = {
-    "pos": ("pos_scores", "neg_scores"),
-    "positives": ("positive_scores", "negative_scores"),
-    "相关法规": ("", ""),
-}
-
-
-def _texts(texts: Texts, field: str, place: Place, empty: str) -> list[str]:
-    """The cleaned texts of a list; RowError on one that is a list itself or empty."""
+def _tidy_texts(empty: str, texts: Texts, path: str, place: Place) -> list[str]:
+    """Return the cleaned texts of a list; RowError on one that is a list itself, or empty (`empty`)."""
     cleaned: list[str] = []
     for n, text in enumerate(texts):
-        path = f"$.{field}[{n}]"
+        at = f"{path}[{n}]"
         if not isinstance(text, str):
-            raise RowError("FT-PAIR-006", path, f"found a list of {len(text)}, expected text")
-        cleaned.append(tidy(text, path, place))
-        refuse_empty(empty, path, cleaned[-1])
+            raise RowError("FT-PAIR-006", at, f"found a list of {len(text)}, expected text")
+        cleaned.append(tidy_required(empty, text, at, place))
     return cleaned
 
 
-def _refuse_overlap(positives: Sequence[str], negatives: Sequence[str], field: str) -> None:
-    """RowError when a negative says the same as a positive."""
+def _refuse_overlap(positives: Sequence[str], negatives: Sequence[str], path: str) -> None:
+    """Refuse a negative whose text is that of a positive (RowError)."""
     keys = {comparison_key(text) for text in positives}
     for n, text in enumerate(negatives):
         if comparison_key(text) in keys:
-            raise RowError("FT-PAIR-005", f"$.{field}[{n}]", f"a positive says the same: {text[:60]!r}")
+            raise RowError("FT-PAIR-005", f"{path}[{n}]", f"a positive has the same text: {text[:60]!r}")
 
 
 def _refuse_scores(scores: list[float] | None, count: int, path: str) -> None:
+    """Refuse scores that are not one finite number for each text (RowError)."""
     if scores is None:
         return
     if len(scores) != count:
@@ -182,75 +184,75 @@ def _refuse_scores(scores: list[float] | None, count: int, path: str) -> None:
             raise RowError("FT-PAIR-007", f"{path}[{n}]", f"found {score}, expected a finite number")
 
 
-def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, policy: Policy) -> RetrievalPairRecord:
-    return _build(
-        row,
-        place,
-        policy,
-        fields=("query", "positives", "negatives"),
+def _from_canonical(row: RetrievalPairRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+    given = Contrast(
+        fields=_CANONICAL,
         query=row.query,
         positives=row.positives,
         negatives=row.negatives,
-        scores=(row.positive_scores, row.negative_scores),
+        positive_scores=row.positive_scores,
+        negative_scores=row.negative_scores,
         prompt=row.prompt,
         task_type=row.task_type,
         in_batch_negatives=row.in_batch_negatives,
         record_id=stated_id(row.record_id, place, "$.record_id"),
     )
+    return _build(row, given, place, policy)
 
 
-def _from_flag_embedding(row: FlagEmbeddingRow, _raw: Any, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_flag_embedding(row: FlagEmbeddingRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
     stem = place.source.rpartition("/")[2].partition(".")[0]
     alone = row.no_in_batch_neg or stem.endswith(NO_IN_BATCH) or place.folder.endswith(NO_IN_BATCH)
-    return _build(
-        row,
-        place,
-        policy,
-        fields=("query", "pos", "neg"),
+    given = Contrast(
+        fields=_FLAG_EMBEDDING,
         query=row.query,
         positives=row.pos,
         negatives=row.neg,
-        scores=(row.pos_scores, row.neg_scores),
+        positive_scores=row.pos_scores,
+        negative_scores=row.neg_scores,
         prompt=row.prompt,
         task_type=row.type,
         in_batch_negatives=not alone,
     )
+    return _build(row, given, place, policy)
 
 
-def _from_statutes(row: StatutesRow, _raw: Any, place: Place, policy: Policy) -> RetrievalPairRecord:
-    return _build(
-        row,
-        place,
-        policy,
-        fields=("问题", "相关法规", "negatives"),
-        query=row.question,
-        positives=list(row.statutes.values()),
-    )
+def _from_statutes(row: StatutesRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+    given = Contrast(fields=_STARD, query=row.question, positives=list(row.statutes.values()))
+    return _build(row, given, place, policy)
 
 
-DIALECTS = (
-    Dialect(
-        name="flag-embedding",
-        kind=FORMAT,
-        marks=("query", "pos"),
-        tells=("neg", "pos_scores", "neg_scores", "prompt", "type"),
-        row=FlagEmbeddingRow,
-        convert=_from_flag_embedding,
-    ),
-    Dialect(
-        name="stard",
-        kind=FORMAT,
-        marks=("query_id", "问题", "相关法规"),
-        row=StatutesRow,
-        convert=_from_statutes,
-    ),
-    Dialect(
-        name="retrieval_pair",
-        kind=FORMAT,
-        marks=("query", "positives"),
-        tells=("negatives", "positive_scores", "negative_scores", "in_batch_negatives"),
-        row=CanonicalRow,
-        convert=_from_canonical,
-        canonical=True,
+def _keys(record: RetrievalPairRecord) -> Keys:
+    texts = (comparison_key_of_clean(record.query), *record.positives, "", *record.negatives)
+    return Keys(record.record_id, "$.record_id", hash(("retrieval_pair", *texts)))
+
+
+RETRIEVAL_PAIR = Format(
+    name="retrieval_pair",
+    record=RetrievalPairRecord,
+    wrong_type="FT-PAIR-001",
+    keys=_keys,
+    dialects=(
+        Dialect(
+            name="flag-embedding",
+            marks=("query", "pos"),
+            extra_marks=("neg", "pos_scores", "neg_scores", "prompt", "type"),
+            row=FlagEmbeddingRow,
+            convert=_from_flag_embedding,
+        ),
+        Dialect(
+            name="stard",
+            marks=("query_id", "问题", "相关法规"),
+            row=StatutesRow,
+            convert=_from_statutes,
+        ),
+        Dialect(
+            name="retrieval_pair",
+            marks=("query", "positives"),
+            extra_marks=("negatives", "positive_scores", "negative_scores", "in_batch_negatives"),
+            row=RetrievalPairRow,
+            convert=_from_canonical,
+            canonical=True,
+        ),
     ),
 )

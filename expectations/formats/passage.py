@@ -5,18 +5,14 @@ Dialects: BEIR's corpus.jsonl, UltraRAG's two forms of a corpus, and the canonic
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from expectations.formats.dialect import Dialect, Place, Policy, RowError, content_id, stated_id, tidy
-from expectations.formats.versions import VERSIONS
-
-FORMAT = "passage"
-VERSION = VERSIONS[FORMAT]
+from expectations.formats.build import content_id, stated_id, tidy
+from expectations.formats.dialect import Dialect, Format, Keys, Place, Policy, Record, RowError, rename_line
+from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
 
-class PassageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class PassageRecord(Record, frozen=True, kw_only=True, gc=False):
     """One document of the corpus."""
 
     document_id: str
@@ -26,7 +22,7 @@ class PassageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     line_no: int
 
 
-class BeirRow(msgspec.Struct, rename={"id": "_id"}, kw_only=True):
+class BeirPassageRow(msgspec.Struct, rename={"id": "_id"}, kw_only=True):
     id: str | int
     text: str
     title: str | None = None
@@ -39,14 +35,14 @@ class ContentsRow(msgspec.Struct, kw_only=True):
 
 
 class TitledRow(msgspec.Struct, kw_only=True):
-    """A document that has no id: it is named by what it says."""
+    """A document that may have no id: then its content is its name."""
 
     title: str
     content: str
     id: str | int | None = None
 
 
-class CanonicalRow(msgspec.Struct, kw_only=True):
+class PassageRow(msgspec.Struct, kw_only=True):
     document_id: str | int
     text: str
     title: str | None = None
@@ -55,7 +51,7 @@ class CanonicalRow(msgspec.Struct, kw_only=True):
 def _build(
     document_id: str | int, title: str | None, text: str, fields: tuple[str, str], place: Place
 ) -> PassageRecord:
-    """The rules that hold for every dialect; `fields` are what it calls the id and the text."""
+    """Return the record of a document; `fields` are the dialect's names for the id and the text."""
     name, body = stated_id(document_id, place, f"$.{fields[0]}"), tidy(text, f"$.{fields[1]}", place)
     for value, field in zip((name, body), fields, strict=True):
         if not value:
@@ -65,52 +61,62 @@ def _build(
     )
 
 
-def _from_beir(row: BeirRow, _raw: Any, place: Place, _policy: Policy) -> PassageRecord:
+def _from_beir(row: BeirPassageRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
     return _build(row.id, row.title, row.text, ("_id", "text"), place)
 
 
-def _from_contents(row: ContentsRow, _raw: Any, place: Place, _policy: Policy) -> PassageRecord:
+def _from_contents(row: ContentsRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
     return _build(row.id, row.title, row.contents, ("id", "contents"), place)
 
 
-def _from_titled(row: TitledRow, _raw: Any, place: Place, _policy: Policy) -> PassageRecord:
-    name = content_id(FORMAT, row.title.strip(), row.content.strip()) if row.id is None else row.id
+def _from_titled(row: TitledRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+    name = content_id("passage", row.title.strip(), row.content.strip()) if row.id is None else row.id
     return _build(name, row.title, row.content, ("id", "content"), place)
 
 
-def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, _policy: Policy) -> PassageRecord:
+def _from_canonical(row: PassageRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
     return _build(row.document_id, row.title, row.text, ("document_id", "text"), place)
 
 
-DIALECTS = (
-    Dialect(
-        name="beir-corpus",
-        kind=FORMAT,
-        marks=("_id", "text"),
-        tells=("title",),
-        row=BeirRow,
-        convert=_from_beir,
-    ),
-    Dialect(
-        name="ultrarag-contents",
-        kind=FORMAT,
-        marks=("id", "contents"),
-        row=ContentsRow,
-        convert=_from_contents,
-    ),
-    Dialect(
-        name="ultrarag-documents",
-        kind=FORMAT,
-        marks=("title", "content"),
-        row=TitledRow,
-        convert=_from_titled,
-    ),
-    Dialect(
-        name="passage",
-        kind=FORMAT,
-        marks=("document_id", "text"),
-        row=CanonicalRow,
-        convert=_from_canonical,
-        canonical=True,
+def _keys(record: PassageRecord) -> Keys:
+    # with its id, since judgements name it
+    row = hash(("passage", record.document_id, comparison_key(record.title), comparison_key(record.text)))
+    return Keys(record.document_id, "$.document_id", row)
+
+
+PASSAGE = Format(
+    name="passage",
+    record=PassageRecord,
+    wrong_type="FT-PSG-001",
+    keys=_keys,
+    migrations=(rename_line,),
+    dialects=(
+        Dialect(
+            name="beir-corpus",
+            file_names=("corpus", "passage", "document"),
+            marks=("_id", "text"),
+            extra_marks=("title",),
+            row=BeirPassageRow,
+            convert=_from_beir,
+        ),
+        Dialect(
+            name="ultrarag-contents",
+            marks=("id", "contents"),
+            row=ContentsRow,
+            convert=_from_contents,
+        ),
+        Dialect(
+            name="ultrarag-documents",
+            marks=("title", "content"),
+            row=TitledRow,
+            convert=_from_titled,
+        ),
+        Dialect(
+            name="passage",
+            marks=("document_id", "text"),
+            row=PassageRow,
+            convert=_from_canonical,
+            canonical=True,
+        ),
     ),
 )

@@ -5,43 +5,42 @@ Dialects: DDR as UltraRAG and as RAG-DDR write it, TRL's preference rows, and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import msgspec
 
-from expectations.formats.dialect import (
-    Dialect,
-    Extras,
-    Place,
-    Policy,
-    RowError,
-    Turn,
+from expectations.formats.build import (
     choose_language,
     content_id,
+    history_json,
+    numbered,
     refuse_empty,
     refuse_label,
     refuse_residue,
     refuse_special_tokens,
     simplified,
     stated_id,
+    texts_around,
     tidy,
     tidy_all,
+    tidy_each,
+    tidy_turns,
 )
-from expectations.formats.instruction import Message, take_apart
-from expectations.formats.versions import VERSIONS
-from expectations.text.cleaning import comparison_key_of_clean
+from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, Policy, Record, RowError, Turn
+from expectations.formats.instruction import InstructionRecord, Message, add_history, read_dialogue
+from expectations.formats.keys import history_texts
+from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
-FORMAT = "preference"
-VERSION = VERSIONS[FORMAT]
 AUGMENTED = 5
 """Passages that DDR gives with the question: the first five."""
 _EMPTY = ("FT-PREF-008", "FT-PREF-002", "FT-PREF-002")
+_RawDdr = Mapping[str, Mapping[str, object]]
+"""A row of DDR as JSON: the scores stand in the objects `chosen` and `rejected`."""
 _TRL_PATHS = ("$.prompt", "$.chosen", "$.rejected")
 
 
-class PreferenceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class PreferenceRecord(Record, frozen=True, kw_only=True, gc=False):
     """One pair of answers to one question, as it is trained on."""
 
     record_id: str
@@ -66,7 +65,9 @@ class PreferenceRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     line_no: int
 
 
-class CanonicalRow(Extras, kw_only=True):
+class PreferenceRow(Extras, kw_only=True):
+    """The canonical form."""
+
     question: str
     chosen: str
     rejected: str
@@ -117,86 +118,80 @@ class RagDdrRow(Extras, kw_only=True):
     rerank_passage: list[Segment] = msgspec.field(default_factory=list[Segment])
 
 
-def _build(
-    row: Extras,
-    place: Place,
-    policy: Policy,
-    *,
-    paths: tuple[str, str, str],
-    question: str,
-    context: Sequence[str] = (),
-    system: str | None = None,
-    history: Sequence[Turn] = (),
-    chosen: str,
-    rejected: str,
-    scores: tuple[float | None, float | None],
-    record_id: str = "",
-    group: str | None = None,
-) -> PreferenceRecord:
-    """The rules that hold for every dialect; `paths` are the JSON paths of the question and of the two answers."""
-    if place.plain:
-        asked, better, worse = question.strip(), chosen.strip(), rejected.strip()
-        given = [text for text in map(str.strip, context) if text]
-    else:
-        texts = (question, chosen, rejected)
-        asked, better, worse = (tidy(text, path, place) for text, path in zip(texts, paths, strict=True))
-        given = tidy_all(context, "$.context", place)
-    if not (asked and better and worse):
-        for code, path, text in zip(_EMPTY, paths, (asked, better, worse), strict=True):
-            refuse_empty(code, path, text)
-    refuse_label(paths[0], asked)
-    refuse_label(paths[1], better)
-    if _say_the_same(better, worse):
-        how = "are the same" if chosen == rejected else "are the same after normalisation"
-        raise RowError("FT-PREF-003", paths[2], f"chosen and rejected {how}")
-    instructed = tidy(system, "$.system", place) if system else ""
-    turns: list[Turn] = []
-    if history:
-        turns = [
-            Turn(tidy(turn.question, "$.history", place), tidy(turn.answer, "$.history", place)) for turn in history
-        ]
+class Comparison(msgspec.Struct, kw_only=True, gc=False):
+    """A question and its two answers as a dialect gives them, not yet cleaned."""
+
+    paths: tuple[str, str, str]
+    """JSON paths of the question, of the chosen and of the rejected answer."""
+    question: str
+    chosen: str
+    rejected: str
+    scores: tuple[float | None, float | None]
+    """Of the chosen and of the rejected answer."""
+    context: Sequence[str] = ()
+    system: str | None = None
+    history: Sequence[Turn] = ()
+    record_id: str = ""
+    group: str = ""
+
+
+def _build(row: Extras, pair: Comparison, place: Place, policy: Policy) -> PreferenceRecord:
+    """Return the record of a comparison; RowError when it breaks a rule. The rules are the same in every dialect."""
+    question, chosen, rejected = tidy_each((pair.question, pair.chosen, pair.rejected), pair.paths, place)
+    context = tidy_all(pair.context, "$.context", place)
+    _refuse_answers(pair, question, chosen, rejected)
+    system = tidy(pair.system, "$.system", place) if pair.system else ""
+    history = tidy_turns(pair.history, "$.history", place) if pair.history else []
     if not place.plain:
-        past = "\n".join(f"{turn.question}\n{turn.answer}" for turn in turns)
-        tidied = dict(zip((path[2:] for path in paths), (asked, better, worse), strict=True))
-        around = {"context": "\n".join(given), "system": instructed, "history": past}
-        refuse_special_tokens("FT-PREF-007", place, **tidied, **around)
-        refuse_residue(place, **tidied, **{f"context[{n}]": text for n, text in enumerate(given)})
-    margin = _margin(scores, policy.min_margin)
-    if not record_id:
-        around = [instructed] if instructed else []
-        if turns:
-            around.append(msgspec.json.encode(turns).decode())
-        record_id = content_id(FORMAT, asked, given, *around, better, worse)
+        texts = list(zip(pair.paths, (question, chosen, rejected), strict=True))
+        refuse_special_tokens("FT-PREF-007", [*texts, *texts_around(context, system, history)])
+        refuse_residue([*texts, *numbered("$.context", context)])
+    margin = _margin(pair.scores, policy.min_margin)
+    record_id = pair.record_id or content_id(
+        "preference", question, context, *([system] if system else []), *history_json(history), chosen, rejected
+    )
     if policy.traditional != "keep":
-        asked, better, worse, instructed = (simplified(text, policy) for text in (asked, better, worse, instructed))
-        given = [simplified(text, policy) for text in given]
-        turns = [Turn(simplified(turn.question, policy), simplified(turn.answer, policy)) for turn in turns]
+        question, chosen, rejected = (simplified(text, policy) for text in (question, chosen, rejected))
+        context, system = simplified(context, policy), simplified(system, policy)
+        history = simplified(history, policy)
     return PreferenceRecord(
         record_id=record_id,
-        question=asked,
-        context=given,
-        system=instructed,
-        history=turns,
-        chosen=better,
-        rejected=worse,
-        chosen_score=scores[0],
-        rejected_score=scores[1],
+        question=question,
+        context=context,
+        system=system,
+        history=history,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_score=pair.scores[0],
+        rejected_score=pair.scores[1],
         margin=margin,
         evidence=row.evidence or [],
-        group=(row.group and tidy(row.group, "$.group", place)) or group or "",
-        language=choose_language(row.language, asked),
+        group=(tidy(row.group, "$.group", place) if row.group else "") or pair.group,
+        language=choose_language(row.language, question),
         source=place.source,
         line_no=place.line,
     )
 
 
-def _say_the_same(left: str, right: str) -> bool:
-    """Whether two answers are equal under `comparison_key`; their first or last letter mostly tells."""
+def _refuse_answers(pair: Comparison, question: str, chosen: str, rejected: str) -> None:
+    """Refuse cleaned texts that are empty, begin with a label, or do not differ (RowError)."""
+    if not (question and chosen and rejected):
+        for code, path, text in zip(_EMPTY, pair.paths, (question, chosen, rejected), strict=True):
+            refuse_empty(code, path, text)
+    refuse_label(pair.paths[0], question)
+    refuse_label(pair.paths[1], chosen)
+    if _are_equal(chosen, rejected):
+        how = "are the same" if pair.chosen == pair.rejected else "are the same after normalisation"
+        raise RowError("FT-PREF-003", pair.paths[2], f"chosen and rejected {how}")
+
+
+def _are_equal(left: str, right: str) -> bool:
+    """True if two answers are equal under `comparison_key`. In most pairs the first or the last letter differs."""
     for end in (-1, 0):
         ours, theirs = left[end].casefold()[end], right[end].casefold()[end]
         if ours != theirs and ours.isalnum() and theirs.isalnum():
             return False
-    return comparison_key_of_clean(left) == comparison_key_of_clean(right)
+    return comparison_key(left) == comparison_key(right)
 
 
 def _margin(scores: tuple[float | None, float | None], least: float) -> float | None:
@@ -216,31 +211,26 @@ def _margin(scores: tuple[float | None, float | None], least: float) -> float | 
     return margin
 
 
-def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, policy: Policy) -> PreferenceRecord:
-    return _build(
-        row,
-        place,
-        policy,
+def _from_canonical(row: PreferenceRow, _raw: object, place: Place, policy: Policy) -> PreferenceRecord:
+    pair = Comparison(
         paths=("$.question", "$.chosen", "$.rejected"),
         question=row.question,
-        context=row.context or (),
-        system=row.system,
-        history=row.history or (),
         chosen=row.chosen,
         rejected=row.rejected,
         scores=(row.chosen_score, row.rejected_score),
+        context=row.context or (),
+        system=row.system,
+        history=row.history or (),
         record_id=stated_id(row.record_id or row.id, place),
     )
+    return _build(row, pair, place, policy)
 
 
-def _from_trl(row: TrlRow, _raw: Any, place: Place, policy: Policy) -> PreferenceRecord:
+def _from_trl(row: TrlRow, _raw: object, place: Place, policy: Policy) -> PreferenceRecord:
     scores = (row.score_chosen, row.score_rejected)
     record_id = stated_id(row.id, place)
     if isinstance(row.prompt, str) and isinstance(row.chosen, str) and isinstance(row.rejected, str):
-        return _build(
-            row,
-            place,
-            policy,
+        pair = Comparison(
             paths=_TRL_PATHS,
             question=row.prompt,
             chosen=row.chosen,
@@ -248,69 +238,62 @@ def _from_trl(row: TrlRow, _raw: Any, place: Place, policy: Policy) -> Preferenc
             scores=scores,
             record_id=record_id,
         )
+        return _build(row, pair, place, policy)
     if isinstance(row.prompt, str) or isinstance(row.chosen, str) or isinstance(row.rejected, str):
         raise RowError("FT-PREF-001", "$.prompt", "prompt, chosen and rejected must all be texts, or all messages")
-    better = take_apart([*(row.prompt or []), *row.chosen], "$.chosen")
-    worse = take_apart([*(row.prompt or []), *row.rejected], "$.rejected")
+    better = read_dialogue([*(row.prompt or []), *row.chosen], "$.chosen")
+    worse = read_dialogue([*(row.prompt or []), *row.rejected], "$.rejected")
     if (better.system, better.history, better.question) != (worse.system, worse.history, worse.question):
         raise RowError("FT-PREF-001", "$.rejected", "chosen and rejected answer different conversations")
-    return _build(
-        row,
-        place,
-        policy,
+    pair = Comparison(
         paths=_TRL_PATHS,
         question=better.question,
-        system=better.system,
-        history=better.history,
         chosen=better.answer,
         rejected=worse.answer,
         scores=scores,
+        system=better.system,
+        history=better.history,
         record_id=record_id,
     )
+    return _build(row, pair, place, policy)
 
 
-def _from_ddr(row: DdrRow, raw: Any, place: Place, policy: Policy) -> PreferenceRecord:
-    return _build(
-        row,
-        place,
-        policy,
+def _from_ddr(row: DdrRow, raw: _RawDdr | None, place: Place, policy: Policy) -> PreferenceRecord:
+    pair = Comparison(
         paths=("$.query", "$.chosen.text", "$.rejected.text"),
         question=row.query,
-        context=row.retrieval_result,
         chosen=row.chosen.text,
         rejected=row.rejected.text,
         scores=_ddr_scores(row.chosen, row.rejected, raw),
+        context=row.retrieval_result,
         # DDR's own numeric `id` is a line number: two files use the same ones for different questions.
         record_id=stated_id(row.id, place) if isinstance(row.id, str) else "",
-        group=content_id("chunk", row.chunk.strip()) if row.chunk and row.chunk.strip() else None,
+        group=content_id("chunk", row.chunk.strip()) if row.chunk and row.chunk.strip() else "",
     )
+    return _build(row, pair, place, policy)
 
 
-def _from_rag_ddr(row: RagDdrRow, raw: Any, place: Place, policy: Policy) -> PreferenceRecord:
+def _from_rag_ddr(row: RagDdrRow, raw: _RawDdr | None, place: Place, policy: Policy) -> PreferenceRecord:
     better, worse = row.chosen, row.rejected
     if isinstance(better, str) or isinstance(worse, str):
         if (better, worse) in (("YES", "NO"), ("NO", "YES")):
             raise RowError("FT-PREF-009", "$.chosen", f"found {better} on a passage, expected an answer")
         path = "$.chosen" if isinstance(better, str) else "$.rejected"
         raise RowError("FT-PREF-001", path, "found text, expected an object")
-    return _build(
-        row,
-        place,
-        policy,
+    pair = Comparison(
         paths=("$.question", "$.chosen.text", "$.rejected.text"),
         question=row.question,
-        context=[passage.segment for passage in (row.rerank_passage or row.passage)[:AUGMENTED]],
         chosen=better.text,
         rejected=worse.text,
         scores=_ddr_scores(better, worse, raw),
+        context=[passage.segment for passage in (row.rerank_passage or row.passage)[:AUGMENTED]],
         record_id=stated_id(row.id, place) if isinstance(row.id, str) else "",
     )
+    return _build(row, pair, place, policy)
 
 
-def _ddr_scores(
-    better: DdrAnswer, worse: DdrAnswer, raw: dict[str, dict[str, Any]] | None
-) -> tuple[float | None, float | None]:
-    """The scores of the first metric that both candidates have; RowError when they have none in common."""
+def _ddr_scores(better: DdrAnswer, worse: DdrAnswer, raw: _RawDdr | None) -> tuple[float | None, float | None]:
+    """Return the scores of the first metric that both candidates have; RowError when they have none in common."""
     if raw is None:
         name = _first_metric(type(better), type(worse))
         scores = getattr(better, name, None), getattr(worse, name, None)
@@ -327,20 +310,20 @@ def _ddr_scores(
 
 @cache
 def _first_metric(chosen: type[DdrAnswer], rejected: type[DdrAnswer]) -> str:
-    """The field of the first metric that candidates of these shapes have in common; empty without one."""
+    """Return the field of the first metric that candidates of these shapes have in common; empty without one."""
     left, right = (
         {field.encode_name: field.name for field in msgspec.structs.fields(kind)} for kind in (chosen, rejected)
     )
     return next((left[key] for key in _metrics(left) if left[key] == right.get(key)), "")
 
 
-def _metrics(candidate: dict[str, Any]) -> list[str]:
-    """The keys of a candidate's scores, sorted."""
+def _metrics(candidate: Mapping[str, object]) -> list[str]:
+    """Return the keys of a candidate's scores, sorted."""
     keys = [key for key in candidate if key.endswith("score") and candidate[key] is not None]
     return sorted(key for key in keys if key == "score" or key.endswith("_score")) if keys else keys
 
 
-def _score(raw: dict[str, dict[str, Any]], name: str, metrics: list[str]) -> float | None:
+def _score(raw: _RawDdr, name: str, metrics: list[str]) -> float | None:
     if not metrics:
         return None
     score = raw[name][metrics[0]]
@@ -349,37 +332,79 @@ def _score(raw: dict[str, dict[str, Any]], name: str, metrics: list[str]) -> flo
     return float(score)
 
 
-DIALECTS = (
-    Dialect(
-        name="ddr",
-        kind=FORMAT,
-        marks=("query", "retrieval_result", "chosen", "rejected"),
-        row=DdrRow,
-        convert=_from_ddr,
-    ),
-    Dialect(
-        name="rag-ddr",
-        kind=FORMAT,
-        marks=("question", "chosen", "rejected", "data_type"),
-        tells=("passage", "rerank_passage"),
-        row=RagDdrRow,
-        convert=_from_rag_ddr,
-    ),
-    Dialect(
-        name="trl",
-        kind=FORMAT,
-        marks=("chosen", "rejected"),
-        tells=("prompt",),
-        row=TrlRow,
-        convert=_from_trl,
-    ),
-    Dialect(
-        name="preference",
-        kind=FORMAT,
-        marks=("question", "chosen", "rejected"),
-        tells=("chosen_score", "context"),
-        row=CanonicalRow,
-        convert=_from_canonical,
-        canonical=True,
+def _keys(record: PreferenceRecord) -> Keys:
+    question = comparison_key(record.question)
+    chosen, rejected = comparison_key(record.chosen), comparison_key(record.rejected)
+    around = (*record.context, record.system, *history_texts(record.history))
+    # Different chosen texts are normal; the same two texts preferred both ways are not.
+    pair = (chosen, rejected) if chosen < rejected else (rejected, chosen)
+    return Keys(
+        record.record_id,
+        "$.record_id",
+        0,
+        hash((question, around, pair)),
+        hash(chosen),
+        record.question,
+        record.chosen,
+        record.rejected,
+    )
+
+
+def _to_instruction(record: PreferenceRecord) -> InstructionRecord:
+    """Return the question with its chosen answer."""
+    return InstructionRecord(
+        record_id=record.record_id,
+        question=record.question,
+        context=record.context,
+        system=record.system,
+        history=list(record.history),
+        reasoning="",
+        answer=record.chosen,
+        difficulty=None,
+        language=record.language,
+        evidence=record.evidence,
+        group=record.group,
+        source=record.source,
+        line_no=record.line_no,
+    )
+
+
+PREFERENCE = Format(
+    name="preference",
+    record=PreferenceRecord,
+    wrong_type="FT-PREF-001",
+    keys=_keys,
+    migrations=(add_history,),
+    bridges={"instruction": _to_instruction},
+    trained=True,
+    dialects=(
+        Dialect(
+            name="ddr",
+            marks=("query", "retrieval_result", "chosen", "rejected"),
+            row=DdrRow,
+            convert=_from_ddr,
+        ),
+        Dialect(
+            name="rag-ddr",
+            marks=("question", "chosen", "rejected", "data_type"),
+            extra_marks=("passage", "rerank_passage"),
+            row=RagDdrRow,
+            convert=_from_rag_ddr,
+        ),
+        Dialect(
+            name="trl",
+            marks=("chosen", "rejected"),
+            extra_marks=("prompt",),
+            row=TrlRow,
+            convert=_from_trl,
+        ),
+        Dialect(
+            name="preference",
+            marks=("question", "chosen", "rejected"),
+            extra_marks=("chosen_score", "context"),
+            row=PreferenceRow,
+            convert=_from_canonical,
+            canonical=True,
+        ),
     ),
 )

@@ -10,40 +10,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
-from expectations.formats.dialect import (
-    Dialect,
-    Extras,
-    Place,
-    Policy,
-    RowError,
+from expectations.formats.build import (
+    PathText,
     choose_language,
     content_id,
-    explain,
-    refuse_empty,
+    numbered,
     refuse_label,
     refuse_residue,
     refuse_special_tokens,
     simplified,
     stated_id,
     tidy,
+    tidy_required,
 )
-from expectations.formats.instruction import Message, take_apart
-from expectations.formats.versions import VERSIONS
+from expectations.formats.dialect import (
+    Dialect,
+    Extras,
+    Format,
+    Keys,
+    Place,
+    Policy,
+    Record,
+    RowError,
+    convert_row,
+)
+from expectations.formats.instruction import InstructionRecord, Message, read_dialogue
+from expectations.formats.kbalign import Dependency, parse_prompt, parse_verification, split_references
+from expectations.formats.keys import question_key
+from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 from expectations.text.cleaning import find_lost_number
 
-FORMAT = "qa"
-VERSION = VERSIONS[FORMAT]
-
-_T = TypeVar("_T")
 Verdict = Literal["correct", "wrong"]
-Dependency = Literal["short", "long"]
+_VERDICT = re.compile(
+    r"The student response is (?P<verdict>correct|wrong)\b[\s,.:]*(?:because\b)?[\s,:]*(?P<explanation>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
-class QaRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class QaRecord(Record, frozen=True, kw_only=True, gc=False):
     """One question and answer, with what it was made from."""
 
     record_id: str
@@ -59,7 +67,6 @@ class QaRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     explanation: str | None
     """Why the verdict is so."""
     dependency: Dependency | None
-    """Whether one chunk holds the answer, or several together."""
     evidence: list[str]
     """Ids of the passages or documents that hold the answer."""
     group: str
@@ -69,7 +76,7 @@ class QaRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     line_no: int
 
 
-class CanonicalRow(Extras, kw_only=True):
+class QaRow(Extras, kw_only=True):
     question: str
     answer: str
     references: list[str] | None = None
@@ -149,213 +156,118 @@ class RagEvalRow(Extras, kw_only=True):
     ground_truth: RagEvalTruth
 
 
-class Prompt(msgspec.Struct, frozen=True):
-    """What a prompt of KBAlign was made of."""
+class Answered(msgspec.Struct, kw_only=True, gc=False):
+    """A question, its answer and what belongs to them as a dialect gives them, not yet cleaned."""
 
-    question: str
-    references: list[str]
-    dependency: Dependency | None
-
-
-# Every pattern looks at a place once: prompts may be as long as a row may be.
-_USER = re.compile(r"(?:User|用户)[:：]")
-_ASSISTANT = re.compile(r"(?:Assistant|助手)[:：]$")
-_KB_TAG = re.compile(r"<KB\d{1,9}>")
-_LEAD_IN = re.compile(r"Now the question is ?[:：]|现在的?问题是 ?[:：]")
-_REQUEST = re.compile(
-    r"(?:Please answer this question\.|Please provide a detailed answer to the question\."
-    r"|请你回答这个问题。|请直接回答，不要有多余的内容。)$"
-)
-_REFERENCES = re.compile(r"(?:References|参考内容)[:：]")
-_ITEM = re.compile(r"^[ \t]*(?P<number>\d{1,3})\.\s", re.MULTILINE)
-_LONG = re.compile(r"who has read|现在的问题是")
-_SHORT = re.compile(r"who have read|现在问题是")
-_MATERIAL = re.compile(r"^[ \t]*(?P<label>Reference|Question|Golden Answer|Student Response):", re.MULTILINE)
-_VERIFY = re.compile(r"^[ \t]*Please generate your verification\b", re.MULTILINE)
-_VERDICT = re.compile(
-    r"The student response is (?P<verdict>correct|wrong)\b[\s,.:]*(?:because\b)?[\s,:]*(?P<explanation>.*)",
-    re.DOTALL | re.IGNORECASE,
-)
-
-
-def take_out(user: str) -> Prompt:
-    """Question and references of a cleaned prompt of KBAlign; the whole text is the question when it is no such one."""
-    text = _without_roles(user)
-    leads = list(_LEAD_IN.finditer(text))
-    if not leads:
-        return Prompt(_KB_TAG.sub("", text).strip(), [], None)
-    lead = leads[-1]  # a reference may quote one before
-    question = text[lead.end() :]
-    if request := _REQUEST.search(question):
-        question = question[: request.start()]
-    before = text[: lead.start()]
-    given = _REFERENCES.search(before)
-    dependency: Dependency | None = "long" if _LONG.search(text) else "short" if _SHORT.search(text) else None
-    return Prompt(question.strip(), split_references(before[given.end() :]) if given else [], dependency)
-
-
-def _without_roles(prompt: str) -> str:
-    """A prompt without the labels of the speakers around it."""
-    text = prompt.strip()
-    if user := _USER.match(text):
-        text = text[user.end() :]
-    return _ASSISTANT.sub("", text).strip()
-
-
-class Trial(msgspec.Struct, frozen=True):
-    """What a verification is about."""
-
-    references: list[str]
+    paths: tuple[str, str]
+    """JSON paths of the question and of the answer."""
     question: str
     answer: str
-    student: str
+    references: Sequence[str] = ()
+    references_path: str = ""
+    """The list of references; empty when they were part of the question's text."""
+    golden_reference: str | None = None
+    student_answer: str | None = None
+    verdict: Verdict | None = None
+    explanation: str | None = None
+    dependency: Dependency | None = None
+    record_id: str = ""
+    evidence: Sequence[str] = ()
 
 
-def take_trial(user: str) -> Trial | None:
-    """The materials of a prompt that asks for a verification; None when it asks for none.
-
-    The references may hold such labels too: question and answer are the last ones before the student's response.
-    """
-    text = _without_roles(user)
-    labels = list(_MATERIAL.finditer(text))
-    places = {label["label"]: label for label in reversed(labels)}
-    reference, student = places.get("Reference"), places.get("Student Response")
-    if not reference or not student:
-        return None
-    before = {label["label"]: label for label in labels if reference.end() <= label.start() < student.start()}
-    question, answer = before.get("Question"), before.get("Golden Answer")
-    if not question or not answer or question.start() > answer.start():
-        return None
-    end = _VERIFY.search(text, student.end())
-    return Trial(
-        references=split_references(text[reference.end() : question.start()]),
-        question=text[question.end() : answer.start()].strip(),
-        answer=text[answer.end() : student.start()].strip(),
-        student=text[student.end() : end.start() if end else len(text)].strip(),
-    )
-
-
-def split_references(text: str) -> list[str]:
-    """The texts of a numbered list, `1. …\\n2. …`; numbers out of turn belong to the text they stand in."""
-    starts: list[re.Match[str]] = []
-    for item in _ITEM.finditer(text):
-        if int(item["number"]) == len(starts) + 1:
-            starts.append(item)
-    if not starts:
-        return [text.strip()] if text.strip() else []
-    ends = [*(start.start() for start in starts[1:]), len(text)]
-    parts = [text[start.end() : end].strip() for start, end in zip(starts, ends, strict=True)]
-    return [part for part in parts if part]
-
-
-def _build(
-    row: Extras,
-    place: Place,
-    policy: Policy,
-    *,
-    paths: tuple[str, str],
-    question: str,
-    answer: str,
-    references: Sequence[str] = (),
-    references_path: str = "",
-    golden_reference: str | None = None,
-    student_answer: str | None = None,
-    verdict: Verdict | None = None,
-    explanation: str | None = None,
-    dependency: Dependency | None = None,
-    record_id: str = "",
-    evidence: Sequence[str] | None = None,
-) -> QaRecord:
-    """The rules that hold for every dialect; `paths` are the JSON paths of the question and the answer."""
-    asked = tidy(question, paths[0], place)
-    refuse_empty("FT-QA-002", paths[0], asked)
-    answered = tidy(answer, paths[1], place)
-    refuse_empty("FT-QA-003", paths[1], answered)
-    if lost := find_lost_number(answered):
-        raise RowError("FT-QA-004", paths[1], f"the answer begins with {lost!r}: what stood before it is gone")
-    refuse_label(paths[0], asked)
-    refuse_label(paths[1], answered)
-    shown = references_path or paths[0]
-    given = [text for text in (tidy(text, shown, place) for text in references) if text]
-    golden = tidy(golden_reference, "$.golden_reference", place)
-    student, why = tidy(student_answer, paths[0], place), tidy(explanation, paths[1], place)
+def _build(row: Extras, given: Answered, place: Place, policy: Policy) -> QaRecord:
+    """Return the record of a question and its answer; RowError when it breaks a rule, the same in every dialect."""
+    asked_at, answered_at = given.paths
+    question = tidy_required("FT-QA-002", given.question, asked_at, place)
+    answer = tidy_required("FT-QA-003", given.answer, answered_at, place)
+    if lost := find_lost_number(answer):
+        raise RowError("FT-QA-004", answered_at, f"the answer begins with {lost!r}: the text before it is missing")
+    refuse_label(asked_at, question)
+    refuse_label(answered_at, answer)
+    references_at = given.references_path or asked_at
+    references = [text for text in (tidy(text, references_at, place) for text in given.references) if text]
+    golden = tidy(given.golden_reference, "$.golden_reference", place)
+    student, explanation = tidy(given.student_answer, asked_at, place), tidy(given.explanation, answered_at, place)
     if not place.plain:
-        question_field, answer_field, references_field = paths[0][2:], paths[1][2:], shown[2:]
-        for field, text in ((question_field, f"{asked}\n{student}"), (answer_field, f"{answered}\n{why}")):
-            refuse_special_tokens("FT-QA-006", place, **{field: text})
-        refuse_residue(place, **{question_field: asked})
-        refuse_residue(place, **{answer_field: answered})
-        for n, text in enumerate(given):
-            field = f"{references_field}[{n}]" if references_path else references_field
-            refuse_special_tokens("FT-QA-006", place, **{field: text})
-            refuse_residue(place, **{field: text})
-    name = record_id or content_id(FORMAT, asked, given, golden, answered, student, verdict or "", why)
+        texts = [(asked_at, f"{question}\n{student}"), (answered_at, f"{answer}\n{explanation}")]
+        refuse_special_tokens("FT-QA-006", texts)
+        refuse_residue([(asked_at, question), (answered_at, answer)])
+        _refuse_markup_in_references(given, references)
+    verdict = given.verdict
+    record_id = given.record_id or content_id(
+        "qa", question, references, golden, answer, student, verdict or "", explanation
+    )
     group = tidy(row.group, "$.group", place) or (content_id("chunk", golden) if golden else "")
     if policy.traditional != "keep":
-        asked, answered, golden, student, why = (
-            simplified(text, policy) for text in (asked, answered, golden, student, why)
+        question, answer, golden, student, explanation = (
+            simplified(text, policy) for text in (question, answer, golden, student, explanation)
         )
-        given = [simplified(text, policy) for text in given]
+        references = simplified(references, policy)
     return QaRecord(
-        record_id=name,
-        question=asked,
-        answer=answered,
-        references=given,
+        record_id=record_id,
+        question=question,
+        answer=answer,
+        references=references,
         golden_reference=golden or None,
         student_answer=student or None,
         verdict=verdict,
-        explanation=why or None,
-        dependency=dependency,
-        evidence=list(row.evidence or evidence or ()),
+        explanation=explanation or None,
+        dependency=given.dependency,
+        evidence=list(row.evidence or given.evidence),
         group=group,
-        language=choose_language(row.language, asked),
+        language=choose_language(row.language, question),
         source=place.source,
         line_no=place.line,
     )
 
 
+def _refuse_markup_in_references(given: Answered, references: Sequence[str]) -> None:
+    """Refuse a reference with a special token or the residue of a template (RowError)."""
+    texts: list[PathText] = (
+        numbered(given.references_path, references)
+        if given.references_path
+        else [(given.paths[0], text) for text in references]
+    )
+    for text in texts:
+        refuse_special_tokens("FT-QA-006", [text])
+        refuse_residue([text])
+
+
 def _build_exchange(
     row: BmRow | FlatRow | MergedRow, exchange: tuple[str, str], paths: tuple[str, str], place: Place, policy: Policy
 ) -> QaRecord:
-    """The record of a prompt and its answer: a question, or the verification of a student's answer."""
-    asked, assistant, golden = tidy(exchange[0], paths[0], place), exchange[1], row.golden_reference
-    trial = take_trial(asked)
-    if trial is None:
-        prompt = take_out(asked)
-        return _build(
-            row,
-            place,
-            policy,
+    """Return the record of a prompt and its answer: a question, or the verification of a student's answer."""
+    user, assistant = tidy(exchange[0], paths[0], place), exchange[1]
+    verification = parse_verification(user)
+    if verification is None:
+        prompt = parse_prompt(user)
+        given = Answered(
             paths=paths,
             question=prompt.question,
             answer=assistant,
             references=prompt.references,
-            golden_reference=golden,
+            golden_reference=row.golden_reference,
             dependency=prompt.dependency,
         )
-    judged = _VERDICT.match(tidy(assistant, paths[1], place))
-    if judged is None:
+        return _build(row, given, place, policy)
+    verdict = _VERDICT.match(tidy(assistant, paths[1], place))
+    if verdict is None:
         raise RowError("FT-QA-007", paths[1], f"found {assistant.strip()[:60]!r}, no verdict")
-    return _build(
-        row,
-        place,
-        policy,
+    given = Answered(
         paths=paths,
-        question=trial.question,
-        answer=trial.answer,
-        references=trial.references,
-        golden_reference=golden,
-        student_answer=trial.student,
-        verdict=cast(Verdict, judged["verdict"].lower()),
-        explanation=judged["explanation"],
+        question=verification.question,
+        answer=verification.answer,
+        references=verification.references,
+        golden_reference=row.golden_reference,
+        student_answer=verification.student,
+        verdict=cast(Verdict, verdict["verdict"].lower()),
+        explanation=verdict["explanation"],
     )
+    return _build(row, given, place, policy)
 
 
-def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, policy: Policy) -> QaRecord:
-    return _build(
-        row,
-        place,
-        policy,
+def _from_canonical(row: QaRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+    given = Answered(
         paths=("$.question", "$.answer"),
         question=row.question,
         answer=row.answer,
@@ -368,34 +280,32 @@ def _from_canonical(row: CanonicalRow, _raw: Any, place: Place, policy: Policy) 
         dependency=row.dependency,
         record_id=stated_id(row.record_id or row.id, place),
     )
+    return _build(row, given, place, policy)
 
 
-def _from_flat(row: FlatRow, _raw: Any, place: Place, policy: Policy) -> QaRecord:
+def _from_flat(row: FlatRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
     return _from_messages(row, row.data.messages, "$.data.messages", place, policy)
 
 
-def _from_merged(row: MergedRow, _raw: Any, place: Place, policy: Policy) -> QaRecord:
+def _from_merged(row: MergedRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
     return _from_messages(row, row.messages, "$.messages", place, policy)
 
 
 def _from_messages(
     row: FlatRow | MergedRow, messages: Sequence[Message], path: str, place: Place, policy: Policy
 ) -> QaRecord:
-    dialogue = take_apart(messages, path)
+    dialogue = read_dialogue(messages, path)
     if dialogue.system or dialogue.history:
         raise RowError("FT-INST-008", path, f"found {len(messages)} messages, expected one user and one assistant")
     return _build_exchange(row, (dialogue.question, dialogue.answer), dialogue.paths, place, policy)
 
 
-def _from_bm(row: BmRow, _raw: Any, place: Place, policy: Policy) -> QaRecord:
+def _from_bm(row: BmRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
     return _build_exchange(row, row.data, ("$.data[0]", "$.data[1]"), place, policy)
 
 
-def _from_rageval(row: RagEvalRow, _raw: Any, place: Place, policy: Policy) -> QaRecord:
-    return _build(
-        row,
-        place,
-        policy,
+def _from_rageval(row: RagEvalRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+    given = Answered(
         paths=("$.query.content", "$.ground_truth.content"),
         question=row.query.content,
         answer=row.ground_truth.content,
@@ -404,6 +314,7 @@ def _from_rageval(row: RagEvalRow, _raw: Any, place: Place, policy: Policy) -> Q
         record_id=stated_id(row.query.query_id, place, "$.query.query_id"),
         evidence=[str(name) for name in row.ground_truth.doc_ids or ()],
     )
+    return _build(row, given, place, policy)
 
 
 class Part(Extras, kw_only=True):
@@ -417,11 +328,8 @@ class Part(Extras, kw_only=True):
     paths: tuple[str, str]
 
 
-def _from_part(row: Part, _raw: Any, place: Place, policy: Policy) -> QaRecord:
-    return _build(
-        row,
-        place,
-        policy,
+def _from_part(row: Part, _raw: object, place: Place, policy: Policy) -> QaRecord:
+    given = Answered(
         paths=row.paths,
         question=row.question,
         answer=row.answer,
@@ -430,16 +338,17 @@ def _from_part(row: Part, _raw: Any, place: Place, policy: Policy) -> QaRecord:
         dependency=row.dependency,
         record_id=stated_id(row.id, place),
     )
+    return _build(row, given, place, policy)
 
 
-def _chunk_parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """The questions of a chunk, each with the answer and the reference of its number."""
-    row = _typed(value, ChunkRow)
-    found = {"questions": len(row.questions), "answers": len(row.answers)}
+def _chunk_parts(value: Any) -> Iterator[tuple[str, Part]]:
+    """Yield the questions of a chunk, each with the answer and the reference of the same number."""
+    row = convert_row(value, ChunkRow, "FT-QA-001")
+    counts = {"questions": len(row.questions), "answers": len(row.answers)}
     if row.references:
-        found["references"] = len(row.references)
-    if len(set(found.values())) > 1:
-        reason = ", ".join(f"{count} {name}" for name, count in found.items())
+        counts["references"] = len(row.references)
+    if len(set(counts.values())) > 1:
+        reason = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise RowError("FT-QA-005", "$.answers", f"found {reason}")
     for n, (question, answer) in enumerate(zip(row.questions, row.answers, strict=True)):
         given = row.references[n] if row.references else []
@@ -456,18 +365,19 @@ def _chunk_parts(value: Any) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _squad_parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every question of a file in SQuAD's form."""
-    for n, document in enumerate(_typed(value, SquadFile).data):
+def _squad_parts(value: Any) -> Iterator[tuple[str, Part]]:
+    """Yield every question of a file in SQuAD's form."""
+    for n, document in enumerate(convert_row(value, SquadFile, "FT-QA-001").data):
         yield from _paragraph_parts(document, f"$.data[{n}]")
 
 
-def _squad_document_parts(value: Any) -> Iterator[tuple[str, Any]]:
-    yield from _paragraph_parts(_typed(value, SquadDocument), "$")
+def _squad_document_parts(value: Any) -> Iterator[tuple[str, Part]]:
+    """Yield every question of one document."""
+    yield from _paragraph_parts(convert_row(value, SquadDocument, "FT-QA-001"), "$")
 
 
-def _paragraph_parts(document: SquadDocument, path: str) -> Iterator[tuple[str, Any]]:
-    """The questions on each paragraph, with the first of their answers, which others only cut differently."""
+def _paragraph_parts(document: SquadDocument, path: str) -> Iterator[tuple[str, Part]]:
+    """Yield the questions on each paragraph, each with its first answer; the others are other cuts of the same text."""
     for n, paragraph in enumerate(document.paragraphs):
         for m, asked in enumerate(paragraph.qas):
             within = f"{path}.paragraphs[{n}].qas[{m}]"
@@ -483,84 +393,109 @@ def _paragraph_parts(document: SquadDocument, path: str) -> Iterator[tuple[str, 
             yield within, part
 
 
-def _typed(value: Any, row: type[_T]) -> _T:
-    try:
-        return msgspec.convert(value, row, strict=True)
-    except msgspec.ValidationError as error:
-        path, reason = explain(str(error))
-        raise RowError("FT-QA-001", path, reason) from error
-
-
 def _holds_objects(value: Any) -> bool:
-    """Whether question and truth are objects: DDR's rows have the same two keys, with texts."""
+    """True if question and truth are objects: DDR's rows have the same two keys, with texts."""
     return isinstance(value, dict) and all(
         isinstance(cast("dict[str, Any]", value).get(key), dict) for key in ("query", "ground_truth")
     )
 
 
-DIALECTS = (
-    Dialect(
-        name="kbalign-chunks",
-        kind=FORMAT,
-        marks=("content", "questions", "answers"),
-        row=Part,
-        convert=_from_part,
-        parts=_chunk_parts,
-    ),
-    Dialect(
-        name="kbalign-flat",
-        kind=FORMAT,
-        marks=("index", "data", "golden_reference"),
-        row=FlatRow,
-        convert=_from_flat,
-    ),
-    Dialect(
-        name="kbalign-merged",
-        kind=FORMAT,
-        marks=("messages", "golden_reference"),
-        tells=("golden_reference",),
-        row=MergedRow,
-        convert=_from_merged,
-    ),
-    Dialect(
-        name="kbalign-bm",
-        kind=FORMAT,
-        marks=("id", "data"),
-        row=BmRow,
-        convert=_from_bm,
-    ),
-    Dialect(
-        name="squad",
-        kind=FORMAT,
-        marks=("version", "data"),
-        row=Part,
-        convert=_from_part,
-        parts=_squad_parts,
-    ),
-    Dialect(
-        name="squad-document",
-        kind=FORMAT,
-        marks=("paragraphs",),
-        row=Part,
-        convert=_from_part,
-        parts=_squad_document_parts,
-    ),
-    Dialect(
-        name="rageval",
-        kind=FORMAT,
-        marks=("query", "ground_truth"),
-        tells=("domain", "prediction"),
-        suits=_holds_objects,
-        row=RagEvalRow,
-        convert=_from_rageval,
-    ),
-    Dialect(
-        name="qa",
-        kind=FORMAT,
-        marks=("question", "answer", "references"),
-        tells=("golden_reference", "student_answer", "verdict", "explanation", "dependency"),
-        row=CanonicalRow,
-        convert=_from_canonical,
-        canonical=True,
+def _keys(record: QaRecord) -> Keys:
+    given = (*record.references, record.golden_reference or "", record.student_answer or "")
+    answer = hash(comparison_key(record.answer))
+    explanation = comparison_key(record.explanation or "")
+    return Keys(
+        record.record_id,
+        "$.record_id",
+        hash(("qa", comparison_key(record.question), answer, given, record.verdict, explanation)),
+        question_key(record.question, given),
+        answer,
+        record.question,
+        record.answer,
+    )
+
+
+def _to_instruction(record: QaRecord) -> InstructionRecord:
+    """Return the question with its references; the golden one is not given. A verification keeps the right answer."""
+    return InstructionRecord(
+        record_id=record.record_id,
+        question=record.question,
+        context=record.references,
+        system="",
+        history=[],
+        reasoning="",
+        answer=record.answer,
+        difficulty=None,
+        language=record.language,
+        evidence=record.evidence,
+        group=record.group,
+        source=record.source,
+        line_no=record.line_no,
+    )
+
+
+QA = Format(
+    name="qa",
+    record=QaRecord,
+    wrong_type="FT-QA-001",
+    keys=_keys,
+    bridges={"instruction": _to_instruction},
+    dialects=(
+        Dialect(
+            name="kbalign-chunks",
+            marks=("content", "questions", "answers"),
+            row=Part,
+            convert=_from_part,
+            parts=_chunk_parts,
+        ),
+        Dialect(
+            name="kbalign-flat",
+            marks=("index", "data", "golden_reference"),
+            row=FlatRow,
+            convert=_from_flat,
+        ),
+        Dialect(
+            name="kbalign-merged",
+            marks=("messages", "golden_reference"),
+            extra_marks=("golden_reference",),
+            row=MergedRow,
+            convert=_from_merged,
+        ),
+        Dialect(
+            name="kbalign-bm",
+            marks=("id", "data"),
+            row=BmRow,
+            convert=_from_bm,
+        ),
+        Dialect(
+            name="squad",
+            marks=("version", "data"),
+            row=Part,
+            convert=_from_part,
+            parts=_squad_parts,
+        ),
+        Dialect(
+            name="squad-document",
+            marks=("paragraphs",),
+            row=Part,
+            convert=_from_part,
+            parts=_squad_document_parts,
+        ),
+        Dialect(
+            name="rageval",
+            marks=("query", "ground_truth"),
+            extra_marks=("domain", "prediction"),
+            suits=_holds_objects,
+            row=RagEvalRow,
+            convert=_from_rageval,
+        ),
+        Dialect(
+            name="qa",
+            marks=("question", "answer", "references"),
+            extra_marks=("golden_reference", "student_answer", "verdict", "explanation", "dependency"),
+            row=QaRow,
+            convert=_from_canonical,
+            canonical=True,
+        ),
     ),
 )

@@ -1,125 +1,129 @@
-"""What a file is: the dialect that its first rows speak, and what speaks against that."""
+"""Recognise the dialect of a file by its first rows, and note the rows that do not fit it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import msgspec
-
-from expectations.codes import CODES
-from expectations.formats import instruction, pairs, passage, preference, qa, retrieval
-from expectations.formats.dialect import Dialect, Kind
+from expectations.formats.dialect import Dialect
+from expectations.formats.registry import DIALECTS
 from expectations.reading import Row, read_rows
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, Violation, violation
 
-DIALECTS: tuple[Dialect, ...] = (
-    *instruction.DIALECTS,
-    *preference.DIALECTS,
-    *qa.DIALECTS,
-    *pairs.DIALECTS,
-    *retrieval.DIALECTS,
-    *passage.DIALECTS,
-)
-KINDS: tuple[Kind, ...] = ("instruction", "preference", "qa", "retrieval_pair", "query", "qrels", "passage")
 SAMPLE = 100
-"""Rows that are looked at."""
+"""The number of rows by which a file is recognised."""
 
-_LEAST_SHARE = 0.5  # of a dialect's marks: a row that forgot one of two fields is still told so
-_LEAST_SHARE_UNASKED = 0.51  # where nobody named a format, half of two marks is a coincidence
+_LEAST_SHARE = 0.5  # of a dialect's marks: a row without one of two fields is still refused as a row of this dialect
+_LEAST_SHARE_UNNAMED = 0.51  # where no format was named, half of two marks may be a coincidence
 
 
-class Recognition(msgspec.Struct, frozen=True):
-    """The dialect of a file; `notes` say what is ambiguous or mixed in it, and which rows disagree."""
+class Recognition(NamedTuple):
+    """The dialect of a file; `notes` name what is ambiguous or mixed in it, and the rows that do not fit."""
 
-    dialect: Dialect
+    dialect: Dialect[Any]
     notes: list[str]
 
 
-def recognise(path: Path) -> Dialect:
-    """The dialect of a file, from its first rows and its name. Refused when it is none of ours (FT-DIALECT-001)."""
+def recognise(path: Path) -> Dialect[Any]:
+    """Return the dialect of a file, by its first rows and its name. Refused (FT-DIALECT-001) when none fits."""
     rows = [row for row in islice(read_rows(path), SAMPLE) if isinstance(row, Row)]
-    found = recognise_rows(rows, name=path.name)
-    if found is None:
+    recognition = recognise_rows(rows, name=path.name)
+    if recognition is None:
         raise Refused(str(path), [unknown(str(path), rows)])
-    return found.dialect
+    return recognition.dialect
 
 
-def recognise_rows(rows: Sequence[Row], *, name: str, kinds: Sequence[str] = ()) -> Recognition | None:
-    """The dialect that most of the rows speak, of `kinds` if some are asked for (kinds, or names of dialects).
+def recognise_rows(rows: Sequence[Row], *, name: str, formats: Sequence[str] = ()) -> Recognition | None:
+    """Return the dialect of most of the rows; None when no dialect fits.
 
-    The file's name decides between equals. None when no dialect fits.
+    `formats`: names of formats or of dialects that the file may have; any by default. The file's name decides between
+    dialects that fit equally well.
     """
-    candidates = [dialect for dialect in DIALECTS if not kinds or dialect.kind in kinds or dialect.name in kinds]
-    least = _LEAST_SHARE if kinds else _LEAST_SHARE_UNASKED
-    votes: dict[str, list[int]] = {}
+    candidates = [dialect for dialect in DIALECTS if not formats or _is_one_of(dialect, formats)]
+    least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
+    lines: dict[str, list[int]] = {}
     tied: set[str] = set()
     for row in rows:
-        fits = {dialect.name: dialect.fit(row.value) for dialect in candidates}
-        best = max(fits.values(), default=(0.0, 0))
-        if best[0] < least:
+        equals = _best_fits(row.value, candidates, least)
+        if not equals:
             continue
-        equals = [dialect for dialect, fit in fits.items() if fit == best]
         named = next((dialect for dialect in equals if _is_named(dialect, name)), None)
-        votes.setdefault(named or equals[0], []).append(row.line)
+        lines.setdefault((named or equals[0]).name, []).append(row.line)
         if len(equals) > 1 and not named:
-            tied.update(equals)
-    if not votes:
+            tied.update(dialect.name for dialect in equals)
+    if not lines:
         return None
-    ranked = sorted(votes.items(), key=lambda vote: -len(vote[1]))
-    winner = ranked[0][0]
-    notes = [
-        f"mixed: {len(lines)} of the first {len(rows)} rows look like `{dialect}`, at line {_some(lines)}"
-        for dialect, lines in ranked[1:]
-    ]
-    tied -= {winner}
+    ranked = sorted(lines.items(), key=lambda vote: -len(vote[1]))
+    winner = next(dialect for dialect in candidates if dialect.name == ranked[0][0])
+    return Recognition(winner, _notes(rows, ranked, tied - {winner.name}))
+
+
+def _best_fits(value: Any, candidates: Sequence[Dialect[Any]], least: float) -> list[Dialect[Any]]:
+    """Return the dialects that fit a value best; none when it has less than the share `least` of their marks."""
+    fits = [dialect.fit(value) for dialect in candidates]
+    best = max(fits, default=(0.0, 0))
+    if best[0] < least:
+        return []
+    return [dialect for dialect, fit in zip(candidates, fits, strict=True) if fit == best]
+
+
+def _notes(rows: Sequence[Row], ranked: Sequence[tuple[str, list[int]]], tied: set[str]) -> list[str]:
+    """Return what a person should know of a file that was recognised; `ranked`: (dialect, its lines), most first."""
+    notes: list[str] = []
     if tied:
         others = " or ".join(f"`{other}`" for other in sorted(tied))
-        notes.insert(0, f"ambiguous: `{winner}` could also be {others}; say which with --format")
-    strange = {row.line for row in rows} - {line for lines in votes.values() for line in lines}
+        notes.append(f"ambiguous: `{ranked[0][0]}` could also be {others}; choose one with --format")
+    for dialect, lines in ranked[1:]:
+        notes.append(f"mixed: {len(lines)} of the first {len(rows)} rows look like `{dialect}`, at line {_some(lines)}")
+    strange = {row.line for row in rows}.difference(*(lines for _, lines in ranked))
     if strange:
-        notes.append(
-            f"{len(strange)} of the first {len(rows)} rows look like no dialect, at line {_some(sorted(strange))}"
-        )
-    return Recognition(next(dialect for dialect in candidates if dialect.name == winner), notes)
+        lines = _some(sorted(strange))
+        notes.append(f"{len(strange)} of the first {len(rows)} rows look like no dialect, at line {lines}")
+    return notes
 
 
-def better_fit(value: Any, dialect: Dialect) -> Dialect | None:
-    """Another dialect all of whose marks a row has, which `dialect` does not find in it; None without one.
+def better_fit(value: Any, dialect: Dialect[Any]) -> Dialect[Any] | None:
+    """Return another dialect all of whose marks a row has, where it does not have all of `dialect`; None without one.
 
-    A format whose keys are some of this dialect's own is none: such a row forgot a key.
+    A dialect of another format whose marks are some of this dialect's own does not count: such a row lacks a key.
     """
     if dialect.fit(value)[0] == 1.0:
         return None
-    others = (other for other in DIALECTS if other.marks and other.fit(value)[0] == 1.0)
     own = set(dialect.marks)
-    return next((other for other in others if other.kind == dialect.kind or not own.issuperset(other.marks)), None)
+    for other in DIALECTS:
+        fits = other.marks and other.fit(value)[0] == 1.0
+        if fits and (other.format is dialect.format or not own.issuperset(other.marks)):
+            return other
+    return None
 
 
 def _some(lines: Sequence[int]) -> str:
     return ", ".join(map(str, lines[:5])) + (" …" if len(lines) > 5 else "")
 
 
-def unknown(where: str, rows: Sequence[Row], kinds: Sequence[str] = ()) -> Violation:
-    """The violation for a file, or rows, of no known dialect: what was found and what would be read."""
-    return Violation(
-        code="FT-DIALECT-001",
+def unknown(where: str, rows: Sequence[Row], formats: Sequence[str] = ()) -> Violation:
+    """Return the violation for a file, or rows, of no known dialect: the keys found, and the dialects that are read."""
+    return violation(
+        "FT-DIALECT-001",
         where=where,
-        message=f"the keys {_keys(row.value for row in rows)} are those of no dialect that is read here",
-        expected=describe_dialects(kinds),
-        fix=CODES["FT-DIALECT-001"].fix,
+        message=f"no dialect that is read here has the keys {_keys(row.value for row in rows)}",
+        expected=describe_dialects(formats),
     )
 
 
-def describe_dialects(kinds: Sequence[str] = ()) -> str:
-    """The dialects of a kind with their keys: `alpaca (instruction, output), messages (messages)`."""
+def describe_dialects(formats: Sequence[str] = ()) -> str:
+    """Return the dialects of some formats with their keys: `alpaca (instruction, output), messages (messages)`."""
     return ", ".join(
         f"{dialect.name} ({', '.join(dialect.marks) or 'tab-separated columns'})"
         for dialect in DIALECTS
-        if not kinds or dialect.kind in kinds or dialect.name in kinds
+        if not formats or _is_one_of(dialect, formats)
     )
+
+
+def _is_one_of(dialect: Dialect[Any], names: Sequence[str]) -> bool:
+    return dialect.format.name in names or dialect.name in names
 
 
 def _keys(values: Iterable[Any]) -> str:
@@ -129,13 +133,6 @@ def _keys(values: Iterable[Any]) -> str:
     return "(none)"
 
 
-def _is_named(dialect: str, file_name: str) -> bool:
-    """Whether the file's name speaks for a dialect that others equal."""
-    questions = ("quer", "question")
-    hints = {
-        "beir-queries": questions,
-        "beir-corpus": ("corpus", "passage", "document"),
-        "queries-tsv": questions,
-        "qrels-tsv": ("qrel", "judg"),
-    }
-    return any(hint in file_name.lower() for hint in hints.get(dialect, ()))
+def _is_named(dialect: Dialect[Any], file_name: str) -> bool:
+    """True if the file's name decides for a dialect."""
+    return any(part in file_name.lower() for part in dialect.file_names)

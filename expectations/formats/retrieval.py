@@ -10,10 +10,10 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
-from expectations.formats.dialect import Dialect, Place, Policy, RowError, choose_language, simplified, stated_id, tidy
-from expectations.formats.versions import VERSIONS
+from expectations.formats.build import choose_language, simplified, stated_id, tidy
+from expectations.formats.dialect import Dialect, Format, Keys, Place, Policy, Record, RowError, rename_line
+from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
-VERSION = VERSIONS["qrels"]
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
 HEADERS = (
     QRELS_HEADER,
@@ -24,11 +24,12 @@ HEADERS = (
     ["_id", "text"],
 )
 """First lines of tables that are no rows."""
+_QUERY_FILES = ("quer", "question")
 
 Grade = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 
 
-class QueryRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class QueryRecord(Record, frozen=True, kw_only=True, gc=False):
     """One question to search with."""
 
     query_id: str
@@ -38,7 +39,7 @@ class QueryRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     line_no: int
 
 
-class QrelRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class QrelRecord(Record, frozen=True, kw_only=True, gc=False):
     """One judgement: how well a passage answers a query; 0 means it does not."""
 
     query_id: str
@@ -54,7 +55,7 @@ class BeirQueryRow(msgspec.Struct, rename={"id": "_id"}, kw_only=True):
     language: str | None = None
 
 
-class CanonicalQueryRow(msgspec.Struct, kw_only=True):
+class QueryRow(msgspec.Struct, kw_only=True):
     query_id: str | int
     query: str
     language: str | None = None
@@ -66,7 +67,7 @@ class BeirQrelRow(msgspec.Struct, rename={"query_id": "query-id", "passage_id": 
     score: Grade
 
 
-class CanonicalQrelRow(msgspec.Struct, kw_only=True):
+class QrelRow(msgspec.Struct, kw_only=True):
     query_id: str | int
     passage_id: str | int
     score: Grade
@@ -118,28 +119,28 @@ def _qrel(query_id: str | int, passage_id: str | int, score: int, paths: tuple[s
     return QrelRecord(query_id=ids[0], passage_id=ids[1], score=score, source=place.source, line_no=place.line)
 
 
-def _from_beir_query(row: BeirQueryRow, _raw: Any, place: Place, policy: Policy) -> QueryRecord:
+def _from_beir_query(row: BeirQueryRow, _raw: object, place: Place, policy: Policy) -> QueryRecord:
     return _query(row.id, row.text, row.language, ("_id", "text"), place, policy)
 
 
-def _from_canonical_query(row: CanonicalQueryRow, _raw: Any, place: Place, policy: Policy) -> QueryRecord:
+def _from_canonical_query(row: QueryRow, _raw: object, place: Place, policy: Policy) -> QueryRecord:
     return _query(row.query_id, row.query, row.language, ("query_id", "query"), place, policy)
 
 
-def _from_cells(cells: list[str], _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
+def _from_cells(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
     if len(cells) != 3:
         raise RowError("FT-QREL-001", "$", f"found {len(cells)} columns, expected 3 (query-id, corpus-id, score)")
     return _qrel(cells[0], cells[1], _grade(cells[2], "$[2]"), ("$[0]", "$[1]"), place)
 
 
-def _from_pair(cells: list[str], _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
+def _from_pair(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
     """Two columns: whatever is named answers the query."""
     if len(cells) != 2:
         raise RowError("FT-QREL-001", "$", f"found {len(cells)} columns, expected 2 (query-id, corpus-id)")
     return _qrel(cells[0], cells[1], 1, ("$[0]", "$[1]"), place)
 
 
-def _from_trec(cells: list[str], _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
+def _from_trec(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
     if len(cells) != 4:
         reason = f"found {len(cells)} columns, expected 4 (query-id, iteration, corpus-id, score)"
         raise RowError("FT-QREL-001", "$", reason)
@@ -153,7 +154,7 @@ def _grade(cell: str, path: str) -> int:
     return int(score)
 
 
-def _from_query_cells(cells: list[str], _raw: Any, place: Place, policy: Policy) -> QueryRecord:
+def _from_query_cells(cells: list[str], _raw: object, place: Place, policy: Policy) -> QueryRecord:
     if len(cells) != 2:
         raise RowError("FT-QRY-001", "$", f"found {len(cells)} columns, expected 2 (query-id, text)")
     name, text = stated_id(cells[0], place, "$[0]"), tidy(cells[1], "$[1]", place)
@@ -166,75 +167,101 @@ def _from_query_cells(cells: list[str], _raw: Any, place: Place, policy: Policy)
     )
 
 
-def _from_beir_qrel(row: BeirQrelRow, _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
+def _from_beir_qrel(row: BeirQrelRow, _raw: object, place: Place, _policy: Policy) -> QrelRecord:
     return _qrel(row.query_id, row.passage_id, row.score, ("$.query-id", "$.corpus-id"), place)
 
 
-def _from_canonical_qrel(row: CanonicalQrelRow, _raw: Any, place: Place, _policy: Policy) -> QrelRecord:
+def _from_canonical_qrel(row: QrelRow, _raw: object, place: Place, _policy: Policy) -> QrelRecord:
     return _qrel(row.query_id, row.passage_id, row.score, ("$.query_id", "$.passage_id"), place)
 
 
-DIALECTS = (
-    Dialect(
-        name="beir-queries",
-        kind="query",
-        marks=("_id", "text"),
-        row=BeirQueryRow,
-        convert=_from_beir_query,
+def _query_keys(record: QueryRecord) -> Keys:
+    # with its id, since judgements name it
+    return Keys(record.query_id, "$.query_id", hash(("query", record.query_id, comparison_key(record.query))))
+
+
+def _qrel_keys(record: QrelRecord) -> Keys:
+    row = hash(("qrels", record.query_id, record.passage_id, record.score))
+    return Keys(f"{record.query_id}\t{record.passage_id}", "$", row)
+
+
+QUERY = Format(
+    name="query",
+    record=QueryRecord,
+    wrong_type="FT-QRY-001",
+    keys=_query_keys,
+    migrations=(rename_line,),
+    dialects=(
+        Dialect(
+            name="beir-queries",
+            marks=("_id", "text"),
+            row=BeirQueryRow,
+            convert=_from_beir_query,
+            file_names=_QUERY_FILES,
+        ),
+        Dialect(
+            name="query",
+            marks=("query_id", "query"),
+            row=QueryRow,
+            convert=_from_canonical_query,
+            canonical=True,
+        ),
+        Dialect(
+            name="queries-tsv",
+            marks=(),
+            suits=_names_text,
+            row=list[str],
+            convert=_from_query_cells,
+            file_names=_QUERY_FILES,
+            headers=HEADERS,
+        ),
     ),
-    Dialect(
-        name="query",
-        kind="query",
-        marks=("query_id", "query"),
-        row=CanonicalQueryRow,
-        convert=_from_canonical_query,
-        canonical=True,
-    ),
-    Dialect(
-        name="beir-qrels-tsv",
-        kind="qrels",
-        marks=(),
-        suits=_has_three_columns,
-        row=list[str],
-        convert=_from_cells,
-    ),
-    Dialect(
-        name="trec-qrels-tsv",
-        kind="qrels",
-        marks=(),
-        suits=_is_trec,
-        row=list[str],
-        convert=_from_trec,
-    ),
-    Dialect(
-        name="qrels-tsv",
-        kind="qrels",
-        marks=(),
-        suits=_names_two,
-        row=list[str],
-        convert=_from_pair,
-    ),
-    Dialect(
-        name="queries-tsv",
-        kind="query",
-        marks=(),
-        suits=_names_text,
-        row=list[str],
-        convert=_from_query_cells,
-    ),
-    Dialect(
-        name="beir-qrels",
-        kind="qrels",
-        marks=("query-id", "corpus-id", "score"),
-        row=BeirQrelRow,
-        convert=_from_beir_qrel,
-    ),
-    Dialect(
-        name="qrels",
-        kind="qrels",
-        marks=("query_id", "passage_id", "score"),
-        row=CanonicalQrelRow,
-        convert=_from_canonical_qrel,
-        canonical=True,
+)
+QRELS = Format(
+    name="qrels",
+    record=QrelRecord,
+    wrong_type="FT-QREL-001",
+    keys=_qrel_keys,
+    migrations=(rename_line,),
+    same_id=("FT-QREL-004", "the pair is judged otherwise in {place}"),
+    dialects=(
+        Dialect(
+            name="beir-qrels-tsv",
+            marks=(),
+            suits=_has_three_columns,
+            row=list[str],
+            convert=_from_cells,
+            headers=HEADERS,
+        ),
+        Dialect(
+            name="trec-qrels-tsv",
+            marks=(),
+            suits=_is_trec,
+            row=list[str],
+            convert=_from_trec,
+            headers=HEADERS,
+        ),
+        Dialect(
+            name="qrels-tsv",
+            marks=(),
+            suits=_names_two,
+            row=list[str],
+            convert=_from_pair,
+            file_names=("qrel", "judg"),
+            headers=HEADERS,
+        ),
+        Dialect(
+            name="beir-qrels",
+            marks=("query-id", "corpus-id", "score"),
+            row=BeirQrelRow,
+            convert=_from_beir_qrel,
+        ),
+        Dialect(
+            name="qrels",
+            marks=("query_id", "passage_id", "score"),
+            row=QrelRow,
+            convert=_from_canonical_qrel,
+            canonical=True,
+        ),
     ),
 )

@@ -8,27 +8,17 @@ from typing import Any
 
 import msgspec
 
-from expectations.formats import instruction, pairs, passage, preference, qa, retrieval
-from expectations.formats.versions import VERSIONS
+from expectations.formats import registry
 
 FOLDER = Path(__file__).parent / "schemas"
-RECORDS: dict[str, type[msgspec.Struct]] = {
-    "instruction": instruction.InstructionRecord,
-    "preference": preference.PreferenceRecord,
-    "qa": qa.QaRecord,
-    "retrieval_pair": pairs.RetrievalPairRecord,
-    "query": retrieval.QueryRecord,
-    "qrels": retrieval.QrelRecord,
-    "passage": passage.PassageRecord,
-}
 FORMATS: dict[str, tuple[type[msgspec.Struct], int]] = {
-    name: (record, VERSIONS[name]) for name, record in RECORDS.items()
+    name: (format.record, format.version) for name, format in registry.FORMATS.items()
 }
 """Format -> its record and its version."""
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a format, with its version in `$id`."""
+    """Return the JSON Schema (draft 2020-12) of a format, with its version in `$id`."""
     record, version = FORMATS[name]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -38,12 +28,12 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def schema_text(name: str) -> str:
-    """The published file's text."""
+    """Return the text of the published file."""
     return json.dumps(schema_of(name), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
 
 def write_schemas(folder: Path = FOLDER) -> None:
-    """Writes every schema file anew."""
+    """Write every schema file again."""
     for name in FORMATS:
         (folder / f"{name}.json").write_text(schema_text(name), encoding="utf-8")
 

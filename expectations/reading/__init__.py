@@ -1,8 +1,7 @@
-"""Files become rows: one streamed pass, bounded memory, strict. What cannot be read is rejected with place and reason.
+"""Read files as rows: strictly, in one pass, with bounded memory. A row that cannot be read is rejected with a reason.
 
-`rows` says what a row and a rejected row are, `streams` opens and unpacks files, `lines` cuts text into rows, `decode`
-reads one row's JSON, `columns` reads Parquet and folders of the `datasets` library. Nobody reads the raw file again
-after this.
+`rows` defines a row and a rejected row, `streams` opens and decompresses files, `lines` cuts text into rows, `decode`
+reads one row's JSON, `columns` reads Parquet and folders of the `datasets` library. No later step reads the raw file.
 """
 
 from expectations.reading.files import MAX_LINE_BYTES, holds_rows, is_readable, read_rows

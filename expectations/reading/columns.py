@@ -14,76 +14,77 @@ from expectations.reading.rows import Rejected, Row, Source, Unreadable
 from expectations.reading.streams import require_arrow
 
 FORMAT_KEY, VERSION_KEY = b"ft_assets.format", b"ft_assets.version"
-"""Metadata of a Parquet file that says which record format, in which version, its rows are."""
+"""Metadata of a Parquet file: the record format of its rows, and its version."""
 
 _BATCH = 1000
 _FOLDER_SIGNS = ("dataset_info.json", "dataset_dict.json")
 
 
 def is_dataset_folder(path: Path) -> bool:
-    """Whether a folder was written by `save_to_disk` of the `datasets` library."""
+    """Return whether a folder was written by `save_to_disk` of the `datasets` library."""
     return path.is_dir() and any((path / sign).is_file() for sign in _FOLDER_SIGNS)
 
 
 def read_parquet(source: Source) -> Iterator[Row | Rejected]:
-    """The rows of a Parquet file; `line` is the row's number from 1. The file is decoded once before, for damage."""
+    """Yield the rows of a Parquet file; `line` is the row's number from 1. It is first decoded once to find damage."""
     pa = require_arrow("a Parquet file")
     import pyarrow.parquet as pq
 
-    held = _Held()
+    columns = _FilledColumns()
     try:
         with pq.ParquetFile(source.path) as file:
             for batch in file.iter_batches(batch_size=_BATCH):
-                held.look(batch)
+                columns.add(batch)
     except (pa.ArrowException, OSError) as error:
-        raise Unreadable("FT-ROW-008", f"it is no whole Parquet file: {_short(error)}") from error
+        raise Unreadable("FT-ROW-008", f"the Parquet file is not complete: {_short(error)}") from error
     with pq.ParquetFile(source.path) as file:
         metadata = file.schema_arrow.metadata or {}
         version = metadata.get(VERSION_KEY, b"").decode()
         stamp = {"format_version": int(version)} if version.isdigit() else {}
-        yield from _rows(source, file.schema_arrow, file.iter_batches(batch_size=_BATCH), held.nothing() | stamp)
+        yield from _rows(source, file.schema_arrow, file.iter_batches(batch_size=_BATCH), columns.empty() | stamp)
 
 
 def read_folder(source: Source) -> Iterator[Row | Rejected]:
-    """The rows of a saved Dataset, or of every split of a saved DatasetDict, numbered from 1 through all of them."""
+    """Yield the rows of a saved Dataset, or of every split of a saved DatasetDict, numbered from 1 across all."""
     pa = require_arrow("a folder of the datasets library")
     files = list(_arrow_files(source.path))
-    held = _Held()
+    columns = _FilledColumns()
     try:
         for file in files:
             with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as reader:
                 for batch in reader:
-                    held.look(batch)
+                    columns.add(batch)
     except (pa.ArrowException, OSError) as error:
         raise Unreadable("FT-ROW-008", f"{file.name} is damaged: {_short(error)}") from error
     line = 0
     for file in files:
         with pa.memory_map(str(file)) as mapped, pa.ipc.open_stream(mapped) as reader:
-            for row in _rows(source, reader.schema, _sliced(reader), held.nothing(), first=line):
+            for row in _rows(source, reader.schema, _sliced(reader), columns.empty(), first=line):
                 line = row.line
                 yield row
 
 
-class _Held:
-    """Which columns hold anything. A null in one that does is a key the row does not have: a table pads rows of several
-    shapes. A column of nulls alone is a key of every row, as `null` is in JSON, and says what the file is."""
+class _FilledColumns:
+    """The columns that hold a value in some row. There, a null is a key that the row does not have: a table fills up
+    rows of several shapes. A column of only nulls is a key of every row, as `null` is in JSON: it is a mark of the
+    file's dialect."""
 
     def __init__(self) -> None:
         self._columns: dict[str, bool] = {}
 
-    def look(self, batch: Any) -> None:
-        """Takes note of a batch; ArrowException when it is damaged."""
+    def add(self, batch: Any) -> None:
+        """Note which columns of a batch hold a value; ArrowException when it is damaged."""
         batch.validate(full=True)
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             self._columns[name] = self._columns.get(name, False) or column.null_count < len(column)
 
-    def nothing(self) -> dict[str, None]:
-        """The columns of nulls alone, as they stand in every row."""
+    def empty(self) -> dict[str, None]:
+        """Return the columns of only nulls, as keys of every row."""
         return {name: None for name, held in self._columns.items() if not held}
 
 
 def _arrow_files(folder: Path) -> Iterator[Path]:
-    """The data files of a saved Dataset or DatasetDict, as its state.json lists them."""
+    """Yield the data files of a saved Dataset or DatasetDict, as its state.json lists them."""
     splits = folder / "dataset_dict.json"
     try:
         if splits.is_file():
@@ -93,7 +94,7 @@ def _arrow_files(folder: Path) -> Iterator[Path]:
         for entry in json.loads((folder / "state.json").read_text("utf-8"))["_data_files"]:
             yield folder / entry["filename"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unreadable("FT-ROW-008", f"the dataset folder is not whole: {_short(error)}") from error
+        raise Unreadable("FT-ROW-008", f"the dataset folder is not complete: {_short(error)}") from error
 
 
 def _sliced(reader: Any) -> Iterator[Any]:
@@ -119,7 +120,7 @@ def _rows(
 
 
 def _find_nan(value: Any, path: str) -> str:
-    """The JSON path of the first number that is none; empty without one."""
+    """Return the JSON path of the first NaN or infinite number; empty without one."""
     if isinstance(value, float):
         return "" if math.isfinite(value) else path
     if isinstance(value, dict):

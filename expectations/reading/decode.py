@@ -1,8 +1,8 @@
-"""One row's JSON, strictly: no duplicate key, no NaN, no lone surrogate, no endless depth.
+"""Decode one row's JSON strictly: no duplicate key, no NaN, no lone surrogate, no endless depth.
 
-No parser refuses all of that, and the one with hooks for it is slow. So msgspec reads the row, and the keys it kept are
-counted against the keys that the text shows; where the two differ, or msgspec refuses, the standard library's parser
-looks again with its hooks and gives the reason.
+No parser refuses all of that, and the one with hooks for it is slow. So msgspec reads the row, and the
+number of keys in its result is compared with the number of keys in the text. Where they differ, or msgspec refuses,
+the standard library's parser reads the row again with its hooks and gives the reason.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _DEPTH_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]', re.DOTALL)
 _SPACED_COLON = re.compile(rb"\s:")
 _HIDING_ESCAPE = re.compile(rb"\\[ubfr]")
 _LESS, _EQUALS, _DELETE, _BACKSLASH, _HASH, _I, _B, _OPENING = b"<=\x7f\\#IB("
-_LATIN_1 = 0xC2  # begins U+0080 to U+00BF: control characters, the hard blank
+_LATIN_1 = 0xC2  # begins U+0080 to U+00BF: control characters, the no-break space
 # U+F000 to U+FFFF, the full-width forms among them, but for Chinese punctuation: that stays as it is
 _WIDE = re.compile(b"\xef(?!" + b"|".join(sign.encode()[1:] for sign in "，？：；！（）～") + b")")
 
-# Chinese as it mostly is: no character of these is changed by NFC or by folding, so one look serves for three
+# The usual Chinese characters: NFC and folding change none of these, so one search replaces three
 _USUAL = re.compile("[\x00-\x7f\u2010-\u2027\u3001-\u301f\u3400-\u4dbf\u4e00-\u9fff，？：；！（）～]*")
 
 
 def decode_row(
     source: Source, line: int, offset: int, data: bytes, *, whole: bool = True, lane: Lane | None = None
 ) -> Row | Rejected:
-    """The row that one JSON text is. `whole`: a line end followed, so that it was not cut by the end of the file."""
+    """Return the row of one JSON text. `whole`: a line end followed, so that the end of the file did not cut it."""
     if lane and lane.decoder and (row := _decode_quickly(lane, lane.decoder, line, offset, data)):
         return row
     try:
@@ -49,20 +49,20 @@ def decode_row(
 
 
 def _decode_quickly(lane: Lane, decoder: msgspec.json.Decoder[Any], line: int, offset: int, data: bytes) -> Row | None:
-    """The row if it has the shape of its file; None says nothing."""
+    """Return the row if it has the shape of its file; None where the general way must decide."""
     try:
         text = data.decode("utf-8")
         typed = decoder.decode(data)
     except (ValueError, RecursionError):
         return None
-    # As many colons as keys: no key was given twice. There may be more, in texts; a key ends with a quote.
+    # As many colons as keys: no key is there twice. Texts may hold more colons; a key ends with a quote.
     if text.count(":") != lane.keys and (text.count('":') != lane.keys or _SPACED_COLON.search(data)):
         return None
     return Row(line, offset, None, data, _is_plain(text, data, lane.objects), typed)
 
 
 def decode_utf8(data: bytes) -> str:
-    """Strict UTF-8; Unreadable says what it may be instead."""
+    """Decode strict UTF-8; Unreadable names the encoding that it may be instead."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -75,8 +75,10 @@ def decode_utf8(data: bytes) -> str:
 
 
 def _is_plain(text: str, data: bytes, objects: int) -> bool:  # noqa: PLR0911 - a list of reasons
-    """Whether no text of a row can hold what cleaning changes or a rule refuses. Single bytes are looked for (as
-    numbers: `b"<" in data` takes ten times as long), so that a tag, a formula or a call just costs it the closer look.
+    """Return whether no text of a row can hold anything that cleaning changes or a rule refuses.
+
+    The search is for single bytes (as numbers: `b"<" in data` takes ten times as long). So a row with a tag, a formula
+    or a call is not plain, although it may be clean: its fields are then searched one by one.
     """
     if _LESS in data or _EQUALS in data or _DELETE in data or _LATIN_1 in data:
         return False
@@ -106,7 +108,7 @@ def _decodes_as_gb18030(data: bytes) -> bool:
 
 
 def decode_json(text: str, data: bytes, *, whole: bool) -> tuple[Any, bool]:
-    """(the value, whether the row is plain: see `Row`); Unreadable says what is wrong."""
+    """Return (value, whether the row is plain: see `Row`); Unreadable with the reason."""
     opened = data.count(b"{")
     if opened + data.count(b"[") > MAX_DEPTH:
         _refuse_depth(text)
@@ -115,8 +117,8 @@ def decode_json(text: str, data: bytes, *, whole: bool) -> tuple[Any, bool]:
     except (ValueError, RecursionError):  # msgspec's own error is a ValueError
         return _decode_slowly(text, whole=whole), False
     keys, objects = _shape(value)
-    # Every key shows as `":`, and so may a text: equal counts mean that no key was given twice. A key with white
-    # space before its colon shows otherwise, so then every colon must stand right behind a quote.
+    # Every key is followed by `":`, and a text may be: equal counts mean that no key is there twice. A key with white
+    # space before its colon is not counted so; then every colon must follow a quote directly.
     shown = data.count(b'":')
     if shown != keys or (data.count(b":") != shown and _SPACED_COLON.search(data)):
         value = _decode_slowly(text, whole=whole)
@@ -124,7 +126,7 @@ def decode_json(text: str, data: bytes, *, whole: bool) -> tuple[Any, bool]:
 
 
 def _shape(value: Any) -> tuple[int, int]:
-    """(keys, objects) in a value, at any depth."""
+    """Return the numbers of (keys, objects) in a value, at any depth."""
     keys = objects = 0
     waiting: list[Any] = [value]
     while waiting:
@@ -174,7 +176,7 @@ def _refuse_lone_surrogates(value: Any) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         surrogate = f"\\u{ord(error.object[error.start]):04x}"
-        raise Unreadable("FT-ROW-009", f"{surrogate} stands without its other half") from error
+        raise Unreadable("FT-ROW-009", f"{surrogate} is there without its other half") from error
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

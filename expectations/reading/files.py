@@ -1,4 +1,4 @@
-"""One file, whatever it is: told by its bytes and its shape, and handed to the reader that knows it."""
+"""Recognise the kind of a file by its bytes and its shape, and read its rows with the reader for that kind."""
 
 from __future__ import annotations
 
@@ -9,39 +9,37 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from expectations.codes import CODES
 from expectations.reading.columns import is_dataset_folder, read_folder, read_parquet
 from expectations.reading.decode import decode_row
 from expectations.reading.lane import Lane
 from expectations.reading.lines import ArrayReader, read_lines, read_tsv
 from expectations.reading.rows import BLANK, BOM, Rejected, Row, Source, Unreadable
 from expectations.reading.streams import CHUNK, open_stream, packing_of
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 
 MAX_LINE_BYTES = 8 << 20
 _MAX_DOCUMENT_BYTES = 64 << 20
 
 
 def is_readable(path: Path) -> bool:
-    """Whether there is a file, or a folder of the `datasets` library, at this path."""
+    """Return whether there is a file, or a folder of the `datasets` library, at this path."""
     return path.is_file() or is_dataset_folder(path)
 
 
 def read_rows(
     path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, lane: Lane | None = None
 ) -> Iterator[Row | Rejected]:
-    """The rows of a file, in file order.
+    """Yield the rows of a file, in file order.
 
-    Read are JSONL, a JSON array (whatever its name), one pretty-printed JSON object, TSV; these packed with gzip or
-    zstd; Parquet; a folder that `datasets` saved. A row of an array has the line its element starts on. Blank lines
-    are no rows. A damaged compressed or binary file gives one `Rejected` and no row. `max_line_bytes` bounds a row,
-    and with it the memory. `lane` may be opened while the rows pass by: see lane.py. Refused: there is no such file.
+    Supported are JSONL, a JSON array (whatever its name), one pretty-printed JSON object, TSV; these compressed with
+    gzip or zstd; Parquet; a folder that `datasets` saved. A row of an array has the line on which its element starts.
+    Blank lines are no rows. A damaged compressed or binary file gives one `Rejected` and no row. `max_line_bytes`
+    limits a row, and so the memory. `lane` may be opened while the rows are read: see lane.py. Refused (FT-ROW-012)
+    when there is no such file.
     """
     if not is_readable(path):
         found = "not a file" if path.exists() else "no such file"
-        raise Refused(
-            str(path), [Violation(code="FT-ROW-012", where=str(path), message=found, fix=CODES["FT-ROW-012"].fix)]
-        )
+        raise Refused(str(path), [violation("FT-ROW-012", where=str(path), message=found)])
     source = Source(path, name)
     try:
         yield from _read(source, max_line_bytes, lane)
@@ -71,13 +69,13 @@ def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Ro
 
 
 def holds_rows(path: Path) -> bool:
-    """Whether a plain text file is a table by its shape (`train.query.txt` with tabs), not a text to be read."""
+    """Return whether a plain text file has the shape of a table (`train.query.txt` with tabs), and is no document."""
     with path.open("rb") as stream:
         return _is_tsv(path, stream.read(CHUNK).removeprefix(BOM).lstrip(BLANK))
 
 
 def _read_object(stream: BinaryIO, source: Source) -> Iterator[Row | Rejected]:
-    """One object over many lines. JSONL never begins with a line of nothing but a brace."""
+    """Yield one object written over many lines. JSONL never begins with a line that is only a brace."""
     data = stream.read(_MAX_DOCUMENT_BYTES + 1)
     if len(data) > _MAX_DOCUMENT_BYTES:
         yield source.reject("FT-ROW-006", 1, 0, f"one object of more than {_MAX_DOCUMENT_BYTES} bytes", raw="{")
@@ -88,7 +86,7 @@ def _read_object(stream: BinaryIO, source: Source) -> Iterator[Row | Rejected]:
 
 
 def _is_tsv(path: Path, start: bytes) -> bool:
-    """By name; a file of another name when each of its first lines has the same number of tabs."""
+    """Return whether a file is TSV: by its name, or when each of its first lines has the same number of tabs."""
     if path.name.removesuffix(".gz").removesuffix(".zst").endswith(".tsv"):
         return True
     lines = [line for line in start.split(b"\n")[:20] if line.strip(BLANK)]
@@ -99,7 +97,7 @@ def _is_tsv(path: Path, start: bytes) -> bool:
 
 
 def _is_array(start: bytes) -> bool:
-    """Whether the file is one JSON array, and not JSONL whose first row happens to be an array."""
+    """Return whether the file is one JSON array, and not JSONL whose first row happens to be an array."""
     if not start.startswith(b"["):
         return False
     first, newline, rest = start.partition(b"\n")

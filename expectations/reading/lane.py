@@ -1,7 +1,7 @@
-"""The quick way through a file whose rows have one shape: a decoder for exactly that, learned from its first rows.
+"""The quick lane for a file whose rows have one shape: a decoder for exactly this shape, learned from its first rows.
 
-Where every key of a row is required and no other is allowed, counting what looks like a key shows that none was given
-twice, and the row need not be decoded to dictionaries first. What does not fit goes the general way, row by row.
+Where every key of a row is required and no other is allowed, a count of the keys in the text shows that none is there
+twice, and the row need not be decoded to dictionaries first. A row that does not fit goes the general way.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _Scalar = str | int | float | bool | None
 
 
 class Lane:
-    """Where a file's reader finds the decoder, once there is one: `decoder` is None until then."""
+    """The place where a file's reader finds the decoder; `decoder` is None until one was learned."""
 
     def __init__(self) -> None:
         self.decoder: msgspec.json.Decoder[Any] | None = None
         self.keys = self.objects = 0
-        """What every row of the shape has, at any depth."""
+        """The numbers of keys and objects in every row of the shape, at any depth."""
 
     def learn(self, row: Any, samples: Sequence[Any], fixed: Mapping[str, int]) -> None:
-        """Opens the lane for a typed row if most samples have one shape: the same keys, and no list of objects.
+        """Open the lane for a typed row if most samples have one shape: the same keys, and no list of objects.
 
-        `fixed`: keys whose values say how the row is to be read, with the one value that the typed row stands for.
+        `fixed`: keys that decide how the row is read, each with the one value that the typed row is for.
         """
         if not (isinstance(row, type) and issubclass(row, msgspec.Struct)):
             return
@@ -41,7 +41,7 @@ class Lane:
     def _shape(
         self, struct: type[msgspec.Struct], rows: Sequence[dict[str, Any]], fixed: Mapping[str, int]
     ) -> type[msgspec.Struct] | None:
-        """A subclass of `struct` that requires the keys of `rows` and allows no other; None without one shape."""
+        """Return a subclass of `struct` with exactly the keys of `rows`, all required; None without one shape."""
         keys = list(rows[0])
         if any(row.keys() != rows[0].keys() for row in rows):
             return None
@@ -58,14 +58,14 @@ class Lane:
             name = known[key].name if key in known else key if key.isidentifier() else f"key{n}"
             names[name] = key
             fields.append((name, kind))
-        if len(names) < len(keys):  # a key that is called like a field of another key
+        if len(names) < len(keys):  # a key with the name of another key's field
             return None
         return msgspec.defstruct(
             struct.__name__, fields, bases=(struct,), rename=names, kw_only=True, forbid_unknown_fields=True
         )
 
     def _kind(self, stated: Any, values: Sequence[Any]) -> Any:
-        """The type of a key's values in this shape; None when they hold objects whose keys could not be counted."""
+        """Return the type of a key's values in this shape; None if it has objects with keys that cannot be counted."""
         for part in (stated, *get_args(stated)):
             if isinstance(part, type) and issubclass(part, msgspec.Struct):
                 objects = [cast("dict[str, Any]", value) for value in values if isinstance(value, dict)]

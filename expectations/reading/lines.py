@@ -1,6 +1,6 @@
-"""Text becomes rows: lines, cells, and the elements of a JSON array.
+"""Cut text into rows: lines, cells, and the elements of a JSON array.
 
-Iteration is over bytes split at b"\\n" alone: str.splitlines would also split inside texts, at U+2028.
+Bytes are split only at b"\\n": str.splitlines would also split inside texts, at U+2028.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ a line end followed."""
 
 
 def _blocks(stream: BinaryIO, max_line_bytes: int) -> Iterator[list[_Line]]:
-    """The lines that are not blank, as many at once as were read at once."""
+    """Yield the lines that are not blank, those of one read together."""
     number = offset = 0
     rest = b""
     dropped = 0  # bytes of a line that is too long, beyond what is shown of it
@@ -52,7 +52,7 @@ def _blocks(stream: BinaryIO, max_line_bytes: int) -> Iterator[list[_Line]]:
 
 
 def read_lines(stream: BinaryIO, source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Row | Rejected]:
-    """JSON rows, one a line."""
+    """Yield JSON rows, one a line."""
     for block in _blocks(stream, max_line_bytes):
         for start in range(0, len(block), BATCH):
             yield from [
@@ -64,7 +64,7 @@ def read_lines(stream: BinaryIO, source: Source, max_line_bytes: int, lane: Lane
 
 
 def read_tsv(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
-    """Tab-separated cells, one row a line."""
+    """Yield rows of tab-separated cells, one a line."""
     for number, offset, data, too_long, _ in chain.from_iterable(_blocks(stream, max_line_bytes)):
         if too_long:
             yield _reject_long(source, number, offset, data, max_line_bytes)
@@ -78,7 +78,7 @@ def read_tsv(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[
 
 
 class ArrayReader:
-    """Cuts a JSON array into its elements while it streams by, and decodes each on its own."""
+    """Cuts a JSON array into its elements while it is read, and decodes each on its own."""
 
     def __init__(self, source: Source, max_bytes: int) -> None:
         self._source = source
@@ -109,21 +109,21 @@ class ArrayReader:
                 if self._escaped:
                     self._escaped = False
                     position += 1
-                found = _IN_STRING.search(chunk, position)
-                if not found:
+                match = _IN_STRING.search(chunk, position)
+                if not match:
                     break
-                position = found.end()
-                if found.group() == b"\\":
+                position = match.end()
+                if match.group() == b"\\":
                     self._escaped = position == len(chunk)
                     position += not self._escaped
                 else:
                     self._in_string = False
                 continue
-            found = _STRUCTURE.search(chunk, position)
-            if not found:
+            match = _STRUCTURE.search(chunk, position)
+            if not match:
                 break
-            position = found.end()
-            token = found.group()
+            position = match.end()
+            token = match.group()
             if self._state == "before":  # the first token is the array's own bracket
                 self._take(chunk[begin:position])
                 begin = position
@@ -157,7 +157,7 @@ class ArrayReader:
         self._size = self._newlines = 0
 
     def _place(self) -> tuple[int, int, bytes]:
-        """Line, offset and text of the current element without the white space around it."""
+        """Return line, offset and text of the current element without the white space around it."""
         text = bytes(self._text)
         blank = len(text) - len(text.lstrip(BLANK))
         return self._line + text.count(b"\n", 0, blank), self._offset + blank, text.strip(BLANK)
@@ -170,7 +170,7 @@ class ArrayReader:
         elif text:
             yield decode_row(self._source, line, offset, text)
         elif not (last and self._elements == 1):
-            yield self._reject("FT-ROW-013", "an element is missing beside this comma")
+            yield self._reject("FT-ROW-013", "an element is missing next to this comma")
 
     def _reject(self, code: str, reason: str) -> Rejected:
         line, offset, text = self._place()

@@ -1,4 +1,4 @@
-"""What a row of a file is, and what becomes of one that is not used."""
+"""A row of a file, and a row that was rejected."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
 RAW_CHARS = 200
 BATCH = 64
-"""Rows that are taken through a step together: a fifth quicker than each row through every step, since the processor's
+"""Rows that pass through a step together. This is a fifth faster than one row through every step, since the processor's
 caches hold the code of one step."""
 FILE_CODES = frozenset({"FT-ROW-008", "FT-ROW-010", "FT-ROW-011", "FT-ROW-012"})
-"""Codes that condemn a whole file: no row of it is used."""
+"""Codes by which a whole file is rejected: no row of it is used."""
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
@@ -28,16 +28,16 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     untyped: Any
     """`value`, unless the row came by the quick lane (see lane.py)."""
     data: bytes = b""
-    """The row as it stands in the file; empty for a row of a table."""
+    """The bytes of the row in the file; empty for a row of a table."""
     plain: bool = False
-    """Its texts need no cleaning and hold nothing suspicious (see decode.py): one look at the whole line saves several
-    looks at every field. False says nothing."""
+    """True if its texts need no cleaning and hold nothing suspicious (see decode.py): one search of the line saves
+    several searches of every field. False means that the fields must be searched."""
     typed: Any = None
     """The dialect's own Struct, where the row came by the quick lane."""
 
     @property
     def value(self) -> Any:
-        """What JSON decodes to, the list of cells of a TSV line, or a row of a table."""
+        """The decoded JSON, the list of cells of a TSV line, or a row of a table."""
         return msgspec.json.decode(self.data) if self.typed is not None else self.untyped
 
     @property
@@ -64,12 +64,12 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     raw: str
     suggestion: str
     question: str = ""
-    """What an instruction row asks and answers, when it was read that far: it may contradict a row that is kept."""
+    """The question and the answer of an instruction row, if they could be read: it may contradict another row."""
     answer: str = ""
 
 
 class Source:
-    """A file on the reader's desk: its name and, once something is rejected, its hash."""
+    """A file that is being read: its name and, after the first rejected row, its hash."""
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
@@ -102,7 +102,7 @@ class Unreadable(Exception):
 
 
 def escape(text: str) -> str:
-    """The first 200 characters, printable ones as they are, others escaped, so that no log or terminal obeys them."""
+    """Return the first 200 characters, those that are not printable escaped, so that no log or terminal obeys them."""
     start = text[:RAW_CHARS]
     if start.isprintable():
         return start
@@ -110,5 +110,5 @@ def escape(text: str) -> str:
 
 
 def escape_bytes(data: bytes) -> str:
-    """`escape` of bytes that may not be UTF-8."""
+    """Return `escape` of bytes that may not be UTF-8."""
     return escape(data[: RAW_CHARS * 4].decode("utf-8", "backslashreplace"))

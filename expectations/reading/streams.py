@@ -1,4 +1,4 @@
-"""Opens plain, gzip and zstd files as one stream of bytes, after a compressed one was proved whole."""
+"""Open plain, gzip and zstd files as a stream of bytes; a compressed file is first checked for damage."""
 # pyright: basic
 # pyarrow has no type information.
 
@@ -19,12 +19,19 @@ _RATIO_MATTERS_FROM = 64 << 20  # bytes
 Packing = Literal["plain", "gzip", "zstd", "parquet"]
 _MAGIC: tuple[tuple[bytes, Packing], ...] = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"PAR1", "parquet"))
 _SUFFIXES: dict[str, Packing] = {".gz": "gzip", ".zst": "zstd", ".parquet": "parquet"}
-_NOT_READ = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "a zip archive or an Office file", b"%PDF": "a PDF",
-             b"7z\xbc\xaf": "7z", b"ARROW1": "an Arrow file", b"\xd0\xcf\x11\xe0": "an Office file"}  # fmt: skip
+_NOT_READ = {
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "a zip archive or an Office file",
+    b"%PDF": "a PDF",
+    b"7z\xbc\xaf": "7z",
+    b"ARROW1": "an Arrow file",
+    b"\xd0\xcf\x11\xe0": "an Office file",
+}
 
 
 def packing_of(path: Path) -> Packing:
-    """How a file is packed, by its first bytes; Unreadable when its name says otherwise, or nobody reads it here."""
+    """Return the packing of a file, by its first bytes; Unreadable when its name contradicts or it is not supported."""
     with path.open("rb") as stream:
         start = stream.read(8)
     for magic, name in _NOT_READ.items():
@@ -36,14 +43,14 @@ def packing_of(path: Path) -> Packing:
             found = packing
     suffix = path.suffix.lower()
     if suffix in _SUFFIXES and _SUFFIXES[suffix] != found:
-        raise Unreadable("FT-ROW-008", f"it is called {suffix}, but does not begin like one")
+        raise Unreadable("FT-ROW-008", f"its name ends with {suffix}, but its first bytes are not those of such a file")
     return found
 
 
 def open_stream(path: Path, packing: Packing) -> BinaryIO:
-    """The unpacked bytes, buffered. A compressed file is read to its end once before: damage shows only there.
+    """Return the unpacked bytes, buffered. A compressed file is first read to its end: only then is all damage found.
 
-    Unreadable: FT-ROW-008 damaged, FT-ROW-010 it unpacks out of proportion.
+    Unreadable: FT-ROW-008 for damage, FT-ROW-010 for a file that unpacks to too many bytes.
     """
     if packing == "plain":
         return path.open("rb", buffering=CHUNK)
@@ -59,7 +66,7 @@ def _unpack(path: Path, packing: Packing) -> Any:
 
 
 def require_arrow(what: str) -> Any:
-    """pyarrow, or Unreadable that says how to install it."""
+    """Return pyarrow; Unreadable, with the command to install it, where it is missing."""
     try:
         import pyarrow as pa
     except ImportError as error:
@@ -68,7 +75,7 @@ def require_arrow(what: str) -> Any:
 
 
 class _ZstdStream(io.RawIOBase):
-    """pyarrow's stream as one of Python's. python-zstandard is not used: it takes a truncated file for a short one."""
+    """pyarrow's stream as one of Python's. python-zstandard is not used: it reads a truncated file without an error."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -98,5 +105,5 @@ def _refuse_damage(path: Path, packing: Packing) -> None:
         raise Unreadable("FT-ROW-008", f"it ends too early, after {unpacked} unpacked bytes") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise Unreadable("FT-ROW-008", f"after {unpacked} unpacked bytes: {error}") from error
-    except OSError as error:  # what pyarrow raises for damaged zstd; a failing disk looks the same, and is as bad
+    except OSError as error:  # pyarrow raises it for damaged zstd; a failing disk raises the same
         raise Unreadable("FT-ROW-008", f"after {unpacked} unpacked bytes: {error}") from error

@@ -1,38 +1,38 @@
-"""Any file that is read here becomes canonical records of one format; what does not goes to a quarantine file."""
+"""Convert any file that is read here to canonical records of one format; rows that fail go to a quarantine file."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import BinaryIO, Protocol, Self, cast
 
 import msgspec
 
-from expectations.codes import CODES
-from expectations.formats.bridges import find_bridge
-from expectations.formats.dialect import DEFAULT_POLICY, Kind, Policy, content_id
-from expectations.formats.recognise import recognise_rows, unknown
+from expectations.formats.build import content_id
+from expectations.formats.dialect import DEFAULT_POLICY, Policy, Record
+from expectations.formats.pairs import RETRIEVAL_PAIR, RetrievalPairRecord
+from expectations.formats.passage import PASSAGE
+from expectations.formats.recognise import Recognition, recognise_rows, unknown
+from expectations.formats.registry import FORMATS, targets_of
 from expectations.formats.retrieval import QRELS_HEADER
-from expectations.formats.schemas import RECORDS
-from expectations.formats.versions import VERSIONS
-from expectations.reading import FILE_CODES, Rejected
+from expectations.reading import FILE_CODES, Rejected, Row
 from expectations.records.duplicates import Duplicates
-from expectations.records.read import OpenedFile, Record, convert_rows, in_batches
+from expectations.records.read import OpenedFile, convert_rows, in_batches
 from expectations.verify import check_format, opens_as_document, read_sections
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 
 BEIR = "beir"
-"""What `retrieval_pair` rows can be converted to besides the formats: the folder that the retrieval side reads."""
+"""The folder that the retrieval stage reads; only `retrieval_pair` rows can be converted to it."""
 
 
 class Writer(Protocol):
-    """Takes records a few at a time; a context that closes the file."""
+    """Writes records a few at a time; the end of the context closes the file."""
 
-    def extend(self, rows: Iterable[Any], /) -> None: ...
+    def extend(self, rows: Iterable[Record], /) -> None: ...
 
 
 OpenWriter = Callable[[Path, str], AbstractContextManager[Writer]]
@@ -40,18 +40,18 @@ OpenWriter = Callable[[Path, str], AbstractContextManager[Writer]]
 
 
 class Conversion(msgspec.Struct, kw_only=True):
-    """What became of one file."""
+    """The result of the conversion of one file."""
 
     file: str
     format: str
-    """What it was read as."""
+    """The format that it was read as."""
     dialect: str
     to: str
     version: int
-    """Of the format that was written."""
+    """The version of the format that was written."""
     out: str
     quarantine: str
-    """The file of the rows that did not become one; empty when all did."""
+    """The file of the rows that became no record; empty when all did."""
     written: int
     quarantined: int
     counts: dict[str, int]
@@ -59,11 +59,11 @@ class Conversion(msgspec.Struct, kw_only=True):
 
 
 class BeirWriter:
-    """A folder as BEIR lays it out, of `retrieval_pair` records.
+    """Writes `retrieval_pair` records as a folder in BEIR's layout.
 
-    Every text stands once in corpus.jsonl, named by what it says; qrels/all.tsv has 1 for a positive and 0 for a
-    negative. What BEIR has no place for is left out: a row's own prompt, its teacher's scores, and whether its texts
-    may be negatives of other queries.
+    Every text is once in corpus.jsonl, with an id made of its content; qrels/all.tsv has 1 for a positive and 0 for a
+    negative. BEIR has no field for a row's own prompt, its teacher's scores, and whether its texts may be negatives of
+    other queries: these are left out.
     """
 
     def __init__(self, folder: Path, _format: str) -> None:
@@ -74,11 +74,11 @@ class BeirWriter:
         self._qrels.write("\t".join(QRELS_HEADER) + "\n")
         self._written: set[str] = set()
 
-    def extend(self, rows: Iterable[Any], /) -> None:
+    def extend(self, rows: Iterable[Record], /) -> None:
         for row in rows:
-            self._add(row)
+            self._add(cast(RetrievalPairRecord, row))
 
-    def _add(self, row: Any) -> None:
+    def _add(self, row: RetrievalPairRecord) -> None:
         self._queries.write(msgspec.json.encode({"_id": row.record_id, "text": row.query}) + b"\n")
         for texts, score in ((row.positives, 1), (row.negatives, 0)):
             for text in dict.fromkeys(texts):
@@ -103,10 +103,10 @@ class JsonlWriter:
 
     def __init__(self, path: Path, format: str) -> None:
         self._stream = path.open("wb")
-        self._head = b'{"format_version":%d,' % VERSIONS[format]
+        self._start = b'{"format_version":%d,' % FORMATS[format].version
 
     def extend(self, rows: Iterable[Record], /) -> None:
-        self._stream.writelines(self._head + msgspec.json.encode(row)[1:] + b"\n" for row in rows)
+        self._stream.writelines(self._start + msgspec.json.encode(row)[1:] + b"\n" for row in rows)
 
     def __enter__(self) -> Self:
         return self
@@ -128,38 +128,27 @@ def convert_file(
     force: bool = False,
     open_writer: OpenWriter = JsonlWriter,
 ) -> Conversion:
-    """Writes the records of `path` to `out` as format `to`, and what is rejected to `quarantine`.
+    """Write the records of `path` to `out` as format `to`, and the rejected rows to `quarantine`.
 
-    Both are staged beside their place and renamed when they are whole. `format` says what `path` is, where it is not to
-    be recognised. `to` may also be `beir`, a folder, for what becomes `retrieval_pair`. Refused, with nothing written:
-    a file that cannot be read or recognised, a format that cannot become `to`. FileExistsError for files that exist,
-    unless `force`.
+    Both are written to temporary files next to their place and renamed when they are complete. `format` names the
+    format of `path` where it should not be recognised. `to` may also be `beir`, a folder, for files that become
+    `retrieval_pair`. Refused, with nothing written: a file that cannot be read or recognised, a format that cannot
+    become `to`. FileExistsError for files that exist, unless `force`.
     """
-    if to not in (*RECORDS, BEIR):
-        raise _refused("FT-DIALECT-003", path, f"the format `{to}` is none of {', '.join((*RECORDS, BEIR))}")
+    if to not in (*FORMATS, BEIR):
+        raise _refuse("FT-DIALECT-003", path, f"the format `{to}` is none of {', '.join((*FORMATS, BEIR))}")
     check_format(format, str(path))
     _refuse_overwriting(path, out, quarantine, force=force)
-    kind, opener = ("retrieval_pair", BeirWriter) if to == BEIR else (to, open_writer)
-    read_as, records = _open(path, kind, format, policy)
-    counts: dict[str, int] = {}
-    written = 0
-    staged, staged_quarantine = (place.with_name(f".{place.name}.{os.getpid()}.part") for place in (out, quarantine))
-    for place in (out, quarantine):
-        place.parent.mkdir(parents=True, exist_ok=True)
+    target, opener = (RETRIEVAL_PAIR.name, BeirWriter) if to == BEIR else (to, open_writer)
+    (read_format, dialect), records = _open(path, target, format, policy)
+    staged, staged_quarantine = (file.with_name(f".{file.name}.{os.getpid()}.part") for file in (out, quarantine))
+    for file in (out, quarantine):
+        file.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        for place in (staged, staged_quarantine):
-            stack.callback(_remove, place)
-        with opener(staged, kind) as writer, staged_quarantine.open("wb") as rejects:
-            for batch in in_batches(Duplicates().sift(records)):
-                clean = [record for record in batch if not isinstance(record, Rejected)]
-                writer.extend(clean)
-                written += len(clean)
-                for record in batch:
-                    if isinstance(record, Rejected):
-                        if record.code in FILE_CODES:
-                            raise _refused(record.code, path, record.reason)
-                        counts[record.code] = counts.get(record.code, 0) + 1
-                        rejects.write(msgspec.json.encode(record) + b"\n")
+        for file in (staged, staged_quarantine):
+            stack.callback(_remove, file)
+        with opener(staged, target) as writer, staged_quarantine.open("wb") as rejects:
+            written, counts = _write(path, records, writer, rejects)
         if counts:
             staged_quarantine.replace(quarantine)
         else:
@@ -167,10 +156,10 @@ def convert_file(
         staged.replace(out)
     return Conversion(
         file=str(path),
-        format=read_as[0],
-        dialect=read_as[1],
+        format=read_format,
+        dialect=dialect,
         to=to,
-        version=VERSIONS[kind],
+        version=FORMATS[target].version,
         out=str(out),
         quarantine=str(quarantine) if counts else "",
         written=written,
@@ -179,60 +168,83 @@ def convert_file(
     )
 
 
-def _remove(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place)
-    place.unlink(missing_ok=True)
+def _write(
+    path: Path, records: Iterable[Record | Rejected], writer: Writer, rejects: BinaryIO
+) -> tuple[int, dict[str, int]]:
+    """Write all records, repetitions apart; return how many were written, and the rejected rows by code."""
+    written = 0
+    counts: dict[str, int] = {}
+    for batch in in_batches(Duplicates().sift(records)):
+        clean = [record for record in batch if not isinstance(record, Rejected)]
+        writer.extend(clean)
+        written += len(clean)
+        for record in batch:
+            if isinstance(record, Rejected):
+                if record.code in FILE_CODES:
+                    raise _refuse(record.code, path, record.reason)
+                counts[record.code] = counts.get(record.code, 0) + 1
+                rejects.write(msgspec.json.encode(record) + b"\n")
+    return written, counts
 
 
-def becomes(kind: str) -> list[str]:
-    """The formats that a file of this format can be converted to, its own first."""
-    return [kind, *(to for to in RECORDS if to != kind and find_bridge(kind, to))]
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _open(
     path: Path, to: str, format: str | None, policy: Policy
 ) -> tuple[tuple[str, str], Iterator[Record | Rejected]]:
-    """(format, dialect) of a file, and its records as `to`, not yet read. Refused when there is no way."""
+    """Return (format, dialect) of a file, and its records as `to`, not yet read. Refused when it cannot become `to`."""
     if opens_as_document(path, format):
-        if to != "passage":
-            raise _no_way(path, "passage", to)
-        return ("passage", path.suffix[1:].lower()), read_sections(path)
+        _refuse_target(path, PASSAGE.name, to)
+        return (PASSAGE.name, path.suffix[1:].lower()), read_sections(path)
     opened = OpenedFile(path)
-    read = opened.read
-    broken = next((row for row in opened.first if isinstance(row, Rejected) and row.code in FILE_CODES), None)
-    if broken:
-        raise _refused(broken.code, path, broken.reason)
+    for row in opened.first:
+        if isinstance(row, Rejected) and row.code in FILE_CODES:
+            raise _refuse(row.code, path, row.reason)
     if not opened.first:
-        raise _refused("FT-ROW-012", path, "the file has no rows")
-    found = recognise_rows(read, name=path.name, kinds=[format] if format else [])
-    if found is None:
-        raise Refused(str(path), [unknown(str(path), read, [format] if format else [])])
-    if to not in becomes(found.dialect.kind) and not format:
-        # rows that are as much of another format (`_id`, `text`) are what the caller says they are
-        sources = [kind for kind in RECORDS if to in becomes(kind)]
-        other = recognise_rows(read, name=path.name, kinds=sources)
-        if other and all(other.dialect.fit(row.value)[0] == 1.0 for row in read):
-            found = other
-    kind = found.dialect.kind
-    if to not in becomes(kind):
-        raise _no_way(path, kind, to)
-    records = convert_rows(path, opened.rows(found.dialect), found.dialect, policy, kind=cast("Kind", to))
-    return (kind, found.dialect.name), records
+        raise _refuse("FT-ROW-012", path, "the file has no rows")
+    dialect = _recognise(path, opened.read, to, format).dialect
+    name = dialect.format.name
+    _refuse_target(path, name, to)
+    records = convert_rows(path, opened.rows(dialect), dialect, policy, to=to)
+    return (name, dialect.name), records
 
 
-def _no_way(path: Path, kind: str, to: str) -> Refused:
-    return _refused("FT-DIALECT-003", path, f"it is `{kind}`, which becomes {', '.join(becomes(kind))}, not `{to}`")
+def _recognise(path: Path, rows: Sequence[Row], to: str, format: str | None) -> Recognition:
+    """Return the dialect of a file. Rows that fit another dialect fully count as that one, if only it can become `to`.
+
+    Rows with `_id` and `text`, for example, may be passages or queries: the caller's target decides.
+    """
+    formats = [format] if format else []
+    recognition = recognise_rows(rows, name=path.name, formats=formats)
+    if recognition is None:
+        raise Refused(str(path), [unknown(str(path), rows, formats)])
+    if format or to in targets_of(recognition.dialect.format.name):
+        return recognition
+    sources = [name for name in FORMATS if to in targets_of(name)]
+    other = recognise_rows(rows, name=path.name, formats=sources)
+    return other if other and all(other.dialect.fit(row.value)[0] == 1.0 for row in rows) else recognition
+
+
+def _refuse_target(path: Path, format: str, to: str) -> None:
+    """Refuse a file of a format that cannot become `to` (FT-DIALECT-003)."""
+    if to not in targets_of(format):
+        targets = ", ".join(targets_of(format))
+        raise _refuse("FT-DIALECT-003", path, f"the file is `{format}`, which becomes {targets}, not `{to}`")
 
 
 def _refuse_overwriting(path: Path, out: Path, quarantine: Path, *, force: bool) -> None:
-    places = [path.resolve(), out.resolve(), quarantine.resolve()]
-    if len(set(places)) < len(places):
+    """Refuse outputs that are the input or each other, or exist already without `force` (FileExistsError)."""
+    files = [path.resolve(), out.resolve(), quarantine.resolve()]
+    if len(set(files)) < len(files):
         raise FileExistsError(f"{out} and {quarantine} must be files of their own, other than {path}")
-    for place in (out, quarantine):
-        if place.is_dir() or (place.exists() and not force):
-            raise FileExistsError(f"{place} exists")
+    for file in (out, quarantine):
+        if file.is_dir() or (file.exists() and not force):
+            raise FileExistsError(f"{file} exists")
 
 
-def _refused(code: str, path: Path, message: str) -> Refused:
-    return Refused(str(path), [Violation(code=code, where=str(path), message=message, fix=CODES[code].fix)])
+def _refuse(code: str, path: Path, message: str) -> Refused:
+    return Refused(str(path), [violation(code, where=str(path), message=message)])

@@ -1,49 +1,40 @@
-"""Rows become records: the dialect is recognised, every row decoded, cleaned and judged; what fails is rejected."""
+"""Read files as records: the dialect is recognised, every row decoded, cleaned and checked; what fails is rejected."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from expectations.formats.bridges import find_bridge, sources_of
-from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Kind, Parts, Place, Policy, RowError
-from expectations.formats.instruction import InstructionRecord
-from expectations.formats.pairs import RetrievalPairRecord
-from expectations.formats.passage import PassageRecord
-from expectations.formats.preference import PreferenceRecord
-from expectations.formats.qa import QaRecord
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, Policy, Record, RowError
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
-from expectations.formats.retrieval import HEADERS, QrelRecord, QueryRecord
-from expectations.formats.versions import VERSIONS
+from expectations.formats.registry import FORMATS
 from expectations.reading import BATCH, MAX_LINE_BYTES, Lane, Rejected, Row, Source, read_rows
 
-Record = (
-    InstructionRecord | PreferenceRecord | QaRecord | RetrievalPairRecord | QueryRecord | QrelRecord | PassageRecord
-)
+__all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
 
 Item = TypeVar("Item")
 
 
 def read_records(
-    path: Path, kind: Kind, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, policy: Policy = DEFAULT_POLICY
+    path: Path, format: str, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, policy: Policy = DEFAULT_POLICY
 ) -> Iterator[Record | Rejected]:
-    """The records of one file, in file order, with what was rejected in between; nothing is dropped without a word.
+    """Yield the records of one file, in file order, and a `Rejected` for every row that becomes none.
 
-    `name` is what the file is called in records and quarantine, its own name by default. Duplicates need the whole
-    data set: see duplicates.py. Refused when the file cannot be opened.
+    `name` is the file's name in records and quarantine, its own name by default. Duplicates need the whole data set:
+    see duplicates.py. Refused when the file cannot be opened.
     """
     opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes)
-    found = recognise_rows(opened.read, name=path.name, kinds=[kind, *sources_of(kind)])
-    dialect = found and found.dialect
-    yield from convert_rows(path, opened.rows(dialect), dialect, policy, kind=kind, name=name)
+    recognition = recognise_rows(opened.read, name=path.name, formats=[format, *FORMATS[format].also_reads])
+    dialect = recognition and recognition.dialect
+    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name)
 
 
 class OpenedFile:
-    """A file whose first rows were read, to be recognised by them. Refused when it cannot be opened."""
+    """A file whose first rows were read, so that it can be recognised. Refused when it cannot be opened."""
 
     def __init__(self, path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._lane = Lane()
@@ -51,15 +42,15 @@ class OpenedFile:
         self.first = list(islice(self._rest, SAMPLE))
         self.read = [row for row in self.first if isinstance(row, Row)]
 
-    def rows(self, dialect: Dialect | None) -> Iterator[Row | Rejected]:
-        """All rows. Those behind the first come by the quick lane, if the first that hold have one shape."""
+    def rows(self, dialect: Dialect[Any] | None) -> Iterator[Row | Rejected]:
+        """Return all rows. Those after the first use the quick lane, if the first valid ones have one shape."""
         if dialect and not dialect.parts:
-            fixed = {"format_version": VERSIONS[dialect.kind]} if dialect.canonical else {}
+            fixed = {"format_version": dialect.format.version} if dialect.canonical else {}
             self._lane.learn(dialect.row, [row.value for row in self.read if _has_types_of(dialect, row)], fixed)
         return chain(self.first, self._rest)
 
 
-def _has_types_of(dialect: Dialect, row: Row) -> bool:
+def _has_types_of(dialect: Dialect[Any], row: Row) -> bool:
     try:
         dialect.type(row.value)
     except RowError:
@@ -70,76 +61,78 @@ def _has_types_of(dialect: Dialect, row: Row) -> bool:
 def convert_rows(
     path: Path,
     rows: Iterable[Row | Rejected],
-    dialect: Dialect | None,
+    dialect: Dialect[Any] | None,
     policy: Policy,
     *,
-    kind: Kind | None = None,
+    to: str | None = None,
     name: str = "",
 ) -> Iterator[Record | Rejected]:
-    """Rows of one file as records of one dialect; with no dialect every row is rejected with what would be read.
+    """Yield the rows of one file as records. Without a dialect every row is rejected, with the dialects that are read.
 
-    Records of another kind than the one asked for become it, where bridges.py knows how.
+    `to`: the format that the records must have, where the dialect's own format has a bridge to it.
     """
-    source, folder = Source(path, name), path.absolute().parent.name
-    bridge = find_bridge(dialect.kind, kind) if dialect and kind and kind != dialect.kind else None
+    source = Source(path, name)
+    if dialect is None:
+        reason = f"no dialect fits; read are {describe_dialects([to] if to else ())}"
+        yield from (
+            row
+            if isinstance(row, Rejected)
+            else source.reject("FT-DIALECT-001", row.line, row.offset, reason, raw=row.raw)
+            for row in rows
+        )
+        return
+    file, folder = source.name, path.absolute().parent.name
+    bridge = dialect.format.bridges.get(to) if to else None
     for batch in in_batches(rows):
-        made: list[Record | Rejected] = []
+        records: list[Record | Rejected] = []
         for row in batch:
             if isinstance(row, Rejected):
-                made.append(row)
+                records.append(row)
                 continue
-            if dialect is None:
-                reason = f"no dialect fits; read are {describe_dialects([kind] if kind else ())}"
-                made.append(source.reject("FT-DIALECT-001", row.line, row.offset, reason, raw=row.raw))
+            if row.line == 1 and row.value in dialect.headers:
                 continue
-            if row.line == 1 and row.value in HEADERS:
-                continue
-            place = Place(source.name, row.line, row.plain, folder)
+            place = Place(file, row.line, row.plain, folder)
             if dialect.parts:
-
-                def decode(value: Any, dialect: Dialect = dialect, place: Place = place) -> Record:
-                    record = dialect.decode(value, place, policy)
-                    return bridge(record) if bridge else record
-
-                made += _convert_parts(source, row, dialect, dialect.parts, decode)
+                parts = _convert_parts(source, row, dialect, place, policy)
+                records += [bridge(part) if bridge and not isinstance(part, Rejected) else part for part in parts]
                 continue
             try:
                 if row.typed is not None:
                     record = dialect.convert(row.typed, None, place, policy)
                 else:
                     record = dialect.decode(row.value, place, policy)
-                made.append(bridge(record) if bridge else record)
+                records.append(bridge(record) if bridge else record)
             except RowError as error:
-                made.append(_reject(source, row, error, dialect))
-        yield from made
+                records.append(_reject(source, row, error, dialect))
+        yield from records
 
 
 def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Lists of up to BATCH."""
+    """Yield the items in lists of up to BATCH."""
     remaining = iter(items)
     while batch := list(islice(remaining, BATCH)):
         yield batch
 
 
 def _convert_parts(
-    source: Source, row: Row, dialect: Dialect, parts: Parts, decode: Callable[[Any], Record]
+    source: Source, row: Row, dialect: Dialect[Any], place: Place, policy: Policy
 ) -> Iterator[Record | Rejected]:
-    """A row that holds several records: each is kept or rejected on its own."""
+    """Yield the records of a row that holds several: each is kept or rejected on its own."""
     try:
-        found = list(parts(row.value))
+        values = list(dialect.parts(row.value)) if dialect.parts else []
     except RowError as error:
         yield _reject(source, row, error, dialect)
         return
-    for path, value in found:
+    for path, value in values:
         try:
-            yield decode(value)
+            yield dialect.decode(value, place, policy)
         except RowError as error:
             yield _reject(source, row, error, dialect, within=path)
 
 
-def _reject(source: Source, row: Row, error: RowError, dialect: Dialect, *, within: str = "$") -> Rejected:
+def _reject(source: Source, row: Row, error: RowError, dialect: Dialect[Any], *, within: str = "$") -> Rejected:
     code, reason, path = error.code, error.reason, within + error.path.removeprefix("$")
-    if code == dialect.type_code and within == "$" and (other := better_fit(row.value, dialect)):
+    if code == dialect.format.wrong_type and within == "$" and (other := better_fit(row.value, dialect)):
         code, reason = "FT-DIALECT-002", f"the row is `{other.name}`, the file is `{dialect.name}`"
     rejected = source.reject(code, row.line, row.offset, reason, raw=row.raw, path=path)
     if error.question:
@@ -148,7 +141,7 @@ def _reject(source: Source, row: Row, error: RowError, dialect: Dialect, *, with
 
 
 def write_quarantine(path: Path, rejected: Iterable[Rejected]) -> int:
-    """Writes rejected rows as JSONL, one object a row; returns how many."""
+    """Write rejected rows as JSONL, one object a row; return their number."""
     count = 0
     with path.open("wb") as stream:
         for row in rejected:

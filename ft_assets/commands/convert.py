@@ -1,4 +1,4 @@
-"""`ft convert`: a file of any dialect in, canonical records out. Needs only the base install, Parquet its extra."""
+"""`ft convert`: convert a file of any dialect to canonical records. Needs the base install, for Parquet its extra."""
 
 from __future__ import annotations
 
@@ -28,13 +28,27 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Where to: .jsonl or .parquet (default FILE.FORMAT.jsonl); for beir a folder (default FILE.beir).",
+    help="Output: .jsonl or .parquet (default FILE.FORMAT.jsonl); for beir a folder (default FILE.beir).",
 )
-@click.option("--quarantine", type=click.Path(path_type=Path), help="Where bad rows go (default OUT.quarantine.jsonl).")
-@click.option("--format", "format_name", metavar="NAME", help="What the file is (default: detect it).")
-@click.option("--thinking", type=click.Choice(get_args(Thinking)), default="allow_empty", help="What of reasoning.")
-@click.option("--min-margin", type=click.FloatRange(min=0), default=0.0, help="Pairs scored no further apart fail.")
-@click.option("--traditional", type=click.Choice(get_args(Traditional)), default="keep", help="Chinese as simplified.")
+@click.option(
+    "--quarantine", type=click.Path(path_type=Path), help="File for rejected rows (default OUT.quarantine.jsonl)."
+)
+@click.option("--format", "format_name", metavar="NAME", help="Format of the file (default: detect it).")
+@click.option(
+    "--thinking",
+    type=click.Choice(get_args(Thinking)),
+    default="allow_empty",
+    help="How to treat reasoning in answers.",
+)
+@click.option(
+    "--min-margin", type=click.FloatRange(min=0), default=0.0, help="Reject pairs whose score margin is not above this."
+)
+@click.option(
+    "--traditional",
+    type=click.Choice(get_args(Traditional)),
+    default="keep",
+    help="How to convert traditional Chinese.",
+)
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -51,7 +65,7 @@ def command(  # noqa: PLR0917 - one for each option
     force: bool,
     as_json: bool,
 ) -> None:
-    """Convert a file to canonical records of one format, each row with its version. Bad rows are set aside.
+    """Convert a file to canonical records of one format, each row with its version. Rejected rows go to another file.
 
     \b
     Exit code: 0 every row was converted, 1 some are in the quarantine file, 2 unreadable or no such conversion.
@@ -68,7 +82,7 @@ def command(  # noqa: PLR0917 - one for each option
         thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
     )
     try:
-        made = convert_file(
+        conversion = convert_file(
             file,
             to,
             target,
@@ -83,29 +97,32 @@ def command(  # noqa: PLR0917 - one for each option
     except Refused as refusal:  # exit 1 would mean that rows are quarantined
         raise click.UsageError("; ".join(map(str, refusal.violations))) from refusal
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(made), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(msgspec.to_builtins(conversion), ensure_ascii=False, indent=2))
     else:
-        click.echo(f"{made.file}: {made.format} ({made.dialect})")
-        what = "queries with their texts and judgements" if to == BEIR else f"rows of {made.to}, version {made.version}"
-        click.echo(f"{made.out}: {made.written} {what}")
-        if made.quarantined:
-            counts = ", ".join(f"{count} {code}" for code, count in made.counts.items())
-            click.echo(f"{made.quarantine}: {made.quarantined} rows ({counts})")
-    ctx.exit(1 if made.quarantined else 0)
+        click.echo(f"{conversion.file}: {conversion.format} ({conversion.dialect})")
+        what = (
+            "queries with their texts and judgements"
+            if to == BEIR
+            else f"rows of {conversion.to}, version {conversion.version}"
+        )
+        click.echo(f"{conversion.out}: {conversion.written} {what}")
+        if conversion.quarantined:
+            counts = ", ".join(f"{count} {code}" for code, count in conversion.counts.items())
+            click.echo(f"{conversion.quarantine}: {conversion.quarantined} rows ({counts})")
+    ctx.exit(1 if conversion.quarantined else 0)
 
 
 def _open_parquet(path: Path, format: str) -> AbstractContextManager[Writer]:
-    """A Parquet file that says in its metadata which format and version its rows are."""
+    """Open a Parquet file that names the format and the version of its rows in its metadata."""
     try:
         import pyarrow  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
     except ModuleNotFoundError as error:
         raise click.UsageError('Parquet is written with pyarrow: pip install "ft-assets[parquet]"') from error
-    from expectations.formats.schemas import RECORDS
-    from expectations.formats.versions import VERSIONS
+    from expectations.formats.registry import FORMATS
     from expectations.reading.columns import FORMAT_KEY, VERSION_KEY
     from resources.parquet import TableWriter, schema_of
 
-    schema: Any = schema_of(RECORDS[format])
+    schema: Any = schema_of(FORMATS[format].record)
     return TableWriter(
-        path, schema.with_metadata({FORMAT_KEY: format.encode(), VERSION_KEY: str(VERSIONS[format]).encode()})
+        path, schema.with_metadata({FORMAT_KEY: format.encode(), VERSION_KEY: str(FORMATS[format].version).encode()})
     )

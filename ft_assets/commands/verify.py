@@ -1,4 +1,4 @@
-"""`ft verify`: a file in, a report out. Needs only the base install, so that any repository's CI can call it."""
+"""`ft verify`: report what is wrong with files. Needs only the base install, so any repository's CI can call it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,24 @@ _STDOUT = "-"
 @click.command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option(
-    "--format", "format_name", metavar="NAME", help="Hold the files against this format (default: detect it)."
+    "--format", "format_name", metavar="NAME", help="Check the files against this format (default: detect it)."
 )
 @click.option("--against", metavar="CONTRACT", help="A consumer's contract, by name or as a YAML file.")
-@click.option("--thinking", type=click.Choice(get_args(Thinking)), default="allow_empty", help="What of reasoning.")
-@click.option("--min-margin", type=click.FloatRange(min=0), default=0.0, help="Pairs scored no further apart fail.")
-@click.option("--traditional", type=click.Choice(get_args(Traditional)), default="keep", help="Chinese as simplified.")
+@click.option(
+    "--thinking",
+    type=click.Choice(get_args(Thinking)),
+    default="allow_empty",
+    help="How to treat reasoning in answers.",
+)
+@click.option(
+    "--min-margin", type=click.FloatRange(min=0), default=0.0, help="Reject pairs whose score margin is not above this."
+)
+@click.option(
+    "--traditional",
+    type=click.Choice(get_args(Traditional)),
+    default="keep",
+    help="How to convert traditional Chinese.",
+)
 @click.option("--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows that may fail.")
 @click.option("--tokenizer", metavar="NAME_OR_FOLDER", help="Show the first record as tokens (needs transformers).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -50,7 +62,7 @@ def command(  # noqa: PLR0917 - one for each option
     github: bool,
     markdown: bool,
 ) -> None:
-    """Verify files against the record formats: what each is, what it becomes, which rows fail and why.
+    """Verify files against the record formats: report each file's format, its records, and which rows fail and why.
 
     \b
     Exit code: 0 clean, 1 rows fail or the contract is broken, 2 unreadable (the worst of all files).
@@ -99,51 +111,49 @@ def _render(reports: list[Report], *, as_json: bool, junit: bool, github: bool, 
 
 
 def show_training(reports: list[Report], tokenizer_name: str | None, thinking: str) -> None:
-    """Fills in what training will see of each file's first record, where its format is trained on."""
-    from expectations.formats.bridges import find_bridge
-    from expectations.formats.instruction import InstructionRecord
-    from expectations.formats.schemas import RECORDS
+    """Add to each report the text that a model is trained on for the first record, if its format is trained on."""
+    import msgspec
+
+    from expectations.formats.registry import FORMATS
 
     tokenizer: Any = None
     for report in reports:
-        row, kind = report.first, report.format
+        row = report.first
         if row is None:
             continue
-        if kind not in ("instruction", "preference"):
-            import msgspec
-
-            bridge = find_bridge(kind, "instruction")
-            made = bridge(msgspec.convert(row, RECORDS[kind])) if bridge else None
-            if not isinstance(made, InstructionRecord):
+        format = FORMATS[report.format]
+        if not format.trained:
+            bridge = format.bridges.get("instruction")
+            if bridge is None:
                 continue
-            row = cast("dict[str, Any]", msgspec.to_builtins(made))
+            row = cast("dict[str, Any]", msgspec.to_builtins(bridge(msgspec.convert(row, format.record))))
         if tokenizer_name and tokenizer is None:
             tokenizer = _load_tokenizer(tokenizer_name)
         report.training = _training_of(row, tokenizer, thinking)
 
 
 def _training_of(row: dict[str, Any], tokenizer: Any, thinking: str) -> Training:
-    """The chat and the target of a row, by the functions that training itself calls."""
+    """Return the chat and the target of a row, from the functions that training calls."""
     from expectations.verify import Training
     from ft_assets.adapters.rows.tokenise import answer_message, answers_of, prompt_messages
 
     source, prompt = _prompt()
     chat = prompt_messages(row, prompt)
     targets = {answer.side: answer_message(answer)["content"] for answer in answers_of(row, thinking)}
-    made = Training(
+    training = Training(
         prompt_from=source,
         messages=[{"role": message["role"], "content": message["content"]} for message in chat],
         targets=targets,
     )
     if tokenizer is not None:
         for name, ids in _tokens(tokenizer, row, prompt, thinking).items():
-            made.rendered[name] = tokenizer.decode(ids, skip_special_tokens=False)
-            made.tokens[name] = len(ids)
-    return made
+            training.rendered[name] = tokenizer.decode(ids, skip_special_tokens=False)
+            training.tokens[name] = len(ids)
+    return training
 
 
 def _tokens(tokenizer: Any, row: dict[str, Any], prompt: RagPrompt, thinking: str) -> dict[str, list[int]]:
-    """The token ids of the prompt and of what is learned."""
+    """Return the token ids of the prompt and of each target."""
     from ft_assets.adapters.rows.tokenise import tokenise
 
     (sides,) = tokenise(tokenizer, [row], prompt, thinking)
@@ -151,7 +161,7 @@ def _tokens(tokenizer: Any, row: dict[str, Any], prompt: RagPrompt, thinking: st
 
 
 def _prompt() -> tuple[str, RagPrompt]:
-    """The prompt of this project's config.yaml; outside of a project the default one."""
+    """Return the prompt of this project's config.yaml; outside of a project the default one."""
     from ft_assets.adapters.prompt import prompt_of
     from ft_assets.config.load import SettingsError, config_path, load_settings
     from ft_assets.config.model import AnswerSettings
@@ -160,7 +170,7 @@ def _prompt() -> tuple[str, RagPrompt]:
     if path.is_file():
         try:
             return str(path), prompt_of(load_settings(path).answers)
-        except SettingsError as error:  # another tool's config.yaml is no reason to judge no rows
+        except SettingsError as error:  # another tool's config.yaml must not stop the check of the rows
             return f"the defaults; {path} is not ours: {error.errors[0]}", prompt_of(AnswerSettings())
     return "the defaults", prompt_of(AnswerSettings())
 

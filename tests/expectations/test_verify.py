@@ -14,7 +14,7 @@ import pytest
 
 from expectations.contracts.consumer import Consumer, find_consumer
 from expectations.formats.dialect import Policy
-from expectations.formats.versions import VERSIONS
+from expectations.formats.registry import FORMATS
 from expectations.verify import Report, show_value, verify_file
 from expectations.verify_reports import (
     MAX_ANNOTATIONS,
@@ -69,6 +69,7 @@ def test_failing_rows_are_counted_by_code_and_shown_with_their_lines(write: Writ
     text = report_table(report)
     assert all(part in text for part in ("FT-INST-003", "line 7", "sft.jsonl:9", "Fix:", "instruction (alpaca)"))
     value = json.loads(json.dumps(report_json(report)))
+    assert value["report_version"] == 2
     assert (value["exit_code"], value["counts"]["FT-ROW-004"]) == (1, 1)
 
 
@@ -183,8 +184,8 @@ def test_a_contract_names_formats_and_versions(write: Write) -> None:
     assert [(v.code, v.found, v.expected) for v in report.violations] == [("FT-CON-003", 1, [2])]
     assert report.exit_code == 1
     assert "FT-CON-003" in report_table(report)
-    unstated = verify_file(write("sft.jsonl", [row]), against=consumer(instruction=[VERSIONS["instruction"]]))
-    assert (unstated.exit_code, unstated.versions) == (0, [VERSIONS["instruction"]])
+    unstated = verify_file(write("sft.jsonl", [row]), against=consumer(instruction=[FORMATS["instruction"].version]))
+    assert (unstated.exit_code, unstated.versions) == (0, [FORMATS["instruction"].version])
     (other,) = verify_file(path, against=consumer(passage=[1])).violations
     assert (other.field, other.found, other.expected) == ("format", "instruction", ["passage"])
 

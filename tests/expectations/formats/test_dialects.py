@@ -11,8 +11,7 @@ import msgspec
 import pytest
 
 from expectations.codes import CODES
-from expectations.formats.recognise import DIALECTS
-from expectations.formats.versions import VERSIONS
+from expectations.formats.registry import DIALECTS, FORMATS
 from expectations.reading import Rejected
 from expectations.records.read import Record, read_records
 from expectations.verify import verify_file
@@ -143,7 +142,7 @@ FILES: dict[str, tuple[str, str, list[Any]]] = {
 
 def test_every_dialect_has_a_fixture() -> None:
     assert set(FILES) == {dialect.name for dialect in DIALECTS}
-    assert all(dialect.type_code in CODES for dialect in DIALECTS)
+    assert all(format.wrong_type in CODES for format in FORMATS.values())
 
 
 @pytest.mark.parametrize("dialect", FILES)
@@ -168,7 +167,9 @@ def test_the_same_records_come_from_a_json_array(write: Write, tmp_path: Path, d
 def test_what_a_record_was_written_as_is_read_as_the_same_record(write: Write, dialect: str) -> None:
     kind, name, rows = FILES[dialect]
     records = [msgspec.to_builtins(record) for record in read_records(write(name, rows), cast(Any, kind))]
-    written = write(name.replace(".tsv", ".jsonl"), [{"format_version": VERSIONS[kind]} | row for row in records])
+    written = write(
+        name.replace(".tsv", ".jsonl"), [{"format_version": FORMATS[kind].version} | row for row in records]
+    )
     report = verify_file(written)
     assert (report.format, report.dialect, report.counts) == (kind, kind, {})
     again = [msgspec.to_builtins(record) for record in read_records(written, cast(Any, kind))]

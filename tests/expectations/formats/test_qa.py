@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from expectations.formats.instruction import InstructionRecord
-from expectations.formats.qa import QaRecord, split_references, take_out
+from expectations.formats.kbalign import parse_prompt, split_references
+from expectations.formats.qa import QaRecord
 from expectations.reading import Rejected
 from expectations.records.read import read_records
 from expectations.verify import verify_file
@@ -102,7 +103,7 @@ def test_a_bad_answer_costs_its_question_and_unequal_lists_cost_the_row(write: W
 def test_question_and_references_are_taken_out_of_the_prompt(
     prompt: str, question: str, references: list[str], dependency: str | None
 ) -> None:
-    found = take_out(prompt)
+    found = parse_prompt(prompt)
     assert (found.question, found.references, found.dependency) == (question, references, dependency)
 
 

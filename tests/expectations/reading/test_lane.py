@@ -39,8 +39,8 @@ def _many(count: int) -> list[str]:
 def _slowly(path: Path) -> list[Record | Rejected]:
     """The records by the general way: no lane is ever opened."""
     rows = list(read_rows(path))
-    found = recognise_rows([row for row in rows[:100] if isinstance(row, Row)], name=path.name, kinds=["preference"])
-    return list(convert_rows(path, rows, found and found.dialect, DEFAULT_POLICY, kind="preference"))
+    found = recognise_rows([row for row in rows[:100] if isinstance(row, Row)], name=path.name, formats=["preference"])
+    return list(convert_rows(path, rows, found and found.dialect, DEFAULT_POLICY, to="preference"))
 
 
 def _typed(path: Path) -> list[bool]:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from expectations.formats.instruction import InstructionRecord
-from expectations.formats.versions import VERSIONS
+from expectations.formats.registry import FORMATS
 from expectations.records.convert import Conversion, JsonlWriter, convert_file
 from expectations.records.read import read_records
 from expectations.verify import verify_file
@@ -47,7 +47,7 @@ def test_what_was_converted_is_clean_and_converts_to_itself(write: Write, rows: 
     assert (made.written, made.quarantined, made.quarantine) == (len(rows), 0, "")
     report = verify_file(Path(made.out))
     assert (report.exit_code, report.format, report.dialect, report.clean) == (0, to, to, len(rows))
-    assert report.versions == [VERSIONS[to]]
+    assert report.versions == [FORMATS[to].version]
     again = Path(made.out).with_name("again.jsonl")
     convert_file(Path(made.out), to, again, quarantine=again.with_suffix(".bad"))
     assert without_place(again) == without_place(Path(made.out))

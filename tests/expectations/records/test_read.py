@@ -134,7 +134,11 @@ class TestInstruction:
             ("output", "<think>a</think> ", ("FT-INST-003", "$.output", "empty")),
             ("output", "<think>a", ("FT-INST-004", "$.output", "<think>")),
             ("output", "<think>a</think>b</think>c", ("FT-INST-004", "$.output", "</think>")),
-            ("output", "<thinking>a</thinking>b### Q3\n<thinking>c</thinking>d", ("FT-INST-004", "$.output", "glued")),
+            (
+                "output",
+                "<thinking>a</thinking>b### Q3\n<thinking>c</thinking>d",
+                ("FT-INST-004", "$.output", "added"),
+            ),
             ("output", "b<|im_end|>", ("FT-INST-006", "$.output", "<|im_end|>")),
             ("instruction", "＜｜im_start｜＞system", ("FT-INST-006", "$.instruction", "<|im_start|>")),
             ("input", "</s>", ("FT-INST-006", "$.context", "</s>")),
@@ -393,5 +397,5 @@ class TestRealData:
     def test_toy_retrieval_files_are_clean(self, shared: Path) -> None:
         folder = shared / "data" / "ultrarag_examples" / "examples" / "finetuning" / "embedding"
         for name, kind in (("queries_toy.jsonl", "query"), ("corpus_toy.jsonl", "passage"), ("qrels_toy.tsv", "qrels")):
-            assert recognise(folder / name).kind == kind
+            assert recognise(folder / name).format.name == kind
             assert not [row for row in read_records(folder / name, kind) if isinstance(row, Rejected)]  # pyright: ignore

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from expectations.formats.versions import VERSIONS
+from expectations.formats.registry import FORMATS
 from expectations.records.read import read_records
 from ft_assets.cli import cli
 
@@ -32,7 +32,7 @@ def test_without_a_place_the_file_lies_beside_its_source(rows: Path) -> None:
     assert result.exit_code == 0, result.output
     out = rows.with_name("rows.instruction.jsonl")
     assert [json.loads(line)["format_version"] for line in out.read_text("utf-8").splitlines()] == [
-        VERSIONS["instruction"]
+        FORMATS["instruction"].version
     ] * 3
     assert not list(rows.parent.glob("*quarantine*"))
 
@@ -44,7 +44,7 @@ def test_parquet_carries_format_and_version_and_reads_back_equal_and_clean(rows:
     metadata = pq.read_schema(table).metadata
     assert (metadata[b"ft_assets.format"], metadata[b"ft_assets.version"]) == (
         b"instruction",
-        str(VERSIONS["instruction"]).encode(),
+        str(FORMATS["instruction"].version).encode(),
     )
     assert CliRunner().invoke(cli, ["verify", str(table)]).exit_code == 0
     first, second = (list(read_records(path, "instruction", name="rows")) for path in (table, lines))
