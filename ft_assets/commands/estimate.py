@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.violations import Refused
-from ft_assets.adapters.trainer.memory_needs import asked_of
+from ft_assets.adapters.trainer.memory_needs import needs_of
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, make_console
 from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, SftSettings
@@ -215,21 +215,23 @@ def _report(
     shape: ModelShape, settings: Settings, lora: LoraSettings, machine: Machine, *, options: dict[str, Any],
     disk_free: int,
 ) -> Report:  # fmt: skip
-    asked = asked_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
-    estimate = estimate_training(shape, **asked)
+    target, setup = needs_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
+    estimate = estimate_training(shape, target, setup)
     rows, epochs = options["rows"] or _ROWS, settings.epochs
     if settings.max_steps:
         rows, epochs = settings.max_steps * settings.global_batch_size, 1.0
-    plan = recommend(shape, memory=machine.memory, gpus=max(machine.gpus, 1), **asked)
+    plan = recommend(shape, target, setup, memory=machine.memory, gpus=max(machine.gpus, 1))
     return Report(
         model=shape.name, parameters=shape.parameters, method=settings.method, dpo=options["dpo"],
         r=lora.r, tokens=settings.max_length, micro_batch=settings.micro_batch_size,
-        checkpointing=asked["checkpointing"], machine=machine, estimate=estimate, total=estimate.total,
+        checkpointing=setup.checkpointing, machine=machine, estimate=estimate, total=estimate.total,
         fits=estimate.fits(machine.memory) and estimate.disk < disk_free,
         disk=estimate.disk, disk_free=disk_free, rows=rows, epochs=epochs,
         seconds=estimate.seconds(rows, epochs, machine.flops, max(machine.gpus, 1)) if machine.flops else None,
-        largest_micro_batch=largest_micro_batch(shape, memory=machine.memory, **asked),
-        largest_length=largest_length(shape, memory=machine.memory, **{**asked, "micro_batch": 1}),
+        largest_micro_batch=largest_micro_batch(shape, target, setup, memory=machine.memory),
+        largest_length=largest_length(
+            shape, target, msgspec.structs.replace(setup, micro_batch=1), memory=machine.memory
+        ),
         plan=plan,
     )  # fmt: skip
 
