@@ -103,9 +103,9 @@ def _open_parquet(path: Path, format: str) -> AbstractContextManager[Writer]:
     from expectations.formats.schemas import RECORDS
     from expectations.formats.versions import VERSIONS
     from expectations.reading.columns import FORMAT_KEY, VERSION_KEY
-    from resources.parquet import TableWriter, schema_of
+    from resources.parquet import TableWriter, arrow_schema
 
-    schema: Any = schema_of(RECORDS[format])
+    schema: Any = arrow_schema(RECORDS[format])
     return TableWriter(
         path, schema.with_metadata({FORMAT_KEY: format.encode(), VERSION_KEY: str(VERSIONS[format]).encode()})
     )

@@ -21,7 +21,7 @@ from ft_assets.datasets.passage_index import PassageIndex
 from ft_assets.graph import quarantine
 from ft_assets.graph.source_files import shown_path
 from resources.artifacts import write_json
-from resources.parquet import TableWriter, schema_of
+from resources.parquet import TableWriter, arrow_schema
 
 RECORDS = "records.parquet"
 CONFLICTS = "conflicts.json"
@@ -100,7 +100,7 @@ def _write(
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     thinking: Counter[str] = Counter()
-    with TableWriter(folder / RECORDS, schema_of(RECORD_TYPES[dataset])) as table:
+    with TableWriter(folder / RECORDS, arrow_schema(RECORD_TYPES[dataset])) as table:
 
         def kept_out() -> Iterator[Rejected]:
             for record in records:

@@ -20,7 +20,7 @@ from ft_assets.datasets.clean import ID_COLUMN, RECORDS
 from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index, section_of
 from ft_assets.graph import quarantine
 from resources.artifacts import Artifact, ArtifactStore
-from resources.parquet import TableWriter, read_rows, schema_of
+from resources.parquet import TableWriter, arrow_schema, read_rows
 
 LEDGER = "ledger.parquet"
 ASSET = "split_ledger"
@@ -91,7 +91,7 @@ def write_ledger(
     result = deal(cards, known, settings)
     counts: dict[str, Counter[str]] = {dataset: Counter() for dataset in DATASETS}
     clusters: set[str] = set()
-    with TableWriter(folder / LEDGER, schema_of(LedgerRow)) as table:
+    with TableWriter(folder / LEDGER, arrow_schema(LedgerRow)) as table:
 
         def add(row: LedgerRow) -> None:
             table.add(row)

@@ -10,7 +10,7 @@ from typing import Any
 from expectations.rules.splits import QUARANTINED, SPLITS
 from ft_assets.datasets.assign_splits import Dealt
 from ft_assets.datasets.clean import ID_COLUMN, RECORD_TYPES
-from resources.parquet import TableWriter, read_rows, schema_of
+from resources.parquet import TableWriter, arrow_schema, read_rows
 
 STRATA = ("source", "difficulty", "language")
 """Columns by which the shares of the splits are looked at; a data set may lack some."""
@@ -23,7 +23,7 @@ def split_file(split: str) -> str:
 
 def write_splits(dataset: str, records: Path, ledger: dict[tuple[str, str], Dealt], folder: Path) -> dict[str, Any]:
     """records.parquet -> train, validation and test.parquet below `folder`; returns counts by split and stratum."""
-    schema = schema_of(RECORD_TYPES[dataset])
+    schema = arrow_schema(RECORD_TYPES[dataset])
     strata = {field: defaultdict[str, Stratum](Stratum) for field in STRATA if field in schema.names}
     quarantined = 0
     with ExitStack() as stack:
