@@ -395,7 +395,7 @@ def estimate(case: Case) -> float | None:
     """GiB by the platform's estimator; None where its own libraries are not installed."""
     sys.path.insert(0, str(ROOT))
     try:
-        from resources.estimate import estimate_training
+        from resources.estimate import TrainingSetup, TrainingTarget, estimate_training
         from resources.model_shape import ModelShape
     except ImportError:
         return None
@@ -405,11 +405,9 @@ def estimate(case: Case) -> float | None:
         ffn=sizes["intermediate_size"], vocab=sizes["vocab_size"], kv_heads=sizes["num_key_value_heads"],
         head_dim=sizes.get("head_dim"), tied=sizes["tie_word_embeddings"],
     )  # fmt: skip
-    estimated = estimate_training(
-        shape, method=case["method"], r=RANK, tokens=case["tokens"], dpo=case["objective"] == "dpo",
-        bf16=case["engine"] != "TRL defaults",
-    )  # fmt: skip
-    return estimated.total / GIB
+    target = TrainingTarget(method=case["method"], r=RANK, dpo=case["objective"] == "dpo")
+    setup = TrainingSetup(tokens=case["tokens"], bf16=case["engine"] != "TRL defaults")
+    return estimate_training(shape, target, setup).total / GIB
 
 
 def measure(cases: list[Case], device: str, out: Path, minutes: float) -> None:

@@ -7,9 +7,10 @@ cards are sold.
 from __future__ import annotations
 
 from bisect import bisect
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from expectations.violations import Refused, violation
 from resources.accelerator import Device
@@ -62,87 +63,136 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         return rows * epochs * self.flops_per_row / (flops * processes)
 
 
-def estimate_training(
-    shape: ModelShape,
-    *,
-    method: Method = "lora",
-    r: int = 16,
-    targets: str | list[str] = "all-linear",
-    tokens: int,
-    micro_batch: int = 1,
-    dpo: bool = False,
-    checkpointing: bool = True,
-    device: Device = "cuda",
-    bf16: bool = True,
-    double_quant: bool = True,
-    fused_head: bool = True,
-    optimizer_8bit: bool = False,
-    shards: int = 1,
-    context: int | None = None,
-    supervised: int | None = None,
-) -> Estimate:
-    """What training rows of at most `tokens` tokens takes, `micro_batch` rows (DPO: pairs) at a time.
+class TrainingTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """The weights that are trained, and by which loss.
 
-    LoRA keeps the frozen base in bf16 (`bf16=False`: fp32) under an fp32 adapter; QLoRA keeps it in nf4 under a bf16
-    adapter; full fine-tuning keeps fp32 weights, and no second model beside them for DPO. `shards` spreads weights,
-    gradients and optimizer over so many GPUs (FSDP2, ZeRO-3). `context` is what the process takes before anything is
-    loaded; `supervised` is how many tokens of a row carry loss (default: all; it matters on CPUs). Refuses nf4 in
-    shards (FT-EST-004).
+    LoRA keeps the frozen base in bf16 (without bf16: fp32) under an fp32 adapter; QLoRA keeps it in nf4 under a bf16
+    adapter; full fine-tuning keeps fp32 weights, and no second model next to them for DPO.
     """
-    if method == "qlora" and shards > 1:
+
+    method: Method = "lora"
+    r: int = 16
+    """Rank of the adapter."""
+    targets: str | list[str] = "all-linear"
+    """Projections that get an adapter."""
+    dpo: bool = False
+    """True for DPO (pairs and a reference), False for SFT."""
+
+    def parameters(self, shape: ModelShape) -> int:
+        """Return the number of parameters that are trained."""
+        return shape.parameters if self.method == "full" else shape.lora_parameters(self.r, self.targets)
+
+    @property
+    def width(self) -> int:
+        """Bytes of a trained parameter."""
+        return 2 if self.method == "qlora" else 4
+
+
+class TrainingSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """How a training computes: its batches, its device and what it does to save memory."""
+
+    tokens: int
+    """Tokens of the longest row."""
+    micro_batch: int = 1
+    """Rows (DPO: pairs) at a time."""
+    checkpointing: bool = True
+    """Compute activations again in the backward pass."""
+    device: Device = "cuda"
+    bf16: bool = True
+    double_quant: bool = True
+    fused_head: bool = True
+    optimizer_8bit: bool = False
+    shards: int = 1
+    """GPUs that weights, gradients and optimizer are spread over (FSDP2, ZeRO-3)."""
+    context: int | None = None
+    """Bytes that the process takes before anything is loaded, if they are known."""
+    supervised: int | None = None
+    """Tokens of a row that carry loss (default: all; it matters on CPUs)."""
+
+    @property
+    def width(self) -> int:
+        """Bytes of a value in matrix products."""
+        return 2 if self.bf16 else 4
+
+
+Parts = dict[str, tuple[float, str]]
+"""Part of the memory -> its bytes and how they were found."""
+
+
+def estimate_training(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup) -> Estimate:
+    """Return what the training takes. Raises Refused (FT-EST-004) for 4-bit weights in shards."""
+    if target.method == "qlora" and setup.shards > 1:
         raise Refused("estimating", [violation("FT-EST-004", where=shape.name or "model")])
-    parts: dict[str, int] = {}
-    formulas: dict[str, str] = {}
-
-    def part(name: str, size: float, formula: str) -> None:
-        parts[name], formulas[name] = int(size), formula
-
-    width = 2 if bf16 else 4  # bytes of a value in matrix products
-    batch_tokens = tokens * micro_batch * (2 if dpo else 1)
-    trained = shape.parameters if method == "full" else shape.lora_parameters(r, targets)
-    trained_width = 2 if method == "qlora" else 4
-    moments = 2 if optimizer_8bit else 2 * trained_width  # Adam's two, for each trained parameter
-
-    weights, formula = _weights(shape, method, width, double_quant=double_quant)
-    part("weights", weights / shards, formula)
-    if method == "full":
-        part("gradients and optimizer", trained * (4 + moments) / shards, f"{_m(trained)} x {4 + moments} B")
-    else:
-        each = 2 * trained_width + moments
-        part("adapter and optimizer", trained * each / shards, f"{_m(trained)} x {each} B")
-    if device == "cpu" and method == "full":
-        part("weights before", weights, "the weights again, to tell what was trained")
-    if dpo and method != "full":
-        part("reference", trained * trained_width / shards, f"the adapter again, frozen: x {trained_width} B")
-
-    kept = 1 if checkpointing else shape.layers
-    inputs = 0 if method == "full" else sum(shape.matrices[name][0] for name in shape.chosen(targets))
-    part("activations", *_activations(shape, batch_tokens, width, 0 if checkpointing else inputs, kept))
-    if device == "cpu" and tokens <= EAGER_TOKENS:
-        each = (5 if bf16 else 8) * (4 if checkpointing else 2)  # one layer at a time: with all of its gradients
-        scores = batch_tokens * tokens * shape.heads
-        part("attention", kept * scores * each, f"{kept} layers x {batch_tokens} x {tokens} x {shape.heads} x {each} B")
-    scored = batch_tokens if supervised is None else min(batch_tokens * supervised // tokens, batch_tokens)
-    part("logits", *_logits(shape.vocab, batch_tokens, scored, device, fused_head=fused_head))
-    if method == "qlora":
-        part("dequantised matrix", max(a * b for a, b in shape.matrices.values()) * 2, "the largest projection x 2 B")
-    if shards > 1:
-        gathered = (2 * shape.linear / shape.layers + shape.embedding) * 2
-        part("gathered layers", gathered, "two layers and the embeddings x 2 B")
-    if device == "cuda":
-        part("context", _CONTEXT if context is None else context, "CUDA context and workspaces")
-    else:
-        part("process", _CPU_PROCESS if context is None else context, "Python with its libraries")
-
+    parts = {
+        **_model_parts(shape, target, setup),
+        **_batch_parts(shape, target, setup),
+        **_process_parts(setup),
+    }
+    trained = target.parameters(shape)
     return Estimate(
-        parts=parts,
+        parts={name: int(size) for name, (size, _) in parts.items()},
         disk_parts={
-            "checkpoints": CHECKPOINTS * trained * (trained_width + moments),
-            "published": trained * trained_width,
+            "checkpoints": CHECKPOINTS * trained * (target.width + _moments(target, setup)),
+            "published": trained * target.width,
         },
-        formulas=formulas,
-        flops_per_row=_flops_per_row(shape, method, tokens, dpo=dpo, checkpointing=checkpointing),
+        formulas={name: formula for name, (_, formula) in parts.items()},
+        flops_per_row=_flops_per_row(shape, target, setup),
     )
+
+
+def _moments(target: TrainingTarget, setup: TrainingSetup) -> int:
+    """Return the bytes of Adam's two moments for each trained parameter."""
+    return 2 if setup.optimizer_8bit else 2 * target.width
+
+
+def _model_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup) -> Parts:
+    """Return what the weights and all that belongs to them take, whatever the batch."""
+    trained, moments = target.parameters(shape), _moments(target, setup)
+    weights, formula = _weights(shape, target.method, setup.width, double_quant=setup.double_quant)
+    parts: Parts = {"weights": (weights / setup.shards, formula)}
+    if target.method == "full":
+        each = 4 + moments
+        parts["gradients and optimizer"] = (trained * each / setup.shards, f"{_m(trained)} x {each} B")
+    else:
+        each = 2 * target.width + moments
+        parts["adapter and optimizer"] = (trained * each / setup.shards, f"{_m(trained)} x {each} B")
+    if setup.device == "cpu" and target.method == "full":
+        parts["weights before"] = (weights, "the weights again, to see which of them training changed")
+    if target.dpo and target.method != "full":
+        reference = trained * target.width / setup.shards
+        parts["reference"] = (reference, f"the adapter again, frozen: x {target.width} B")
+    return parts
+
+
+def _batch_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup) -> Parts:
+    """Return what one micro-batch takes on its way through the model and back."""
+    tokens = setup.tokens * setup.micro_batch * (2 if target.dpo else 1)
+    kept = 1 if setup.checkpointing else shape.layers
+    has_inputs = target.method != "full" and not setup.checkpointing
+    inputs = sum(shape.matrices[name][0] for name in shape.chosen(target.targets)) if has_inputs else 0
+    parts: Parts = {"activations": _activations(shape, tokens, setup.width, inputs, kept)}
+    if setup.device == "cpu" and setup.tokens <= EAGER_TOKENS:
+        # with checkpointing one layer at a time, but with all of its gradients
+        each = (5 if setup.bf16 else 8) * (4 if setup.checkpointing else 2)
+        formula = f"{kept} layers x {tokens} x {setup.tokens} x {shape.heads} x {each} B"
+        parts["attention"] = (kept * tokens * setup.tokens * shape.heads * each, formula)
+    supervised = setup.tokens if setup.supervised is None else setup.supervised
+    scored = min(tokens * supervised // setup.tokens, tokens)
+    parts["logits"] = _logits(shape.vocab, tokens, scored, setup.device, fused_head=setup.fused_head)
+    if target.method == "qlora":
+        largest = max(rows * columns for rows, columns in shape.matrices.values())
+        parts["dequantised matrix"] = (largest * 2, "the largest projection x 2 B")
+    if setup.shards > 1:
+        gathered = (2 * shape.linear / shape.layers + shape.embedding) * 2
+        parts["gathered layers"] = (gathered, "two layers and the embeddings x 2 B")
+    return parts
+
+
+def _process_parts(setup: TrainingSetup) -> Parts:
+    """Return what the process takes before anything is loaded."""
+    if setup.device == "cuda":
+        return {"context": (_CONTEXT if setup.context is None else setup.context, "CUDA context and workspaces")}
+    return {"process": (_CPU_PROCESS if setup.context is None else setup.context, "Python with its libraries")}
 
 
 def _weights(shape: ModelShape, method: Method, width: int, *, double_quant: bool) -> tuple[float, str]:
@@ -155,8 +205,10 @@ def _weights(shape: ModelShape, method: Method, width: int, *, double_quant: boo
 
 
 def _activations(shape: ModelShape, tokens: int, width: int, inputs: int, kept: int) -> tuple[int, str]:
-    """What `kept` layers need for their backward pass, `inputs` values a token for adapters among it; where that is one
-    layer at a time (checkpointing), also the input of every layer."""
+    """Return what `kept` layers keep for their backward pass, with `inputs` values a token for the adapters.
+
+    With checkpointing that is one layer at a time, and the input of every layer.
+    """
     layer = 6 * shape.hidden + 3 * shape.queries + 4 * shape.keys + 4 * shape.ffn + inputs
     if kept < shape.layers:
         each = f"{shape.layers} layers x {shape.hidden} x 2 B + {layer} x {width} B"
@@ -175,30 +227,44 @@ def _logits(vocab: int, tokens: int, scored: int, device: Device, *, fused_head:
     return tile * _TILE_VOCABULARY * 8, f"tiles of {tile} x {_TILE_VOCABULARY} x 8 B"
 
 
-def _flops_per_row(shape: ModelShape, method: Method, tokens: int, *, dpo: bool, checkpointing: bool) -> int:
-    """A product costs 2 operations a parameter and token; its backward pass 4, or 2 where the matrix is frozen."""
-    products = (6 if method == "full" else 4) + 2 * checkpointing + 2 * dpo  # DPO: the reference's forward pass
-    attention = 2 * shape.layers * shape.queries * tokens * (3 + checkpointing + dpo)  # causal: half of the square
+def _flops_per_row(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup) -> int:
+    """Return the operations for one row of full length.
+
+    A matrix product costs 2 operations a parameter and token; its backward pass 4, or 2 where the matrix is frozen.
+    """
+    tokens, dpo, again = setup.tokens, target.dpo, setup.checkpointing
+    products = (6 if target.method == "full" else 4) + 2 * again + 2 * dpo  # DPO: the reference's forward pass
+    attention = 2 * shape.layers * shape.queries * tokens * (3 + again + dpo)  # causal: half of the square
     return tokens * (2 if dpo else 1) * (products * (shape.linear + shape.vocab * shape.hidden) + attention)
 
 
-def largest_micro_batch(shape: ModelShape, *, memory: int, most: int = 256, **settings: Any) -> int:
-    """The largest power of two of rows at a time that fits into `memory` bytes, up to `most`; 0 if one does not."""
+def largest_micro_batch(
+    shape: ModelShape, target: TrainingTarget, setup: TrainingSetup, *, memory: int, most: int = 256
+) -> int:
+    """Return the largest power of two of rows at a time that fits into `memory` bytes, up to `most`; 0 if one does not.
+
+    `setup.micro_batch` is not read.
+    """
     rows = 1
-    while rows <= most and _fits(shape, memory, settings, micro_batch=rows):
+    while rows <= most and estimate_training(shape, target, replace(setup, micro_batch=rows)).fits(memory):
         rows *= 2
     return rows // 2
 
 
-def largest_length(shape: ModelShape, *, memory: int, most: int = 131072, **settings: Any) -> int:
-    """The most tokens a row may have (a multiple of 128, up to `most`) to fit into `memory` bytes; 0 if none."""
+def largest_length(
+    shape: ModelShape, target: TrainingTarget, setup: TrainingSetup, *, memory: int, most: int = 131072
+) -> int:
+    """Return the most tokens (a multiple of 128, up to `most`) of a row that fits into `memory` bytes; 0 if none does.
+
+    `setup.tokens` is not read.
+    """
+
+    def is_too_long(tokens: int) -> bool:
+        return not estimate_training(shape, target, replace(setup, tokens=tokens)).fits(memory)
+
     lengths = range(128, most + 1, 128)
-    too_long = bisect(lengths, False, key=lambda tokens: not _fits(shape, memory, settings, tokens=tokens))
+    too_long = bisect(lengths, False, key=is_too_long)
     return lengths[too_long - 1] if too_long else 0
-
-
-def _fits(shape: ModelShape, memory: int, settings: dict[str, Any], **change: Any) -> bool:
-    return estimate_training(shape, **(settings | change)).fits(memory)
 
 
 def _m(parameters: int) -> str:

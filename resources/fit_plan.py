@@ -1,16 +1,25 @@
-"""How to train so that it fits: the nearest plan to what was asked, and how fast devices are."""
+"""How to train so that it fits: the plan nearest to what is requested, and how fast devices are."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from resources.accelerator import Device
-from resources.estimate import GIB, Estimate, Method, estimate_training, largest_length, largest_micro_batch
+from resources.estimate import (
+    GIB,
+    Estimate,
+    Method,
+    TrainingSetup,
+    TrainingTarget,
+    estimate_training,
+    largest_length,
+    largest_micro_batch,
+)
 from resources.model_shape import ModelShape
 
 _WHY: dict[str, list[str]] = {
@@ -35,56 +44,71 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     estimate: Estimate
 
 
-def recommend(shape: ModelShape, *, memory: int, gpus: int = 1, device: Device = "cuda", **asked: Any) -> Plan | None:
-    """The plan nearest to what was asked (keywords of `estimate_training`) that fits into `memory` bytes a device.
+def recommend(
+    shape: ModelShape, target: TrainingTarget, setup: TrainingSetup, *, memory: int, gpus: int = 1
+) -> Plan | None:
+    """Return the plan nearest to what is requested that fits into `memory` bytes a device; None if nothing fits.
 
-    In this order, since each step costs more than the one before: activations computed again, fewer rows at a time,
-    weights in shards over the GPUs, LoRA for full fine-tuning, 4-bit weights, shorter rows. None: nothing fits.
+    Changes are tried in this order, since each costs more than the one before: activations computed again, fewer rows
+    at a time, weights in shards over the GPUs, LoRA for full fine-tuning, 4-bit weights, shorter rows.
     """
-    wish: dict[str, Any] = {"method": "lora", "micro_batch": 1, "checkpointing": True, "shards": 1, **asked}
-    rows, reasons = wish["micro_batch"], list[str]()
-    for changes, why in _ladder(shape, wish, memory, gpus, device):
-        wish |= changes
-        estimate = estimate_training(shape, device=device, **wish)
-        if estimate.fits(memory):
-            # what came after may have made room for more rows again
-            largest = largest_micro_batch(shape, memory=memory, device=device, **wish)
-            wish["micro_batch"] = max(wish["micro_batch"], min(rows, largest))
-            estimate = estimate_training(shape, device=device, **wish)
-            strategy = "fsdp2" if wish["shards"] > 1 else "ddp" if gpus > 1 else "single"
-            return Plan(
-                strategy=strategy, method=wish["method"], micro_batch=wish["micro_batch"], tokens=wish["tokens"],
-                checkpointing=wish["checkpointing"], reasons=[*reasons, why, *_WHY[strategy]], estimate=estimate,
-            )  # fmt: skip
-        sharded = f", 1/{gpus} of it a GPU" if wish["shards"] > 1 else ""
-        recomputed = "" if wish["checkpointing"] else ", activations kept"
-        reasons.append(
-            f"{wish['method']}, {wish['micro_batch']} x {wish['tokens']} tokens{recomputed}{sharded}: needs "
-            f"{estimate.total / GIB:.1f} GiB of {memory / GIB:.1f}"
+    reasons: list[str] = []
+    for tried_target, tried, why in _ladder(shape, target, setup, memory, gpus):
+        estimate = estimate_training(shape, tried_target, tried)
+        if not estimate.fits(memory):
+            reasons.append(_too_large(tried_target, tried, estimate, memory))
+            continue
+        # a later change may have made room for more rows again
+        largest = largest_micro_batch(shape, tried_target, tried, memory=memory)
+        plan = replace(tried, micro_batch=max(tried.micro_batch, min(setup.micro_batch, largest)))
+        strategy = "fsdp2" if plan.shards > 1 else "ddp" if gpus > 1 else "single"
+        return Plan(
+            strategy=strategy,
+            method=tried_target.method,
+            micro_batch=plan.micro_batch,
+            tokens=plan.tokens,
+            checkpointing=plan.checkpointing,
+            reasons=[*reasons, why, *_WHY[strategy]],
+            estimate=estimate_training(shape, tried_target, plan),
         )
     return None
 
 
+def _too_large(target: TrainingTarget, setup: TrainingSetup, estimate: Estimate, memory: int) -> str:
+    sharded = f", 1/{setup.shards} of it a GPU" if setup.shards > 1 else ""
+    kept = "" if setup.checkpointing else ", activations kept"
+    return (
+        f"{target.method}, {setup.micro_batch} x {setup.tokens} tokens{kept}{sharded}: needs "
+        f"{estimate.total / GIB:.1f} GiB of {memory / GIB:.1f}"
+    )
+
+
 def _ladder(
-    shape: ModelShape, wish: dict[str, Any], memory: int, gpus: int, device: Device
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """What to change next, and why it fits if it does. `wish` holds every change so far."""
-    yield {}, "it fits as asked"
-    if not wish["checkpointing"]:
-        yield {"checkpointing": True}, "it fits when activations are computed again (gradient_checkpointing)"
-    while (rows := wish["micro_batch"] // 2) >= 1:
-        yield {"micro_batch": rows}, f"it fits with {rows} at a time; the rest of the batch is accumulated"
-    if gpus > 1 and wish["method"] != "qlora":
-        yield {"shards": gpus}, f"it fits when weights, gradients and optimizer are spread over {gpus} GPUs"
-    if wish["method"] == "full":
-        yield {"method": "lora", "shards": 1}, "it fits when only an adapter is trained"
-    if wish["method"] == "lora":
-        yield {"method": "qlora", "shards": 1}, "it fits when the frozen weights are kept in 4 bits"
-    if length := largest_length(shape, memory=memory, device=device, **wish):
-        yield {"tokens": length}, f"it fits with rows of at most {length} tokens; longer ones must be left out"
+    shape: ModelShape, target: TrainingTarget, setup: TrainingSetup, memory: int, gpus: int
+) -> Iterator[tuple[TrainingTarget, TrainingSetup, str]]:
+    """Yield what to try next, and why it fits if it does. Each change is made on top of those before."""
+    yield target, setup, "it fits as requested"
+    if not setup.checkpointing:
+        setup = replace(setup, checkpointing=True)
+        yield target, setup, "it fits when activations are computed again (gradient_checkpointing)"
+    while setup.micro_batch > 1:
+        setup = replace(setup, micro_batch=setup.micro_batch // 2)
+        yield target, setup, f"it fits with {setup.micro_batch} at a time; the rest of the batch is accumulated"
+    if gpus > 1 and target.method != "qlora":
+        setup = replace(setup, shards=gpus)
+        yield target, setup, f"it fits when weights, gradients and optimizer are spread over {gpus} GPUs"
+    if target.method == "full":
+        target, setup = replace(target, method="lora"), replace(setup, shards=1)
+        yield target, setup, "it fits when only an adapter is trained"
+    if target.method == "lora":
+        target, setup = replace(target, method="qlora"), replace(setup, shards=1)
+        yield target, setup, "it fits when the frozen weights are kept in 4 bits"
+    if length := largest_length(shape, target, setup, memory=memory):
+        setup = replace(setup, tokens=length)
+        yield target, setup, f"it fits with rows of at most {length} tokens; longer ones must be left out"
 
 
-class Card(msgspec.Struct, frozen=True):
+class GpuCard(msgspec.Struct, frozen=True):
     """A GPU's peak of dense bf16 products with fp32 accumulation (fp16 where it has no bf16) and its memory."""
 
     tflops: float
@@ -93,24 +117,25 @@ class Card(msgspec.Struct, frozen=True):
 
 
 # Peaks as NVIDIA's data sheets and architecture white papers print them. Order matters: the first name found wins.
-CARDS: Mapping[str, Card] = {
-    "H200": Card(989, 140), "H100 PCIe": Card(756, 80), "H100": Card(989, 80), "A100": Card(312, 40),
-    "L40S": Card(362, 48), "A6000": Card(155, 48), "A40": Card(150, 48), "A10": Card(125, 24), "L4": Card(121, 24),
-    "RTX 5090": Card(210, 32), "RTX 4090": Card(165, 24), "RTX 4080": Card(97, 16),
-    "RTX 3090": Card(71, 24), "RTX 3080": Card(60, 10), "V100": Card(125, 16, bf16=False),
-    "T4": Card(65, 16, bf16=False),
+CARDS: Mapping[str, GpuCard] = {
+    "H200": GpuCard(989, 140), "H100 PCIe": GpuCard(756, 80), "H100": GpuCard(989, 80), "A100": GpuCard(312, 40),
+    "L40S": GpuCard(362, 48), "A6000": GpuCard(155, 48), "A40": GpuCard(150, 48), "A10": GpuCard(125, 24),
+    "L4": GpuCard(121, 24),
+    "RTX 5090": GpuCard(210, 32), "RTX 4090": GpuCard(165, 24), "RTX 4080": GpuCard(97, 16),
+    "RTX 3090": GpuCard(71, 24), "RTX 3080": GpuCard(60, 10), "V100": GpuCard(125, 16, bf16=False),
+    "T4": GpuCard(65, 16, bf16=False),
 }  # fmt: skip
 _GPU_SHARE = 0.35  # of the peak, which fine-tuning reaches (published: 0.3 to 0.5 for rows that fill the GPU)
 _CPU_SHARE = 0.5  # of a plain matrix product's speed
 
 
-def find_card(name: str) -> Card | None:
+def find_card(name: str) -> GpuCard | None:
     """The card that a name as the driver or a person writes it means ("NVIDIA GeForce RTX 3080", "a100"), by whole
     words: an A4000 is no A40."""
     return next((card for known, card in CARDS.items() if re.search(rf"\b{known}\b", name, re.IGNORECASE)), None)
 
 
-def gpu_flops(card: Card) -> float:
+def gpu_flops(card: GpuCard) -> float:
     """Operations a second that fine-tuning reaches on a card: an estimate."""
     return card.tflops * 1e12 * _GPU_SHARE
 

@@ -14,11 +14,11 @@ from expectations.violations import Refused
 from resources import memory
 from resources.accelerator import Compute
 from resources.trained_model import (
-    MODEL_FOLDER,
+    WHOLE_MODEL_FOLDER,
     describe_base,
     load_weights,
     put_adapter,
-    read_contract,
+    read_adapter_contract,
 )
 
 BASE = "base"
@@ -26,7 +26,7 @@ BASE = "base"
 _OPENING_TOKENS = 8
 
 
-class Message(TypedDict):
+class ChatMessage(TypedDict):
     """One turn of a chat."""
 
     role: str
@@ -58,7 +58,7 @@ class Generator:
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
         base = describe_base(base_folder, self.tokenizer)
-        contracts = {name: read_contract(folder) for name, folder in trained.items()}
+        contracts = {name: read_adapter_contract(folder) for name, folder in trained.items()}
         broken = [
             violation
             for name, contract in contracts.items()
@@ -71,7 +71,7 @@ class Generator:
         self._adapters = {name: folder for name, folder in trained.items() if contracts[name].method == "lora"}
         self._wholes = {
             BASE: base_folder,
-            **{name: trained[name] / MODEL_FOLDER for name in trained if name not in self._adapters},
+            **{name: trained[name] / WHOLE_MODEL_FOLDER for name in trained if name not in self._adapters},
         }
         self._compute = compute
         self._load(BASE)
@@ -93,7 +93,7 @@ class Generator:
     def generate(
         self,
         model_name: str,
-        chats: Sequence[Sequence[Message]],
+        chats: Sequence[Sequence[ChatMessage]],
         max_new_tokens: int,
         batch_size: int,
         on_batch: Callable[[int, int], None] = lambda done, total: None,
@@ -159,7 +159,7 @@ class Generator:
         return contextlib.nullcontext()
 
 
-def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+def render(tokenizer: Any, messages: Sequence[ChatMessage], add_generation_prompt: bool = True) -> list[int]:
     """Token ids of a chat by the tokenizer's own template."""
     return list(
         tokenizer.apply_chat_template(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 # what CUDA's libraries and the CPU allocator say in plain RuntimeErrors
@@ -41,8 +41,8 @@ def log_rung(batch_size: int, said: str) -> None:
 
 
 def with_smaller_batches(
-    call: Callable[[int], T], batch_size: int, on_rung: Callable[[int, str], None] = log_rung
-) -> T:
+    call: Callable[[int], Result], batch_size: int, on_rung: Callable[[int, str], None] = log_rung
+) -> Result:
     """`call(batch_size)`, again with half of it whenever memory runs out, down to 1; then the error itself is raised.
 
     `on_rung(smaller, what the error said)` is called before every new try.

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from expectations.canonical import digest, file_digest
-from expectations.contracts.fingerprint import fingerprint as contract_fingerprint
+from expectations.contracts.fingerprint import fingerprint
 from expectations.violations import Refused, violation
 from resources import hub
 from resources.files import file_lock, file_stamp
@@ -29,7 +29,7 @@ _digests = Memo[str](size=256)
 """sha256 of a model's files, by path and stamp: one model has a few, and hashing gigabytes takes seconds."""
 
 
-class Place(msgspec.Struct, frozen=True):
+class ModelPlace(msgspec.Struct, frozen=True):
     """Where a model is before anything is fetched or converted."""
 
     kind: Literal["folder", "gguf", "hub"]
@@ -37,13 +37,13 @@ class Place(msgspec.Struct, frozen=True):
     """Its folder, or its file; of a hub model the cached folder, which may lack weights, or None."""
 
 
-def look_up(name: str, revision: str | None = None) -> Place:
+def look_up(name: str, revision: str | None = None) -> ModelPlace:
     """Where the model of that name is. Raises Refused (FT-MODEL-001 not found); what the hub has is not asked."""
     if name.startswith(PACKAGE_PREFIX):
         return _in_package(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return Place("folder", folder.resolve())
+        return ModelPlace("folder", folder.resolve())
     if name.startswith((".", "/", "~")):
         raise _refused("FT-MODEL-001", name, "the folder does not exist")
     return _in_hub(name, revision)
@@ -69,9 +69,9 @@ def silence_progress_bars() -> None:
     logging.disable_progress_bar()
 
 
-def fingerprint(folder: Path) -> dict[str, str]:
+def model_fingerprint(folder: Path) -> dict[str, str]:
     """sha256 over the weight files (`weights`) and over the tokenizer files (`tokenizer`) of a model folder."""
-    return contract_fingerprint(folder, _digest_file)
+    return fingerprint(folder, _digest_file)
 
 
 def version(name: str, state: Path, revision: str | None = None) -> str:
@@ -80,14 +80,14 @@ def version(name: str, state: Path, revision: str | None = None) -> str:
     config = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
     for told in ("transformers_version", "_name_or_path"):  # they differ from machine to machine and decide nothing
         config.pop(told, None)
-    return digest({**fingerprint(folder), "config": config})[:16]
+    return digest({**model_fingerprint(folder), "config": config})[:16]
 
 
 def _digest_file(path: Path) -> str:
     return _digests.get((path, file_stamp(path)), lambda: file_digest(path))
 
 
-def _in_package(name: str) -> Place:
+def _in_package(name: str) -> ModelPlace:
     try:
         files = metadata.distribution(name.removeprefix(PACKAGE_PREFIX)).files or []
     except metadata.PackageNotFoundError as error:
@@ -96,13 +96,13 @@ def _in_package(name: str) -> Place:
     paths = [Path(str(file.locate())) for file in files]
     weights = {path.parent for path in paths if path.suffix == ".safetensors"}
     if folders := sorted(path.parent for path in paths if path.name == "config.json" and path.parent in weights):
-        return Place("folder", folders[0])
+        return ModelPlace("folder", folders[0])
     if ggufs := sorted(path for path in paths if path.suffix == ".gguf"):
-        return Place("gguf", ggufs[0])
+        return ModelPlace("gguf", ggufs[0])
     raise _refused("FT-MODEL-001", name, "the package has neither safetensors nor GGUF weights")
 
 
-def _in_hub(name: str, revision: str | None) -> Place:
+def _in_hub(name: str, revision: str | None) -> ModelPlace:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -110,7 +110,7 @@ def _in_hub(name: str, revision: str | None) -> Place:
         config = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError as error:
         raise _refused("FT-MODEL-001", name, "it is not the name of a hub model") from error
-    return Place("hub", Path(config).parent if isinstance(config, str) else None)
+    return ModelPlace("hub", Path(config).parent if isinstance(config, str) else None)
 
 
 def _from_gguf(source: Path, target: Path) -> Path:

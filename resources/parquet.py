@@ -130,7 +130,7 @@ def row_count(path: Path) -> int:
         return file.metadata.num_rows
 
 
-def schema_of(struct: type[msgspec.Struct]) -> Any:
+def arrow_schema(struct: type[msgspec.Struct]) -> Any:
     """The Arrow schema of a Struct: str, int, float, bool, Structs, lists; `| None` makes a field nullable."""
     import pyarrow as pa
 
@@ -139,7 +139,7 @@ def schema_of(struct: type[msgspec.Struct]) -> Any:
     def arrow(kind: Any) -> Any:
         if getattr(kind, "__origin__", None) is list:
             return pa.list_(arrow(kind.__args__[0]))
-        return plain[kind] if kind in plain else pa.struct(schema_of(kind))
+        return plain[kind] if kind in plain else pa.struct(arrow_schema(kind))
 
     fields = []
     for field in msgspec.structs.fields(struct):

@@ -14,7 +14,7 @@ from expectations.violations import Refused, violation
 from resources.artifacts import ArtifactStore
 from resources.files import file_lock, write_json
 
-Kind = Literal["adapter", "collection"]
+ReleaseKind = Literal["adapter", "collection"]
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,25 +56,25 @@ class Releases:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, kind: Kind) -> Path:
+    def path(self, kind: ReleaseKind) -> Path:
         return self.folder / f"{kind}.json"
 
-    def book(self, kind: Kind) -> ReleaseBook | None:
+    def book(self, kind: ReleaseKind) -> ReleaseBook | None:
         path = self.path(kind)
         return msgspec.json.decode(path.read_bytes(), type=ReleaseBook) if path.is_file() else None
 
-    def current(self, kind: Kind) -> Release | None:
+    def current(self, kind: ReleaseKind) -> Release | None:
         """What serves now, or None."""
         book = self.book(kind)
         return next((r for r in book.history if r.version == book.current), None) if book else None
 
-    def is_withheld(self, kind: Kind, artifacts: dict[str, str], details: dict[str, Any]) -> bool:
+    def is_withheld(self, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, Any]) -> bool:
         """Whether these would serve what a person rolled back from."""
         book = self.book(kind)
         left = [r for r in book.history if r.version in book.withheld] if book else []
         return any(_served(r.artifacts, r.details) == _served(artifacts, details) for r in left)
 
-    def move(self, kind: Kind, artifacts: dict[str, str], details: dict[str, Any]) -> Release:
+    def move(self, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, Any]) -> Release:
         """Point `kind` at these artifacts. The version is the hash of artifacts and details: equal ones are one.
 
         What was withheld before may be released again.
@@ -90,7 +90,7 @@ class Releases:
             write_json(self.path(kind), msgspec.to_builtins(ReleaseBook(current=version, history=history)))
         return release
 
-    def target(self, kind: Kind, to: str | None = None) -> Release:
+    def target(self, kind: ReleaseKind, to: str | None = None) -> Release:
         """The release to roll back to: `to`, or the one released before the current. Raises Refused."""
         book = self.book(kind)
         versions = [r.version for r in book.history] if book else []
@@ -103,7 +103,7 @@ class Releases:
             raise Refused(f"rollback of {kind}", [refusal])
         return found
 
-    def point(self, kind: Kind, release: Release) -> None:
+    def point(self, kind: ReleaseKind, release: Release) -> None:
         """Point at a release that is already in the book. The one that is left for an older one is withheld."""
         with self._lock(kind):
             book = self.book(kind)
@@ -119,7 +119,7 @@ class Releases:
         """asset -> recipe ids that retention must keep: what serves, the last `keep` releases of each kind, and
         whatever those were made from."""
         found: dict[str, set[str]] = {}
-        kinds: tuple[Kind, ...] = ("adapter", "collection")
+        kinds: tuple[ReleaseKind, ...] = ("adapter", "collection")
         books = [book for kind in kinds if (book := self.book(kind))]
         kept = [r for book in books for r in book.history if r in book.history[-keep:] or r.version == book.current]
         todo = [pair for release in kept for pair in release.artifacts.items()]
@@ -133,5 +133,5 @@ class Releases:
                 todo += [(name, a.recipe_id) for a in store.versions(name) if a.data_version == version]
         return found
 
-    def _lock(self, kind: Kind) -> AbstractContextManager[object]:
+    def _lock(self, kind: ReleaseKind) -> AbstractContextManager[object]:
         return file_lock(self.folder / f".{kind}.lock")

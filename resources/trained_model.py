@@ -23,20 +23,20 @@ from expectations.contracts.fingerprint import tokenizer_files
 from resources import models
 
 ADAPTER_FOLDER = "adapter"
-MODEL_FOLDER = "model"
+WHOLE_MODEL_FOLDER = "model"
 ADAPTER_NAME = "default"  # what PEFT calls the adapter that is trained
 CONTRACT_FILE = "contract.json"
 _GENERATION = "generation_config.json"
 
 
-def read_contract(folder: Path) -> AdapterContract:
+def read_adapter_contract(folder: Path) -> AdapterContract:
     """The contract in an artifact's folder."""
     return msgspec.json.decode((folder / CONTRACT_FILE).read_bytes(), type=AdapterContract)
 
 
 def weights_folder(contract: AdapterContract) -> str:
     """Which folder of an artifact holds what was trained."""
-    return MODEL_FOLDER if contract.method == "full" else ADAPTER_FOLDER
+    return WHOLE_MODEL_FOLDER if contract.method == "full" else ADAPTER_FOLDER
 
 
 def load_weights(folder: Path, **options: Any) -> Any:
@@ -63,8 +63,8 @@ def load_trained(base: Path, trained: Path | None, *, trainable: bool = False, *
     """
     if trained is None:
         return load_weights(base, **options)
-    if read_contract(trained).method == "full":
-        return load_weights(trained / MODEL_FOLDER, **options)
+    if read_adapter_contract(trained).method == "full":
+        return load_weights(trained / WHOLE_MODEL_FOLDER, **options)
     return put_adapter(load_weights(base, **options), trained, is_trainable=trainable)
 
 
@@ -83,7 +83,7 @@ def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | 
     if (folder / _GENERATION).is_file():
         configured = GenerationConfig.from_pretrained(folder).eos_token_id
         stops |= set(configured if isinstance(configured, list) else [configured])
-    prints = models.fingerprint(folder)
+    prints = models.model_fingerprint(folder)
     return BaseModelIdentity(
         name=name,
         revision=revision,

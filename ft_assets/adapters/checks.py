@@ -53,7 +53,7 @@ def _training_gates(asset: str) -> list[Gate]:
         """Weights and tokenizer of the base model on disk are those the adapter was trained on."""
         stored = contract_of(evidence.store.require(asset))
         folder = models.locate(stored.base.name, evidence.store.root.parent, stored.base.revision)
-        found = models.fingerprint(folder)
+        found = models.model_fingerprint(folder)
         base = msgspec.structs.replace(
             stored.base, weights_sha256=found["weights"], tokenizer_sha256=found["tokenizer"]
         )

@@ -24,7 +24,7 @@ from expectations.contracts.adapter import LoraShape
 from expectations.rules.training import check_disk, check_memory, check_smoke
 from expectations.violations import Refused, Violation
 from ft_assets.adapters.trainer.checkpoints import checkpoints
-from ft_assets.adapters.trainer.memory_needs import asked_of, least_of
+from ft_assets.adapters.trainer.memory_needs import least_needs, needs_of
 from ft_assets.config.model import LoraSettings, TrainSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact, write_json
@@ -117,12 +117,13 @@ def judge_resources(
     Memory blocks only if nothing that the run may fall back on by itself helps. `lora` is the adapter's shape."""
     on_cpu = compute.device == "cpu"
     given: dict[str, Any] = {"tokens": tokens, "device": compute.device, "bf16": compute.dtype != "float32"}
+    # context=0: this process has loaded its libraries, and asking for the free memory makes its CUDA context
+    known: dict[str, Any] = {"supervised": supervised, "context": 0}
     try:
         shape = ModelShape.from_config(base, settings.base_model)
-        # this process has its libraries loaded already, and asking for the free memory makes its CUDA context
         asked, least = (
-            estimate_training(shape, supervised=supervised, context=0, **needs(settings, lora, **given))
-            for needs in (asked_of, least_of)
+            estimate_training(shape, target, msgspec.structs.replace(setup, **known))
+            for target, setup in (needs_of(settings, lora, **given), least_needs(settings, lora, **given))
         )
     except Refused as unknown:  # such a shape is not estimated: the trial steps will tell
         preflight.judge("memory_and_disk_suffice", [], {"estimate": str(unknown)})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from expectations.contracts.adapter import RagPrompt
 from ft_assets.config.model import AnswerSettings
-from resources.generator import Message
+from resources.generator import ChatMessage
 
 
 def prompt_of(settings: AnswerSettings) -> RagPrompt:
@@ -21,14 +21,14 @@ def build_messages(
     passages: Sequence[str],
     system: str = "",
     history: Sequence[Mapping[str, str]] | None = None,
-) -> list[Message]:
+) -> list[ChatMessage]:
     """The chat up to the answer. Without passages the question stands alone; a row's own `system` comes first.
 
     `history`: earlier turns, oldest first, each with `question` and `answer`.
     """
     content = _fill(prompt.template, prompt.separator.join(passages), question) if passages else question
     said = system or prompt.system
-    opening: list[Message] = [{"role": "system", "content": said}] if said else []
+    opening: list[ChatMessage] = [{"role": "system", "content": said}] if said else []
     for turn in history or ():
         opening.append({"role": "user", "content": turn["question"]})
         opening.append({"role": "assistant", "content": turn["answer"]})

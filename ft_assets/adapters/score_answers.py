@@ -14,7 +14,7 @@ from expectations.markdown import markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from ft_assets.config.model import AnswerSettings
-from resources.generator import BASE, Generator, Message
+from resources.generator import BASE, ChatMessage, Generator
 from resources.telemetry import Metrics
 
 ANSWERS_FILE = "answers.parquet"
@@ -27,7 +27,7 @@ _CELL_CHARS = 160
 
 
 def ask_all(
-    generator: Generator, chats: Sequence[Sequence[Message]], settings: AnswerSettings, metrics: Metrics
+    generator: Generator, chats: Sequence[Sequence[ChatMessage]], settings: AnswerSettings, metrics: Metrics
 ) -> dict[str, list[Reply]]:
     """Every model's reply to every chat, thought and answer apart, with progress over all of them."""
     total = len(generator.names) * len(chats)

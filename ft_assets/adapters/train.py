@@ -42,10 +42,10 @@ from resources.trained_model import (
     ADAPTER_FOLDER,
     ADAPTER_NAME,
     CONTRACT_FILE,
-    MODEL_FOLDER,
+    WHOLE_MODEL_FOLDER,
     copy_companions,
     describe_base,
-    read_contract,
+    read_adapter_contract,
 )
 
 
@@ -122,7 +122,7 @@ def _prepare(job: Job) -> Task:
     base = describe_base(base_folder, tokenizer, settings.base_model, settings.revision)
     lora = settings.lora if isinstance(settings, SftSettings) else None
     if sft is not None:
-        contract = read_contract(sft.folder())
+        contract = read_adapter_contract(sft.folder())
         refuse_if("loading sft_adapter", compare_base(contract, base).violations("sft_adapter"))
         lora = contract.lora
     return Task(
@@ -258,7 +258,7 @@ def _save_model(task: Task, model: Any, folder: Path) -> AdapterContract:
     """In fp32, as it was trained and measured: rounding would undo the smallest of what was learnt."""
     from transformers import AutoConfig
 
-    target = folder / MODEL_FOLDER
+    target = folder / WHOLE_MODEL_FOLDER
     model.save_pretrained(target)
     config = AutoConfig.from_pretrained(task.base_folder, trust_remote_code=False)  # trainers write into the model's
     config.dtype = "float32"

@@ -14,10 +14,10 @@ from ft_assets.graph.gates import enforce, evidence_of
 from ft_assets.graph.produce import produce
 from resources.artifacts import Recipe
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
-from resources.releases import Kind, Release, Releases
+from resources.releases import Release, ReleaseKind, Releases
 
 _VERSION = "2"
-_KINDS: tuple[Kind, ...] = ("adapter", "collection")
+_KINDS: tuple[ReleaseKind, ...] = ("adapter", "collection")
 
 
 @dg.asset(
@@ -68,7 +68,7 @@ def answer_evaluation(
 ASSETS = [answer_evaluation]
 
 
-def _released(releases: Releases, kind: Kind) -> Release:
+def _released(releases: Releases, kind: ReleaseKind) -> Release:
     """What serves now. Raises Refused (FT-ANS-004) when nothing was released."""
     release = releases.current(kind)
     if release is None:

@@ -120,9 +120,9 @@ def _open_parquet(path: Path, format: str) -> AbstractContextManager[Writer]:
         raise click.UsageError('Parquet is written with pyarrow: pip install "ft-assets[parquet]"') from error
     from expectations.formats.registry import FORMATS
     from expectations.reading.columns import FORMAT_KEY, VERSION_KEY
-    from resources.parquet import TableWriter, schema_of
+    from resources.parquet import TableWriter, arrow_schema
 
-    schema: Any = schema_of(FORMATS[format].record)
+    schema: Any = arrow_schema(FORMATS[format].record)
     return TableWriter(
         path, schema.with_metadata({FORMAT_KEY: format.encode(), VERSION_KEY: str(FORMATS[format].version).encode()})
     )

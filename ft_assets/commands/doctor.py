@@ -24,7 +24,7 @@ from rich.table import Table
 import ft_assets
 from expectations.rules.training import check_learning_rate
 from expectations.violations import Refused
-from ft_assets.adapters.trainer.memory_needs import asked_of, least_of
+from ft_assets.adapters.trainer.memory_needs import least_needs, needs_of
 from ft_assets.commands.estimate import existing, local_machine
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
@@ -225,17 +225,17 @@ def _training(project: Project) -> Iterator[Finding]:
         ):
             yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.fix)
         given: dict[str, Any] = {"tokens": section.max_length, "device": machine.device, "bf16": machine.bf16}
-        asked, least = (
-            estimate_training(shape, **needs(section, settings.sft.lora, **given)) for needs in (asked_of, least_of)
+        configured, least = (
+            estimate_training(shape, *needs(section, settings.sft.lora, **given)) for needs in (needs_of, least_needs)
         )
-        found = f"{_gib(asked.total)} for rows of {section.max_length} tokens, {_gib(asked.disk)} of disk"
-        if not asked.fits(machine.memory):
+        found = f"{_gib(configured.total)} for rows of {section.max_length} tokens, {_gib(configured.disk)} of disk"
+        if not configured.fits(machine.memory):
             found += f"; at least {_gib(least.total)}, where memory runs out; "
             found += f"{_gib(machine.memory)} free on {machine.name}"
         if not least.fits(machine.memory):
             command = f"ft estimate{' --dpo' if name == 'dpo' else ''}"
             yield Finding("warn", f"fit ({name})", found, f"{command} shows the parts, and a way that fits")
-        elif asked.disk > shutil.disk_usage(existing(project.state)).free:
+        elif configured.disk > shutil.disk_usage(existing(project.state)).free:
             yield Finding("bad", f"fit ({name})", found, "free disk space, or move FT_STATE_DIR")
         else:
             yield Finding("ok", f"fit ({name})", found)

@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.violations import Refused
-from ft_assets.adapters.trainer.memory_needs import asked_of
+from ft_assets.adapters.trainer.memory_needs import needs_of
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, make_console
-from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, SftSettings
-from ft_assets.config.model import Settings as Configured
+from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, Settings, SftSettings
 from resources import accelerator
 from resources.accelerator import Device
 from resources.estimate import GIB, Estimate, Method, estimate_training, largest_length, largest_micro_batch
@@ -29,7 +28,7 @@ _ROWS = 1000
 _PROFILES = {"qlora": "gpu-10gb", "lora": "gpu-24gb"}
 _GPU = re.compile(r"(?P<name>.*?)\s*(?:(?P<size>\d+(?:\.\d+)?)\s*(?:GB|GiB))?", re.IGNORECASE)
 _REQUIRED_SIZES = ("layers", "hidden", "heads", "ffn", "vocab")
-Settings = SftSettings | DpoSettings
+TrainingSection = SftSettings | DpoSettings
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -102,7 +101,7 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     ctx.exit(0 if report.fits else 1)
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class EstimateReport(msgspec.Struct, frozen=True, kw_only=True):
     """All that the command says."""
 
     model: str
@@ -129,9 +128,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan | None
 
 
-def _settings(configured: Configured | None, options: dict[str, Any]) -> Settings:
+def _settings(configured: Settings | None, options: dict[str, Any]) -> TrainingSection:
     """The configured section (where there is none, its defaults) with what the command line says."""
-    base: Settings = DpoSettings(base_model="") if options["dpo"] else SftSettings(base_model="")
+    base: TrainingSection = DpoSettings(base_model="") if options["dpo"] else SftSettings(base_model="")
     if configured is not None:
         base = configured.dpo if options["dpo"] else configured.sft
     named = {"max_length": "length", "micro_batch_size": "batch", "epochs": "epochs", "method": "method",
@@ -142,7 +141,7 @@ def _settings(configured: Configured | None, options: dict[str, Any]) -> Setting
     return base.model_copy(update=changes)
 
 
-def _shape(model: str | None, settings: Settings, options: dict[str, Any]) -> ModelShape:
+def _shape(model: str | None, settings: TrainingSection, options: dict[str, Any]) -> ModelShape:
     sizes = {name: options[name] for name in (*_REQUIRED_SIZES, "kv_heads", "head_dim") if options[name] is not None}
     if sizes:
         if model:
@@ -212,29 +211,31 @@ def existing(folder: Path) -> Path:
 
 
 def _report(
-    shape: ModelShape, settings: Settings, lora: LoraSettings, machine: Machine, *, options: dict[str, Any],
+    shape: ModelShape, settings: TrainingSection, lora: LoraSettings, machine: Machine, *, options: dict[str, Any],
     disk_free: int,
-) -> Report:  # fmt: skip
-    asked = asked_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
-    estimate = estimate_training(shape, **asked)
+) -> EstimateReport:  # fmt: skip
+    target, setup = needs_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
+    estimate = estimate_training(shape, target, setup)
     rows, epochs = options["rows"] or _ROWS, settings.epochs
     if settings.max_steps:
         rows, epochs = settings.max_steps * settings.global_batch_size, 1.0
-    plan = recommend(shape, memory=machine.memory, gpus=max(machine.gpus, 1), **asked)
-    return Report(
+    plan = recommend(shape, target, setup, memory=machine.memory, gpus=max(machine.gpus, 1))
+    return EstimateReport(
         model=shape.name, parameters=shape.parameters, method=settings.method, dpo=options["dpo"],
         r=lora.r, tokens=settings.max_length, micro_batch=settings.micro_batch_size,
-        checkpointing=asked["checkpointing"], machine=machine, estimate=estimate, total=estimate.total,
+        checkpointing=setup.checkpointing, machine=machine, estimate=estimate, total=estimate.total,
         fits=estimate.fits(machine.memory) and estimate.disk < disk_free,
         disk=estimate.disk, disk_free=disk_free, rows=rows, epochs=epochs,
         seconds=estimate.seconds(rows, epochs, machine.flops, max(machine.gpus, 1)) if machine.flops else None,
-        largest_micro_batch=largest_micro_batch(shape, memory=machine.memory, **asked),
-        largest_length=largest_length(shape, memory=machine.memory, **{**asked, "micro_batch": 1}),
+        largest_micro_batch=largest_micro_batch(shape, target, setup, memory=machine.memory),
+        largest_length=largest_length(
+            shape, target, msgspec.structs.replace(setup, micro_batch=1), memory=machine.memory
+        ),
         plan=plan,
     )  # fmt: skip
 
 
-def _print(report: Report) -> None:
+def _print(report: EstimateReport) -> None:
     console = make_console()
     rank = "" if report.method == "full" else f" r={report.r}"
     kind = "DPO" if report.dpo else "SFT"
@@ -277,7 +278,7 @@ def _verdict(fits: bool) -> str:
     return "[green]fits[/]" if fits else "[red]does not fit[/]"
 
 
-def _largest(report: Report) -> str:
+def _largest(report: EstimateReport) -> str:
     if not report.largest_length:
         return "not one row fits, however short"
     rows = report.largest_micro_batch
@@ -290,7 +291,7 @@ def _disk(estimate: Estimate) -> str:
     return ", ".join(f"{name} {size / GIB:.2f}" for name, size in estimate.disk_parts.items())
 
 
-def _time(report: Report) -> str:
+def _time(report: EstimateReport) -> str:
     what = f"{report.rows} {'pairs' if report.dpo else 'rows'} of {report.tokens} tokens x {report.epochs:g} epochs"
     if report.seconds is None:
         return f"{what}: not known; {report.machine.source}"
@@ -298,7 +299,7 @@ def _time(report: Report) -> str:
     return f"{what}: at most {duration(report.seconds)} at {speed:.3g} TFLOPS ({report.machine.source})"
 
 
-def _plan(report: Report) -> str:
+def _plan(report: EstimateReport) -> str:
     plan = cast("Plan", report.plan)
     section = "dpo" if report.dpo else "sft"
     keys = {

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
-from resources.releases import Kind, require_kept
+from resources.releases import ReleaseKind, require_kept
 
 
 @click.command("rollback")
@@ -26,7 +26,7 @@ def command(kind: str, version: str | None, only_list: bool) -> None:
     Example: ft rollback collection --to 3f2a9c01d4e5
     """
     project = Project.here()
-    which = cast("Kind", kind)
+    which = cast("ReleaseKind", kind)
     if only_list:
         _print_history(project, which)
         return
@@ -43,7 +43,7 @@ def command(kind: str, version: str | None, only_list: bool) -> None:
     click.echo(f"{kind}: {before.version if before else 'none'} -> {target.version}")
 
 
-def _print_history(project: Project, kind: Kind) -> None:
+def _print_history(project: Project, kind: ReleaseKind) -> None:
     book = project.releases.book(kind)
     console = make_console()
     if book is None:

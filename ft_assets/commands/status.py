@@ -20,12 +20,12 @@ from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
 from ft_assets.config.model import SETTINGS_ASSETS, section_json
 from resources.artifacts import ArtifactStore
-from resources.releases import Kind, Releases
+from resources.releases import ReleaseKind, Releases
 
 _VERSION_TAG = "dagster/data_version"
 _CODE_TAG = "dagster/code_version"
 _INPUT_TAG = "dagster/input_data_version/"
-_KINDS: tuple[Kind, ...] = ("adapter", "collection")
+_KINDS: tuple[ReleaseKind, ...] = ("adapter", "collection")
 
 
 class AssetStatus(msgspec.Struct, kw_only=True):

@@ -12,9 +12,9 @@ from rich.table import Table
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
 from resources.artifacts import ArtifactStore
-from resources.releases import Kind, Releases
+from resources.releases import ReleaseKind, Releases
 
-_KINDS: tuple[Kind, ...] = ("adapter", "collection")
+_KINDS: tuple[ReleaseKind, ...] = ("adapter", "collection")
 # Where the figures of a table stand: `<system>_<arm>_<metric>` and `<model>_<metric>` of the evaluation's summary;
 # a nested summary is read with its keys joined (`base_fused_ndcg_at_10`).
 RETRIEVAL = ("embedding_evaluation", ("base", "trained"), ("dense", "sparse", "fused"), ("ndcg_at_10", "recall_at_10"))
@@ -104,7 +104,7 @@ def _assets(store: ArtifactStore) -> Table:
     return table
 
 
-def _released(releases: Releases, kind: Kind) -> str:
+def _released(releases: Releases, kind: ReleaseKind) -> str:
     release = releases.current(kind)
     if release is None:
         return f"{kind}: nothing yet"

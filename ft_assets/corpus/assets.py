@@ -27,7 +27,7 @@ from ft_assets.graph.source_files import (
 )
 from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, QdrantResource
-from resources.parquet import column_names, read_rows, schema_of, write_table
+from resources.parquet import arrow_schema, column_names, read_rows, write_table
 from resources.plots import bars
 
 GLOSSARY = "glossary.parquet"
@@ -110,7 +110,7 @@ def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materia
     def compute(staging: Staging) -> Mapping[str, Any]:
         texts = (row["content"] for row in read_rows(store.require("passages").file(PASSAGES), ["content"]))
         terms = count_terms(load_terms(files), texts)
-        write_table(staging.path / GLOSSARY, schema_of(Term), terms)
+        write_table(staging.path / GLOSSARY, arrow_schema(Term), terms)
         met = sum(term.passages > 0 for term in terms)
         return {"files": len(files), "terms": len(terms), "terms_met": met}
 

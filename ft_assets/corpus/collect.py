@@ -14,7 +14,7 @@ from ft_assets.config.model import CorpusSettings
 from ft_assets.corpus.cut import Alias, Passage, Twin, cut_sections
 from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.graph.source_files import shown_path
-from resources.parquet import TableWriter, schema_of, write_table
+from resources.parquet import TableWriter, arrow_schema, write_table
 
 PASSAGES = "passages.parquet"
 ALIASES = "aliases.parquet"
@@ -27,7 +27,7 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
     documents: set[str] = set()
     aliases: list[Alias] = []
     chars = 0
-    with TableWriter(folder / PASSAGES, schema_of(Passage)) as table:
+    with TableWriter(folder / PASSAGES, arrow_schema(Passage)) as table:
 
         def write_kept() -> Iterator[Rejected]:
             """Write the passages to the table; yield the rejected ones."""
@@ -47,7 +47,7 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
                 chars += len(item.text)
 
         write_quarantine(folder / QUARANTINE, count_codes(write_kept(), codes))
-    write_table(folder / ALIASES, schema_of(Alias), aliases)
+    write_table(folder / ALIASES, arrow_schema(Alias), aliases)
     return {
         "root": str(root),
         "files": len(files),

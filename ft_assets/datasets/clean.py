@@ -22,7 +22,7 @@ from ft_assets.datasets.passage_index import PassageIndex
 from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.graph.source_files import shown_path
 from resources.artifacts import write_json
-from resources.parquet import TableWriter, schema_of
+from resources.parquet import TableWriter, arrow_schema
 
 RECORDS = "records.parquet"
 CONFLICTS = "conflicts.json"
@@ -100,7 +100,7 @@ def _write(
     languages: Counter[str] = Counter()
     thinking: Counter[str] = Counter()
     lines = 0
-    with TableWriter(folder / RECORDS, schema_of(dataset.record)) as table:
+    with TableWriter(folder / RECORDS, arrow_schema(dataset.record)) as table:
 
         def write_kept() -> Iterator[Rejected]:
             """Write the records to the table; yield the rejected rows."""

@@ -29,7 +29,7 @@ from ft_assets.datasets.dataset import DATASETS, DataSet
 from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index, section_of
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from resources.artifacts import Artifact, ArtifactStore
-from resources.parquet import TableWriter, read_rows, schema_of
+from resources.parquet import TableWriter, arrow_schema, read_rows
 
 LEDGER = "ledger.parquet"
 ASSET = "split_ledger"
@@ -96,7 +96,7 @@ def write_ledger(
     result = assign_splits(read_record_keys(store, settings), known, settings)
     counts: dict[str, Counter[str]] = {dataset.name: Counter() for dataset in DATASETS}
     clusters: set[str] = set()
-    with TableWriter(folder / LEDGER, schema_of(LedgerRow)) as table:
+    with TableWriter(folder / LEDGER, arrow_schema(LedgerRow)) as table:
         for row in _ledger_rows(before, result, recipe_id):
             table.add(row)
             counts[row.dataset][row.split] += 1

@@ -11,7 +11,7 @@ from typing import Any
 from expectations.rules.splits import QUARANTINED, SPLITS
 from ft_assets.datasets.assign_splits import Assignment
 from ft_assets.datasets.dataset import DataSet
-from resources.parquet import TableWriter, read_rows, schema_of
+from resources.parquet import TableWriter, arrow_schema, read_rows
 
 STRATA = ("source", "difficulty", "language")
 """Columns by which the shares of the splits are compared; a data set may lack some of them."""
@@ -26,7 +26,7 @@ def write_splits(
     dataset: DataSet, records: Path, ledger: Mapping[tuple[str, str], Assignment], folder: Path
 ) -> dict[str, Any]:
     """Write train, validation and test.parquet below `folder`; return the counts by split and stratum."""
-    schema = schema_of(dataset.record)
+    schema = arrow_schema(dataset.record)
     strata = {field: defaultdict[str, Stratum](Stratum) for field in STRATA if field in schema.names}
     quarantined = 0
     with ExitStack() as stack:

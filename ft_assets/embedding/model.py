@@ -26,7 +26,7 @@ from ft_assets.config.model import EmbeddingSettings
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
 from resources.memory import with_smaller_batches
-from resources.models import fingerprint, silence_progress_bars
+from resources.models import model_fingerprint, silence_progress_bars
 
 Kind = Literal["query", "passage"]
 SparseVector = tuple[np.ndarray, np.ndarray]
@@ -108,7 +108,7 @@ class HybridEncoder:
         width = int(backbone.config.hidden_size)
         head = LexicalHead(width)
         contract = EmbeddingContract(
-            weights_sha256=fingerprint(folder)["weights"],
+            weights_sha256=model_fingerprint(folder)["weights"],
             base=Base(name=settings.base_model, version=base_version, revision=settings.revision),
             dense=Dense(dimensions=trained_dimensions(width, settings.matryoshka), pooling=settings.pooling),
             sparse=Sparse(
@@ -161,7 +161,7 @@ class HybridEncoder:
         )
         contract = _replace(
             self.contract,
-            weights_sha256=fingerprint(folder / MODEL_FOLDER)["weights"],
+            weights_sha256=model_fingerprint(folder / MODEL_FOLDER)["weights"],
             sparse=_replace(self.contract.sparse, head_sha256=file_digest(folder / HEAD_FILE)),
             probes=self.probe(),
             libraries={k: v for k, v in library_versions().items() if k in ("torch", "transformers", "tokenizers")},

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DENSE, SPARSE = "dense", "sparse"
 Arm = Literal["dense", "sparse", "fused"]
-Sparse = tuple[Any, Any]
+TokenWeights = tuple[Any, Any]
 """Token ids and their weights, as arrays or lists."""
 
 
@@ -44,7 +44,7 @@ class Query:
     asks every point where an index would answer nearly as well."""
 
     dense: list[float]
-    sparse: Sparse
+    sparse: TokenWeights
     arm: Arm
     limit: int
     payload: tuple[str, ...] = ()

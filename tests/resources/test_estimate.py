@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from expectations.violations import Refused
-from resources.estimate import GIB, estimate_training, largest_length, largest_micro_batch
+from resources.estimate import (
+    GIB,
+    Estimate,
+    TrainingSetup,
+    TrainingTarget,
+    estimate_training,
+    largest_length,
+    largest_micro_batch,
+)
 from resources.fit_plan import find_card, recommend
 from resources.model_shape import ModelShape, find_shape
 
@@ -34,6 +42,18 @@ SHAPES = {
     "Llama-3.1-8B": shape(32, 4096, 32, 8, 14336, 128256, tied=False),
     "Llama-2-7B": shape(32, 4096, 32, 32, 11008, 32000, tied=False),
 }
+
+
+def training(*, tokens: int = 1024, **options: Any) -> tuple[TrainingTarget, TrainingSetup]:
+    """The options of a training, each in the struct that has it."""
+    of_target = {name: options.pop(name) for name in TrainingTarget.__struct_fields__ if name in options}
+    return TrainingTarget(**of_target), TrainingSetup(tokens=tokens, **options)
+
+
+def estimated(model: str, **options: Any) -> Estimate:
+    return estimate_training(SHAPES[model], *training(**options))
+
+
 # torchtune prints what torch allocated, so without CUDA's context; the others what the card showed.
 # Unsloth's are for its shortest rows; their "GB" are those of cards.
 PUBLISHED: list[tuple[str, str, float, dict[str, Any]]] = [
@@ -53,7 +73,7 @@ PUBLISHED: list[tuple[str, str, float, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("source", "model", "published", "settings"), PUBLISHED, ids=[point[0] for point in PUBLISHED])
 def test_published_memory_is_met_within_15_percent(source: str, model: str, published: float, settings: dict[str, Any]):
-    assert estimate_training(SHAPES[model], **settings).total / GIB == pytest.approx(published, rel=0.15), source
+    assert estimated(model, **settings).total / GIB == pytest.approx(published, rel=0.15), source
 
 
 # Peak memory of SmolLM2-135M (r=16, half of each row supervised if nothing else is said) on a CPU with AMX, as the
@@ -71,7 +91,9 @@ SMOLLM2 = ModelShape.from_sizes(layers=30, hidden=576, heads=9, kv_heads=3, ffn=
 
 @pytest.mark.parametrize(("measured", "settings"), MEASURED_ON_CPU)
 def test_memory_measured_on_a_cpu_is_met_within_10_percent(measured: float, settings: dict[str, Any]):
-    found = estimate_training(SMOLLM2, device="cpu", **{"supervised": settings["tokens"] // 2, **settings})
+    found = estimate_training(
+        SMOLLM2, *training(**{"device": "cpu", "supervised": settings["tokens"] // 2, **settings})
+    )
     assert found.total / GIB == pytest.approx(measured, rel=0.1)
 
 
@@ -87,7 +109,7 @@ PROMISED = {
 @pytest.mark.parametrize(("model", "method"), PROMISED)
 def test_the_promised_table_holds(model: str, method: Any):
     found = tuple(
-        estimate_training(SHAPES[model], method=method, tokens=tokens, dpo=dpo).total / GIB
+        estimated(model, method=method, tokens=tokens, dpo=dpo).total / GIB
         for dpo in (False, True)
         for tokens in (1024, 2048, 4096)
     )
@@ -100,7 +122,7 @@ def test_the_table_in_the_docs_is_what_is_computed(project: Path):
     assert [(model, method.lower()) for model, method, _ in rows] == list(PROMISED)
     for model, method, cells in rows:
         found = [
-            f"{estimate_training(SHAPES[model], method=method.lower(), tokens=tokens, dpo=dpo).total / GIB:.1f}"
+            f"{estimated(model, method=method.lower(), tokens=tokens, dpo=dpo).total / GIB:.1f}"
             for dpo in (False, True)
             for tokens in (1024, 2048, 4096)
         ]
@@ -109,47 +131,45 @@ def test_the_table_in_the_docs_is_what_is_computed(project: Path):
 
 def test_seven_billion_parameters_fit_into_ten_gigabytes_only_in_4_bits():
     asked: dict[str, Any] = {"tokens": 2048, "dpo": True}
-    assert estimate_training(SHAPES["Qwen2.5-7B"], method="qlora", **asked).fits(10 * GIB)
-    assert not estimate_training(SHAPES["Qwen2.5-7B"], method="lora", **asked).fits(10 * GIB)
+    assert estimated("Qwen2.5-7B", method="qlora", **asked).fits(10 * GIB)
+    assert not estimated("Qwen2.5-7B", method="lora", **asked).fits(10 * GIB)
 
 
 def test_whole_logits_are_what_breaks_long_rows():
-    fused, whole = (
-        estimate_training(SHAPES["Qwen3-4B"], method="qlora", tokens=4096, fused_head=fused) for fused in (True, False)
-    )
+    fused, whole = (estimated("Qwen3-4B", method="qlora", tokens=4096, fused_head=fused) for fused in (True, False))
     assert whole.total / GIB == pytest.approx(10.6, abs=0.2)
     assert whole.parts["logits"] > 20 * fused.parts["logits"]
 
 
 def test_full_fine_tuning_takes_16_bytes_a_parameter():
-    found = estimate_training(SHAPES["Qwen2.5-7B"], method="full", tokens=1024)
+    found = estimated("Qwen2.5-7B", method="full", tokens=1024)
     assert found.parts["weights"] + found.parts["gradients and optimizer"] == 16 * SHAPES["Qwen2.5-7B"].parameters
     assert found.total / 1e9 == pytest.approx(120, rel=0.15)  # LLaMA-Factory's table, 7B in bf16 mixed precision
     assert found.disk == 40 * SHAPES["Qwen2.5-7B"].parameters  # three checkpoints of 12 bytes, a model of 4
-    dpo = estimate_training(SHAPES["Qwen2.5-7B"], method="full", tokens=1024, dpo=True)
+    dpo = estimated("Qwen2.5-7B", method="full", tokens=1024, dpo=True)
     assert "reference" not in dpo.parts, "its log-probabilities are computed before, by the same model"
 
 
 def test_every_part_says_how_it_was_found():
     for method in ("full", "lora", "qlora"):
         for device in ("cpu", "cuda"):
-            found = estimate_training(SHAPES["Qwen3-4B"], method=method, tokens=512, dpo=True, device=device)
+            found = estimated("Qwen3-4B", method=method, tokens=512, dpo=True, device=device)
             assert found.parts.keys() == found.formulas.keys()
             assert all(size > 0 for size in found.parts.values())
 
 
 def test_nf4_is_never_sharded():
     with pytest.raises(Refused, match="FT-EST-004"):
-        estimate_training(SHAPES["Qwen3-4B"], method="qlora", tokens=512, shards=2)
+        estimated("Qwen3-4B", method="qlora", tokens=512, shards=2)
 
 
 def test_time_grows_with_rows_and_longer_rows_cost_more_than_their_length():
-    short, long = (estimate_training(SHAPES["Qwen3-4B"], tokens=tokens) for tokens in (1024, 4096))
+    short, long = (estimated("Qwen3-4B", tokens=tokens) for tokens in (1024, 4096))
     assert short.seconds(2000, 1.0, 1e13) == pytest.approx(2 * short.seconds(1000, 1.0, 1e13))
     assert short.seconds(1000, 1.0, 1e13, processes=2) == pytest.approx(short.seconds(1000, 1.0, 1e13) / 2)
     assert long.flops_per_row > 4 * short.flops_per_row
     # torchtune's README: 8035 tokens a second with QLoRA of a 3B on an A100; ours says how long that takes at most
-    published = estimate_training(SHAPES["Llama-3.2-3B"], method="qlora", r=8, tokens=4096)
+    published = estimated("Llama-3.2-3B", method="qlora", r=8, tokens=4096)
     card = find_card("NVIDIA A100-SXM4-80GB")
     assert card and 1.0 <= published.seconds(1000, 1.0, card.tflops * 0.35e12) / (4096 * 1000 / 8035) < 2.0
 
@@ -168,34 +188,36 @@ def test_time_grows_with_rows_and_longer_rows_cost_more_than_their_length():
     ],
 )
 def test_the_strategy_follows_from_what_fits(asked: dict[str, Any], memory: int, gpus: int, strategy: str, method: str):
-    plan = recommend(SHAPES["Qwen3-4B"], memory=memory * GIB, gpus=gpus, **asked)
+    plan = recommend(SHAPES["Qwen3-4B"], *training(**asked), memory=memory * GIB, gpus=gpus)
     assert plan and (plan.strategy, plan.method) == (strategy, method)
     assert plan.estimate.fits(memory * GIB)
     assert plan.reasons
 
 
 def test_smaller_batches_come_before_another_method_and_grow_again_where_that_made_room():
-    smaller = recommend(SHAPES["Qwen3-4B"], memory=12 * GIB, method="lora", tokens=2048, micro_batch=8)
+    smaller = recommend(SHAPES["Qwen3-4B"], *training(method="lora", tokens=2048, micro_batch=8), memory=12 * GIB)
     assert smaller and (smaller.method, smaller.micro_batch) == ("lora", 2)
-    other = recommend(SHAPES["Qwen3-4B"], memory=9 * GIB, method="lora", tokens=2048, micro_batch=8)
+    other = recommend(SHAPES["Qwen3-4B"], *training(method="lora", tokens=2048, micro_batch=8), memory=9 * GIB)
     assert other and (other.method, other.micro_batch) == ("qlora", 4)
 
 
 def test_rows_are_shortened_last_and_nothing_is_said_where_nothing_fits():
-    plan = recommend(SHAPES["Qwen2.5-7B"], memory=8 * GIB, method="qlora", tokens=8192)
-    assert plan and plan.tokens == largest_length(SHAPES["Qwen2.5-7B"], memory=8 * GIB, method="qlora")
+    plan = recommend(SHAPES["Qwen2.5-7B"], *training(method="qlora", tokens=8192), memory=8 * GIB)
+    assert plan and plan.tokens == largest_length(SHAPES["Qwen2.5-7B"], *training(method="qlora"), memory=8 * GIB)
     assert 1024 < plan.tokens < 4096
-    assert recommend(SHAPES["Qwen2.5-7B"], memory=4 * GIB, tokens=1024) is None
+    assert recommend(SHAPES["Qwen2.5-7B"], *training(tokens=1024), memory=4 * GIB) is None
 
 
 def test_the_largest_fits_and_the_next_one_does_not():
-    asked: dict[str, Any] = {"method": "qlora", "memory": 10 * GIB}
-    four = SHAPES["Qwen3-4B"]
-    rows, length = largest_micro_batch(four, tokens=2048, **asked), largest_length(four, **asked)
-    assert estimate_training(four, method="qlora", tokens=2048, micro_batch=rows).fits(10 * GIB)
-    assert not estimate_training(four, method="qlora", tokens=2048, micro_batch=2 * rows).fits(10 * GIB)
-    assert estimate_training(four, method="qlora", tokens=length).fits(10 * GIB)
-    assert not estimate_training(four, method="qlora", tokens=length + 128).fits(10 * GIB)
+    shape, requested, memory = SHAPES["Qwen3-4B"], training(method="qlora", tokens=2048), 10 * GIB
+    rows, length = (
+        largest_micro_batch(shape, *requested, memory=memory),
+        largest_length(shape, *requested, memory=memory),
+    )
+    assert estimated("Qwen3-4B", method="qlora", tokens=2048, micro_batch=rows).fits(10 * GIB)
+    assert not estimated("Qwen3-4B", method="qlora", tokens=2048, micro_batch=2 * rows).fits(10 * GIB)
+    assert estimated("Qwen3-4B", method="qlora", tokens=length).fits(10 * GIB)
+    assert not estimated("Qwen3-4B", method="qlora", tokens=length + 128).fits(10 * GIB)
 
 
 QWEN3_4B = {

@@ -21,7 +21,7 @@ from resources import models
 from resources.artifacts import Artifact, ArtifactStore, library_versions, write_json
 from resources.releases import Releases
 from resources.telemetry import METRICS_FILE
-from resources.trained_model import CONTRACT_FILE, read_contract, weights_folder
+from resources.trained_model import CONTRACT_FILE, read_adapter_contract, weights_folder
 
 GGUF_TOOL = "convert_hf_to_gguf.py"
 GGUF_FILE = "model.gguf"
@@ -64,7 +64,7 @@ def export(
     Raises Refused: FT-ADP-001, FT-ADP-010, FT-ADP-011, FT-ADP-013, FT-ART-002, FT-ART-003.
     """
     source = adapter.folder()
-    contract = read_contract(source)
+    contract = read_adapter_contract(source)
     base = models.locate(contract.base.name, store.root.parent, contract.base.revision)
     card = Card(
         recipe=adapter.manifest.recipe, contract=contract, summary=adapter.summary, base_folder=base,
@@ -156,7 +156,7 @@ def link_final_model(run_dir: Path, adapter: Artifact) -> None:
     link = run_dir / FINAL_MODEL
     fresh = run_dir / f".{FINAL_MODEL}.{os.getpid()}"
     fresh.unlink(missing_ok=True)
-    published = adapter.path / weights_folder(read_contract(adapter.path))
+    published = adapter.path / weights_folder(read_adapter_contract(adapter.path))
     fresh.symlink_to(os.path.relpath(published, run_dir.resolve()))
     fresh.replace(link)
 

@@ -19,7 +19,7 @@ from resources.trained_model import (
     describe_base,
     load_trained,
     load_weights,
-    read_contract,
+    read_adapter_contract,
 )
 
 MergedDtype = Literal["float32", "bfloat16", "float16"]
@@ -67,7 +67,7 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    contract = read_contract(adapter)
+    contract = read_adapter_contract(adapter)
     broken = compare_base(contract, describe_base(base, tokenizer)).violations(f"{adapter.name} on {base}")
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     if getattr(config, "quantization_config", None) is not None:

@@ -15,7 +15,7 @@ from expectations.formats.instruction import split_thinking
 from expectations.rules.training import Thought, TokenisedRow
 from ft_assets.adapters.prompt import build_messages
 from resources.artifacts import Artifact
-from resources.generator import Message
+from resources.generator import ChatMessage
 
 Row = Mapping[str, Any]
 
@@ -56,12 +56,12 @@ def answers_of(row: Row, thinking: str) -> list[Answer]:
     return [answer._replace(reasoning="") for answer in found] if thinking == "strip" else found
 
 
-def prompt_messages(row: Row, prompt: RagPrompt) -> list[Message]:
+def prompt_messages(row: Row, prompt: RagPrompt) -> list[ChatMessage]:
     """The row's chat up to the answer."""
     return build_messages(prompt, row["question"], row["context"] or [], row.get("system") or "", row.get("history"))
 
 
-def answer_message(answer: Answer) -> Message:
+def answer_message(answer: Answer) -> ChatMessage:
     """The assistant's turn. Reasoning goes into <think>: every template passes it on, few know `reasoning_content`."""
     thought = f"{OPENING}\n{answer.reasoning}\n{CLOSING}\n\n" if answer.reasoning else ""
     return {"role": "assistant", "content": f"{thought}{answer.text}"}
@@ -116,7 +116,7 @@ def _thought(completion: str, thinking: str, answer: Answer) -> Thought:
     return "masked" if thinking == "mask_empty" and answer.side == "answer" else "empty"
 
 
-def _render_all(tokenizer: Any, chats: Sequence[Sequence[Message]], *, prompts: bool) -> list[str]:
+def _render_all(tokenizer: Any, chats: Sequence[Sequence[ChatMessage]], *, prompts: bool) -> list[str]:
     """The chats by the tokenizer's template, as text; `prompts` end where the answer begins."""
     if not chats:
         return []

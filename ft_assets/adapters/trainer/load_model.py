@@ -13,7 +13,7 @@ from ft_assets.config.model import DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact
 from resources.estimate import EAGER_TOKENS
-from resources.trained_model import load_trained, read_contract
+from resources.trained_model import load_trained, read_adapter_contract
 
 
 def load_model(
@@ -40,7 +40,7 @@ def load_model(
         if isinstance(model, PeftModel):
             model = model.merge_and_unload(safe_merge=True)
         return model.requires_grad_(True)
-    if trained is not None and read_contract(trained).method == "full":
+    if trained is not None and read_adapter_contract(trained).method == "full":
         refuse("FT-TRAIN-054", "SFT left a whole model, and an adapter goes on a base only.", field="dpo.method",
                 found=settings.method, expected="full",
                 fix="set dpo.method: full, or train SFT with method: lora")  # fmt: skip

@@ -23,7 +23,7 @@ from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import choose
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.dagster_resources import ArtifactsResource, QdrantResource
-from resources.generator import Generator, Message
+from resources.generator import ChatMessage, Generator
 from resources.launcher import Job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
@@ -114,7 +114,7 @@ def test_a_thought_that_the_prompt_opens_and_no_answer_closes_is_measured_and_wa
     generator = Generator(build_base(tmp_path / "base", template=THINKING), {}, choose("cpu", "float32"))
     metrics = Metrics(tmp_path)
     settings = AnswerSettings(max_new_tokens=4)
-    chats: list[list[Message]] = [[{"role": "user", "content": text}] for text in ("什么是分组密码?", "AES")]
+    chats: list[list[ChatMessage]] = [[{"role": "user", "content": text}] for text in ("什么是分组密码?", "AES")]
     replies = ask_all(generator, chats, settings, metrics)
     metrics.close()
     assert all(

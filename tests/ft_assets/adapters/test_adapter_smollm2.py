@@ -13,7 +13,7 @@ from ft_assets.config.model import LoraSettings, SftSettings
 from resources import models
 from resources.accelerator import choose
 from resources.artifacts import ArtifactStore
-from resources.generator import Generator, Message
+from resources.generator import ChatMessage, Generator
 
 from .tiny_llm import PROMPT, instruction, publish_splits, train_job
 
@@ -109,7 +109,9 @@ def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state:
     assert _answers(merged, "base", chats, 6, 12) == answers["sft"]
 
 
-def _answers(generator: Generator, name: str, chats: list[list[Message]], tokens: int, batch_size: int) -> list[str]:
+def _answers(
+    generator: Generator, name: str, chats: list[list[ChatMessage]], tokens: int, batch_size: int
+) -> list[str]:
     return [generated.text for generated in generator.generate(name, chats, tokens, batch_size)]
 
 

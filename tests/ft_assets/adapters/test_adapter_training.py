@@ -14,7 +14,7 @@ from resources.generator import Generator
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.telemetry import read_metrics
-from resources.trained_model import read_contract
+from resources.trained_model import read_adapter_contract
 
 from .tiny_llm import TEMPLATE, build_base, instruction, preference, publish_json
 
@@ -158,7 +158,7 @@ def test_qlora_without_bitsandbytes_says_what_to_install(lab: Any, refused_codes
 def test_the_generator_answers_alike_alone_and_in_a_batch_and_differs_by_adapter(trained: Any) -> None:
     lab, sft, dpo = trained
     generator = Generator(lab.base, {"sft": sft.folder(), "dpo": dpo.folder()}, Compute("cpu", "float32"))
-    prompt = read_contract(sft.folder()).prompt
+    prompt = read_adapter_contract(sft.folder()).prompt
     chats = [build_messages(prompt, f"AES-{n} 使用多少比特?", ["比特" * n]) for n in (1, 9, 4)]
     seen: list[tuple[int, int]] = []
     together = generator.generate("sft", chats, 6, 2, lambda done, total: seen.append((done, total)))
@@ -174,7 +174,7 @@ def test_answers_that_do_not_fit_into_memory_together_come_in_smaller_batches(
 
     lab, sft, _ = trained
     generator = Generator(lab.base, {"sft": sft.folder()}, Compute("cpu", "float32"))
-    chats = [build_messages(read_contract(sft.folder()).prompt, f"AES-{n}?", ["比特" * n]) for n in range(1, 8)]
+    chats = [build_messages(read_adapter_contract(sft.folder()).prompt, f"AES-{n}?", ["比特" * n]) for n in range(1, 8)]
     together = generator.generate("sft", chats, 4, 7)
     made, generate, tried = [], generator.model.generate, []
 

@@ -41,7 +41,7 @@ def test_the_merged_model_alone_answers_as_base_and_adapter_do(trained: Any, mer
     together = Generator(lab.base, {"sft": sft.folder()}, choose("cpu", "float32"))
     alone = Generator(folder, {}, choose("cpu", "float32"))
     answers = together.generate("sft", CHATS, 8, 3)
-    assert alone.generate("base", CHATS, 8, 3) == answers != together.answer("base", CHATS, 8, 3)
+    assert alone.generate("base", CHATS, 8, 3) == answers != together.generate("base", CHATS, 8, 3)
     assert (found.dtype, found.same_first_choice) == ("float32", 1.0)
     assert found.max_abs_difference_saved <= found.tolerance
     assert fingerprint(folder)["tokenizer"] == fingerprint(lab.base)["tokenizer"]

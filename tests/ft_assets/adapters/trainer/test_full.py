@@ -30,7 +30,7 @@ from resources.launcher import Job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.telemetry import read_curves
-from resources.trained_model import load_trained, read_contract
+from resources.trained_model import load_trained, read_adapter_contract
 from tests.ft_assets.adapters.conftest import Lab
 from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, publish_json
 
@@ -80,7 +80,7 @@ def test_every_weight_of_every_layer_is_trained_and_published_as_a_model_of_its_
         } <= artifact.manifest.files.keys()
         folder = artifact.folder("model")
         assert fingerprint(folder)["tokenizer"] == fingerprint(lab.base)["tokenizer"]
-        contract = read_contract(artifact.folder())
+        contract = read_adapter_contract(artifact.folder())
         assert (contract.method, contract.lora) == ("full", None)
         assert contract.weights_sha256 == fingerprint(folder)["weights"] != contract.base.weights_sha256
         assert (lab.state / "runs" / artifact.asset / FINAL_MODEL).resolve() == (artifact.path / "model").resolve()
@@ -148,7 +148,7 @@ def test_dpo_of_every_weight_goes_on_from_an_adapter_merged_into_them(trained: A
     job = lab.dpo_job(lab.preferences(), sft, method="full", learning_rate=1e-4, max_steps=2)
     dpo = train.main(elsewhere(job, tmp_path))
     assert dpo.summary["eval_loss_before"] == pytest.approx(0.6931, abs=1e-4)
-    assert read_contract(dpo.folder()).method == "full"
+    assert read_adapter_contract(dpo.folder()).method == "full"
 
 
 def test_no_adapter_goes_on_a_whole_model(whole: Any, tmp_path: Path, refused_codes: Any) -> None:
