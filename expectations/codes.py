@@ -67,7 +67,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-ROW-011": Code(
         "A kind of file that is not supported",
-        "Supported are JSON, JSONL and TSV, also compressed with gzip or zstd, Parquet, and folders of the datasets library.",
+        "Supported: JSON, JSONL and TSV, also compressed with gzip or zstd; Parquet; folders of the datasets library.",
         "Convert the file to UTF-8 JSONL.",
     ),
     "FT-ROW-012": Code(
