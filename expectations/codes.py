@@ -19,7 +19,7 @@ CODES: dict[str, Code] = {
     # Reading: the bytes
     "FT-ROW-001": Code(
         "The row is not UTF-8",
-        "Guessing an encoding turns text into other text without a word.",
+        "A guessed encoding changes the text without a warning.",
         "Save the file as UTF-8, for example `iconv -f GB18030 -t UTF-8 FILE`.",
     ),
     "FT-ROW-002": Code(
@@ -65,17 +65,17 @@ CODES: dict[str, Code] = {
     "FT-ROW-010": Code(
         "The compressed file grows out of proportion",
         "A decompression bomb: none of its rows is used.",
-        "Check where the file comes from; decompress it yourself if it is meant.",
+        "Check where the file comes from; decompress it yourself if the size is intended.",
     ),
     "FT-ROW-011": Code(
-        "Not a kind of file that is read here",
-        "Read are JSON, JSONL and TSV, these packed with gzip or zstd, Parquet, and folders of the datasets library.",
+        "A kind of file that is not supported",
+        "Supported: JSON, JSONL and TSV, also compressed with gzip or zstd; Parquet; folders of the datasets library.",
         "Convert the file to UTF-8 JSONL.",
     ),
     "FT-ROW-012": Code(
-        "The file cannot be opened",
-        "What cannot be read cannot be judged.",
-        "Check the path and its permissions.",
+        "The file cannot be opened, or has no rows",
+        "A file that cannot be read cannot be checked.",
+        "Check the path and its permissions, and that the file is not empty.",
     ),
     "FT-ROW-013": Code(
         "The JSON array is broken",
@@ -94,7 +94,7 @@ CODES: dict[str, Code] = {
         "Fill the slot or take the label out, at the place that wrote the file.",
     ),
     "FT-TEXT-003": Code(
-        "The print of an object where its text was meant",
+        "An object's printed form in place of its text",
         "Scores, ids and field names of a library become training text.",
         "Write the object's text (`node.content`, `document.page_content`) instead of the object.",
     ),
@@ -104,7 +104,7 @@ CODES: dict[str, Code] = {
         "Correct `language`, or leave it out: it is found by script.",
     ),
     "FT-VERSION-001": Code(
-        "A version of the format that is not read here",
+        "A version of the format that is not supported",
         "A newer writer may have moved or redefined fields; reading it as the old form would guess.",
         "Update ft-assets, or write a version that both know (`ft convert` writes the current one).",
     ),
@@ -114,12 +114,12 @@ CODES: dict[str, Code] = {
         "Use the field names of one of the dialects that the reason names.",
     ),
     "FT-DIALECT-002": Code(
-        "The row speaks another dialect than the rest of the file",
+        "The row has another dialect than the rest of the file",
         "Two tools wrote into one file; reading the row as the file's dialect would fill fields with the wrong text.",
         "Put the rows of each dialect into a file of their own.",
     ),
     "FT-DIALECT-003": Code(
-        "The format cannot become the one that is asked for",
+        "The format cannot be converted to the requested one",
         "Fields that are not there would have to be made up.",
         "Convert to one of the formats that the reason names.",
     ),
@@ -272,7 +272,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-PAIR-006": Code(
         "A list within the list of texts",
-        "The inner list would be embedded as its print.",
+        "The printed form of the inner list would be embedded.",
         "Write one flat list of texts.",
     ),
     "FT-PAIR-007": Code(
@@ -337,7 +337,7 @@ CODES: dict[str, Code] = {
     # Cutting documents into passages
     "FT-CORPUS-001": Code(
         "The document is not UTF-8",
-        "Guessing an encoding turns text into other text without a word.",
+        "A guessed encoding changes the text without a warning.",
         "Save the file as UTF-8.",
     ),
     "FT-CORPUS-002": Code(

@@ -45,7 +45,7 @@ class RetrievalPairRecord(Record, frozen=True, kw_only=True, gc=False):
     task_type: str
     """FlagEmbedding's `type`: normal, symmetric_class, symmetric_clustering, symmetric_sts; empty when not said."""
     in_batch_negatives: bool
-    """Whether the texts of other queries of the batch may serve as negatives."""
+    """True if the texts of other queries of the batch may serve as negatives."""
     language: str
     group: str
     """Rows of one group never fall into different splits; empty when alone."""

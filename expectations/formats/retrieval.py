@@ -75,7 +75,7 @@ class QrelRow(msgspec.Struct, kw_only=True):
 
 _GRADE = re.compile(r"[+-]?\d{1,9}")
 _NAME = re.compile(r"(?=.*\d)[A-Za-z0-9_.:#/-]{1,80}")
-"""What an id looks like: one word of ASCII with a digit in it."""
+"""The form of an id: one word of ASCII with a digit in it."""
 
 
 def _has_three_columns(row: Any) -> bool:

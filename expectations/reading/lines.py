@@ -102,23 +102,13 @@ class ArrayReader:
         else:
             yield self._reject("FT-ROW-007", "the file ends before the array is closed by `]`")
 
-    def _scan(self, chunk: bytes) -> Iterator[Row | Rejected]:  # noqa: PLR0912 - one state machine, read as one
+    def _scan(self, chunk: bytes) -> Iterator[Row | Rejected]:
         begin = position = 0
         while self._state != "after":
             if self._in_string:
-                if self._escaped:
-                    self._escaped = False
-                    position += 1
-                match = _IN_STRING.search(chunk, position)
-                if not match:
+                position = self._skip_string(chunk, position)
+                if self._in_string:
                     break
-                position = match.end()
-                if match.group() == b"\\":
-                    self._escaped = position == len(chunk)
-                    position += not self._escaped
-                else:
-                    self._in_string = False
-                continue
             match = _STRUCTURE.search(chunk, position)
             if not match:
                 break
@@ -144,6 +134,20 @@ class ArrayReader:
             elif token in b"]}":
                 self._depth = max(0, self._depth - 1)
         self._take(chunk[begin:])
+
+    def _skip_string(self, chunk: bytes, position: int) -> int:
+        """Return the place behind the string that is open; it stays open when the chunk ends first."""
+        if self._escaped:
+            self._escaped = False
+            position += 1
+        while match := _IN_STRING.search(chunk, position):
+            position = match.end()
+            if match.group() == b'"':
+                self._in_string = False
+                break
+            self._escaped = position == len(chunk)
+            position += not self._escaped
+        return position
 
     def _take(self, piece: bytes) -> None:
         self._size += len(piece)

@@ -81,8 +81,8 @@ class Duplicates:
         first = _first(self._rows, keys.row, number) if keys.row else self._note(keys, number)
         if first is not None:
             return self._reject(record, "FT-DUP-002", "$", f"the same row as {self._show(first)}")
-        first = _first(self._ids, hash((type(record), keys.id)), number)
-        if first is not None:
+        first = self._ids.setdefault(hash((type(record), keys.id)) & _KEY_BITS, number)
+        if first != number:
             code, reason = format.same_id
             return self._reject(record, code, keys.id_path, reason.format(id=escape(keys.id), place=self._show(first)))
         if keys.question and keys.row:
@@ -91,8 +91,8 @@ class Duplicates:
 
     def _note(self, keys: Keys, number: int) -> int | None:
         """Return the number of an earlier row with this question and answer, if any; another answer is a conflict."""
-        first = _first(self._questions, keys.question, number)
-        if first is None:
+        first = self._questions.setdefault(keys.question & _KEY_BITS, number)
+        if first == number:
             if not keys.opposite_text:
                 self._previews[number] = _preview(keys.answer_text)
             return None
