@@ -556,9 +556,9 @@ CODES: dict[str, Code] = {
         "",
     ),
     "FT-COL-005": Code(
-        "",
-        "",
-        "",
+        "Another contract is stored under this name",
+        "The name follows from the contract: another program wrote this collection, or someone changed it.",
+        "Delete this collection in Qdrant, then run again.",
     ),
     "FT-COL-006": Code(
         "",
@@ -635,9 +635,9 @@ CODES: dict[str, Code] = {
         "",
     ),
     "FT-EMB-010": Code(
-        "",
-        "",
-        "",
+        "There is no batch of two or more questions to train on",
+        "The loss compares the passages of a batch: with one question there is nothing to compare.",
+        "Add retrieval data, or check `retrieval_splits` and `embedding.batch_size`.",
     ),
     "FT-EMB-011": Code(
         "",
@@ -665,9 +665,9 @@ CODES: dict[str, Code] = {
         "",
     ),
     "FT-EMB-016": Code(
-        "",
-        "",
-        "",
+        "No question of the split names a passage of this corpus",
+        "Without questions an evaluation has nothing to measure.",
+        "Add retrieval data, then `ft run --group datasets`.",
     ),
     # Estimates
     "FT-EST-001": Code(
@@ -760,14 +760,14 @@ CODES: dict[str, Code] = {
         "",
     ),
     "FT-QDR-009": Code(
-        "",
-        "",
-        "",
+        "The two engines score differently",
+        "After a migration the same query must get the same scores.",
+        "Delete that collection in the target engine, then `ft migrate` again.",
     ),
     "FT-QDR-010": Code(
-        "",
-        "",
-        "",
+        "The two engines rank differently",
+        "After a migration the same query must get the same passages.",
+        "Delete that collection in the target engine, then `ft migrate` again.",
     ),
     "FT-QDR-011": Code(
         "",
@@ -807,24 +807,25 @@ CODES: dict[str, Code] = {
         "",
     ),
     "FT-RET-005": Code(
-        "",
-        "",
-        "",
+        "The query has another dimension than the collection",
+        "The query was encoded by another model; its scores would mean nothing.",
+        "Encode queries with the model that the collection's contract names.",
     ),
     "FT-RET-006": Code(
-        "",
-        "",
-        "",
+        "Nothing is released under this alias",
+        "A search reads the collection that the alias names, and there is none.",
+        "Run `ft run --asset released_collection`.",
     ),
     "FT-RET-007": Code(
-        "",
-        "",
-        "",
+        "No model in the store made this index; an equal dimension is not enough",
+        "Another model's query vectors rank the passages almost at random, without an error.",
+        "Run `ft run --group embedding --group retrieval`.",
     ),
     "FT-RET-008": Code(
-        "",
-        "",
-        "",
+        "The candidate cannot be compared with what is live",
+        "A release that ranks worse would go unnoticed.",
+        "Run `ft rollback collection --to` a release that still exists, or set `retrieval.tolerance: 1` (any loss is "
+        "accepted) for this one; then `ft run --asset released_collection --upstream`.",
     ),
     # Splits
     "FT-SPLIT-002": Code(
@@ -1098,6 +1099,11 @@ CODES: dict[str, Code] = {
         "",
         "",
         "",
+    ),
+    "FT-VEC-007": Code(
+        "Vectors and passages are not in the same order",
+        "They were not made by the same run; a point would get the text of another passage.",
+        "Run `ft run --asset passage_vectors`.",
     ),
 }
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from expectations.canonical import text_digest
 from ft_assets.embedding.model import Encoded, HybridEncoder
-from ft_assets.embedding.negatives import POOL, mine
+from ft_assets.embedding.negatives import POOL, mine_negatives
 from ft_assets.embedding.pairs import Passages, Questions
-from ft_assets.embedding.train import _twins, hybrid_loss, train
+from ft_assets.embedding.train import _mask_twins, hybrid_loss, train
 from resources.accelerator import Compute
 from resources.telemetry import Metrics
 from tests.ft_assets.embedding.conftest import settings
@@ -36,7 +36,7 @@ def test_the_wrong_passages_that_score_highest_are_mined_and_no_right_one() -> N
     passages = corpus(["alpha pump", "beta valve", "gamma invoice", "delta badge"])
     questions = Questions(["q", "r"], ["?", "!"], [{"p1": 1, "p3": 2}, {"p0": 1}], [])
     queries, vectors = dense([1.0], [-1.0]), dense([0.2], [0.9], [0.5], [0.8])
-    assert mine(queries, vectors, questions, passages, 0.3) == [[2, 0], [2, 3, 1]]
+    assert mine_negatives(queries, vectors, questions, passages, 0.3) == [[2, 0], [2, 3, 1]]
 
 
 def test_lexical_scores_count_with_their_weight() -> None:
@@ -46,29 +46,29 @@ def test_lexical_scores_count_with_their_weight() -> None:
     queries = Encoded(np.asarray([[1.0]], np.float32), [(token, np.asarray([1.0], np.float32))], 0)
     sparse = [NOTHING, NOTHING, (token, np.asarray([1.0], np.float32))]
     vectors = Encoded(np.asarray([[0.9], [0.5], [0.1]], np.float32), sparse, 0)
-    assert mine(queries, vectors, questions, passages, 0.3) == [[1, 2]]
-    assert mine(queries, vectors, questions, passages, 0.5) == [[2, 1]]
+    assert mine_negatives(queries, vectors, questions, passages, 0.3) == [[1, 2]]
+    assert mine_negatives(queries, vectors, questions, passages, 0.5) == [[2, 1]]
 
 
 def test_a_text_nearly_equal_to_a_right_one_is_no_negative() -> None:
     right = "员工入职满一年后可享受五天带薪年假，工龄每增加一年增加一天，最多不超过十五天。"
     passages = corpus([right, right.replace("最多", "至多"), "更换滤芯之前要关闭两个阀门并等待十分钟。"])
     questions = Questions(["q"], ["年假有几天？"], [{"p0": 1}], [])
-    assert mine(dense([1.0]), dense([0.9], [0.8], [0.1]), questions, passages, 0.3) == [[2]]
+    assert mine_negatives(dense([1.0]), dense([0.9], [0.8], [0.1]), questions, passages, 0.3) == [[2]]
 
 
 def test_no_more_are_kept_than_are_drawn_from() -> None:
     passages = corpus([f"number {n} stands alone here as text {n * n}" for n in range(100)])
     questions = Questions(["q"], ["?"], [{"p0": 1}], [])
     vectors = dense(*([1 - n / 100] for n in range(100)))
-    assert mine(dense([1.0]), vectors, questions, passages, 0.3) == [list(range(1, POOL + 1))]
+    assert mine_negatives(dense([1.0]), vectors, questions, passages, 0.3) == [list(range(1, POOL + 1))]
 
 
 def test_another_questions_hard_negative_counts_against_me_unless_it_answers_me() -> None:
     passages = corpus(["a", "b", "c"])
     questions = Questions(["q", "r"], ["?", "!"], [{"p0": 1, "p2": 1}, {"p1": 1}], [])
     rows = {name: n for n, name in enumerate(passages.ids)}
-    twins = _twins([0, 1], ["p0", "p1", "p2"], questions, passages, rows)
+    twins = _mask_twins([0, 1], ["p0", "p1", "p2"], questions, passages, rows)
     assert twins.tolist() == [[False, False, True], [False, False, False]]
     vectors = torch.nn.functional.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
 

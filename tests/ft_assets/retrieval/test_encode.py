@@ -6,7 +6,7 @@ from pathlib import Path
 
 from expectations.canonical import text_digest
 from ft_assets.retrieval.encode import Earlier
-from ft_assets.retrieval.vectors import FILE, schema
+from ft_assets.retrieval.vectors import VECTORS_FILE, schema
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 
 TEXTS = [f"text {number}" for number in range(10)]
@@ -26,7 +26,7 @@ def vectors(root: Path, *, in_groups_of: int) -> Artifact:
         "sparse_values": [[float(n + 1)] for n in numbers],
     }  # fmt: skip
     with store.stage(Recipe(asset="passage_vectors", code_version="1")) as staging:
-        pq.write_table(pa.table(columns, schema=schema(2)), staging.path / FILE, row_group_size=in_groups_of)
+        pq.write_table(pa.table(columns, schema=schema(2)), staging.path / VECTORS_FILE, row_group_size=in_groups_of)
         return staging.publish()
 
 
