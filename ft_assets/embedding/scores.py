@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -58,16 +57,16 @@ def gain(scores: Scores, candidate: str, baseline: str, metric: str, arm: str = 
     return paired_bootstrap(scores[candidate, arm][metric], scores[baseline, arm][metric])
 
 
-def summarise(scores: Scores) -> dict[str, Any]:
+def summarise(scores: Scores) -> dict[str, object]:
     """Return a mean for each `<system>_<arm>_<metric>`, and `intervals` with the 95 % interval of each."""
-    flat: dict[str, Any] = {}
-    intervals: dict[str, Any] = {}
+    flat: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
     for (system, arm), metrics in scores.items():
         for name, values in metrics.items():
             interval = bootstrap(values)
             flat[f"{system}_{arm}_{name}"] = round(interval.mean, 6)
-            intervals[f"{system}_{arm}_{name}"] = msgspec.to_builtins(interval)
-    return {**flat, "intervals": intervals}
+            intervals[f"{system}_{arm}_{name}"] = interval
+    return {**flat, "intervals": msgspec.to_builtins(intervals)}
 
 
 def as_table(scores: Scores) -> str:

@@ -101,5 +101,4 @@ class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_collection_file(artifact: Artifact) -> CollectionFile:
     """Return the collection that a `qdrant_collection` artifact describes."""
-    described: Any = artifact.json(COLLECTION_FILE)
-    return msgspec.convert(described, CollectionFile)
+    return msgspec.convert(artifact.json(COLLECTION_FILE), CollectionFile)
