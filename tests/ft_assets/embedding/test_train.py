@@ -1,4 +1,4 @@
-"""Training: it changes both heads, it lowers the loss, and it never takes a right passage for a wrong one."""
+"""Training: it changes both heads, lowers the loss, and never uses a right passage as a negative."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ EXACT = Compute("cpu", "float32")
 def test_training_changes_both_heads_and_lowers_the_loss(  # noqa: PLR0917
     base: Path, questions: Questions, passages: Passages, tmp_path: Path, distil: bool, smaller: list[int]
 ) -> None:
-    asked = settings(self_distill=distil, matryoshka=smaller)
-    encoder = HybridEncoder.from_base(base, asked, "1", EXACT)
+    wanted = settings(self_distill=distil, matryoshka=smaller)
+    encoder = HybridEncoder.from_base(base, wanted, "1", EXACT)
     before = copy_parameters(encoder)
-    losses = train(encoder, questions, passages, asked, Metrics(tmp_path))
+    losses = train(encoder, questions, passages, wanted, Metrics(tmp_path))
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
     assert changed_share(encoder, before) > 0.9
     assert not torch.equal(before["head.linear.weight"], encoder.head.linear.weight.detach())
@@ -56,7 +56,7 @@ def test_the_same_seed_trains_the_same_model(
     assert runs[0] == runs[1]
 
 
-def test_training_stops_at_a_loss_that_is_no_number(
+def test_training_stops_at_a_loss_that_is_not_finite(
     base: Path, questions: Questions, passages: Passages, tmp_path: Path
 ) -> None:
     encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
@@ -79,7 +79,7 @@ def test_a_batch_never_holds_two_questions_of_one_passage(questions: Questions) 
     assert sorted(row for batch in batches for row in batch) == list(range(len(questions.ids)))
 
 
-def test_a_passage_that_answers_as_well_is_no_negative() -> None:
+def test_a_passage_that_answers_too_is_no_negative() -> None:
     passages = Passages(["a", "b", "c"], ["d"] * 3, ["x", "y", "x"], ["1", "2", "1"])
     questions = Questions(["p", "q", "r"], ["?", "!", "."], [{"a": 1, "b": 1}, {"b": 1}, {"c": 1}], [])
     rows = {name: n for n, name in enumerate(passages.ids)}
@@ -108,7 +108,7 @@ def test_lexical_scores_take_the_largest_weight_of_a_repeated_token() -> None:
     assert batch_lexical_scores(queries, weights, passages, theirs).tolist() == [[6.0]]
 
 
-def test_a_batch_in_parts_gives_what_one_forward_gives_row_for_row(base: Path, passages: Passages) -> None:
+def test_a_batch_in_parts_gives_the_same_rows_as_one_forward(base: Path, passages: Passages) -> None:
     encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
     encoder.head.linear.weight.data.normal_()
     rows = encoder.tokenize([*passages.contents, "pump", "年假"], "passage")

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ft_assets.definitions import ROOMS
 from ft_assets.graph.automation import automate
+from tests.ft_assets.retrieval.conftest import STAGES
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ class World:
         self.versions = dict.fromkeys(SIDE, 1)
         self.judged: list[int] = []
         self.cursor: Any = None
-        specs = [spec for room in ROOMS for asset in room.ASSETS for spec in getattr(asset, "specs", ())]
+        specs = [spec for stage in STAGES for asset in stage.ASSETS for spec in getattr(asset, "specs", ())]
         self.deps = {
             spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps} & set(SIDE)
             for spec in specs
