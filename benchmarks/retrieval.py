@@ -1,8 +1,8 @@
-"""Retrieval quality on data nobody here wrote: BM25 beside the platform's encoder, before and after its training.
+"""Retrieval quality on public data sets: BM25 compared with the platform's encoder, before and after its training.
 
     python benchmarks/retrieval.py all --stard STARD --cmrc CMRC2018 --work WORK [--base NAME]
 
-does for both data sets what these commands do for one, and writes benchmarks/results/retrieval.json:
+runs these commands for both data sets, and writes benchmarks/results/retrieval.json:
 
     python benchmarks/retrieval.py prepare stard SOURCE WORK   # queries.json -> BEIR layout in WORK
     python benchmarks/retrieval.py prepare cmrc SOURCE WORK    # cmrc2018_dev.json, cmrc2018_trial.json -> the same
@@ -10,14 +10,15 @@ does for both data sets what these commands do for one, and writes benchmarks/re
     python benchmarks/retrieval.py run WORK [--base NAME] [--by-likeness]   # files to a released collection
     python benchmarks/retrieval.py measure WORK                # the table; TREC runs and judgements in WORK/runs
 
-Data of your own in BEIR layout (corpus.jsonl, queries.jsonl, qrels/*.tsv): put it into WORK and leave `prepare` out.
-The platform is told paths and settings, nothing else; the environment (FT__…) overrides any of them.
+Your own data in BEIR layout (corpus.jsonl, queries.jsonl, qrels/*.tsv): put it into WORK and leave `prepare` out.
+The platform gets only paths and settings; the environment (FT__…) overrides any of them.
 
 STARD: github.com/oneal2000/STARD, MIT: lay questions and the statutes that answer them. CMRC 2018:
-github.com/ymcui/cmrc2018, CC BY-SA 4.0: questions on passages of Wikipedia. The platform's ledger deals the questions,
-STARD's by likeness (many share a statute), CMRC's by document. Without --base (any name that embedding.base_model
-takes) the encoder is a vocabulary learnt from the corpus and the training questions, and a random two-layer BERT: it
-knows nothing but what the platform teaches it. BM25 counts pairs of neighbouring characters (bm25s, its defaults).
+github.com/ymcui/cmrc2018, CC BY-SA 4.0: questions on passages of Wikipedia. The platform's ledger assigns the questions
+to splits, STARD's by similarity (many share a statute), CMRC's by document. Without --base (any name that
+embedding.base_model takes) the encoder is a vocabulary learnt from the corpus and the training questions, and a random
+two-layer BERT: all that it learns comes from the platform's training. BM25 counts pairs of neighbouring characters
+(bm25s, its defaults).
 """
 
 # bm25s, tokenizers and numpy's shapes are untyped here
@@ -54,7 +55,7 @@ from resources.telemetry import METRICS_FILE, read_metrics
 RESULTS = Path(__file__).parent / "results/retrieval.json"
 VOCABULARY = 12_000
 HIDDEN = 256
-DEPTH = 100
+_DEPTH = 100
 
 Row = dict[str, str]
 Ranked = list[list[tuple[str, float]]]
@@ -62,6 +63,7 @@ Ranked = list[list[tuple[str, float]]]
 
 
 def main() -> int:
+    """Run one command. Return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     step = commands.add_parser("all")
@@ -78,7 +80,7 @@ def main() -> int:
         step = commands.add_parser(name)
         step.add_argument("work", type=Path)
         step.add_argument(
-            "--by-likeness", action="store_true", help="many questions share a document: deal by likeness"
+            "--by-likeness", action="store_true", help="many questions share a document: split them by similarity"
         )
     step.add_argument("--base")
     commands.add_parser("measure").add_argument("work", type=Path)
@@ -88,7 +90,7 @@ def main() -> int:
             reports = {}
             for name, source in (("stard", chosen.stard), ("cmrc", chosen.cmrc)):
                 if source:
-                    reports[name] = whole(name, source, chosen.work / name, chosen.base)
+                    reports[name] = run_all(name, source, chosen.work / name, chosen.base)
                     write_json(chosen.out, {"machine": machine(), "datasets": reports})
         case "prepare":
             PREPARE[chosen.dataset](chosen.source, chosen.work)
@@ -101,8 +103,8 @@ def main() -> int:
     return 0
 
 
-def whole(name: str, source: Path, work: Path, base: str | None) -> dict[str, Any]:
-    """From the source files to the report, with the seconds of each step."""
+def run_all(name: str, source: Path, work: Path, base: str | None) -> dict[str, Any]:
+    """Return the report on one data set, from its source files, with the seconds of each step."""
     load = os.getloadavg()[0]
     seconds: dict[str, float] = {}
     started = time.monotonic()
@@ -130,10 +132,10 @@ def whole(name: str, source: Path, work: Path, base: str | None) -> dict[str, An
 
 # -- data ---------------------------------------------------------------------------------------------------------
 def prepare_stard(source: Path, work: Path) -> None:
-    """BEIR files from STARD's queries.json: each statute text once, each question, each judgement.
+    """Write BEIR files from STARD's queries.json: each statute text once, each question, each judgement.
 
-    Statutes go by what they say. Their official numbers do not help: `match_id` and `match_name` of a row stand in
-    different orders, and some statutes say the same to the letter under several numbers.
+    A statute is identified by its text. The official numbers do not help: `match_id` and `match_name` of a row are in
+    different orders, and some statutes have exactly the same text under several numbers.
     """
     statutes: dict[str, Row] = {}
     queries: list[Row] = []
@@ -141,15 +143,15 @@ def prepare_stard(source: Path, work: Path) -> None:
     for row in json.loads((source / "queries.json").read_text("utf-8")):
         query = str(row["query_id"])
         queries.append({"_id": query, "text": row["问题"].strip()})
-        for name, said in row["相关法规"].items():
-            text = said.strip()
+        for name, content in row["相关法规"].items():
+            text = content.strip()
             statute = statutes.setdefault(text, {"_id": str(len(statutes)), "title": name, "text": text})
             judged[query, statute["_id"]] = None
     _write(work, statutes.values(), queries, judged)
 
 
 def prepare_cmrc(source: Path, work: Path) -> None:
-    """BEIR files from CMRC 2018's dev and trial files: each passage a document, judged right for its questions."""
+    """Write BEIR files from CMRC 2018's dev and trial files: each passage is a document, right for its questions."""
     passages: list[Row] = []
     queries: list[Row] = []
     judged: list[tuple[str, str]] = []
@@ -177,18 +179,18 @@ def _write(work: Path, corpus: Iterable[Row], queries: list[Row], judged: Iterab
 
 # -- the platform -------------------------------------------------------------------------------------------------
 def build_encoder(work: Path, *, by_likeness: bool = False) -> None:
-    """A vocabulary of one and two characters learnt from the corpus and the training questions, and a random BERT."""
+    """Write a random BERT, with a vocabulary of one and two characters learnt from corpus and training questions."""
     import torch
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
     from tokenizers.models import BPE
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     if run(work, by_likeness=by_likeness, asset="retrieval_splits"):
-        raise SystemExit("the questions could not be dealt, see above")
+        raise SystemExit("the questions could not be split, see above")
     passages, questions = _training_texts(work)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     # BPE over runs between punctuation: WordPiece would cut Chinese into single characters first. Words of two
-    # characters meet again in other texts; with four, BM25 over these tokens lost 6 points on validation questions
+    # characters occur again in other texts; with four, BM25 over these tokens lost 6 points on validation questions.
     tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()])
@@ -223,24 +225,24 @@ def build_encoder(work: Path, *, by_likeness: bool = False) -> None:
 
 
 def _training_texts(work: Path) -> tuple[list[str], list[str]]:
-    """What training may see: the corpus and the questions dealt to it."""
+    """Return the texts that training may use: the corpus and the training questions."""
     store = ArtifactStore(work / "state/artifacts")
     passages = read_passages(store.require("passages"))
     return passages.contents, read_questions(store.require("retrieval_splits"), "train", passages).texts
 
 
-# chosen on validation questions and on training questions held back
+# chosen on validation questions and on held-out training questions
 LOSS: dict[str, Any] = {"temperature": 0.02, "sparse_temperature": 0.05, "hard_negatives": 1}
 FROM_SCRATCH: dict[str, Any] = {"epochs": 8, "max_steps": 300, "learning_rate": 5e-4, "head_learning_rate": 5e-3}
 FINE_TUNE: dict[str, Any] = {"epochs": 3}
 SPARSE_WEIGHT = 0.7
-# questions that are half alike share a split, or the gate against contamination refuses them
+# questions of similarity 0.5 share a split, otherwise the gate against contamination refuses them
 SPLIT: dict[str, Any] = {"near_duplicate": 0.5}
 BY_LIKENESS: dict[str, Any] = {**SPLIT, "group_by": ["question"]}
 
 
 def run(work: Path, base: str | None = None, *, by_likeness: bool = False, asset: str = "released_collection") -> int:
-    """The platform itself, told only where things lie and how to train: `asset` and all it needs. Its exit code."""
+    """Make `asset` and all upstream, given only paths and training settings. Return the exit code."""
     work = work.resolve()
     retrieval = {"queries": [str(work / "queries.jsonl")], "qrels": [str(path) for path in work.glob("qrels/*.tsv")]}
     sections: dict[str, dict[str, Any]] = {
@@ -268,7 +270,7 @@ def run(work: Path, base: str | None = None, *, by_likeness: bool = False, asset
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """`FT__SECTION__KEY` for every leaf."""
+    """Yield `FT__SECTION__KEY` and the value of every leaf."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _flat(f"{prefix}__{name.upper()}", inner)
@@ -278,13 +280,13 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 # -- measuring ----------------------------------------------------------------------------------------------------
 def compare(work: Path) -> dict[str, Any]:
-    """Every system's figures on the test questions, by exact search; TREC runs and judgements in `work`/runs."""
+    """Return each system's figures on the test questions, by exact search. Write TREC files to `work`/runs."""
     store = ArtifactStore(work / "state/artifacts")
     passages = read_passages(store.require("passages"))
     splits, model = store.require("retrieval_splits"), store.require("embedding_model")
     questions = read_questions(splits, "test", passages)
-    made_by = dict(model.manifest.recipe.settings)
-    settings = EmbeddingSettings.model_validate({k: v for k, v in made_by.items() if k != "base_version"})
+    trained_with = dict(model.manifest.recipe.settings)
+    settings = EmbeddingSettings.model_validate({k: v for k, v in trained_with.items() if k != "base_version"})
     weights = settings_of(store, "retrieval")
     compute = accelerator.choose()
     base = models.locate(settings.base_model, work / "state", settings.revision)
@@ -298,12 +300,12 @@ def compare(work: Path) -> dict[str, Any]:
         started = time.monotonic()
         corpus = encoder.encode(passages.contents, "passage")
         seconds["encode_corpus"] = round(time.monotonic() - started, 1)
-        made: dict[str, Ranked] = {"dense": [], "sparse": [], "fused": []}
+        ranked: dict[str, Ranked] = {"dense": [], "sparse": [], "fused": []}
         for _, dense, lexical in score_blocks(encoder.encode(questions.texts, "query"), corpus):
-            made["dense"] += best(dense, passages.ids)
-            made["sparse"] += best(lexical, passages.ids)
-            made["fused"] += best(weights.dense_weight * dense + weights.sparse_weight * lexical, passages.ids)
-        rankings |= {(system, arm): ranked for arm, ranked in made.items()}
+            ranked["dense"] += best(dense, passages.ids)
+            ranked["sparse"] += best(lexical, passages.ids)
+            ranked["fused"] += best(weights.dense_weight * dense + weights.sparse_weight * lexical, passages.ids)
+        rankings |= {(system, arm): lists for arm, lists in ranked.items()}
     seconds["train"] = max((r["seconds"] for r in read_metrics(model.file(METRICS_FILE))), default=0.0)
     write_runs(work / "runs", questions, rankings)
     values = {key: measure(questions.qrels, [[p for p, _ in r] for r in ranked]) for key, ranked in rankings.items()}
@@ -311,7 +313,7 @@ def compare(work: Path) -> dict[str, Any]:
     return {
         "passages": len(passages.ids),
         "questions": {split: row_count(splits.file(f"{split}.parquet")) for split in ("train", "validation", "test")},
-        "embedding": {**made_by, "base_model": settings.base_model.removeprefix(f"{work.resolve()}/")},
+        "embedding": {**trained_with, "base_model": settings.base_model.removeprefix(f"{work.resolve()}/")},
         "sparse_weight": weights.sparse_weight,
         "scores": {
             f"{system} {arm}": {name: msgspec.to_builtins(bootstrap(metrics[name])) for name in METRICS}
@@ -327,48 +329,50 @@ def compare(work: Path) -> dict[str, Any]:
 
 
 def best(scores: np.ndarray, ids: Sequence[str]) -> Ranked:
-    """Passages of each row of scores [Q, N] by falling score; equal ones stay in the corpus's order."""
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+    """Return the passages of each row of scores [Q, N], highest score first; equal ones stay in the corpus's order."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :_DEPTH]
     return [[(ids[n], float(row[n])) for n in columns] for row, columns in zip(scores, order, strict=True)]
 
 
 def bm25(passages: Sequence[str], ids: Sequence[str], questions: Sequence[str]) -> Ranked:
-    """What BM25 finds, over pairs of Chinese characters and whole words of other scripts."""
+    """Return BM25 rankings, over pairs of Chinese characters and whole words of other scripts."""
     import bm25s
 
     index = bm25s.BM25()
-    index.index([terms(text) for text in passages], show_progress=False)
-    return best(np.stack([index.get_scores(terms(text)) for text in questions]), ids)
+    index.index([split_terms(text) for text in passages], show_progress=False)
+    return best(np.stack([index.get_scores(split_terms(text)) for text in questions]), ids)
 
 
-def terms(text: str) -> list[str]:
-    """Neighbouring pairs of Chinese characters (a lone one stands for itself), and words in lower case."""
-    found: list[str] = []
+def split_terms(text: str) -> list[str]:
+    """Return the pairs of neighbouring Chinese characters (a single one is a term too), and words in lower case."""
+    terms: list[str] = []
     for run in re.findall(r"[\u3400-\u9fff]+|[^\W_\u3400-\u9fff]+", text.lower()):
         chinese = "\u3400" <= run[0] <= "\u9fff" and len(run) > 1
-        found += [run[n : n + 2] for n in range(len(run) - 1)] if chinese else [run]
-    return found
+        terms += [run[n : n + 2] for n in range(len(run) - 1)] if chinese else [run]
+    return terms
 
 
 def write_runs(folder: Path, questions: Questions, rankings: Mapping[tuple[str, str], Ranked]) -> None:
-    """TREC: one `<system>-<arm>.run` each (query Q0 document rank score tag) and the judgements, also as BEIR's tsv."""
+    """Write a TREC file for each system and arm (query Q0 document rank score tag), and the judgements, also as tsv."""
     folder.mkdir(exist_ok=True)
-    judged = [(q, p, s) for q, qrels in zip(questions.ids, questions.qrels, strict=True) for p, s in qrels.items()]
+    judged: list[tuple[str, str, int]] = []
+    for query, qrels in zip(questions.ids, questions.qrels, strict=True):
+        judged += [(query, passage, score) for passage, score in qrels.items()]
     (folder / "qrels.txt").write_text("".join(f"{q} 0 {p} {s}\n" for q, p, s in judged), "utf-8")
     tsv = ["query-id\tcorpus-id\tscore", *(f"{q}\t{p}\t{s}" for q, p, s in judged)]
     (folder / "qrels.tsv").write_text("\n".join(tsv) + "\n", "utf-8")
     for (system, arm), ranked in rankings.items():
         tag = f"{system}-{arm}"
-        lines = (
-            f"{query} Q0 {passage} {rank} {score:.6f} {tag}\n"
-            for query, row in zip(questions.ids, ranked, strict=True)
-            for rank, (passage, score) in enumerate(row, 1)
-        )
+        lines: list[str] = []
+        for query, row in zip(questions.ids, ranked, strict=True):
+            lines += [
+                f"{query} Q0 {passage} {rank} {score:.6f} {tag}\n" for rank, (passage, score) in enumerate(row, 1)
+            ]
         (folder / f"{tag}.run").write_text("".join(lines), "utf-8")
 
 
 def table(report: dict[str, Any]) -> str:
-    """The scores as a Markdown table, in percent, with the 95 % interval of nDCG@10."""
+    """Return the scores as a Markdown table, in percent, with the 95 % interval of nDCG@10."""
     rows: list[list[str]] = []
     for name, metrics in report["scores"].items():
         low, high = (100 * metrics["ndcg_at_10"][end] for end in ("low", "high"))
@@ -379,7 +383,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the seconds were taken on."""
+    """Return the machine on which the seconds were measured."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     compute = accelerator.choose()

@@ -567,9 +567,9 @@ CODES: dict[str, Code] = {
         "Delete this collection in Qdrant, then run `ft run --group retrieval`.",
     ),
     "FT-COL-005": Code(
-        "",
-        "",
-        "",
+        "Another contract is stored under this name",
+        "The name follows from the contract: another program wrote this collection, or someone changed it.",
+        "Delete this collection in Qdrant, then run again.",
     ),
     "FT-COL-006": Code(
         "",
@@ -646,9 +646,9 @@ CODES: dict[str, Code] = {
         "Set `retrieval.dimension` to a trained dimension, or add it to `embedding.matryoshka` and train again.",
     ),
     "FT-EMB-010": Code(
-        "",
-        "",
-        "",
+        "There is no batch of two or more questions to train on",
+        "The loss compares the passages of a batch: with one question there is nothing to compare.",
+        "Add retrieval data, or check `retrieval_splits` and `embedding.batch_size`.",
     ),
     "FT-EMB-011": Code(
         "A loss is not finite",
@@ -676,9 +676,9 @@ CODES: dict[str, Code] = {
         "Train more gently (`learning_rate`, `epochs`), or set `embedding.epochs: 0`.",
     ),
     "FT-EMB-016": Code(
-        "",
-        "",
-        "",
+        "No question of the split names a passage of this corpus",
+        "Without questions an evaluation has nothing to measure.",
+        "Add retrieval data, then `ft run --group datasets`.",
     ),
     # Estimates
     "FT-EST-001": Code(
@@ -771,14 +771,14 @@ CODES: dict[str, Code] = {
         "Run `pip install 'ft-assets[edge]'`, or choose another engine.",
     ),
     "FT-QDR-009": Code(
-        "",
-        "",
-        "",
+        "The two engines score differently",
+        "After a migration the same query must get the same scores.",
+        "Delete that collection in the target engine, then `ft migrate` again.",
     ),
     "FT-QDR-010": Code(
-        "",
-        "",
-        "",
+        "The two engines rank differently",
+        "After a migration the same query must get the same passages.",
+        "Delete that collection in the target engine, then `ft migrate` again.",
     ),
     "FT-QDR-011": Code(
         "The files of the local engine cannot be read",
@@ -818,24 +818,25 @@ CODES: dict[str, Code] = {
         "Run `ft run --asset retrieval_evaluation`.",
     ),
     "FT-RET-005": Code(
-        "",
-        "",
-        "",
+        "The query has another dimension than the collection",
+        "The query was encoded by another model; its scores would mean nothing.",
+        "Encode queries with the model that the collection's contract names.",
     ),
     "FT-RET-006": Code(
-        "",
-        "",
-        "",
+        "Nothing is released under this alias",
+        "A search reads the collection that the alias names, and there is none.",
+        "Run `ft run --asset released_collection`.",
     ),
     "FT-RET-007": Code(
-        "",
-        "",
-        "",
+        "No model in the store made this index; an equal dimension is not enough",
+        "Another model's query vectors rank the passages almost at random, without an error.",
+        "Run `ft run --group embedding --group retrieval`.",
     ),
     "FT-RET-008": Code(
-        "",
-        "",
-        "",
+        "The candidate cannot be compared with what is live",
+        "A release that ranks worse would go unnoticed.",
+        "Run `ft rollback collection --to` a release that still exists, or set `retrieval.tolerance: 1` (any loss is "
+        "accepted) for this one; then `ft run --asset released_collection --upstream`.",
     ),
     # Splits
     "FT-SPLIT-002": Code(
@@ -1123,6 +1124,11 @@ CODES: dict[str, Code] = {
     "FT-VEC-006": Code(
         "The vectors were made by another model",
         "Scores between vectors of different models mean nothing, even where the dimension is the same.",
+        "Run `ft run --asset passage_vectors`.",
+    ),
+    "FT-VEC-007": Code(
+        "Vectors and passages are not in the same order",
+        "They were not made by the same run; a point would get the text of another passage.",
         "Run `ft run --asset passage_vectors`.",
     ),
 }

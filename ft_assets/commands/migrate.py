@@ -1,4 +1,4 @@
-"""`ft migrate`: move what is released to another engine, prove that both answer alike, say what to configure."""
+"""`ft migrate`: copy the released collections to another engine and check that both engines answer alike."""
 
 from __future__ import annotations
 
@@ -19,20 +19,26 @@ if TYPE_CHECKING:
 
 @click.command("migrate")
 @click.option("--to", "kind", type=click.Choice(["local", "edge", "server"]), required=True, help="The engine to use.")
-@click.option("--url", help="Where the server listens (with --to server). Its key comes from QDRANT_API_KEY.")
-@click.option("--sample", type=click.IntRange(min=1), default=32, show_default=True, help="Vectors to ask both with.")
+@click.option("--url", help="URL of the server (with --to server). Its key comes from QDRANT_API_KEY.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Number of stored vectors to query both engines with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(kind: str, url: str | None, sample: int, as_json: bool) -> None:
-    """Copy the released collections to another engine and prove counts, contract and scores.
+    """Copy the released collections to another engine and check counts, contract and scores.
 
     \b
-    The alias there moves last; here nothing is deleted, and config.yaml is yours to change.
+    The alias there moves last. Nothing is deleted here, and you change config.yaml yourself.
     Example: ft migrate --to edge
     """
     from ft_assets.retrieval.migrate import migrate
 
     if (kind == "server") != bool(url):
-        raise click.UsageError("--to server needs --url, and only that.")
+        raise click.UsageError("--to server needs --url, and the other engines take none.")
     project = Project.here()
     source = project.engine
     target = replace(source, kind=kind, url=url)
@@ -51,23 +57,28 @@ def command(kind: str, url: str | None, sample: int, as_json: bool) -> None:
         return
     console = make_console()
     if done.alias is None:
-        console.print(f"nothing is released in {source.address}: there is nothing to move")
+        console.print(f"nothing is released in {source.address}: there is nothing to copy")
         return
     console.print(_table(done))
-    console.print(
-        f"\n{target.alias} names {done.alias} in both. To serve from {target.address}, set in config.yaml:\n\n"
-        f"  qdrant:\n    engine: {kind}" + (f"\n    url: {url}" if url else "") + "\n\n"
+    lines = [
+        "",
+        f"{target.alias} names {done.alias} in both. To serve from {target.address}, set in config.yaml:",
+        "",
+        "  qdrant:",
+        f"    engine: {kind}",
+        *([f"    url: {url}"] if url else []),
+        "",
         f"then: ft run --group retrieval (encodes and upserts nothing). {source.address} is left as it is.",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+    ]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _table(done: Migration) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("collection", "points", "written", "scores compared", "largest difference", "ranked alike"):
+    for title in ("collection", "points", "written", "scores compared", "largest difference", "equal answers"):
         table.add_column(title, justify="left" if title == "collection" else "right")
     for one in done.moved:
-        alike = ", ".join(f"{arm} {share:.1%}" for arm, share in one.agreement.items())
-        table.add_row(one.name, str(one.points), str(one.upserted), str(one.scores), f"{one.largest_difference:.1e}",
-                      alike)  # fmt: skip
+        equal = ", ".join(f"{arm} {share:.1%}" for arm, share in one.agreement.items())
+        counts = (str(one.points), str(one.upserted), str(one.scores))
+        table.add_row(one.name, *counts, f"{one.largest_difference:.1e}", equal)
     return table

@@ -1,4 +1,4 @@
-"""`ft rollback`: move what serves back to an earlier release."""
+"""`ft rollback`: make an earlier release serve again."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from resources.releases import ReleaseKind, require_kept
 @click.option("--to", "version", metavar="VERSION", help="The release to serve (default: the one before the current).")
 @click.option("--list", "only_list", is_flag=True, help="Show the releases and change nothing.")
 def command(kind: str, version: str | None, only_list: bool) -> None:
-    """Move the pointer of what serves to an earlier release, in one step.
+    """Make an earlier release serve again, in one step.
 
-    What you leave is not released again by itself: only once something new was made, or by --to.
+    The release that you leave is not released again automatically, but when something new is made, or by --to.
 
     \b
     Example: ft rollback collection --to 3f2a9c01d4e5
     """
     project = Project.here()
-    which = cast("ReleaseKind", kind)
+    release_kind = cast("ReleaseKind", kind)
     if only_list:
-        _print_history(project, which)
+        _print_history(project, release_kind)
         return
-    before = project.releases.current(which)
-    target = project.releases.target(which, version)
+    before = project.releases.current(release_kind)
+    target = project.releases.target(release_kind, version)
     require_kept(project.store, target)
-    if which == "collection":
+    if release_kind == "collection":
         # the alias and the pointer move together
         from ft_assets.retrieval.release import rollback_collection
 
         rollback_collection(project.releases, project.engine, target)
     else:
-        project.releases.point(which, target)
+        project.releases.point(release_kind, target)
     click.echo(f"{kind}: {before.version if before else 'none'} -> {target.version}")
 
 
@@ -55,6 +55,7 @@ def _print_history(project: Project, kind: ReleaseKind) -> None:
     for release in reversed(book.history):
         made_of = ", ".join(f"{asset} {recipe[:12]}" for asset, recipe in sorted(release.artifacts.items()))
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(release.released_at))
-        said = "rolled back from" if release.version in book.withheld else ""
-        table.add_row("●" if release.version == book.current else "", release.version, at, made_of, said)
+        current = "●" if release.version == book.current else ""
+        note = "rolled back" if release.version in book.withheld else ""
+        table.add_row(current, release.version, at, made_of, note)
     console.print(table)

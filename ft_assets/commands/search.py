@@ -1,4 +1,4 @@
-"""`ft search`: ask the released collection what a user of it would get, with the scores of both arms."""
+"""`ft search`: query the released collection as a user does, and show the scores of both arms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN_CHARACTERS = 200
 @click.option("-k", "count", type=click.IntRange(min=1), help="How many passages (default: retrieval.top_k).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, passages in full.")
 def command(text: str, count: int | None, as_json: bool) -> None:
-    """Query the released collection.
+    """Search the released collection.
 
     \b
     Example: ft search "What does AES-GCM authenticate?" -k 5
@@ -31,8 +31,8 @@ def command(text: str, count: int | None, as_json: bool) -> None:
     with Retriever.open(project.store, project.releases, project.engine) as retriever:
         hits = retriever.search([text], count or project.settings.retrieval.top_k)[0]
     if as_json:
-        found = msgspec.to_builtins(hits)
-        click.echo(json.dumps({"query": text, "hits": found}, ensure_ascii=False, indent=2))
+        answer = {"query": text, "hits": msgspec.to_builtins(hits)}
+        click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("score", "dense", "sparse", "passage", "text"):
@@ -40,10 +40,7 @@ def command(text: str, count: int | None, as_json: bool) -> None:
     for hit in hits:
         content = " ".join(hit.content.split())
         shown = content if len(content) <= _SHOWN_CHARACTERS else f"{content[:_SHOWN_CHARACTERS]}…"
-        table.add_row(_score(hit.score), _score(hit.dense), _score(hit.sparse), hit.passage_id, escape(shown))
+        scores = [f"{value:.4f}" for value in (hit.score, hit.dense, hit.sparse)]
+        table.add_row(*scores, hit.passage_id, escape(shown))
     console = make_console()
     console.print(table if hits else "nothing found")
-
-
-def _score(value: float) -> str:
-    return f"{value:.4f}"

@@ -1,104 +1,90 @@
-"""The embedding model and what training it was worth. Declares; train.py and evaluate.py compute."""
+"""The embedding model and the gain from its training. Declares the assets; train.py and evaluate.py compute them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-import msgspec
 
+from expectations.contracts.embedding import FILE as CONTRACT_FILE
 from expectations.contracts.embedding import read_contract
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES
+from ft_assets.embedding.jobs import EmbeddingJob
 from ft_assets.embedding.scores import as_table, read_scores
-from ft_assets.graph.gates import enforce, evidence_of
-from ft_assets.graph.produce import compute_params, produce, recipe_for
+from ft_assets.graph.asset import AssetSpec
+from ft_assets.graph.gates import evidence_of
+from ft_assets.graph.produce import compute_params, produce
 from resources import models
 from resources.artifacts import Artifact
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import bars, sparkline
 from resources.telemetry import METRICS_FILE, read_metrics
 
-_MODEL_VERSION = "1"
-_EVALUATION_VERSION = "1"
-_OWNERS = ["team:ft-assets"]
-
-
-@dg.asset(
-    deps=["retrieval_splits", "passages", "embedding_settings"],
-    group_name="embedding",
+MODEL = AssetSpec(
+    name="embedding_model",
+    group="embedding",
     kinds={"pytorch", "huggingface"},
-    owners=_OWNERS,
-    code_version=_MODEL_VERSION,
+    code_version="1",
     description="One backbone with a dense and a lexical head, fine-tuned on the training questions, and its contract.",
+    inputs=("retrieval_splits", "passages"),
+    reads=("embedding_settings",),
+    enforces=("retrieval_splits",),
+    gates=(DATASET_GATES,),
+    worker="ft_assets.embedding.train",
 )
+EVALUATION = AssetSpec(
+    name="embedding_evaluation",
+    group="embedding",
+    kinds={"parquet"},
+    code_version="1",
+    description="nDCG@10, Recall and MRR of the base and the trained model on the test questions, by exact search.",
+    inputs=("embedding_model", "retrieval_splits", "passages"),
+    enforces=("retrieval_splits", "embedding_model"),
+    gates=(DATASET_GATES, GATES),
+    worker="ft_assets.embedding.evaluate",
+)
+SPECS = [MODEL, EVALUATION]
+
+
+@MODEL.asset
 def embedding_model(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    store = artifacts.store()
-    enforce("embedding_model", evidence_of(artifacts, qdrant), DATASET_GATES, assets=["retrieval_splits"])
-    settings = settings_of(store, "embedding").model_dump(mode="json")
-    base = models.version(settings["base_model"], artifacts.state(), settings["revision"])
-    recipe = recipe_for(
-        artifacts,
-        "embedding_model",
-        _MODEL_VERSION,
-        {**settings, "base_version": base},
-        ["retrieval_splits", "passages"],
-    )
-    params = {"settings": settings, **msgspec.to_builtins(compute_params(artifacts))}
-    return produce(
-        artifacts,
-        recipe,
-        launch=lambda made: launcher.run(context, "ft_assets.embedding.train", made, params),
-        metadata=_describe_model,
-    )
+    MODEL.enforce(evidence_of(artifacts, qdrant))
+    settings = settings_of(artifacts.store(), "embedding")
+    base = models.version(settings.base_model, artifacts.state(), settings.revision)
+    values = settings.model_dump(mode="json")
+    recipe = MODEL.recipe(artifacts, {**values, "base_version": base})
+    params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
+    return produce(artifacts, recipe, launch=MODEL.launch(context, launcher, params), metadata=_describe_model)
 
 
-@dg.asset(
-    deps=["embedding_model", "retrieval_splits", "passages"],
-    group_name="embedding",
-    kinds={"parquet"},
-    owners=_OWNERS,
-    code_version=_EVALUATION_VERSION,
-    description="nDCG@10, Recall and MRR of the base and the trained model on the test questions, by exact search.",
-)
+@EVALUATION.asset
 def embedding_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    evidence = evidence_of(artifacts, qdrant)
-    enforce("embedding_evaluation", evidence, DATASET_GATES, GATES, assets=["retrieval_splits", "embedding_model"])
-    model = artifacts.store().require("embedding_model")
-    recipe = recipe_for(
-        artifacts,
-        "embedding_evaluation",
-        _EVALUATION_VERSION,
-        {"base_version": model.manifest.recipe.settings["base_version"]},
-        ["embedding_model", "retrieval_splits", "passages"],
-    )
-    made_by = {k: v for k, v in model.manifest.recipe.settings.items() if k != "base_version"}
-    params = {"settings": made_by, **msgspec.to_builtins(compute_params(artifacts))}
-    return produce(
-        artifacts,
-        recipe,
-        launch=lambda made: launcher.run(context, "ft_assets.embedding.evaluate", made, params),
-        metadata=describe_scores,
-    )
+    EVALUATION.enforce(evidence_of(artifacts, qdrant))
+    # the settings that the model was trained with, which may no longer be the current ones
+    values = dict(artifacts.store().require("embedding_model").manifest.recipe.settings)
+    recipe = EVALUATION.recipe(artifacts, {"base_version": values.pop("base_version")})
+    params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
+    return produce(artifacts, recipe, launch=EVALUATION.launch(context, launcher, params), metadata=describe_scores)
 
 
 def describe_scores(artifact: Artifact) -> Mapping[str, Any]:
-    """The table of metrics and a bar for each arm."""
+    """Return the table of metrics and a bar for each arm."""
     scores = read_scores(artifact)
     means = {f"{s} {arm}": sum(m["ndcg_at_10"]) / len(m["ndcg_at_10"]) for (s, arm), m in scores.items()}
     return {"metrics": as_table(scores), "ndcg_at_10": bars(means, "nDCG@10")}
 
 
 def _describe_model(artifact: Artifact) -> Mapping[str, Any]:
-    contract = artifact.json("contract.json")
-    shown: dict[str, Any] = {"contract": {k: v for k, v in contract.items() if k != "probes"}}
+    contract = artifact.json(CONTRACT_FILE)
+    shown: dict[str, Any] = {"contract": {name: value for name, value in contract.items() if name != "probes"}}
     shown["encode_fp"] = read_contract(contract, artifact.asset).encode_fp
     if METRICS_FILE in artifact.manifest.files:
-        losses = [float(r["loss"]) for r in read_metrics(artifact.file(METRICS_FILE)) if "loss" in r]
+        losses = [float(record["loss"]) for record in read_metrics(artifact.file(METRICS_FILE)) if "loss" in record]
         shown["loss"] = sparkline(losses, title="loss")
     return shown
 

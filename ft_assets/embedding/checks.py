@@ -1,13 +1,10 @@
-"""The gates on the embedding model and its evaluation. Each reads from the store and calls one rule."""
+"""The gates on the embedding model and its evaluation. Each one reads from the store and calls one rule."""
 
 from __future__ import annotations
-
-import msgspec
 
 from expectations.contracts.compare import Difference
 from expectations.contracts.embedding import FILE as CONTRACT_FILE
 from expectations.contracts.embedding import EmbeddingContract, probe_drift, read_contract
-from expectations.rules.bootstrap import Interval
 from expectations.rules.retrieval import (
     MAX_EMPTY_PROBE_SHARE,
     lexical_head_is_alive,
@@ -16,55 +13,56 @@ from expectations.rules.retrieval import (
     not_below_base,
     probes_reproduce,
 )
+from ft_assets.embedding.jobs import EmbeddingEvaluationSummary, ModelSummary
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from resources.artifacts import Artifact
 from resources.memo import Memo
 from resources.telemetry import METRICS_FILE, read_metrics
 
-MODEL, EVALUATION = "embedding_model", "embedding_evaluation"
+_MODEL, _EVALUATION = "embedding_model", "embedding_evaluation"
 
 
 def contract_of_model(evidence: Evidence) -> EmbeddingContract:
-    """The contract of the current embedding model."""
-    return read_contract(evidence.store.require(MODEL).json(CONTRACT_FILE), MODEL)
+    """Return the contract of the current embedding model."""
+    return read_contract(evidence.store.require(_MODEL).json(CONTRACT_FILE), _MODEL)
 
 
 def losses(evidence: Evidence) -> Verdict:
     """Every training loss is a finite number."""
-    model = evidence.store.require(MODEL)
-    found: list[float] = []
+    model = evidence.store.require(_MODEL)
+    logged: list[float] = []
     if METRICS_FILE in model.manifest.files:
-        found = [float(r["loss"]) for r in read_metrics(model.file(METRICS_FILE)) if "loss" in r]
-    return Verdict(losses_are_finite(MODEL, found), {"steps": len(found)})
+        logged = [float(record["loss"]) for record in read_metrics(model.file(METRICS_FILE)) if "loss" in record]
+    return Verdict(losses_are_finite(_MODEL, logged), {"steps": len(logged)})
 
 
 def change(evidence: Evidence) -> Verdict:
     """Training changed the model's parameters (unless epochs is 0)."""
-    model = evidence.store.require(MODEL)
-    share = float(model.summary["parameters_changed"])
+    model = evidence.store.require(_MODEL)
+    share = model.summary_as(ModelSummary).parameters_changed
     epochs = float(model.manifest.recipe.settings["epochs"])
-    return Verdict(model_changed(MODEL, share, epochs), {"parameters_changed": share, "epochs": epochs})
+    return Verdict(model_changed(_MODEL, share, epochs), {"parameters_changed": share, "epochs": epochs})
 
 
 def lexical_head(evidence: Evidence) -> Verdict:
     """The lexical head gives most probe texts at least one token (it can collapse to none in training)."""
     probes = contract_of_model(evidence).probes
     empty = sum(not probe.sparse for probe in probes)
-    rule = lexical_head_is_alive(MODEL, empty, len(probes), MAX_EMPTY_PROBE_SHARE)
-    return Verdict(rule, {"probes": len(probes), "empty": empty})
+    violations = lexical_head_is_alive(_MODEL, empty, len(probes), MAX_EMPTY_PROBE_SHARE)
+    return Verdict(violations, {"probes": len(probes), "empty": empty})
 
 
 def probes(evidence: Evidence) -> Verdict:
-    """The model gives its probe texts the vectors that its contract records (cosine at least 0.999)."""
-    model = evidence.store.require(MODEL)
+    """The model still gives its probe texts the vectors that its contract records (cosine at least 0.999)."""
+    model = evidence.store.require(_MODEL)
     drifted = _drift(model)
-    return Verdict(probes_reproduce(MODEL, drifted), {"drifted": len(drifted)})
+    return Verdict(probes_reproduce(_MODEL, drifted), {"drifted": len(drifted)})
 
 
 def training_gain(evidence: Evidence) -> Verdict:
     """After training the fused ranking is not below that of the base (paired 95 % interval of nDCG@10)."""
-    gain = msgspec.convert(evidence.store.require(EVALUATION).summary["gain"], Interval)
-    return Verdict(not_below_base(EVALUATION, gain), {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high})
+    gain = evidence.store.require(_EVALUATION).summary_as(EmbeddingEvaluationSummary).gain
+    return Verdict(not_below_base(_EVALUATION, gain), {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high})
 
 
 _drifts = Memo[list[Difference]](size=16)
@@ -72,8 +70,8 @@ _drifts = Memo[list[Difference]](size=16)
 
 
 def _drift(model: Artifact) -> list[Difference]:
-    """Return how far the vectors of the probe texts are from those that the contract records."""
-    folder = model.folder()  # verified on every call, though the answer is kept
+    """Return the probes whose vectors changed. The model is loaded once for each artifact and process."""
+    folder = model.folder()  # verified on every call, although the result is kept
 
     def measure() -> list[Difference]:
         from ft_assets.embedding.model import HybridEncoder
@@ -85,11 +83,11 @@ def _drift(model: Artifact) -> list[Difference]:
 
 
 GATES = [
-    whole_gate(MODEL),
-    Gate(MODEL, "losses_are_finite", losses),
-    Gate(MODEL, "model_changed", change),
-    Gate(MODEL, "lexical_head_is_alive", lexical_head),
-    Gate(MODEL, "probes_reproduce", probes),
-    whole_gate(EVALUATION),
-    Gate(EVALUATION, "not_below_base", training_gain),
+    whole_gate(_MODEL),
+    Gate(_MODEL, "losses_are_finite", losses),
+    Gate(_MODEL, "model_changed", change),
+    Gate(_MODEL, "lexical_head_is_alive", lexical_head),
+    Gate(_MODEL, "probes_reproduce", probes),
+    whole_gate(_EVALUATION),
+    Gate(_EVALUATION, "not_below_base", training_gain),
 ]

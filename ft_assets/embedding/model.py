@@ -1,7 +1,8 @@
 """One backbone, two heads: a dense vector and a weight for each token that occurs (as in BGE-M3, arXiv 2402.03216).
 
-`model/` is a plain sentence-transformers folder that any SentenceTransformer loads as the dense half; the lexical head
-and the contract lie beside it. Encoding keeps (token id, weight) pairs alone: no row as wide as the vocabulary is made.
+`model/` is a plain sentence-transformers folder: any SentenceTransformer loads it as the dense half. The lexical head
+and the contract are stored next to it. Encoding keeps only (token id, weight) pairs, never a row as wide as the
+vocabulary.
 """
 
 # torch and transformers are untyped here
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -34,12 +36,14 @@ SparseVector = tuple[np.ndarray, np.ndarray]
 
 MODEL_FOLDER = "model"
 HEAD_FILE = "lexical_head.safetensors"
-# Padding included. A CPU's cache is full with fewer: measured 15 % faster than with 8192.
+_RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers")
+# Padding included. Fewer on a CPU, because of its cache: measured 15 % faster than with 8192.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 8192}
-# An untrained head weighs every token the same, so that "before" is plain term overlap on the scale of trained weights.
+# An untrained head gives every token this weight, so that the score before training is plain term overlap, on the scale
+# of trained weights.
 UNTRAINED_WEIGHT = 0.25
 
-# Two languages, both kinds, long and short, digits and names: enough to notice a tokenizer or kernel that changed.
+# Two languages, both kinds, long and short, digits and names: enough to detect a changed tokenizer or kernel.
 PROBES: tuple[tuple[Kind, str], ...] = (
     ("query", "How long is the warranty on a refurbished pump?"),
     ("query", "Which port does the metrics endpoint listen on?"),
@@ -72,7 +76,7 @@ class Encoded(NamedTuple):
 
 
 class LexicalHead(nn.Module):
-    """relu(w·h + b): how much each token of a text counts. [B, T, D] -> [B, T]"""
+    """relu(w·h + b): the weight of each token of a text. [B, T, D] -> [B, T]"""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,7 +89,7 @@ class LexicalHead(nn.Module):
 
 
 class HybridEncoder:
-    """Texts in, dense and lexical vectors out, by the rules of `contract`."""
+    """Encodes texts as dense and lexical vectors, by the rules of `contract`."""
 
     def __init__(self, backbone: Any, tokenizer: Any, head: LexicalHead, contract: EmbeddingContract, compute: Compute):
         self.compute = compute
@@ -96,13 +100,13 @@ class HybridEncoder:
         self._masked = torch.tensor(contract.sparse.masked_ids, device=compute.device)
         self.eval()
 
-    # -- making one ---------------------------------------------------------------------------------------------
+    # -- load and save ------------------------------------------------------------------------------------------
     @classmethod
     def from_base(
         cls, folder: Path, settings: EmbeddingSettings, base_version: str, compute: Compute | None = None
     ) -> HybridEncoder:
-        """A base model with an untrained lexical head (every token weighs the same)."""
-        # layers the checkpoint lacks (a pooler that nothing reads) are drawn at random: the same way each time
+        """Return a base model with an untrained lexical head (every token has the same weight)."""
+        # layers that the checkpoint lacks (a pooler that nothing reads) are random: the seed makes them reproducible
         torch.manual_seed(settings.seed)
         backbone, tokenizer = _load_backbone(folder)
         width = int(backbone.config.hidden_size)
@@ -128,7 +132,7 @@ class HybridEncoder:
 
     @classmethod
     def load(cls, folder: Path, compute: Compute | None = None) -> HybridEncoder:
-        """The encoder that `save` wrote. Raises Refused (FT-EMB-001) on a contract this release cannot read."""
+        """Return the encoder that `save` wrote. Raises Refused (FT-EMB-001) on a contract this release cannot read."""
         contract = read_contract(json.loads((folder / FILE).read_text("utf-8")), str(folder))
         backbone, tokenizer = _load_backbone(folder / MODEL_FOLDER)
         head = LexicalHead(int(backbone.config.hidden_size))
@@ -142,11 +146,11 @@ class HybridEncoder:
 
         texts, width = self.contract.texts, self.contract.dense.dimensions[0]
         self.eval()
-        _untruncate(self.tokenizer)  # or the last call's limit would be written into tokenizer.json
+        _reset_limits(self.tokenizer)  # otherwise the last call's limit would be written into tokenizer.json
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             self.backbone.save_pretrained(scratch)
             self.tokenizer.save_pretrained(scratch)
-            plain = SentenceTransformer(
+            dense_half = SentenceTransformer(
                 modules=[
                     Transformer(scratch, max_seq_length=texts.passage_max_tokens),
                     Pooling(width, pooling_mode=self.contract.dense.pooling),
@@ -155,25 +159,27 @@ class HybridEncoder:
                 prompts={"query": texts.query_prompt, "document": texts.passage_prompt},
                 device="cpu",
             )
-            plain.save(str(folder / MODEL_FOLDER), create_model_card=False)
-        save_file(
-            {name: value.cpu().contiguous() for name, value in self.head.state_dict().items()}, folder / HEAD_FILE
-        )
-        contract = _replace(
+            dense_half.save(str(folder / MODEL_FOLDER), create_model_card=False)
+        head = {name: value.cpu().contiguous() for name, value in self.head.state_dict().items()}
+        save_file(head, folder / HEAD_FILE)
+        versions = library_versions()
+        contract = replace(
             self.contract,
             weights_sha256=model_fingerprint(folder / MODEL_FOLDER)["weights"],
-            sparse=_replace(self.contract.sparse, head_sha256=file_digest(folder / HEAD_FILE)),
+            sparse=replace(self.contract.sparse, head_sha256=file_digest(folder / HEAD_FILE)),
             probes=self.probe(),
-            libraries={k: v for k, v in library_versions().items() if k in ("torch", "transformers", "tokenizers")},
+            libraries={name: versions[name] for name in _RECORDED_LIBRARIES if name in versions},
         )
         write_json(folder / FILE, contract.to_json())
         self.contract = contract
         return contract
 
-    # -- using it -----------------------------------------------------------------------------------------------
+    # -- encode -------------------------------------------------------------------------------------------------
     def encode(self, texts: Sequence[str], kind: Kind = "passage", *, batch_tokens: int | None = None) -> Encoded:
-        """Vectors in the order of `texts`. Texts of like length share a batch of at most `batch_tokens` tokens
-        (BATCH_TOKENS, if not told)."""
+        """Return vectors in the order of `texts`.
+
+        Texts of similar length share a batch of at most `batch_tokens` tokens (default: BATCH_TOKENS of the device).
+        """
         ids = self.tokenize(texts, kind)
         limit = self._limit(kind)
         dense = np.empty((len(texts), self.contract.dense.dimensions[0]), dtype=np.float32)
@@ -187,18 +193,21 @@ class HybridEncoder:
             for row, pair in zip(rows, pairs, strict=True):
                 sparse[row] = pair
 
-        def encode_by(tokens: int) -> int:
-            # around all batches, and not inference_mode: so the weights are cast once and not in every batch
+        def encode_all(tokens: int) -> int:
+            # One context for all batches, and not inference_mode: so the weights are cast once, not in every batch.
             with torch.no_grad(), self.autocast():
                 for rows in _batches([len(row) for row in ids], tokens):
                     encode_rows(rows)
             return tokens
 
-        with_smaller_batches(encode_by, batch_tokens or BATCH_TOKENS[self.compute.device])
+        with_smaller_batches(encode_all, batch_tokens or BATCH_TOKENS[self.compute.device])
         return Encoded(dense, sparse, sum(len(row) >= limit for row in ids))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids and mask [B, T] -> L2-normalised dense vectors [B, D] and token weights [B, T] (0 where masked)."""
+        """Return L2-normalised dense vectors [B, D] and token weights [B, T] (0 where masked).
+
+        `tokens` are token ids and `mask` is 1 where a token counts, both [B, T].
+        """
         inputs = {"input_ids": tokens, "attention_mask": mask}
         hidden = self.backbone(**inputs).last_hidden_state
         if self.contract.dense.pooling == "cls":
@@ -211,18 +220,17 @@ class HybridEncoder:
         return nn.functional.normalize(pooled.float(), dim=-1), torch.where(counted, weights, torch.zeros_like(weights))
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
-        """Token ids of each text after its prompt, cut at the contract's limit."""
+        """Return token ids of each text with its prompt, truncated at the contract's limit."""
         if not texts:
             return []
         prompts = self.contract.texts
         prompt = prompts.query_prompt if kind == "query" else prompts.passage_prompt
-        return self.tokenizer(
-            [prompt + text for text in texts], truncation=True, max_length=self._limit(kind),
-            padding=False, return_attention_mask=False, return_token_type_ids=False,
-        )["input_ids"]  # fmt: skip
+        only_ids = {"padding": False, "return_attention_mask": False, "return_token_type_ids": False}
+        prompted = [prompt + text for text in texts]
+        return self.tokenizer(prompted, truncation=True, max_length=self._limit(kind), **only_ids)["input_ids"]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask [B, T], padded on the right to the longest row."""
+        """Return token ids and mask [B, T], padded on the right to the longest row."""
         width = max(map(len, rows))
         tokens = np.full((len(rows), width), self.tokenizer.pad_token_id or 0, dtype=np.int64)
         mask = np.zeros((len(rows), width), dtype=np.int64)
@@ -233,24 +241,25 @@ class HybridEncoder:
         return torch.from_numpy(tokens).to(device), torch.from_numpy(mask).to(device)
 
     def probe(self) -> list[Probe]:
-        """The probe texts as this model encodes them now, in fp32."""
-        exact = HybridEncoder(self.backbone, self.tokenizer, self.head, self.contract, _exact(self.compute))
-        made: dict[tuple[Kind, str], Probe] = {}
+        """Return the probe texts with the vectors (fp32) that this model gives them now."""
+        exact = Compute(self.compute.device, "float32")
+        encoder = HybridEncoder(self.backbone, self.tokenizer, self.head, self.contract, exact)
+        probes: dict[tuple[Kind, str], Probe] = {}
         kinds: tuple[Kind, ...] = ("query", "passage")
         for kind in kinds:
             texts = [text for wanted, text in PROBES if wanted == kind]
-            encoded = exact.encode(texts, kind)
+            encoded = encoder.encode(texts, kind)
             for text, dense, (ids, weights) in zip(texts, encoded.dense, encoded.sparse, strict=True):
-                made[kind, text] = Probe(
+                probes[kind, text] = Probe(
                     text=text,
                     kind=kind,
                     dense=[round(float(x), 6) for x in dense],
                     sparse={str(i): round(float(w), 6) for i, w in zip(ids, weights, strict=True)},
                 )
-        return [made[key] for key in PROBES]
+        return [probes[key] for key in PROBES]
 
     def autocast(self) -> torch.autocast:
-        """The autocast of this encoder's dtype (off for float32)."""
+        """Return the autocast context of this encoder's dtype (off for float32)."""
         dtype = getattr(torch, self.compute.dtype)
         return torch.autocast(self.compute.device, dtype=dtype, enabled=dtype is not torch.float32)
 
@@ -267,7 +276,7 @@ class HybridEncoder:
 
 
 def trained_dimensions(width: int, matryoshka: Sequence[int]) -> list[int]:
-    """The full dimension first, then the smaller ones, largest first. Raises ValueError on one that is not smaller."""
+    """Return the full dimension, then the smaller ones, largest first. Raises ValueError on one that is not smaller."""
     if any(dimension >= width for dimension in matryoshka):
         raise ValueError(f"embedding.matryoshka {list(matryoshka)} must lie below the model's dimension, {width}.")
     return [width, *sorted(set(matryoshka), reverse=True)]
@@ -286,7 +295,7 @@ def _load_backbone(folder: Path) -> tuple[Any, Any]:
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Row numbers, longest rows first, so that running out of memory shows at once and padding stays small."""
+    """Yield row numbers, longest rows first: if memory is short, the first batch fails, and padding stays small."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     batch: list[int] = []
     for row in order:
@@ -299,7 +308,7 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 def _sparse_rows(tokens: np.ndarray, weights: np.ndarray, vocabulary: int) -> list[SparseVector]:
-    """Token ids and weights [B, T] -> for each row the ids above 0, each once, with its largest weight."""
+    """Return for each row of token ids and weights [B, T] the ids with a weight above 0, each with its largest."""
     rows, columns = np.nonzero(weights > 0)
     keys = rows * np.int64(max(vocabulary, int(tokens.max(initial=0)) + 1)) + tokens[rows, columns]
     order = np.argsort(keys, kind="stable")
@@ -313,24 +322,14 @@ def _sparse_rows(tokens: np.ndarray, weights: np.ndarray, vocabulary: int) -> li
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    """sha256 of what the tokenizer does, without the padding and truncation that the last call happened to ask for."""
+    """Return the sha256 of the tokenizer's state, without padding and truncation, which the last call set."""
     if not tokenizer.is_fast:
         return digest(tokenizer.get_vocab())
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     return digest({**state, "truncation": None, "padding": None})
 
 
-def _untruncate(tokenizer: Any) -> None:
+def _reset_limits(tokenizer: Any) -> None:
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
-
-
-def _exact(compute: Compute) -> Compute:
-    return Compute(compute.device, "float32")
-
-
-def _replace(struct: Any, **changes: Any) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(struct, **changes)

@@ -1,4 +1,4 @@
-"""Hard negatives: passages that the model ranks high for a question of training and that do not answer it."""
+"""Hard negatives: passages that the model ranks high for a training question and that do not answer it."""
 
 # numpy's shapes are not typed here
 # pyright: basic
@@ -14,29 +14,30 @@ from ft_assets.embedding.model import Encoded
 from ft_assets.embedding.pairs import Passages, Questions
 
 POOL = 30
-"""Passages looked at for each question, besides the right ones."""
+"""Passages considered for each question, besides the right ones."""
 NEARLY_EQUAL = 0.8  # Jaccard similarity of 3-grams, as in datasets.split.near_duplicate
 
 
-def mine(
+def mine_negatives(
     queries: Encoded, corpus: Encoded, questions: Questions, passages: Passages, sparse_weight: float
 ) -> list[list[int]]:
-    """For each question the rows of the wrong passages that score highest, dense + sparse_weight * lexical.
+    """Return for each question the rows of the wrong passages that score highest, dense + sparse_weight * lexical.
 
-    Never a passage that is judged right, nor one whose text is nearly equal to such a passage's: it answers as well.
+    Leaves out passages judged right, and passages whose text is nearly equal to such a one: they answer it too.
     """
     row_of = {passage: row for row, passage in enumerate(passages.ids)}
-    grams = cache(lambda row: three_grams(passages.contents[row]))
+    grams_of = cache(lambda row: three_grams(passages.contents[row]))
 
-    def answers(candidate: int, right: list[int]) -> bool:
-        found = grams(candidate)
-        return any(len(found & grams(row)) >= NEARLY_EQUAL * len(found | grams(row)) for row in right)
+    def is_answer(candidate: int, right: list[int]) -> bool:
+        grams = grams_of(candidate)
+        return any(len(grams & grams_of(row)) >= NEARLY_EQUAL * len(grams | grams_of(row)) for row in right)
 
-    mined: list[list[int]] = []
+    negatives: list[list[int]] = []
     for rows, dense, lexical in score_blocks(queries, corpus):
-        order = np.argsort(-(dense + sparse_weight * lexical), axis=1, kind="stable")
-        for qrels, columns in zip(questions.qrels[rows], order, strict=True):
+        ranking = np.argsort(-(dense + sparse_weight * lexical), axis=1, kind="stable")
+        for qrels, ranked_rows in zip(questions.qrels[rows], ranking, strict=True):
             right = [row_of[passage] for passage in qrels]
-            first = columns[: POOL + len(right)].tolist()
-            mined.append([row for row in first if row not in right and not answers(row, right)][:POOL])
-    return mined
+            pool = ranked_rows[: POOL + len(right)].tolist()
+            wrong = [row for row in pool if row not in right and not is_answer(row, right)]
+            negatives.append(wrong[:POOL])
+    return negatives

@@ -1,4 +1,4 @@
-"""Questions with the passages that answer them, as the encoder and the metrics want them."""
+"""Questions with the passages that answer them, in the form that the encoder and the metrics use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from resources.parquet import read_columns, read_rows
 
 @dataclass(frozen=True)
 class Passages:
-    """The corpus column by column, in its order; `contents` are what is embedded."""
+    """The corpus column by column, in its order; `contents` are the texts that are embedded."""
 
     ids: list[str]
     documents: list[str]
     contents: list[str]
     hashes: list[str]
     aliases: list[Alias] = field(default_factory=list[Alias])
-    """Names of passages that judgements may use though their text is another's."""
+    """Other names of passages (of duplicates that were left out), which judgements may use."""
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,29 @@ class Questions:
 
 
 def read_passages(passages: Artifact) -> Passages:
-    """Ids, documents, contents and content hashes of the `passages` artifact."""
+    """Return ids, documents, contents, content hashes and aliases of the `passages` artifact."""
     columns = read_columns(passages.file(PASSAGES), ["passage_id", "document_id", "content", "content_sha256"])
     return Passages(*columns.values(), aliases=read_aliases(passages))
 
 
 def read_questions(splits: Artifact, split: str, passages: Passages) -> Questions:
-    """One split of `retrieval_splits`, its positives resolved to passages; a query without one is set apart by id."""
+    """Return one split of `retrieval_splits`, its positives resolved to passages.
+
+    The ids of queries that name no passage of this corpus are in `unresolved`.
+    """
     index = PassageIndex(zip(passages.ids, passages.documents, strict=True), passages.aliases)
     columns = ["query_id", "query", "positive_ids", "scores"]
-    made = Questions([], [], [], [])
+    questions = Questions([], [], [], [])
     for row in read_rows(splits.file(f"{split}.parquet"), columns):
-        named = zip(row["positive_ids"], row["scores"] or [1] * len(row["positive_ids"]), strict=True)
+        names, scores = row["positive_ids"], row["scores"] or [1] * len(row["positive_ids"])
         qrels: dict[str, int] = {}
-        for name, score in named:
-            for pid in resolve_passages([name], index) if score > 0 else ():
-                qrels[pid] = max(int(score), qrels.get(pid, 0))
+        for name, score in zip(names, scores, strict=True):
+            for passage in resolve_passages([name], index) if score > 0 else ():
+                qrels[passage] = max(int(score), qrels.get(passage, 0))
         if not qrels:
-            made.unresolved.append(row["query_id"])
+            questions.unresolved.append(row["query_id"])
             continue
-        made.ids.append(row["query_id"])
-        made.texts.append(row["query"])
-        made.qrels.append(qrels)
-    return made
+        questions.ids.append(row["query_id"])
+        questions.texts.append(row["query"])
+        questions.qrels.append(qrels)
+    return questions

@@ -1,12 +1,11 @@
-"""Metrics question by question (scores.parquet), so that two systems can be compared in pairs, and their summary."""
+"""Metrics of each question (scores.parquet), so that two systems can be compared in pairs, and their summary."""
 
 # pyright: basic
 # pyarrow has no type information.
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -16,63 +15,63 @@ from expectations.rules.ranking_metrics import METRICS, measure
 from resources.artifacts import Artifact
 from resources.parquet import read_rows, write_table
 
-FILE = "scores.parquet"
-ARMS = ("dense", "sparse", "fused")
+SCORES_FILE = "scores.parquet"
 
 Scores = dict[tuple[str, str], dict[str, list[float]]]
-"""(system, arm) -> metric -> one value a question, all in the same order of questions."""
+"""(system, arm) -> metric -> one value for each question, always in the same order of questions."""
 
 
 def score_arms(
     system: str, rankings: Mapping[str, Sequence[Sequence[str]]], qrels: Sequence[Mapping[str, int]]
 ) -> Scores:
-    """Every metric of every arm of one system."""
+    """Return every metric of every arm of one system."""
     return {(system, arm): measure(qrels, ranked) for arm, ranked in rankings.items()}
 
 
 def write_scores(path: Path, questions: Sequence[str], scores: Scores) -> None:
-    """One row a question, system and arm."""
+    """Write one row for each question, system and arm."""
     import pyarrow as pa
 
     fields = [(name, pa.string()) for name in ("query_id", "system", "arm")]
     schema = pa.schema([*fields, *((name, pa.float64()) for name in METRICS)])
-    rows = (
-        {"query_id": query, "system": system, "arm": arm, **{name: values[name][n] for name in METRICS}}
-        for (system, arm), values in scores.items()
-        for n, query in enumerate(questions)
-    )
-    write_table(path, schema, rows)
+    write_table(path, schema, _score_rows(questions, scores))
+
+
+def _score_rows(questions: Sequence[str], scores: Scores) -> Iterator[dict[str, str | float]]:
+    for (system, arm), metrics in scores.items():
+        for n, query in enumerate(questions):
+            yield {"query_id": query, "system": system, "arm": arm} | {name: metrics[name][n] for name in METRICS}
 
 
 def read_scores(artifact: Artifact) -> Scores:
-    """What `write_scores` wrote."""
-    made: Scores = {}
-    for row in read_rows(artifact.file(FILE)):
-        values = made.setdefault((row["system"], row["arm"]), {name: [] for name in METRICS})
+    """Return the scores that `write_scores` wrote."""
+    scores: Scores = {}
+    for row in read_rows(artifact.file(SCORES_FILE)):
+        values = scores.setdefault((row["system"], row["arm"]), {name: [] for name in METRICS})
         for name in METRICS:
             values[name].append(row[name])
-    return made
+    return scores
 
 
 def gain(scores: Scores, candidate: str, baseline: str, metric: str, arm: str = "fused") -> Interval:
-    """candidate - baseline, paired by question."""
+    """Return the interval of candidate - baseline, paired by question."""
     return paired_bootstrap(scores[candidate, arm][metric], scores[baseline, arm][metric])
 
 
-def summarise(scores: Scores) -> dict[str, Any]:
-    """`<system>_<arm>_<metric>` means, and `intervals` with the 95 % interval of each."""
-    flat: dict[str, Any] = {}
-    intervals: dict[str, Any] = {}
+def summarise(scores: Scores) -> dict[str, object]:
+    """Return a mean for each `<system>_<arm>_<metric>`, and `intervals` with the 95 % interval of each."""
+    flat: dict[str, float] = {}
+    intervals: dict[str, Interval] = {}
     for (system, arm), metrics in scores.items():
         for name, values in metrics.items():
             interval = bootstrap(values)
             flat[f"{system}_{arm}_{name}"] = round(interval.mean, 6)
-            intervals[f"{system}_{arm}_{name}"] = msgspec.to_builtins(interval)
-    return {**flat, "intervals": intervals}
+            intervals[f"{system}_{arm}_{name}"] = interval
+    return {**flat, "intervals": msgspec.to_builtins(intervals)}
 
 
 def as_table(scores: Scores) -> str:
-    """The scores as a Markdown table, in percent with the 95 % interval of nDCG@10."""
+    """Return the scores as a Markdown table, in percent with the 95 % interval of nDCG@10."""
     rows: list[list[str]] = []
     for (system, arm), metrics in scores.items():
         means = {name: sum(values) / len(values) for name, values in metrics.items()}

@@ -1,4 +1,4 @@
-"""Cuts dense vectors to a dimension the model was trained for. Needs numpy alone, so that gates load no torch."""
+"""Truncates dense vectors to a trained dimension. Needs only numpy, so that gates do not load torch."""
 
 # pyright: basic
 # numpy's shapes are not typed here.
@@ -8,8 +8,8 @@ import numpy as np
 
 
 def truncate(dense: np.ndarray, dimension: int) -> np.ndarray:
-    """The first `dimension` values of each row, L2-normalised again. [N, D] -> [N, dimension]"""
+    """Return the first `dimension` values of each row, L2-normalised again. [N, D] -> [N, dimension]"""
     if dimension == dense.shape[1]:
         return dense
-    cut = dense[:, :dimension]
-    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)
+    head = dense[:, :dimension]
+    return head / np.maximum(np.linalg.norm(head, axis=1, keepdims=True), 1e-12)

@@ -4,8 +4,8 @@
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import dagster as dg
 
@@ -18,6 +18,13 @@ AC = dg.AutomationCondition
 ASKED = frozenset({"sft_adapter", "dpo_adapter", "embedding_model"})
 # They move what serves. When the daemon first looks they stay: a person may have rolled back.
 POINTERS = frozenset({"released_adapter", "released_collection"})
+
+# Inputs whose change does not request the asset itself. The change reaches it through qdrant_collection or
+# retrieval_splits, which are rebuilt in a later run: requested at once, the asset would judge the old ones.
+FOLLOW_THE_COLLECTION = {
+    "retrieval_evaluation": ("embedding_model", "passages"),
+    "fusion_sweep": ("embedding_model", "passages", "passage_vectors"),
+}
 
 # All assets, in the order of the data's way: the button of `make demo` and of the UI's "launch job".
 everything = dg.define_asset_job(
@@ -50,7 +57,9 @@ adapter_side = dg.define_asset_job(
 JOBS = [everything, compat_gate, retrieval_side, adapter_side]
 
 
-def on_contract_change(*, at_first_look: bool = True) -> dg.AutomationCondition[dg.AssetKey]:
+def on_contract_change(
+    *, at_first_look: bool = True, not_for: Sequence[str] = ()
+) -> dg.AutomationCondition[dg.AssetKey]:
     """Request an asset when the version of something it is made from changed, and every blocking check there passed.
 
     Not `eager()`, which asks after any materialization, be the version the same, and looks at no check. An update is
@@ -66,7 +75,9 @@ def on_contract_change(*, at_first_look: bool = True) -> dg.AutomationCondition[
     that was skipped because a check before it failed is asked for as soon as that check passes.
     """
     asked = AC.newly_requested()
-    changed = AC.any_deps_match(AC.data_version_changed())
+    any_change = AC.any_deps_match(AC.data_version_changed())
+    ignored = dg.AssetSelection.assets(*not_for)
+    changed = cast("dg.AutomationCondition[dg.AssetKey]", any_change.ignore(ignored) if not_for else any_change)
     if at_first_look:
         handled, changed_or_new = asked, changed | AC.initial_evaluation()
     else:
@@ -94,13 +105,13 @@ def judge_again() -> dg.AutomationCondition[Any]:
 def automate(assets: Iterable[Any]) -> list[Any]:
     """The assets with their conditions: all but trainings (see `ASKED`), settings (the watcher's) and sources."""
     by_hand = ASKED | set(SETTINGS_ASSETS.values())
-    conditions = {True: on_contract_change(at_first_look=False), False: on_contract_change()}
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.to_user_string()
         if name in by_hand:
             return spec
-        return spec.replace_attributes(automation_condition=conditions[name in POINTERS])
+        condition = on_contract_change(at_first_look=name not in POINTERS, not_for=FOLLOW_THE_COLLECTION.get(name, ()))
+        return spec.replace_attributes(automation_condition=condition)
 
     return [a.map_asset_specs(with_condition) if isinstance(a, dg.AssetsDefinition) else a for a in assets]
 

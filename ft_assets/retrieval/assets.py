@@ -1,4 +1,7 @@
-"""From vectors to what serves: encode, build beside, measure, release. Declares; the modules beside compute."""
+"""From vectors to the released collection: encode, build, evaluate, release. Declares; other modules compute.
+
+A candidate collection is built next to the one that serves, which stays as it is until the release.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +14,19 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
-from ft_assets.graph.gates import as_metadata, enforce, evidence_of
-from ft_assets.graph.produce import compute_params, produce, recipe_for
+from ft_assets.graph.asset import AssetSpec
+from ft_assets.graph.gates import as_metadata, evidence_of
+from ft_assets.graph.produce import compute_params, produce
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, fusion_of, serving_of
+from ft_assets.retrieval.jobs import (
+    COLLECTION_FILE,
+    CollectionFile,
+    CollectionSummary,
+    RetrievalEvaluationJob,
+    SweepSummary,
+    read_collection_file,
+)
 from ft_assets.retrieval.release import release_collection, retire_collections
 from ft_assets.retrieval.release_baseline import baseline, serves
 from ft_assets.retrieval.vectors import contract_of
@@ -22,212 +34,175 @@ from resources import telemetry
 from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import bars, sparkline
-from resources.qdrant import QdrantEngine
 
-_VECTORS_VERSION = "1"
-_COLLECTION_VERSION = "2"
-_EVALUATION_VERSION = "2"
-_SWEEP_VERSION = "1"
-_RELEASE_VERSION = "1"
-_OWNERS = ["team:ft-assets"]
 GATED = ["embedding_model", "embedding_evaluation", "passage_vectors", "qdrant_collection", "retrieval_evaluation"]
-"""Every blocking gate on these must hold at the moment of a release."""
+"""Every blocking gate on these must pass at the moment of a release."""
 
-
-@dg.asset(
-    deps=["embedding_model", "passages"],
-    group_name="retrieval",
+VECTORS = AssetSpec(
+    name="passage_vectors",
+    group="retrieval",
     kinds={"parquet", "pytorch"},
-    owners=_OWNERS,
-    code_version=_VECTORS_VERSION,
+    code_version="1",
     description="Dense and lexical vectors of every passage, full width; unchanged texts are taken from earlier runs.",
+    inputs=("embedding_model", "passages"),
+    enforces=("embedding_model",),
+    gates=(EMBEDDING_GATES,),
+    worker="ft_assets.retrieval.encode",
 )
+COLLECTION = AssetSpec(
+    name="qdrant_collection",
+    group="retrieval",
+    kinds={"qdrant"},
+    code_version="2",
+    description="A collection with both vectors of every passage, built next to the one that serves.",
+    inputs=("passage_vectors", "passages"),
+    reads=("retrieval_settings", "qdrant_settings"),
+    enforces=("passage_vectors",),
+    gates=(GATES,),
+)
+EVALUATION = AssetSpec(
+    name="retrieval_evaluation",
+    group="retrieval",
+    kinds={"qdrant", "parquet"},
+    code_version="2",
+    description="The candidate collection, queried through the engine as serving does, compared with what is live.",
+    inputs=("qdrant_collection", "embedding_model", "passages", "retrieval_splits"),
+    reads=("retrieval_settings",),
+    enforces=("retrieval_splits", "qdrant_collection"),
+    gates=(DATASET_GATES, GATES),
+    worker="ft_assets.retrieval.evaluate",
+)
+SWEEP = AssetSpec(
+    name="fusion_sweep",
+    group="retrieval",
+    kinds={"parquet"},
+    code_version="1",
+    description="nDCG@10 of the validation questions over weights and fusion methods. Recommends, changes nothing.",
+    inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),
+    enforces=("qdrant_collection",),
+    gates=(GATES,),
+    worker="ft_assets.retrieval.sweep",
+)
+RELEASE = AssetSpec(
+    name="released_collection",
+    group="retrieval",
+    kinds={"qdrant"},
+    code_version="1",
+    description="What serves: the alias names the candidate once every blocking check on its way has passed.",
+    # All assets whose gates it enforces, so that `--upstream` brings them. And the engine's settings: a new engine
+    # needs its alias, even if the collection's contents are the same.
+    reads=(*GATED, "qdrant_settings"),
+    enforces=tuple(GATED),
+    gates=(EMBEDDING_GATES, GATES),
+)
+SPECS = [VECTORS, COLLECTION, EVALUATION, SWEEP, RELEASE]
+
+
+@VECTORS.asset
 def passage_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    enforce("passage_vectors", evidence_of(artifacts, qdrant), EMBEDDING_GATES, assets=["embedding_model"])
-    recipe = recipe_for(artifacts, "passage_vectors", _VECTORS_VERSION, {}, ["embedding_model", "passages"])
-    return produce(
-        artifacts,
-        recipe,
-        launch=lambda made: launcher.run(context, "ft_assets.retrieval.encode", made, compute_params(artifacts)),
-    )
+    VECTORS.enforce(evidence_of(artifacts, qdrant))
+    recipe = VECTORS.recipe(artifacts, {})
+    return produce(artifacts, recipe, launch=VECTORS.launch(context, launcher, compute_params(artifacts)))
 
 
-@dg.asset(
-    deps=["passage_vectors", "retrieval_settings", "qdrant_settings", "passages"],
-    group_name="retrieval",
-    kinds={"qdrant"},
-    owners=_OWNERS,
-    code_version=_COLLECTION_VERSION,
-    description="A collection with both vectors of every passage, built beside the one that serves.",
-)
+@COLLECTION.asset
 def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
+    COLLECTION.enforce(evidence_of(artifacts, qdrant))
     store, engine = artifacts.store(), qdrant.engine()
-    enforce("qdrant_collection", evidence_of(artifacts, qdrant), GATES, assets=["passage_vectors"])
     vectors, passages = store.require("passage_vectors"), store.require("passages")
     serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors))
     contract = contract_of(vectors).served(serving, None)
     name = collection_name(engine.alias, contract, vectors.data_version)
-    # always asked, and free when the collection is whole: the artifact may stand where the engine lost its folder
+    # Always built, also when the artifact exists: the engine may have lost its folder. Free if the collection is whole.
     with engine.open() as client:
-        built = build(client, name, contract, vectors, passages, progress=_tell)
+        built = build(client, name, contract, vectors, passages, progress=_report_points)
     cost = {"upserted": built.upserted, "copied": built.copied, "deleted": built.deleted}
 
     def compute(staging: Staging) -> dict[str, Any]:
-        described = {"collection": name, "contract": contract.to_json(), "points": built.points}
-        write_json(staging.path / "collection.json", described)
-        return {"points": built.points, **cost, "collection": name}
+        described = CollectionFile(collection=name, contract=contract.to_json(), points=built.points)
+        write_json(staging.path / COLLECTION_FILE, msgspec.to_builtins(described))
+        return msgspec.to_builtins(CollectionSummary(points=built.points, collection=name, **cost))
 
-    recipe = recipe_for(
-        artifacts,
-        "qdrant_collection",
-        _COLLECTION_VERSION,
-        {**msgspec.to_builtins(serving), "engine": engine.address, "alias": engine.alias},
-        ["passage_vectors", "passages"],
-    )
-    return produce(artifacts, recipe, compute=compute, metadata=lambda _: {**cost, **_describe(contract)})
+    values = {**msgspec.to_builtins(serving), "engine": engine.address, "alias": engine.alias}
+    recipe = COLLECTION.recipe(artifacts, values)
+    return produce(artifacts, recipe, compute=compute, metadata=lambda _: {**cost, **_describe_contract(contract)})
 
 
-@dg.asset(
-    deps=["qdrant_collection", "retrieval_splits", "retrieval_settings"],
-    group_name="retrieval",
-    kinds={"qdrant", "parquet"},
-    owners=_OWNERS,
-    code_version=_EVALUATION_VERSION,
-    description="The candidate collection, asked through the engine as serving does, beside what is live now.",
-)
+@EVALUATION.asset
 def retrieval_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    store, engine = artifacts.store(), qdrant.engine()
-    evidence = evidence_of(artifacts, qdrant)
-    enforce("retrieval_evaluation", evidence, DATASET_GATES, GATES, assets=["retrieval_splits", "qdrant_collection"])
+    EVALUATION.enforce(evidence_of(artifacts, qdrant))
+    store, releases = artifacts.store(), artifacts.releases()
     settings = settings_of(store, "retrieval")
-    name = str(store.require("qdrant_collection").json("collection.json")["collection"])
-    fusion = msgspec.to_builtins(fusion_of(settings))
-    asked = {
-        "collection": name,
-        "fusion": fusion,
-        "evaluate_on": settings.evaluate_on,
-        "live": baseline(store, artifacts.releases(), name, fusion),
-    }
-    recipe = recipe_for(
-        artifacts,
-        "retrieval_evaluation",
-        _EVALUATION_VERSION,
-        asked,
-        ["qdrant_collection", "embedding_model", "passages", "retrieval_splits"],
+    name, fusion = read_collection_file(store.require("qdrant_collection")).collection, fusion_of(settings)
+    params = RetrievalEvaluationJob(
+        collection=name,
+        fusion=fusion,
+        evaluate_on=settings.evaluate_on,
+        live=baseline(store, releases, name, fusion),
+        must_compare=settings.tolerance < 1 and not serves(releases, name, fusion),
+        engine=qdrant.engine().params,
+        compute=compute_params(artifacts),
     )
-    params = {
-        **asked,
-        "must_compare": settings.tolerance < 1 and not serves(artifacts.releases(), name, fusion),
-        "engine": engine_params(engine),
-        **msgspec.to_builtins(compute_params(artifacts)),
-    }
-    return produce(
-        artifacts,
-        recipe,
-        launch=lambda made: launcher.run(context, "ft_assets.retrieval.evaluate", made, params),
-        metadata=describe_scores,
-    )
+    values = {"collection": name, "fusion": fusion, "evaluate_on": params.evaluate_on, "live": params.live}
+    recipe = EVALUATION.recipe(artifacts, msgspec.to_builtins(values))
+    return produce(artifacts, recipe, launch=EVALUATION.launch(context, launcher, params), metadata=describe_scores)
 
 
-@dg.asset(
-    deps=["qdrant_collection", "retrieval_splits"],
-    group_name="retrieval",
-    kinds={"parquet"},
-    owners=_OWNERS,
-    code_version=_SWEEP_VERSION,
-    description="nDCG@10 of the validation questions over weights and fusion methods. Recommends, changes nothing.",
-)
+@SWEEP.asset
 def fusion_sweep(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    enforce("fusion_sweep", evidence_of(artifacts, qdrant), GATES, assets=["qdrant_collection"])
-    recipe = recipe_for(
-        artifacts,
-        "fusion_sweep",
-        _SWEEP_VERSION,
-        {},
-        ["qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"],
-    )
-    return produce(
-        artifacts,
-        recipe,
-        launch=lambda made: launcher.run(context, "ft_assets.retrieval.sweep", made, compute_params(artifacts)),
-        metadata=_describe_sweep,
-    )
+    SWEEP.enforce(evidence_of(artifacts, qdrant))
+    recipe = SWEEP.recipe(artifacts, {})
+    launch = SWEEP.launch(context, launcher, compute_params(artifacts))
+    return produce(artifacts, recipe, launch=launch, metadata=_describe_sweep)
 
 
-@dg.asset(
-    # every asset whose gates the release enforces: what it asks for, `--upstream` must bring. Another engine has to be
-    # pointed at a collection whose contents are the same.
-    deps=[*GATED, "qdrant_settings"],
-    group_name="retrieval",
-    kinds={"qdrant"},
-    owners=_OWNERS,
-    code_version=_RELEASE_VERSION,
-    description="What serves: the alias names the candidate once every blocking check on its way has passed.",
-)
+@RELEASE.asset
 def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
     store, releases, engine = artifacts.store(), artifacts.releases(), qdrant.engine()
-    telemetry.emit(telemetry.Progress(asset="released_collection", kind="start"))
-    enforce("released_collection", evidence_of(artifacts, qdrant), EMBEDDING_GATES, GATES, assets=GATED)
+    telemetry.emit(telemetry.Progress(asset=RELEASE.name, kind="start"))
+    RELEASE.enforce(evidence_of(artifacts, qdrant))
     before = releases.current("collection")
     release = release_collection(store, releases, engine)
     book = releases.book("collection")
-    # what a run beside this one may have built since
-    candidate = str(store.require("qdrant_collection").json("collection.json")["collection"])
+    # read again: a run at the same time may have built another candidate since
+    candidate = read_collection_file(store.require("qdrant_collection")).collection
     keep = settings_of(store, "retrieval").keep
     retired = retire_collections(engine, book, keep, candidate) if book else []
     reused = before is not None and before.version == release.version
     withheld = release.artifacts["retrieval_evaluation"] != store.require("retrieval_evaluation").recipe_id
     text = f"{engine.alias} -> {release.details['collection']}"
     if withheld:
-        text += ", the candidate was rolled back from"
-    telemetry.emit(telemetry.Progress(asset="released_collection", kind="reused" if reused else "made", text=text))
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(release.version),
-        metadata=as_metadata(
-            {
-                "version": release.version,
-                "reused": reused,
-                "candidate_withheld": withheld,
-                "retired": retired,
-                **release.details,
-            }
-        ),
-    )
-
-
-def engine_params(engine: QdrantEngine) -> dict[str, Any]:
-    """How a worker reaches the engine; the API key travels in the environment, never in a job file."""
-    return {
-        "kind": engine.kind,
-        "path": str(engine.path),
-        "url": engine.url,
-        "alias": engine.alias,
-        "lock_timeout": engine.lock_timeout,
+        text += "; candidate not released: it was rolled back earlier"
+    telemetry.emit(telemetry.Progress(asset=RELEASE.name, kind="reused" if reused else "made", text=text))
+    figures = {
+        "version": release.version,
+        "reused": reused,
+        "candidate_withheld": withheld,
+        "retired": retired,
+        **release.details,
     }
+    return dg.MaterializeResult(data_version=dg.DataVersion(release.version), metadata=as_metadata(figures))
 
 
-def _describe(contract: EmbeddingContract) -> dict[str, Any]:
-    """The contract as it travels in asset metadata, without its probes."""
+def _describe_contract(contract: EmbeddingContract) -> dict[str, Any]:
+    """Return the contract as asset metadata, without its probes."""
     shown = {name: value for name, value in contract.to_json().items() if name != "probes"}
     return {"index_fp": contract.index_fp, "contract": shown}
 
 
-def _tell(done: int, total: int) -> None:
-    telemetry.emit(
-        telemetry.Progress(
-            asset="qdrant_collection", kind="step", step=done, total=total, text=f"points {done}/{total}"
-        )
-    )
+def _report_points(done: int, total: int) -> None:
+    text = f"points {done}/{total}"
+    telemetry.emit(telemetry.Progress(asset=COLLECTION.name, kind="step", step=done, total=total, text=text))
 
 
 def _describe_sweep(artifact: Artifact) -> Mapping[str, Any]:
-    means: dict[str, float] = artifact.summary["ndcg_at_10"]
+    means = artifact.summary_as(SweepSummary).ndcg_at_10
     curve = [value for name, value in means.items() if name.startswith("1.0 / ")]
     return {
         "curve": sparkline(curve, title="nDCG@10 over the sparse weight, 0 to 2"),

@@ -1,7 +1,7 @@
-"""Moves collections from one engine to another and proves that both say the same. The alias moves last.
+"""Copies collections from one engine to another and checks that both answer alike. The alias moves last.
 
-Nothing is deleted in the engine that is left. Interrupted, it goes on where it was: what stands already is not written
-again.
+Nothing is deleted in the source engine. After an interruption, the next migration continues: points that were copied
+already are not written again.
 """
 
 # pyright: basic
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NoReturn
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Level, compare
 from expectations.rules.retrieval import (
@@ -18,21 +18,21 @@ from expectations.rules.retrieval import (
     collection_matches_contract,
     without_fusion,
 )
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 from ft_assets.retrieval.collection import BATCH, Collection, inspect
 from resources.engines.protocol import Arm, Points, Query, Scored, VectorClient
 from resources.qdrant import QdrantEngine, aliased
 
-TOLERANCE = 1e-4
-LEAST_AGREEMENT = 0.95
-DEPTH = 10
+_TOLERANCE = 1e-4
+_LEAST_AGREEMENT = 0.95
+_DEPTH = 10
 _ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
 _USUAL = Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.3, prefetch_limit=100)
 
 
 @dataclass(frozen=True)
 class Moved:
-    """One collection that stands in both engines. `agreement`: share of the best answers found alike, per arm."""
+    """A collection that is now in both engines. `agreement`: share of the best answers that both give, for each arm."""
 
     name: str
     points: int
@@ -44,7 +44,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Migration:
-    """Everything that was moved, and what the alias names in both engines now (None: nothing is released)."""
+    """All collections that were copied, and the one that the alias names in both (None: nothing is released)."""
 
     moved: list[Moved]
     alias: str | None
@@ -58,10 +58,10 @@ def migrate(
     sample: int = 32,
     progress: Callable[[str, int, int], None] = lambda _name, _done, _total: None,
 ) -> Migration:
-    """Copy what the alias names and those of `released` that still stand, prove each, then point the target's alias.
+    """Copy the collection behind the alias and those of `released` that still exist, then move the target's alias.
 
-    Raises Refused: FT-COL-001 or -003 the source itself is broken, FT-COL-005 another contract stands in the target
-    under that name, FT-QDR-009 the target scores differently, FT-QDR-010 it ranks differently.
+    Each copy is checked. Raises Refused: FT-COL-001 or -003 the source itself is broken, FT-COL-005 the target has
+    another contract under that name, FT-QDR-009 the target scores differently, FT-QDR-010 it ranks differently.
     """
     with source.open() as old, target.open() as new:
         live = aliased(old, source.alias)
@@ -75,75 +75,79 @@ def migrate(
 def _move(
     old: VectorClient, new: VectorClient, name: str, sample: int, progress: Callable[[str, int, int], None]
 ) -> Moved:
-    found = inspect(old, name)
-    _require_sound(found)
+    source = inspect(old, name)
+    _require_sound(source)
     if name in new.names():
-        _require_same_contract(name, found.contract, inspect(new, name))
+        _require_same_contract(name, source.contract, inspect(new, name))
         new.set_metadata(name, {**new.metadata(name), "whole": ""})  # until it is whole again
     else:
-        if found.contract.serving is None:
+        if source.contract.serving is None:
             raise ValueError(f"the contract of {name} does not say how it is served")
-        new.create(name, found.contract.serving, {"contract": without_fusion(found.contract).to_json(), "whole": ""})
-    wanted, standing = old.field(name, "version"), new.field(name, "version")
-    gone = sorted(standing.keys() - wanted.keys())
+        new.create(name, source.contract.serving, {"contract": without_fusion(source.contract).to_json(), "whole": ""})
+    wanted, copied = old.field(name, "version"), new.field(name, "version")
+    gone = sorted(copied.keys() - wanted.keys())
     for start in range(0, len(gone), BATCH):
         new.delete(name, gone[start : start + BATCH])
-    there = {key for key, version in wanted.items() if key in standing and standing[key] == version}
+    kept = {key for key, version in wanted.items() if key in copied and copied[key] == version}
     upserted = 0
     for block in old.scroll(name, BATCH):
-        rows = [n for n, key in enumerate(block.ids) if key not in there]
+        rows = [n for n, key in enumerate(block.ids) if key not in kept]
         if rows:
             new.upsert(name, _take(block, rows))
             upserted += len(rows)
-        progress(name, len(there) + upserted, found.points)
+        progress(name, len(kept) + upserted, source.points)
     new.index(name)
     new.set_metadata(name, old.metadata(name))
-    after = inspect(new, name)
-    _require_sound(after, found.points)
-    _require_same_contract(name, found.contract, after)
-    scores, largest, agreement = _prove(old, new, name, found.contract, sorted(wanted), sample)
-    return Moved(name, after.points, upserted, scores, largest, agreement)
+    target = inspect(new, name)
+    _require_sound(target, source.points)
+    _require_same_contract(name, source.contract, target)
+    ids = sorted(wanted)
+    scores, largest, agreement = _compare_answers(
+        old, new, source, old.retrieve(name, ids[:: max(len(ids) // sample, 1)][:sample])
+    )
+    return Moved(name, target.points, upserted, scores, largest, agreement)
 
 
-def _prove(  # noqa: PLR0917
-    old: VectorClient, new: VectorClient, name: str, contract: EmbeddingContract, ids: list[str], sample: int
+def _compare_answers(
+    old: VectorClient, new: VectorClient, source: Collection, sampled: Points
 ) -> tuple[int, float, dict[str, float]]:
-    """Ask both engines with stored vectors, without an index: every score the same, and every answer but for ties."""
-    asked = old.retrieve(name, ids[:: max(len(ids) // sample, 1)][:sample])
-    count, largest, agreement = 0, 0.0, dict[str, float]()
+    """Query both engines with stored vectors, without an index, and require equal scores and equal answers.
+
+    Returns the number of scores compared, the largest difference, and the share of equal answers of each arm. Answers
+    of equal score may replace each other. Raises Refused (FT-QDR-009, FT-QDR-010).
+    """
+    name, count, largest, agreement = source.name, 0, 0.0, dict[str, float]()
     for arm in _ARMS:
-        queries = [_query(asked, n, arm, contract) for n in range(len(asked.ids))]
-        mine, theirs = old.query(name, queries), new.query(name, queries)
-        kept = total = 0
-        for before, after in zip(mine, theirs, strict=True):
-            there = {point.id: point.score for point in after}
-            gaps = [abs(point.score - there[point.id]) for point in before if point.id in there]
+        queries = [_query(sampled, n, arm, source.contract) for n in range(len(sampled.ids))]
+        equal = total = 0
+        for before, after in zip(old.query(name, queries), new.query(name, queries), strict=True):
+            scores = {point.id: point.score for point in after}
+            gaps = [abs(point.score - scores[point.id]) for point in before if point.id in scores]
             count += len(gaps)
             largest = max([largest, *gaps])
-            kept += _kept(before, after)
+            equal += _count_equal(before, after)
             total += len(before)
-        agreement[arm] = kept / total if total else 1.0
-    if not largest <= TOLERANCE:  # a NaN must fail
-        raise _refused("FT-QDR-009", name, "the two engines score differently.", "score difference", largest,
-                       f"at most {TOLERANCE:g}")  # fmt: skip
-    if min(agreement.values(), default=1.0) < LEAST_AGREEMENT:
-        raise _refused("FT-QDR-010", name, "the two engines rank differently.", f"share of the best {DEPTH} alike",
-                       agreement, f"at least {LEAST_AGREEMENT:g} of each arm")  # fmt: skip
+        agreement[arm] = equal / total if total else 1.0
+    if not largest <= _TOLERANCE:  # a NaN must fail
+        _refuse("FT-QDR-009", name, "score difference", largest, f"at most {_TOLERANCE:g}")
+    if min(agreement.values(), default=1.0) < _LEAST_AGREEMENT:
+        expected = f"at least {_LEAST_AGREEMENT:g} of each arm"
+        _refuse("FT-QDR-010", name, f"share of the best {_DEPTH} that are equal", agreement, expected)
     return count, largest, agreement
 
 
-def _kept(before: list[Scored], after: list[Scored]) -> int:
-    """How many of the best answers the other engine gives too; one of an equal score stands for another."""
-    alike = {point.id for point in before} & {point.id for point in after}
+def _count_equal(before: list[Scored], after: list[Scored]) -> int:
+    """Return how many of the best answers the other engine gives too. A tie with the last one counts as equal."""
+    common = {point.id for point in before} & {point.id for point in after}
     last = before[-1].score if before else 0.0
-    tied = sum(abs(point.score - last) <= TOLERANCE for point in after if point.id not in alike)
-    return min(len(alike) + tied, len(before))
+    tied = sum(abs(point.score - last) <= _TOLERANCE for point in after if point.id not in common)
+    return min(len(common) + tied, len(before))
 
 
 def _query(points: Points, n: int, arm: Arm, contract: EmbeddingContract) -> Query:
     distance = contract.serving.distance if contract.serving else "cosine"
     fusion = contract.fusion or _USUAL
-    return Query(points.dense[n].tolist(), points.sparse[n], arm, DEPTH, (), None, fusion, distance, exact=True)
+    return Query(points.dense[n].tolist(), points.sparse[n], arm, _DEPTH, (), None, fusion, distance, exact=True)
 
 
 def _take(points: Points, rows: list[int]) -> Points:
@@ -155,27 +159,26 @@ def _take(points: Points, rows: list[int]) -> Points:
     )
 
 
-def _require_sound(found: Collection, points: int | None = None) -> None:
-    total = found.points if points is None else points
+def _require_sound(collection: Collection, points: int | None = None) -> None:
+    """Refuse (raises Refused) a collection that is not whole or not built as its contract says."""
+    total = collection.points if points is None else points
     violations = [
-        *collection_is_complete(found.name, total, found.points, found.dense, found.sparse),
-        *collection_matches_contract(found.name, found.contract, found.contract, found.config),
+        *collection_is_complete(collection.name, total, collection.points, collection.dense, collection.sparse),
+        *collection_matches_contract(collection.name, collection.contract, collection.contract, collection.config),
     ]
     if violations:
-        raise Refused(f"migrating {found.name}", violations)
+        raise Refused(f"migrating {collection.name}", violations)
 
 
-def _require_same_contract(name: str, wanted: EmbeddingContract, found: Collection) -> None:
-    comparison = compare(without_fusion(found.contract), without_fusion(wanted))
-    if comparison.level is not Level.IDENTICAL or found.config != wanted.serving:
-        said, meant = f"{found.contract.index_fp} ({found.config})", f"{wanted.index_fp} ({wanted.serving})"
-        message = "another contract stands in the target under this name."
-        raise _refused("FT-COL-005", name, message, "index_fp", said, meant)
+def _require_same_contract(name: str, wanted: EmbeddingContract, target: Collection) -> None:
+    comparison = compare(without_fusion(target.contract), without_fusion(wanted))
+    if comparison.level is not Level.IDENTICAL or target.config != wanted.serving:
+        found, expected = f"{target.contract.index_fp} ({target.config})", f"{wanted.index_fp} ({wanted.serving})"
+        _refuse("FT-COL-005", name, "index_fp", found, expected)
 
 
-def _refused(code: str, where: str, message: str, field: str, found: Any, expected: Any) -> Refused:  # noqa: PLR0917
-    violation = Violation(
-        code=code, where=where, message=message, field=field, found=found, expected=expected,
-        fix="delete that collection in the target engine, then ft migrate again",
-    )  # fmt: skip
-    return Refused(f"migrating {where}", [violation])
+def _refuse(code: str, name: str, field: str, found: object, expected: str) -> NoReturn:
+    """Raise Refused on the copy of a collection: for all of its rules the fix is to copy again."""
+    fix = "delete that collection in the target engine, then ft migrate again"
+    different = violation(code, where=name, field=field, found=found, expected=expected, fix=fix)
+    raise Refused(f"migrating {name}", [different])

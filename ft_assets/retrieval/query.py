@@ -1,6 +1,6 @@
-"""Asks a collection, dense, lexical or fused: the one way for serving and for evaluation, on every engine.
+"""Queries a collection, dense, lexical or fused. Serving and evaluation both use it, on every engine.
 
-Weights through RRF are not offered: at k = 60 Qdrant's weighted RRF ranks the lighter arm first where the two disagree.
+RRF takes no weights here: at k = 60, Qdrant's weighted RRF ranks the arm of less weight first where the two disagree.
 """
 
 # numpy's shapes are not typed here
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from expectations.contracts.embedding import EmbeddingContract
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
 from ft_assets.embedding.truncate import truncate
 from resources.engines.protocol import Arm, Query, Scored, VectorClient
 
@@ -31,15 +31,15 @@ def ask(
     limit: int,
     payload: Sequence[str] = ("passage_id",),
 ) -> list[list[Scored]]:
-    """The best `limit` points for each query. Raises Refused (FT-RET-005) on queries of another dimension."""
+    """Return the best `limit` points for each query. Raises Refused (FT-RET-005) on queries of another dimension."""
     if contract.serving is None or (arm == "fused" and contract.fusion is None):
-        raise ValueError("asking needs a contract that says how it is served")
-    dense = _cut(queries.dense, contract, name).tolist()
-    asked = [
+        raise ValueError("a query needs a contract that says how the collection is served")
+    dense = _served_vectors(queries.dense, contract, name).tolist()
+    requests = [
         Query(vector, sparse, arm, limit, tuple(payload), None, contract.fusion, contract.serving.distance)
         for vector, sparse in zip(dense, queries.sparse, strict=True)
     ]
-    return client.query(name, asked)
+    return client.query(name, requests)
 
 
 def arm_scores(
@@ -51,26 +51,19 @@ def arm_scores(
     *,
     ids: Sequence[Sequence[str]],
 ) -> list[dict[str, float]]:
-    """The raw score of one arm for the given points of each query (points that it does not score are left out)."""
-    dense = _cut(queries.dense, contract, name).tolist()
-    asked = [
-        Query(vector, sparse, arm, max(len(mine), 1), ids=tuple(mine))
-        for vector, sparse, mine in zip(dense, queries.sparse, ids, strict=True)
+    """Return the raw score of one arm for the given points of each query. Points without a score are left out."""
+    dense = _served_vectors(queries.dense, contract, name).tolist()
+    requests = [
+        Query(vector, sparse, arm, max(len(points), 1), ids=tuple(points))
+        for vector, sparse, points in zip(dense, queries.sparse, ids, strict=True)
     ]
-    return [{point.id: point.score for point in found} for found in client.query(name, asked)]
+    return [{point.id: point.score for point in answer} for answer in client.query(name, requests)]
 
 
-def _cut(dense: np.ndarray, contract: EmbeddingContract, name: str) -> np.ndarray:
+def _served_vectors(dense: np.ndarray, contract: EmbeddingContract, name: str) -> np.ndarray:
     width, full = contract.serving.dimension if contract.serving else 0, contract.dense.dimensions[0]
     if dense.shape[1] not in (full, width):
-        raise Refused(
-            f"querying {name}",
-            [
-                Violation(
-                    code="FT-RET-005", where=name, message="the query has another dimension than the collection.",
-                    field="dimension", found=dense.shape[1], expected=sorted({full, width}),
-                    fix="encode queries with the model that the collection's contract names",
-                )
-            ],
-        )  # fmt: skip
+        found, expected = dense.shape[1], sorted({full, width})
+        other = violation("FT-RET-005", where=name, field="dimension", found=found, expected=expected)
+        raise Refused(f"querying {name}", [other])
     return truncate(dense, width)

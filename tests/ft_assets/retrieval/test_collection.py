@@ -1,4 +1,4 @@
-"""What a build costs and what it leaves behind, on the engines that live in a folder."""
+"""The cost of a build and its result, on the embedded engines."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def name_of(vectors: Artifact) -> str:
 
 
 def is_whole(client: VectorClient, name: str, vectors: Artifact) -> bool:
-    found = inspect(client, name)
+    stored = inspect(client, name)
     total = vectors.summary["passages"]
     return not (
-        rules.collection_is_complete(name, total, found.points, found.dense, found.sparse)
+        rules.collection_is_complete(name, total, stored.points, stored.dense, stored.sparse)
         + rules.points_are_current(name, passage_versions(vectors), client.field(name, "version"))
-        + rules.collection_matches_contract(name, found.contract, SERVED, found.config)
+        + rules.collection_matches_contract(name, stored.contract, SERVED, stored.config)
         + rules.stored_vectors_match(name, sample_cosines(client, name, vectors, SERVED))
     )
 
@@ -60,11 +60,11 @@ def test_a_point_id_is_the_uuid5_of_the_passage() -> None:
 def test_a_first_build_writes_every_point_once_and_a_second_none(tmp_path: Path, kind: str) -> None:
     vectors, passages = publish(tmp_path, corpus(SIZE))
     name = name_of(vectors)
-    seen: list[tuple[int, int]] = []
+    steps: list[tuple[int, int]] = []
     with engine(tmp_path, kind).open() as client:
-        built = build(client, name, SERVED, vectors, passages, progress=lambda *step: seen.append(step))
+        built = build(client, name, SERVED, vectors, passages, progress=lambda *step: steps.append(step))
         assert built == Built(name, SIZE, SIZE, 0, 0)
-        assert seen[-1] == (SIZE, SIZE)
+        assert steps[-1] == (SIZE, SIZE)
         assert is_whole(client, name, vectors)
         assert build(client, name, SERVED, vectors, passages) == Built(name, SIZE, 0, 0, 0)
         payload = client.retrieve(name, [point_id("文档1#5")]).payloads[0]
@@ -106,7 +106,7 @@ def test_a_moved_passage_with_the_same_text_is_written_again(tmp_path: Path, kin
         assert is_whole(client, name_of(after), after)
 
 
-def test_a_corpus_that_shares_little_is_built_from_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_corpus_with_little_in_common_is_not_built_from_a_copy(tmp_path: Path, kind: str) -> None:
     before, passages = publish(tmp_path, corpus(40))
     after, others = publish(tmp_path, corpus(40, changed={n: f"另一段 {n}" for n in range(25)}))
     with engine(tmp_path, kind).open() as client:
@@ -114,7 +114,7 @@ def test_a_corpus_that_shares_little_is_built_from_nothing(tmp_path: Path, kind:
         assert build(client, name_of(after), SERVED, after, others) == Built(name_of(after), 40, 40, 0, 0)
 
 
-def test_nothing_is_copied_from_another_model_or_another_form(tmp_path: Path, kind: str) -> None:
+def test_nothing_is_copied_from_another_model_dimension_or_distance(tmp_path: Path, kind: str) -> None:
     vectors, passages = publish(tmp_path, corpus(40))
     with engine(tmp_path, kind).open() as client:
         build(client, name_of(vectors), SERVED, vectors, passages)
@@ -140,22 +140,20 @@ def test_an_unfinished_collection_is_never_copied_and_is_continued(tmp_path: Pat
         assert is_whole(client, name_of(before), before)
 
 
-def test_a_copy_that_was_interrupted_before_its_difference_was_written_is_not_taken_for_whole(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_copy_without_its_differences_is_not_whole(tmp_path: Path, kind: str) -> None:
     before, passages = publish(tmp_path, corpus(40))
     after, changed = publish(tmp_path, corpus(40, changed={1: "改了"}))
     with engine(tmp_path, kind).open() as client:
         build(client, name_of(before), SERVED, before, passages)
         client.copy(name_of(before), name_of(after), SERVING, {"contract": SERVED.to_json(), "whole": ""})
-        # as many points as there should be, and not the right ones: the counts alone would pass
-        wanted, found = passage_versions(after), client.field(name_of(after), "version")
-        assert [v.code for v in rules.points_are_current("c", wanted, found)] == ["FT-COL-007"]
+        # the number of points is right, but not the points: a check of counts alone would pass
+        wanted, stored = passage_versions(after), client.field(name_of(after), "version")
+        assert [v.code for v in rules.points_are_current("c", wanted, stored)] == ["FT-COL-007"]
         assert build(client, name_of(after), SERVED, after, changed) == Built(name_of(after), 40, 1, 39, 0)
         assert is_whole(client, name_of(after), after)
 
 
-def test_a_point_without_a_vector_is_counted_and_its_cosine_is_no_number(tmp_path: Path) -> None:
+def test_a_point_without_a_vector_is_counted_and_its_cosine_is_nan(tmp_path: Path) -> None:
     from qdrant_client import models
 
     vectors, passages = publish(tmp_path, corpus(8))
@@ -171,7 +169,7 @@ def test_a_point_without_a_vector_is_counted_and_its_cosine_is_no_number(tmp_pat
         assert not is_whole(client, name_of(vectors), vectors)
 
 
-def test_another_contract_under_the_same_name_is_not_written_over(tmp_path: Path, kind: str) -> None:
+def test_a_collection_with_another_contract_is_not_overwritten(tmp_path: Path, kind: str) -> None:
     vectors, passages = publish(tmp_path, corpus(8))
     with engine(tmp_path, kind).open() as client:
         build(client, name_of(vectors), SERVED, vectors, passages)
@@ -192,10 +190,10 @@ def test_a_missing_collection_is_refused_by_name(tmp_path: Path, kind: str) -> N
 @pytest.mark.parametrize(("name", "points", "codes"), [
     ("local", 20_000, []), ("local", 20_001, ["FT-QDR-004"]), ("edge", 10**6, []), ("server", 10**6, []),
 ])  # fmt: skip
-def test_the_local_engine_says_when_it_is_outgrown(name: str, points: int, codes: list[str]) -> None:
-    found = rules.local_engine_is_enough("qdrant_collection", name, points)
-    assert [violation.code for violation in found] == codes
-    assert all(violation.found == points and "ft migrate" in violation.fix for violation in found)
+def test_the_local_engine_is_reported_above_its_size(name: str, points: int, codes: list[str]) -> None:
+    violations = rules.local_engine_is_enough("qdrant_collection", name, points)
+    assert [violation.code for violation in violations] == codes
+    assert all(violation.found == points and "ft migrate" in violation.fix for violation in violations)
 
 
 def test_texts_of_another_run_are_refused(tmp_path: Path) -> None:
@@ -203,3 +201,10 @@ def test_texts_of_another_run_are_refused(tmp_path: Path) -> None:
     _, others = publish(tmp_path, corpus(8, changed={2: "别的"}))
     with engine(tmp_path).open() as client, pytest.raises(Refused, match="FT-VEC-004"):
         build(client, name_of(vectors), SERVED, vectors, others)
+
+
+def test_passages_in_another_order_are_refused(tmp_path: Path) -> None:
+    vectors, _ = publish(tmp_path, corpus(8))
+    _, reordered = publish(tmp_path, dict(reversed(corpus(8).items())))
+    with engine(tmp_path).open() as client, pytest.raises(Refused, match="FT-VEC-007"):
+        build(client, name_of(vectors), SERVED, vectors, reordered)

@@ -1,4 +1,4 @@
-"""Vectors of an earlier run, read from its file as they are asked for."""
+"""The vectors of an earlier run, read from its file on request."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from expectations.canonical import text_digest
 from ft_assets.retrieval.encode import Earlier
-from ft_assets.retrieval.vectors import FILE, schema
+from ft_assets.retrieval.vectors import VECTORS_FILE, schema
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 
 TEXTS = [f"text {number}" for number in range(10)]
 
 
 def vectors(root: Path, *, in_groups_of: int) -> Artifact:
-    """Passage n has the dense vector [n, n] and the lexical weight n + 1 on token n."""
+    """Publish vectors: passage n has the dense vector [n, n] and the lexical weight n + 1 on token n."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -26,21 +26,21 @@ def vectors(root: Path, *, in_groups_of: int) -> Artifact:
         "sparse_values": [[float(n + 1)] for n in numbers],
     }  # fmt: skip
     with store.stage(Recipe(asset="passage_vectors", code_version="1")) as staging:
-        pq.write_table(pa.table(columns, schema=schema(2)), staging.path / FILE, row_group_size=in_groups_of)
+        pq.write_table(pa.table(columns, schema=schema(2)), staging.path / VECTORS_FILE, row_group_size=in_groups_of)
         return staging.publish()
 
 
-def test_every_known_text_is_found_in_whichever_group_and_order_and_no_other(tmp_path: Path) -> None:
+def test_known_texts_are_found_in_any_group_and_order_and_no_others(tmp_path: Path) -> None:
     earlier = Earlier(vectors(tmp_path, in_groups_of=3))
-    asked = [text_digest(text) for text in ("text 9", "something new", "text 0", "text 4")]
-    found = {row["content_sha256"]: row for row in earlier.take(asked).to_pylist()}
-    assert set(found) == {asked[0], asked[2], asked[3]}
-    for number, sha in ((9, asked[0]), (0, asked[2]), (4, asked[3])):
-        assert found[sha]["dense"] == [number, number]
-        assert (found[sha]["sparse_indices"], found[sha]["sparse_values"]) == ([number], [number + 1])
+    hashes = [text_digest(text) for text in ("text 9", "something new", "text 0", "text 4")]
+    rows = {row["content_sha256"]: row for row in earlier.take(hashes).to_pylist()}
+    assert set(rows) == {hashes[0], hashes[2], hashes[3]}
+    for number, sha in ((9, hashes[0]), (0, hashes[2]), (4, hashes[3])):
+        assert rows[sha]["dense"] == [number, number]
+        assert (rows[sha]["sparse_indices"], rows[sha]["sparse_values"]) == ([number], [number + 1])
 
 
-def test_a_text_whose_hash_begins_alike_is_not_taken_for_a_known_one(tmp_path: Path) -> None:
+def test_a_hash_with_the_same_first_64_bits_is_not_a_known_text(tmp_path: Path) -> None:
     known = text_digest(TEXTS[3])
     earlier = Earlier(vectors(tmp_path, in_groups_of=4))
     assert len(earlier.take([known[:16] + "0" * 48])) == 0

@@ -1,4 +1,4 @@
-"""What a change costs, what a gate holds back, and what serves at every moment, in a real small graph."""
+"""The cost of a change, the effect of each gate, and the collection that serves, in a real small graph."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def search(graph: Graph, *queries: str, k: int = 5) -> list[list[Hit]]:
         return retriever.search(list(queries), k)
 
 
-def broken(graph: Graph, asset: str) -> dict[str, set[str]]:
-    """Gate -> codes of the violations on `asset`."""
+def codes_of(graph: Graph, asset: str) -> dict[str, set[str]]:
+    """Return gate -> codes of the violations on `asset`."""
     verdicts = {gate.name: judge(gate, graph.evidence) for gate in GATES if gate.asset == asset}
     return {name: {v.code for v in verdict.violations} for name, verdict in verdicts.items() if verdict.violations}
 
@@ -53,7 +53,7 @@ QUESTION = "Which federal standard number did NIST give to AES?"
 
 def test_every_gate_passes_on_a_fresh_release(released: Graph) -> None:
     for asset in ("passage_vectors", "qdrant_collection", "retrieval_evaluation"):
-        assert broken(released, asset) == {}
+        assert codes_of(released, asset) == {}
 
 
 def test_the_released_collection_answers_with_both_arms_scores(released: Graph) -> None:
@@ -67,7 +67,7 @@ def test_the_released_collection_answers_with_both_arms_scores(released: Graph) 
     assert hits[0].document_id == hits[0].passage_id.split("#")[0]
 
 
-def test_running_again_with_nothing_changed_makes_nothing(graph: Graph) -> None:
+def test_a_second_run_with_nothing_changed_reuses_everything(graph: Graph) -> None:
     again = graph.run(*RETRIEVAL_SIDE)
     assert all(metadata["reused"] for metadata in again.values())
     assert again["qdrant_collection"]["upserted"] == 0
@@ -99,7 +99,7 @@ def test_unweighted_fusions_serve_too(graph: Graph, fusion: str) -> None:
     assert len(search(graph, QUESTION)[0]) == 5
 
 
-def test_a_smaller_trained_dimension_builds_beside_without_encoding_while_the_alias_stays(graph: Graph) -> None:
+def test_a_smaller_trained_dimension_needs_a_new_collection_and_no_encoding(graph: Graph) -> None:
     live = served(graph)
     graph.configure(retrieval={"dimension": 64})
     made = graph.run("retrieval_settings", "passage_vectors", "qdrant_collection")
@@ -122,7 +122,7 @@ def test_a_dimension_the_model_was_not_trained_for_is_refused_and_the_alias_stay
     with pytest.raises(Exception, match="FT-EMB-003"):
         graph.run("retrieval_settings", "qdrant_collection")
     assert served(graph) == live
-    assert "FT-EMB-003" in broken(graph, "qdrant_collection")["collection_matches_contract"]
+    assert "FT-EMB-003" in codes_of(graph, "qdrant_collection")["collection_matches_contract"]
 
 
 @pytest.mark.parametrize("distance", ["dot", "euclid"])
@@ -137,10 +137,10 @@ def test_another_distance_is_another_collection_with_the_same_ranking(graph: Gra
         graph.run("released_collection")
         assert [hit.passage_id for hit in search(graph, QUESTION)[0]] == before
     else:
-        assert broken(graph, "retrieval_evaluation") == {"consumers_are_satisfied": {"FT-CON-002"}}
+        assert codes_of(graph, "retrieval_evaluation") == {"consumers_are_satisfied": {"FT-CON-002"}}
 
 
-def test_a_failing_gate_leaves_the_alias_and_says_which_it_was(graph: Graph) -> None:
+def test_a_failing_gate_is_named_and_the_alias_stays(graph: Graph) -> None:
     live = served(graph)
     before = graph.artifacts.releases().current("collection")
     graph.configure(retrieval={"min_recall_at_10": 1.0, "sparse_weight": 0.2})
@@ -167,7 +167,7 @@ def test_a_changed_document_encodes_its_own_passages_alone(graph: Graph) -> None
     collection = graph.run("qdrant_collection")["qdrant_collection"]
     assert (collection["upserted"], collection["deleted"]) == (1, 0)
     assert collection["copied"] == collection["points"] - 1
-    assert broken(graph, "qdrant_collection") == {}
+    assert codes_of(graph, "qdrant_collection") == {}
 
 
 def test_a_half_built_collection_is_continued_and_a_lost_one_is_built_again(graph: Graph) -> None:
@@ -177,38 +177,38 @@ def test_a_half_built_collection_is_continued_and_a_lost_one_is_built_again(grap
     ]
     with graph.qdrant.engine().open() as client:
         client.delete(name, gone)
-    assert broken(graph, "qdrant_collection")["collection_is_complete"] == {"FT-COL-001"}
+    assert codes_of(graph, "qdrant_collection")["collection_is_complete"] == {"FT-COL-001"}
     assert graph.run("qdrant_collection")["qdrant_collection"]["upserted"] == 7
-    assert broken(graph, "qdrant_collection") == {}
+    assert codes_of(graph, "qdrant_collection") == {}
     with graph.qdrant.engine().open() as client:
         client.client.delete_collection(name)  # type: ignore[attr-defined] # ours would refuse: it serves
     assert graph.run("qdrant_collection")["qdrant_collection"]["upserted"] == vectors.summary["passages"]
 
 
-def test_a_point_without_its_sparse_vector_is_found(graph: Graph) -> None:
+def test_a_point_without_its_sparse_vector_is_detected(graph: Graph) -> None:
     with graph.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
         points = next(client.scroll(name))
         client.delete(name, points.ids[:1])
         point = models.PointStruct(id=points.ids[0], vector={"dense": points.dense[0].tolist()})
         client.client.upsert(name, [point], wait=True)  # type: ignore[attr-defined]
-    assert broken(graph, "qdrant_collection")["collection_is_complete"] == {"FT-COL-001"}
+    assert codes_of(graph, "qdrant_collection")["collection_is_complete"] == {"FT-COL-001"}
 
 
-def test_vectors_that_were_exchanged_in_the_engine_are_found(graph: Graph) -> None:
+def test_exchanged_vectors_in_the_engine_are_detected(graph: Graph) -> None:
     with graph.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
         points = next(client.scroll(name, batch=1000))
         client.upsert(name, replace(points, dense=np.roll(points.dense, 1, axis=0)))
-    assert broken(graph, "qdrant_collection") == {"stored_vectors_match": {"FT-COL-004"}}
+    assert codes_of(graph, "qdrant_collection") == {"stored_vectors_match": {"FT-COL-004"}}
 
 
 def test_another_model_of_the_same_dimension_is_refused_by_name(graph: Graph) -> None:
     graph.configure(embedding={"seed": 7})
     graph.run("embedding_settings", "embedding_model")
-    stale = broken(graph, "passage_vectors")["vectors_are_of_this_model"]
+    stale = codes_of(graph, "passage_vectors")["vectors_are_of_this_model"]
     assert stale == {"FT-VEC-006"}
-    assert "FT-COL-002" in broken(graph, "qdrant_collection")["collection_matches_contract"]
+    assert "FT-COL-002" in codes_of(graph, "qdrant_collection")["collection_matches_contract"]
     with pytest.raises(Exception, match="weights_sha256"):
         graph.run("released_collection")
     # what is released still answers: its own model is in the store
@@ -225,7 +225,7 @@ def test_a_search_without_the_model_of_the_index_is_refused(graph: Graph) -> Non
         search(graph, QUESTION)
 
 
-def test_a_search_is_refused_when_the_probes_say_otherwise(graph: Graph) -> None:
+def test_a_search_is_refused_when_the_probes_differ(graph: Graph) -> None:
     with graph.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
         stored = inspect(client, name).contract
@@ -235,7 +235,7 @@ def test_a_search_is_refused_when_the_probes_say_otherwise(graph: Graph) -> None
         search(graph, QUESTION)
 
 
-def test_nothing_released_is_said_with_the_command_that_releases(graph: Graph) -> None:
+def test_a_search_without_a_release_names_the_command(graph: Graph) -> None:
     with graph.qdrant.engine().open() as client:
         drop = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="passages"))
         client.client.update_collection_aliases([drop])  # type: ignore[attr-defined]
@@ -264,7 +264,7 @@ def test_rollback_moves_alias_fusion_and_pointer_back_and_forth(graph: Graph) ->
     assert hits[0].score == pytest.approx(hits[0].dense + 0.6 * hits[0].sparse, abs=1e-4)
 
 
-def test_what_was_rolled_back_from_stays_back_until_something_new_is_made_or_a_person_asks(graph: Graph) -> None:
+def test_a_release_that_was_rolled_back_is_not_released_again_unless_new_or_requested(graph: Graph) -> None:
     def weight() -> float:
         return search_contract(graph).fusion.sparse_weight  # type: ignore[union-attr]
 
@@ -276,7 +276,7 @@ def test_what_was_rolled_back_from_stays_back_until_something_new_is_made_or_a_p
     assert book is not None
     first, _, last = book.history
     rollback_collection(releases, engine, first)
-    # as the daemon does, or a run of everything; the evaluation is done anew, beside what is live now
+    # as the daemon does, or a run of everything; the evaluation runs again, compared with what is live now
     again = graph.run(*AFTER_WEIGHTS)
     assert not again["retrieval_evaluation"]["reused"]
     assert (again["released_collection"]["candidate_withheld"], weight()) == (True, 0.3)
@@ -293,7 +293,7 @@ def search_contract(graph: Graph) -> EmbeddingContract:
         return inspect(client, str(aliased(client, "passages"))).contract
 
 
-def test_a_candidate_is_not_released_unseen_when_what_is_live_is_gone(graph: Graph) -> None:
+def test_a_candidate_is_not_released_without_comparison_when_the_live_collection_is_gone(graph: Graph) -> None:
     live = str(served(graph))
     graph.configure(retrieval={"dimension": 64})
     graph.run("retrieval_settings", "qdrant_collection")
@@ -301,7 +301,7 @@ def test_a_candidate_is_not_released_unseen_when_what_is_live_is_gone(graph: Gra
         client.client.delete_collection(live)  # type: ignore[attr-defined] # ours would refuse: it serves
     with pytest.raises(Exception, match="FT-RET-008"):
         graph.run("retrieval_evaluation")
-    assert "evaluation_is_current" in broken(graph, "retrieval_evaluation")
+    assert "evaluation_is_current" in codes_of(graph, "retrieval_evaluation")
     graph.configure(retrieval={"tolerance": 1.0})
     graph.run(*AFTER_WEIGHTS)
     assert served(graph) not in (None, live)
@@ -344,7 +344,7 @@ def test_a_damaged_local_collection_is_named_and_is_built_again_once_it_is_moved
     assert search(graph, QUESTION)[0]
 
 
-def test_old_collections_are_retired_but_never_what_serves(graph: Graph) -> None:
+def test_old_collections_are_retired_but_never_the_one_that_serves(graph: Graph) -> None:
     first = served(graph)
     graph.configure(retrieval={"keep": 1, "dimension": 64})
     made = graph.run(*AFTER_WEIGHTS)
@@ -416,7 +416,7 @@ def test_the_contract_travels_whole(released: Graph) -> None:
 
 
 def publish_vectors(graph: Graph, change: str) -> None:
-    """Make a spoilt copy of passage_vectors the current one."""
+    """Make a damaged copy of passage_vectors the current one."""
     store, good = graph.artifacts.store(), graph.artifact("passage_vectors")
     table = pq.read_table(good.file("vectors.parquet"))
     dense = [list(row) for row in table["dense"].to_pylist()]
@@ -435,8 +435,8 @@ def publish_vectors(graph: Graph, change: str) -> None:
         kept = kept.set_column(table.schema.get_field_index("content_sha256"), "content_sha256", pa.array(hashes))
     if change == "collapsed":
         for name in ("sparse_indices", "sparse_values"):
-            place = table.schema.get_field_index(name)
-            kept = kept.set_column(place, name, pa.array([[]] * len(kept), type=table.schema.field(name).type))
+            column = table.schema.get_field_index(name)
+            kept = kept.set_column(column, name, pa.array([[]] * len(kept), type=table.schema.field(name).type))
     with store.stage(Recipe(asset="passage_vectors", code_version=change)) as staging:
         pq.write_table(kept, staging.path / "vectors.parquet")
         (staging.path / "contract.json").write_bytes(good.file("contract.json").read_bytes())
@@ -454,9 +454,9 @@ def publish_vectors(graph: Graph, change: str) -> None:
         ("collapsed", "lexical_vectors_are_not_empty", "FT-VEC-005"),
     ],
 )
-def test_spoilt_vectors_are_refused_by_name_and_never_built(graph: Graph, change: str, gate: str, code: str) -> None:
+def test_damaged_vectors_are_refused_by_code_and_never_built(graph: Graph, change: str, gate: str, code: str) -> None:
     publish_vectors(graph, change)
-    assert broken(graph, "passage_vectors") == {gate: {code}}
+    assert codes_of(graph, "passage_vectors") == {gate: {code}}
     with pytest.raises(Exception, match=code):
         graph.run("qdrant_collection")
 
@@ -464,10 +464,10 @@ def test_spoilt_vectors_are_refused_by_name_and_never_built(graph: Graph, change
 def test_an_altered_file_of_vectors_is_refused(graph: Graph) -> None:
     path = graph.artifact("passage_vectors").path / "vectors.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    assert broken(graph, "passage_vectors")["artifact_is_whole"] == {"FT-ART-003"}
+    assert codes_of(graph, "passage_vectors")["artifact_is_whole"] == {"FT-ART-003"}
 
 
-def test_another_contract_under_the_same_name_is_not_written_over(graph: Graph, tmp_path: Path) -> None:
+def test_a_collection_with_another_contract_is_not_overwritten(graph: Graph, tmp_path: Path) -> None:
     vectors, passages = graph.artifact("passage_vectors"), graph.artifact("passages")
     with graph.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))

@@ -42,7 +42,7 @@ def release(opened: QdrantEngine, root: Path, texts: dict[str, str], fusion: Fus
     return name
 
 
-def test_everything_that_is_released_arrives_and_answers_alike(
+def test_all_released_collections_are_copied_and_give_equal_answers(
     way: tuple[QdrantEngine, QdrantEngine], tmp_path: Path
 ) -> None:
     source, target = way
@@ -67,7 +67,7 @@ def test_everything_that_is_released_arrives_and_answers_alike(
     assert [one.upserted for one in migrate(source, target, [first]).moved] == [0, 0]
 
 
-def test_an_interrupted_migration_goes_on_and_fixes_what_is_not_alike(
+def test_an_interrupted_migration_continues_with_the_missing_points(
     way: tuple[QdrantEngine, QdrantEngine], tmp_path: Path
 ) -> None:
     source, target = way
@@ -79,7 +79,7 @@ def test_an_interrupted_migration_goes_on_and_fixes_what_is_not_alike(
     assert migrate(source, target, []).moved[0].upserted == 7
 
 
-def test_vectors_that_were_changed_in_the_target_are_found_by_their_scores(
+def test_changed_vectors_in_the_target_are_detected_by_their_scores(
     way: tuple[QdrantEngine, QdrantEngine], tmp_path: Path
 ) -> None:
     source, target = way
@@ -93,7 +93,7 @@ def test_vectors_that_were_changed_in_the_target_are_found_by_their_scores(
         migrate(source, target, [])
 
 
-def test_another_contract_in_the_target_is_refused_and_left_alone(
+def test_another_contract_in_the_target_is_refused_and_not_changed(
     way: tuple[QdrantEngine, QdrantEngine], tmp_path: Path
 ) -> None:
     source, target = way
@@ -108,19 +108,21 @@ def test_another_contract_in_the_target_is_refused_and_left_alone(
         assert client.count(name) == 0
 
 
-def test_a_broken_source_is_not_moved(way: tuple[QdrantEngine, QdrantEngine], tmp_path: Path) -> None:
+def test_a_broken_source_is_not_copied(way: tuple[QdrantEngine, QdrantEngine], tmp_path: Path) -> None:
     source, target = way
     name = release(source, tmp_path, corpus(20))
     with source.open() as client:
-        lying = SERVED.served(msgspec.structs.replace(SERVING, dimension=8), None)
-        client.set_metadata(name, {"contract": lying.to_json()})
+        wrong = SERVED.served(msgspec.structs.replace(SERVING, dimension=8), None)
+        client.set_metadata(name, {"contract": wrong.to_json()})
     with pytest.raises(Refused, match="FT-COL-003"):
         migrate(source, target, [])
     with target.open() as client:
         assert client.names() == []
 
 
-def test_the_command_says_what_to_configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+def test_the_command_prints_the_new_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Path
+) -> None:
     engine(tmp_path, "edge")
     monkeypatch.setenv("FT_CONFIG", str(project / "config.yaml"))
     monkeypatch.setenv("FT_STATE_DIR", str(tmp_path / "state"))
@@ -135,7 +137,7 @@ def test_the_command_says_what_to_configure(tmp_path: Path, monkeypatch: pytest.
     done = run(cli, ["migrate", "--to", "edge"])
     assert done.exit_code == 0, done.output
     assert "engine: edge" in done.output
-    found = json.loads(run(cli, ["migrate", "--to", "edge", "--json"]).output)
-    assert [(one["name"], one["upserted"]) for one in found["moved"]] == [(second, 0), (first, 0)]
+    report = json.loads(run(cli, ["migrate", "--to", "edge", "--json"]).output)
+    assert [(one["name"], one["upserted"]) for one in report["moved"]] == [(second, 0), (first, 0)]
     for wrong in (["--to", "local"], ["--to", "server"], ["--to", "edge", "--url", "http://x"]):
         assert run(cli, ["migrate", *wrong]).exit_code == 2

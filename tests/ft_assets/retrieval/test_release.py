@@ -1,4 +1,4 @@
-"""What serves is whole at every moment: through releases, rollbacks, and kill -9 at any point."""
+"""The serving collection is whole at every moment: through releases, rollbacks, and kill -9 at any point."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def name_of(vectors: Artifact) -> str:
 
 
 def release_one(engine: QdrantEngine, vectors: Artifact, passages: Artifact, kept: list[str]) -> str:
-    """Build, serve, and retire all but the last two of `kept`, as the assets do; returns the name."""
+    """Build, serve, and retire all but the last two of `kept`, as the assets do. Return the name."""
     name = name_of(vectors)
     with engine.open() as client:
         build(client, name, SERVED, vectors, passages)
-        assert not broken(client, name, vectors)
+        assert not violations_of(client, name, vectors)
         serve(client, engine.alias, name, WEIGHTED)
     kept.append(name)
     releases = [_release(name) for name in kept]
@@ -56,16 +56,16 @@ def _release(name: str) -> Release:
     return Release(version=name, released_at=0.0, artifacts={}, details={"collection": name})
 
 
-def broken(client: VectorClient, name: str, vectors: Artifact) -> list[Any]:
-    found = inspect(client, name)
+def violations_of(client: VectorClient, name: str, vectors: Artifact) -> list[Any]:
+    stored = inspect(client, name)
     return [
-        *rules.collection_is_complete(name, vectors.summary["passages"], found.points, found.dense, found.sparse),
+        *rules.collection_is_complete(name, vectors.summary["passages"], stored.points, stored.dense, stored.sparse),
         *rules.points_are_current(name, passage_versions(vectors), client.field(name, "version")),
     ]
 
 
 def version(number: int) -> dict[str, str]:
-    """The corpus of the nth release, in a round of four: some passages change, and the size with them."""
+    """Return the corpus of the nth release, one of four: some passages change, and the size with them."""
     number %= VERSIONS
     return corpus(SIZE + number % 3, changed={n: f"第 {n} 段第 {number} 版" for n in range(number)})
 
@@ -85,7 +85,7 @@ def test_a_release_moves_the_alias_and_keeps_the_last_ones(tmp_path: Path, kind:
         assert fusion.sparse_weight == 0.7
 
 
-def test_a_release_that_is_gone_is_refused_and_the_alias_stays(tmp_path: Path, kind: str) -> None:
+def test_a_missing_collection_is_refused_and_the_alias_stays(tmp_path: Path, kind: str) -> None:
     opened, kept = engine(tmp_path, kind), list[str]()
     name = release_one(opened, *publish(tmp_path, version(0)), kept)
     with opened.open() as client:
@@ -94,7 +94,7 @@ def test_a_release_that_is_gone_is_refused_and_the_alias_stays(tmp_path: Path, k
         assert client.aliases() == {"passages": name}
 
 
-def test_a_build_that_was_interrupted_cannot_serve(tmp_path: Path, kind: str) -> None:
+def test_an_interrupted_build_cannot_serve(tmp_path: Path, kind: str) -> None:
     opened, kept = engine(tmp_path, kind), list[str]()
     first = release_one(opened, *publish(tmp_path, version(0)), kept)
     second = release_one(opened, *publish(tmp_path, version(1)), kept)
@@ -105,7 +105,7 @@ def test_a_build_that_was_interrupted_cannot_serve(tmp_path: Path, kind: str) ->
         assert client.aliases() == {"passages": second}
 
 
-def test_nothing_that_is_not_ours_or_that_serves_is_retired(tmp_path: Path, kind: str) -> None:
+def test_no_foreign_and_no_serving_collection_is_retired(tmp_path: Path, kind: str) -> None:
     opened, kept = engine(tmp_path, kind), list[str]()
     first = release_one(opened, *publish(tmp_path, version(0)), kept)
     second = release_one(opened, *publish(tmp_path, version(1)), kept)
@@ -122,7 +122,7 @@ def test_nothing_that_is_not_ours_or_that_serves_is_retired(tmp_path: Path, kind
         ])  # fmt: skip
 
 
-def test_what_another_run_may_be_building_is_left_for_a_day(tmp_path: Path, kind: str) -> None:
+def test_a_collection_that_another_run_may_be_building_is_left_for_a_day(tmp_path: Path, kind: str) -> None:
     opened, kept = engine(tmp_path, kind), list[str]()
     vectors, passages = publish(tmp_path, version(0))
     old = release_one(opened, vectors, passages, kept)
@@ -162,7 +162,7 @@ for number in range(first, last):
 def test_killed_at_any_point_the_alias_serves_a_whole_collection_and_a_rerun_converges(
     tmp_path: Path, kind: str, project: Path
 ) -> None:
-    dice = random.Random(kind)  # noqa: S311
+    random_delays = random.Random(kind)  # noqa: S311
     opened = engine(tmp_path, kind, lock_timeout=30.0)
     for number in range(VERSIONS):
         publish(tmp_path, version(number))
@@ -176,22 +176,22 @@ def test_killed_at_any_point_the_alias_serves_a_whole_collection_and_a_rerun_con
 
     begun = time.monotonic()
     assert worker(0, 3).communicate()[0].split() == ["0", "1", "2"]
-    usual = (time.monotonic() - begun) / 3  # seconds a release takes here and now
+    usual = (time.monotonic() - begun) / 3  # seconds for a release on this machine
     released = 3
     for _ in range(KILLS):
         with worker(released, released + 100) as killed:
-            time.sleep(dice.uniform(0.0, 1.5 * usual))
+            time.sleep(random_delays.uniform(0.0, 1.5 * usual))
             killed.send_signal(signal.SIGKILL)
-            said = killed.communicate()[0].split()
-        assert killed.returncode == -signal.SIGKILL, "it went on until it was killed"
-        released += len(said)
+            printed = killed.communicate()[0].split()
+        assert killed.returncode == -signal.SIGKILL, "it ran until it was killed"
+        released += len(printed)
         serves_a_whole_one(opened, tmp_path)
     assert worker(released, released + 1).communicate()[0].split() == [str(released)]
     vectors, _ = publish(tmp_path, version(released))
     with opened.open() as client:
         assert client.aliases() == {"passages": name_of(vectors)}
-        assert not broken(client, name_of(vectors), vectors)
-    assert released > 3, "some releases came through between two kills"
+        assert not violations_of(client, name_of(vectors), vectors)
+    assert released > 3, "no release was completed between two kills"
 
 
 def serves_a_whole_one(opened: QdrantEngine, root: Path) -> None:
@@ -200,5 +200,5 @@ def serves_a_whole_one(opened: QdrantEngine, root: Path) -> None:
         made_of = client.metadata(name)["whole"]
         versions = ArtifactStore(root / "artifacts").versions("passage_vectors")
         vectors = next(artifact for artifact in versions if artifact.data_version == made_of)
-        assert not broken(client, name, vectors)
+        assert not violations_of(client, name, vectors)
         assert inspect(client, name).contract.fusion == WEIGHTED

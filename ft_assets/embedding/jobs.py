@@ -1,0 +1,47 @@
+"""The parameters of the embedding workers and the summaries of their artifacts. Loads neither torch nor Dagster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from expectations.rules.bootstrap import Interval
+from ft_assets.config.model import EmbeddingSettings
+from resources.launcher import ComputeParams
+
+
+class EmbeddingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `train` and of `evaluate`. `settings` is the `embedding` section as JSON."""
+
+    settings: dict[str, Any]
+    compute: ComputeParams
+
+    def embedding_settings(self) -> EmbeddingSettings:
+        """Return the settings, validated."""
+        return EmbeddingSettings.model_validate(self.settings)
+
+
+class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Summary of `embedding_model`. The losses are means over the first and the last tenth of the steps."""
+
+    questions: int
+    unresolved: int
+    steps: int
+    loss_first: float | None
+    loss_last: float | None
+    non_finite_losses: int
+    parameters_changed: float
+    """Share of the parameter tensors that training changed."""
+    dimension: int
+    device: str
+    dtype: str
+
+
+class EmbeddingEvaluationSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Summary of `embedding_evaluation`, next to the means and intervals of `scores.summarise`."""
+
+    questions: int
+    unresolved: int
+    gain: Interval
+    """nDCG@10 of the trained model's fused ranking minus that of the base."""

@@ -1,0 +1,104 @@
+"""The parameters of the retrieval workers and the summaries of their artifacts. Loads neither torch nor Dagster."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from expectations.contracts.embedding import Fusion
+from expectations.rules.bootstrap import Interval
+from resources.artifacts import Artifact
+from resources.launcher import ComputeParams
+from resources.qdrant import EngineParams
+
+COLLECTION_FILE = "collection.json"
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """The release that a candidate is compared with. `model` is the recipe id of its embedding model."""
+
+    version: str
+    collection: str
+    fusion: Fusion
+    model: str
+
+
+class RetrievalEvaluationJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `evaluate`. With `must_compare`, a baseline that is gone is an error."""
+
+    collection: str
+    fusion: Fusion
+    evaluate_on: Literal["validation", "test"]
+    live: Baseline | None
+    must_compare: bool
+    engine: EngineParams
+    compute: ComputeParams
+
+
+class VectorsSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Summary of `passage_vectors`. `cut` texts reached the token limit; `empty_sparse` have no lexical weight."""
+
+    passages: int
+    encoded: int = 0
+    reused: int = 0
+    empty_sparse: int = 0
+    cut: int = 0
+    dimension: int
+
+
+class CollectionSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Summary of `qdrant_collection`: what its first build wrote."""
+
+    points: int
+    upserted: int
+    copied: int
+    deleted: int
+    collection: str
+
+
+class CollectionFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of collection.json: the collection in the engine that a `qdrant_collection` artifact describes."""
+
+    collection: str
+    contract: dict[str, Any]
+    """The embedding contract as JSON, for `read_contract`."""
+    points: int
+
+
+class RetrievalEvaluationSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Summary of `retrieval_evaluation`, next to the means and intervals of `scores.summarise`."""
+
+    questions: int
+    unresolved: int
+    collection: str
+    live: str
+    """The release it was compared with, or the reason why with none."""
+    gain_ndcg_at_10: Interval | None = None
+    gain_recall_at_10: Interval | None = None
+
+
+class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):
+    """Means of the candidate that gates read from the summary of `retrieval_evaluation`."""
+
+    candidate_dense_ndcg_at_10: float
+    candidate_sparse_ndcg_at_10: float
+    candidate_fused_ndcg_at_10: float
+    candidate_fused_recall_at_10: float
+
+
+class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Summary of `fusion_sweep`. `ndcg_at_10` holds the mean of each fusion."""
+
+    questions: int
+    unresolved: int
+    recommended: str
+    recommended_ndcg_at_10: float
+    gain_over_usual: Interval
+    gain_is_certain: bool
+    ndcg_at_10: dict[str, float]
+
+
+def read_collection_file(artifact: Artifact) -> CollectionFile:
+    """Return the collection that a `qdrant_collection` artifact describes."""
+    return msgspec.convert(artifact.json(COLLECTION_FILE), CollectionFile)
