@@ -540,9 +540,9 @@ CODES: dict[str, Code] = {
     ),
     # Configuration
     "FT-CFG-001": Code(
-        "",
-        "",
-        "",
+        "A setting is invalid",
+        "A run would use values that nobody wrote. The last valid settings stay in use instead.",
+        "Correct the setting in config.yaml, the profile or the environment.",
     ),
     # Collections
     "FT-COL-001": Code(
@@ -703,9 +703,9 @@ CODES: dict[str, Code] = {
     ),
     # Files
     "FT-FILE-001": Code(
-        "",
-        "",
-        "",
+        "A glob matches no file",
+        "An empty corpus or data set would look like a finished one.",
+        "Correct the glob in config.yaml; relative paths start at its folder.",
     ),
     # Lineage
     "FT-LIN-001": Code(
@@ -714,9 +714,9 @@ CODES: dict[str, Code] = {
         "Build it again with `ft run --asset`, then everything that is built from it.",
     ),
     "FT-LIN-002": Code(
-        "",
-        "",
-        "",
+        "Another run changed the artifact while it was checked",
+        "The checks would have judged different versions, and no version would have passed all of them.",
+        "Run the asset again: `ft run --asset NAME`.",
     ),
     # Models
     "FT-MODEL-001": Code(

@@ -1,4 +1,4 @@
-"""`ft`: the command line. Thin: each command is a file below commands/, imported when it is called."""
+"""`ft`: the command line. Each command is a file below commands/, imported when it is called."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from collections.abc import Mapping
 
 import click
 
-# command -> what it does; the text stands here so that `ft --help` imports none of them
+# command -> its help text, which is here so that `ft --help` imports no command
 COMMANDS: Mapping[str, str] = {
-    "doctor": "What hardware, libraries, models and services are here.",
-    "estimate": "Memory, disk and time of a fine-tuning, before it starts.",
-    "run": "Make assets, with progress.",
-    "status": "Each asset: version, in sync or stale and why, checks.",
-    "summary": "What stands and how good it is.",
+    "doctor": "Check hardware, libraries, models and services.",
+    "estimate": "Estimate memory, disk and time of a fine-tuning before it starts.",
+    "run": "Make assets and show the progress.",
+    "status": "Show each asset: version, in sync or stale and why, checks.",
+    "summary": "Show the current artifacts and how good they are.",
     "gate": "Run every check as a CI gate.",
     "verify": "Verify files against the record formats.",
     "convert": "Convert a file to canonical records of one format.",
     "search": "Query the released collection.",
-    "export": "Write an adapter to a folder: as it is, merged, as GGUF.",
-    "rollback": "Move a release pointer back.",
-    "migrate": "Move what is released to another engine, and prove it.",
-    "ui": "Open Dagster's UI on this state.",
+    "export": "Write an adapter to a folder: as it is, merged, or as GGUF.",
+    "rollback": "Release an earlier version again.",
+    "migrate": "Copy the released collection to another engine and verify it.",
+    "ui": "Start Dagster's UI on this state.",
 }
 
 OVERVIEW = """Fine-tune a RAG system's generator and embedding model, serve retrieval from Qdrant, and release
@@ -32,27 +32,27 @@ nothing incompatible. Every step is a Dagster asset; every rule between them is 
 
 \b
 First commands, in this order:
-  ft doctor                 is everything here that the configuration needs?
-  ft estimate               does the fine-tuning fit, and how long does it take?
-  ft run --all              make the whole graph; what is unchanged is reused
-  ft summary                what was made and how good it is
-  ft search "a question"    ask the released collection
-  ft ui                     the same in the browser
+  ft doctor                 check that everything the configuration needs is here
+  ft estimate               check that the fine-tuning fits, and how long it takes
+  ft run --all              make the whole graph; unchanged assets are reused
+  ft summary                show the current artifacts and how good they are
+  ft search "a question"    query the released collection
+  ft ui                     show the same in the browser
 
 \b
-In the CI of a module around it:
+In the CI of a module that reads or writes the same data:
   ft verify FILE...         0 clean, 1 rows fail, 2 unreadable
   ft convert FILE --to ...  0 all rows, 1 some are quarantined, 2 unreadable
   ft gate                   0 pass, 1 a check failed, 2 a check could not run
 
 \b
 Configuration: config.yaml (FT_CONFIG), profile FT_PROFILE, any key as FT__SECTION__KEY=value.
-State: FT_STATE_DIR (default .ft beside config.yaml); nothing else is written to.
+State: FT_STATE_DIR (default .ft next to config.yaml); no other folder is written to.
 """
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is called, and says every error in one paragraph."""
+    """A group that imports a command when it is called, and prints every error as one paragraph."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -77,8 +77,8 @@ class LazyGroup(click.Group):
         except (click.ClickException, click.exceptions.Exit):
             raise
         except (KeyboardInterrupt, click.Abort):
-            ctx.exit(_fail("interrupted. What was published stays; run the same command to go on.", code=130))
-        except Exception as error:  # the outermost one: whatever went wrong becomes a paragraph and an exit code
+            ctx.exit(_fail("interrupted. Published artifacts stay; run the same command again to continue.", code=130))
+        except Exception as error:  # the outermost handler: every error becomes a paragraph and an exit code
             if ctx.params.get("debug"):
                 traceback.print_exc()
             ctx.exit(_explain(error, str(ctx.invoked_subcommand), bool(ctx.params.get("debug"))))
@@ -91,20 +91,20 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="ft-assets", prog_name="ft")
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
-    del debug  # read from the context where errors are shown
+    del debug  # read from the context when an error is shown
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 def main() -> None:
     """Entry point of `ft`."""
-    # a million rows pass by without one reference cycle: looking for them every 700 objects costs 7 %
+    # a million rows have no reference cycle, and looking for cycles every 700 objects costs 7 %
     gc.set_threshold(20_000, 50, 100)
     cli(prog_name="ft")
 
 
 def _explain(error: Exception, command: str, debug: bool) -> int:
-    """Print one paragraph for an error and return the exit code: 1 when work was refused, else 2."""
+    """Print one paragraph for an error; return the exit code: 1 if work was refused, else 2."""
     from expectations.violations import Refused
     from ft_assets.config.load import SettingsError
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -56,7 +55,7 @@ def build_defs(
     *,
     state: Path,
     config: Path,
-    resource_overrides: Mapping[str, Any] | None = None,
+    resource_overrides: Mapping[str, object] | None = None,
 ) -> dg.Definitions:
     """Return the definitions of the whole graph; folders, engine and launcher are taken from the arguments."""
     return dg.Definitions(
@@ -71,7 +70,7 @@ def build_defs(
     )
 
 
-def _resources(settings: Settings, state: Path, config: Path) -> dict[str, Any]:
+def _resources(settings: Settings, state: Path, config: Path) -> dict[str, object]:
     return {
         "artifacts": ArtifactsResource(
             state_dir=str(state),

@@ -1,6 +1,6 @@
-"""Sees what a person edits while the daemon runs: config.yaml and the source files. Requests; never computes.
+"""The sensors that look for edits of config.yaml and of source files while the daemon runs. They compute nothing.
 
-What it finds becomes a version (a settings run, an observation); what follows from a version is automation.py's.
+An edit becomes a new version (a settings run, an observation); automation.py requests what follows from a version.
 """
 
 # the signature of dg.sensor is partly untyped
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import msgspec
@@ -30,17 +30,20 @@ from resources.dagster_resources import ArtifactsResource
 from resources.files import file_stamp
 
 INTERVAL = 5
-SETTLED = 1.0  # seconds: a younger file may still be being written
+SETTLED = 1.0  # seconds: a younger file may not be complete yet
 SOURCES: Mapping[str, FilesOf] = {**corpus.SOURCES, **datasets.SOURCES}
 WATCH_TAG = "ft/watch"
 _UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING,
-]  # fmt: skip
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 def watch_settings(gates: Sequence[Gate]) -> dg.SensorDefinition:
-    """The sensor on config.yaml. `gates`: all of them; those that did not judge what stands now are judged anew."""
+    """Return the sensor on config.yaml. `gates`: all of them; a check without a current result is run again."""
 
     @dg.sensor(
         name="watch_settings",
@@ -48,110 +51,156 @@ def watch_settings(gates: Sequence[Gate]) -> dg.SensorDefinition:
         | dg.AssetSelection.checks_for_assets(*(gate.asset for gate in gates)),
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="A changed section of config.yaml becomes a new version of its asset; a wrong file is refused.",
+        description="A changed section of config.yaml becomes a new version of its asset; an invalid file is refused.",
     )
     def sensor(context: dg.SensorEvaluationContext, artifacts: ArtifactsResource) -> dg.SensorResult:
         path = Path(artifacts.config_path)
         if _is_fresh([path]):
             return dg.SensorResult(skip_reason=f"{path} was written a moment ago", cursor=context.cursor)
         violations = config_violations(path)
-        said = digest([str(violation) for violation in violations])
-        # said once on the pages of the settings assets, and at every look in the sensor's own history
-        events = _verdicts(violations) if said != (context.cursor or digest([])) else []
+        cursor = digest([str(violation) for violation in violations])
+        # reported once on the pages of the settings assets, and at every look in the history of the sensor
+        events = _verdicts(violations) if cursor != (context.cursor or digest([])) else []
         if violations:
-            text = "; ".join(violation.message for violation in violations)
-            reason = f"{path} cannot be used, the last settings that were right stay: {text}"
-            return dg.SensorResult(skip_reason=reason, asset_events=events, cursor=said)
-        settings = accepted_settings(path, artifacts.state())
-        store = artifacts.store()
-        wanted = {name: settings_recipe(name, section_json(settings, s)).id for s, name in SETTINGS_ASSETS.items()}
-        now = {name: found.recipe_id for name in wanted if (found := store.current(name))}
-        changed = sorted(name for name in wanted if wanted[name] != now.get(name))
-        if not changed:
-            overdue = _overdue(context.instance, gates)
-            if not overdue:
-                return dg.SensorResult(skip_reason="config.yaml says what it said", asset_events=events, cursor=said)
-            request = dg.RunRequest(
-                run_key=digest(sorted((str(key), last) for key, last in overdue.items()))[:16],
-                asset_selection=[],
-                asset_check_keys=list(overdue),
-                tags={WATCH_TAG: "checks"},
-            )
-            return dg.SensorResult(run_requests=[request], asset_events=events, cursor=said)
-        if running := context.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={WATCH_TAG: "settings"})):
-            reason = f"run {running[0].run_id} is taking up the change before"
-            return dg.SensorResult(skip_reason=reason, asset_events=events, cursor=said)
-        request = dg.RunRequest(
-            # one attempt for one edit: a run that failed is not tried again every few seconds
-            run_key=digest([wanted, now, path.stat().st_mtime_ns])[:16],
-            asset_selection=[dg.AssetKey(name) for name in changed],
-            asset_check_keys=[
-                dg.AssetCheckKey(dg.AssetKey(gate.asset), gate.name) for gate in gates if gate.asset in changed
-            ],
-            tags={WATCH_TAG: "settings"},
-        )
-        return dg.SensorResult(run_requests=[request], asset_events=events, cursor=said)
+            request: dg.RunRequest | str = _unusable(path, violations)
+        else:
+            request = _request(context.instance, artifacts, path, gates)
+        if isinstance(request, str):
+            return dg.SensorResult(skip_reason=request, asset_events=events, cursor=cursor)
+        return dg.SensorResult(run_requests=[request], asset_events=events, cursor=cursor)
 
     return sensor
 
 
-def _overdue(instance: dg.DagsterInstance, gates: Sequence[Gate]) -> dict[dg.AssetCheckKey, str]:
-    """Checks that did not judge what stands now -> the run that judged last.
+def _unusable(path: Path, violations: Sequence[Violation]) -> str:
+    errors = "; ".join(violation.message for violation in violations)
+    return f"{path} cannot be used; the last valid settings stay in use: {errors}"
 
-    Those that stop something, and those that read settings. Not while a run makes the asset: to Dagster the execution
-    that was planned last is the check's state, and one that was planned after that run but judged what stood before
-    would hold back what depends on it. Nor while a run judges the check already; nor a second time when nothing changed
-    since it was judged from here and came to no verdict.
+
+def _request(
+    instance: dg.DagsterInstance, artifacts: ArtifactsResource, path: Path, gates: Sequence[Gate]
+) -> dg.RunRequest | str:
+    """Return the run that a valid config.yaml makes necessary, or the reason why there is none."""
+    settings = accepted_settings(path, artifacts.state())
+    store = artifacts.store()
+    wanted = {name: settings_recipe(name, section_json(settings, s)).id for s, name in SETTINGS_ASSETS.items()}
+    current = {name: artifact.recipe_id for name in wanted if (artifact := store.current(name))}
+    changed = sorted(name for name in wanted if wanted[name] != current.get(name))
+    if not changed:
+        return _request_checks(instance, gates)
+    if running := instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={WATCH_TAG: "settings"})):
+        return f"run {running[0].run_id} is still handling the previous change"
+    return dg.RunRequest(
+        # one attempt for one edit: a run that failed is not tried again every few seconds
+        run_key=digest([wanted, current, path.stat().st_mtime_ns])[:16],
+        asset_selection=[dg.AssetKey(name) for name in changed],
+        asset_check_keys=[_key_of(gate) for gate in gates if gate.asset in changed],
+        tags={WATCH_TAG: "settings"},
+    )
+
+
+def _request_checks(instance: dg.DagsterInstance, gates: Sequence[Gate]) -> dg.RunRequest | str:
+    overdue = _overdue(instance, gates)
+    if not overdue:
+        return "config.yaml is unchanged"
+    return dg.RunRequest(
+        run_key=digest(sorted((str(key), last) for key, last in overdue.items()))[:16],
+        asset_selection=[],
+        asset_check_keys=list(overdue),
+        tags={WATCH_TAG: "checks"},
+    )
+
+
+def _overdue(instance: dg.DagsterInstance, gates: Sequence[Gate]) -> dict[dg.AssetCheckKey, str]:
+    """Return the checks that did not judge the current version -> the run that judged last.
+
+    Only blocking checks, and those that read settings. A check is left out while a run makes its asset: for Dagster
+    the execution that was planned last is the state of the check, and one that was planned after that run but judged
+    the version before would block what depends on it. It is also left out while a run judges it already, and if it was
+    requested from here, gave no result, and nothing changed since.
     """
+    busy = _busy_keys(instance)
+    if busy is None:
+        return {}
+    updates = _updates(instance, gates)
+    overdue: dict[dg.AssetCheckKey, str] = {}
+    for gate in gates:
+        sections = set(gate.needs) & set(SETTINGS_ASSETS.values())
+        asset_update = updates.get(gate.asset)
+        if asset_update is None or not (gate.blocking or sections):
+            continue
+        key = _key_of(gate)
+        if key in busy or key.asset_key in busy:
+            continue
+        newest = max([asset_update, *(updates[name] for name in sections if name in updates)])
+        record = instance.get_latest_asset_check_evaluation_record(key)
+        if record is None or not _is_handled(instance, record.run_id, record.event, asset_update, newest):
+            overdue[key] = record.run_id if record else ""
+    return overdue
+
+
+def _busy_keys(instance: dg.DagsterInstance) -> set[dg.AssetKey | dg.AssetCheckKey] | None:
+    """Return the assets and checks of unfinished runs; None if one of them runs everything."""
     busy: set[dg.AssetKey | dg.AssetCheckKey] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         if run.asset_selection is None:
-            return {}
+            return None
         busy |= run.asset_selection | (run.asset_check_selection or frozenset())
-    records = instance.get_asset_records([dg.AssetKey(name) for gate in gates for name in (gate.asset, *gate.needs)])
-    made = {r.asset_entry.asset_key.to_user_string(): r.asset_entry.last_materialization for r in records}
-    found: dict[dg.AssetCheckKey, str] = {}
-    for gate in gates:
-        sections = set(gate.needs) & set(SETTINGS_ASSETS.values())
-        asset = dg.AssetKey(gate.asset)
-        key = dg.AssetCheckKey(asset, gate.name)
-        standing = made.get(gate.asset)
-        if standing is None or not (gate.blocking or sections) or asset in busy or key in busy:
-            continue
-        newest = max([standing.timestamp, *(event.timestamp for name in sections if (event := made.get(name)))])
-        record = instance.get_latest_asset_check_evaluation_record(key)
-        entry = record.event if record else None
-        event = entry.dagster_event if entry else None
-        if entry and event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-            target = event.asset_check_evaluation_data.target_materialization_data
-            if target and target.timestamp >= standing.timestamp and entry.timestamp >= newest:
-                continue
-        if record and entry and entry.timestamp >= newest and _asked_here(instance, record.run_id):
-            continue  # it was planned, and came to no verdict
-        found[key] = record.run_id if record else ""
-    return found
+    return busy
 
 
-def _asked_here(instance: dg.DagsterInstance, run_id: str) -> bool:
+def _updates(instance: dg.DagsterInstance, gates: Sequence[Gate]) -> dict[str, float]:
+    """Return the time of the last materialization of each asset that the gates judge or read."""
+    names = dict.fromkeys(chain.from_iterable((gate.asset, *gate.needs) for gate in gates))
+    updates: dict[str, float] = {}
+    for record in instance.get_asset_records([dg.AssetKey(name) for name in names]):
+        if event := record.asset_entry.last_materialization:
+            updates[record.asset_entry.asset_key.to_user_string()] = event.timestamp
+    return updates
+
+
+def _is_handled(
+    instance: dg.DagsterInstance, run_id: str, entry: dg.EventLogEntry | None, asset_update: float, newest: float
+) -> bool:
+    """Return whether the check judged the current version after its settings changed, or failed to when requested here.
+
+    `asset_update`: time of the current version; `newest`: the same, or the time of a later change of its settings.
+    """
+    if entry is None or entry.timestamp < newest:
+        return False
+    event = entry.dagster_event
+    if event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        target = event.asset_check_evaluation_data.target_materialization_data
+        if target and target.timestamp >= asset_update:
+            return True
+    return _was_requested_here(instance, run_id)  # it was planned, and gave no result
+
+
+def _was_requested_here(instance: dg.DagsterInstance, run_id: str) -> bool:
     run = instance.get_run_by_id(run_id)
     return run is not None and run.tags.get(WATCH_TAG) == "checks"
 
 
+def _key_of(gate: Gate) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(dg.AssetKey(gate.asset), gate.name)
+
+
 class _Seen(msgspec.Struct):
-    """What was seen of one source: the files' sizes and times, and the version of their contents."""
+    """The last look at one source: the sizes and times of its files, and the version of their contents."""
 
     stamp: str = ""
     version: str = ""
 
 
 class _Digests:
-    """sha256 of files. One whose size and time are those of the look before is not read again."""
+    """sha256 of files. A file whose size and time are the same as at the last look is not read again."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def of(self, path: Path) -> str:
-        stamp = file_stamp(path)  # before the reading: what is written meanwhile is read at the next look
+        """Return the sha256 of a file."""
+        stamp = file_stamp(path)  # before reading: a change during the reading is seen at the next look
         known = self._known.get(path)
         if known is None or known[0] != stamp:
             known = self._known[path] = (stamp, file_digest(path))
@@ -164,20 +213,20 @@ _digests = _Digests()
 @dg.sensor(
     minimum_interval_seconds=INTERVAL,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Source files that changed are observed: their contents are the new version.",
+    description="Observes source files that changed: the hash of their contents is the new version.",
 )
 def watch_sources(context: dg.SensorEvaluationContext, artifacts: ArtifactsResource) -> dg.SensorResult:
     seen = msgspec.json.decode(context.cursor, type=dict[str, _Seen]) if context.cursor else {}
     root = artifacts.project()
     settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
-    events: list[Any] = []
+    events: list[dg.AssetObservation] = []
     refused: list[str] = []
     for name, files_of in SOURCES.items():
         before = seen.get(name, _Seen())
         try:
             files = files_of(settings, root)
             stamp = digest([[str(p), *file_stamp(p)] for p in _flat(files)])
-        except (Refused, FileNotFoundError) as error:  # a glob that matches nothing, or a file gone under our eyes
+        except (Refused, FileNotFoundError) as error:  # a glob matches nothing, or a file was deleted meanwhile
             refused.append(str(error))
             continue
         if stamp == before.stamp or _is_fresh(_flat(files)):
@@ -187,25 +236,29 @@ def watch_sources(context: dg.SensorEvaluationContext, artifacts: ArtifactsResou
             tags = {"dagster/data_version": version}
             events.append(dg.AssetObservation(name, metadata={"files": len(files)}, tags=tags))
         seen[name] = _Seen(stamp, version)
-    found = "; ".join(refused) or ("observed" if events else "no source file changed")
-    return dg.SensorResult(skip_reason=found, asset_events=events, cursor=msgspec.json.encode(seen).decode())
+    reason = "; ".join(refused) or ("observed" if events else "no source file changed")
+    return dg.SensorResult(skip_reason=reason, asset_events=events, cursor=msgspec.json.encode(seen).decode())
 
 
 def _verdicts(violations: list[Violation]) -> list[dg.AssetCheckEvaluation]:
     result = as_result(Verdict(violations))
     return [
         dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(name), check_name=VALID, passed=result.passed, severity=result.severity,
-            description=result.description, metadata=result.metadata,
+            asset_key=dg.AssetKey(name),
+            check_name=VALID,
+            passed=result.passed,
+            severity=result.severity,
+            description=result.description,
+            metadata=result.metadata,
         )
         for name in SETTINGS_ASSETS.values()
-    ]  # fmt: skip
+    ]
 
 
 def _flat(paths: Sequence[Path]) -> list[Path]:
-    return [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return list(chain.from_iterable(sorted(path.rglob("*")) if path.is_dir() else [path] for path in paths))
 
 
 def _is_fresh(paths: Sequence[Path]) -> bool:
-    now = time.time()  # a time well in the future (another clock, an archive) says nothing about who writes
+    now = time.time()  # a time far in the future (another clock, an archive) does not mean that somebody writes now
     return any(path.is_file() and abs(now - path.stat().st_mtime) < SETTLED for path in paths)

@@ -1,4 +1,4 @@
-"""What every test needs: no hub, one compute thread, quiet libraries."""
+"""Settings of every test: no hub, one compute thread, quiet libraries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# two spinning threads on busy cores cost tenfold, and a test never needs the network
+# two busy-waiting threads on busy cores are ten times slower, and a test never needs the network
 os.environ.update(
     OMP_NUM_THREADS="1",
     TOKENIZERS_PARALLELISM="false",
@@ -23,7 +23,7 @@ _LONGEST = ["test_whole_graph", "test_what_a_change_costs", "test_automation", "
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take minutes first: else one worker is through while the other has the longest before it."""
+    """Run the files that take minutes first, so that no worker waits for another at the end."""
     items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
 
 
@@ -35,8 +35,8 @@ def project() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real data beside the project; tests that need it skip where it is absent."""
+    """Real data next to the project; tests that need it are skipped if it is absent."""
     folder = PROJECT.parent / "shared"
     if not (folder / "data").is_dir():
-        pytest.skip("the folder ../shared with real data sets is not beside this checkout")
+        pytest.skip("the folder ../shared with real data sets is not next to this checkout")
     return folder

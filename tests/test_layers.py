@@ -1,4 +1,4 @@
-"""Who may know whom, and what must stay light. Read from the source, so that nothing has to be loaded to be judged."""
+"""Which package may import which, and which must stay light. Read from the source, so that nothing is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAVY = ["torch", "dagster", "pandas", "pyarrow", "transformers", "great_expecta
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module a file imports, at any depth."""
+    """Yield every module that a file imports, at any depth."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -30,7 +30,7 @@ def sources(project: Path, package: str) -> list[Path]:
     return sorted((project / package).rglob("*.py"))
 
 
-def test_packages_know_only_those_below_them(project: Path):
+def test_packages_import_only_those_below_them(project: Path):
     forbidden = {"expectations": ("resources", "ft_assets"), "resources": ("ft_assets",)}
     broken = [
         f"{path.relative_to(project)} imports {name}"
@@ -56,7 +56,7 @@ def test_a_folder_of_ft_assets_uses_only_those_before_it(project: Path):
     assert broken == []
 
 
-def test_what_computes_does_not_know_dagster(project: Path):
+def test_modules_that_compute_do_not_import_dagster(project: Path):
     declares = {"assets.py", "checks.py", "glossary_checks.py"}
     broken = [
         f"{path.relative_to(project)} imports {name}"
@@ -91,7 +91,7 @@ def test_definitions_load_nothing_that_computes(project: Path):
     "pattern",
     ["trust_remote_code=True", "weights_only=False", "import pickle", "import yaml", "verify=False", "shell=True"],
 )
-def test_no_open_doors(project: Path, pattern: str):
+def test_unsafe_calls_are_absent(project: Path, pattern: str):
     found = [
         path
         for package in ("ft_assets", "resources", "expectations", "benchmarks")

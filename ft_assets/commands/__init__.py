@@ -1,1 +1,1 @@
-"""One file a command. project.py, execution.py and terminal.py hold what several of them share."""
+"""The commands of `ft`, one file each. project.py, execution.py and terminal.py are shared by several of them."""

@@ -1,4 +1,4 @@
-"""Runs a Dagster job in this process, quietly, as a run that the UI shows like any other."""
+"""Run a Dagster job in this process without its log; the UI shows it like any other run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
+
+if TYPE_CHECKING:  # not exported by Dagster
+    from dagster_shared.error import SerializableErrorInfo
 
 PID_TAG, HOST_TAG = "ft/pid", "ft/host"
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
@@ -24,7 +27,7 @@ def execute(
     keys: Sequence[dg.AssetKey] | None = None,
     listener: Listener | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Execute `job` (only `keys` of it, if given). Failures are in the result's events; only Ctrl-C is raised.
+    """Execute `job`, or only `keys` of it. Failures are in the events of the result; only Ctrl-C is raised.
 
     `listener` is called with each event as it happens.
     """
@@ -38,42 +41,42 @@ def execute(
         run_id=run_id,
         run_config=quiet,
         raise_on_error=False,
-        # the daemon must not try again what a person watches fail here
+        # the daemon must not retry a run whose failure a person sees here
         tags={PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname(), "dagster/max_retries": "0"},
     )
     if any(error.cls_name == "DagsterExecutionInterruptedError" for error in failures(result.all_events).values()):
-        raise KeyboardInterrupt  # Dagster has recorded it and let it go
+        raise KeyboardInterrupt  # Dagster recorded it and did not raise it
     return result
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs of killed `ft` processes as failed and free their pool slots. Returns their ids.
+    """Mark runs of killed `ft` processes as failed and free their pool slots; return their ids.
 
-    Nobody else does: to Dagster a run whose process was killed is running for ever, and its slot is taken.
+    Nothing else does: for Dagster a run whose process was killed runs for ever and keeps its slot.
     """
-    buried: list[str] = []
+    run_ids: list[str] = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={HOST_TAG: socket.gethostname()})):
         if _is_alive(int(run.tags[PID_TAG])):
             continue
-        instance.report_run_failed(run, "the process that ran it is gone")
+        instance.report_run_failed(run, "the process of this run no longer exists")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        buried.append(run.run_id)
-    return buried
+        run_ids.append(run.run_id)
+    return run_ids
 
 
-def failures(events: Sequence[dg.DagsterEvent]) -> dict[str, Any]:
-    """step key -> what the step raised (SerializableErrorInfo), for each failed step."""
-    found: dict[str, Any] = {}
+def failures(events: Sequence[dg.DagsterEvent]) -> dict[str, SerializableErrorInfo]:
+    """Return step key -> the error that the step raised, for each failed step."""
+    errors: dict[str, SerializableErrorInfo] = {}
     for event in events:
         if event.is_step_failure and event.step_key and event.step_failure_data.error:
             error = event.step_failure_data.error
-            wrapped = error.cls_name == "DagsterExecutionStepExecutionError" and error.cause
-            found[event.step_key] = wrapped or error
-    return found
+            cause = error.cause if error.cls_name == "DagsterExecutionStepExecutionError" else None
+            errors[event.step_key] = cause or error
+    return errors
 
 
-def reason(error: Any) -> str:
-    """What a failed step's error says: without the module of its class, and for a refusal without the class."""
+def reason(error: SerializableErrorInfo) -> str:
+    """Return the message of an error, without the module of its class; for a refusal without the class too."""
     text = str(error.message).strip()
     if error.cls_name in {"Refused", "Failure"}:
         return text.partition(": ")[2].strip()
@@ -81,14 +84,14 @@ def reason(error: Any) -> str:
 
 
 def violations_of(evaluation: dg.AssetCheckEvaluation) -> list[str]:
-    """The paragraphs of a failed check: one a violation, or its description."""
+    """Return the paragraphs of a failed check: one for each violation, or its description."""
     table = evaluation.metadata.get("violations")
     if not isinstance(table, dg.TableMetadataValue):
         return [evaluation.description or "the check did not pass"]
     return [_paragraph(record.data) for record in table.records]
 
 
-def _paragraph(row: Mapping[str, Any]) -> str:
+def _paragraph(row: Mapping[str, object]) -> str:
     text = f"[{row['code']}] {row['where']}: {row['message']}"
     if row["field"]:
         text += f" ({row['field']}: found {row['found']}, expected {row['expected']})"

@@ -1,4 +1,4 @@
-"""`ft gate`: every check of the graph, judged now. A check that did not run is never a pass."""
+"""`ft gate`: run every check of the graph now. A check that did not run never counts as passed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from ft_assets.commands.terminal import duration, take_terminal
 from resources.artifacts import write_json
 
 JOB = "compat_gate"
+REPORT_VERSION = 2
+"""Version of the JSON report. Since 2, the paragraphs end with `Fix: …`."""
 
 
 class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: passed, failed (a rule is broken), crashed (it could not judge), missing (it did not run)."""
+    """One check: passed, failed (with violations), crashed (it could not judge), missing (it did not run)."""
 
     asset: str
     check: str
@@ -42,7 +44,7 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """0 all passed · 1 one failed, blocking or not · 2 one crashed or is missing, or there are none."""
+        """0 if all passed, 1 if one failed (blocking or not), 2 if one crashed or is missing, or there are none."""
         states = {check.state for check in self.checks}
         if not states or states & {"crashed", "missing"}:
             return 2
@@ -51,11 +53,13 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command("gate")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JSON.")
-@click.option("--junit", "junit_path", type=click.Path(path_type=Path, dir_okay=False), help="Write it as JUnit XML.")
-@click.option("--markdown", is_flag=True, help="Print a Markdown table (for a pull request) instead.")
+@click.option(
+    "--junit", "junit_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as JUnit XML."
+)
+@click.option("--markdown", is_flag=True, help="Print a Markdown table, for a pull request.")
 @click.pass_context
 def command(ctx: click.Context, json_path: Path | None, junit_path: Path | None, markdown: bool) -> None:
-    """Run every check as a CI gate. Checks are judged now; stored results are not trusted.
+    """Run every check as a CI gate. All checks run now; stored results are not used.
 
     \b
     Exit code: 0 pass, 1 a check failed (blocking or not), 2 a check could not run or was missing.
@@ -69,7 +73,7 @@ def command(ctx: click.Context, json_path: Path | None, junit_path: Path | None,
         else:
             print_gates(report, console)
     if json_path:
-        write_json(json_path, {**msgspec.to_builtins(report), "exit_code": report.exit_code})
+        write_json(json_path, as_json(report))
     if junit_path:
         junit_path.parent.mkdir(parents=True, exist_ok=True)
         junit_path.write_bytes(as_junit(report))
@@ -77,7 +81,7 @@ def command(ctx: click.Context, json_path: Path | None, junit_path: Path | None,
 
 
 def run_gates(defs: dg.Definitions, instance: dg.DagsterInstance) -> GateReport:
-    """Execute the check-only job and hold its results against the full set of checks of the graph."""
+    """Run the job of all checks and compare its results with the checks of the graph."""
     started = time.monotonic()
     graph = defs.resolve_asset_graph()
     result = execute(defs.resolve_job_def(JOB), instance)
@@ -93,7 +97,7 @@ def run_gates(defs: dg.Definitions, instance: dg.DagsterInstance) -> GateReport:
         elif error is not None:
             state, paragraphs = "crashed", [reason(error)]
         else:
-            state, paragraphs = "missing", [f"the job {JOB} did not run it."]
+            state, paragraphs = "missing", [f"the job {JOB} did not run this check."]
         checks.append(
             CheckOutcome(
                 asset=key.asset_key.to_user_string(),
@@ -107,7 +111,7 @@ def run_gates(defs: dg.Definitions, instance: dg.DagsterInstance) -> GateReport:
 
 
 def print_gates(report: GateReport, console: Console) -> None:
-    """A table of all checks, then a paragraph for each that did not pass."""
+    """Print a table of all checks, then the paragraphs of each that did not pass."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("asset", "check", "blocking", "result"):
         table.add_column(title)
@@ -124,15 +128,20 @@ def print_gates(report: GateReport, console: Console) -> None:
 
 
 def verdict(report: GateReport) -> str:
-    """One line: how many checks came out how."""
+    """Return the outcome and the number of checks by state, as one line."""
     states = [check.state for check in report.checks]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("passed", "failed", "crashed", "missing") if s in states)
     word = {0: "pass", 1: "a check failed", 2: "a check could not run or was missing"}[report.exit_code]
     return f"gate: {word} · {counts or 'no checks at all'} · {duration(report.seconds)}"
 
 
+def as_json(report: GateReport) -> dict[str, object]:
+    """Return the report for a program."""
+    return {"report_version": REPORT_VERSION, **msgspec.to_builtins(report), "exit_code": report.exit_code}
+
+
 def as_markdown(report: GateReport) -> str:
-    """A comment for a pull request."""
+    """Return the report as a comment for a pull request."""
     rows = [
         (check.asset, check.check, "yes" if check.blocking else "no", check.state, _cell(check))
         for check in report.checks
@@ -142,7 +151,7 @@ def as_markdown(report: GateReport) -> str:
 
 
 def as_junit(report: GateReport) -> bytes:
-    """JUnit XML: one suite an asset; a failed check is a failure, one that did not judge an error."""
+    """Return JUnit XML: a suite for each asset; a failed check is a failure, one without a result an error."""
     root = ElementTree.Element("testsuites", name="ft gate", time=str(report.seconds))
     for asset in dict.fromkeys(check.asset for check in report.checks):
         cases = [check for check in report.checks if check.asset == asset]
@@ -158,8 +167,8 @@ def as_junit(report: GateReport) -> bytes:
             node = ElementTree.SubElement(suite, "testcase", classname=asset, name=case.check)
             if case.state != "passed":
                 kind = "failure" if case.state == "failed" else "error"
-                found = ElementTree.SubElement(node, kind, type=case.state, message=_printable(case.paragraphs[0]))
-                found.text = _printable("\n".join(case.paragraphs))
+                problem = ElementTree.SubElement(node, kind, type=case.state, message=_printable(case.paragraphs[0]))
+                problem.text = _printable("\n".join(case.paragraphs))
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
@@ -168,5 +177,5 @@ def _cell(check: CheckOutcome) -> str:
 
 
 def _printable(text: str) -> str:
-    """XML 1.0 has no place for control characters."""
+    """Remove control characters, which XML 1.0 does not allow."""
     return "".join(character for character in text if character >= " " or character in "\t\n")

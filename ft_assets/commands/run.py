@@ -1,12 +1,13 @@
-"""`ft run`: observe the sources, make the selected assets, judge them, and say what came out of it."""
+"""`ft run`: observe the sources, make the selected assets, run their checks, and report the outcome."""
 
 from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 import click
 import dagster as dg
@@ -18,21 +19,26 @@ from rich.table import Table
 from ft_assets.commands.execution import bury_dead_runs, execute, failures, reason, violations_of
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import ProgressLines, duration, take_terminal
+from ft_assets.graph.automation import TRAININGS
 from resources import telemetry
 from resources.artifacts import write_json
 
-TRAINED = ("sft_adapter", "dpo_adapter", "embedding_model")
-# what a run reports as encoded and upserted: asset -> key of its summary
+if TYPE_CHECKING:  # not exported by Dagster
+    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+    from dagster_shared.error import SerializableErrorInfo
+
+# counts of a run: name -> (asset, key of its summary)
 COUNTED = {"encoded": ("passage_vectors", "encoded"), "upserted": ("qdrant_collection", "upserted")}
+_VERSION_TAG = "dagster/data_version"
 _NOT_FIGURES = {"recipe", "reused", "artifact"}
 
 
 class AssetOutcome(msgspec.Struct, kw_only=True):
-    """What became of one selected asset."""
+    """The outcome of one selected asset."""
 
     asset: str
     state: str = "skipped"
-    """made | reused | observed | failed | skipped (something before it failed)"""
+    """made | reused | observed | failed | skipped (an asset or a check before it failed)"""
     version: str = ""
     figures: dict[str, float] = {}
     checks_passed: int = 0
@@ -40,7 +46,7 @@ class AssetOutcome(msgspec.Struct, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a run did not go through: a check that failed, an asset that refused, or a step that crashed."""
+    """A reason why a run failed: a check that failed, an asset that refused, or a step that crashed."""
 
     kind: str
     subject: str
@@ -49,7 +55,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunSummary(msgspec.Struct, kw_only=True):
-    """What `ft run` prints at the end and writes with --json."""
+    """The summary that `ft run` prints at the end and writes with --json."""
 
     run_id: str
     seconds: float
@@ -62,11 +68,16 @@ class RunSummary(msgspec.Struct, kw_only=True):
 
 
 @click.command("run")
-@click.option("--group", "groups", multiple=True, metavar="G", help="All assets of a group (repeatable).")
-@click.option("--asset", "assets", multiple=True, metavar="K", help="One asset (repeatable).")
-@click.option("--all", "everything", is_flag=True, help="The whole graph.")
-@click.option("--upstream", is_flag=True, help="Also everything that the selection is made from and judged by.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Write the summary there.")
+@click.option("--group", "groups", multiple=True, metavar="G", help="Make all assets of this group (repeatable).")
+@click.option("--asset", "assets", multiple=True, metavar="K", help="Make this asset (repeatable).")
+@click.option("--all", "everything", is_flag=True, help="Make the whole graph.")
+@click.option("--upstream", is_flag=True, help="Also make every asset that the selection or its checks need.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the summary to this file as JSON.",
+)
 @click.pass_context
 def command(  # noqa: PLR0917  click passes by keyword
     ctx: click.Context,
@@ -76,12 +87,12 @@ def command(  # noqa: PLR0917  click passes by keyword
     upstream: bool,
     json_path: Path | None,
 ) -> None:
-    """Make assets, with progress. What is unchanged is reused.
+    """Make assets and show the progress. Unchanged assets are reused.
 
-    The settings and source files that the selection reads directly are always read anew.
+    The settings and source files that the selection reads directly are always read again.
 
     \b
-    Exit code: 0 all went well, 1 a check failed or an asset refused, 2 something could not run.
+    Exit code: 0 success, 1 a check failed or an asset refused, 2 something could not run.
     Example:   ft run --group retrieval --upstream
     """
     if not (groups or assets or everything):
@@ -110,116 +121,123 @@ def select(
     everything: bool = False,
     upstream: bool = False,
 ) -> list[dg.AssetKey]:
-    """The assets to make, with the settings and sources they read directly. Raises UsageError for unknown names."""
+    """Return the assets to make, with the settings and sources they read directly. Raises UsageError for unknown names.
+
+    `upstream`: also every asset that the selection or its checks need.
+    """
     graph = defs.resolve_asset_graph()
     runnable = graph.materializable_asset_keys | graph.observable_asset_keys
     by_name = {key.to_user_string(): key for key in runnable}
-    known_groups = {graph.get(key).group_name for key in runnable}
-    for given, known, what in ((assets, set(by_name), "asset"), (groups, known_groups, "group")):
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=3) or sorted(known)
-                raise click.UsageError(f"there is no {what} {name!r}. Did you mean: {', '.join(near)}?")
+    _refuse_unknown("asset", assets, by_name.keys())
+    _refuse_unknown("group", groups, {graph.get(key).group_name or "" for key in runnable})
     chosen = {key for key in runnable if everything or graph.get(key).group_name in groups}
     chosen |= {by_name[name] for name in assets}
     if upstream:
-        todo = list(chosen)
-        while todo:
-            node = graph.get(todo.pop())
-            # checks of records also read the glossary, which no record is made from
-            judged_by = {key for check in node.check_keys for key in graph.get(check).parent_entity_keys}
-            judged_by = {key for key in judged_by if key in runnable and graph.get(key).group_name != node.group_name}
-            parents = (node.parent_keys | judged_by) & runnable - chosen
-            chosen |= parents
-            todo += parents
-    read = {parent for key in chosen for parent in graph.get(key).parent_keys & runnable}
-    chosen |= {key for key in read if key in graph.observable_asset_keys or graph.get(key).group_name == "settings"}
+        chosen = _with_upstream(graph, chosen, runnable)
+    parents = set[dg.AssetKey]().union(*(graph.get(key).parent_keys for key in chosen)) & runnable
+    chosen |= {key for key in parents if key in graph.observable_asset_keys or graph.get(key).group_name == "settings"}
     return [key for key in graph.toposorted_asset_keys if key in chosen]
+
+
+def _refuse_unknown(kind: str, names: Sequence[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=3) or sorted(known)
+            raise click.UsageError(f"there is no {kind} {name!r}. Did you mean: {', '.join(similar)}?")
+
+
+def _with_upstream(
+    graph: AssetGraph, chosen: AbstractSet[dg.AssetKey], runnable: AbstractSet[dg.AssetKey]
+) -> set[dg.AssetKey]:
+    """Return `chosen` with every runnable asset that it or its checks need."""
+    result = set(chosen)
+    queue = list(chosen)
+    while queue:
+        node = graph.get(queue.pop())
+        # checks of records also read the glossary, which is no input of the records
+        read_by_checks = set[dg.AssetKey]()
+        for check in node.check_keys:
+            parents = graph.get(check).parent_entity_keys & runnable
+            read_by_checks |= {key for key in parents if graph.get(key).group_name != node.group_name}
+        needed = (node.parent_keys | read_by_checks) & runnable - result
+        result |= needed
+        queue += needed
+    return result
 
 
 def run_assets(
     defs: dg.Definitions, instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey], console: Console
 ) -> RunSummary:
-    """Execute `keys` as one run in this process, showing progress on `console`."""
+    """Execute `keys` as one run in this process, with progress on `console`."""
     started = time.monotonic()
     if bury_dead_runs(instance):
         console.print("A run whose process was killed was marked as failed.")
     observable = defs.resolve_asset_graph().observable_asset_keys
-    made_here = [key.to_user_string() for key in keys if key not in observable]
-    with ProgressLines(console, total=len(made_here)) as lines:
-        finished: set[str] = set()
-
-        def on_progress(progress: telemetry.Progress) -> None:
-            if progress.kind in {"made", "reused"}:
-                finished.add(progress.asset)
-            lines.show(progress)
-
-        def on_event(entry: dg.EventLogEntry) -> None:
-            event = entry.dagster_event
-            if event is None:
-                return
-            name = event.step_key or ""
-            if event.is_step_start and name in made_here:
-                lines.show(telemetry.Progress(asset=name, kind="start"))
-            elif event.is_step_failure:
-                found = failures([event])
-                if name in made_here and name in found:
-                    first = reason(found[name]).splitlines()[0] if reason(found[name]) else found[name].cls_name
-                    lines.show(telemetry.Progress(asset=name, kind="failed", text=first))
-            elif event.is_step_materialization and event.asset_key:
-                asset = event.asset_key.to_user_string()
-                if asset not in finished:  # it does not go through `produce`, which tells by itself
-                    lines.show(telemetry.Progress(asset=asset, kind="made"))
-
-        unsubscribe = telemetry.subscribe(on_progress)
+    to_make = [key.to_user_string() for key in keys if key not in observable]
+    with ProgressLines(console, total=len(to_make)) as lines:
+        progress = _Progress(lines, to_make)
+        unsubscribe = telemetry.subscribe(progress.on_progress)
         try:
-            result = execute(defs.resolve_implicit_global_asset_job_def(), instance, keys=keys, listener=on_event)
+            job = defs.resolve_implicit_global_asset_job_def()
+            result = execute(job, instance, keys=keys, listener=progress.on_event)
         finally:
             unsubscribe()
     return summarise(result, keys, time.monotonic() - started)
 
 
+class _Progress:
+    """Shows the progress of a run from the telemetry of its assets and the events of Dagster."""
+
+    def __init__(self, lines: ProgressLines, to_make: Sequence[str]) -> None:
+        self._lines = lines
+        self._to_make = to_make
+        self._finished: set[str] = set()
+
+    def on_progress(self, progress: telemetry.Progress) -> None:
+        """Show what an asset or a worker reports."""
+        if progress.kind in {"made", "reused"}:
+            self._finished.add(progress.asset)
+        self._lines.show(progress)
+
+    def on_event(self, entry: dg.EventLogEntry) -> None:
+        """Show the start, the failure or the materialization of a step."""
+        event = entry.dagster_event
+        if event is None:
+            return
+        step = event.step_key or ""
+        if event.is_step_start and step in self._to_make:
+            self._lines.show(telemetry.Progress(asset=step, kind="start"))
+        elif event.is_step_failure:
+            error = failures([event]).get(step)
+            if step in self._to_make and error is not None:
+                text = (reason(error).splitlines() or [str(error.cls_name)])[0]
+                self._lines.show(telemetry.Progress(asset=step, kind="failed", text=text))
+        elif event.is_step_materialization and event.asset_key:
+            asset = event.asset_key.to_user_string()
+            if asset not in self._finished:  # it was not made by `produce`, which reports its own progress
+                self._lines.show(telemetry.Progress(asset=asset, kind="made"))
+
+
 def summarise(result: dg.ExecuteInProcessResult, keys: Sequence[dg.AssetKey], seconds: float) -> RunSummary:
-    """The summary of a finished run, from its own events."""
+    """Return the summary of a finished run, from its own events."""
     outcomes = {key: AssetOutcome(asset=key.to_user_string()) for key in keys}
-    problems: list[Problem] = []
     for event in result.all_events:
-        outcome = outcomes.get(event.asset_key) if event.asset_key else None
-        if event.is_step_materialization and outcome:
-            materialization = event.step_materialization_data.materialization
-            values = {name: value.value for name, value in materialization.metadata.items()}
-            outcome.state = "reused" if values.get("reused") is True else "made"
-            outcome.version = (materialization.tags or {}).get("dagster/data_version", "")
-            outcome.figures = {
-                name: float(value)
-                for name, value in values.items()
-                if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_FIGURES
-            }
-        elif event.is_asset_observation and outcome and outcome.state == "skipped":
-            observation = event.asset_observation_data.asset_observation
-            outcome.state = "observed"
-            outcome.version = (observation.tags or {}).get("dagster/data_version", "")
-    judged: set[str] = set()
-    for evaluation in result.get_asset_check_evaluations():
-        judged.add(f"{evaluation.asset_key.to_python_identifier()}_{evaluation.check_name}")
-        outcome = outcomes.get(evaluation.asset_key)
-        if outcome and evaluation.passed:
-            outcome.checks_passed += 1
-        elif outcome:
-            outcome.checks_failed += 1
-        if not evaluation.passed:
-            subject = f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}"
-            problems.append(Problem(kind="check failed", subject=subject, paragraphs=violations_of(evaluation)))
+        if event.asset_key in outcomes:
+            _note_event(outcomes[event.asset_key], event)
+    evaluations = result.get_asset_check_evaluations()
+    for evaluation in evaluations:
+        if outcome := outcomes.get(evaluation.asset_key):
+            outcome.checks_passed += evaluation.passed
+            outcome.checks_failed += not evaluation.passed
+    problems = [_failed_check(evaluation) for evaluation in evaluations if not evaluation.passed]
+    judged = {f"{one.asset_key.to_python_identifier()}_{one.check_name}" for one in evaluations}
+    by_step = {key.to_python_identifier(): outcome for key, outcome in outcomes.items()}
     for step, error in failures(result.all_events).items():
         if step in judged:
-            continue  # a blocking check that failed: said above
-        kind = "refused" if error.cls_name == "Refused" else "crashed"
-        problems.append(
-            Problem(kind=kind, subject=step, paragraphs=[reason(error)], traceback=cast("str", error.to_string()))
-        )
-        for key, outcome in outcomes.items():
-            if key.to_python_identifier() == step:
-                outcome.state = "failed"
+            continue  # a blocking check that failed is in `problems` already
+        problems.append(_failed_step(step, error))
+        if step in by_step:
+            by_step[step].state = "failed"
     crashed = any(problem.kind == "crashed" for problem in problems) or not (result.success or problems)
     by_name = {outcome.asset: outcome for outcome in outcomes.values()}
     return RunSummary(
@@ -227,14 +245,42 @@ def summarise(result: dg.ExecuteInProcessResult, keys: Sequence[dg.AssetKey], se
         seconds=round(seconds, 1),
         assets=list(outcomes.values()),
         problems=problems,
-        trained=sum(by_name[name].state == "made" for name in TRAINED if name in by_name),
+        trained=sum(by_name[name].state == "made" for name in TRAININGS if name in by_name),
         **{total: _count(by_name, *source) for total, source in COUNTED.items()},
         exit_code=2 if crashed else 1 if problems else 0,
     )
 
 
+def _note_event(outcome: AssetOutcome, event: dg.DagsterEvent) -> None:
+    """Set state, version and figures from a materialization or an observation."""
+    if event.is_step_materialization:
+        materialization = event.step_materialization_data.materialization
+        values = {name: value.value for name, value in materialization.metadata.items()}
+        outcome.state = "reused" if values.get("reused") is True else "made"
+        outcome.version = (materialization.tags or {}).get(_VERSION_TAG, "")
+        outcome.figures = {
+            name: float(value)
+            for name, value in values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_FIGURES
+        }
+    elif event.is_asset_observation and outcome.state == "skipped":
+        observation = event.asset_observation_data.asset_observation
+        outcome.state = "observed"
+        outcome.version = (observation.tags or {}).get(_VERSION_TAG, "")
+
+
+def _failed_check(evaluation: dg.AssetCheckEvaluation) -> Problem:
+    subject = f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}"
+    return Problem(kind="check failed", subject=subject, paragraphs=violations_of(evaluation))
+
+
+def _failed_step(step: str, error: SerializableErrorInfo) -> Problem:
+    kind = "refused" if error.cls_name == "Refused" else "crashed"
+    return Problem(kind=kind, subject=step, paragraphs=[reason(error)], traceback=error.to_string())
+
+
 def print_summary(summary: RunSummary, console: Console, *, debug: bool = False) -> None:
-    """The table of assets, every problem as a paragraph, and the totals."""
+    """Print the table of assets, every problem as a paragraph, and the totals."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("asset", "state", "version", "figures", "checks"):
         table.add_column(title, overflow="fold" if title == "figures" else "ellipsis", no_wrap=title != "figures")
@@ -255,9 +301,10 @@ def print_summary(summary: RunSummary, console: Console, *, debug: bool = False)
         if problem.traceback and debug:
             console.print(escape(problem.traceback), soft_wrap=True)
         elif problem.kind == "crashed":
-            console.print("  `ft --debug run ...` shows the traceback.")
+            console.print("  Run `ft --debug run ...` for the traceback.")
     states = [outcome.state for outcome in summary.assets]
-    passed, failed = (sum(getattr(o, name) for o in summary.assets) for name in ("checks_passed", "checks_failed"))
+    passed = sum(outcome.checks_passed for outcome in summary.assets)
+    failed = sum(outcome.checks_failed for outcome in summary.assets)
     counts = ", ".join(
         f"{states.count(state)} {state}" for state in ("made", "reused", "failed", "skipped") if states.count(state)
     )
@@ -269,8 +316,8 @@ def print_summary(summary: RunSummary, console: Console, *, debug: bool = False)
     )
 
 
-def figures_line(figures: dict[str, Any], most: int = 4) -> str:
-    """The first few figures of an asset: `rows 120, dropped 3`."""
+def figures_line(figures: Mapping[str, float], most: int = 4) -> str:
+    """Return the first few figures of an asset as text: `rows 120, dropped 3`."""
     return ", ".join(f"{name} {_number(value)}" for name, value in list(figures.items())[:most])
 
 

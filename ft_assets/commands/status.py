@@ -1,10 +1,11 @@
-"""`ft status`: each asset's version, whether it is in sync and if not why, its checks, and what of it is released."""
+"""`ft status`: each asset's version, if it is in sync or why it is stale, its checks, and if it is released."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, cast
 
 import click
@@ -29,7 +30,7 @@ _KINDS: tuple[ReleaseKind, ...] = ("adapter", "collection")
 
 
 class AssetStatus(msgspec.Struct, kw_only=True):
-    """Where one asset stands."""
+    """The status of one asset."""
 
     asset: str
     group: str
@@ -46,7 +47,7 @@ class AssetStatus(msgspec.Struct, kw_only=True):
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(as_json: bool) -> None:
-    """Each asset: version, in sync or stale and why, checks, released or not. Changes nothing.
+    """Show each asset: version, in sync or stale and why, checks, released or not. Changes nothing.
 
     \b
     Example: ft status --json | jq '.[] | select(.state == "stale")'
@@ -69,15 +70,15 @@ def read_status(
     releases: Releases,
     sections: Mapping[str, Mapping[str, Any]],
 ) -> list[AssetStatus]:
-    """The status of every asset, sources first. `sections`: settings asset -> what config.yaml says now."""
+    """Return the status of every asset, sources first. `sections`: settings asset -> its values in config.yaml."""
     graph = defs.resolve_asset_graph()
     sources = observe_now(defs)
     released = _released(releases)
-    found: dict[dg.AssetKey, AssetStatus] = {}
+    statuses: dict[dg.AssetKey, AssetStatus] = {}
     for key in graph.toposorted_asset_keys:
         node = graph.get(key)
         name = key.to_user_string()
-        status = found[key] = AssetStatus(asset=name, group=node.group_name)
+        status = statuses[key] = AssetStatus(asset=name, group=node.group_name)
         if key not in graph.materializable_asset_keys:
             status.state, status.version = "source", sources.get(key, "")
             continue
@@ -88,22 +89,22 @@ def read_status(
             continue
         tags = materialization.tags or {}
         status.version, status.made_at = tags.get(_VERSION_TAG, ""), entry.timestamp
-        parents = [found[parent] for parent in sorted(node.parent_keys)]
         status.reasons = [
             *_code_reasons(tags, node.code_version),
             *_section_reasons(store, name, sections),
             *_artifact_reasons(store, name, materialization),
-            *(reason for parent in parents for reason in _parent_reasons(tags, parent)),
+            *chain.from_iterable(_parent_reasons(tags, statuses[parent]) for parent in sorted(node.parent_keys)),
         ]
         status.state = "stale" if status.reasons else "in sync"
-        status.released = released.get(name) == _recipe(materialization) if name in released else False
-        run_of_checks = {check.name: _check_state(instance, check, entry) for check in node.check_keys}
-        status.checks = dict(sorted(run_of_checks.items()))
-    return list(found.values())
+        status.released = name in released and released[name] == _recipe(materialization)
+        status.checks = {
+            check.name: _check_state(instance, check, entry) for check in sorted(node.check_keys, key=lambda k: k.name)
+        }
+    return list(statuses.values())
 
 
 def observe_now(defs: dg.Definitions) -> dict[dg.AssetKey, str]:
-    """The data version of every observable source as it is now. Recorded nowhere."""
+    """Return the data version of every observable source as it is now, without recording it."""
     graph = defs.resolve_asset_graph()
     keys = [key for key in graph.toposorted_asset_keys if key in graph.observable_asset_keys]
     if not keys:
@@ -115,7 +116,7 @@ def observe_now(defs: dg.Definitions) -> dict[dg.AssetKey, str]:
 
 
 def print_status(statuses: list[AssetStatus], releases: Releases, console: Console) -> None:
-    """A table of all assets, then what is released."""
+    """Print a table of all assets, then the releases."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("group", "asset", "version", "made", "state", "checks", "why"):
         table.add_column(title, no_wrap=title != "why", overflow="fold")
@@ -136,7 +137,7 @@ def print_status(statuses: list[AssetStatus], releases: Releases, console: Conso
 
 
 def checks_line(status: AssetStatus) -> str:
-    """`5 passed`, `1 FAILED 4 passed`, `2 not judged`."""
+    """Return the number of checks by state: `5 passed`, `1 FAILED 4 passed`, `2 not judged`."""
     states = list(status.checks.values())
     words = (("failed", "[red]{} FAILED[/]"), ("not judged", "[yellow]{} not judged[/]"), ("passed", "{} passed"))
     return " ".join(text.format(states.count(state)) for state, text in words if state in states)
@@ -146,7 +147,7 @@ def _code_reasons(tags: Mapping[str, str], code_version: str | None) -> list[str
     recorded = tags.get(_CODE_TAG)
     if code_version is None or recorded == code_version:
         return []
-    return [f"its code is version {code_version}, it was made by {recorded}"]
+    return [f"its code version is {code_version}, it was made by version {recorded}"]
 
 
 def _section_reasons(store: ArtifactStore, name: str, sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -176,10 +177,10 @@ def _check_state(instance: dg.DagsterInstance, key: dg.AssetCheckKey, made: dg.E
     record = instance.get_latest_asset_check_evaluation_record(key)
     event = record.event.dagster_event if record and record.event else None
     if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-        return "not judged"  # planned, but it crashed or never began
+        return "not judged"  # it was planned, but crashed or never started
     evaluation = event.asset_check_evaluation_data
     target = evaluation.target_materialization_data
-    # a result counts for the materialization it was reached on, not for a later one
+    # a result counts for the materialization that was judged, not for a later one
     if target is None or target.timestamp < made.timestamp:
         return "not judged"
     return "passed" if evaluation.passed else "failed"
@@ -191,6 +192,9 @@ def _recipe(materialization: dg.AssetMaterialization) -> str:
 
 
 def _released(releases: Releases) -> dict[str, str]:
-    """asset -> recipe id of what serves now."""
-    current = [release for kind in _KINDS if (release := releases.current(kind))]
-    return {asset: recipe for release in current for asset, recipe in release.artifacts.items()}
+    """Return asset -> recipe id of the current releases."""
+    recipes: dict[str, str] = {}
+    for kind in _KINDS:
+        if release := releases.current(kind):
+            recipes |= release.artifacts
+    return recipes

@@ -1,9 +1,10 @@
-"""`ft summary`: what stands and how good it is, read from the artifacts alone (no Dagster)."""
+"""`ft summary`: the current artifacts and how good they are, read from the artifacts alone (no Dagster)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping
+from itertools import product
+from typing import cast
 
 import click
 from rich.console import Console
@@ -15,27 +16,27 @@ from resources.artifacts import ArtifactStore
 from resources.releases import ReleaseKind, Releases
 
 _KINDS: tuple[ReleaseKind, ...] = ("adapter", "collection")
-# Where the figures of a table stand: `<system>_<arm>_<metric>` and `<model>_<metric>` of the evaluation's summary;
-# a nested summary is read with its keys joined (`base_fused_ndcg_at_10`).
+# The keys of the figures in the summary of the evaluation: `<system>_<arm>_<metric>` and `<metric>_<model>`. The keys
+# of a nested summary are joined (`base_fused_ndcg_at_10`).
 RETRIEVAL = ("embedding_evaluation", ("base", "trained"), ("dense", "sparse", "fused"), ("ndcg_at_10", "recall_at_10"))
 ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("exact_match", "f1"))
 
 
 @click.command("summary")
 def command() -> None:
-    """Every asset with its version and figures, retrieval before and after training, answers, what is released.
+    """Show every asset with its version and figures, retrieval before and after training, answers, and releases.
 
     \b
     Example: ft summary
     """
     project, console = Project.here(), make_console()
-    console.print("[bold]What stands[/]")
+    console.print("[bold]Current artifacts[/]")
     console.print(_assets(project.store))
     print_report(project, console)
 
 
 def print_report(project: Project, console: Console | None = None) -> None:
-    """Print how good what stands is, and what is released; what was never made is left out."""
+    """Print the results of the current evaluations, and the releases."""
     console = console or make_console()
     for title, table in (
         ("Retrieval, before and after training", retrieval_table(project.store)),
@@ -47,13 +48,14 @@ def print_report(project: Project, console: Console | None = None) -> None:
     console.print("\n[bold]Released[/]")
     for kind in _KINDS:
         console.print(f"  {_released(project.releases, kind)}")
-    console.print("\nNext: [bold]make ui[/] shows all of this in the browser, `ft search TEXT` asks the collection.")
+    console.print("\nNext: [bold]make ui[/] shows all of this in the browser, `ft search TEXT` queries the collection.")
 
 
 def retrieval_table(store: ArtifactStore) -> Table:
-    """nDCG@10 and Recall@10 of each arm, before and after training, and the difference."""
+    """Return nDCG@10 and Recall@10 of each arm, before and after training, and the difference."""
     asset, systems, arms, metrics = RETRIEVAL
-    table = _table("arm", *(f"{_title(metric)} {when}" for metric in metrics for when in ("before", "after", "change")))
+    titles = [f"{_title(metric)} {when}" for metric, when in product(metrics, ("before", "after", "change"))]
+    table = _table("arm", *titles)
     values = _summary(store, asset)
     for arm in arms:
         cells: list[str] = []
@@ -67,7 +69,7 @@ def retrieval_table(store: ArtifactStore) -> Table:
 
 
 def answers_table(store: ArtifactStore) -> Table:
-    """Exact match and character F1 of the base model and of each adapter, with 95 % intervals."""
+    """Return exact match and character F1 of the base model and of each adapter, with 95 % intervals."""
     asset, models, metrics = ANSWERS
     table = _table("model", *(_title(metric) for metric in metrics))
     values = _summary(store, asset)
@@ -80,13 +82,13 @@ def answers_table(store: ArtifactStore) -> Table:
     return table
 
 
-def flatten(summary: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"base": {"fused": {"ndcg@10": 0.5}}}` -> `{"base_fused_ndcg_at_10": 0.5}`."""
-    flat: dict[str, Any] = {}
+def flatten(summary: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return a nested summary flat: `{"base": {"fused": {"ndcg@10": 0.5}}}` -> `{"base_fused_ndcg_at_10": 0.5}`."""
+    flat: dict[str, object] = {}
     for key, value in summary.items():
         name = prefix + key.replace("@", "_at_").replace(".", "_")
         if isinstance(value, Mapping):
-            flat |= flatten(cast("Mapping[str, Any]", value), f"{name}_")
+            flat |= flatten(cast("Mapping[str, object]", value), f"{name}_")
         else:
             flat[name] = value
     return flat
@@ -118,7 +120,7 @@ def _released(releases: Releases, kind: ReleaseKind) -> str:
     return f"{kind}: {release.version} = {served}"
 
 
-def _summary(store: ArtifactStore, asset: str) -> dict[str, Any]:
+def _summary(store: ArtifactStore, asset: str) -> dict[str, object]:
     artifact = store.current(asset)
     return flatten(artifact.summary) if artifact else {}
 
@@ -135,12 +137,12 @@ def _title(metric: str) -> str:
     return names.get(metric, metric)
 
 
-def _with_interval(value: Any, values: Mapping[str, Any], name: str) -> str:
+def _with_interval(value: object, values: Mapping[str, object], name: str) -> str:
     low, high = values.get(f"{name}_low"), values.get(f"{name}_high")
     return f"{_figure(value)} [{_figure(low)}, {_figure(high)}]" if low is not None else _figure(value)
 
 
-def _figure(value: Any) -> str:
+def _figure(value: object) -> str:
     match value:
         case bool() | None:
             return "-"
@@ -152,6 +154,7 @@ def _figure(value: Any) -> str:
             return "-"
 
 
-def _change(before: Any, after: Any) -> str:
-    numbers: Sequence[Any] = (before, after)
-    return f"{after - before:+.3f}" if all(isinstance(number, int | float) for number in numbers) else "-"
+def _change(before: object, after: object) -> str:
+    if isinstance(before, int | float) and isinstance(after, int | float):
+        return f"{after - before:+.3f}"
+    return "-"

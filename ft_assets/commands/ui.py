@@ -19,10 +19,10 @@ ROOT = Path(ft_assets.__file__).resolve().parent.parent
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; Dagster has no login.")
 def command(port: int, host: str) -> None:
-    """Open Dagster's UI and its daemon (`dg dev`) on this state. Ends with Ctrl-C.
+    """Start Dagster's UI and daemon (`dg dev`) on this state. Stop them with Ctrl-C.
 
-    While it runs, edits of config.yaml and of source files are taken up within seconds, and what follows from them is
-    made, judged and released by itself; adapters and the embedding model are trained only when asked.
+    While it runs, the daemon sees edits of config.yaml and of source files within seconds. It makes, checks and
+    releases the assets that depend on them; adapters and the embedding model are trained only on request.
 
     \b
     Example: ft ui --port 3001
@@ -30,13 +30,13 @@ def command(port: int, host: str) -> None:
     from ft_assets.graph.instance import open_instance
 
     project = Project.here()
-    _ = project.settings  # a wrong config.yaml is said here, not in the UI's log
+    _ = project.settings  # an invalid config.yaml is reported here, not in the log of the UI
     open_instance(project.state).dispose()
     os.environ["FT_CONFIG"] = str(project.config)
     os.environ["FT_STATE_DIR"] = str(project.state)
-    os.environ["VIRTUAL_ENV"] = sys.prefix  # dg warns where it is not the project's
+    os.environ["VIRTUAL_ENV"] = sys.prefix  # dg warns if it is not the environment of the project
     click.echo(f"Dagster on {project.state}: http://{host}:{port}")
-    # started with `&`, SIGINT is ignored; Dagster would inherit that, and then ignore SIGTERM too
+    # a process started with `&` ignores SIGINT; Dagster would inherit that, and then ignore SIGTERM too
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir(ROOT)
     program = Path(sys.executable).parent / "dg"

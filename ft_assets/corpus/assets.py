@@ -1,8 +1,8 @@
-"""The corpus: the files as observed, the passages cut from them, the glossary counted over them."""
+"""The assets of the corpus: observed files, the passages cut from them, and the glossary counted over them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
         {"corpus_files": inventory_version(inventory)},
     )
 
-    def compute(staging: Staging) -> Mapping[str, Any]:
+    def compute(staging: Staging) -> Mapping[str, object]:
         write_json(staging.path / FILES, inventory)
         return collect_passages(files, root, settings, staging.path)
 
@@ -107,7 +107,7 @@ def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materia
     files = match_files(settings_of(store, "corpus").glossary, root, "corpus.glossary")
     recipe = _GLOSSARY.recipe(artifacts, {"files": files_version(files, root)})
 
-    def compute(staging: Staging) -> Mapping[str, Any]:
+    def compute(staging: Staging) -> Mapping[str, object]:
         texts = (row["content"] for row in read_rows(store.require("passages").file(PASSAGES), ["content"]))
         terms = count_terms(load_terms(files), texts)
         write_table(staging.path / GLOSSARY, arrow_schema(Term), terms)
@@ -117,7 +117,7 @@ def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materia
     return produce(artifacts, recipe, compute=compute, metadata=_show_glossary)
 
 
-def _show_passages(artifact: Artifact) -> Mapping[str, Any]:
+def _show_passages(artifact: Artifact) -> Mapping[str, object]:
     path = artifact.file(PASSAGES)
     lengths = (row["end"] - row["start"] for row in read_rows(path, ["start", "end"]))
     return {
@@ -128,10 +128,10 @@ def _show_passages(artifact: Artifact) -> Mapping[str, Any]:
     }
 
 
-def _show_glossary(artifact: Artifact) -> Mapping[str, Any]:
+def _show_glossary(artifact: Artifact) -> Mapping[str, object]:
     path = artifact.file(GLOSSARY)
     terms = sorted(read_rows(path), key=lambda row: -row["passages"])
-    shown: dict[str, Any] = {
+    shown: dict[str, object] = {
         "dagster/row_count": artifact.summary["terms"],
         "dagster/column_schema": column_schema(path),
         "never_met": [row["term"] for row in terms if not row["passages"]][:50],
@@ -142,12 +142,12 @@ def _show_glossary(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def column_schema(path: Path) -> dg.MetadataValue[Any]:
-    """The columns of a Parquet file, for the Columns panel of an asset."""
+    """Return the columns of a Parquet file, for the Columns panel of an asset."""
     columns = [dg.TableColumn(name=name, type=kind) for name, kind in column_names(path)]
     return dg.MetadataValue.table_schema(dg.TableSchema(columns=columns))
 
 
-def _histogram(lengths: Any) -> dict[str, float]:
+def _histogram(lengths: Iterable[int]) -> dict[str, float]:
     edges = (100, 200, 400, 800, 1600)
     counts = dict.fromkeys([*(f"< {edge}" for edge in edges), f">= {edges[-1]}"], 0.0)
     for length in lengths:

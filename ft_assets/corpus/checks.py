@@ -1,4 +1,4 @@
-"""Gates on the corpus: passages fit their suite, have their own ids, and say what their sources say."""
+"""Gates on the corpus: passages fit their suite, have unique ids, and match the text of their sources."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def _ids_are_unique(evidence: Evidence) -> Verdict:
 
 
 def _offsets_point_at_the_text(evidence: Evidence) -> Verdict:
-    """Each passage is what its source says between its offsets; judged for the sources that did not change since."""
+    """Each passage is the text of its source between its offsets; only unchanged sources are compared."""
     artifact = evidence.store.require("passages")
     inventory: list[dict[str, Any]] = artifact.json(FILES)
     root = Path(artifact.summary["root"])
     changed = {row["document"] for row in inventory if not _is_same(root / row["file"], row["sha256"])}
     documents = list(dict.fromkeys(row["document"] for row in inventory))
-    same = [name for name in documents if name not in changed]
+    unchanged = [name for name in documents if name not in changed]
     rows = read_rows(artifact.file(PASSAGES), ["passage_id", "text", "source", "start", "end"])
     traditional = artifact.manifest.recipe.settings["traditional"]
-    broken = rules.offsets_point_at_the_text("passages", _pairs(rows, root, same, traditional))
-    return Verdict(broken, {"sources": len(same), "sources_changed_since": len(changed)})
+    violations = rules.offsets_point_at_the_text("passages", _pairs(rows, root, unchanged, traditional))
+    return Verdict(violations, {"sources": len(unchanged), "sources_changed_since": len(changed)})
 
 
 def _is_same(path: Path, sha256: str) -> bool:
@@ -51,7 +51,7 @@ def _is_same(path: Path, sha256: str) -> bool:
 def _pairs(
     rows: Iterator[dict[str, Any]], root: Path, files: list[str], traditional: Traditional
 ) -> Iterator[tuple[str, str, str]]:
-    """(passage id, its text, what its source says there), for passages of `files`. Both sides are in one order."""
+    """Yield (passage id, its text, the text of its source) for passages of `files`; both are in the same order."""
     names = set(files)
     sources = _sources(root, files)
     source, whole = "", ""
@@ -64,7 +64,7 @@ def _pairs(
 
 
 def _sources(root: Path, files: list[str]) -> Iterator[tuple[str, str]]:
-    """(source, its whole text), each once, as the files are read."""
+    """Yield (source, its whole text), each once, in the order of the files."""
     last = ""
     for name in files:
         for section in read_document(root / name, name):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from expectations.reading import Rejected
 from expectations.records.read import write_quarantine
@@ -20,7 +19,7 @@ PASSAGES = "passages.parquet"
 ALIASES = "aliases.parquet"
 
 
-def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings, folder: Path) -> dict[str, Any]:
+def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings, folder: Path) -> dict[str, object]:
     """Cut `files` into passages below `folder`; return the summary."""
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()

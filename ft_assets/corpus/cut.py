@@ -1,4 +1,4 @@
-"""Sections become passages: cut at sentence ends, each with its own id, its content and its place in the source."""
+"""Cut sections into passages at sentence ends, each with its own id, its content and its place in the source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from expectations.text.cleaning import clean, language_of, sentences
 from expectations.text.documents import Section
 from expectations.text.traditional import Traditional, simplify
 
-# Where a sentence that is too long is cut, best first: between clauses, after a comma, at white space.
+# Places to cut a sentence that is too long, best first: between clauses, after a comma, at white space.
 _PLACES = tuple(
     re.compile(pattern)
     for pattern in (r"(?:[；：]|[;:](?=\s))[”’」』）)\"']*", r"(?:[，、]|,(?=\s))[”’」』）)\"']*", r"\s+")
@@ -25,14 +25,14 @@ _PLACES = tuple(
 
 
 class Passage(msgspec.Struct, frozen=True):
-    """A row of passages.parquet. `source[start:end]`, cleaned, is `text`; offsets are characters of the document."""
+    """A row of passages.parquet. `text` is `source[start:end]`, cleaned; offsets are characters of the document."""
 
     passage_id: str
     document_id: str
     heading: str
     text: str
     content: str
-    """Heading and text: what is embedded, and what the generator reads."""
+    """Heading and text: embedded for retrieval, and read by the generator."""
     content_sha256: str
     source: str
     start: int
@@ -41,17 +41,17 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 class Alias(msgspec.Struct, frozen=True):
-    """A row of aliases.parquet: a passage whose text another passage has already. Its names mean that passage."""
+    """A row of aliases.parquet: a passage whose text another passage has already. Its names mean that other passage."""
 
     alias: str
-    """The passage id that is not in the table."""
+    """The passage id, which is not in the table."""
     document_id: str
     passage_id: str
     """The passage that is kept."""
 
 
 class Twin(msgspec.Struct, frozen=True):
-    """A passage that is quarantined because its text is there already, and the alias that its id becomes."""
+    """A passage that is quarantined because another has its text, and the alias that its id becomes."""
 
     alias: Alias
     rejected: Rejected
@@ -60,9 +60,11 @@ class Twin(msgspec.Struct, frozen=True):
 def cut_sections(
     sections: Iterable[Section | Rejected], max_chars: int, min_chars: int, traditional: Traditional = "keep"
 ) -> Iterator[Passage | Twin | Rejected]:
-    """Passages of at most about `max_chars` characters. A section that is empty or shorter than `min_chars`, an id
-    that an earlier passage has, and whatever the reader rejected, is quarantined; so is a text that an earlier
-    passage has, whose id lives on as an alias."""
+    """Yield passages of at most about `max_chars` characters.
+
+    Quarantined: a section that is empty or shorter than `min_chars`, an id that an earlier passage has, and whatever
+    the reader rejected. A text that an earlier passage has is quarantined too, and its id becomes an alias.
+    """
     seen = _Seen()
     for section in sections:
         if isinstance(section, Rejected):
@@ -71,13 +73,11 @@ def cut_sections(
         file, line = section.file, section.line
         text = clean(section.whole[section.start : section.end]).strip()
         if len(text) < min_chars:
-            code, reason = ("FT-CORPUS-003", f"the section has {len(text)} characters, fewer than {min_chars}.")
+            code, reason = "FT-CORPUS-003", f"the section has {len(text)} characters, fewer than {min_chars}."
             if not text:
                 code, reason = "FT-CORPUS-002", "the section has no text."
-            yield set_aside(
-                code, file, line, reason, "write the section, take it out, or lower corpus.min_chars",
-                path=section.section_id, raw=text,
-            )  # fmt: skip
+            fix = "write the section, delete it, or lower corpus.min_chars"
+            yield set_aside(code, file, line, reason, fix, path=section.section_id, raw=text)
             continue
         for number, (start, end) in enumerate(cut(section.whole, section.start, section.end, max_chars, min_chars), 1):
             passage = _passage(section, number, start, end, traditional)
@@ -88,10 +88,8 @@ def cut_sections(
                     "FT-CORPUS-004", file, line, reason, "rename the file or the heading", path=name, raw=passage.text
                 )
             elif kept := seen.twin_of(passage):
-                reason, fix = (
-                    f"the text is also in {kept}, whose alias {name} becomes.",
-                    "nothing, or keep one of the two",
-                )
+                reason = f"{kept} has the same text; {name} becomes an alias of it."
+                fix = "nothing, or keep one of the two"
                 rejected = set_aside("FT-CORPUS-005", file, line, reason, fix, path=name, raw=passage.text)
                 yield Twin(Alias(name, passage.document_id, kept), rejected)
             else:
@@ -99,14 +97,15 @@ def cut_sections(
 
 
 def cut(whole: str, start: int, end: int, max_chars: int, min_chars: int) -> list[tuple[int, int]]:
-    """Offsets of the pieces of `whole[start:end]`: whole sentences up to `max_chars`, in order, white space between.
+    """Return the offsets of the pieces of `whole[start:end]`: whole sentences up to `max_chars`, in order.
 
-    A longer sentence is cut between clauses (；), else after a comma (，、), else at white space, else inside a word,
-    never before half of `max_chars`. A rest shorter than `min_chars` stays with the piece before it.
+    White space between pieces is left out. A longer sentence is cut between clauses (；), else after a comma (，、),
+    else at white space, else inside a word, never before half of `max_chars`. A last piece shorter than `min_chars`
+    is joined with the piece before it.
     """
     text = whole[start:end]
     left, right = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
-    if left < right <= left + max_chars:  # most sections: no need to know where a sentence ends
+    if left < right <= left + max_chars:  # most sections: the sentence ends are not needed
         return [(left, right)]
     pieces: list[tuple[int, int]] = []
     for left, right in sentences(text):
@@ -130,10 +129,10 @@ def _split_long(whole: str, start: int, end: int, max_chars: int) -> Iterator[tu
 
 
 def _best_place(whole: str, start: int, stop: int) -> int:
-    """Where to cut `whole[start:]` so that the piece ends at `stop` or before."""
+    """Return where to cut `whole[start:]` so that the piece ends at `stop` or before."""
     least = start + (stop - start) // 2
     for place in _PLACES:
-        ends = [found.end() for found in place.finditer(whole, least, stop + 1) if least < found.end() <= stop]
+        ends = [match.end() for match in place.finditer(whole, least, stop + 1) if least < match.end() <= stop]
         if ends:
             return ends[-1]
     for at in range(stop, least, -1):
@@ -145,7 +144,7 @@ def _best_place(whole: str, start: int, stop: int) -> int:
 
 
 def _belongs_together(left: str, right: str) -> bool:
-    """Whether a cut between two characters would break a word, a number, or a letter from its accent."""
+    """Return whether a cut between two characters would break a word, a number, or a letter and its accent."""
     return (left.isascii() and left.isalnum() and right.isascii() and right.isalnum()) or (
         unicodedata.combining(right) > 0 or right in "\u200d\ufe0f\ufe0e" or left == "\u200d"
     )
@@ -162,13 +161,21 @@ def _passage(section: Section, number: int, start: int, end: int, traditional: T
     else:
         passage_id = section.section_id if number == 1 else f"{section.section_id}~{number}"
     return Passage(
-        passage_id=passage_id, document_id=section.document_id, heading=heading, text=text, content=content,
-        content_sha256=text_digest(content), source=section.source, start=start, end=end, language=language_of(text),
-    )  # fmt: skip
+        passage_id=passage_id,
+        document_id=section.document_id,
+        heading=heading,
+        text=text,
+        content=content,
+        content_sha256=text_digest(content),
+        source=section.source,
+        start=start,
+        end=end,
+        language=language_of(text),
+    )
 
 
 def passage_text(whole: str, start: int, end: int, traditional: Traditional = "keep") -> str:
-    """What a passage says: its stretch of the document, cleaned, and simplified unless the document is Japanese."""
+    """Return the text of a passage: its part of the document, cleaned, and simplified unless it is Japanese."""
     text = clean(whole[start:end]).strip()
     return text if traditional == "keep" or _is_japanese(whole) else simplify(text, traditional)
 
@@ -179,21 +186,21 @@ def _is_japanese(whole: str) -> bool:
 
 
 class _Seen:
-    """Ids and texts met so far, as 16-byte digests."""
+    """The ids and texts of earlier passages, as 16-byte digests."""
 
     def __init__(self) -> None:
         self._ids: dict[bytes, str] = {}
         self._texts: dict[bytes, str] = {}
 
     def id_is_used(self, passage: Passage) -> str | None:
-        """The source that used the passage's id before; remembers it if none did."""
+        """Return the source that used the passage's id before; remember the id if none did."""
         key = _short(passage.passage_id)
         used = self._ids.get(key)
         self._ids.setdefault(key, passage.source)
         return used
 
     def twin_of(self, passage: Passage) -> str | None:
-        """The id of the passage that has this text already; remembers it if none has."""
+        """Return the id of the passage that has this text already; remember the text if none has."""
         key = _short(passage.text)
         kept = self._texts.get(key)
         self._texts.setdefault(key, passage.passage_id)

@@ -134,7 +134,7 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
             spec.enforce(evidence_of(artifacts, qdrant))
             versions["passages"] = store.require("passages").data_version
 
-        def compute(staging: Staging) -> Mapping[str, Any]:
+        def compute(staging: Staging) -> Mapping[str, object]:
             if not inventory:
                 return write_nothing(dataset, staging.path)
             hashes = {row["file"]: row["sha256"] for row in inventory}
@@ -162,7 +162,7 @@ def split_ledger(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Mat
     if before is not None:
         recipe.inputs[ASSET] = before.data_version
 
-    def compute(staging: Staging) -> Mapping[str, Any]:
+    def compute(staging: Staging) -> Mapping[str, object]:
         return write_ledger(store, settings, before, recipe.id, staging.path)
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_ledger)
@@ -176,7 +176,7 @@ def _splits_asset(dataset: DataSet) -> dg.AssetsDefinition:
         store = artifacts.store()
         spec.enforce(evidence_of(artifacts, qdrant))
 
-        def compute(staging: Staging) -> Mapping[str, Any]:
+        def compute(staging: Staging) -> Mapping[str, object]:
             records = store.require(dataset.records)
             figures = write_splits(dataset, records.file(RECORDS), read_ledger(store.require(ASSET)), staging.path)
             return {"configured": records.summary["configured"], **figures}
@@ -186,9 +186,9 @@ def _splits_asset(dataset: DataSet) -> dg.AssetsDefinition:
     return splits
 
 
-def _show_records(artifact: Artifact) -> Mapping[str, Any]:
+def _show_records(artifact: Artifact) -> Mapping[str, object]:
     path = artifact.file(RECORDS)
-    shown: dict[str, Any] = {
+    shown: dict[str, object] = {
         "dagster/row_count": artifact.summary["kept"],
         "dagster/column_schema": column_schema(path),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
@@ -200,7 +200,7 @@ def _show_records(artifact: Artifact) -> Mapping[str, Any]:
     return shown
 
 
-def _show_ledger(artifact: Artifact) -> Mapping[str, Any]:
+def _show_ledger(artifact: Artifact) -> Mapping[str, object]:
     totals = {split: sum(counts[split] for counts in artifact.summary["splits"].values()) for split in SPLITS}
     path = artifact.file(LEDGER)
     return {
@@ -211,7 +211,7 @@ def _show_ledger(artifact: Artifact) -> Mapping[str, Any]:
     }
 
 
-def _show_splits(artifact: Artifact) -> Mapping[str, Any]:
+def _show_splits(artifact: Artifact) -> Mapping[str, object]:
     counts = {split: artifact.summary[split] for split in SPLITS}
     return {
         "dagster/row_count": sum(counts.values()),

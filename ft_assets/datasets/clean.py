@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -48,7 +47,7 @@ def clean_records(
     folder: Path,
     *,
     index: PassageIndex | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write the rows of `read_files` as records.parquet below `folder`; return the summary.
 
     `hashes`: sha256 of the files by their shown path. `index`: the passages of the corpus, for a data set that finds
@@ -60,13 +59,12 @@ def clean_records(
         return _write(dataset, duplicates, chain.from_iterable(streams.values()), folder)
     if index is None:
         raise ValueError(f"the records of {dataset.name} need the passages")
-    summary = _write(dataset, duplicates, _join(dataset.join, streams, index, hashes), folder)
-    return summary | {"lines_kept": summary["rows_read"] - summary["quarantined"]}
+    return _write(dataset, duplicates, _join(dataset.join, streams, index, hashes), folder)
 
 
-def write_nothing(dataset: DataSet, folder: Path) -> dict[str, Any]:
+def write_nothing(dataset: DataSet, folder: Path) -> dict[str, object]:
     """Write the empty table of a data set without files in config.yaml; return its summary."""
-    return _write(dataset, Duplicates(), (), folder) | {"configured": False}
+    return _write(dataset, Duplicates(), (), folder, configured=False)
 
 
 def _join(
@@ -94,8 +92,13 @@ def _kept(rows: Iterable[Record | Rejected], rejected: list[Rejected]) -> list[R
 
 
 def _write(
-    dataset: DataSet, duplicates: Duplicates, records: Iterable[msgspec.Struct | Rejected], folder: Path
-) -> dict[str, Any]:
+    dataset: DataSet,
+    duplicates: Duplicates,
+    records: Iterable[msgspec.Struct | Rejected],
+    folder: Path,
+    *,
+    configured: bool = True,
+) -> dict[str, object]:
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     thinking: Counter[str] = Counter()
@@ -118,8 +121,8 @@ def _write(
         write_quarantine(folder / QUARANTINE, count_codes(write_kept(), codes))
     write_json(folder / CONFLICTS, [msgspec.to_builtins(conflict) for conflict in duplicates.conflicts])
     read = lines + codes.total()
-    return {
-        "configured": True,
+    summary: dict[str, object] = {
+        "configured": configured,
         "rows_read": read,
         "kept": table.rows,
         "quarantined": codes.total(),
@@ -129,3 +132,6 @@ def _write(
         "languages": dict(languages),
         "thinking": dict(thinking),
     }
+    if configured and dataset.line_lists:
+        summary["lines_kept"] = lines
+    return summary

@@ -87,7 +87,7 @@ def record_ids(store: ArtifactStore) -> Iterator[tuple[str, str]]:
 
 def write_ledger(
     store: ArtifactStore, settings: SplitSettings, before: Artifact | None, recipe_id: str, folder: Path
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write the rows of the ledger before and those of new records below `folder`; return the summary.
 
     Files: ledger.parquet and quarantine.jsonl.

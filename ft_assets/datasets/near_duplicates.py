@@ -1,10 +1,10 @@
-"""Near-duplicate texts: an exact join on the Jaccard similarity of character 3-grams. No pair is missed by chance.
+"""Find near-duplicate texts: an exact join on the Jaccard similarity of character 3-grams. It misses no pair.
 
 Two texts that reach the threshold share one of their rarest grams (prefix filter), so a text is compared only with
-those that a rare gram of it leads to. What the two can share at most is read off bitmaps of their grams first.
+texts that share a rare gram with it. Bitmaps of the grams show first how many grams two texts can share at most.
 """
 # pyright: basic
-# numpy's shapes and dtypes are not spelt out here.
+# the shapes and dtypes of numpy are not declared here
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 _BATCH = 2**14  # texts whose grams are held at once
-_SLICE = 2**14  # candidate pairs that are looked at at once
-_HASH = 40  # bits of a gram's hash: beside 16 of the text and 8 of the gram's frequency they fill one number
-_SLOT_BITS = 20  # grams are counted in that many slots: how rare one is need only be right on the whole
+_SLICE = 2**14  # candidate pairs that are compared at once
+_HASH = 40  # bits of a gram's hash: with 16 of the text and 8 of the gram's frequency they fill one number
+_SLOT_BITS = 20  # bits of the slot in which a gram is counted: its frequency need not be exact
 _BITMAP = 512  # bits
-_SLACK = 1e-9  # 0.8 * 35 comes out a hair above 28
+_SLACK = 1e-9  # 0.8 * 35 is a little more than 28 in floating point
 
 
 def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """(i, j, Jaccard) of texts at least `threshold` alike; a family of n yields the n-1 links that join it.
+    """Yield (i, j, Jaccard) of texts at least `threshold` alike; a family of n texts yields the n-1 links that join it.
 
-    Texts are matching keys. Empty ones are nobody's twin. Time grows with the number of texts that share a rare gram:
-    texts that are all one template cost the square of their number (divided by what their slots differ in).
+    Texts are matching keys. An empty text is no near-duplicate. Time grows with the number of texts that share a rare
+    gram: texts that all follow one template cost the square of their number (divided by what their slots differ in).
     """
     import numpy as np
 
@@ -32,7 +32,7 @@ def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, in
         return
     sketches = _sketch([texts[n] for n in positions], threshold)
     families = Families(len(positions))
-    share = threshold / (1 + threshold)  # of the grams of both, counted one after the other, that both must hold
+    share = threshold / (1 + threshold)  # of the grams of both texts, counted separately, that both must have
     for left, right in _candidates(sketches, threshold, families):
         total = sketches.sizes[left] + sketches.sizes[right]
         apart = np.bitwise_count(sketches.bitmaps[left] ^ sketches.bitmaps[right]).sum(axis=1, dtype=np.int64)
@@ -47,24 +47,25 @@ def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, in
 
 
 def jaccard(left: str, right: str) -> float:
-    """Share of the 3-grams of both texts that they have in common."""
+    """Return the share of the 3-grams of both texts that they have in common."""
     a, b = three_grams(left), three_grams(right)
     return len(a & b) / len(a | b)
 
 
 def three_grams(text: str) -> set[str]:
-    """Character 3-grams; a shorter text is its own only gram."""
+    """Return the character 3-grams; a shorter text is its own only gram."""
     return {text[n : n + 3] for n in range(len(text) - 2)} or {text}
 
 
 class Families:
-    """Union-find over positions. The smallest position of a family stands for it."""
+    """Union-find over positions. The smallest position of a family is its root."""
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
         self.joins = 0
 
     def root(self, member: int) -> int:
+        """Return the root of the family of a position."""
         parent = self._parent
         while parent[member] != member:
             parent[member] = parent[parent[member]]
@@ -72,13 +73,13 @@ class Families:
         return member
 
     def join(self, left: int, right: int) -> None:
-        """Make two families one."""
+        """Join two families."""
         low, high = sorted((self.root(left), self.root(right)))
         self._parent[high] = low
         self.joins += 1
 
     def roots(self) -> Any:
-        """The root of every position (int64 [N])."""
+        """Return the root of every position (int64 [N])."""
         import numpy as np
 
         roots = np.array(self._parent)
@@ -88,14 +89,14 @@ class Families:
 
 
 class _Sketches(NamedTuple):
-    """What is kept of N texts: enough to propose pairs, and to drop most that are not alike."""
+    """Sketches of N texts: enough to propose pairs, and to drop most pairs that are not alike."""
 
     sizes: Any
-    """How many different grams a text has (int64 [N])."""
+    """The number of different grams of each text (int64 [N])."""
     bitmaps: Any
-    """Its grams, each as one of 512 bits (uint64 [N, 8])."""
+    """The grams of each text, each as one of 512 bits (uint64 [N, 8])."""
     rare: Any
-    """The rare grams, one entry for each text that has it as such (uint64 [M])."""
+    """The rare grams, one entry for each text that has the gram among its rarest (uint64 [M])."""
     owners: Any
     """The texts of these entries (int64 [M])."""
 
@@ -108,7 +109,7 @@ def _sketch(texts: Sequence[str], threshold: float) -> _Sketches:
     counts = np.zeros(slots, np.int64)
     for batch in batches:
         counts += np.bincount(_grams(batch)[0] >> np.uint64(_HASH - _SLOT_BITS), minlength=slots)
-    # how common a gram is, roughly, in 8 bits; any one order of all grams will do, this one is the fastest
+    # the approximate frequency of a gram in 8 bits; any order of all grams works, this one is the fastest
     common = np.minimum(12 * np.log2(np.maximum(counts, 1)), 255).astype(np.uint64)
     sizes, bitmaps, rare, owners = [], [], [], []
     for number, batch in enumerate(batches):
@@ -130,7 +131,7 @@ def _sketch(texts: Sequence[str], threshold: float) -> _Sketches:
 
 
 def _grams(texts: Sequence[str]) -> tuple[Any, Any]:
-    """The hashes of all 3-grams of a batch, one after the other, and the number of the text that each is from."""
+    """Return the hashes of all 3-grams of a batch in order, and the number of the text of each."""
     import numpy as np
 
     padded = [text.ljust(3, "\0") for text in texts]
@@ -143,7 +144,7 @@ def _grams(texts: Sequence[str]) -> tuple[Any, Any]:
 
 
 def _mix(numbers: Any) -> Any:
-    """Spread over all 64 bits (the finaliser of SplitMix64)."""
+    """Spread numbers over all 64 bits (the finaliser of SplitMix64)."""
     import numpy as np
 
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -152,7 +153,7 @@ def _mix(numbers: Any) -> Any:
 
 
 def _candidates(sketches: _Sketches, threshold: float, families: Families) -> Iterator[tuple[Any, Any]]:
-    """Pairs of texts of different families that share a rare gram and are not too unlike in size, slice by slice."""
+    """Yield pairs of texts of different families that share a rare gram and have similar sizes, slice by slice."""
     import numpy as np
 
     order = np.lexsort((sketches.sizes[sketches.owners], sketches.rare))
@@ -166,13 +167,13 @@ def _candidates(sketches: _Sketches, threshold: float, families: Families) -> It
     step = 0
     while len(alive):
         step += 1
-        if step & (step - 1) == 0:  # now and then: those whose whole list has become one family are done
+        if step & (step - 1) == 0:  # sometimes: drop the lists that have become one family
             roots, joins = families.roots(), families.joins
             listed = roots[owners]
             one = np.minimum.reduceat(listed, starts) == np.maximum.reduceat(listed, starts)
             alive = alive[~np.repeat(one, lengths)[alive]]
         alive = alive[alive + step < ends[alive]]
-        # a list is ordered by size: once the next text is too large, all that follow are
+        # a list is ordered by size: if the next text is too large, all later ones are
         alive = alive[sizes[alive] >= threshold * sizes[alive + step] - _SLACK]
         for start in range(0, len(alive), _SLICE):
             left = owners[alive[start : start + _SLICE]]

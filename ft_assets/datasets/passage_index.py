@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from ft_assets.corpus.collect import ALIASES, PASSAGES
 from ft_assets.corpus.cut import Alias
@@ -57,7 +58,7 @@ def read_aliases(passages: Artifact) -> list[Alias]:
 
 def resolve_passages(ids: Iterable[str], index: PassageIndex) -> list[str]:
     """Return the passage ids that these names mean, each once, in order; unknown names mean none."""
-    return list(dict.fromkeys(passage for name in ids for passage in index.resolve(name)))
+    return list(dict.fromkeys(chain.from_iterable(map(index.resolve, ids))))
 
 
 def section_of(passage_id: str) -> str:

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from expectations.rules.splits import QUARANTINED, SPLITS
 from ft_assets.datasets.assign_splits import Assignment
@@ -24,7 +23,7 @@ def split_file(split: str) -> str:
 
 def write_splits(
     dataset: DataSet, records: Path, ledger: Mapping[tuple[str, str], Assignment], folder: Path
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write train, validation and test.parquet below `folder`; return the counts by split and stratum."""
     schema = arrow_schema(dataset.record)
     strata = {field: defaultdict[str, Stratum](Stratum) for field in STRATA if field in schema.names}

@@ -67,12 +67,12 @@ class AssetSpec:
         """Refuse (raises Refused) unless every blocking gate on the assets of `enforces` passes now."""
         enforce(self.name, evidence, *self.gates, assets=self.enforces)
 
-    def recipe(self, artifacts: ArtifactsResource, settings: Mapping[str, Any]) -> Recipe:
+    def recipe(self, artifacts: ArtifactsResource, settings: Mapping[str, object]) -> Recipe:
         """Return the recipe from the current versions of all inputs (raises Refused if one was never made)."""
         store = artifacts.store()
         return self.recipe_from(settings, {name: store.require(name).data_version for name in self.inputs})
 
-    def recipe_from(self, settings: Mapping[str, Any], versions: Mapping[str, str]) -> Recipe:
+    def recipe_from(self, settings: Mapping[str, object], versions: Mapping[str, str]) -> Recipe:
         """Return the recipe from the given versions of inputs. Raises ValueError for one that is not declared.
 
         An asset that continues from its own last version may name itself.

@@ -1,4 +1,4 @@
-"""What happens by itself and why, and the named jobs that a person or CI launches."""
+"""Requests of the daemon and the reasons for them, and the named jobs that a person or CI launches."""
 
 # the signatures of define_asset_job and map_asset_specs are partly untyped
 # pyright: reportUnknownMemberType=false
@@ -13,10 +13,10 @@ from ft_assets.config.model import SETTINGS_ASSETS
 
 AC = dg.AutomationCondition
 
-# A training is long and changes what is compared: it is made when somebody asks for it, and only then. What follows
-# from it (vectors, collection, evaluation, release) goes on by itself.
-ASKED = frozenset({"sft_adapter", "dpo_adapter", "embedding_model"})
-# They move what serves. When the daemon first looks they stay: a person may have rolled back.
+# A training is long and changes what later assets are compared with, so it runs only on request. Its consumers
+# (vectors, collection, evaluation, release) are requested automatically.
+TRAININGS = frozenset({"sft_adapter", "dpo_adapter", "embedding_model"})
+# These assets move a release. The first look of the daemon does not request them: a person may have rolled back.
 POINTERS = frozenset({"released_adapter", "released_collection"})
 
 # Inputs whose change does not request the asset itself. The change reaches it through qdrant_collection or
@@ -26,14 +26,14 @@ FOLLOW_THE_COLLECTION = {
     "fusion_sweep": ("embedding_model", "passages", "passage_vectors"),
 }
 
-# All assets, in the order of the data's way: the button of `make demo` and of the UI's "launch job".
+# All assets, in the order of the data flow: `make demo` runs it, and the UI's "launch job".
 everything = dg.define_asset_job(
     "everything",
     selection=dg.AssetSelection.all(),
-    description="Every asset and every check, from files to what is released.",
+    description="Every asset and every check, from the files to the releases.",
 )
 
-# Checks alone, for CI: judges what stands, makes nothing.
+# Checks alone, for CI: judges the current versions and makes no asset.
 compat_gate = dg.define_asset_job(
     "compat_gate",
     selection=dg.AssetSelection.all_asset_checks(),
@@ -60,31 +60,33 @@ JOBS = [everything, compat_gate, retrieval_side, adapter_side]
 def on_contract_change(
     *, at_first_look: bool = True, not_for: Sequence[str] = ()
 ) -> dg.AutomationCondition[dg.AssetKey]:
-    """Request an asset when the version of something it is made from changed, and every blocking check there passed.
+    """Request an asset when the version of an input changed and all blocking checks on its inputs passed.
 
-    Not `eager()`, which asks after any materialization, be the version the same, and looks at no check. An update is
-    kept until the asset was requested *for it*, which takes two precautions:
+    `not_for`: inputs whose change alone requests nothing.
+
+    Not `eager()`: that requests after any materialization, even of the same version, and ignores checks. A change is
+    kept until the asset was requested *for it*, which needs two precautions:
 
     - `since(newly_requested)`, never `since_last_handled()`: that one also ends when the asset is updated, and so
-      forgets whatever changed while the asset's own long run went on.
-    - `changed_again`: in a `since`, the reset wins a tie, and so a change on the very tick after a request (when
-      `newly_requested` is true) would be forgotten.
+      loses any change during the asset's own long run.
+    - `upstream_version_changed_again`: in a `since`, the reset wins a tie, so a change in the tick directly after a
+      request (when `newly_requested` is true) would be lost.
 
-    At its first look the daemon knows no versions from before and can see no change: it asks for everything once, and
-    what is unchanged is reused. An asset that fails is not tried again by itself: it needs a person or a change. One
-    that was skipped because a check before it failed is asked for as soon as that check passes.
+    At its first look the daemon knows no earlier versions and can see no change: it requests everything once, and
+    unchanged artifacts are reused. An asset that failed is not tried again: that needs a person or a change. An asset
+    that was skipped because a check before it failed is requested as soon as that check passes.
     """
-    asked = AC.newly_requested()
+    requested = AC.newly_requested()
     any_change = AC.any_deps_match(AC.data_version_changed())
     ignored = dg.AssetSelection.assets(*not_for)
     changed = cast("dg.AutomationCondition[dg.AssetKey]", any_change.ignore(ignored) if not_for else any_change)
     if at_first_look:
-        handled, changed_or_new = asked, changed | AC.initial_evaluation()
+        handled, changed_or_new = requested, changed | AC.initial_evaluation()
     else:
-        handled, changed_or_new = asked | AC.initial_evaluation(), changed
+        handled, changed_or_new = requested | AC.initial_evaluation(), changed
     checks_passed = AC.all_deps_blocking_checks_passed().with_label("blocking_checks_upstream_passed")
     upstream = changed_or_new.since(handled).with_label("upstream_version_changed")
-    again = (changed & asked).since(asked & ~changed).with_label("upstream_version_changed_again")
+    again = (changed & requested).since(requested & ~changed).with_label("upstream_version_changed_again")
     code = AC.code_version_changed().since(handled).with_label("code_changed")
     skipped = (AC.execution_failed().newly_true() & ~checks_passed).since(handled).with_label("skipped_by_a_check")
     wanted = upstream | again | code | skipped | AC.newly_missing()
@@ -93,46 +95,48 @@ def on_contract_change(
 
 
 def judge_again() -> dg.AutomationCondition[Any]:
-    """Run a check, alone, when an asset that it reads was updated.
+    """Run a check alone when an asset that it reads was updated.
 
-    Only for checks that stop nothing: a check with a condition of its own no longer runs with its asset, and what a
-    blocking one would stop could be requested before it. Those that read settings are judged by the watcher.
+    Only for checks that do not block: a check with its own condition no longer runs with its asset, so the assets that
+    a blocking check must stop could be requested before it. The watcher runs the checks that read settings.
     """
     updated = AC.any_deps_match(AC.newly_updated()).since(AC.newly_requested() | AC.initial_evaluation())
     return (updated & ~AC.any_deps_in_progress() & ~AC.any_deps_missing()).with_label("judge_again")
 
 
 def automate(assets: Iterable[Any]) -> list[Any]:
-    """The assets with their conditions: all but trainings (see `ASKED`), settings (the watcher's) and sources."""
-    by_hand = ASKED | set(SETTINGS_ASSETS.values())
+    """Return the assets with their conditions: all but trainings, sources, and settings (the watcher requests them)."""
+    not_automated = TRAININGS | set(SETTINGS_ASSETS.values())
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.to_user_string()
-        if name in by_hand:
+        if name in not_automated:
             return spec
         condition = on_contract_change(at_first_look=name not in POINTERS, not_for=FOLLOW_THE_COLLECTION.get(name, ()))
         return spec.replace_attributes(automation_condition=condition)
 
-    return [a.map_asset_specs(with_condition) if isinstance(a, dg.AssetsDefinition) else a for a in assets]
+    return [
+        asset.map_asset_specs(with_condition) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets
+    ]
 
 
 automation = dg.AutomationConditionSensorDefinition(
     "automation",
     target=dg.AssetSelection.all().without_checks(),
-    minimum_interval_seconds=10,  # a look at all conditions takes a second of a core
+    minimum_interval_seconds=10,  # evaluating all conditions takes one core a second
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Requests what a change makes necessary. Turn it off here to launch everything by hand.",
+    description="Requests the assets that a change makes necessary. Turn it off here to launch everything by hand.",
 )
 
-# A sensor of its own. Where one tick requests checks that have conditions together with assets none of whose checks has
-# one, Dagster's run holds the requested checks alone and not the assets' own (1.13): nothing would ever judge what was
-# made, and whatever waits for these checks would wait for good.
+# A separate sensor for a reason: if one tick requests checks that have conditions together with assets whose checks
+# have none, Dagster's run contains only the requested checks and not the checks of these assets (1.13). Nothing would
+# ever judge the new artifacts, and every asset that waits for these checks would wait for ever.
 automation_of_checks = dg.AutomationConditionSensorDefinition(
     "automation_of_checks",
     target=dg.AssetSelection.all_asset_checks(),
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Runs the checks that stop nothing again when something else that they read was updated.",
+    description="Runs checks that do not block again when another asset that they read was updated.",
 )
 
 SENSORS = [automation, automation_of_checks]

@@ -1,7 +1,7 @@
-"""A gate: one rule, three callers. The asset check shows it, the consumer's guard enforces it, `ft gate` runs it in CI.
+"""A gate: one rule with three callers: the asset check, the consumer's guard, and `ft gate` in CI.
 
-A blocking check stops only its own run in Dagster; a later manual launch would run past it. So every consumer calls
-`enforce` with the gates of what it consumes, and refuses on its own.
+In Dagster a blocking check stops only its own run; a later manual launch would ignore it. So every consumer calls
+`enforce` with the gates of the assets it consumes.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 
 from expectations.rules.lineage import made_from_current
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, Violation, violation
 from ft_assets.config.model import SETTINGS_ASSETS
+from ft_assets.graph.automation import TRAININGS
 from resources import telemetry
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -28,99 +30,118 @@ from resources.releases import Releases
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a rule may look at."""
+    """All that a rule may read."""
 
     store: ArtifactStore
     releases: Releases
     qdrant: QdrantEngine
     config: Path | None = None
     """config.yaml, for the one rule that judges the file itself."""
-    held: Callable[[], VectorClient] | None = None
-    """The engine, where it stays open for several rules."""
+    open_client: Callable[[], VectorClient] | None = None
+    """Returns the engine's client that stays open for several rules."""
 
     @contextmanager
     def collections(self) -> Generator[VectorClient]:
-        """The engine's collections: those held open, or else opened for this once."""
-        if self.held:
-            yield self.held()
+        """Yield the engine's client: the one that stays open, or else one opened for this rule alone."""
+        if self.open_client:
+            yield self.open_client()
             return
         with self.qdrant.open() as client:
             yield client
 
     @contextmanager
     def holding(self) -> Generator[Evidence]:
-        """This evidence for several rules in a row: the first that needs the engine opens it, leaving closes it."""
-        with ExitStack() as opened:
-            yield replace(self, held=cache(lambda: opened.enter_context(self.qdrant.open())))
+        """Yield this evidence for several rules: the first that needs the engine opens it, leaving closes it."""
+        with ExitStack() as stack:
+            yield replace(self, open_client=cache(lambda: stack.enter_context(self.qdrant.open())))
 
 
 def evidence_of(artifacts: ArtifactsResource, qdrant: QdrantResource) -> Evidence:
-    """The evidence that a run's resources give."""
+    """Return the evidence from the resources of a run."""
     return Evidence(artifacts.store(), artifacts.releases(), qdrant.engine(), Path(artifacts.config_path))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Broken rules (none means passed) and the figures they were judged by, shown on the check's page."""
+    """The violations (none means passed) and the figures shown on the page of the check."""
 
     violations: list[Violation] = field(default_factory=list[Violation])
-    figures: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    figures: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True)
 class Gate:
-    """`rule` judges `asset`; a blocking gate stops whatever consumes it."""
+    """A rule on an asset. A blocking gate stops every asset that consumes it."""
 
     asset: str
     name: str
     rule: Callable[[Evidence], Verdict]
     blocking: bool = True
     needs: tuple[str, ...] = ()
-    """Other assets the rule reads, which a run that makes both must make first."""
+    """Other assets that the rule reads. A run that makes them too makes them first."""
 
     @property
     def description(self) -> str:
+        """The rule's docstring on one line, as Dagster shows it."""
         return " ".join((self.rule.__doc__ or self.name).split())
 
 
 Condition = dg.AutomationCondition[Any]
+MetadataValue = dg.MetadataValue[Any]
+_SHOWN_VIOLATIONS = 50
 
 
 def build_checks(gates: Sequence[Gate], again: Condition | None = None) -> list[dg.AssetChecksDefinition]:
-    """The gates as Dagster asset checks. `again`: when one that stops nothing and reads other assets runs by itself."""
-    watched = set(SETTINGS_ASSETS.values())  # what needs no more than these is judged with them
-    alone = {id(gate) for gate in gates if not gate.blocking and set(gate.needs) - watched}
-    return [_build_check(gate, again if id(gate) in alone else None) for gate in gates]
+    """Return the gates as Dagster asset checks.
+
+    `again`: the condition to run a check alone, for checks that do not block and read other assets than settings.
+    """
+    return [_build_check(gate, again if _may_run_alone(gate) else None) for gate in gates]
+
+
+def _may_run_alone(gate: Gate) -> bool:
+    # a check that reads settings only is run again by the watcher
+    return not gate.blocking and not set(gate.needs) <= set(SETTINGS_ASSETS.values())
 
 
 def judge(gate: Gate, evidence: Evidence) -> Verdict:
-    """The rule's verdict. Missing or damaged evidence is a failed gate, never a passed or a crashed one."""
+    """Return the verdict of the rule. Missing or damaged evidence fails the gate; it never passes or crashes it."""
     try:
         return gate.rule(evidence)
     except Refused as refusal:
         return Verdict(refusal.violations)
 
 
-def enforce(subject: str, evidence: Evidence, *rooms: Sequence[Gate], assets: Sequence[str]) -> None:
-    """Refuse (raises Refused) unless every blocking gate on `assets` holds right now, and all judged the same artifacts
-    (FT-LIN-002: a run beside this one moved one of them meanwhile)."""
-    wanted = [gate for room in rooms for gate in room if gate.blocking and gate.asset in assets]
-    before = _standing(evidence.store, assets)
+def enforce(subject: str, evidence: Evidence, *gates: Sequence[Gate], assets: Sequence[str]) -> None:
+    """Refuse (raises Refused) unless every blocking gate on `assets` passes now.
+
+    All gates must judge the same artifacts: FT-LIN-002 if another run changed one of them meanwhile.
+    """
+    before = _current_recipes(evidence.store, assets)
+    violations: list[Violation] = []
     with evidence.holding() as held:
-        violations = [violation for gate in wanted for violation in judge(gate, held).violations]
-    violations = violations or [
-        Violation(
-            code="FT-LIN-002", where=asset, message="another run made it again while it was judged.", field="recipe",
-            found=recipe, expected=before[asset], fix=f"ft run --asset {subject}",
-        )
-        for asset, recipe in _standing(evidence.store, assets).items() if recipe != before[asset]
-    ]  # fmt: skip
+        for gate in chain.from_iterable(gates):
+            if gate.blocking and gate.asset in assets:
+                violations += judge(gate, held).violations
+    if not violations:
+        violations = [
+            violation(
+                "FT-LIN-002",
+                where=asset,
+                field="recipe",
+                found=recipe,
+                expected=before[asset],
+                fix=f"ft run --asset {subject}",
+            )
+            for asset, recipe in _current_recipes(evidence.store, assets).items()
+            if recipe != before[asset]
+        ]
     if violations:
         raise Refused(subject, violations)
 
 
-def _standing(store: ArtifactStore, assets: Sequence[str]) -> dict[str, str | None]:
-    return {asset: found.recipe_id if (found := store.current(asset)) else None for asset in assets}
+def _current_recipes(store: ArtifactStore, assets: Sequence[str]) -> dict[str, str | None]:
+    return {asset: artifact.recipe_id if (artifact := store.current(asset)) else None for asset in assets}
 
 
 def _build_check(gate: Gate, again: Condition | None) -> dg.AssetChecksDefinition:
@@ -146,58 +167,69 @@ def _build_check(gate: Gate, again: Condition | None) -> dg.AssetChecksDefinitio
 
 
 def as_result(verdict: Verdict) -> dg.AssetCheckResult:
-    """The verdict as Dagster shows it: every broken rule a row of a table."""
+    """Return the verdict as Dagster shows it: a table with a row for each violation."""
     return dg.AssetCheckResult(
         passed=not verdict.violations,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{len(verdict.violations)} broken rules" if verdict.violations else "holds",
+        description=f"{len(verdict.violations)} violations" if verdict.violations else "passed",
         metadata={**as_metadata(verdict.figures), **_violation_table(verdict.violations)},
     )
 
 
-def as_metadata(figures: Mapping[str, Any]) -> dict[str, dg.MetadataValue[Any]]:
-    """Figures as typed metadata: numbers are plotted by the UI, Markdown and JSON are rendered, paths can be copied."""
-    made: dict[str, dg.MetadataValue[Any]] = {}
-    for name, value in figures.items():
-        match value:
-            case dg.MetadataValue():
-                made[name] = value
-            case bool():
-                made[name] = dg.MetadataValue.bool(value)
-            case int():
-                made[name] = dg.MetadataValue.int(value)
-            case float():
-                made[name] = dg.MetadataValue.float(value)
-            case Path():
-                made[name] = dg.PathMetadataValue(value)
-            case str() if value.startswith(("file://", "http://", "https://")):
-                made[name] = dg.MetadataValue.url(value)
-            case str() if value.startswith(("#", "|", "![")):
-                made[name] = dg.MetadataValue.md(value)
-            case str():
-                made[name] = dg.MetadataValue.text(value)
-            case _:
-                made[name] = dg.MetadataValue.json(value)
-    return made
+def as_metadata(figures: Mapping[str, object]) -> dict[str, MetadataValue]:
+    """Return figures as typed metadata: the UI plots numbers and renders Markdown and JSON; paths can be copied."""
+    return {name: _metadata_value(value) for name, value in figures.items()}
 
 
-def _violation_table(violations: Sequence[Violation]) -> dict[str, dg.MetadataValue[Any]]:
+def _metadata_value(value: object) -> MetadataValue:
+    match value:
+        case dg.MetadataValue():
+            return value
+        case bool() | int() | float():
+            return _number_metadata(value)
+        case Path():
+            return dg.PathMetadataValue(value)
+        case str():
+            return _text_metadata(value)
+        case _:
+            return dg.MetadataValue.json(cast("Mapping[str, Any]", value))
+
+
+def _number_metadata(value: float) -> MetadataValue:
+    if isinstance(value, bool):
+        return dg.MetadataValue.bool(value)
+    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(value)
+
+
+def _text_metadata(text: str) -> MetadataValue:
+    if text.startswith(("file://", "http://", "https://")):
+        return dg.MetadataValue.url(text)
+    if text.startswith(("#", "|", "![")):
+        return dg.MetadataValue.md(text)
+    return dg.MetadataValue.text(text)
+
+
+def _violation_table(violations: Sequence[Violation]) -> dict[str, MetadataValue]:
     if not violations:
         return {}
-    rows = [
-        dg.TableRecord(
-            {
-                "code": v.code, "where": v.where, "message": v.message, "field": v.field,
-                "found": str(v.found), "expected": str(v.expected), "fix": v.fix,
-            }
-        )
-        for v in violations[:50]
-    ]  # fmt: skip
+    rows = [dg.TableRecord(_as_row(one)) for one in violations[:_SHOWN_VIOLATIONS]]
     return {"violations": dg.MetadataValue.table(rows), "violation_count": dg.MetadataValue.int(len(violations))}
 
 
+def _as_row(broken_rule: Violation) -> dict[str, str]:
+    return {
+        "code": broken_rule.code,
+        "where": broken_rule.where,
+        "message": broken_rule.message,
+        "field": broken_rule.field,
+        "found": str(broken_rule.found),
+        "expected": str(broken_rule.expected),
+        "fix": broken_rule.fix,
+    }
+
+
 def whole_gate(asset: str) -> Gate:
-    """The gate that every artifact asset gets: what stands on disk is byte for byte what was published."""
+    """Return the gate of every artifact asset: its files on disk are byte for byte those that were published."""
 
     def rule(evidence: Evidence) -> Verdict:
         """Every file of the artifact is there and has the size and sha256 that its manifest records."""
@@ -208,36 +240,36 @@ def whole_gate(asset: str) -> Gate:
     return Gate(asset, "artifact_is_whole", rule)
 
 
-# Trainings are made when they are asked for, and the ledger is only ever added to: what those were made from may be
-# older than what stands now. Only a model that goes on from another must go on from the current one.
-_MAY_LAG = {"embedding_model", "sft_adapter", "dpo_adapter", "split_ledger"}
+# Trainings run only on request, and rows are only added to the ledger: their inputs may be older than the current ones.
+# But a model that is trained from another model must be trained from the current one.
+_MAY_LAG = TRAININGS | {"split_ledger"}
 
 
 def lineage_gate(asset: str) -> Gate:
-    """The gate on the last asset before a release: nothing on its way was overtaken by a change and forgotten."""
+    """Return the gate on the last asset before a release: every artifact upstream was made from current inputs."""
 
     def rule(evidence: Evidence) -> Verdict:
-        """Every artifact that this one rests on was made from the versions of its inputs that stand now."""
+        """This asset and every artifact upstream were made from the current versions of their inputs."""
         violations: list[Violation] = []
-        seen: set[str] = set()
         lagging: list[str] = []
-        todo = [asset]
-        while todo:
-            name = todo.pop()
-            if name in seen:
+        visited: set[str] = set()
+        queue = [asset]
+        while queue:
+            name = queue.pop()
+            if name in visited:
                 continue
-            seen.add(name)
+            visited.add(name)
             recipe = evidence.store.require(name).manifest.recipe
-            # sources have no artifact: their own consumers look at the files
-            now = {key: found.data_version for key in recipe.inputs if (found := evidence.store.current(key))}
-            broken = made_from_current(name, recipe.inputs, now)
+            # sources have no artifact: the assets that read them compare the files
+            current = {key: found.data_version for key in recipe.inputs if (found := evidence.store.current(key))}
+            outdated = made_from_current(name, recipe.inputs, current)
             if name in _MAY_LAG:
-                now = {key: version for key, version in now.items() if key in _MAY_LAG - {name}}
-                judged = made_from_current(name, recipe.inputs, now)
-                lagging += [f"{name}: {v.field}" for v in broken if v not in judged]
-                broken = judged
-            violations += broken
-            todo += now
-        return Verdict(violations, {"artifacts": len(seen), "lagging": ", ".join(sorted(lagging)) or "none"})
+                required = _MAY_LAG - {name}
+                lagging += [f"{name}: {one.field}" for one in outdated if one.field not in required]
+                outdated = [one for one in outdated if one.field in required]
+                current = {key: version for key, version in current.items() if key in required}
+            violations += outdated
+            queue += current
+        return Verdict(violations, {"artifacts": len(visited), "lagging": ", ".join(sorted(lagging)) or "none"})
 
     return Gate(asset, "lineage_in_sync", rule)

@@ -1,4 +1,4 @@
-"""The Dagster instance below the state folder: its settings, and how it is opened without a race."""
+"""Open the Dagster instance below the state folder, with its settings and without a race."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STATE_PREFIX = ".ft/"
 
 
 def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
-    """The instance of this state folder; sets DAGSTER_HOME for this process and its children.
+    """Return the instance of this state folder; set DAGSTER_HOME for this process and its children.
 
-    Creation is serialised: processes that create one SQLite home at once leave it broken for ever (its migration
-    table ends with two heads).
+    Only one process at a time may create it: processes that create one SQLite home at once break it for ever (its
+    migration table ends with two heads).
     """
     home = dagster_home(state)
     with file_lock(home / ".lock"):
@@ -30,12 +30,12 @@ def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
 
 
 def dagster_home(state: Path) -> Path:
-    """DAGSTER_HOME of a state folder."""
+    """Return DAGSTER_HOME of a state folder."""
     return state.resolve() / "dagster"
 
 
 def derive_settings(settings: Path, state: Path) -> str:
-    """The project's dagster.yaml with its `.ft/…` paths made absolute below `state`."""
+    """Return the project's dagster.yaml with its `.ft/…` paths made absolute below `state`."""
     if not settings.is_file():
         raise FileNotFoundError(f"{settings} does not exist. ft_assets runs Dagster from a clone of the project.")
     yaml = cast("Any", YAML(typ="safe", pure=True))
@@ -44,12 +44,12 @@ def derive_settings(settings: Path, state: Path) -> str:
     return f"# Derived from {settings}; edit that one.\n{stream.getvalue()}"
 
 
-def _absolute(value: Any, state: Path) -> Any:
+def _absolute(value: object, state: Path) -> object:
     match value:
         case dict():
-            return {key: _absolute(below, state) for key, below in cast("dict[str, Any]", value).items()}
+            return {key: _absolute(below, state) for key, below in cast("dict[str, object]", value).items()}
         case list():
-            return [_absolute(below, state) for below in cast("list[Any]", value)]
+            return [_absolute(below, state) for below in cast("list[object]", value)]
         case str() if value.startswith(_STATE_PREFIX):
             return str(state / value.removeprefix(_STATE_PREFIX))
         case _:

@@ -1,4 +1,4 @@
-"""How the files a person names in config.yaml become an observed asset: their contents are its version."""
+"""Observed assets: the version is the hash of the contents of the files that config.yaml names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FilesOf = Callable[[Settings, Path], list[Path]]
 
 
 def observed_files(name: str, files_of: FilesOf, *, group: str, kind: str, description: str) -> Any:
-    """The asset `name`, observed by the files that config.yaml names now."""
+    """Return the asset `name`. Observing it hashes the files that config.yaml names at that time."""
 
     @dg.observable_source_asset(  # pyright: ignore[reportUnknownMemberType]
         name=name, group_name=group, tags={f"dagster/kind/{kind}": ""}, description=description

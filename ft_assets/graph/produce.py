@@ -1,4 +1,4 @@
-"""How every artifact asset is made: guard, recipe, reuse or compute, publish, point, retire, report."""
+"""Make an artifact asset: reuse or compute it, publish it, make it current, remove old versions, report."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_resources import ArtifactsResource
 from resources.launcher import ComputeParams
 
-Compute = Callable[[Staging], Mapping[str, Any]]
+Compute = Callable[[Staging], Mapping[str, object]]
 """Fills a staging folder and returns the summary."""
 
 
 def recipe_for(
-    artifacts: ArtifactsResource, asset: str, code_version: str, settings: Mapping[str, Any], inputs: Sequence[str]
+    artifacts: ArtifactsResource, asset: str, code_version: str, settings: Mapping[str, object], inputs: Sequence[str]
 ) -> Recipe:
-    """The recipe of `asset` from the current versions of its inputs (Refused if one was never made)."""
+    """Return the recipe of `asset` from the current versions of its inputs (Refused if one was never made)."""
     store = artifacts.store()
     versions = {name: store.require(name).data_version for name in inputs}
     return Recipe(asset=asset, code_version=code_version, settings=dict(settings), inputs=versions)
@@ -40,11 +40,11 @@ def produce(
     *,
     compute: Compute | None = None,
     launch: Callable[[Recipe], Artifact] | None = None,
-    metadata: Callable[[Artifact], Mapping[str, Any]] | None = None,
+    metadata: Callable[[Artifact], Mapping[str, object]] | None = None,
 ) -> dg.MaterializeResult[Any]:
-    """Reuse the artifact of this recipe, or make it (here with `compute`, or in a worker with `launch`).
+    """Reuse the artifact of this recipe, or make it: here with `compute`, or in a worker with `launch`.
 
-    The result's data version is the content hash of what was made, so that an equal rebuild makes nothing stale.
+    The data version of the result is the content hash of the artifact, so that an equal rebuild makes nothing stale.
     """
     store = artifacts.store()
     telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="start"))
@@ -65,7 +65,7 @@ def produce(
     store.prune(recipe.asset, artifacts.keep, protected.get(recipe.asset, ()))
     text = telemetry_line(artifact.summary)
     telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="reused" if reused else "made", text=text))
-    # plots and tables first: the page shows entries in this order
+    # plots and tables first: the asset page keeps this order
     extra = dict(metadata(artifact) if metadata else {})
     shown = extra | {name: value for name, value in artifact.summary.items() if name not in extra}
     return dg.MaterializeResult(
@@ -79,7 +79,7 @@ def produce(
     )
 
 
-def telemetry_line(summary: Mapping[str, Any]) -> str:
-    """The first few plain figures of a summary, for one line."""
+def telemetry_line(summary: Mapping[str, object]) -> str:
+    """Return the first four numbers of a summary as one line."""
     plain = {k: v for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return ", ".join(f"{name} {value:.4g}" for name, value in list(plain.items())[:4])

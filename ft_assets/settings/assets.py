@@ -37,7 +37,7 @@ def _settings_asset(section: str, spec: AssetSpec) -> dg.AssetsDefinition:
     def asset(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
         values = section_json(load_settings(Path(artifacts.config_path)), section)
 
-        def compute(staging: Staging) -> dict[str, Any]:
+        def compute(staging: Staging) -> dict[str, object]:
             write_json(staging.path / SETTINGS_FILE, values)
             return {"sha256": digest(values)}
 
@@ -47,7 +47,7 @@ def _settings_asset(section: str, spec: AssetSpec) -> dg.AssetsDefinition:
     return asset
 
 
-def settings_recipe(name: str, values: dict[str, Any]) -> Recipe:
+def settings_recipe(name: str, values: dict[str, object]) -> Recipe:
     """Return the recipe of the settings asset `name` for the values of its section."""
     return _BY_NAME[name].recipe_from(values, {})
 

@@ -1,12 +1,12 @@
-"""The gates on settings: what the graph stands on can be read, and so can config.yaml as it is now."""
+"""The gates on settings: the settings artifacts can be read, and so can config.yaml as it is now."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from expectations.rules.training import check_learning_rate
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
 from ft_assets.config.from_artifact import SETTINGS_FILE
 from ft_assets.config.load import SettingsError, load_settings
 from ft_assets.config.model import (
@@ -18,21 +18,24 @@ from ft_assets.config.model import (
 )
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 
 def _valid(section: str, asset: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
         values = evidence.store.require(asset).json(SETTINGS_FILE)
-        model: Any = Settings.model_fields[section].annotation
+        model = cast("type[BaseModel]", Settings.model_fields[section].annotation)
         model.model_validate(values)
         return Verdict(figures={"settings": values})
 
-    rule.__doc__ = f"Section `{section}` reads back as this release's typed settings."
+    rule.__doc__ = f"Section `{section}` is valid for the settings of this version of ft-assets."
     return Gate(asset, "settings_are_readable", rule)
 
 
 def _usual_rate(section: str, asset: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
-        """`learning_rate` is of a size that `method` is trained with (not blocking)."""
+        """`learning_rate` has a usual size for `method` (not blocking)."""
         values = evidence.store.require(asset).json(SETTINGS_FILE)
         model: type[TrainSettings] = {"sft": SftSettings, "dpo": DpoSettings}[section]
         settings = model.model_validate(values)
@@ -43,22 +46,16 @@ def _usual_rate(section: str, asset: str) -> Gate:
 
 
 def config_is_valid(evidence: Evidence) -> Verdict:
-    """config.yaml can be used as it is now; while it cannot, this section stays at what it said last."""
+    """config.yaml is valid now; while it is not, the last valid values of this section stay in use."""
     return Verdict(config_violations(evidence.config) if evidence.config else [])
 
 
 def config_violations(path: Path) -> list[Violation]:
-    """Every error of config.yaml, profile and environment (FT-CFG-001)."""
+    """Return every error of config.yaml, profile and environment (FT-CFG-001)."""
     try:
         load_settings(path)
     except SettingsError as error:
-        return [
-            Violation(
-                code="FT-CFG-001", where=str(path), message=text,
-                fix="correct it; until then the last settings that were right stay",
-            )
-            for text in error.errors
-        ]  # fmt: skip
+        return [violation("FT-CFG-001", where=str(path), message=text) for text in error.errors]
     return []
 
 
@@ -66,6 +63,6 @@ VALID = "config_is_valid"
 GATES = [
     *(_valid(section, asset) for section, asset in SETTINGS_ASSETS.items()),
     *(_usual_rate(section, SETTINGS_ASSETS[section]) for section in ("sft", "dpo")),
-    # a typing error must not hold back what goes on with the last settings that were right
+    # a typing error must not stop assets that can use the last valid settings
     *(Gate(asset, VALID, config_is_valid, blocking=False) for asset in SETTINGS_ASSETS.values()),
 ]

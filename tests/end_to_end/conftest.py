@@ -1,4 +1,4 @@
-"""The whole graph on a cut-down example, driven through `ft` as a person drives it: real models, a real engine."""
+"""The whole graph on a small part of an example, run with `ft` as a person does: real models, a real engine."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Ft:
         )
 
     def run(self, *arguments: str, **overrides: str) -> dict[str, Any]:
-        """`ft run … --json`: the summary, whatever the exit code (under `exit`)."""
+        """Return the summary of `ft run … --json`, with its exit code under `exit`."""
         report = self.folder / "run.json"
         report.unlink(missing_ok=True)
         done = self("run", *arguments, "--json", str(report), **overrides)
@@ -72,7 +72,7 @@ class Ft:
         return {**json.loads(report.read_text()), "exit": done.returncode, "output": done.stdout + done.stderr}
 
     def current(self, asset: str) -> Path:
-        """Folder of the artifact an asset stands at."""
+        """Return the folder of the current artifact of an asset."""
         home = self.folder / "state/artifacts" / asset
         return home / json.loads((home / "current.json").read_text())["recipe"]
 
@@ -82,7 +82,7 @@ class Ft:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory, project: Path) -> tuple[Ft, dict[str, Any]]:
-    """The cut-down project after its first `ft run --all`, and what that run reported."""
+    """The small project after its first `ft run --all`, and the summary of that run."""
     folder = tmp_path_factory.mktemp("project")
     write_project(project / "examples/en", folder)
     ft = Ft(folder)
@@ -91,7 +91,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, project: Path) -> tuple[Ft, d
 
 @pytest.fixture
 def ft(base: tuple[Ft, dict[str, Any]], tmp_path: Path) -> Ft:
-    """A copy of the project in its first state, free to be changed."""
+    """A copy of the project in its first state, which a test may change."""
     source = base[0].folder
     copy = tmp_path / "project"
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("models"))
@@ -100,7 +100,7 @@ def ft(base: tuple[Ft, dict[str, Any]], tmp_path: Path) -> Ft:
 
 
 def write_project(examples: Path, folder: Path) -> None:
-    """Twelve documents of the examples with their questions, and one broken row."""
+    """Write twelve documents of the examples with their questions, and one invalid row."""
     (folder / "corpus").mkdir()
     for name in DOCUMENTS:
         shutil.copy(examples / f"corpus/{name}.md", folder / "corpus")

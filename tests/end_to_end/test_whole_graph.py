@@ -23,12 +23,12 @@ RELEASED = ("adapter", "collection")
 
 
 def serving(ft: Ft) -> dict[str, str]:
-    """Version of what is released, by kind."""
+    """Return the released versions by kind."""
     return {kind: ft.released(kind)["current"] for kind in RELEASED}
 
 
 def alias(ft: Ft) -> tuple[str, dict[str, Any]]:
-    """The collection behind the alias and its metadata, asked of the engine itself."""
+    """Return the collection of the alias and its metadata, read from the engine itself."""
     from qdrant_client import QdrantClient
 
     client = QdrantClient(path=str(ft.folder / "state/qdrant"))
@@ -103,9 +103,9 @@ def test_a_dimension_the_model_was_not_trained_for_never_serves(ft: Ft):
     assert fixed["exit"] == 0, fixed["output"]
 
 
-def test_a_smaller_trained_dimension_is_built_beside_and_swapped_in_and_can_be_rolled_back(ft: Ft):
+def test_a_smaller_trained_dimension_is_a_new_collection_that_can_be_rolled_back(ft: Ft):
     collection, _ = alias(ft)
-    # on 18 questions the interval is wide: without a tolerance the gate would rightly hold the release
+    # on 18 questions the interval is wide: without a tolerance the gate would rightly block the release
     report = ft.run("--group", "retrieval", "--upstream", FT__RETRIEVAL__DIMENSION="64", FT__RETRIEVAL__TOLERANCE="0.3")
     assert report["exit"] == 0, report["output"]
     assert (report["trained"], report["encoded"]) == (0, 0)
@@ -119,7 +119,7 @@ def test_a_smaller_trained_dimension_is_built_beside_and_swapped_in_and_can_be_r
     assert ft("search", "AES block size").returncode == 0
 
 
-def test_a_corrupted_byte_is_refused_by_name_and_serving_goes_on(ft: Ft):
+def test_a_corrupted_byte_is_refused_by_name_and_serving_continues(ft: Ft):
     before = serving(ft)
     vectors = ft.current("passage_vectors") / "vectors.parquet"
     content = bytearray(vectors.read_bytes())
@@ -134,10 +134,10 @@ def test_a_corrupted_byte_is_refused_by_name_and_serving_goes_on(ft: Ft):
     assert serving(ft) == before
     fixed = ft.run("--group", "retrieval", "--upstream")
     assert fixed["exit"] == 0, fixed["output"]
-    assert fixed["encoded"] > 30  # its own asset made it again
+    assert fixed["encoded"] > 30  # its own asset rebuilt it
 
 
-def test_a_worse_file_fails_the_run_and_leaves_what_serves(ft: Ft):
+def test_a_worse_file_fails_the_run_and_keeps_the_releases(ft: Ft):
     before = serving(ft)
     path = ft.folder / "preferences.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -169,7 +169,7 @@ def test_gate_status_doctor_and_rollback_answer(ft: Ft):
 
 
 def test_commands_in_the_docs_run(ft: Ft, project: Path):
-    """Every `ft …` line of a ```bash block, in the project the docs speak of.
+    """Every `ft …` line of a ```bash block, in the project of the docs.
 
     Those on another repository's files (exports/, handbook.md) run in tests/ft_assets/commands/test_verify.py, those on
     a server (example.com) in tests/ft_assets/retrieval/test_migrate.py.

@@ -1,4 +1,4 @@
-"""A server of Dagster as a child process, asked over GraphQL."""
+"""A Dagster server as a child process, queried over GraphQL."""
 
 from __future__ import annotations
 

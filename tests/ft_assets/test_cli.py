@@ -47,14 +47,14 @@ def test_every_command_has_a_help_with_an_example(name: str) -> None:
     assert f"ft {name}" in result.output.partition("Example:")[2]
 
 
-def test_without_arguments_it_says_what_it_is_and_where_to_begin() -> None:
+def test_without_arguments_it_shows_the_overview_and_the_first_commands() -> None:
     result = CliRunner().invoke(cli, [])
     assert result.exit_code == 0
     assert result.output.index("ft doctor") < result.output.index("ft run --all") < result.output.index("ft search")
     assert all(name in result.output for name in COMMANDS)
 
 
-def test_a_wrong_configuration_is_one_paragraph_with_all_errors(
+def test_an_invalid_configuration_is_one_paragraph_with_all_errors(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FT__RETRIEVAL__NOPE", "1")
@@ -106,7 +106,7 @@ def test_an_adapter_rolls_back_to_the_release_before_and_forth_again(runner: Cli
     assert current and current.version == second.version
 
 
-def test_the_summary_shows_what_there_is_and_leaves_out_what_there_is_not(runner: CliRunner, tmp_path: Path) -> None:
+def test_the_summary_shows_results_that_exist_and_leaves_out_the_others(runner: CliRunner, tmp_path: Path) -> None:
     assert runner.invoke(cli, ["summary"]).exit_code == 0
     store = ArtifactStore(tmp_path / "state" / "artifacts")
     figures = {
@@ -121,7 +121,7 @@ def test_the_summary_shows_what_there_is_and_leaves_out_what_there_is_not(runner
     assert "adapter: nothing yet" in shown
 
 
-def test_the_doctor_finds_a_model_that_is_not_there_and_an_altered_artifact(runner: CliRunner, tmp_path: Path) -> None:
+def test_the_doctor_finds_a_missing_model_and_an_altered_artifact(runner: CliRunner, tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "state" / "artifacts")
     with store.stage(Recipe("passages", "1")) as staging:
         (staging.path / "rows.json").write_text("[1]")

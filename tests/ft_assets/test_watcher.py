@@ -1,4 +1,4 @@
-"""What a person edits while the daemon runs: taken up within a look, refused by name when it is wrong."""
+"""Edits while the daemon runs: the next look takes them up, or refuses them by name if they are invalid."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Project:
         self.age(self.config)
 
     def age(self, path: Path) -> None:
-        """As if it had been written a while ago: nobody writes on it any more."""
+        """Make it look written a while ago, so that nobody seems to write it now."""
         stamp = path.stat().st_mtime_ns - 10**10
         os.utime(path, ns=(stamp, stamp))
 
     def take_up(self) -> set[str]:
-        """One look at config.yaml and the run it requests: the sections made, and the checks judged besides."""
+        """Look once at config.yaml and run what it requests; return the sections and checks of the run."""
         return set[str]().union(*map(self.daemon.launch, self.daemon.watch("watch_settings")))
 
 
@@ -84,13 +84,13 @@ def test_a_changed_section_becomes_a_new_version_and_the_others_are_left_alone(p
     assert project.store.require("retrieval_settings").data_version == before
 
 
-def test_a_wrong_file_is_refused_by_name_and_the_last_right_one_stays(project: Project) -> None:
+def test_an_invalid_file_is_refused_by_name_and_the_last_valid_one_stays(project: Project) -> None:
     project.take_up()
     before = {name: project.store.require(name).recipe_id for name in SETTINGS_ASSETS.values()}
     project.configure(retrieval={"dense_wieght": 1.0}, corpus={"files": []})
     assert project.take_up() == set()
-    assert "dense_wieght" in project.daemon.said["watch_settings"]
-    assert "the last settings that were right stay" in project.daemon.said["watch_settings"]
+    assert "dense_wieght" in project.daemon.skip_reasons["watch_settings"]
+    assert "the last valid settings stay in use" in project.daemon.skip_reasons["watch_settings"]
     assert project.daemon.failed_checks() == {f"{name}.config_is_valid" for name in before}
     key = dg.AssetCheckKey(dg.AssetKey("retrieval_settings"), "config_is_valid")
     record = project.daemon.instance.get_latest_asset_check_evaluation_record(key)
@@ -101,7 +101,7 @@ def test_a_wrong_file_is_refused_by_name_and_the_last_right_one_stays(project: P
     shown = [row.data["message"] for row in table.records]
     assert any("Did you mean 'dense_weight'?" in str(text) for text in shown) and len(shown) == 2
     assert {name: project.store.require(name).recipe_id for name in before} == before
-    # what runs meanwhile reads what was accepted, and what a person starts by hand is told
+    # a run of the daemon reads the accepted settings; a command that a person starts reports the error
     with pytest.raises(SettingsError):
         load_settings(project.config, environ={})
     assert accepted_settings(project.config, project.root / "state").corpus.files == ["kb/*.md"]
@@ -110,7 +110,7 @@ def test_a_wrong_file_is_refused_by_name_and_the_last_right_one_stays(project: P
     assert project.daemon.failed_checks() == set()
 
 
-def test_a_wrong_file_is_said_once_on_the_asset_pages(project: Project) -> None:
+def test_an_invalid_file_is_reported_once_on_the_asset_pages(project: Project) -> None:
     project.take_up()
     project.write("corpus: [")
     project.take_up()
@@ -125,7 +125,7 @@ def test_a_file_that_is_still_being_written_is_left_for_the_next_look(project: P
     project.take_up()
     project.config.write_text("{")
     assert project.take_up() == set()
-    assert "a moment ago" in project.daemon.said["watch_settings"]
+    assert "a moment ago" in project.daemon.skip_reasons["watch_settings"]
     assert project.daemon.failed_checks() == set()
 
 
@@ -144,11 +144,11 @@ def test_one_edit_is_tried_once_and_waits_for_the_run_before(project: Project) -
     instance = project.daemon.instance
     run = instance.create_run_for_job(job, tags={watcher.WATCH_TAG: "settings"}, status=dg.DagsterRunStatus.STARTED)
     assert project.daemon.watch("watch_settings") == []
-    assert run.run_id in project.daemon.said["watch_settings"]
+    assert run.run_id in project.daemon.skip_reasons["watch_settings"]
 
 
-def test_checks_that_need_a_section_are_judged_anew_with_it(project: Project) -> None:
-    """A prompt that changes is held against the adapters, though nobody trains them."""
+def test_checks_that_need_a_section_are_judged_again_with_it(project: Project) -> None:
+    """A changed prompt is compared with the adapters, though nobody trains them."""
     project.take_up()
     project.daemon.watch("watch_sources")
     project.daemon.execute(["passages", "instruction_records", "preference_records", "retrieval_records"])
@@ -161,47 +161,47 @@ def test_checks_that_need_a_section_are_judged_anew_with_it(project: Project) ->
     busy = job.get_subset(asset_selection={dg.AssetKey("instruction_splits")})
     instance = project.daemon.instance
     run = instance.create_run_for_job(busy, status=dg.DagsterRunStatus.STARTED, asset_selection=busy.asset_selection)
-    assert "instruction_splits.no_contamination" not in judged_anew(project)
+    assert "instruction_splits.no_contamination" not in judged_again(project)
     instance.report_run_canceled(run)
-    asked = judged_anew(project)
-    # nor are those asked for again that a run judges already
-    keys = {dg.AssetCheckKey(dg.AssetKey(asset), name) for asset, name in (one.split(".") for one in asked)}
+    requested = judged_again(project)
+    # checks that a run judges already are not requested again
+    keys = {dg.AssetCheckKey(dg.AssetKey(asset), name) for asset, name in (one.split(".") for one in requested)}
     judging = dg.DagsterRun(
         job_name=job.name, status=dg.DagsterRunStatus.STARTED, asset_selection=frozenset(),
         asset_check_selection=frozenset({min(keys, key=str)}),
     )  # fmt: skip
     run = instance.add_run(judging)
-    assert len(judged_anew(project)) == len(asked) - 1
+    assert len(judged_again(project)) == len(requested) - 1
     instance.report_run_canceled(run)
-    assert {"instruction_splits.no_contamination", "retrieval_splits.no_contamination"} <= asked
-    assert not any("retrieval_settings" in name or "adapter" in name for name in asked)
+    assert {"instruction_splits.no_contamination", "retrieval_splits.no_contamination"} <= requested
+    assert not any("retrieval_settings" in name or "adapter" in name for name in requested)
     assert project.take_up() == set()
-    assert judged_anew(project) == set()
+    assert judged_again(project) == set()
 
 
-def test_a_check_that_did_not_judge_what_stands_is_asked_for_once(
+def test_a_check_that_did_not_judge_the_current_version_is_requested_once(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever kept it from judging: what waits for it would wait for good."""
+    """Whatever kept it from judging: assets that wait for it would wait for ever."""
     project.take_up()
     project.daemon.watch("watch_sources")
     project.daemon.execute(["passages"])
-    assert judged_anew(project) == set()
+    assert judged_again(project) == set()
     project.daemon.execute(["passages"], checks=[])
-    asked = judged_anew(project)
-    assert "passages.artifact_is_whole" in asked
-    # one that was asked for from here and came to no verdict is left to a person, until something changes
+    requested = judged_again(project)
+    assert "passages.artifact_is_whole" in requested
+    # a check that was requested from here and gave no result is left to a person, until something changes
     with monkeypatch.context() as crash:
         crash.setattr("ft_assets.graph.gates.judge", None)
         project.take_up()
-    assert judged_anew(project) == set()
+    assert judged_again(project) == set()
     project.daemon.execute(["passages"], checks=[])
-    assert judged_anew(project) == asked
+    assert judged_again(project) == requested
     project.take_up()
-    assert judged_anew(project) == set()
+    assert judged_again(project) == set()
 
 
-def judged_anew(project: Project) -> set[str]:
+def judged_again(project: Project) -> set[str]:
     requests = project.daemon.watch("watch_settings")
     assert all(not request.asset_selection for request in requests)
     return {f"{k.asset_key.to_user_string()}.{k.name}" for request in requests for k in request.asset_check_keys or ()}
@@ -277,5 +277,5 @@ def test_a_source_that_matches_nothing_is_named_and_its_last_version_stays(proje
     for path in (project.root / "kb").iterdir():
         path.unlink()
     project.daemon.watch("watch_sources")
-    assert "kb/*.md" in project.daemon.said["watch_sources"]
+    assert "kb/*.md" in project.daemon.skip_reasons["watch_sources"]
     assert len(project.daemon.instance.fetch_observations(dg.AssetKey("corpus_files"), limit=10).records) == 1

@@ -1,6 +1,6 @@
-"""What a change costs: each row of the table in docs/automation.md, counted in a whole small project.
+"""The work that a change costs: each row of the table in docs/automation.md, counted in a whole small project.
 
-The daemon's own sensors and conditions decide what is done, tick by tick; a training is asked for, as a person does.
+The daemon's own sensors and conditions decide what runs, tick by tick; trainings are requested, as a person does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EVALUATE_AND_RELEASE = {"retrieval_evaluation", "released_collection"}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Generator[Whole]:
-    """The project after its first build, in which a person asked for the trainings and for nothing else."""
+    """The project after its first build, in which a person requested the trainings and nothing else."""
     root = tmp_path_factory.mktemp("whole")
     write_project(project / "examples/en", root)
     (root / "state").mkdir()
@@ -33,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Generator[
     with dg.DagsterInstance.local_temp(str(home)) as instance:
         whole = Whole(root, instance)
         before = whole.cost()
-        assert before.trained == set()  # nobody asked
+        assert before.trained == set()  # nobody requested one
         first = whole.cost(*TRAINED)
         assert first.trained == set(TRAINED)
         assert whole.daemon.failed_checks() == set()
@@ -69,7 +69,7 @@ def test_a_weight_costs_an_evaluation(whole: Whole, weights: dict[str, object]) 
     assert after["adapter"] == before["adapter"]
     assert after["collection"] != before["collection"]
     assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, "answer_evaluation"}
-    # qdrant_collection reads the same section: asked for, and reused. Nothing else is.
+    # qdrant_collection reads the same section: requested, and reused. Nothing else is.
     assert cost.requested == {*cost.made, "qdrant_collection"}
 
 
@@ -107,13 +107,13 @@ def test_another_stored_form_costs_a_collection_and_no_encoding(whole: Whole, fo
 @pytest.mark.parametrize(
     "change", [{"pooling": "cls"}, {"passage_prompt": "passage: "}, {"seed": 7}], ids=["pooling", "prompt", "weights"]
 )
-def test_another_embedding_is_trained_when_asked_and_then_costs_everything(
+def test_another_embedding_is_trained_on_request_and_then_costs_everything(
     whole: Whole, change: dict[str, object]
 ) -> None:
     before = whole.served()
     whole.configure(embedding=change)
     waiting = whole.cost()
-    assert waiting.made == {"embedding_settings"}  # nobody asked for a training
+    assert waiting.made == {"embedding_settings"}  # nobody requested a training
     assert whole.served() == before
     cost = whole.cost("embedding_model")
     passages = whole.store.require("passages").summary["passages"]
@@ -123,7 +123,7 @@ def test_another_embedding_is_trained_when_asked_and_then_costs_everything(
     assert "released_collection" in cost.made
 
 
-def test_a_preference_file_costs_a_dpo_training_when_asked(whole: Whole) -> None:
+def test_a_preference_file_costs_a_dpo_training_on_request(whole: Whole) -> None:
     lines = (whole.root / "preferences.jsonl").read_text("utf-8").splitlines()
     whole.write("preferences.jsonl", "\n".join(lines[1:]) + "\n")
     before = whole.served()
@@ -145,16 +145,16 @@ def test_other_text_rules_cost_the_passages_they_change(whole: Whole) -> None:
     after = whole.store.require("passages").summary["passages"]
     assert cost.trained == set()
     assert cost.encoded == cost.upserted
-    # each long section is two passages now: one written over its point, one new
+    # each long section is two passages now: one updates its point, one is new
     assert cost.encoded == 2 * NOTES * LONG
     assert after - before == NOTES * LONG
     assert cost.made >= EVALUATE_AND_RELEASE
 
 
 @pytest.mark.parametrize("broken", ["dimension", "recall"])
-def test_what_may_not_be_released_is_held_and_goes_on_when_it_is_fixed(whole: Whole, broken: str) -> None:
+def test_a_failing_candidate_is_not_released_until_it_is_fixed(whole: Whole, broken: str) -> None:
     before = whole.served()
-    # 100 is no dimension the model was trained for; no ranking of so small a model finds everything
+    # the model was not trained for dimension 100; no ranking of so small a model finds everything
     whole.configure(retrieval={"dimension": 100} if broken == "dimension" else {"min_recall_at_10": 1.0})
     cost = whole.cost()
     assert whole.served() == before
@@ -169,9 +169,9 @@ def test_what_may_not_be_released_is_held_and_goes_on_when_it_is_fixed(whole: Wh
 
 
 def test_every_check_is_judged_again_when_a_section_that_it_reads_changes(built: Whole) -> None:
-    """Either its asset is made from that section and asked for, or the gate says that it needs it."""
+    """Either its asset depends on that section and is requested, or the gate names the section in `needs`."""
     graph = built.daemon.defs.resolve_asset_graph()
-    forgotten: list[str] = []
+    unnoticed: list[str] = []
     for gate in GATES:
         read: set[str] = set()
 
@@ -183,9 +183,9 @@ def test_every_check_is_judged_again_when_a_section_that_it_reads_changes(built:
         artifacts, qdrant = built.artifacts, QdrantResource(state_dir=str(built.root / "state"))
         judge(gate, Evidence(Noting(built.store.root), artifacts.releases(), qdrant.engine(), None))
         node = graph.get(dg.AssetKey(gate.asset))
-        made_from = {key.to_user_string() for key in node.parent_keys} if node.automation_condition else set[str]()
-        judged_with = made_from | set(gate.needs) | {gate.asset}
-        forgotten += [
+        parents = {key.to_user_string() for key in node.parent_keys} if node.automation_condition else set[str]()
+        judged_with = parents | set(gate.needs) | {gate.asset}
+        unnoticed += [
             f"{gate.asset}.{gate.name} reads {name}" for name in read & set(SETTINGS_ASSETS.values()) - judged_with
         ]
-    assert forgotten == []
+    assert unnoticed == []

@@ -1,4 +1,4 @@
-"""The toy graph of toy.py in a folder of its own, with an instance that is opened as `ft` opens it."""
+"""The toy graph of toy.py in its own folder, with an instance that is opened as `ft` opens it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def instance(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[dg.DagsterInstance]:
-    monkeypatch.setenv("DAGSTER_HOME", "")  # put back afterwards: open_instance sets it for good
+    monkeypatch.setenv("DAGSTER_HOME", "")  # restored afterwards: open_instance changes it
     with open_instance(folder / "state") as opened:
         yield opened
 
 
 @pytest.fixture
 def ft(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Calls `ft` on the toy graph as a person does; `ft(..., defs=...)` on another one."""
+    """Call `ft` on the toy graph as a person does; `ft(..., defs=...)` on another graph."""
     monkeypatch.setenv("FT_CONFIG", str(folder / "config.yaml"))
     monkeypatch.setenv("FT_STATE_DIR", str(folder / "state"))
     monkeypatch.setenv("DAGSTER_HOME", "")
@@ -56,5 +56,5 @@ def ft(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 @pytest.fixture
 def write(folder: Path) -> Callable[[str, object], None]:
-    """Replaces one of the toy's files."""
+    """Replace one of the files of the toy graph."""
     return lambda name, value: (folder / name).write_text(json.dumps(value)) and None

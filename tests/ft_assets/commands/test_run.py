@@ -1,4 +1,4 @@
-"""`ft run` on the toy graph: what it makes, what it counts, what it says, what it returns."""
+"""`ft run` on the toy graph: the assets it makes, its counts, its output and its exit code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_first_run_makes_everything_and_a_second_makes_nothing(folder: Path, i
     assert len(instance.get_runs()) == 2
 
 
-def test_a_blocking_check_that_fails_stops_its_consumers_and_says_why(
+def test_a_blocking_check_that_fails_stops_its_consumers_and_shows_why(
     folder: Path, instance: dg.DagsterInstance, write: Write
 ) -> None:
     write("numbers.json", [1, 99])
@@ -96,12 +96,12 @@ def test_a_crash_is_exit_2_with_its_traceback_only_in_debug(ft: Ft, write: Write
     assert "toy.py" in ft("--debug", "run", "--asset", "total").output
 
 
-def test_the_json_summary_says_what_the_screen_says(ft: Ft, tmp_path: Path) -> None:
+def test_the_json_summary_and_the_screen_agree(ft: Ft, tmp_path: Path) -> None:
     result = ft("run", "--all", "--json", str(tmp_path / "out" / "run.json"))
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert found["trained"] == 1 and found["encoded"] == 3 and found["problems"] == []
-    assert {"asset", "state", "version", "figures", "checks_passed", "checks_failed"} <= found["assets"][0].keys()
+    summary = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert summary["trained"] == 1 and summary["encoded"] == 3 and summary["problems"] == []
+    assert {"asset", "state", "version", "figures", "checks_passed", "checks_failed"} <= summary["assets"][0].keys()
 
 
 def test_one_asset_brings_the_settings_and_sources_it_reads_directly(folder: Path) -> None:
@@ -154,7 +154,7 @@ if __name__ == "__main__":
     ("refuse", "outcome"),
     [(True, (1, "[FT-TOY-002] row 3: too long. Fix: cut it")), (False, (2, "RuntimeError: out of memory; see "))],
 )
-def test_what_a_worker_process_says_is_what_the_person_reads(
+def test_the_error_of_a_worker_process_is_shown(
     ft: Ft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: bool, outcome: tuple[int, str]
 ) -> None:
     (tmp_path / "toy_worker.py").write_text(_WORKER)

@@ -28,10 +28,10 @@ Write = Callable[[str, object], None]
 def _status(folder: Path, instance: dg.DagsterInstance, limit: int = 10) -> dict[str, AssetStatus]:
     state = folder / "state"
     sections: dict[str, dict[str, Any]] = {"limit_settings": {"limit": limit}}
-    found = read_status(
+    statuses = read_status(
         toy.build(folder), instance, ArtifactStore(state / "artifacts"), Releases(state / "released"), sections
     )
-    return {status.asset: status for status in found}
+    return {status.asset: status for status in statuses}
 
 
 def _run(folder: Path, instance: dg.DagsterInstance, *assets: str) -> None:
@@ -40,25 +40,25 @@ def _run(folder: Path, instance: dg.DagsterInstance, *assets: str) -> None:
 
 
 def test_before_the_first_run_nothing_was_made(folder: Path, instance: dg.DagsterInstance) -> None:
-    found = _status(folder, instance)
-    assert found["numbers"].state == "never made"
-    assert found["numbers"].reasons == ["make it: ft run --asset numbers"]
-    assert found["numbers_file"].state == "source"
+    statuses = _status(folder, instance)
+    assert statuses["numbers"].state == "never made"
+    assert statuses["numbers"].reasons == ["make it: ft run --asset numbers"]
+    assert statuses["numbers_file"].state == "source"
 
 
 def test_after_a_run_everything_is_in_sync_and_judged(folder: Path, instance: dg.DagsterInstance) -> None:
     _run(folder, instance)
-    found = _status(folder, instance)
-    assert {status.state for status in found.values()} == {"in sync", "source"}
-    assert found["numbers"].checks == {"numbers_are_small": "passed"}
+    statuses = _status(folder, instance)
+    assert {status.state for status in statuses.values()} == {"in sync", "source"}
+    assert statuses["numbers"].checks == {"numbers_are_small": "passed"}
 
 
 def test_a_changed_setting_makes_its_asset_stale_and_all_below_it(folder: Path, instance: dg.DagsterInstance) -> None:
     _run(folder, instance)
-    found = _status(folder, instance, limit=20)
-    assert found["limit_settings"].reasons == ["config.yaml changed: limit"]
-    assert "limit_settings is stale" in found["numbers"].reasons
-    assert found["sft_adapter"].reasons == ["numbers is stale"]
+    statuses = _status(folder, instance, limit=20)
+    assert statuses["limit_settings"].reasons == ["config.yaml changed: limit"]
+    assert "limit_settings is stale" in statuses["numbers"].reasons
+    assert statuses["sft_adapter"].reasons == ["numbers is stale"]
 
 
 def test_an_edited_source_is_seen_without_a_run_and_without_leaving_one(
@@ -66,9 +66,9 @@ def test_an_edited_source_is_seen_without_a_run_and_without_leaving_one(
 ) -> None:
     _run(folder, instance)
     write("numbers.json", [1, 2, 5])
-    found = _status(folder, instance)
-    assert found["numbers"].state == "stale"
-    assert found["numbers"].reasons[0].startswith("numbers_file is now ")
+    statuses = _status(folder, instance)
+    assert statuses["numbers"].state == "stale"
+    assert statuses["numbers"].reasons[0].startswith("numbers_file is now ")
     assert len(instance.get_runs()) == 1
 
 
@@ -76,9 +76,9 @@ def test_a_remade_input_makes_its_consumers_stale(folder: Path, instance: dg.Dag
     _run(folder, instance)
     write("numbers.json", [1, 2, 5])
     _run(folder, instance, "numbers")
-    found = _status(folder, instance)
-    assert found["numbers"].state == "in sync"
-    assert found["total"].reasons[0].startswith("numbers is now ")
+    statuses = _status(folder, instance)
+    assert statuses["numbers"].state == "in sync"
+    assert statuses["total"].reasons[0].startswith("numbers is now ")
 
 
 def test_a_lost_artifact_is_stale(folder: Path, instance: dg.DagsterInstance) -> None:
@@ -88,13 +88,13 @@ def test_a_lost_artifact_is_stale(folder: Path, instance: dg.DagsterInstance) ->
     assert _status(folder, instance)["total"].reasons == ["its artifact is gone"]
 
 
-def test_what_is_released_is_marked(folder: Path, instance: dg.DagsterInstance) -> None:
+def test_a_released_asset_is_marked(folder: Path, instance: dg.DagsterInstance) -> None:
     _run(folder, instance)
     artifact = ArtifactStore(folder / "state" / "artifacts").require("sft_adapter")
     Releases(folder / "state" / "released").move("adapter", {"sft_adapter": artifact.recipe_id}, {})
-    found = _status(folder, instance)
-    assert found["sft_adapter"].released
-    assert not found["total"].released
+    statuses = _status(folder, instance)
+    assert statuses["sft_adapter"].released
+    assert not statuses["total"].released
 
 
 def test_the_json_can_be_read_by_a_program(ft: Ft) -> None:

@@ -1,4 +1,4 @@
-"""Progress lines and the console that nothing else can write on."""
+"""Progress lines, and the console that nothing else can write to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ print("after")
 """
 
 
-def test_what_steps_print_goes_to_the_log_and_not_between_the_progress_lines(tmp_path: Path) -> None:
+def test_output_of_steps_goes_to_the_log_and_not_between_the_progress_lines(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "console.log"
     done = subprocess.run([sys.executable, "-c", _TALKATIVE, str(log)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["密码学 progress", "after"]
@@ -57,5 +57,5 @@ def test_on_a_terminal_the_line_is_updated_in_place() -> None:
     assert "\x1b[2K" in out.getvalue() and "a  made · steps 9" in out.getvalue()
 
 
-def test_durations_read_as_a_person_says_them() -> None:
+def test_durations_are_easy_to_read() -> None:
     assert [duration(s) for s in (4.2, 187, 3727)] == ["4.2 s", "3:07", "1:02:07"]

@@ -1,4 +1,4 @@
-"""A toy graph with everything a command meets: a source, settings, two artifacts, gates of both kinds, a guard."""
+"""A toy graph with all that a command handles: a source, settings, artifacts, gates of both kinds, a guard."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ from resources.artifacts import Recipe, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 
 
-def _broken(asset: str, found: float, expected: str) -> Violation:
+def _violation(asset: str, found: float, expected: str) -> Violation:
     return Violation(
-        code="FT-TOY-001", where=asset, message="the figure is out of bounds.", field="figure", found=found,
-        expected=expected, fix="write smaller numbers into numbers.json",
-    )  # fmt: skip
+        code="FT-TOY-001",
+        where=asset,
+        message="the figure is out of bounds.",
+        field="figure",
+        found=found,
+        expected=expected,
+        fix="write smaller numbers into numbers.json",
+    )
 
 
 def _numbers_are_small(evidence: Evidence) -> Verdict:
@@ -30,13 +35,13 @@ def _numbers_are_small(evidence: Evidence) -> Verdict:
     store = evidence.store
     limit = store.require("limit_settings").json("settings.json")["limit"]
     largest = max(store.require("numbers").json("numbers.json"))
-    return Verdict([_broken("numbers", largest, f"< {limit}")] if largest >= limit else [], {"largest": largest})
+    return Verdict([_violation("numbers", largest, f"< {limit}")] if largest >= limit else [], {"largest": largest})
 
 
 def _total_is_even(evidence: Evidence) -> Verdict:
     """The total is even (not blocking)."""
     total = evidence.store.require("total").json("total.json")
-    return Verdict([_broken("total", total, "even")] if total % 2 else [], {"total": total})
+    return Verdict([_violation("total", total, "even")] if total % 2 else [], {"total": total})
 
 
 SMALL = Gate("numbers", "numbers_are_small", _numbers_are_small)
@@ -114,7 +119,7 @@ ASSETS = (numbers_file, limit_settings, numbers, total, sft_adapter, passage_vec
 
 
 def build(folder: Path, *, gates: Sequence[Gate] = GATES, judged: Sequence[Gate] | None = None) -> dg.Definitions:
-    """Definitions on `folder` (numbers.json, limit.json, state/). `judged`: gates that the gate job runs."""
+    """Return definitions on `folder` (numbers.json, limit.json, state/). `judged`: gates that the gate job runs."""
     config, state = str(folder / "config.yaml"), str(folder / "state")
     checks = build_checks(gates)
     chosen = [check for check, gate in zip(checks, gates, strict=True) if judged is None or gate in judged]

@@ -314,7 +314,7 @@ def test_the_assets_make_passages_and_glossary_and_reuse_them(run, tmp_path: Pat
     result, store = materialize()
     assert result.success and all(e.passed for e in result.get_asset_check_evaluations())
     terms = {row["term"]: row["passages"] for row in read_rows(store.require("glossary").file("glossary.parquet"))}
-    assert terms == {"分组密码": 5, "轮函数": 2, "AES": 0}  # the title stands over every passage
+    assert terms == {"分组密码": 5, "轮函数": 2, "AES": 0}  # the title is part of every passage
     shown = result.asset_materializations_for_node("passages")[0].metadata
     assert shown["dagster/row_count"].value == 6 and len(shown["length"].value) < 1000
     result, _ = materialize()

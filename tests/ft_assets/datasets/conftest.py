@@ -1,4 +1,4 @@
-"""A small project on disk (corpus, three data sets, config.yaml), and runs of the real assets and checks over it."""
+"""A small project on disk (corpus, three data sets, config.yaml), and runs of the real assets and checks on it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
 
 
 def question(topic: str, n: int = 0) -> str:
-    """A question that resembles no other."""
+    """Return a question that is similar to no other."""
     dice = random.Random(f"{topic} {n}")  # noqa: S311
     words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=9)) for _ in range(4)]
     return f"{topic} {' '.join(words)}?"
@@ -120,19 +120,19 @@ class Project:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
     def splits(self) -> dict[tuple[str, str], str]:
-        """(data set, record id) -> split, as the ledger has it."""
+        """Return (data set, record id) -> split in the ledger."""
         return {(row["dataset"], row["record_id"]): row["split"] for row in self.rows("split_ledger", "ledger.parquet")}
 
 
 def failures(result: dg.ExecuteInProcessResult) -> str:
-    """Everything that went wrong in a run, as text."""
+    """Return all errors of a run as text."""
     steps = [event.step_failure_data.error.to_string() for event in result.get_step_failure_events()]
-    broken = [
+    violations = [
         f"{e.asset_key.to_user_string()}.{e.check_name}: {[r.data for r in e.metadata['violations'].records]}"
         for e in result.get_asset_check_evaluations()
         if not e.passed
     ]
-    return "\n".join([*broken, *steps])
+    return "\n".join([*violations, *steps])
 
 
 @pytest.fixture

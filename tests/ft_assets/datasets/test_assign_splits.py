@@ -1,3 +1,5 @@
+"""The assignment of splits by cluster."""
+
 from __future__ import annotations
 
 import random
@@ -38,9 +40,9 @@ def _cards(rows: list[tuple[str, str]]) -> list[RecordKeys]:
     return [RecordKeys("instruction", record_id, (question_key(text),), text) for record_id, text in rows]
 
 
-def _pairs_across(rows: list[tuple[str, str]], dealt: dict[tuple[str, str], Assignment]) -> list[tuple[str, str]]:
-    """By brute force: near-duplicates that lie in two splits."""
-    placed = [(i, text, dealt[("instruction", i)].split) for i, text in rows]
+def _pairs_across(rows: list[tuple[str, str]], assignments: dict[tuple[str, str], Assignment]) -> list[tuple[str, str]]:
+    """Return the near-duplicates that are in two splits, by brute force."""
+    placed = [(i, text, assignments[("instruction", i)].split) for i, text in rows]
     placed = [row for row in placed if row[2] != QUARANTINED]
     return [
         (a[0], b[0])
@@ -49,15 +51,15 @@ def _pairs_across(rows: list[tuple[str, str]], dealt: dict[tuple[str, str], Assi
     ]
 
 
-def test_growth_moves_nothing_and_no_near_duplicates_straddle():
+def test_growth_moves_nothing_and_no_near_duplicates_are_in_two_splits():
     rows = _families(60, 6)
     first = assign_splits(_cards(rows[:180]), {}, SETTINGS)
     assert not first.bridges and not _pairs_across(rows[:180], first.by_id)
     grown = assign_splits(_cards(rows), first.by_id, SETTINGS)
-    assert not grown.by_id.keys() & first.by_id.keys()  # nothing that lies somewhere is dealt again
+    assert not grown.by_id.keys() & first.by_id.keys()  # no record is assigned twice
     ledger = first.by_id | grown.by_id | {b.record.id: Assignment("", QUARANTINED) for b in grown.bridges}
     assert not _pairs_across(rows, ledger)
-    assert {dealt.split for dealt in ledger.values()} >= {"train", "validation", "test"}
+    assert {assignment.split for assignment in ledger.values()} >= {"train", "validation", "test"}
 
 
 def test_the_order_of_the_rows_does_not_matter():
@@ -65,7 +67,7 @@ def test_the_order_of_the_rows_does_not_matter():
     assert assign_splits(_cards(rows), {}, SETTINGS).by_id == assign_splits(_cards(rows[::-1]), {}, SETTINGS).by_id
 
 
-def test_what_is_kept_out_no_longer_hides_what_it_joined():
+def test_a_quarantined_record_no_longer_joins_clusters():
     # x is nearly a (train) and nearly b (test), which are not alike; y is nearly x and nearly b, z nearly b alone
     words = "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥天地玄黄宇宙洪荒"
     texts = {"a": "一二" + words, "b": words + "三四", "x": words, "y": words + "三五", "z": words + "三四六"}
@@ -87,7 +89,7 @@ def test_what_is_kept_out_no_longer_hides_what_it_joined():
     )
 
 
-def test_words_that_only_make_a_question_polite_do_not_hide_its_twin():
+def test_polite_words_do_not_hide_a_near_duplicate():
     asked = ["SM4 的分组长度是多少？", "请问SM4分组长度是多少呢", "ＳＭ４分组长度是多少?"]
     assert len({question_form(text) for text in asked}) == 1
     assert question_form("What is the key length of AES?") == question_form("Please, what is key length of an AES")
@@ -95,7 +97,7 @@ def test_words_that_only_make_a_question_polite_do_not_hide_its_twin():
     assert question_form("the") == "the" and question_form("吗？") == "吗"
 
 
-def test_a_cluster_that_left_and_comes_back_keeps_its_split_though_the_shares_changed():
+def test_a_cluster_that_comes_back_keeps_its_split_though_the_shares_changed():
     card = RecordKeys("instruction", "r1", ("document:aes",))
     before = assign_splits([card], {}, SETTINGS).by_id
     shares = SplitSettings(train=0.01, validation=0.98, test=0.01)
@@ -103,7 +105,7 @@ def test_a_cluster_that_left_and_comes_back_keeps_its_split_though_the_shares_ch
     assert again[("preference", "p1")] == before[card.id]
 
 
-def test_shares_come_out_near_what_was_asked_for():
+def test_shares_are_near_the_requested_ones():
     counts = {"train": 0, "validation": 0, "test": 0}
     for n in range(5000):
         counts[choose_split(f"document:{n}", SETTINGS)] += 1

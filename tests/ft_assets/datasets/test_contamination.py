@@ -13,7 +13,7 @@ SPLITS = ("instruction_splits", "preference_splits", "retrieval_splits")
 
 
 def _topics(project: Project) -> tuple[str, str]:
-    """One topic that is trained on and one that is tested on."""
+    """Return one topic of train and one of test."""
     assert project.run(checks=False).success
     splits = project.splits()
     train, test = (next(t for t in TOPICS if splits[("instruction", f"i-{t}-0")] == s) for s in ("train", "test"))
@@ -21,7 +21,7 @@ def _topics(project: Project) -> tuple[str, str]:
 
 
 def _judged(project: Project) -> tuple[dict[str, dict[str, Any]], str]:
-    """Asset -> what its contamination check shows; and what broke."""
+    """Return asset -> the figures of its contamination check, and all failures."""
     result = project.run()
     shown = {
         evaluation.asset_key.to_user_string(): {name: value.value for name, value in evaluation.metadata.items()}
@@ -81,7 +81,7 @@ def test_a_passage_to_find_in_test_that_nearly_is_one_of_training_blocks_retriev
     assert [shown[asset]["hits"] for asset in SPLITS] == [0, 0, 1]
 
 
-def test_the_strata_are_shown_and_one_that_is_dealt_unlike_the_rest_is_a_finding_that_stops_nothing(project: Project):
+def test_strata_are_shown_and_an_unusual_one_is_reported_without_blocking(project: Project):
     project.instructions([instruction(topic, difficulty="hard" if n % 2 else None) for n, topic in enumerate(TOPICS)])
     result = project.run()
     assert result.success, failures(result)

@@ -1,4 +1,4 @@
-"""What questions and answers speak of is counted, and answers that lose their question's terms are named."""
+"""Glossary terms of questions and answers are counted, and answers without the terms of their question are named."""
 
 from __future__ import annotations
 

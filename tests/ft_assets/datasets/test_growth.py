@@ -1,4 +1,4 @@
-"""Rows are dealt, their number doubles: nothing moves, no near-duplicates straddle. Judged by an independent method."""
+"""The number of rows doubles: no record moves, no near-duplicates are in two splits (by an independent method)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Planted:
     """Families of questions in Chinese and English, nothing else alike: `before` and `after` are the two halves.
 
     A family is one question with its edits and paraphrases, in both halves. In every tenth, two questions that are not
-    alike are old, and a new one says what both ask: where they were dealt apart, it is a bridge.
+    alike are old, and a new one says what both ask: where these are in two splits, it is a bridge.
     """
 
     def __init__(self, rows: int) -> None:
@@ -97,7 +97,7 @@ def _check_growth(planted: Planted, before: Mapping[str, str], after: Mapping[st
     for left, right in planted.alike(after):
         joined[left].add(right)
         joined[right].add(left)
-    for record_id in kept_out:  # what hangs together with it was dealt into two splits
+    for record_id in kept_out:  # the records it is linked with are in two splits
         family, reached = {record_id}, [record_id]
         while reached:
             new = joined[reached.pop()] - family

@@ -41,7 +41,7 @@ def test_every_planted_defect_is_quarantined_with_file_and_line_and_good_rows_ar
     assert len(shown["quarantined_by_code"].value) < 1000
 
 
-def test_too_many_quarantined_rows_block_and_say_which_setting(project: Project):
+def test_too_many_quarantined_rows_block_and_name_the_setting(project: Project):
     project.config["datasets"]["max_quarantined_share"] = 0.01
     project.preferences([preference(topic) for topic in TOPICS] + ["not json"])
     result = project.run("dataset_settings", "preference_records")
@@ -50,7 +50,7 @@ def test_too_many_quarantined_rows_block_and_say_which_setting(project: Project)
     assert "FT-DATA-001" in text and "datasets.max_quarantined_share" in text and "'0.04'" in text
 
 
-def test_judgements_that_lead_nowhere_are_quarantined_and_counted(project: Project):
+def test_judgements_without_a_query_or_passage_are_quarantined_and_counted(project: Project):
     queries = {"q1": (question("topic01"), ["topic01", "topic02#basics"]), "q2": ("谁也不回答的问题", ["nowhere"])}
     project.retrieval(queries)
     project.config["datasets"]["max_quarantined_share"] = 0.9
@@ -74,7 +74,7 @@ def test_judgements_that_lead_nowhere_are_quarantined_and_counted(project: Proje
     assert summary["rows_read"] == 9 == summary["lines_kept"] + summary["quarantined"]
 
 
-def test_a_data_set_without_files_is_an_empty_artifact_that_passes_and_says_so(project: Project):
+def test_a_data_set_without_files_is_an_empty_artifact_that_passes_and_is_marked(project: Project):
     project.config["datasets"] = {}
     result = project.run()
     assert result.success, failures(result)
@@ -84,7 +84,7 @@ def test_a_data_set_without_files_is_an_empty_artifact_that_passes_and_says_so(p
     assert shown["few_rows_are_quarantined"]["configured"].value is False
 
 
-def test_a_policy_changes_only_the_data_set_it_belongs_to(project: Project):
+def test_a_policy_changes_only_its_own_data_set(project: Project):
     project.run("dataset_settings", "instruction_records", "preference_records", checks=False)
     project.config["datasets"] = json.loads(json.dumps(CONFIG["datasets"]))
     project.config["datasets"]["preference"]["min_margin"] = 0.1

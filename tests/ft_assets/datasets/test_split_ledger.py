@@ -31,7 +31,7 @@ def test_the_three_data_sets_agree_and_a_second_run_makes_nothing(project: Proje
     assert all(_reused(project.run(checks=False), *made, "split_ledger", "passages", "glossary"))
 
 
-def test_growth_moves_no_id_and_rows_that_go_leave_the_ledger_as_it_stands(project: Project):
+def test_growth_moves_no_id_and_deleted_rows_leave_the_ledger_unchanged(project: Project):
     half = list(TOPICS)[:14]
     project.instructions([instruction(topic) for topic in half])
     assert project.run(checks=False).success
@@ -48,7 +48,7 @@ def test_growth_moves_no_id_and_rows_that_go_leave_the_ledger_as_it_stands(proje
     assert seen == {version, project.store.require("split_ledger").recipe_id}
 
 
-def test_a_row_that_bridges_two_splits_is_kept_out_with_both_named_and_stays_out(project: Project):
+def test_a_row_that_bridges_two_splits_is_quarantined_for_ever_with_both_named(project: Project):
     assert project.run(checks=False).success
     splits = project.splits()
     train = next(t for t in TOPICS if splits[("instruction", f"i-{t}-0")] == "train")
@@ -83,7 +83,7 @@ def test_a_nearly_equal_question_follows_its_twin_without_any_evidence(project: 
         assert after[("preference", f"p-{topic}-7")] == splits[("preference", f"p-{topic}-0")]
 
 
-def test_an_edited_row_that_leaks_blocks_and_says_how_to_fix(project: Project):
+def test_an_edited_row_that_leaks_blocks_and_names_the_fix(project: Project):
     assert project.run(checks=False).success
     splits = project.splits()
     train = next(t for t in TOPICS if splits[("instruction", f"i-{t}-0")] == "train")
@@ -97,7 +97,7 @@ def test_an_edited_row_that_leaks_blocks_and_says_how_to_fix(project: Project):
     assert not project.run("instruction_splits", checks=False).success
 
 
-def test_an_empty_split_blocks_and_a_new_key_deals_anew(project: Project):
+def test_an_empty_split_blocks_and_a_new_key_assigns_again(project: Project):
     project.instructions([instruction("topic00")])
     result = project.run()
     assert not result.success and "FT-SPLIT-002" in failures(result)
@@ -108,7 +108,7 @@ def test_an_empty_split_blocks_and_a_new_key_deals_anew(project: Project):
     assert any(project.splits()[key] != split for key, split in before.items())
 
 
-def test_a_damaged_ledger_is_refused_and_never_dealt_anew(project: Project):
+def test_a_damaged_ledger_is_refused_and_never_computed_again(project: Project):
     assert project.run(checks=False).success
     path = project.store.require("split_ledger").path / "ledger.parquet"
     data = bytearray(path.read_bytes())

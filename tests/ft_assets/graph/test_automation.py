@@ -1,4 +1,4 @@
-"""What is requested by itself, tick by tick, and that no change is ever forgotten."""
+"""The requests of the daemon, tick by tick: no change is ever lost."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from ft_assets.definitions import GATES, STAGES
 from ft_assets.graph.automation import (
     AC,
-    ASKED,
     SENSORS,
+    TRAININGS,
     automate,
     judge_again,
     on_contract_change,
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class World:
-    """`source` and what is made from it, with versions, verdicts and failures that a test sets."""
+    """`source` and the assets made from it, with versions, verdicts and failures that a test sets."""
 
     instance: dg.DagsterInstance
     version: str = "1"
@@ -84,8 +84,8 @@ class World:
             instance=self.instance, raise_on_error=False
         )
 
-    def asks(self) -> set[str]:
-        """What one tick requests. Nothing is run."""
+    def requested(self) -> set[str]:
+        """Return the requests of one tick, without running them."""
         result = dg.evaluate_automation_conditions(self.defs(), self.instance, cursor=self.cursor)
         self.cursor = result.cursor
         return {r.key.to_user_string() for r in result.results if not r.true_subset.is_empty}
@@ -93,11 +93,11 @@ class World:
     def settle(self) -> list[set[str]]:
         """Tick and run until nothing is requested."""
         asked: list[set[str]] = []
-        while found := self.asks():
+        while found := self.requested():
             asked.append(found)
             self.run(*found)
             assert len(asked) < 8, asked
-        assert self.asks() == set()
+        assert self.requested() == set()
         return asked
 
 
@@ -110,38 +110,38 @@ def world() -> Generator[World]:
         yield made
 
 
-def test_everything_is_made_once_at_the_first_look(world: World) -> None:
+def test_the_first_look_requests_everything_once(world: World) -> None:
     assert world.made == ["1"]
 
 
-def test_what_stands_at_the_first_look_is_looked_at_but_a_release_is_left_where_it_is() -> None:
+def test_the_first_look_requests_existing_assets_but_no_release() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         world = World(instance)
         world.run("source", "index", "release")
         assert world.settle() == [{"index"}]
 
 
-def test_an_equal_version_asks_for_nothing(world: World) -> None:
+def test_an_equal_version_requests_nothing(world: World) -> None:
     world.run("source")
     assert world.settle() == []
 
 
-def test_a_new_version_asks_for_what_is_made_from_it_step_by_step(world: World) -> None:
+def test_a_new_version_requests_its_consumers_step_by_step(world: World) -> None:
     world.version = "2"
     world.run("source")
     assert world.settle() == [{"index"}, {"release"}]
     assert world.made == ["1", "2"]
 
 
-def test_new_code_asks_for_its_own_asset(world: World) -> None:
+def test_new_code_requests_its_own_asset(world: World) -> None:
     world.code = "2"
     assert world.settle()[0] == {"index"}
 
 
-def test_a_failing_check_holds_and_a_passing_one_lets_go(world: World) -> None:
+def test_a_failing_check_blocks_and_a_passing_one_releases(world: World) -> None:
     world.version, world.passes = "2", False
     world.run("source")
-    assert [world.asks() for _ in range(3)] == [set(), set(), set()]
+    assert [world.requested() for _ in range(3)] == [set(), set(), set()]
     world.passes = True
     world.judge()
     assert world.settle() == [{"index"}, {"release"}]
@@ -150,7 +150,7 @@ def test_a_failing_check_holds_and_a_passing_one_lets_go(world: World) -> None:
 def change_on_the_tick_after_a_request(world: World) -> None:
     world.version = "2"
     world.run("source")
-    assert world.asks() == {"index"}
+    assert world.requested() == {"index"}
     world.run("index")
     world.version = "3"
     world.run("source")  # before the next tick, the one that sees its own request
@@ -163,11 +163,11 @@ def change_during_a_long_run(world: World) -> None:
         world.version = "3"
         world.run("source")
         for _ in range(3):
-            assert "index" not in world.asks()  # it is still running
+            assert "index" not in world.requested()  # it is still running
 
     world.version = "2"
     world.run("source")
-    assert world.asks() == {"index"}
+    assert world.requested() == {"index"}
     world.on_made = change_and_tick
     world.run("index")
     assert world.made == ["1", "2"]
@@ -178,14 +178,14 @@ TRAPS = [change_on_the_tick_after_a_request, change_during_a_long_run]
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
-def test_a_change_is_not_forgotten(world: World, trap: Callable[[World], None]) -> None:
+def test_a_change_is_not_lost(world: World, trap: Callable[[World], None]) -> None:
     trap(world)
     assert world.made[-1] == "3"
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
-def test_the_obvious_condition_forgets_it(trap: Callable[[World], None]) -> None:
-    """Why the policy is not simply this one."""
+def test_the_obvious_condition_loses_it(trap: Callable[[World], None]) -> None:
+    """The reason why the policy is not simply this condition."""
     changed = AC.any_deps_match(AC.data_version_changed()).since_last_handled()
     naive = (changed | AC.newly_missing()) & ~AC.in_progress() & ~AC.any_deps_in_progress() & ~AC.any_deps_missing()
     with dg.DagsterInstance.ephemeral() as instance:
@@ -197,38 +197,38 @@ def test_the_obvious_condition_forgets_it(trap: Callable[[World], None]) -> None
 
 
 def test_both_traps_at_once(world: World) -> None:
-    """A change on the very next tick, while the run of the request still goes on."""
+    """A change in the very next tick, while the run of the request is not finished."""
 
     def change_and_tick() -> None:
         world.on_made = None
         world.version = "3"
         world.run("source")
-        assert "index" not in world.asks()
+        assert "index" not in world.requested()
 
     world.version = "2"
     world.run("source")
-    assert world.asks() == {"index"}
+    assert world.requested() == {"index"}
     world.on_made = change_and_tick
     world.run("index")
     assert "index" in world.settle()[0]
     assert world.made[-1] == "3"
 
 
-def test_what_fails_is_left_for_a_person_or_a_change(world: World) -> None:
+def test_a_failed_asset_waits_for_a_person_or_a_change(world: World) -> None:
     world.version, world.breaks = "2", True
     world.run("source")
-    assert world.asks() == {"index"}
+    assert world.requested() == {"index"}
     world.run("index")
-    assert [world.asks() for _ in range(4)] == [set()] * 4
+    assert [world.requested() for _ in range(4)] == [set()] * 4
     world.breaks, world.version = False, "3"
     world.run("source")
     assert world.settle()[0] == {"index"}
 
 
-def test_what_a_check_skipped_in_its_own_run_goes_on_when_the_check_passes(world: World) -> None:
+def test_an_asset_skipped_by_a_check_is_requested_when_the_check_passes(world: World) -> None:
     world.version, world.passes = "2", False
     world.run("source", "index")  # one run: the check fails, index is skipped
-    assert [world.asks() for _ in range(3)] == [set()] * 3
+    assert [world.requested() for _ in range(3)] == [set()] * 3
     world.passes = True
     world.judge()
     assert world.settle() == [{"index"}, {"release"}]
@@ -238,8 +238,8 @@ ONE_FOR_ALL = dg.AutomationConditionSensorDefinition("one", target=dg.AssetSelec
 
 
 @pytest.mark.parametrize(("sensors", "goes_on"), [(SENSORS, True), ([ONE_FOR_ALL], False)], ids=["ours", "one for all"])
-def test_a_check_requested_on_the_same_tick_does_not_stand_in_for_an_assets_own(sensors: Any, goes_on: bool) -> None:
-    """Were it one sensor, nothing would judge the new index, and the release would wait for that for good."""
+def test_a_check_requested_in_the_same_tick_does_not_replace_an_assets_checks(sensors: Any, goes_on: bool) -> None:
+    """With one sensor, nothing would judge the new index, and the release would wait for that for ever."""
     version = "1"
 
     @dg.asset
@@ -278,14 +278,14 @@ def test_a_check_requested_on_the_same_tick_does_not_stand_in_for_an_assets_own(
         assert [daemon.launch(request) for request in daemon.evaluate()] == ([{"release"}] if goes_on else [])
 
 
-def test_trainings_and_settings_have_no_condition_and_all_else_has_one() -> None:
+def test_trainings_and_settings_have_no_condition_and_all_others_have_one() -> None:
     assets = automate(asset for stage in STAGES for asset in stage.ASSETS)
     specs = [spec for asset in assets if isinstance(asset, dg.AssetsDefinition) for spec in asset.specs]
     by_hand = {spec.key.to_user_string() for spec in specs if spec.automation_condition is None}
-    assert {name for name in by_hand if not name.endswith("_settings")} == ASKED
-    assert {"sft_adapter", "dpo_adapter"} <= ASKED
+    assert {name for name in by_hand if not name.endswith("_settings")} == TRAININGS
+    assert {"sft_adapter", "dpo_adapter"} <= TRAININGS
 
 
-def test_a_release_is_held_by_its_lineage() -> None:
+def test_lineage_blocks_a_release() -> None:
     gates = {gate.asset for gate in GATES if gate.name == "lineage_in_sync" and gate.blocking}
     assert gates == {"retrieval_evaluation", "adapter_evaluation"}

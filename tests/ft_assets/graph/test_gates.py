@@ -21,7 +21,7 @@ computed: list[str] = []
 def _number_is_small(evidence: Evidence) -> Verdict:
     """The number stays below the limit."""
     number = evidence.store.require("number").json("number.json")
-    broken = [
+    violations = [
         Violation(
             code="FT-TOY-001",
             where="number",
@@ -32,7 +32,7 @@ def _number_is_small(evidence: Evidence) -> Verdict:
             fix="write a smaller one",
         )
     ]
-    return Verdict(broken if number >= LIMIT else [], {"number": number})
+    return Verdict(violations if number >= LIMIT else [], {"number": number})
 
 
 GATES = [Gate("number", "number_is_small", _number_is_small)]
@@ -90,7 +90,7 @@ def test_a_passing_gate_lets_the_consumer_run_and_shows_its_figures(run: Any):
     assert computed == ["number", "consumer"]
 
 
-def test_the_same_recipe_computes_nothing_and_says_so(run: Any):
+def test_the_same_recipe_computes_nothing_and_is_marked_as_reused(run: Any):
     first, second = run(3, number, consumer), run(3, number, consumer)
     assert computed == ["number", "consumer"]
     made = [r.asset_materializations_for_node("number")[0] for r in (first, second)]
@@ -117,7 +117,7 @@ def test_a_later_manual_launch_of_the_consumer_alone_refuses_too(run: Any):
     assert computed == ["number"]
 
 
-def test_a_damaged_artifact_is_made_again_by_its_own_asset(run: Any, tmp_path: Path):
+def test_a_damaged_artifact_is_rebuilt_by_its_own_asset(run: Any, tmp_path: Path):
     run(3, number)
     (path,) = (tmp_path / "state/artifacts/number").glob("*/number.json")
     path.write_text("4")
@@ -133,13 +133,13 @@ def test_missing_evidence_fails_the_gate_instead_of_passing_it(tmp_path: Path):
         enforce("x", _evidence(artifacts, QdrantResource(state_dir=str(tmp_path))), GATES, assets=["number"])
 
 
-def test_what_another_run_made_again_while_it_was_judged_is_refused(run: Any, tmp_path: Path):
+def test_an_artifact_that_another_run_changed_meanwhile_is_refused(run: Any, tmp_path: Path):
     run(3, number)
     first = _artifacts(tmp_path).store().require("number")
     run(4, number)
 
     def _moves(evidence: Evidence) -> Verdict:
-        """Holds, and meanwhile the asset goes back to what it was."""
+        """Pass, and meanwhile the asset is set back to its first version."""
         evidence.store.point(first)
         return Verdict()
 

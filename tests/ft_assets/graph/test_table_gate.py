@@ -1,4 +1,4 @@
-"""A table's verdict carries its rules and its report, and the report stands where it may change."""
+"""The verdict on a table has its rules and its report, and the report is outside of the immutable artifact."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The gates on settings."""
+
 from __future__ import annotations
 
 import json
@@ -10,7 +12,7 @@ from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 
 
-def test_a_rate_for_adapters_is_warned_of_where_every_weight_is_trained(tmp_path: Path) -> None:
+def test_a_learning_rate_for_adapters_is_reported_for_method_full(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     engine = QdrantEngine("local", tmp_path / "qdrant", None, "passages", None, 1.0)
     evidence = Evidence(store, Releases(tmp_path / "released"), engine)
