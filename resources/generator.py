@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from expectations.contracts.adapter import compare_base, violations
-from expectations.violations import Refused
+from expectations.violations import Refused, Violation
 from resources import memory
 from resources.accelerator import Compute
 from resources.trained_model import (
@@ -59,13 +59,11 @@ class Generator:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
         base = describe_base(base_folder, self.tokenizer)
         contracts = {name: read_adapter_contract(folder) for name, folder in trained.items()}
-        broken = [
-            violation
-            for name, contract in contracts.items()
-            for violation in violations(compare_base(contract, base), f"{name} on {base_folder}")
-        ]
-        if broken:
-            raise Refused("loading adapters", broken)
+        differences: list[Violation] = []
+        for name, contract in contracts.items():
+            differences += violations(compare_base(contract, base), f"{name} on {base_folder}")
+        if differences:
+            raise Refused("loading adapters", differences)
         self.stop_ids = base.stop_token_ids
         self.names = [BASE, *trained]
         self._adapters = {name: folder for name, folder in trained.items() if contracts[name].method == "lora"}

@@ -206,7 +206,7 @@ def _hub(*, needed: bool) -> Finding:
 def _training(project: Project) -> Iterator[Finding]:
     """Yield whether the configured fine-tunings fit into the free memory and onto the free disk (estimates)."""
     settings = project.settings
-    chosen = {one for section in (settings.sft, settings.dpo) for one in (section.method, section.optimizer)}
+    chosen = {settings.sft.method, settings.sft.optimizer, settings.dpo.method, settings.dpo.optimizer}
     needing = sorted(chosen & {"qlora", "paged_adamw_8bit"})
     if needing and importlib.util.find_spec("bitsandbytes") is None:
         fix = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"

@@ -143,8 +143,10 @@ class EdgeClient:
             yield _columns(records)
 
     def field(self, name: str, key: str) -> dict[str, Any]:
-        pages = self._pages(name, _PAGE, with_payload=[key], with_vector=False)
-        return {str(record.id): (record.payload or {}).get(key) for records in pages for record in records}
+        values: dict[str, Any] = {}
+        for records in self._pages(name, _PAGE, with_payload=[key], with_vector=False):
+            values |= {str(record.id): (record.payload or {}).get(key) for record in records}
+        return values
 
     def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
         answers: list[list[Scored]] = []
