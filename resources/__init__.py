@@ -1,1 +1,1 @@
-"""The outside world: artifacts on disk, models, Qdrant, hardware, where work runs. Knows nothing of assets."""
+"""The outside world: artifacts on disk, models, Qdrant, hardware, worker processes. Imports no asset."""

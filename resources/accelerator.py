@@ -1,6 +1,6 @@
-"""What hardware is here, which device and dtype that means, and how much of it is used while work runs.
+"""The hardware of this machine, the device and dtype that follow from it, and its use while work runs.
 
-Imports torch only when asked to choose.
+Only `choose` imports torch.
 """
 
 # torch and pynvml are untyped here
@@ -34,8 +34,9 @@ class Compute(msgspec.Struct, frozen=True):
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Compute:
-    """Device and dtype from the hardware found, unless told. Raises Refused: FT-ACC-001 no GPU, FT-ACC-002 a dtype that
-    the device does not train in.
+    """Return the device and dtype for the hardware found, where they are not given.
+
+    Raises Refused: FT-ACC-001 no GPU, FT-ACC-002 a dtype that the device does not train in.
 
     bf16 where the GPU or the CPU has it (AMX or AVX512-BF16: measured 2.3 times faster encoding), fp16 only on
     GPUs without bf16, else fp32.
@@ -48,7 +49,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
     chosen: Device = "cuda" if has_gpu and device != "cpu" else "cpu"
     if dtype == "auto":
         if chosen == "cuda":
-            # torch says yes of a T4 or V100 too, which only emulate it
+            # torch says yes for a T4 or V100 too, which only emulate it
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
             return Compute(chosen, "bfloat16" if has_bf16 else "float16")
         return Compute(chosen, "bfloat16" if cpu_has_bf16() else "float32")
@@ -64,7 +65,7 @@ def _refused(code: str, key: str, value: str) -> Refused:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """The CPU's feature flags as Linux names them (empty elsewhere)."""
+    """Return the CPU's feature flags as Linux names them (empty elsewhere)."""
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return frozenset()
@@ -75,17 +76,17 @@ def cpu_flags() -> frozenset[str]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware."""
+    """Return whether the CPU multiplies bf16 in hardware."""
     return bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
 
 
 def cores() -> int:
-    """Processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> tuple[int, int]:
-    """Bytes of main memory in all and available, as Linux and this process's control group tell; (0, 0) elsewhere."""
+    """Return the bytes of main memory, in all and available, in this process's control group; (0, 0) without Linux."""
     path = Path("/proc/meminfo")
     if not path.is_file():
         return 0, 0
@@ -95,7 +96,7 @@ def memory() -> tuple[int, int]:
     if limit.is_file() and (bytes_allowed := limit.read_text("ascii").strip()) != "max":
         used = int((limit.parent / "memory.current").read_text("ascii"))
         held = dict(line.split() for line in (limit.parent / "memory.stat").read_text("ascii").splitlines())
-        used -= int(held["inactive_file"]) + int(held["active_file"])  # cached files make room when asked
+        used -= int(held["inactive_file"]) + int(held["active_file"])  # cached files are dropped when memory is needed
         total, available = min(total, int(bytes_allowed)), min(available, max(int(bytes_allowed) - used, 0))
     return total, available
 
@@ -117,7 +118,7 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 def gpus() -> list[Gpu]:
-    """The GPUs this process may use (CUDA_VISIBLE_DEVICES), by NVML; empty without a driver."""
+    """Return the GPUs that this process may use (CUDA_VISIBLE_DEVICES), by NVML; empty without a driver."""
     import pynvml
 
     found: list[Gpu] = []
@@ -138,7 +139,7 @@ def gpus() -> list[Gpu]:
 
 @cache
 def _handles() -> list[Any]:
-    """NVML handles of the visible GPUs, opened once a process."""
+    """Return the NVML handles of the visible GPUs, opened once a process."""
     import pynvml
 
     try:
@@ -156,12 +157,12 @@ def _handles() -> list[Any]:
                 pynvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else pynvml.nvmlDeviceGetHandleByUUID(name)
             )
         except pynvml.NVMLError:
-            break  # as CUDA does: what follows a name that is none is not visible
+            break  # as CUDA does: devices after an unknown name are not visible
     return handles
 
 
 def sample() -> dict[str, float]:
-    """What this process uses at this moment: memory in GiB, and of its GPU (LOCAL_RANK's) memory, load and heat.
+    """Return what this process uses now: memory in GiB, and memory, load and temperature of its GPU (LOCAL_RANK's).
 
     Figures that cannot be had here (no Linux, no driver, a GPU without that sensor) are left out. Takes well under a
     millisecond after the first call.
@@ -225,8 +226,10 @@ class Sampler:
             self._thread.join()
 
     def take(self) -> dict[str, float]:
-        """One figure a name since the last call: the most memory used and the highest temperature, the least memory
-        available, the mean load."""
+        """Return one figure for each name, over the samples since the last call.
+
+        The most memory used, the highest temperature, the least memory available, the mean load.
+        """
         self._sample()
         with self._lock:
             taken = list(self._new)

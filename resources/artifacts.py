@@ -1,11 +1,11 @@
 """The artifact store: immutable folders addressed by recipe, published by one rename, verified when read.
 
     <root>/<asset>/<recipe id>/          the files, and manifest.json (written last)
-    <root>/<asset>/current.json          which recipe the asset stands at now (atomic replace)
+    <root>/<asset>/current.json          the recipe that is current (replaced in one step)
     <root>/.staging/<asset>-<recipe>-*   work in progress; swept when its process is gone
 
 A folder without a whole manifest does not exist to the rest of the system. Everything here is plain Python, so that
-workers use it without Dagster; dagster_faces.py holds the thin face that Dagster sees.
+workers use it without Dagster; dagster_resources.py has the resource that Dagster sees.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from expectations.violations import Refused, Violation, violation
 from resources.files import ABSENT, file_stamp, sync_to_disk, write_json
 
 MANIFEST = "manifest.json"
-# Files that say how a run went, not what it made: they are sealed by the manifest but do not make a new data version.
+# Files about the run, not about its result: the manifest seals them, but they do not make a new data version.
 VOLATILE = ("training.log", "metrics.jsonl", "preflight.json", "*.svg", "report.html", "timing.json")
 _LIBRARIES = (
     "accelerate", "dagster", "datasets", "numpy", "peft", "pyarrow", "qdrant-client", "safetensors",
@@ -40,7 +40,7 @@ _LIBRARIES = (
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """What an artifact is made of: its code version, the settings that matter, the versions of its inputs."""
+    """Everything that decides an artifact: its code version, the settings that matter, the versions of its inputs."""
 
     asset: str
     code_version: str
@@ -75,7 +75,7 @@ Summary = TypeVar("Summary", bound=msgspec.Struct)
 
 
 class Artifact:
-    """A whole artifact on disk. Files are checked against the manifest the first time each is asked for."""
+    """A whole artifact on disk. Files are checked against the manifest when each is first read."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
@@ -103,7 +103,7 @@ class Artifact:
         return msgspec.convert(self.manifest.summary, kind)
 
     def file(self, name: str) -> Path:
-        """Path of one file, verified. Raises Refused (FT-ART-002, FT-ART-003) if it is missing or altered."""
+        """Return a file's path, verified. Raises Refused (FT-ART-002, FT-ART-003) if it is missing or changed."""
         path = self.path / name
         if name not in self._verified or self._verified[name] != file_stamp(path):
             violations = self._check(name)
@@ -113,18 +113,18 @@ class Artifact:
         return path
 
     def folder(self, name: str = "") -> Path:
-        """Path of a sub-folder (or of the whole artifact) after verifying every file in it."""
+        """Return the path of a sub-folder (or of the whole artifact) after verifying every file in it."""
         for file_name in self.manifest.files:
             if file_name.startswith(name):
                 self.file(file_name)
         return self.path / name
 
     def json(self, name: str) -> Any:
-        """Content of one JSON file, verified."""
+        """Return the content of one JSON file, verified."""
         return json.loads(self.file(name).read_text("utf-8"))
 
     def verify(self) -> list[Violation]:
-        """Every file that is missing or differs from the manifest."""
+        """Return a violation for every file that is missing or differs from the manifest."""
         return list(chain.from_iterable(map(self._check, self.manifest.files)))
 
     def _check(self, name: str) -> list[Violation]:
@@ -151,14 +151,14 @@ class ArtifactStore:
 
     # -- reading ------------------------------------------------------------------------------------------------
     def find(self, asset: str, recipe_id: str) -> Artifact | None:
-        """The whole artifact made by this recipe, or None."""
+        """Return the whole artifact of this recipe, or None."""
         path = self.root / asset / recipe_id
         manifest_path = path / MANIFEST
         stamp = file_stamp(manifest_path)
         if stamp == ABSENT:
             return None
         cached = self._cache.get(path)
-        if cached is None or cached[0] != stamp:  # another process may have made it anew
+        if cached is None or cached[0] != stamp:  # another process may have built it again
             try:
                 manifest = msgspec.json.decode(manifest_path.read_bytes(), type=Manifest)
             except msgspec.MsgspecError:
@@ -167,21 +167,21 @@ class ArtifactStore:
         return cached[1]
 
     def current(self, asset: str) -> Artifact | None:
-        """The artifact the asset stands at, or None if it was never made."""
+        """Return the current artifact of an asset, or None if it was never made."""
         pointer = self.root / asset / "current.json"
         if not pointer.is_file():
             return None
         return self.find(asset, json.loads(pointer.read_text("utf-8"))["recipe"])
 
     def require(self, asset: str) -> Artifact:
-        """Like `current`, but a missing artifact is an error that names the command that makes it."""
+        """Return the current artifact. Raises Refused (FT-ART-001) with the command that makes it if there is none."""
         artifact = self.current(asset)
         if artifact is None:
             raise Refused(f"reading {asset}", [violation("FT-ART-001", where=asset, fix=f"ft run --asset {asset}")])
         return artifact
 
     def versions(self, asset: str) -> list[Artifact]:
-        """Every whole artifact of an asset, newest first."""
+        """Return every whole artifact of an asset, newest first."""
         folder = self.root / asset
         found = [self.find(asset, path.name) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
         return sorted((a for a in found if a is not None), key=lambda a: a.manifest.created_at, reverse=True)
@@ -189,7 +189,7 @@ class ArtifactStore:
     # -- writing ------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def stage(self, recipe: Recipe) -> Generator[Staging]:
-        """A folder to fill. Call `publish()` inside the block; leaving it unpublished throws the folder away."""
+        """Yield a folder to fill. Call `publish()` inside the block; without it the folder is deleted."""
         name = f"{recipe.asset}-{recipe.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         folder = self.root / ".staging" / name
         folder.mkdir(parents=True)
@@ -226,7 +226,7 @@ class ArtifactStore:
         return retired
 
     def discard(self, artifact: Artifact) -> None:
-        """Remove one artifact: gone for readers in one step, then deleted at leisure."""
+        """Remove one artifact: one rename hides it from readers, then its files are deleted."""
         trash = self.root / ".trash" / f"{artifact.asset}-{artifact.recipe_id}-{uuid.uuid4().hex[:8]}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         artifact.path.rename(trash)
@@ -235,7 +235,7 @@ class ArtifactStore:
 
 
 class Staging:
-    """A folder being filled. Nothing in it is visible to anyone until `publish`."""
+    """A folder that is being filled. Nobody sees anything of it before `publish`."""
 
     def __init__(self, store: ArtifactStore, recipe: Recipe, path: Path) -> None:
         self._store = store
@@ -268,12 +268,12 @@ class Staging:
             sync_to_disk(target.parent)
         artifact = self._store.find(self.recipe.asset, self.recipe.id)
         if artifact is None:
-            raise OSError(f"could not publish {target}: the rename failed and nothing stands there")
+            raise OSError(f"could not publish {target}: the rename failed and nothing is there")
         return artifact
 
 
 def seal_files(folder: Path) -> dict[str, FileSeal]:
-    """The seal of every file below `folder`, by its path there. They and their folders are on the disk then."""
+    """Return the seal of every file below `folder`, by its path there. Files and folders are on the disk then."""
     files: dict[str, FileSeal] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         sync_to_disk(path)
@@ -284,7 +284,7 @@ def seal_files(folder: Path) -> dict[str, FileSeal]:
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that can change an artifact."""
+    """Return the installed versions of the libraries that can change an artifact."""
     found: dict[str, str] = {}
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -298,10 +298,10 @@ def _content_version(files: Mapping[str, FileSeal]) -> str:
 
 
 def _is_owned(folder: Path) -> bool:
-    """Whether a process of this machine still works in a staging folder."""
+    """Return whether a process still works in a staging folder. One of another machine counts as working."""
     owner_file = folder / ".owner"
     if not owner_file.is_file():
-        # being published right now, or left behind: young folders get the benefit of the doubt
+        # being published right now, or left behind: a young folder counts as in use
         return time.time() - folder.stat().st_mtime < 600
     try:
         owner = json.loads(owner_file.read_text())

@@ -1,4 +1,4 @@
-"""The thin faces that Dagster sees. Workers use the plain modules beside this one and never import it."""
+"""The Dagster resources: thin classes over the plain modules of this package. Workers never import this one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class QdrantResource(dg.ConfigurableResource[Any]):
 
 
 class Launcher(Protocol):
-    """What assets ask of a launcher, wherever it runs a worker: here, in child processes, on a cluster."""
+    """The call that assets make, wherever the worker runs: in this process, in child processes, on a cluster."""
 
     def run(
         self,
@@ -71,8 +71,10 @@ class Launcher(Protocol):
         *,
         distributed: bool = False,
     ) -> Artifact:
-        """Run `module.main` on a job until its artifact is published. Raises what the worker raised. A worker that is
-        `distributed` knows its rank (resources/torchrun.py) and may run as several processes."""
+        """Run `module.main` on a job until its artifact is published. Raises what the worker raised.
+
+        A worker that is `distributed` knows its rank (resources/torchrun.py) and may run as several processes.
+        """
         ...
 
 
@@ -93,7 +95,7 @@ class LauncherResource(dg.ConfigurableResource[Any]):
         *,
         distributed: bool = False,
     ) -> Artifact:
-        """As `Launcher` says."""
+        """Run the worker as `Launcher.run` describes."""
         store = _store(self.state_dir)
         run_dir = Path(self.state_dir) / "runs" / recipe.asset / recipe.id
         job = Job(recipe=recipe, store=str(store.root), run_dir=str(run_dir), params=msgspec.to_builtins(params))
@@ -111,11 +113,11 @@ class LauncherResource(dg.ConfigurableResource[Any]):
                 client = dg.PipesSubprocessClient(env=env, termination_timeout_seconds=float(STOP_SECONDS))
                 client.run(context=context, command=command)
         except DagsterPipesExecutionError as error:
-            # the exit code alone says nothing: raise what the worker said, a refusal as a refusal
-            said = read_failure(run_dir)
-            refusal = said if isinstance(said, Refused) else None
-            silent = f"{error}. If it was killed, memory is the usual reason: ft estimate says what it needs"
-            raise refusal or dg.Failure(f"{module}: {said or silent}; see {run_dir / LOG_FILE}") from error
+            # the exit code alone explains nothing: raise what the worker reported, a refusal as a refusal
+            reported = read_failure(run_dir)
+            refusal = reported if isinstance(reported, Refused) else None
+            silent = f"{error}. If it was killed, memory is the usual reason: ft estimate shows what it needs"
+            raise refusal or dg.Failure(f"{module}: {reported or silent}; see {run_dir / LOG_FILE}") from error
         finally:
             done.set()
             watcher.join(timeout=10)

@@ -1,4 +1,4 @@
-"""How much memory and disk a fine-tuning takes and what a step costs, told from the model's sizes before it is loaded.
+"""The memory, disk and time that a fine-tuning takes, computed from the model's sizes before it is loaded.
 
 Analytic, not measured: held to published figures in tests/resources/test_estimate.py. A card's GB are GiB here, as
 cards are sold.
@@ -24,9 +24,9 @@ RESERVE = 0.05
 CHECKPOINTS = 3
 """On disk at once: two are kept while the next is written."""
 CPU_HEAD_TOKENS = 1024
-"""Most supervised tokens of a batch whose whole logits are kept on a CPU (adapters/head.py)."""
+"""Most supervised tokens of a batch whose whole logits are kept on a CPU (trainer/cpu_loss.py)."""
 EAGER_TOKENS = 512
-"""While no row has more tokens, a CPU keeps whole attention scores (adapters/load.py)."""
+"""While no row has more tokens, a CPU keeps whole attention scores (trainer/load_model.py)."""
 _CONTEXT = int(0.8 * GIB)
 """CUDA context and library workspaces (0.5 to 1.4 GB have been reported)."""
 _CPU_PROCESS = int(0.9 * GIB)
@@ -38,7 +38,7 @@ _CPU_LOGIT = 44  # bytes a logit costs there with all that is made of it, measur
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of one process at its peak, by part, and what a step costs. `formulas` says how each part was found."""
+    """Bytes of one process at its peak, by part, and what a step costs. `formulas` shows how each part was found."""
 
     parts: dict[str, int]
     disk_parts: dict[str, int]
@@ -55,11 +55,11 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.disk_parts.values())
 
     def fits(self, available: int) -> bool:
-        """Whether it fits into so many bytes, with a reserve for fragmentation."""
+        """Return whether it fits into `available` bytes, with a reserve for fragmentation."""
         return self.total <= available * (1 - RESERVE)
 
     def seconds(self, rows: int, epochs: float, flops: float, processes: int = 1) -> float:
-        """Seconds of training on devices that reach `flops` operations a second. Rows are taken at full length."""
+        """Return the seconds of training at `flops` operations a second a device. Rows count at full length."""
         return rows * epochs * self.flops_per_row / (flops * processes)
 
 
@@ -89,7 +89,7 @@ class TrainingTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """How a training computes: its batches, its device and what it does to save memory."""
+    """The way a training computes: its batches, its device and what it does to save memory."""
 
     tokens: int
     """Tokens of the longest row."""
@@ -217,7 +217,10 @@ def _activations(shape: ModelShape, tokens: int, width: int, inputs: int, kept: 
 
 
 def _logits(vocab: int, tokens: int, scored: int, device: Device, *, fused_head: bool) -> tuple[int, str]:
-    """`scored` of the `tokens` carry loss; a CPU projects only those, as long as they are few (adapters/head.py)."""
+    """Return what the logits take.
+
+    `scored` of the `tokens` carry loss; a CPU projects only those, as long as they are few (trainer/cpu_loss.py).
+    """
     if not fused_head:
         return tokens * vocab * 10, f"{tokens} tokens x {vocab} x 10 B"
     if device == "cpu":

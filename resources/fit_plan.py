@@ -1,4 +1,4 @@
-"""How to train so that it fits: the plan nearest to what is requested, and how fast devices are."""
+"""A plan of training that fits, as near as possible to what is requested, and the speed of devices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WHY: dict[str, list[str]] = {
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How to train so that it fits, and why so."""
+    """A way to train that fits, and the reasons for it."""
 
     strategy: Literal["single", "ddp", "fsdp2"]
     method: Method
@@ -130,18 +130,20 @@ _CPU_SHARE = 0.5  # of a plain matrix product's speed
 
 
 def find_card(name: str) -> GpuCard | None:
-    """The card that a name as the driver or a person writes it means ("NVIDIA GeForce RTX 3080", "a100"), by whole
-    words: an A4000 is no A40."""
+    """Return the card of a name as the driver or a person writes it ("NVIDIA GeForce RTX 3080", "a100").
+
+    Whole words are compared: an A4000 is not an A40.
+    """
     return next((card for known, card in CARDS.items() if re.search(rf"\b{known}\b", name, re.IGNORECASE)), None)
 
 
 def gpu_flops(card: GpuCard) -> float:
-    """Operations a second that fine-tuning reaches on a card: an estimate."""
+    """Return the operations a second that fine-tuning reaches on a card: an estimate."""
     return card.tflops * 1e12 * _GPU_SHARE
 
 
 def probe_cpu_flops() -> float:
-    """Operations a second that fine-tuning reaches on this CPU: measured on fp32 matrix products for some 0.1 s."""
+    """Return the operations a second that fine-tuning reaches on this CPU, measured on fp32 products for some 0.1 s."""
     import numpy as np
 
     side = 1024

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from expectations.contracts.adapter import compare_base
-from expectations.violations import Refused
+from expectations.violations import Refused, Violation
 from resources import memory
 from resources.accelerator import Compute
 from resources.trained_model import (
@@ -38,19 +38,19 @@ class Generated(NamedTuple):
 
     text: str
     tokens: int
-    """How many were generated, without the one that ends them."""
+    """Number of generated tokens, without the one that ends them."""
     cut: bool
-    """Whether max_new_tokens ended it."""
+    """True if max_new_tokens ended it."""
     opens_thought: bool
-    """Whether the prompt already ended with an open <think>."""
+    """True if the prompt already ended with an open <think>."""
 
 
 class Generator:
     """Answers chats with the base model or with what was trained on it: adapters, which share one base in memory, and
-    whole models, each of which takes its place while it is asked.
+    whole models, each of which replaces it in memory while it answers.
 
-    `trained` maps a name to an artifact's folder (resources/trained.py). Loading refuses (FT-ADP-001) what was trained
-    on another base, tokenizer or chat template than what lies in `base_folder`.
+    `trained` maps a name to an artifact's folder (resources/trained_model.py). Loading refuses (FT-ADP-001) what was
+    trained on another base, tokenizer or chat template than those in `base_folder`.
     """
 
     def __init__(self, base_folder: Path, trained: Mapping[str, Path], compute: Compute) -> None:
@@ -59,13 +59,11 @@ class Generator:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
         base = describe_base(base_folder, self.tokenizer)
         contracts = {name: read_adapter_contract(folder) for name, folder in trained.items()}
-        broken = [
-            violation
-            for name, contract in contracts.items()
-            for violation in compare_base(contract, base).violations(f"{name} on {base_folder}")
-        ]
-        if broken:
-            raise Refused("loading adapters", broken)
+        violations: list[Violation] = []
+        for name, contract in contracts.items():
+            violations += compare_base(contract, base).violations(f"{name} on {base_folder}")
+        if violations:
+            raise Refused("loading adapters", violations)
         self.stop_ids = base.stop_token_ids
         self.names = [BASE, *trained]
         self._adapters = {name: folder for name, folder in trained.items() if contracts[name].method == "lora"}

@@ -1,4 +1,4 @@
-"""Whether the model hub can be reached, asked before a client that would try for half a minute."""
+"""The model hub: its address, and a quick test of it, where a client would try for half a minute."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _OFF = {"", "0", "false", "no", "off"}
 
 
 def endpoint() -> str:
-    """The hub: `HF_ENDPOINT`, else huggingface.co."""
+    """Return the hub's address: `HF_ENDPOINT`, else huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def why_unreachable(seconds: float = 3.0) -> str | None:
-    """Why the hub does not answer within `seconds`, None if it does. Sends one HEAD request."""
+    """Return why the hub does not answer within `seconds`, None if it does. Sends one HEAD request."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() not in _OFF:
         return "HF_HUB_OFFLINE is set"
     if not endpoint().startswith(("http://", "https://")):
-        return "HF_ENDPOINT is no http address"
+        return "HF_ENDPOINT is not an http address"
     answer: list[str | None] = []
     # a thread, since resolving a name knows no timeout
     asking = threading.Thread(target=lambda: answer.append(_ask(seconds)), daemon=True)

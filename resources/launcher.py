@@ -1,4 +1,4 @@
-"""Where work runs. One entry a worker, `main(job)`: a JSON job in, a published artifact out, on every launcher.
+"""Jobs and workers. A worker has one entry, `main(job)`: a JSON job in, a published artifact out, on every launcher.
 
 A worker module ends with `if __name__ == "__main__": run_worker(main)` and imports no Dagster; when a Dagster run
 started it, its log lines and messages travel back through dagster-pipes.
@@ -33,7 +33,7 @@ Params = TypeVar("Params", bound=msgspec.Struct)
 
 
 class ComputeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where and how a worker computes. No part of a recipe: it does not decide the result."""
+    """The device and dtype of a worker. Not part of a recipe: they do not decide the result."""
 
     state_dir: str
     device: str
@@ -41,7 +41,7 @@ class ComputeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is asked to do. `params` is the worker's own; paths are absolute."""
+    """The work of a worker: the recipe to publish, and the worker's own `params`. Paths are absolute."""
 
     recipe: Recipe
     store: str
@@ -56,8 +56,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return ArtifactStore(Path(self.store))
 
     def input(self, asset: str) -> Artifact:
-        """The artifact the recipe names, by its version: a newer one never slips in under an older recipe.
-        Raises Refused (FT-ART-004)."""
+        """Return the artifact that the recipe names, by its version: a newer one is never read under an older recipe.
+
+        Raises Refused (FT-ART-004).
+        """
         version = self.recipe.inputs[asset]
         found = next((a for a in self.artifacts().versions(asset) if a.data_version == version), None)
         if found is None:
@@ -67,7 +69,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def published(self) -> Artifact:
-        """What this job's recipe was published as, on whichever rank. Raises OSError if it was not."""
+        """Return the artifact that this job published, on any rank. Raises OSError if there is none."""
         artifact = self.artifacts().find(self.recipe.asset, self.recipe.id)
         if artifact is None:
             raise OSError(f"{self.recipe.asset}/{self.recipe.id} was published, but is not in {self.store}")
@@ -83,7 +85,7 @@ Main = Callable[[Job], Artifact]
 
 
 def job_environment(threads: int | None, processes: int = 1) -> dict[str, str]:
-    """Environment of a worker that this process starts: no hub telemetry, quiet tokenizers, its compute threads.
+    """Return the environment of a worker of this process: no hub telemetry, quiet tokenizers, its compute threads.
 
     `threads` are shared among the worker's `processes` and go before OMP_NUM_THREADS, which holds for each of them;
     without either, they share the cores.
@@ -106,7 +108,7 @@ def job_environment(threads: int | None, processes: int = 1) -> dict[str, str]:
 
 
 def worker_command(module: str, job_path: Path) -> list[str]:
-    """The command that runs a worker module on a job file."""
+    """Return the command that runs a worker module on a job file."""
     return [sys.executable, "-m", module, "--job", str(job_path)]
 
 
@@ -126,8 +128,10 @@ def run_inline(module: str, job: Job) -> None:
 
 
 def run_worker(main: Main) -> None:
-    """Entry of a worker process: read --job, log to <run_dir>/training.log (a rank beside the first: to its own file),
-    run `main`."""
+    """Run `main` on the job that --job names: the entry point of a worker process.
+
+    The log is <run_dir>/training.log; every rank but the first has a file of its own.
+    """
     torchrun.end_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", type=Path, required=True)
@@ -140,8 +144,8 @@ def run_worker(main: Main) -> None:
     )
     try:
         _run_reporting(main, job)
-    except Exception as error:  # left for the parent to say, then raised all the same
-        # of several ranks the first that failed says why, the others only stopped
+    except Exception as error:  # written for the parent to report, then raised all the same
+        # of several ranks the first that failed has the reason; the others only stopped
         if torchrun.world_size() == 1 or not (job.folder() / FAILURE_FILE).exists():
             with contextlib.suppress(OSError):  # the disk may be what failed; the error is in the log all the same
                 write_json(job.folder() / FAILURE_FILE, _describe_failure(error))
@@ -149,14 +153,14 @@ def run_worker(main: Main) -> None:
 
 
 def read_failure(run_dir: Path) -> Refused | str | None:
-    """Why the last worker in this folder failed: what it refused, or what it crashed with; None if it did not say."""
+    """Return the refusal or the error with which the last worker in this folder ended; None if it left none."""
     path = run_dir / FAILURE_FILE
     if not path.is_file():
         return None
-    said = json.loads(path.read_text("utf-8"))
-    if "violations" not in said:
-        return str(said["error"])
-    return Refused(said["subject"], msgspec.convert(said["violations"], list[Violation]))
+    failure = json.loads(path.read_text("utf-8"))
+    if "violations" not in failure:
+        return str(failure["error"])
+    return Refused(failure["subject"], msgspec.convert(failure["violations"], list[Violation]))
 
 
 def _describe_failure(error: Exception) -> dict[str, Any]:

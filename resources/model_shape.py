@@ -1,4 +1,4 @@
-"""The sizes of a model, from its config.json or a GGUF header: what memory and time follow from. Loads no weights."""
+"""The sizes of a model, from its config.json or a GGUF header: memory and time follow from them. Loads no weights."""
 
 # huggingface_hub and gguf are untyped here
 # pyright: basic
@@ -34,7 +34,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     ffn: int
     vocab: int
     tied: bool
-    """Whether the output head is the embedding matrix."""
+    """True if the output head is the embedding matrix."""
     name: str = ""
 
     @classmethod
@@ -51,7 +51,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         tied: bool = False,
         name: str = "",
     ) -> Self:
-        """What is not given follows the usual: as many kv heads as heads, head_dim = hidden / heads."""
+        """Return the shape. Defaults: as many kv heads as heads, head_dim = hidden / heads."""
         return cls(
             layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads or heads,
             head_dim=head_dim or hidden // heads, ffn=ffn, vocab=vocab, tied=tied, name=name,
@@ -59,7 +59,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_config(cls, folder: Path, name: str = "") -> Self:
-        """From the config.json in a model's folder. Raises Refused (FT-EST-002, FT-EST-003)."""
+        """Return the shape that the config.json in a model's folder gives. Raises Refused (FT-EST-002, FT-EST-003)."""
         path = folder / "config.json"
         if not path.is_file():
             raise _refused("FT-EST-002", name or str(folder), "there is no config.json")
@@ -68,7 +68,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         except ValueError as error:
             raise _refused("FT-EST-002", str(path), f"it is not JSON ({error})", "fetch the model again") from error
         tied = config.get("tie_word_embeddings")
-        config = config.get("text_config", config)  # models that also see keep the decoder's sizes below
+        config = config.get("text_config", config)  # models that also read images keep the decoder's sizes below
         where = name or str(path)
         if lacking := [field for field in _FIELDS.values() if not isinstance(config.get(field), int)]:
             raise _refused("FT-EST-002", where, f"config.json lacks {', '.join(lacking)}", _SIZES)
@@ -100,7 +100,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def linear(self) -> int:
-        """Parameters of the projections of all layers: what 4 bits make smaller."""
+        """Parameters of the projections of all layers; QLoRA keeps these in 4 bits."""
         return self.layers * sum(rows * columns for rows, columns in self.matrices.values())
 
     @property
@@ -110,21 +110,21 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parameters(self) -> int:
-        """All of them but the norms, which are a few in ten thousand."""
+        """All parameters except the norms, which are a few in ten thousand."""
         return self.linear + self.embedding
 
     def lora_parameters(self, r: int, targets: str | list[str] = "all-linear") -> int:
-        """Parameters of an adapter of rank `r` on those projections."""
+        """Return the number of parameters of an adapter of rank `r` on those projections."""
         return self.layers * r * sum(sum(self.matrices[name]) for name in self.chosen(targets))
 
     def chosen(self, targets: str | list[str]) -> Collection[str]:
-        """The projections that get an adapter. Names that are not known here count as all of them."""
+        """Return the projections that get an adapter. Names that are not known here count as all of them."""
         named = [targets] if isinstance(targets, str) else targets
         return named if all(name in self.matrices for name in named) else _PROJECTIONS
 
 
 def find_shape(name: str, revision: str | None = None) -> ModelShape:
-    """The shape of a model named as `base_model` is: a hub name, a folder, or `package:NAME`. Loads no weights.
+    """Return the shape of a model named as `base_model` is: a hub name, a folder, or `package:NAME`. Loads no weights.
 
     Raises Refused: FT-MODEL-001 not found, FT-EST-001 the hub gave nothing, FT-EST-002 no sizes, FT-EST-003 a kind that
     is not estimated.
@@ -135,7 +135,7 @@ def find_shape(name: str, revision: str | None = None) -> ModelShape:
 
 
 def _hub_config(name: str, revision: str | None) -> Path:
-    """The folder in the local cache with the config.json of a hub model that was not there yet."""
+    """Download the config.json of a hub model, and return its folder in the local cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -1,6 +1,6 @@
-"""Where models come from: a hub name, a folder, or `package:NAME` for small models that travel in Python packages.
+"""Models by name: a hub name, a folder, or `package:NAME` for small models that come in Python packages.
 
-`locate` gives a folder in the standard Hugging Face layout. Remote code is never run and pickled weights are never
+`locate` returns a folder in the standard Hugging Face layout. Remote code is never run and pickled weights are never
 loaded (`trust_remote_code=False`, `use_safetensors=True` wherever something is loaded).
 """
 
@@ -30,15 +30,15 @@ _digests = Memo[str](size=256)
 
 
 class ModelPlace(msgspec.Struct, frozen=True):
-    """Where a model is before anything is fetched or converted."""
+    """The place of a model before anything is downloaded or converted."""
 
     kind: Literal["folder", "gguf", "hub"]
     path: Path | None
-    """Its folder, or its file; of a hub model the cached folder, which may lack weights, or None."""
+    """Its folder or file; for a hub model the cached folder, which may lack weights, or None."""
 
 
 def look_up(name: str, revision: str | None = None) -> ModelPlace:
-    """Where the model of that name is. Raises Refused (FT-MODEL-001 not found); what the hub has is not asked."""
+    """Return the place of the model. Raises Refused (FT-MODEL-001 not found). Does not contact the hub."""
     if name.startswith(PACKAGE_PREFIX):
         return _in_package(name)
     folder = Path(name).expanduser()
@@ -50,7 +50,7 @@ def look_up(name: str, revision: str | None = None) -> ModelPlace:
 
 
 def locate(name: str, state: Path, revision: str | None = None) -> Path:
-    """Folder of a model. Raises Refused (FT-MODEL-001 not found, FT-MODEL-002 hub out of reach).
+    """Return the folder of a model. Raises Refused (FT-MODEL-001 not found, FT-MODEL-002 hub out of reach).
 
     `state` is the state folder: GGUF packages are converted to safetensors below it, once.
     """
@@ -63,23 +63,23 @@ def locate(name: str, state: Path, revision: str | None = None) -> Path:
 
 
 def silence_progress_bars() -> None:
-    """Loading bars of transformers would tear the lines of whoever shows progress."""
+    """Switch off the loading bars of transformers, which would break the progress lines."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def model_fingerprint(folder: Path) -> dict[str, str]:
-    """sha256 over the weight files (`weights`) and over the tokenizer files (`tokenizer`) of a model folder."""
+    """Return one sha256 over the weight files (`weights`) of a folder, one over its tokenizer files (`tokenizer`)."""
     return fingerprint(folder, _digest_file)
 
 
 def version(name: str, state: Path, revision: str | None = None) -> str:
-    """A short content version of a base model, for recipes: its weights, its tokenizer and how it computes."""
+    """Return a short content version of a base model, for recipes: of its weights, tokenizer and configuration."""
     folder = locate(name, state, revision)
     config = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
-    for told in ("transformers_version", "_name_or_path"):  # they differ from machine to machine and decide nothing
-        config.pop(told, None)
+    for key in ("transformers_version", "_name_or_path"):  # they differ from machine to machine and decide nothing
+        config.pop(key, None)
     return digest({**model_fingerprint(folder), "config": config})[:16]
 
 

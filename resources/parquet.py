@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 
 import msgspec
 
-_BATCH = 500  # rows that become Arrow's at once, while they are still in the processor's cache
+_BATCH = 500  # rows that are converted to Arrow at once, while they are still in the processor's cache
 _ROW_GROUP = 10_000
 
 
@@ -39,7 +39,7 @@ class TableWriter:
 
     @property
     def rows(self) -> int:
-        """How many were added."""
+        """Number of rows that were added."""
         return self._packed + len(self._pending)
 
     def __enter__(self) -> Self:
@@ -51,7 +51,7 @@ class TableWriter:
         self._writer.close()
 
     def _open(self, first: Any) -> Any:
-        """A writer with a dictionary for the columns that repeat themselves in the first rows; elsewhere it costs."""
+        """Open a writer, with a dictionary for the columns that repeat values in the first rows; elsewhere it costs."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -98,7 +98,7 @@ def _holds_structs(kind: Any) -> bool:
 
 
 def write_table(path: Path, schema: Any, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> int:
-    """Write all `rows` and return how many there were."""
+    """Write all `rows` and return their number."""
     with TableWriter(path, schema) as writer:
         for row in rows:
             writer.add(row)
@@ -106,7 +106,7 @@ def write_table(path: Path, schema: Any, rows: Iterable[Mapping[str, Any] | msgs
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file in order, a row group at a time."""
+    """Yield the rows of a Parquet file in order; a row group at a time is read."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -115,7 +115,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
 
 
 def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Some columns of a Parquet file as Python lists; the others are not read."""
+    """Return some columns of a Parquet file as Python lists; the others are not read."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(path, columns=list(names))
@@ -123,7 +123,7 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def row_count(path: Path) -> int:
-    """Rows of a Parquet file, from its footer."""
+    """Return the number of rows of a Parquet file, from its footer."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -131,7 +131,7 @@ def row_count(path: Path) -> int:
 
 
 def arrow_schema(struct: type[msgspec.Struct]) -> Any:
-    """The Arrow schema of a Struct: str, int, float, bool, Structs, lists; `| None` makes a field nullable."""
+    """Return the Arrow schema of a Struct: str, int, float, bool, Structs, lists; `| None` makes a field nullable."""
     import pyarrow as pa
 
     plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -150,7 +150,7 @@ def arrow_schema(struct: type[msgspec.Struct]) -> Any:
 
 
 def column_names(path: Path) -> list[tuple[str, str]]:
-    """(name, type) of every column of a Parquet file."""
+    """Return (name, type) of every column of a Parquet file."""
     import pyarrow.parquet as pq
 
     return [(field.name, str(field.type)) for field in pq.read_schema(path)]

@@ -12,9 +12,9 @@ _FIRST, _SECOND = "#36c", "#c63"
 
 
 def sparkline(values: Sequence[float], second: Sequence[float] = (), title: str = "plot") -> str:
-    """A line of `values` from left to right and, over the same scale, a `second` one; long series are thinned."""
+    """Return a line of `values` from left to right and, on the same scale, a `second` one; long series are thinned."""
     series = [(_FIRST, list(values)), (_SECOND, list(second))]
-    present = [value for _, line in series for value in line]
+    present = [*values, *second]
     if not present:
         return f"_{title}: no values_"
     low, high = min(present), max(present)
@@ -28,7 +28,7 @@ def sparkline(values: Sequence[float], second: Sequence[float] = (), title: str 
 
 
 def bars(values: Mapping[str, float], title: str = "plot") -> str:
-    """One horizontal bar a name, in the order given; the names that do not fit are summed up as `others`."""
+    """Return one horizontal bar for each name, in the order given; names that do not fit are summed up as `others`."""
     if not values:
         return f"_{title}: no values_"
     for count in range(min(len(values), 8), 0, -1):
@@ -42,7 +42,7 @@ def bars(values: Mapping[str, float], title: str = "plot") -> str:
 
 
 def histogram(counts: Sequence[int], low: float, high: float, title: str = "plot") -> str:
-    """One column a count, over equal steps from `low` to `high`."""
+    """Return one column for each count, over equal steps from `low` to `high`."""
     if not any(counts):
         return f"_{title}: no values_"
     width, top = _WIDTH / len(counts), max(counts)
@@ -74,7 +74,7 @@ def _polyline(color: str, values: Sequence[float], low: float, high: float) -> s
 
 
 def _thin(values: Sequence[float], points: int) -> Sequence[float]:
-    """At most `points` values, evenly spaced, the first and the last among them."""
+    """Return at most `points` values, evenly spaced, with the first and the last."""
     if len(values) <= points:
         return values
     last = len(values) - 1

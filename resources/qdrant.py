@@ -1,4 +1,4 @@
-"""The vector engine: one way to open it, one writer at a time, never a dangling lock."""
+"""The vector engine: one way to open it, one writer at a time, no lock that outlives its process."""
 
 # qdrant_client takes and gives untyped unions
 # pyright: basic
@@ -45,7 +45,7 @@ class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 @dataclass(frozen=True)
 class QdrantEngine:
-    """How to reach an engine. `open()` yields its collections and closes it.
+    """An engine and the way to reach it. `open()` yields its collections and closes it.
 
     The embedded engines (`local`, `edge`) let one process at a time into their folder: open late, close early, never
     nest two openings, and hand no client to several writing threads.
@@ -60,9 +60,12 @@ class QdrantEngine:
 
     @contextmanager
     def open(self) -> Generator[VectorClient]:
-        """The collections of this engine, closed on leaving. Raises Refused: FT-QDR-001 the folder stays locked,
-        FT-QDR-002 the API key would travel in the clear, FT-QDR-003 the server does not answer, FT-QDR-008 the library
-        of this engine is not installed; later, FT-QDR-007 or -011 what lies in the folder cannot be read."""
+        """Yield the collections of this engine; they are closed at the end.
+
+        Raises Refused: FT-QDR-001 the folder stays locked, FT-QDR-002 the API key would travel unencrypted, FT-QDR-003
+        the server does not answer, FT-QDR-008 the engine's library is not installed; later, FT-QDR-007 or FT-QDR-011
+        the files in the folder cannot be read.
+        """
         if self.kind == "server":
             from resources.engines.client import ServerClient
 
@@ -89,12 +92,12 @@ class QdrantEngine:
 
     @property
     def address(self) -> str:
-        """What tells one engine from another in a recipe: `local`, `edge`, or the server's URL."""
+        """The identity of the engine in a recipe: `local`, `edge`, or the server's URL."""
         return self.url or self.kind
 
     @property
     def folder(self) -> Path:
-        """Where an embedded engine keeps its points; the two do not share a folder."""
+        """The folder of an embedded engine's points; the two engines do not share one."""
         return self.path / "edge" if self.kind == "edge" else self.path
 
     def _open_edge(self) -> VectorClient:
@@ -113,7 +116,7 @@ class QdrantEngine:
         from qdrant_client import QdrantClient
 
         deadline = time.monotonic() + self.lock_timeout
-        # said by a check of ours, with the figure and what to do
+        # an asset check reports it, with the figure and the fix
         warnings.filterwarnings("ignore", message="Local mode is not recommended")
         warnings.filterwarnings("ignore", message="Local mode performs exact")
         while True:
@@ -152,7 +155,7 @@ def engine_of_state(state: Path, *, kind: str, url: str | None, alias: str, lock
 
 
 def aliased(client: VectorClient, alias: str) -> str | None:
-    """The collection that an alias names now."""
+    """Return the collection that an alias names."""
     return client.aliases().get(alias)
 
 

@@ -1,4 +1,4 @@
-"""What serves: one pointer file a kind (adapter, collection) with its history, moved in one atomic step."""
+"""Releases: a pointer file for each kind (adapter, collection) names what serves, and moves in one step."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class ReleaseBook(msgspec.Struct, frozen=True, kw_only=True):
     current: str
     history: list[Release]
     withheld: list[str] = []
-    """Versions that a person rolled back from. They are not released again before something else was."""
+    """Versions that a person rolled back from. They are not released again before another version was."""
 
 
 def _served(artifacts: dict[str, str], details: dict[str, Any]) -> tuple[dict[str, str], Any]:
-    """What serves; not how it was evaluated, which is done anew beside each release that is live."""
+    """Return what serves, without the evaluations: they are made again next to each release that is live."""
     made = {asset: recipe for asset, recipe in artifacts.items() if not asset.endswith("_evaluation")}
     return made, details.get("fusion")
 
@@ -64,12 +64,12 @@ class Releases:
         return msgspec.json.decode(path.read_bytes(), type=ReleaseBook) if path.is_file() else None
 
     def current(self, kind: ReleaseKind) -> Release | None:
-        """What serves now, or None."""
+        """Return the release that serves, or None."""
         book = self.book(kind)
         return next((r for r in book.history if r.version == book.current), None) if book else None
 
     def is_withheld(self, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, Any]) -> bool:
-        """Whether these would serve what a person rolled back from."""
+        """Return whether these would serve what a person rolled back from."""
         book = self.book(kind)
         left = [r for r in book.history if r.version in book.withheld] if book else []
         return any(_served(r.artifacts, r.details) == _served(artifacts, details) for r in left)
@@ -91,7 +91,7 @@ class Releases:
         return release
 
     def target(self, kind: ReleaseKind, to: str | None = None) -> Release:
-        """The release to roll back to: `to`, or the one released before the current. Raises Refused."""
+        """Return the release to roll back to: `to`, or the one before the current. Raises Refused (FT-REL-001)."""
         book = self.book(kind)
         versions = [r.version for r in book.history] if book else []
         if book and to is None and versions.index(book.current) > 0:
@@ -116,13 +116,17 @@ class Releases:
             write_json(self.path(kind), msgspec.to_builtins(moved))
 
     def protected(self, store: ArtifactStore, keep: int) -> dict[str, set[str]]:
-        """asset -> recipe ids that retention must keep: what serves, the last `keep` releases of each kind, and
-        whatever those were made from."""
+        """Return asset -> recipe ids that retention must keep.
+
+        They are what serves, the last `keep` releases of each kind, and whatever those were made from.
+        """
         found: dict[str, set[str]] = {}
         kinds: tuple[ReleaseKind, ...] = ("adapter", "collection")
-        books = [book for kind in kinds if (book := self.book(kind))]
-        kept = [r for book in books for r in book.history if r in book.history[-keep:] or r.version == book.current]
-        todo = [pair for release in kept for pair in release.artifacts.items()]
+        todo: list[tuple[str, str]] = []
+        for book in filter(None, map(self.book, kinds)):
+            for release in book.history:
+                if release in book.history[-keep:] or release.version == book.current:
+                    todo += release.artifacts.items()
         while todo:
             asset, recipe_id = todo.pop()
             if recipe_id in found.setdefault(asset, set()):

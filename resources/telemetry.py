@@ -1,4 +1,4 @@
-"""Progress and metrics: a worker writes metrics.jsonl, whoever watches reads it live. Same path for every launcher."""
+"""Progress and metrics: a worker writes metrics.jsonl, and whoever watches reads it live, for every launcher."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Literal, TextIO
 import msgspec
 
 METRICS_FILE = "metrics.jsonl"
-EVENT = "event"  # the phase of a record that tells what happened, not how much
+EVENT = "event"  # the phase of a record that is an event and has no figures
 
 
-_POSITION = {"phase", "step", "total", "seconds", "seconds_per_step"}  # where a record stands, beside its figures
+_POSITION = {"phase", "step", "total", "seconds", "seconds_per_step"}  # the keys of a record that are not its figures
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing worth telling a person who waits."""
+    """One event worth showing to a person who waits."""
 
     asset: str
     kind: Literal["start", "step", "made", "reused", "failed", "check"]
@@ -38,7 +38,7 @@ def subscribe(listener: Callable[[Progress], None]) -> Callable[[], None]:
 
 
 def emit(progress: Progress) -> None:
-    """Tell every listener of this process."""
+    """Call every listener of this process."""
     for listener in list(_listeners):
         listener(progress)
 
@@ -65,7 +65,7 @@ class Metrics:
         self._write({**record, **values})
 
     def event(self, kind: str, step: int, text: str) -> None:
-        """Record that something happened at `step` that its reader would ask about: a resume, a rung, a change."""
+        """Record an event at `step` that its reader should know of: a resume, a smaller batch, a change of settings."""
         seconds = round(time.monotonic() - self._started, 3)
         self._write({"phase": EVENT, "step": step, "total": 0, "seconds": seconds, "event": kind, "text": text})
 
@@ -78,7 +78,7 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics.jsonl; a half-written last line is left for the next reading."""
+    """Yield the records of a metrics.jsonl; a half-written last line is left for the next reading."""
     if not path.is_file():
         return
     with path.open("rb") as stream:
@@ -88,7 +88,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_curves(path: Path) -> dict[str, list[float]]:
-    """Each figure of a metrics.jsonl over its steps. A step done again after going back counts once, as done last."""
+    """Return each figure of a metrics.jsonl over its steps. Of a step that was done twice the last record counts."""
     steps: dict[tuple[str, int], dict[str, Any]] = {}
     for record in read_metrics(path):
         if record["phase"] != EVENT:
@@ -102,7 +102,7 @@ def read_curves(path: Path) -> dict[str, list[float]]:
 
 
 def read_events(path: Path) -> list[str]:
-    """What happened in a run, in order, as one line each."""
+    """Return the events of a run in order, one line each."""
     return [f"step {record['step']}: {record['text']}" for record in read_metrics(path) if record["phase"] == EVENT]
 
 
@@ -111,13 +111,13 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # behind the last whole line: a half one is cut off when the next run begins (see Metrics)
+        # after the last whole line: a half one is cut off when the next run begins (see Metrics)
         self._offset = path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
 
     def new(self) -> list[dict[str, Any]]:
         if not self._path.is_file():
             return []
-        if self._path.stat().st_size < self._offset:  # a new training began the file anew
+        if self._path.stat().st_size < self._offset:  # a new training began a new file
             self._offset = 0
         with self._path.open("rb") as stream:
             stream.seek(self._offset)
@@ -128,7 +128,7 @@ class Tail:
 
 
 def describe_step(record: dict[str, Any]) -> tuple[str, dict[str, float]]:
-    """A line for a person ("loss 1.23 · 2.1 s/step · 0:42 left") and the numeric metrics of one record."""
+    """Return a line for a person ("loss 1.23 · 2.1 s/step · 0:42 left") and the numeric metrics of one record."""
     if record["phase"] == EVENT:
         return str(record["text"]), {}
     step, total, rate = int(record["step"]), int(record["total"]), float(record.get("seconds_per_step", 0))
@@ -143,7 +143,7 @@ def describe_step(record: dict[str, Any]) -> tuple[str, dict[str, float]]:
 
 
 def _cut_half_line(path: Path) -> None:
-    """Cut what a process that was killed, or a full disk, left behind the last whole line."""
+    """Cut what a killed process or a full disk left after the last whole line."""
     with path.open("rb+") as stream:
         whole = stream.read().rfind(b"\n") + 1
         stream.truncate(whole)

@@ -1,7 +1,6 @@
-"""One worker as several processes, started by torchrun: the command, who is who, waiting for each other, and which GPUs
-a single process may see.
+"""One worker as several processes, started by torchrun: the command, the ranks, and the GPUs that each may see.
 
-Every rank runs the same `main(job)`. Only `is_main()` publishes, and writes where the others would overwrite it.
+Every rank runs the same `main(job)`. Only rank 0 (`is_main`) publishes and writes shared files.
 """
 
 # torch is untyped here
@@ -27,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def torchrun_command(module: str, job_path: Path, processes: int) -> list[str]:
-    """The command that runs a worker module on a job file in `processes` processes of this machine.
+    """Return the command that runs a worker module on a job file in `processes` processes of this machine.
 
     What a rank prints goes to `<run folder>/ranks/…/<rank>/`; rank 0 is shown as well.
     """
@@ -41,17 +40,17 @@ def torchrun_command(module: str, job_path: Path, processes: int) -> list[str]:
 
 
 def rank() -> int:
-    """This process among those of its worker, from 0."""
+    """Return the number of this process in its worker, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
-    """This process among those on its machine: the number of its GPU."""
+    """Return the number of this process on its machine, which is the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def world_size() -> int:
-    """How many processes run this worker together."""
+    """Return the number of processes that run this worker together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -60,7 +59,7 @@ def is_main() -> bool:
 
 
 def wait_for_all() -> None:
-    """Return when every process of the worker came here (at once where there is one)."""
+    """Return when every process of the worker has called this (at once where there is one)."""
     if world_size() > 1:
         import torch.distributed
 
@@ -68,7 +67,7 @@ def wait_for_all() -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """`value` of every process, by rank."""
+    """Return the `value` of every process, by rank."""
     if world_size() == 1:
         return [value]
     import torch.distributed
@@ -79,16 +78,18 @@ def gather(value: Any) -> list[Any]:
 
 
 def end_with_parent() -> None:
-    """Have Linux end this worker (SIGTERM) when torchrun or Dagster's process is gone, however it went: a rank left
-    behind would wait for ever, and a worker left behind would work on beside the one that takes its place."""
+    """Have Linux end this worker (SIGTERM) when torchrun or Dagster's process ends, however it ended.
+
+    A rank left behind would wait for ever, and a worker left behind would work next to the one that replaces it.
+    """
     if (world_size() > 1 or LAUNCHER in os.environ) and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if _is_orphan():  # it was gone before Linux was asked
+        if _is_orphan():  # it ended before prctl was called
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _is_orphan() -> bool:
-    """Whether who started this worker is gone already: a rank's launcher is the parent of its torchrun."""
+    """Return whether the process that started this worker has ended: for a rank, the parent of its torchrun."""
     parent = os.getppid()
     if "RANK" in os.environ:
         try:
@@ -100,14 +101,16 @@ def _is_orphan() -> bool:
 
 
 def gpu_environment(processes: int) -> dict[str, str]:
-    """What a worker's environment needs besides `job_environment`: one GPU where it is one process (several would make
-    it `DataParallel`, which TRL refuses)."""
+    """Return what a worker's environment needs besides `job_environment`: one GPU where it is one process.
+
+    With several GPUs one process would use `DataParallel`, which TRL refuses.
+    """
     visible = visible_gpus() if processes == 1 else []
     return {"CUDA_VISIBLE_DEVICES": visible[0]} if len(visible) > 1 else {}
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs a process started here would see, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that a process started here would see, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in {"", "-1"}]

@@ -1,6 +1,6 @@
-"""What a training leaves, and how it is loaded: an adapter that goes on its base, or a whole model.
+"""The result of a training and its loading: an adapter for its base model, or a whole model.
 
-    <artifact>/contract.json    what it goes with; its `method` says which of the two lies beside it
+    <artifact>/contract.json    what it belongs to; its `method` decides which of these two is there
     <artifact>/adapter/         lora: PEFT's layout
     <artifact>/model/           full: safetensors, configuration, tokenizer, chat template, generation settings
 
@@ -30,17 +30,17 @@ _GENERATION = "generation_config.json"
 
 
 def read_adapter_contract(folder: Path) -> AdapterContract:
-    """The contract in an artifact's folder."""
+    """Return the contract in an artifact's folder."""
     return msgspec.json.decode((folder / CONTRACT_FILE).read_bytes(), type=AdapterContract)
 
 
 def weights_folder(contract: AdapterContract) -> str:
-    """Which folder of an artifact holds what was trained."""
+    """Return the folder of an artifact that has the trained weights."""
     return WHOLE_MODEL_FOLDER if contract.method == "full" else ADAPTER_FOLDER
 
 
 def load_weights(folder: Path, **options: Any) -> Any:
-    """The causal language model in a folder; `options` as `from_pretrained` takes them."""
+    """Return the causal language model in a folder; `options` as `from_pretrained` takes them."""
     from transformers import AutoModelForCausalLM
 
     models.silence_progress_bars()
@@ -48,7 +48,7 @@ def load_weights(folder: Path, **options: Any) -> Any:
 
 
 def put_adapter(model: Any, trained: Path, name: str = ADAPTER_NAME, **options: Any) -> Any:
-    """The model with the adapter of an artifact's folder on it, beside those that it has; `options` are PEFT's."""
+    """The model with the adapter of an artifact's folder on it, next to those that it has; `options` are PEFT's."""
     from peft import PeftModel
 
     if not isinstance(model, PeftModel):

@@ -1,4 +1,4 @@
-"""`ft doctor`: what is here, what the configuration needs, and what to do about the difference. Imports no torch."""
+"""`ft doctor`: compare this machine with what the configuration needs, and name each fix. Imports no torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)")
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line of the report. `fix` says what to do when it is not ok."""
+    """One line of the report. `fix` is what to do when it is not ok."""
 
     state: Literal["ok", "warn", "bad"]
     what: str
@@ -54,7 +54,7 @@ class Finding(msgspec.Struct, frozen=True):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """What hardware, libraries, models and services are here, and what is missing for this configuration.
+    """Show hardware, libraries, models and services, and what this configuration still needs.
 
     \b
     Exit code: 0 nothing is bad, 1 something is.
@@ -74,7 +74,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 def examine(project: Project) -> list[Finding]:
-    """Every finding about this machine and this project."""
+    """Return every finding about this machine and this project."""
     findings = [*_python(), *_libraries(), *_hardware(), *_disk(project.state)]
     try:
         _ = project.settings
@@ -155,7 +155,7 @@ def _hardware() -> Iterator[Finding]:
 
 
 def _torch_build(*, has_gpu: bool) -> Iterator[Finding]:
-    """A build without CUDA leaves a GPU idle. Told by the version's label: importing torch takes seconds."""
+    """Yield whether torch can use the GPU, from the label of its version: importing torch takes seconds."""
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -194,7 +194,7 @@ def _models(project: Project) -> Iterator[Finding]:
 
 
 def _hub(*, needed: bool) -> Finding:
-    """Whether the hub answers. `needed`: a configured model must still be downloaded."""
+    """Return whether the hub answers. `needed`: a configured model must still be downloaded."""
     if (problem := hub.why_unreachable()) is None:
         return Finding("ok", "hub", f"{hub.endpoint()} answers")
     found = f"offline: {hub.endpoint()}: {problem}"
@@ -204,9 +204,9 @@ def _hub(*, needed: bool) -> Finding:
 
 
 def _training(project: Project) -> Iterator[Finding]:
-    """Whether the configured fine-tunings fit into the memory and onto the disk that are free (estimates)."""
+    """Yield whether the configured fine-tunings fit into the free memory and onto the free disk (estimates)."""
     settings = project.settings
-    chosen = {one for section in (settings.sft, settings.dpo) for one in (section.method, section.optimizer)}
+    chosen = {settings.sft.method, settings.sft.optimizer, settings.dpo.method, settings.dpo.optimizer}
     needing = sorted(chosen & {"qlora", "paged_adamw_8bit"})
     if needing and importlib.util.find_spec("bitsandbytes") is None:
         fix = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"
@@ -230,11 +230,11 @@ def _training(project: Project) -> Iterator[Finding]:
         )
         found = f"{_gib(configured.total)} for rows of {section.max_length} tokens, {_gib(configured.disk)} of disk"
         if not configured.fits(machine.memory):
-            found += f"; at least {_gib(least.total)}, where memory runs out; "
+            found += f"; at least {_gib(least.total)} after every fallback; "
             found += f"{_gib(machine.memory)} free on {machine.name}"
         if not least.fits(machine.memory):
             command = f"ft estimate{' --dpo' if name == 'dpo' else ''}"
-            yield Finding("warn", f"fit ({name})", found, f"{command} shows the parts, and a way that fits")
+            yield Finding("warn", f"fit ({name})", found, f"{command} shows the parts and a plan that fits")
         elif configured.disk > shutil.disk_usage(existing(project.state)).free:
             yield Finding("bad", f"fit ({name})", found, "free disk space, or move FT_STATE_DIR")
         else:
@@ -242,7 +242,7 @@ def _training(project: Project) -> Iterator[Finding]:
 
 
 def _model(what: str, name: str, revision: str | None) -> Finding:
-    """Where the model is; nothing is downloaded or converted."""
+    """Return the place of the model; nothing is downloaded or converted."""
     try:
         place = models.look_up(name, revision)
     except Refused as refusal:
@@ -274,7 +274,7 @@ def _qdrant(project: Project) -> Iterator[Finding]:
 
 
 def _dagster(state: Path) -> Iterator[Finding]:
-    """Dagster's home, and whether a daemon (schedules, sensors, queued runs) looks after it."""
+    """Yield the state of Dagster's home, and whether a daemon (schedules, sensors, queued runs) is running."""
     configured = os.environ.get("DAGSTER_HOME")
     from ft_assets.graph.instance import dagster_home, open_instance
 
@@ -282,7 +282,7 @@ def _dagster(state: Path) -> Iterator[Finding]:
     if configured and Path(configured).resolve() != home:
         yield Finding("warn", "dagster", f"DAGSTER_HOME is {configured}", f"unset it: ft keeps its runs in {home}")
     if not (home / "dagster.yaml").is_file():
-        yield Finding("ok", "dagster", "no home yet; the first `ft run` or `ft ui` makes it")
+        yield Finding("ok", "dagster", "no home yet; the first `ft run` or `ft ui` creates it")
         return
     from dagster import DagsterError
     from sqlalchemy.exc import SQLAlchemyError
@@ -295,7 +295,9 @@ def _dagster(state: Path) -> Iterator[Finding]:
         yield Finding("bad", "dagster", f"{home} cannot be opened ({type(error).__name__})", fix)
         return
     alive = beats and time.time() - max(beats) < _DAEMON_SECONDS
-    yield Finding("ok", "dagster", f"{home}: " + ("a daemon runs" if alive else "no daemon runs; `ft ui` starts one"))
+    yield Finding(
+        "ok", "dagster", f"{home}: " + ("a daemon is running" if alive else "no daemon is running; `ft ui` starts one")
+    )
 
 
 def _state(project: Project) -> Iterator[Finding]:
@@ -306,7 +308,7 @@ def _state(project: Project) -> Iterator[Finding]:
     staging = store.root / ".staging"
     work = [folder.name for folder in staging.iterdir()] if staging.is_dir() else []
     if work:
-        fix = "nothing: another process works there, or the next `ft run` sweeps them"
+        fix = "nothing to do: another process works there, or the next `ft run` deletes them"
         yield Finding("warn", "state", f"{len(work)} unpublished staging folders", fix)
     count = 0
     for folder in sorted(path for path in store.root.iterdir() if path.is_dir() and not path.name.startswith(".")):

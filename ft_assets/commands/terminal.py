@@ -1,4 +1,4 @@
-"""What a person sees while and after a command works: a console, live progress, paragraphs."""
+"""The terminal: a console and live progress while a command works."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _PLAIN_SECONDS = 5.0
 
 
 def make_console(stream: IO[str] | None = None) -> Console:
-    """A console; where there is no terminal (CI, a pipe) wide enough that tables stay whole."""
+    """Return a console; without a terminal (CI, a pipe) it is wide enough that tables stay whole."""
     target = stream if stream is not None else sys.stdout
     return Console(file=target, width=None if target.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False)
 
 
 @contextmanager
 def take_terminal(log: Path) -> Generator[Console]:
-    """A console on the real stdout, while all else that this process and its children print goes to `log`.
+    """Yield a console on the real stdout, while all else that this process and its children print goes to `log`.
 
-    Dagster mirrors the output of every step to the terminal; there it would tear the progress lines apart. It stays
+    Dagster mirrors the output of every step to the terminal; there it would break the progress lines. It stays
     readable in `log` and, step by step, in the run's compute logs.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class ProgressLines:
             self._status.stop()
 
     def show(self, progress: Progress) -> None:
-        """Show one thing that happened."""
+        """Show one event."""
         with self._lock:
             head = self._head(progress.asset)
             match progress.kind:
@@ -111,12 +111,12 @@ class ProgressLines:
 
     def _line(self, text: str, detail: str) -> None:
         if self._status:
-            self._status.update("")  # what the line says is over
+            self._status.update("")  # that work is over
         self._console.print(f"{text}{f' · {escape(detail)}' if detail else ''}", soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 4.2 s, 3:07, 1:02:07."""
+    """Return seconds as a person writes them: 4.2 s, 3:07, 1:02:07."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)

@@ -1,1 +1,1 @@
-"""The engines behind one protocol: what they can do alike, and how each of them does it."""
+"""The vector engines behind one protocol, and the code of each."""

@@ -158,7 +158,7 @@ class ServerClient:
         return answers
 
     def index(self, name: str) -> None:
-        """A server indexes by itself, beside serving."""
+        """Nothing to do: a server indexes by itself while it serves."""
 
     def point(self, alias: str, name: str) -> None:
         now = self.aliases().get(alias)
@@ -247,7 +247,7 @@ class LocalClient(ServerClient):
 
 
 def unreadable(folder: Path, error: Exception) -> Refused:
-    """The refusal (FT-QDR-011) that names what is damaged below the folder of a local engine."""
+    """Return the refusal (FT-QDR-011) that names what is damaged below the folder of a local engine."""
     damaged = [file.parent for file in sorted((folder / "collection").glob(f"*/{_FILE}")) if not _is_sound(file)]
     places = ", ".join(str(place) for place in damaged) or str(folder)
     refusal = violation(
@@ -275,28 +275,28 @@ def _request(query: Query) -> models.QueryRequest:
         indices=np.asarray(query.sparse[0]).tolist(), values=np.asarray(query.sparse[1]).tolist()
     )
     params = models.SearchParams(exact=True) if query.exact else None
-    asked: dict[str, Any]
+    request: dict[str, Any]
     if query.arm == "dense":
-        asked = {"query": query.dense, "using": DENSE, "params": params}
+        request = {"query": query.dense, "using": DENSE, "params": params}
     elif query.arm == "sparse":
-        asked = {"query": lexical, "using": SPARSE}
+        request = {"query": lexical, "using": SPARSE}
     else:
         fusion = query.fusion
         if fusion is None:
-            raise ValueError("fusing needs a fusion that says how")
-        # the limit is always said: the engine's own default is 10, and beyond it an arm counts 0
+            raise ValueError("the fused arm needs a fusion")
+        # the limit is always given: the engine's own default is 10, and beyond it an arm counts 0
         prefetch = [
             models.Prefetch(query=query.dense, using=DENSE, limit=fusion.prefetch_limit, params=params),
             models.Prefetch(query=lexical, using=SPARSE, limit=fusion.prefetch_limit),
         ]
         if fusion.fusion == "weighted_sum":
             formula, defaults = weighted_sum(fusion, query.distance, _ALGEBRA)
-            asked = {"prefetch": prefetch, "query": models.FormulaQuery(formula=formula, defaults=defaults)}
+            request = {"prefetch": prefetch, "query": models.FormulaQuery(formula=formula, defaults=defaults)}
         else:
-            asked = {"prefetch": prefetch, "query": models.FusionQuery(fusion=models.Fusion(fusion.fusion))}
+            request = {"prefetch": prefetch, "query": models.FusionQuery(fusion=models.Fusion(fusion.fusion))}
     only = models.Filter(must=[models.HasIdCondition(has_id=list(query.ids))]) if query.ids is not None else None
     payload = models.PayloadSelectorInclude(include=list(query.payload)) if query.payload else False
-    return models.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **asked)
+    return models.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **request)
 
 
 def _columns(records: Sequence[Any]) -> Points:

@@ -1,8 +1,8 @@
 """Qdrant's own engine in this process (`qdrant-edge-py`): one shard a collection, HNSW, a write-ahead log.
 
-A shard knows neither names nor aliases nor metadata. They stand beside the shards in `meta.json`, which is replaced in
-one step: a collection is what that file names and whose folder is there, whatever else lies beside it. The library is
-in beta and drifts between versions: it is pinned.
+A shard knows neither names nor aliases nor metadata. They are in `meta.json` next to the shards, which is replaced
+in one step: a collection exists if that file names it and its folder is there; other folders do not count. The library
+is in beta and changes between versions: it is pinned.
 """
 
 # the library's stubs type its enums loosely
@@ -38,7 +38,7 @@ from resources.files import write_json
 
 _QUERIES = 64  # in one batch
 _PAGE = 10_000  # points in one page of a scroll without vectors
-_RRF_K = 2  # the server's default, which this library asks to be said
+_RRF_K = 2  # the server's default; this library has none
 _DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot, "euclid": edge.Distance.Euclid}
 _ALGEBRA = Algebra(
     constant=edge.Expression.Constant,
@@ -49,7 +49,7 @@ _ALGEBRA = Algebra(
 
 
 class _Entry(msgspec.Struct):
-    """What meta.json says of a collection."""
+    """The entry of a collection in meta.json."""
 
     serving: Serving
     metadata: dict[str, Any]
@@ -143,8 +143,10 @@ class EdgeClient:
             yield _columns(records)
 
     def field(self, name: str, key: str) -> dict[str, Any]:
-        pages = self._pages(name, _PAGE, with_payload=[key], with_vector=False)
-        return {str(record.id): (record.payload or {}).get(key) for records in pages for record in records}
+        values: dict[str, Any] = {}
+        for records in self._pages(name, _PAGE, with_payload=[key], with_vector=False):
+            values |= {str(record.id): (record.payload or {}).get(key) for record in records}
+        return values
 
     def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
         answers: list[list[Scored]] = []
@@ -231,25 +233,25 @@ def _request(query: Query) -> edge.QueryRequest:
     dense = edge.Query.Nearest(query.dense, using=DENSE)
     lexical = edge.Query.Nearest(_sparse(query.sparse), using=SPARSE)
     params = edge.SearchParams(exact=True) if query.exact else None
-    asked: dict[str, Any]
+    request: dict[str, Any]
     if query.arm == "dense":
-        asked = {"query": dense, "params": params}
+        request = {"query": dense, "params": params}
     elif query.arm == "sparse":
-        asked = {"query": lexical}
+        request = {"query": lexical}
     else:
         fusion = query.fusion
         if fusion is None:
-            raise ValueError("fusing needs a fusion that says how")
+            raise ValueError("the fused arm needs a fusion")
         prefetches = [edge.Prefetch(limit=fusion.prefetch_limit, query=arm, params=params) for arm in (dense, lexical)]
         if fusion.fusion == "weighted_sum":
             formula, defaults = weighted_sum(fusion, query.distance, _ALGEBRA)
-            asked = {"prefetches": prefetches, "query": edge.Formula(formula, defaults)}
+            request = {"prefetches": prefetches, "query": edge.Formula(formula, defaults)}
         else:
             how = edge.Fusion.Dbsf() if fusion.fusion == "dbsf" else edge.Fusion.Rrf(k=_RRF_K)
-            asked = {"prefetches": prefetches, "query": how}
+            request = {"prefetches": prefetches, "query": how}
     only = edge.Filter(must=[edge.HasIdCondition(set(query.ids))]) if query.ids is not None else None
     payload = list(query.payload) if query.payload else False
-    return edge.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **asked)
+    return edge.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **request)
 
 
 def _columns(records: Sequence[edge.Record]) -> Points:
@@ -267,7 +269,7 @@ def _columns(records: Sequence[edge.Record]) -> Points:
 
 
 def _copy_folder(source: Path, target: Path) -> None:
-    """A copy that leaves holes as they are: the write-ahead log is reserved and mostly empty."""
+    """Copy a folder and leave holes in its files: the write-ahead log is reserved and mostly empty."""
     for folder, _, files in os.walk(source):
         place = target / Path(folder).relative_to(source)
         place.mkdir(parents=True, exist_ok=True)

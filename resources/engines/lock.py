@@ -1,4 +1,4 @@
-"""One process at a time in the folder of an embedded engine. Whoever waits is told for whom."""
+"""One process at a time in the folder of an embedded engine. A log line names the process that is waited for."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
     """Hold `<folder>/.writer`. Raises Refused (FT-QDR-001) if another process still has it at `deadline` (monotonic).
 
     qdrant-client's own lock is taken after it has read the folder: a client that opens while another writes would hold
-    what was there before, and write that back. This one is taken before anything is read. It goes with its process.
+    what was there before, and write that back. This one is taken before anything is read. It ends with its process.
     """
     with ExitStack() as stack:
-        told = False
+        has_warned = False
         while True:
             try:
                 stream = stack.enter_context(file_lock(folder / ".writer", wait=False))
@@ -33,9 +33,9 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise held(folder, timeout, _holder(folder)) from None
-                if not told:
+                if not has_warned:
                     _log.warning("waiting up to %g s for %s, which has %s open", timeout, _holder(folder), folder)
-                    told = True
+                    has_warned = True
             time.sleep(_POLL_SECONDS)
         stream.truncate(0)
         stream.write(f"process {os.getpid()} ({Path(sys.argv[0]).name})")
@@ -44,7 +44,7 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
 
 
 def held(folder: Path, timeout: float, holder: str) -> Refused:
-    """The refusal that names who is in the way."""
+    """Return the refusal that names the process that holds the lock."""
     refusal = violation(
         "FT-QDR-001",
         where=str(folder),

@@ -1,4 +1,4 @@
-"""What every engine can do: the calls that building, checking, serving and moving a collection need, and no more.
+"""The protocol of an engine: the calls that building, checking, serving and moving a collection need, and no more.
 
 Three engines keep this protocol: `local` and `server` through qdrant-client (client.py), `edge` in process (edge.py).
 The same tests run on all of them (tests/resources/test_engines.py).
@@ -40,8 +40,8 @@ class Points:
 
 @dataclass(frozen=True)
 class Query:
-    """One question. `fusion` and `distance` are needed for the fused arm; `ids` asks for these points alone; `exact`
-    asks every point where an index would answer nearly as well."""
+    """One question. `fusion` and `distance` are needed for the fused arm; `ids` limits the answer to these points;
+    `exact` compares with every point, where an index would be faster and nearly as good."""
 
     dense: list[float]
     sparse: TokenWeights
@@ -55,7 +55,7 @@ class Query:
 
 
 class Scored(NamedTuple):
-    """One answer of an engine: the point's id, its score, the payload that was asked for."""
+    """One answer of an engine: the point's id, its score, the payload that was requested."""
 
     id: str
     score: float
@@ -66,10 +66,10 @@ class VectorClient(Protocol):
     """An opened engine. `name` is always a collection's own name, never an alias."""
 
     copies: bool
-    """Whether this engine has a cheaper way to copy a collection than upserting its points."""
+    """True if this engine has a cheaper way to copy a collection than upserting its points."""
 
     def names(self) -> list[str]:
-        """Every collection."""
+        """Return every collection."""
         ...
 
     def aliases(self) -> dict[str, str]:
@@ -77,11 +77,11 @@ class VectorClient(Protocol):
         ...
 
     def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
-        """An empty collection with the named vectors `dense` and `sparse`."""
+        """Create an empty collection with the named vectors `dense` and `sparse`."""
         ...
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
-        """A new collection with the points of `source`; False where that was not possible and nothing was made."""
+        """Create a collection with the points of `source`. Return False, with nothing made, if that is impossible."""
         ...
 
     def drop(self, name: str) -> None:
@@ -89,54 +89,57 @@ class VectorClient(Protocol):
         ...
 
     def serving(self, name: str) -> Serving | None:
-        """Dimension and distance of `dense`, as the engine is configured; None if there is no such vector."""
+        """Return dimension and distance of `dense`, as the engine is configured; None if there is no such vector."""
         ...
 
     def metadata(self, name: str) -> dict[str, Any]: ...
 
     def set_metadata(self, name: str, changes: Mapping[str, Any]) -> None:
-        """Write these keys: one call, the old ones or the new ones."""
+        """Write these keys in one step: a reader sees all old or all new values."""
         ...
 
     def count(self, name: str, holding: str | None = None) -> int:
-        """Exactly how many points there are, or how many have the vector `holding`."""
+        """Return the exact number of points, or of those that have the vector `holding`."""
         ...
 
     def upsert(self, name: str, points: Points) -> None:
-        """What returned survives a kill. Raises Refused (FT-QDR-006) on vectors that no engine should take."""
+        """Write points, which survive a kill once this returns.
+
+        Raises Refused (FT-QDR-006) on vectors that no engine should accept.
+        """
         ...
 
     def delete(self, name: str, ids: Sequence[str]) -> None: ...
 
     def retrieve(self, name: str, ids: Sequence[str]) -> Points:
-        """Those of these points that are there."""
+        """Return those of these points that exist."""
         ...
 
     def scroll(self, name: str, batch: int = 256) -> Iterator[Points]:
-        """Every point, `batch` at a time."""
+        """Yield every point, `batch` at a time."""
         ...
 
     def field(self, name: str, key: str) -> dict[str, Any]:
-        """One payload field of every point, by point id."""
+        """Return one payload field of every point, by point id."""
         ...
 
     def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
-        """Best first, for each query."""
+        """Return the answers to each query, best first."""
         ...
 
     def index(self, name: str) -> None:
-        """Make searching fast, where the engine does not by itself."""
+        """Build the index, where the engine does not do so by itself."""
         ...
 
     def point(self, alias: str, name: str) -> None:
-        """Let `alias` name this collection: one step, no moment in which it names none."""
+        """Let `alias` name this collection, in one step: at no moment does it name none."""
         ...
 
     def close(self) -> None: ...
 
 
 class Algebra(NamedTuple):
-    """How one engine writes a formula."""
+    """The words in which one engine writes a formula."""
 
     constant: Callable[[float], Any]
     variable: Callable[[str], Any]
@@ -145,9 +148,9 @@ class Algebra(NamedTuple):
 
 
 def weighted_sum(fusion: Fusion, distance: str, a: Algebra) -> tuple[Any, dict[str, float]]:
-    """The formula over both raw scores, and what a score counts where an arm did not find the point.
+    """Return the formula over both raw scores, and the score that counts where an arm did not find the point.
 
-    The one definition of the weighted sum: every engine writes it in its own words, so that the ranking is one.
+    This is the one definition of the weighted sum. Every engine writes it in its own words, so the ranking is equal.
     """
     score, missing = a.variable("$score[0]"), 0.0
     if distance == "euclid":
@@ -170,7 +173,7 @@ def dense_rows(rows: Sequence[Sequence[float] | None]) -> np.ndarray:
 def require_sound(where: str, points: Points, dimension: int) -> None:
     """Raise Refused (FT-QDR-006) on another dimension, NaN or an infinity, or a token id that is there twice.
 
-    The engines differ in which of these they take silently; here they are one.
+    The engines differ in which of these they accept silently; here all refuse them.
     """
     import numpy as np
 
@@ -181,7 +184,7 @@ def require_sound(where: str, points: Points, dimension: int) -> None:
     lengths = [len(ids) for ids, _ in points.sparse]
     if not any(lengths):
         return
-    # in one go: a token id and the row it stands in make one number
+    # all rows at once: a token id and its row make one number
     rows = np.repeat(np.arange(len(lengths), dtype=np.int64) << 32, lengths)
     pairs = np.sort(rows + np.concatenate([ids for ids, _ in points.sparse]))
     if lengths != [len(values) for _, values in points.sparse] or (pairs[1:] == pairs[:-1]).any():

@@ -55,7 +55,7 @@ def test_a_hub_that_stays_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
-    [("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE"), ("HF_ENDPOINT", "file:///etc/hosts", "no http address")],
+    [("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE"), ("HF_ENDPOINT", "file:///etc/hosts", "not an http address")],
 )
 def test_what_is_not_asked_is_said(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

@@ -121,7 +121,7 @@ def test_dagsters_home_is_examined_and_not_made(
     assert "no home yet" in findings()["dagster"]["found"]
     assert not (folder / "state").exists()
     open_instance(folder / "state").dispose()
-    assert "no daemon runs" in findings()["dagster"]["found"]
+    assert "no daemon is running" in findings()["dagster"]["found"]
     next((folder / "state").rglob("runs.db")).write_bytes(b"no database" * 100)
     assert findings()["dagster"]["state"] == "bad"
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
