@@ -24,7 +24,7 @@ from rich.table import Table
 import ft_assets
 from expectations.rules.training import check_learning_rate
 from expectations.violations import Refused
-from ft_assets.adapters.trainer.memory_needs import asked_of, least_of
+from ft_assets.adapters.trainer.memory_needs import least_needs, needs_of
 from ft_assets.commands.estimate import existing, local_machine
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
@@ -226,7 +226,7 @@ def _training(project: Project) -> Iterator[Finding]:
             yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.fix)
         given: dict[str, Any] = {"tokens": section.max_length, "device": machine.device, "bf16": machine.bf16}
         asked, least = (
-            estimate_training(shape, **needs(section, settings.sft.lora, **given)) for needs in (asked_of, least_of)
+            estimate_training(shape, **needs(section, settings.sft.lora, **given)) for needs in (needs_of, least_needs)
         )
         found = f"{_gib(asked.total)} for rows of {section.max_length} tokens, {_gib(asked.disk)} of disk"
         if not asked.fits(machine.memory):

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.violations import Refused
-from ft_assets.adapters.trainer.memory_needs import asked_of
+from ft_assets.adapters.trainer.memory_needs import needs_of
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, make_console
 from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, SftSettings
@@ -215,7 +215,7 @@ def _report(
     shape: ModelShape, settings: Settings, lora: LoraSettings, machine: Machine, *, options: dict[str, Any],
     disk_free: int,
 ) -> Report:  # fmt: skip
-    asked = asked_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
+    asked = needs_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
     estimate = estimate_training(shape, **asked)
     rows, epochs = options["rows"] or _ROWS, settings.epochs
     if settings.max_steps:

@@ -57,7 +57,7 @@ def test_smollm2_learns_to_answer_from_the_passage_with_nothing_but_the_answer(s
         base_model=BASE, learning_rate=1e-3, max_steps=8, global_batch_size=4, max_length=256, save_steps=100
     )
     job = train_job(state, store, settings, splits)
-    job.params["dtype"] = "auto"
+    job.params["compute"]["dtype"] = "auto"
     adapter = train.main(job)
     assert adapter.summary["eval_loss_after"] < adapter.summary["eval_loss_before"]
 
@@ -91,7 +91,7 @@ def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state:
         lora=LoraSettings(r=8, alpha=16, dropout=0.0), scheduler="constant_with_warmup", save_steps=100, eval_steps=100,
     )  # fmt: skip
     job = train_job(state, store, settings, splits)
-    job.params["dtype"] = "auto"
+    job.params["compute"]["dtype"] = "auto"
     adapter = train.main(job)
     assert adapter.summary["train_loss_first"] > 1
     assert adapter.summary["train_loss_last"] < 0.1

@@ -85,7 +85,7 @@ def test_a_run_killed_at_random_moments_ends_bit_identical(lab: Any) -> None:
     artifact = lab.store.find(job.recipe.asset, job.recipe.id)
     assert artifact.summary["steps"] == 40
     assert artifact.manifest.files[WEIGHTS] == undisturbed.manifest.files[WEIGHTS]
-    assert sum("goes on from" in event for event in artifact.summary["events"]) == KILLS
+    assert sum("resumes from" in event for event in artifact.summary["events"]) == KILLS
     assert not any("damaged" in event for event in artifact.summary["events"])
 
 
@@ -107,7 +107,7 @@ def test_a_killed_dpo_ends_bit_identical(lab: Any, method: str) -> None:
     worker.join(300)
     artifact = lab.store.find(job.recipe.asset, job.recipe.id)
     assert artifact.data_version == undisturbed.data_version
-    assert sum("goes on from" in event for event in artifact.summary["events"]) == 2
+    assert sum("resumes from" in event for event in artifact.summary["events"]) == 2
 
 
 @pytest.mark.slow

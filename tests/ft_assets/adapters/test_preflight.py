@@ -15,10 +15,11 @@ import pytest
 from expectations.violations import Refused, Violation
 from ft_assets.adapters import train
 from ft_assets.adapters.checks import GATES as CHECKS
-from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, gates_of, judge_resources, judge_trial, smoke_run
+from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, gates_of, judge_resources, judge_trial
 from ft_assets.adapters.rows.training_data import TrainingData
 from ft_assets.adapters.trainer.build import build_trainer
 from ft_assets.adapters.trainer.load_model import load_model
+from ft_assets.adapters.trainer.trial_steps import run_trial_steps
 from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
 from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import Compute
@@ -185,7 +186,7 @@ def test_trial_steps_leave_the_model_the_random_numbers_and_the_counters_as_they
     before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
     random = torch.get_rng_state()
     counters = repr(trainer._metrics)
-    figures = smoke_run(trainer)
+    figures = run_trial_steps(trainer)
     assert figures["max_abs_adapter_delta"] > 0 and figures["row_tokens"] == data.longest
     assert figures["losses"][1] != figures["losses"][0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.named_parameters())
@@ -216,7 +217,7 @@ def test_running_out_of_memory_in_the_trial_goes_up_and_leaves_the_weights(lab: 
 
     trainer.compute_loss = out_of_memory
     with pytest.raises(torch.OutOfMemoryError):
-        smoke_run(trainer)
+        run_trial_steps(trainer)
     assert all(torch.equal(new, old) for new, old in zip(trainer.model.parameters(), before, strict=True))
 
 
@@ -260,4 +261,4 @@ def test_a_report_holds_figures_that_json_cannot(tmp_path: Path) -> None:
     preflight.judge("trial_steps_train", [Violation(code="X", where="a", message="b", found={1})], {"n": float("nan")})
     assert written(tmp_path)["trial_steps_train"]["figures"] == {"n": "nan"}
     with pytest.raises(Refused, match="X"):
-        preflight.refuse_broken()
+        preflight.refuse_failed()

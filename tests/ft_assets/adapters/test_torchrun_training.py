@@ -164,7 +164,7 @@ def test_one_process_that_runs_out_of_memory_ends_all_and_the_next_start_takes_t
     assert wait_for_none(job, 30) == []
     artifact = finish(job)
     assert artifact.summary["steps"] == 6
-    assert "fell back on: micro_batch_size 1 (was 2)" in " ".join(artifact.summary["events"])
+    assert "fallbacks of an earlier start: micro_batch_size 1 (was 2)" in " ".join(artifact.summary["events"])
 
 
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_the_other_way_round(lab: Any) -> None:

@@ -112,7 +112,7 @@ class TestTooLong:
         row = instruction(1, context=context, system="简短", history=[{"question": "前?", "answer": "后"}])
         whole = tokenise(tokenizer, [row], PROMPT, "allow_empty")[0][0]
         fitted = self.fitted(tokenizer, [row], "truncate_prompt", len(whole.ids) - 150)
-        cut, ((made,),) = fitted.rows[0], fitted.made
+        cut, ((made,),) = fitted.rows[0], fitted.tokenised
         assert len(made.ids) <= len(whole.ids) - 150 < len(whole.ids)
         assert made.trained == whole.trained and {**row, "context": 0} == {**cut, "context": 0}
         assert "".join(context).startswith("".join(cut["context"])) and cut["context"][0] == context[0]
@@ -126,14 +126,14 @@ class TestTooLong:
 
     def test_both_sides_of_a_pair_are_cut_to_one_prompt(self, tokenizer: Any) -> None:
         pair = preference(1, context=["很长的段落。" * 20], chosen="长" * 30, rejected="短")
-        ((chosen, rejected),) = self.fitted(tokenizer, [pair], "truncate_prompt", 200).made
+        ((chosen, rejected),) = self.fitted(tokenizer, [pair], "truncate_prompt", 200).tokenised
         assert len(chosen.ids) <= 200 and chosen.serving == rejected.serving
         assert tokenizer.decode(chosen.trained) == f"{'长' * 30}<|im_end|>\n"
 
     def test_a_row_whose_answer_alone_is_too_long_is_left_for_the_gate(self, tokenizer: Any) -> None:
         row = instruction(1, answer="长" * 300)
         fitted = self.fitted(tokenizer, [row], "truncate_prompt", 200)
-        assert fitted.rows == [row] and len(fitted.made[0][0].ids) > 200 and not fitted.too_long
+        assert fitted.rows == [row] and len(fitted.tokenised[0][0].ids) > 200 and not fitted.too_long
         assert self.fitted(tokenizer, [row], "raise", 200).rows == [row]
 
 

@@ -96,7 +96,7 @@ def write(trainer: Any) -> None:
 )
 def test_a_full_disk_is_told_as_one_refusal_and_leaves_only_whole_checkpoints(tmp_path: Path, error: Exception) -> None:
     write(stand_in(tmp_path, 2))
-    refusal = pytest.raises(Refused, match=r"FT-TRAIN-031.*checkpoint of step 4.*kept: checkpoint-2")
+    refusal = pytest.raises(Refused, match=r"FT-TRAIN-031.*step 4: No space for the checkpoint.*kept: checkpoint-2")
     with refusal, staged(stand_in(tmp_path, 4)) as stage:
         (stage / "half").write_text("x")
         raise error
@@ -149,7 +149,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_to_the_same_weights(
     assert resumed.summary["steps"] == 6
     assert [event.split(" (")[0] for event in resumed.summary["events"]] == [
         "step 9: checkpoint-9 is damaged", "step 4: checkpoint-4 is damaged",
-        "step 3: goes on from checkpoint-3 of 6 steps",
+        "step 3: resumes from checkpoint-3 of 6 steps",
     ]  # fmt: skip
     assert resumed.summary["eval_loss_before"] == sft.summary["eval_loss_before"]
     assert not [path for path in run.iterdir() if path.name.startswith(("checkpoint-", "damaged-", "."))]
@@ -173,7 +173,7 @@ def test_an_optimizer_of_another_kind_begins_anew_and_says_so(lab: Any, stop_aft
     seal = lab.state / "runs/sft_adapter/checkpoint-4" / MANIFEST
     write_json(seal, json.loads(seal.read_text()) | {"optimizer": "paged_adamw_8bit"})
     artifact = train.main(lab.sft_job(splits, save_steps=2))
-    told = [event for event in artifact.summary["events"] if "moments begin anew" in event]
+    told = [event for event in artifact.summary["events"] if "moments start from zero" in event]
     assert len(told) == 1
     assert artifact.summary["steps"] == 6
 
@@ -185,7 +185,7 @@ def test_a_training_that_was_lost_and_is_made_again_tells_only_of_itself(
     with stop_after(3):
         train.main(job)
     first = train.main(job)
-    assert first.summary["events"] == ["step 2: goes on from checkpoint-2 of 6 steps"]
+    assert first.summary["events"] == ["step 2: resumes from checkpoint-2 of 6 steps"]
     lab.store.discard(first)
     again = train.main(job)
     assert again.summary["events"] == []

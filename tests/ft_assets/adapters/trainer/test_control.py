@@ -11,7 +11,7 @@ import pytest
 from expectations.violations import Refused
 from ft_assets.adapters import train
 from ft_assets.adapters.trainer.checkpoints import checkpoints, find_damage
-from ft_assets.adapters.trainer.control import CONTROL_FILE, Stop, Wishes, WishFile
+from ft_assets.adapters.trainer.control import CONTROL_FILE, ControlFile, Requests, Stop
 from resources.telemetry import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def test_a_signal_checkpoints_after_the_step_in_hand_and_the_next_run_ends_the_s
     job = lab.sft_job(lab.instructions())
     before = signal.getsignal(number)
     at_step(3, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped \({number.name}\).*'checkpoint-3'"):
+    with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped by {number.name}:.*'checkpoint-3'"):
         train.main(job)
     assert signal.getsignal(number) is before
     (kept,) = checkpoints(lab.state / "runs/sft_adapter")
@@ -73,7 +73,7 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
                 control.write_text("stop: true")
 
         patch.setattr(TrainerCallback, "on_step_end", end)
-        with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped \({CONTROL_FILE}\).*'checkpoint-9'"):
+        with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped by {CONTROL_FILE}:.*'checkpoint-9'"):
             train.main(job)
     records = list(read_metrics(run / "metrics.jsonl"))
     told = [f"{r['step']} {r['event']}: {r['text'].split(': ')[-1]}" for r in records if r["phase"] == "event"]
@@ -83,7 +83,7 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
         "3 ignored: Extra inputs are not permitted",
         "5 changed: logging_steps is 2 from here on, was 1",
         "5 changed: eval_steps is 4 from here on, was 20",
-        "9 stop: control.yaml asked to stop",
+        "9 stop: control.yaml requested a stop",
     ]
     assert [r["step"] for r in records if "loss" in r] == [1, 2, 3, 4, 5, 6, 8]
     assert [r["step"] for r in records if "eval_loss" in r] == [0, 8]
@@ -103,17 +103,17 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
 )
 def test_a_wish_that_is_not_valid_says_why(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / CONTROL_FILE).write_text(text)
-    read = WishFile(tmp_path / CONTROL_FILE).read()
+    read = ControlFile(tmp_path / CONTROL_FILE).read()
     assert isinstance(read, str)
     assert says in read
 
 
 def test_the_control_file_is_read_again_only_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / CONTROL_FILE
-    file = WishFile(path)
+    file = ControlFile(path)
     assert file.read() is None
     path.write_text("")
-    assert file.read() == Wishes()
+    assert file.read() == Requests()
     assert file.read() is None
     path.write_text("stop: true")
-    assert file.read() == Wishes(stop=True)
+    assert file.read() == Requests(stop=True)

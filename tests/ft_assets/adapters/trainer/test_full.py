@@ -32,7 +32,7 @@ from resources.releases import Releases
 from resources.telemetry import read_curves
 from resources.trained_model import load_trained, read_contract
 from tests.ft_assets.adapters.conftest import Lab
-from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, publish_json
+from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, evaluate_params, publish_json
 
 pytestmark = pytest.mark.slow
 
@@ -184,14 +184,12 @@ def test_a_whole_candidate_is_compared_with_a_released_adapter(trained: Any, who
         pq.write_table(pa.table({"passage_id": ["p20"], "content": ["密码"]}), staging.path / "passages.parquet")
         lab.store.point(staging.publish())
     inputs = {name: lab.store.require(name).data_version for name in ("instruction_splits", "passages")}
-    params = {
-        "base_model": str(lab.base), "revision": None, "state_dir": str(lab.state), "device": "cpu",
-        "dtype": "float32", "answers": {"max_new_tokens": 4, "max_questions": 2},
-        "adapters": {
-            "sft": ["sft_adapter", sft.recipe_id], "dpo": ["dpo_adapter", dpo.recipe_id],
-            "released": ["dpo_adapter", released.recipe_id],
-        },
-    }  # fmt: skip
+    models = {
+        "sft": ("sft_adapter", sft.recipe_id),
+        "dpo": ("dpo_adapter", dpo.recipe_id),
+        "released": ("dpo_adapter", released.recipe_id),
+    }
+    params = evaluate_params(lab.state, lab.base, models, max_new_tokens=4, max_questions=2)
     recipe = Recipe(asset="adapter_evaluation", code_version="test", inputs=inputs)
     made = evaluate.main(Job(recipe=recipe, store=str(lab.store.root), run_dir=str(tmp_path), params=params))
     assert made.summary["intervals"].keys() == {"base", "sft", "dpo", "released"}

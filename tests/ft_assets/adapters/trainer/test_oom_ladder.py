@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ft_assets.adapters import train
-from ft_assets.adapters.trainer.oom_ladder import at_the_bottom, next_rung
+from ft_assets.adapters.trainer.oom_ladder import next_rung, take_all_fallbacks
 from ft_assets.config.model import SftSettings
 from resources.accelerator import Device
 from resources.artifacts import Artifact
@@ -55,15 +55,15 @@ def curve(tmp_path_factory: pytest.TempPathFactory, tiny_base: Any) -> list[floa
     return read_curves(train.main(lab.sft_job(lab.instructions(), **PLAIN)).file("metrics.jsonl"))["loss"]
 
 
-@pytest.mark.parametrize(("save_steps", "goes_on_from"), [(2, "checkpoint-2"), (20, "no checkpoint yet")])
+@pytest.mark.parametrize(("save_steps", "resumes_from"), [(2, "checkpoint-2"), (20, "no checkpoint yet")])
 def test_after_a_rung_the_loss_curve_goes_on_as_if_nothing_had_happened(
-    lab: Any, curve: list[float], out_of_memory: Any, save_steps: int, goes_on_from: str
+    lab: Any, curve: list[float], out_of_memory: Any, save_steps: int, resumes_from: str
 ) -> None:
     out_of_memory(lambda trainer, inputs: trainer.state.global_step == 3 and rows_of(inputs) > 1)
     artifact = train.main(lab.sft_job(lab.instructions(), save_steps=save_steps, **PLAIN))
     assert rungs(artifact) == [
         "step 0: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB): "
-        f"micro_batch_size 1 (was 2), accumulation as much higher, from {goes_on_from}"
+        f"micro_batch_size 1 (was 2), accumulation raised by the same factor, from {resumes_from}"
     ]
     assert read_curves(artifact.file("metrics.jsonl"))["loss"] == pytest.approx(curve, rel=2e-4)
     assert artifact.summary["steps"] == 6
@@ -86,7 +86,7 @@ def test_evaluation_that_runs_out_of_memory_takes_smaller_batches_and_training_d
     monkeypatch.setattr(SFTTrainer, "prediction_step", prediction_step)
     artifact = train.main(lab.sft_job(lab.instructions(), eval_steps=2))
     assert rungs(artifact) == [
-        "step 2: evaluation ran out of memory (CUDA out of memory); it goes on with batches of 1"
+        "step 2: evaluation ran out of memory (CUDA out of memory); it continues with batches of 1"
     ]
     weights = "adapter/adapter_model.safetensors"
     assert artifact.manifest.files[weights] == sft.manifest.files[weights]
@@ -189,4 +189,4 @@ def test_what_would_change_the_result_must_be_allowed() -> None:
     allowed = SftSettings.model_validate({**at_the_end, "oom": {"allow_8bit": True}})
     assert next_rung(allowed, "cuda") == ("8-bit paged optimizer", {"optimizer": "paged_adamw_8bit"})
     assert next_rung(allowed.model_copy(update={"gradient_checkpointing": True}), "cpu") is None
-    assert at_the_bottom(allowed, "cuda").optimizer == "paged_adamw_8bit"
+    assert take_all_fallbacks(allowed, "cuda").optimizer == "paged_adamw_8bit"
