@@ -24,7 +24,7 @@ from expectations.contracts.adapter import (
 )
 from expectations.contracts.fingerprint import fingerprint
 from ft_assets.adapters.export.export import delete_stale_metrics, link_final_model
-from ft_assets.adapters.export.model_card import ModelCard, write_card
+from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
 from ft_assets.adapters.jobs import TrainParams, TrainSummary
 from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, judge_resources, judge_trial
 from ft_assets.adapters.refusals import refuse_if
@@ -245,7 +245,8 @@ def _publish(task: Task, trained: Trained, summary: TrainSummary) -> Artifact:
         save = _save_model if task.settings.method == "full" else _save_adapter
         contract = save(task, trained.trainer.model, staging.path)
         write_json(staging.path / CONTRACT_FILE, msgspec.to_builtins(contract))
-        card = ModelCard(recipe=job.recipe, contract=contract, summary=summary, base_folder=task.base_folder)
+        figures = msgspec.convert(summary.figures(), CardFigures)
+        card = ModelCard(recipe=job.recipe, contract=contract, figures=figures, base_folder=task.base_folder)
         write_card(staging.path / "README.md", card)
         trained.data.write_too_long(staging.path)
         for name in (METRICS_FILE, LOG_FILE, PREFLIGHT_FILE):

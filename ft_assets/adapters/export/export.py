@@ -18,8 +18,8 @@ from expectations.canonical import file_digest
 from expectations.violations import Refused, violation
 from ft_assets.adapters import release
 from ft_assets.adapters.export.merge import MergedDtype, merge_adapter
-from ft_assets.adapters.export.model_card import ModelCard, write_card
-from ft_assets.adapters.jobs import AnswerSummary, TrainSummary
+from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
+from ft_assets.adapters.jobs import AnswerSummary
 from resources import models
 from resources.artifacts import Artifact, ArtifactStore, library_versions, write_json
 from resources.releases import Releases
@@ -61,7 +61,7 @@ def export(
     card = ModelCard(
         recipe=adapter.manifest.recipe,
         contract=contract,
-        summary=adapter.summary_as(TrainSummary),
+        figures=adapter.summary_as(CardFigures),
         base_folder=base,
         evaluation=find_evaluation(store, adapter),
         libraries=adapter.manifest.libraries,

@@ -9,17 +9,30 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from expectations.contracts.adapter import AdapterContract
-from ft_assets.adapters.jobs import AnswerSummary, TrainSummary
+from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import show_scores
 from resources.artifacts import Recipe
 
-_SHOWN = (
-    "steps", "rows", "validation_rows", "supervised_tokens", "trainable_parameters", "train_loss_first",
-    "train_loss_last", "eval_loss_before", "eval_loss_after", "reward_accuracy_after", "reward_margin_after",
-)  # fmt: skip
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
+
+
+class CardFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of a training that a card shows, in this order. A figure that is not known is left out."""
+
+    steps: int | UnsetType = UNSET
+    rows: int | UnsetType = UNSET
+    validation_rows: int | UnsetType = UNSET
+    supervised_tokens: int | UnsetType = UNSET
+    trainable_parameters: int | UnsetType = UNSET
+    train_loss_first: float | UnsetType = UNSET
+    train_loss_last: float | UnsetType = UNSET
+    eval_loss_before: float | UnsetType = UNSET
+    eval_loss_after: float | UnsetType = UNSET
+    reward_accuracy_after: float | UnsetType = UNSET
+    reward_margin_after: float | UnsetType = UNSET
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +40,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
     recipe: Recipe
     contract: AdapterContract
-    summary: TrainSummary
+    figures: CardFigures
     base_folder: Path
     evaluation: AnswerSummary | None = None
     libraries: Mapping[str, str] = {}
@@ -40,8 +53,7 @@ def write_card(path: Path, card: ModelCard) -> None:
     is_adapter = card.contract.method == "lora" and card.merged is None
     library, tags = ("peft", ["lora"]) if is_adapter else ("transformers", [])
     header = {"base_model": base.name, "library_name": library, "license": "other", "tags": tags}
-    summary = card.summary.figures()
-    figures = {name: summary[name] for name in _SHOWN if name in summary}
+    figures = msgspec.to_builtins(card.figures)
     parts = [
         "---\n" + "\n".join(f"{name}: {json.dumps(value)}" for name, value in header.items()) + "\n---",
         f"# {recipe.asset} `{recipe.id}`",

@@ -11,8 +11,7 @@ import pytest
 
 from expectations.contracts.adapter import AdapterContract, BaseModel, LoraShape
 from expectations.rules.answer_scores import read_reply
-from ft_assets.adapters.export.model_card import ModelCard, base_licence, write_card
-from ft_assets.adapters.jobs import TrainSummary
+from ft_assets.adapters.export.model_card import CardFigures, ModelCard, base_licence, write_card
 from ft_assets.adapters.score_answers import summarise
 from resources.artifacts import Recipe
 from tests.ft_assets.adapters.tiny_llm import PROMPT
@@ -27,25 +26,12 @@ CONTRACT = AdapterContract(
     reasoning="strip",
     lora=LoraShape(r=8, alpha=16, targets=["q_proj"]),
 )  # fmt: skip
-SUMMARY = TrainSummary(
-    steps=60,
-    eval_loss_before=0.5,
-    eval_loss_after=0.25,
-    train_loss_first=0.5,
-    train_loss_last=0.125,
-    max_abs_adapter_delta=0.01,
-    trainable_parameters=1000,
-    rows=12,
-    validation_rows=4,
-    supervised_tokens=240,
-    device="cpu",
-    dtype="float32",
-)
+FIGURES = CardFigures(steps=60, eval_loss_after=0.25)
 
 
 def make_card(base: Path, **changes: Any) -> ModelCard:
     recipe = Recipe(asset="sft_adapter", code_version="1", inputs={"instruction_splits": "0123abcd"})
-    card = ModelCard(recipe=recipe, contract=CONTRACT, summary=SUMMARY, base_folder=base)
+    card = ModelCard(recipe=recipe, contract=CONTRACT, figures=FIGURES, base_folder=base)
     return msgspec.structs.replace(card, **changes)
 
 
