@@ -89,7 +89,7 @@ _CURVES = {
 
 class _DatasetSummary(msgspec.Struct, frozen=True):
     configured: bool
-    """Whether config.yaml names files for the data set."""
+    """True if config.yaml names files for the data set."""
 
 
 @SFT_ADAPTER.asset

@@ -111,5 +111,5 @@ class AnswerSummary(msgspec.Struct, frozen=True, kw_only=True):
         return means
 
     def as_manifest(self) -> Mapping[str, Any]:
-        """Return the summary for a manifest: all fields, and the means beside them for those who read one line."""
+        """Return the summary for a manifest: all fields, and the means once more as flat figures."""
         return {**self.means(), **msgspec.to_builtins(self)}

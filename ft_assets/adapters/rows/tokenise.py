@@ -57,7 +57,7 @@ class _Completion(NamedTuple):
         return self.text == self.conversation
 
     def split_masked(self) -> tuple[str, str]:
-        """Return the start of the text that carries no loss (an empty thought under `mask_empty`), and the rest."""
+        """Return the start of the text that carries no loss (empty reasoning under `mask_empty`), and the rest."""
         supervised = _EMPTY.sub("", self.text, 1) if self.thought == "masked" else self.text
         return self.text[: len(self.text) - len(supervised)], supervised
 
@@ -104,11 +104,11 @@ def opens_thought(tokenizer: Any) -> bool:
 def tokenise(tokenizer: Any, rows: Sequence[Row], prompt: RagPrompt, thinking: str) -> list[list[TokenisedRow]]:
     """Return for each row its answers, each as the token ids of prompt and answer.
 
-    Only the answer carries loss. Under the policy `mask_empty`, an empty thought that the template puts before the
-    answer carries no loss either.
+    Only the answer carries loss. Under the policy `mask_empty`, empty reasoning (<think></think>) that the template
+    puts before the answer carries no loss either.
 
     Prompt and answer are tokenised together. If a token would then cross the end of the prompt (Qwen3 has one for the
-    two line ends around an empty thought), the answer is tokenised alone, as serving will generate it.
+    two line ends between empty <think> tags), the answer is tokenised alone, as serving will generate it.
     """
     chats = [prompt_messages(row, prompt) for row in rows]
     prompts = _render_all(tokenizer, chats, prompts=True)
@@ -165,7 +165,7 @@ def _render_completions(
 def _thought(completion: str, thinking: str, answer: Answer) -> Thought:
     if not _EMPTY.match(completion):
         return "full" if CLOSING in completion else "none"
-    # in a pair, empty thoughts on both sides cancel out; a gate judges the pairs with only one
+    # in a pair, empty reasoning on both sides cancels out; a gate judges the pairs with only one
     return "masked" if thinking == "mask_empty" and answer.side == "answer" else "empty"
 
 

@@ -247,8 +247,8 @@ def _measure_too_long(
 def _judge_thinking(preflight: Preflight, rows: Sequence[list[TokenisedRow]], allowed: float, *, opens: bool) -> None:
     """Judge the share of rows that teach a model to skip its reasoning.
 
-    An instruction does so if its empty thought carries loss. A pair does so only if the chosen side has an empty
-    thought and the rejected side a full one, because what both sides share cancels out.
+    An instruction does so if its empty reasoning carries loss. A pair does so only if the chosen side has empty
+    reasoning and the rejected side has some, because what both sides share cancels out.
     """
     teach = [row[0].where for row in rows if row[0].thought == "empty" and (len(row) == 1 or row[1].thought == "full")]
     share = round(len(teach) / max(len(rows), 1), 4)

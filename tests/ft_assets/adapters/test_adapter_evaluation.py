@@ -80,7 +80,7 @@ def test_every_model_answers_every_held_out_question_and_is_compared_in_pairs(ev
     assert show_samples(artifact.file("answers.parquet")).startswith("| question | gold | base | sft | dpo |")
 
 
-def test_a_candidate_is_released_with_its_contract_once_every_gate_holds(evaluated: Any) -> None:
+def test_a_candidate_is_released_with_its_contract_once_every_gate_passes(evaluated: Any) -> None:
     lab, artifact = evaluated
     resources = _resources(lab.state)
     assert dg.materialize([released_adapter], resources=resources, instance=dg.DagsterInstance.ephemeral()).success
@@ -108,7 +108,7 @@ def test_a_release_is_refused_when_the_prompt_that_serves_changed(evaluated: Any
 THINKING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
 
 
-def test_a_thought_that_the_prompt_opens_and_no_answer_closes_is_measured_and_warned_of(tmp_path: Path) -> None:
+def test_reasoning_that_the_prompt_opens_and_no_answer_closes_is_measured_and_reported(tmp_path: Path) -> None:
     generator = Generator(build_base(tmp_path / "base", template=THINKING), {}, choose("cpu", "float32"))
     metrics = Metrics(tmp_path)
     settings = AnswerSettings(max_new_tokens=4)

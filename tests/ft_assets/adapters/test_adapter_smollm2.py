@@ -23,7 +23,7 @@ NAMES = ("Aldra", "Borun", "Cedra", "Dorin", "Elvar", "Fenna", "Gorim", "Hadra",
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the base model lies, unpacked once for all tests of this file."""
+    """The folder of the base model, unpacked once for all tests of this file."""
     folder = tmp_path_factory.mktemp("smollm2")
     models.locate(BASE, folder)
     return folder / "models"
@@ -31,7 +31,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def state(tmp_path: Path, unpacked: Path) -> Path:
-    """A state folder of one's own with the base model in it."""
+    """A state folder for one test, with the base model in it."""
     (tmp_path / "models").symlink_to(unpacked)
     return tmp_path
 
@@ -78,7 +78,7 @@ COLOURS = (
 
 @pytest.mark.slow
 def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state: Path) -> None:
-    """Nothing but training can teach these: greedy exact match goes from 0 to 1."""
+    """Only training can teach these facts: greedy exact match rises from 0 to 1."""
     facts = zip(NAMES, COLOURS, strict=True)
     rows = [
         instruction(n, question=f"What is the colour of the {name} key?", context=[], answer=colour)

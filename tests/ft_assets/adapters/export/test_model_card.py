@@ -1,4 +1,4 @@
-"""The model card: what the base states of its licence, and nothing that was not measured."""
+"""The model card: the licence that the base states, and only measured figures."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_a_card_names_recipe_data_prompt_and_figures_and_equal_runs_get_equal_ca
     text = (tmp_path / "one.md").read_text("utf-8")
     assert text == (tmp_path / "two.md").read_text("utf-8")
     assert text.startswith('---\nbase_model: "Qwen/Qwen3-4B"\nlibrary_name: "peft"\n')
-    for said in ("| instruction_splits | 0123abcd |", "| steps | 60 |", "Background:", "aaaaaaaaaaaaaaaa"):
-        assert said in text
+    for content in ("| instruction_splits | 0123abcd |", "| steps | 60 |", "Background:", "aaaaaaaaaaaaaaaa"):
+        assert content in text
     assert "## Evaluation" not in text
 
 

@@ -20,7 +20,7 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_checkpoints_after_the_step_in_hand_and_the_next_run_ends_the_same(
+def test_a_signal_writes_a_checkpoint_after_the_current_step_and_the_next_run_ends_the_same(
     lab: Any, trained: Any, at_step: Any, number: signal.Signals
 ) -> None:
     _, sft, _ = trained
@@ -56,7 +56,7 @@ def test_signals_are_left_alone_outside_the_main_thread(tmp_path: Path) -> None:
     assert found == [before]
 
 
-def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(lab: Any, at_step: Any) -> None:
+def test_the_control_file_changes_cadences_ignores_invalid_content_and_stops(lab: Any, at_step: Any) -> None:
     run = lab.state / "runs/sft_adapter"
     control = run / CONTROL_FILE
     run.mkdir(parents=True)
@@ -76,8 +76,8 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
         with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped by {CONTROL_FILE}:.*'checkpoint-9'"):
             train.main(job)
     records = list(read_metrics(run / "metrics.jsonl"))
-    told = [f"{r['step']} {r['event']}: {r['text'].split(': ')[-1]}" for r in records if r["phase"] == "event"]
-    assert told == [
+    events = [f"{r['step']} {r['event']}: {r['text'].split(': ')[-1]}" for r in records if r["phase"] == "event"]
+    assert events == [
         "0 changed: save_steps is 5 from here on, was 20",
         "0 ignored: `stop` in control.yaml is older than this run and is ignored",
         "3 ignored: Extra inputs are not permitted",
@@ -90,7 +90,7 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "reason"),
     [
         ("eval_steps: 0", "eval_steps: Input should be greater than 0"),
         ("save_steps: '5'", "save_steps: Input should be a valid integer"),
@@ -101,11 +101,11 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
         ("stop: 2026-13-45", "month must be"),
     ],
 )
-def test_a_wish_that_is_not_valid_says_why(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_request_is_returned_with_its_reason(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / CONTROL_FILE).write_text(text)
     read = ControlFile(tmp_path / CONTROL_FILE).read()
     assert isinstance(read, str)
-    assert says in read
+    assert reason in read
 
 
 def test_the_control_file_is_read_again_only_when_it_changes(tmp_path: Path) -> None:

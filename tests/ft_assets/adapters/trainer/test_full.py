@@ -1,4 +1,4 @@
-"""Every weight trained: what is published, what goes on from it, and that it is loaded only where it belongs."""
+"""Training of every weight: the published model, DPO from it, and the guards against loading it on another base."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def weights(path: Path) -> dict[str, Any]:
     return load_file(path)
 
 
-def test_every_weight_of_every_layer_is_trained_and_published_as_a_model_of_its_own(whole: Any) -> None:
+def test_every_weight_of_every_layer_is_trained_and_published_as_a_whole_model(whole: Any) -> None:
     lab, sft, dpo = whole
     before = weights(lab.base / "model.safetensors")
     for artifact in (sft, dpo):
@@ -91,7 +91,7 @@ def test_every_weight_of_every_layer_is_trained_and_published_as_a_model_of_its_
     assert "in all of its weights" in sft.file("README.md").read_text("utf-8")
 
 
-def test_every_gate_of_a_good_training_holds(whole: Any) -> None:
+def test_every_gate_of_a_good_training_passes(whole: Any) -> None:
     lab, sft, _ = whole
     publish_json(lab.store, "answer_settings", "settings.json", {})
     engine = QdrantEngine("local", lab.state / "qdrant", None, "passages", None, 1.0)
@@ -115,7 +115,9 @@ def test_an_interrupted_run_ends_bit_identical(whole: Any, lab: Any, stop_after:
     assert losses[1] == losses[0]
 
 
-def test_out_of_memory_takes_a_rung_and_the_losses_go_on(whole: Any, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_takes_a_fallback_and_the_losses_are_the_same(
+    whole: Any, lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from transformers import Trainer
 
@@ -134,7 +136,7 @@ def test_out_of_memory_takes_a_rung_and_the_losses_go_on(whole: Any, lab: Any, m
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
 
 
-def test_dpo_of_every_weight_goes_on_from_an_adapter_merged_into_them(trained: Any, tmp_path: Path) -> None:
+def test_dpo_of_every_weight_starts_from_an_adapter_merged_into_them(trained: Any, tmp_path: Path) -> None:
     import torch
 
     lab, sft, _ = trained
@@ -151,7 +153,7 @@ def test_dpo_of_every_weight_goes_on_from_an_adapter_merged_into_them(trained: A
     assert read_contract(dpo.folder()).method == "full"
 
 
-def test_no_adapter_goes_on_a_whole_model(whole: Any, tmp_path: Path, refused_codes: Any) -> None:
+def test_an_adapter_on_a_whole_model_is_refused(whole: Any, tmp_path: Path, refused_codes: Any) -> None:
     lab, sft, _ = whole
     job = elsewhere(lab.dpo_job(lab.preferences(), sft), tmp_path)
     assert refused_codes(lambda: train.main(job)) == {"FT-TRAIN-054"}
@@ -224,7 +226,7 @@ def test_the_guard_of_a_service_knows_the_model_it_serves(whole: Any, tmp_path: 
         refuse_mismatch(contract, served)
 
 
-def test_it_is_exported_as_it_is_and_in_another_dtype_with_a_proof(whole: Any, tmp_path: Path) -> None:
+def test_a_whole_model_is_exported_unchanged_and_in_another_dtype_with_a_proof(whole: Any, tmp_path: Path) -> None:
     lab, sft, _ = whole
     report = export(sft, tmp_path / "out", lab.store, merged=True)
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == sft.file(WEIGHTS).read_bytes()
