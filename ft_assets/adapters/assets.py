@@ -166,12 +166,12 @@ def model_params(store: ArtifactStore, trained: dict[str, TrainedRef]) -> ModelP
     return ModelParams(base_model=settings.base_model, revision=settings.revision, trained=trained)
 
 
-def generation_settings(answers: AnswerSettings) -> dict[str, Any]:
+def generation_settings(answers: AnswerSettings) -> dict[str, object]:
     """Return the fields of `answers` that decide an answer from given passages."""
     return answers.model_dump(mode="json", exclude={"top_k", "batch_size", "tolerance", "max_open_thoughts"})
 
 
-def show_answers(artifact: Artifact) -> dict[str, Any]:
+def show_answers(artifact: Artifact) -> dict[str, str]:
     """Return the entries of an evaluation's page: scores with intervals, and the models' answers in one table."""
     summary = artifact.summary_as(AnswerSummary)
     return {"scores": show_scores(summary), "samples": show_samples(artifact.file(ANSWERS_FILE))}
@@ -198,7 +198,7 @@ def _train(
     settings = settings_of(store, method)
     prompt = prompt_of(settings_of(store, "answers"))
     thinking = settings_of(store, "datasets").instruction.thinking
-    material: dict[str, Any] = {
+    material: dict[str, object] = {
         "training": material_of(settings),
         "prompt": msgspec.to_builtins(prompt),
         "thinking": thinking,
@@ -215,13 +215,13 @@ def _train(
     return produce(artifacts, spec.recipe(artifacts, material), launch=launch, metadata=_show_training)
 
 
-def material_of(settings: TrainSettings) -> dict[str, Any]:
+def material_of(settings: TrainSettings) -> dict[str, object]:
     """Return the fields of `sft` or `dpo` that decide the trained weights."""
     without_effect = {"lora"} if settings.method == "full" else set[str]()
     return settings.model_dump(mode="json", exclude=_IMMATERIAL | without_effect)
 
 
-def _show_training(artifact: Artifact) -> Mapping[str, Any]:
+def _show_training(artifact: Artifact) -> Mapping[str, str]:
     """Return the curves of a training's page. The second line of a plot is that of the rejected answers."""
     values = telemetry.read_curves(artifact.file(telemetry.METRICS_FILE))
     shown = {name: figures for name, figures in _CURVES.items() if figures[0] in values}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -20,7 +20,7 @@ class TrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The parameters of `ft_assets.adapters.train`."""
 
     method: Method
-    settings: dict[str, Any]
+    settings: dict[str, object]
     """All of the section `sft` or `dpo` of config.yaml."""
     prompt: RagPrompt
     thinking: str
@@ -51,7 +51,7 @@ class EvaluateParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The parameters of `ft_assets.adapters.evaluate`."""
 
     models: ModelParams
-    answers: dict[str, Any]
+    answers: dict[str, object]
     """All of the section `answers` of config.yaml."""
     compute: ComputeParams
 
@@ -83,7 +83,7 @@ class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Resumes, smaller batches, changed settings and the like, in their order."""
     seconds: float = 0.0
 
-    def figures(self, prefix: str = "") -> dict[str, Any]:
+    def figures(self, prefix: str = "") -> dict[str, object]:
         """Return the figures whose names begin with `prefix`, as the manifest holds them."""
         return {name: value for name, value in msgspec.to_builtins(self).items() if name.startswith(prefix)}
 
@@ -110,6 +110,6 @@ class AnswerSummary(msgspec.Struct, frozen=True, kw_only=True):
             means |= {f"{metric}_{model}": interval.mean for metric, interval in intervals.items()}
         return means
 
-    def as_manifest(self) -> Mapping[str, Any]:
+    def as_manifest(self) -> Mapping[str, object]:
         """Return the summary for a manifest: all fields, and the means once more as flat figures."""
         return {**self.means(), **msgspec.to_builtins(self)}

@@ -64,7 +64,7 @@ class Preflight:
         self._path = folder / PREFLIGHT_FILE
         self._path.unlink(missing_ok=True)
 
-    def judge(self, name: str, violations: list[Violation], figures: Mapping[str, Any]) -> None:
+    def judge(self, name: str, violations: list[Violation], figures: Mapping[str, object]) -> None:
         """Record a gate's verdict. It does not refuse yet, so that rules on the same rows are reported together."""
         result = GateResult(
             name=name,
@@ -180,7 +180,7 @@ def _free_memory(compute: accelerator.Compute) -> int | None:
     return accelerator.memory()[1] or None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a figure as JSON can hold it: NaN and infinity as text."""
     if isinstance(value, list):
         return [_plain(item) for item in value]

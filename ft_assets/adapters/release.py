@@ -6,7 +6,7 @@ Plain functions: the asset `released_adapter` enforces the gates and then calls 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -50,7 +50,7 @@ def release_adapter(store: ArtifactStore, releases: Releases) -> Outcome:
     recipes = {asset: artifact.recipe_id for asset, artifact in artifacts.items()}
     metrics = _plain_figures(artifacts["adapter_evaluation"])
     contract = msgspec.to_builtins(contract_of(artifacts["dpo_adapter"]))
-    details: dict[str, Any] = {"contract": contract, "metrics": metrics}
+    details: dict[str, object] = {"contract": contract, "metrics": metrics}
     current = releases.current("adapter")
     if current is not None and releases.is_withheld("adapter", recipes, details):
         return Outcome(current, reused=True, withheld=True, metrics=metrics)

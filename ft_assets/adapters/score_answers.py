@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
@@ -76,7 +75,7 @@ def _paired_intervals(candidate: Values, baseline: Values, seed: int) -> Interva
     return {metric: paired_bootstrap(each, baseline[metric], seed=seed) for metric, each in candidate.items()}
 
 
-def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], replies: Replies, golds: Sequence[str]) -> None:
+def write_answers(folder: Path, rows: Sequence[Mapping[str, object]], replies: Replies, golds: Sequence[str]) -> None:
     """Write answers.parquet, one row for each question: the columns of `rows`, then for each model its answer, its
     reasoning (where any model reasons), and its figures."""
     import pyarrow as pa
@@ -84,9 +83,10 @@ def write_answers(folder: Path, rows: Sequence[Mapping[str, Any]], replies: Repl
 
     values = _measure(replies, golds)
     reasons = _reasons(replies)
-    table: list[dict[str, Any]] = []
+    table: list[dict[str, object]] = []
     for n, row in enumerate(rows):
-        line = {**row, "gold": golds[n]} | {f"answer_{model}": given[n].answer for model, given in replies.items()}
+        line: dict[str, object] = {**row, "gold": golds[n]}
+        line |= {f"answer_{model}": given[n].answer for model, given in replies.items()}
         if reasons:
             line |= {f"thought_{model}": given[n].thought for model, given in replies.items()}
         for model in replies:

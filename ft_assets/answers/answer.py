@@ -53,7 +53,7 @@ def _retrieve(job: Job, params: AnswerParams, questions: Sequence[str], top_k: i
         return retriever.search(questions, top_k)
 
 
-def _describe(row: dict[str, Any], hits: Sequence[Hit]) -> dict[str, Any]:
+def _describe(row: dict[str, Any], hits: Sequence[Hit]) -> dict[str, object]:
     """Return the columns of a question that do not depend on the answers."""
     retrieved = [hit.passage_id for hit in hits]
     return {

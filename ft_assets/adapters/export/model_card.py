@@ -44,7 +44,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     base_folder: Path
     evaluation: AnswerSummary | None = None
     libraries: Mapping[str, str] = {}
-    merged: Mapping[str, Any] | None = None
+    merged: Mapping[str, object] | None = None
 
 
 def write_card(path: Path, card: ModelCard) -> None:
@@ -84,9 +84,9 @@ def base_licence(folder: Path) -> dict[str, str]:
     header: Any = None
     with contextlib.suppress(YAMLError):  # a broken card states no licence; it must not stop a training
         header = yaml.load(text[4:].partition("\n---")[0]) if text.startswith("---\n") else None
-    sources: list[Any] = [header, json.loads(config.read_text("utf-8")) if config.is_file() else None]
-    licensed: list[Any] = [source for source in sources if isinstance(source, dict) and "license" in source]
-    stated = cast("dict[str, Any]", licensed[0] if licensed else {})
+    sources: list[object] = [header, json.loads(config.read_text("utf-8")) if config.is_file() else None]
+    licensed: list[object] = [source for source in sources if isinstance(source, dict) and "license" in source]
+    stated = cast("dict[str, object]", licensed[0] if licensed else {})
     return {name: str(stated[name]) for name in _LICENCE_FIELDS if stated.get(name)}
 
 
@@ -110,10 +110,10 @@ def _licence(card: ModelCard) -> str:
     return f"{both} {base}\nFill in `license` above before you pass this model on."
 
 
-def _table(key: str, value: str, rows: Mapping[str, Any]) -> str:
+def _table(key: str, value: str, rows: Mapping[str, object]) -> str:
     lines = [f"| {key} | {value} |", "|---|---|"]
     return "\n".join(lines + [f"| {name} | {_plain(cell)} |" for name, cell in rows.items()])
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -227,7 +227,7 @@ def judge_tokens(
 
 def _measure_too_long(
     rows: Sequence[list[TokenisedRow]], too_long: Sequence[TooLong], settings: TrainSettings
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the counts of rows that were too long, and what they would lose if cut at max_length, as trainers do."""
     over = {answer.where: answer for answer in _flatten(rows) if len(answer.ids) > settings.max_length}
     total = len(rows) + sum(row.action == "dropped" for row in too_long)

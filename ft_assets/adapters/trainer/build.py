@@ -195,7 +195,7 @@ def _order_rows(trainer: Any, settings: SftSettings | DpoSettings) -> None:
 
     class BeginEpoch(TrainerCallback):
         # not by the sampler's `set_epoch`: accelerate does not pass it on when several processes resume
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_epoch_begin(self, args: object, state: Any, control: object, **_: object) -> None:
             order.begin_epoch(state.global_step)
 
     trainer.add_callback(BeginEpoch())

@@ -112,11 +112,11 @@ def build_control(run_dir: Path, metrics: Metrics, stop: Stop) -> Any:
     file = ControlFile(run_dir / CONTROL_FILE)
 
     class Control(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:
             state.compute_steps(args, state.max_steps)  # else a checkpoint would restore its own
             self._follow(state, at_start=True)
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_step_end(self, args: object, state: Any, control: Any, **_: object) -> None:
             self._follow(state)
             if any(torchrun.gather(bool(stop.requested_by))):  # processes receive a signal at different steps
                 stop.requested_by = stop.requested_by or "another process"

@@ -33,7 +33,7 @@ SHORTEST = 128  # tokens; a shorter row teaches nothing
 _KNOBS = ("micro_batch_size", "gradient_checkpointing", "activation_offloading", "optimizer", "max_length", "too_long")
 
 T = TypeVar("T")
-Changes = dict[str, Any]
+Changes = dict[str, object]
 """Settings and their new values."""
 _log = logging.getLogger(__name__)
 

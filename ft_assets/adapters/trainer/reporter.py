@@ -56,27 +56,27 @@ class Reporter:
         trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
         self._watched = trained[:: len(trained) // _WATCHED | 1]  # an odd step: A and B matrices take turns
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:
         self._board = _open_board(self._run_dir, state.global_step) if state.is_world_process_zero else None
         self._busy = self._tokens = self._data = 0.0  # seconds and tokens since the last record
         self._copies: list[Any] = []
         self._logged: dict[str, float] = {}
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, *_: object, **__: object) -> None:
         if self._board is not None:
             self._board.close()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(self, *_: object, **__: object) -> None:
         self._began = time.perf_counter()
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: object, **_: object) -> None:
         # before the weights change; under fp16 the loss scaler skips such steps itself
         if not args.fp16 and not math.isfinite(norm := float(self._trainer.grad_norm)):
             refuse_non_finite("gradient", norm, state.global_step + 1, kept(self._run_dir), self._rows())
         if (state.global_step + 1) % state.logging_steps == 0:
             self._copies = [values.clone() for values in self._take_sample()]
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(self, *_: object, **__: object) -> None:
         import torch
 
         if self._copies:
@@ -86,10 +86,12 @@ class Reporter:
             self._logged = {"weight_norm": before.item(), "update_ratio": (change / before).item()}
             self._copies = []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, *_: object, **__: object) -> None:
         self._busy += time.perf_counter() - self._began
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: object, logs: dict[str, object] | None = None, **_: object
+    ) -> None:
         values = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         # under fp16 gradients may be infinite: the loss scaler finds its scale by them
         for name in ("loss", "eval_loss") if args.fp16 else ("loss", "grad_norm", "eval_loss"):
