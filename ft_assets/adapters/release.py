@@ -98,7 +98,7 @@ def find_released(store: ArtifactStore, releases: Releases) -> Artifact:
 
 
 def _inputs(artifacts: Mapping[str, Artifact]) -> list[tuple[str, str, str, str]]:
-    """(asset, its input, the input's version it was made from, the version to release)."""
+    """Return (asset, its input, the version of that input in its recipe, the version to release) for each input."""
     inputs: list[tuple[str, str, str, str]] = []
     for asset, names in _MADE_FROM.items():
         used = artifacts[asset].manifest.recipe.inputs
