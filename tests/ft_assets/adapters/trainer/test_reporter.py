@@ -49,8 +49,8 @@ def test_a_loss_that_is_not_finite_names_step_checkpoint_and_rows(lab: Any, pack
         train.main(job)
     text = str(caught.value)
     assert "FT-TRAIN-010" in text
-    assert "step 5 is not finite" in text
-    assert "Kept: checkpoint-4" in text
+    assert "Step 5 is not finite" in text
+    assert "kept: checkpoint-4" in text
     assert all(f"questions.jsonl:{n + 1} (q{n})" in text for n in range(4))
     artifact = train.main(job)  # the kept checkpoint is good
     assert artifact.summary["steps"] == 6
