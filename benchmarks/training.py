@@ -313,8 +313,7 @@ def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str
         recipe = Recipe(asset=f"{method}_adapter", code_version="benchmark", settings={"run": label}, inputs=inputs)
         params = {
             "method": method, "settings": settings.model_dump(mode="json"), "prompt": msgspec.to_builtins(prompt),
-            "thinking": "strip", "state_dir": str(work), "base_model": MODEL, "revision": None, "device": "cpu",
-            "dtype": "auto",
+            "thinking": "strip", "compute": {"state_dir": str(work), "device": "cpu", "dtype": "auto"},
         }  # fmt: skip
         return Job(recipe=recipe, store=str(store.root), run_dir=str(work / "runs" / label), params=params)
 

@@ -31,8 +31,7 @@ from ft_assets.watcher import watch_settings, watch_sources
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
 STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, answers)
-# Every stage that exports SPECS is listed here.
-SPECS = tuple(chain.from_iterable(stage.SPECS for stage in (settings_assets, corpus, datasets)))
+SPECS = tuple(chain.from_iterable(stage.SPECS for stage in STAGES))
 GATES = tuple(
     chain.from_iterable(
         checks.GATES

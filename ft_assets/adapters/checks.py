@@ -1,61 +1,59 @@
-"""The gates on adapters: what a training must have done, and what a candidate must not lose."""
+"""The gates on adapters: rules for a finished training, for the scores of a candidate, and for the released adapter."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
-from expectations.contracts.adapter import AdapterContract, compare_base, compare_prompt
+from expectations.contracts.adapter import compare_base, compare_prompt
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
 from expectations.rules.bootstrap import Interval
 from expectations.rules.training import check_eval_loss, check_rewards, check_training
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
+from ft_assets.adapters.jobs import AnswerSummary, TrainSummary
 from ft_assets.adapters.preflight import gates_of, read_result
 from ft_assets.adapters.prompt import prompt_of
+from ft_assets.adapters.release import contract_of, find_released
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from resources import models
-from resources.artifacts import Artifact
 from resources.plots import histogram
-from resources.trained_model import CONTRACT_FILE
 
-_LOSSES = ("train_loss_first", "train_loss_last", "eval_loss_before", "eval_loss_after", "max_abs_adapter_delta")
-_READ = {"prompt_is_served": ("answer_settings",)}  # what a gate reads besides its own asset
-
-
-def contract_of(adapter: Artifact) -> AdapterContract:
-    """The contract that an adapter artifact carries."""
-    return msgspec.convert(adapter.json(CONTRACT_FILE), AdapterContract)
+_READ = {"prompt_is_served": ("answer_settings",)}  # gate -> the assets that it reads besides its own
 
 
 def _training_gates(asset: str) -> list[Gate]:
     def trained(evidence: Evidence) -> Verdict:
-        """Every loss is finite and the adapter's weights changed."""
-        summary = evidence.store.require(asset).summary
-        return Verdict(check_training(summary, asset), {name: summary[name] for name in _LOSSES})
+        """Every loss is finite and the trained weights changed."""
+        summary = _training(evidence, asset)
+        figures = {
+            "train_loss_first": summary.train_loss_first,
+            "train_loss_last": summary.train_loss_last,
+            "eval_loss_before": summary.eval_loss_before,
+            "eval_loss_after": summary.eval_loss_after,
+            "max_abs_adapter_delta": summary.max_abs_adapter_delta,
+        }
+        return Verdict(check_training(summary.figures(), asset), figures)
 
     def eval_loss_fell(evidence: Evidence) -> Verdict:
         """The loss on the validation rows is lower after training than before."""
-        summary = evidence.store.require(asset).summary
-        figures = {name: summary[name] for name in ("eval_loss_before", "eval_loss_after")}
-        return Verdict(check_eval_loss(summary, asset), figures)
+        figures = _training(evidence, asset).figures("eval_loss_")
+        return Verdict(check_eval_loss(figures, asset), figures)
 
     def prompt_is_served(evidence: Evidence) -> Verdict:
-        """The adapter was trained with the prompt that `answers` configures for serving now."""
+        """The adapter was trained with the prompt that `answers` now configures for serving."""
         stored = contract_of(evidence.store.require(asset))
-        found = compare_prompt(stored, prompt_of(settings_of(evidence.store, "answers")))
-        return Verdict(found.violations(asset), {"outcome": found.level.value})
+        comparison = compare_prompt(stored, prompt_of(settings_of(evidence.store, "answers")))
+        return Verdict(comparison.violations(asset), {"outcome": comparison.level.value})
 
     def base_matches(evidence: Evidence) -> Verdict:
-        """Weights and tokenizer of the base model on disk are those the adapter was trained on."""
+        """Weights and tokenizer of the base model on disk are the ones that the adapter was trained on."""
         stored = contract_of(evidence.store.require(asset))
         folder = models.locate(stored.base.name, evidence.store.root.parent, stored.base.revision)
-        found = models.model_fingerprint(folder)
+        digests = models.model_fingerprint(folder)
         base = msgspec.structs.replace(
-            stored.base, weights_sha256=found["weights"], tokenizer_sha256=found["tokenizer"]
+            stored.base, weights_sha256=digests["weights"], tokenizer_sha256=digests["tokenizer"]
         )
         comparison = compare_base(stored, base)
         return Verdict(comparison.violations(asset), {"outcome": comparison.level.value, "base": stored.base.name})
@@ -64,100 +62,106 @@ def _training_gates(asset: str) -> list[Gate]:
     method = asset.removesuffix("_adapter")
     return [
         whole_gate(asset),
-        *(_preflight_gate(asset, name, says) for name, says in gates_of(method).items()),
+        *(_preflight_gate(asset, name, description) for name, description in gates_of(method).items()),
         *(Gate(asset, rule.__name__, rule, needs=_READ.get(rule.__name__, ())) for rule in rules),
     ]
 
 
-def _preflight_gate(asset: str, name: str, says: str) -> Gate:
-    """What the training judged before its first step; had it not held, there would be no artifact."""
+def _preflight_gate(asset: str, name: str, description: str) -> Gate:
+    """Return a gate that shows the verdict from before the first training step. A failed one leaves no artifact."""
 
     def rule(evidence: Evidence) -> Verdict:
-        found = read_result(evidence.store.require(asset), name)
-        figures = dict(found.figures)
+        result = read_result(evidence.store.require(asset), name)
+        figures = dict(result.figures)
         if "histogram" in figures:
             figures["histogram"] = histogram(figures["histogram"], 0, figures["tokens_max"], title="tokens of a row")
-        return Verdict(found.violations, figures)
+        return Verdict(result.violations, figures)
 
-    rule.__doc__ = says
+    rule.__doc__ = description
     return Gate(asset, name, rule)
 
 
 def _rewards(evidence: Evidence) -> Verdict:
     """DPO reports how often, and by how much, the chosen answer is preferred on the validation rows."""
-    summary = evidence.store.require("dpo_adapter").summary
-    figures = {name: value for name, value in summary.items() if name.startswith("reward_")}
-    return Verdict(check_rewards(summary, "dpo_adapter"), figures)
+    figures = _training(evidence, "dpo_adapter").figures("reward_")
+    return Verdict(check_rewards(figures, "dpo_adapter"), figures)
 
 
 def _scores_are_finite(evidence: Evidence) -> Verdict:
-    """Every model was scored on every question."""
-    summary = evidence.store.require("adapter_evaluation").summary
-    return Verdict(check_scores(summary, "adapter_evaluation"), {"questions": summary["questions"]})
+    """Every model has a finite score on every question."""
+    summary = _evaluation(evidence)
+    return Verdict(check_scores(summary, "adapter_evaluation"), {"questions": summary.questions})
 
 
 def _not_worse_than(baseline: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
-        summary = evidence.store.require("adapter_evaluation").summary
-        found = summary["differences"].get(f"dpo-{baseline}")
-        if found is None:
-            return Verdict(figures={"compared": "nothing else was released"})
-        delta = msgspec.convert(found["f1"], Interval)
+        difference = _evaluation(evidence).differences.get(f"dpo-{baseline}")
+        if difference is None:
+            return Verdict(figures={"compared": "no other adapter was released"})
+        delta = difference["f1"]
         tolerance = settings_of(evidence.store, "answers").tolerance
-        broken = check_not_worse(delta, tolerance, where="adapter_evaluation", baseline=baseline)
-        return Verdict(broken, {"mean": delta.mean, "low": delta.low, "high": delta.high, "tolerance": tolerance})
+        worse = check_not_worse(delta, tolerance, where="adapter_evaluation", baseline=baseline)
+        return Verdict(worse, {"mean": delta.mean, "low": delta.low, "high": delta.high, "tolerance": tolerance})
 
     rule.__doc__ = f"The candidate's F1 is not below that of the {baseline} model by more than answers.tolerance."
     return Gate("adapter_evaluation", f"not_worse_than_{baseline}", rule)
 
 
 def _thoughts_close(evidence: Evidence) -> Verdict:
-    """A thinking candidate closes its thought within answers.max_new_tokens, and then answers (not blocking)."""
-    summary = evidence.store.require("adapter_evaluation").summary
-    finished = summary.get("closed_thinking_dpo")
-    if finished is None:
-        return Verdict(figures={"thinking": "no model opened a thought"})
+    """A thinking candidate closes its reasoning within answers.max_new_tokens and then answers (not blocking)."""
+    candidate = _evaluation(evidence).intervals.get("dpo", {})
+    if "closed_thinking" not in candidate:
+        return Verdict(figures={"thinking": "no model opened a <think> tag"})
+    finished, cut = candidate["closed_thinking"].mean, candidate["cut"].mean
     settings = settings_of(evidence.store, "answers")
-    broken = check_thoughts_close(
-        finished, settings.max_open_thoughts, where="adapter_evaluation", model="dpo",
+    unclosed = check_thoughts_close(
+        finished,
+        settings.max_open_thoughts,
+        where="adapter_evaluation",
+        model="dpo",
         max_new_tokens=settings.max_new_tokens,
-    )  # fmt: skip
-    figures = {"finished": finished, "cut": summary["cut_dpo"], "max_new_tokens": settings.max_new_tokens}
-    return Verdict(broken, figures)
+    )
+    return Verdict(unclosed, {"finished": finished, "cut": cut, "max_new_tokens": settings.max_new_tokens})
 
 
 def _release_is_loadable(evidence: Evidence) -> Verdict:
-    """What is released is in the store, whole, and made for the prompt that is served."""
+    """The released adapter is in the store, complete, and trained with the prompt that is served."""
     release = evidence.releases.current("adapter")
-    if release is None:
-        missing = Violation(
-            code="FT-ADP-003", where="released_adapter", message="no adapter is released.",
-            fix="ft run --asset released_adapter",
-        )  # fmt: skip
-        return Verdict([missing])
-    adapter = evidence.store.find("dpo_adapter", release.artifacts["dpo_adapter"])
-    if adapter is None:
-        missing = Violation(
-            code="FT-ADP-004", where="released_adapter", message="the released adapter is not in the store.",
-            field="dpo_adapter", found=None, expected=release.artifacts["dpo_adapter"],
-            fix="ft rollback adapter, or ft run --asset released_adapter",
-        )  # fmt: skip
-        return Verdict([missing])
+    adapter = find_released(evidence.store, evidence.releases)
     prompt = compare_prompt(contract_of(adapter), prompt_of(settings_of(evidence.store, "answers")))
-    return Verdict([*adapter.verify(), *prompt.violations("released_adapter")], {"version": release.version})
+    figures = {"version": release.version} if release else {}
+    return Verdict([*adapter.verify(), *prompt.violations("released_adapter")], figures)
 
 
-def check_scores(summary: Mapping[str, Any], where: str) -> list[Violation]:
-    """Every mean and interval of an evaluation is a finite number, on as many answers as there were questions."""
-    return [
-        Violation(
-            code="FT-ANS-003", where=where, message="a score is missing or not finite.", field=f"{name}.{metric}",
-            found=str(interval), expected=f"finite, n = {summary['questions']}",
-            fix=f"delete the artifact of {where} and run `ft run --asset {where}`",
-        )
-        for name, metrics in summary["intervals"].items() for metric, interval in metrics.items()
-        if interval["n"] != summary["questions"] or not all(map(math.isfinite, interval.values()))
-    ]  # fmt: skip
+def check_scores(summary: AnswerSummary, where: str) -> list[Violation]:
+    """Return a violation (FT-ANS-003) for each mean or interval that is not finite or leaves out a question."""
+    unscored: list[Violation] = []
+    for model, intervals in summary.intervals.items():
+        unscored += [
+            violation(
+                "FT-ANS-003",
+                where=where,
+                field=f"{model}.{metric}",
+                found=str(msgspec.to_builtins(interval)),
+                expected=f"finite, n = {summary.questions}",
+                fix=f"delete the artifact of {where} and run `ft run --asset {where}`",
+            )
+            for metric, interval in intervals.items()
+            if interval.n != summary.questions or not _is_finite(interval)
+        ]
+    return unscored
+
+
+def _is_finite(interval: Interval) -> bool:
+    return all(map(math.isfinite, (interval.mean, interval.low, interval.high)))
+
+
+def _training(evidence: Evidence, asset: str) -> TrainSummary:
+    return evidence.store.require(asset).summary_as(TrainSummary)
+
+
+def _evaluation(evidence: Evidence) -> AnswerSummary:
+    return evidence.store.require("adapter_evaluation").summary_as(AnswerSummary)
 
 
 GATES: list[Gate] = [

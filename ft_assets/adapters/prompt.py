@@ -1,4 +1,4 @@
-"""The one place where the RAG prompt is built: training, evaluation and serving all come here."""
+"""The one place that builds the RAG prompt, for training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from resources.generator import ChatMessage
 
 
 def prompt_of(settings: AnswerSettings) -> RagPrompt:
-    """The prompt's fields out of the `answers` section."""
+    """Return the fields of the `answers` section that make the prompt."""
     return RagPrompt(system=settings.system, template=settings.prompt, separator=settings.passage_separator)
 
 
@@ -22,20 +22,21 @@ def build_messages(
     system: str = "",
     history: Sequence[Mapping[str, str]] | None = None,
 ) -> list[ChatMessage]:
-    """The chat up to the answer. Without passages the question stands alone; a row's own `system` comes first.
+    """Return the chat up to the answer. Without passages the user's message is the question alone; a row's own `system`
+    replaces the configured one.
 
     `history`: earlier turns, oldest first, each with `question` and `answer`.
     """
     content = _fill(prompt.template, prompt.separator.join(passages), question) if passages else question
-    said = system or prompt.system
-    opening: list[ChatMessage] = [{"role": "system", "content": said}] if said else []
+    instructions = system or prompt.system
+    messages: list[ChatMessage] = [{"role": "system", "content": instructions}] if instructions else []
     for turn in history or ():
-        opening.append({"role": "user", "content": turn["question"]})
-        opening.append({"role": "assistant", "content": turn["answer"]})
-    return [*opening, {"role": "user", "content": content}]
+        messages.append({"role": "user", "content": turn["question"]})
+        messages.append({"role": "assistant", "content": turn["answer"]})
+    return [*messages, {"role": "user", "content": content}]
 
 
 def _fill(template: str, passages: str, question: str) -> str:
-    # not str.format, and in one pass: passages and questions hold braces of their own
+    # in one pass and not with str.format, because passages and questions contain braces of their own
     values = {"{passages}": passages, "{question}": question}
     return re.sub(r"\{passages\}|\{question\}", lambda place: values[place[0]], template)

@@ -1,19 +1,21 @@
-"""How the training worker refuses: one violation, or none."""
+"""Refusals of the training worker."""
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from expectations.violations import Refused, Violation
 
-
-def refuse(code: str, message: str, *, field: str, found: Any, expected: Any, fix: str) -> NoReturn:
-    violation = Violation(
-        code=code, where="adapter training", field=field, message=message, found=found, expected=expected, fix=fix
-    )
-    raise Refused("adapter training", [violation])
+SUBJECT = "adapter training"
+"""The `where` of a violation that is about the training and not about a row or a file."""
 
 
-def refuse_if(subject: str, broken: list[Violation]) -> None:
-    if broken:
-        raise Refused(subject, broken)
+def refuse(violation: Violation) -> NoReturn:
+    """Refuse the training. Raises Refused."""
+    raise Refused(SUBJECT, [violation])
+
+
+def refuse_if(subject: str, violations: list[Violation]) -> None:
+    """Raise Refused if there are violations."""
+    if violations:
+        raise Refused(subject, violations)

@@ -1,18 +1,16 @@
-"""Answers of several models to the same questions: asked, scored, compared question by question, shown side by side."""
+"""Answers of several models to the same questions: generate, score, compare question by question, show in one table."""
 
 # pyarrow is untyped here
 # pyright: basic
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from expectations.markdown import markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
+from ft_assets.adapters.jobs import AnswerSummary, Intervals
 from ft_assets.config.model import AnswerSettings
 from resources.generator import BASE, ChatMessage, Generator
 from resources.telemetry import Metrics
@@ -25,11 +23,16 @@ _TITLES = {
 _SAMPLES = 8
 _CELL_CHARS = 160
 
+Replies = Mapping[str, Sequence[Reply]]
+"""Model -> one reply to each question."""
+Values = dict[str, list[float]]
+"""Metric -> one value for each question."""
+
 
 def ask_all(
     generator: Generator, chats: Sequence[Sequence[ChatMessage]], settings: AnswerSettings, metrics: Metrics
 ) -> dict[str, list[Reply]]:
-    """Every model's reply to every chat, thought and answer apart, with progress over all of them."""
+    """Return every model's reply to every chat, split into reasoning and answer, and log the progress over all."""
     total = len(generator.names) * len(chats)
     replies: dict[str, list[Reply]] = {}
     for number, name in enumerate(generator.names):
@@ -37,115 +40,126 @@ def ask_all(
         def report(done: int, _: int, number: int = number) -> None:
             metrics.log("generate", number * len(chats) + done, total)
 
-        made = generator.generate(name, chats, settings.max_new_tokens, settings.batch_size, report)
+        texts = generator.generate(name, chats, settings.max_new_tokens, settings.batch_size, report)
         replies[name] = [
-            read_reply(one.text, opens_thought=one.opens_thought, tokens=one.tokens, cut=one.cut) for one in made
+            read_reply(text.text, opens_thought=text.opens_thought, tokens=text.tokens, cut=text.cut) for text in texts
         ]
     return replies
 
 
-def summarise(replies: Mapping[str, Sequence[Reply]], golds: Sequence[str], seed: int) -> dict[str, Any]:
-    """Means for one line, 95 % intervals for each model, and paired differences (`dpo-base`: DPO minus base)."""
-    figures = _measure(replies, golds)
-    means: dict[str, float] = {}
-    intervals: dict[str, Any] = {}
-    for name, metrics in figures.items():
-        for metric, values in metrics.items():
-            interval = bootstrap(values, seed=seed)
-            intervals.setdefault(name, {})[metric] = msgspec.to_builtins(interval)
-            means[f"{metric}_{name}"] = interval.mean
-    pairs = [(name, BASE) for name in figures if name != BASE]
-    pairs += [("dpo", name) for name in ("sft", "released") if {"dpo", name} <= figures.keys()]
-    differences = {
-        f"{a}-{b}": {
-            metric: msgspec.to_builtins(paired_bootstrap(values, figures[b][metric], seed=seed))
-            for metric, values in figures[a].items()
-        }
-        for a, b in pairs
-    }
-    return {"questions": len(golds), **means, "intervals": intervals, "differences": differences}
+def summarise(replies: Replies, golds: Sequence[str], seed: int) -> AnswerSummary:
+    """Return each model's means with 95 % intervals, and the paired differences between models."""
+    values = _measure(replies, golds)
+    return AnswerSummary(
+        questions=len(golds),
+        intervals={model: _intervals(metrics, seed) for model, metrics in values.items()},
+        differences={
+            f"{candidate}-{baseline}": _paired_intervals(values[candidate], values[baseline], seed)
+            for candidate, baseline in _pairs(values)
+        },
+    )
 
 
-def write_answers(
-    folder: Path, rows: Sequence[Mapping[str, Any]], replies: Mapping[str, Sequence[Reply]], golds: Sequence[str]
-) -> None:
-    """One row a question: `rows` as they are, then each model's answer, its thought where it has one, its figures."""
+def _pairs(models: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the models to compare: each with the base, and DPO also with SFT and with the released model."""
+    names = list(models)
+    with_base = [(name, BASE) for name in names if name != BASE]
+    others = [name for name in ("sft", "released") if name in names]
+    return with_base + [("dpo", name) for name in others if "dpo" in names]
+
+
+def _intervals(values: Values, seed: int) -> Intervals:
+    return {metric: bootstrap(each, seed=seed) for metric, each in values.items()}
+
+
+def _paired_intervals(candidate: Values, baseline: Values, seed: int) -> Intervals:
+    return {metric: paired_bootstrap(each, baseline[metric], seed=seed) for metric, each in candidate.items()}
+
+
+def write_answers(folder: Path, rows: Sequence[Mapping[str, object]], replies: Replies, golds: Sequence[str]) -> None:
+    """Write answers.parquet, one row for each question: the columns of `rows`, then for each model its answer, its
+    reasoning (where any model reasons), and its figures."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    figures = _measure(replies, golds)
-    table = [
-        {
-            **row,
-            "gold": golds[n],
-            **{f"answer_{name}": given[n].answer for name, given in replies.items()},
-            **{f"thought_{name}": given[n].thought for name, given in replies.items() if _thinks(replies)},
-            **{f"{metric}_{name}": values[n] for name in replies for metric, values in figures[name].items()},
-        }
-        for n, row in enumerate(rows)
-    ]
+    values = _measure(replies, golds)
+    reasons = _reasons(replies)
+    table: list[dict[str, object]] = []
+    for n, row in enumerate(rows):
+        line: dict[str, object] = {**row, "gold": golds[n]}
+        line |= {f"answer_{model}": given[n].answer for model, given in replies.items()}
+        if reasons:
+            line |= {f"thought_{model}": given[n].thought for model, given in replies.items()}
+        for model in replies:
+            line |= {f"{metric}_{model}": each[n] for metric, each in values[model].items()}
+        table.append(line)
     pq.write_table(pa.Table.from_pylist(table), folder / ANSWERS_FILE)
 
 
 def show_samples(path: Path) -> str:
-    """Some of an answers.parquet as a Markdown table, the models side by side."""
+    """Return the first rows of an answers.parquet as a Markdown table with one column for each model."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(path).slice(0, _SAMPLES).to_pylist()
     models = [name.removeprefix("exact_match_") for name in rows[0] if name.startswith("exact_match_")]
     lines: list[list[str]] = []
     for row in rows:
-        said = [row[f"answer_{name}"] or _thought_alone(row.get(f"thought_{name}")) for name in models]
-        lines.append([_cell(text) for text in (row["question"], row["gold"], *said)])
+        answers = [row[f"answer_{name}"] or _reasoning_alone(row.get(f"thought_{name}")) for name in models]
+        lines.append([_cell(text) for text in (row["question"], row["gold"], *answers)])
     return markdown_table(["question", "gold", *models], lines)
 
 
-def show_scores(summary: Mapping[str, Any]) -> str:
-    """Two Markdown tables: each model's figures, then the paired differences; both with their 95 % intervals."""
-    tables = [_table("model", summary["intervals"])]
-    if summary["differences"]:
-        tables.append(_table("difference", summary["differences"], sign="+"))
+def show_scores(summary: AnswerSummary) -> str:
+    """Return two Markdown tables with 95 % intervals: each model's figures, then the paired differences."""
+    tables = [_table("model", summary.intervals)]
+    if summary.differences:
+        tables.append(_table("difference", summary.differences, sign="+"))
     return "\n\n".join(tables)
 
 
-def _table(title: str, rows: Mapping[str, Mapping[str, Mapping[str, float]]], sign: str = "") -> str:
+def _table(title: str, rows: Mapping[str, Intervals], sign: str = "") -> str:
     metrics = [metric for metric in _TITLES if metric in next(iter(rows.values()))]
     lines: list[list[str]] = []
     for name, intervals in rows.items():
-        found = [intervals[metric] for metric in metrics]
-        cells = [f"{i['mean']:{sign}.3f} ({i['low']:{sign}.3f} … {i['high']:{sign}.3f})" for i in found]
+        shown = [intervals[metric] for metric in metrics]
+        cells = [f"{i.mean:{sign}.3f} ({i.low:{sign}.3f} … {i.high:{sign}.3f})" for i in shown]
         lines.append([name, *cells])
     return markdown_table([title, *(_TITLES[metric] for metric in metrics)], lines)
 
 
-def _measure(replies: Mapping[str, Sequence[Reply]], golds: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """model -> metric -> one value a question. A thought that was never closed leaves no answer to score.
+def _measure(replies: Replies, golds: Sequence[str]) -> dict[str, Values]:
+    """Return model -> metric -> one value for each question. A reply that never closes its reasoning has no answer.
 
-    closed_thinking is 1 where no thought is open at the end and an answer follows; only where any model thinks.
+    closed_thinking is 1 where the reasoning is closed and an answer follows; it is there only if any model reasons.
     """
-    thinks = _thinks(replies)
-    figures: dict[str, dict[str, list[float]]] = {}
+    reasons = _reasons(replies)
+    values: dict[str, Values] = {}
     for name, given in replies.items():
         scores = [score(reply.answer, gold) for reply, gold in zip(given, golds, strict=True)]
         closed = [float(reply.closed and bool(reply.answer)) for reply in given]
-        figures[name] = {
-            "exact_match": [one.exact_match for one in scores],
-            "f1": [one.f1 for one in scores],
-            "rouge_l": [one.rouge_l for one in scores],
-            **({"closed_thinking": closed} if thinks else {}),
+        values[name] = {
+            "exact_match": [each.exact_match for each in scores],
+            "f1": [each.f1 for each in scores],
+            "rouge_l": [each.rouge_l for each in scores],
+            **({"closed_thinking": closed} if reasons else {}),
             "answer_chars": [float(len(reply.answer)) for reply in given],
             "tokens": [float(reply.tokens) for reply in given],
             "cut": [float(reply.cut) for reply in given],
         }
-    return figures
+    return values
 
 
-def _thinks(replies: Mapping[str, Sequence[Reply]]) -> bool:
-    return any(reply.thought is not None for given in replies.values() for reply in given)
+def _reasons(replies: Replies) -> bool:
+    """Return whether any model opened its reasoning in any reply."""
+    return any(_has_reasoning(given) for given in replies.values())
 
 
-def _thought_alone(thought: str | None) -> str:
-    return "" if thought is None else f"(a thought only) {thought}"
+def _has_reasoning(given: Sequence[Reply]) -> bool:
+    return any(reply.thought is not None for reply in given)
+
+
+def _reasoning_alone(reasoning: str | None) -> str:
+    return "" if reasoning is None else f"(reasoning only) {reasoning}"
 
 
 def _cell(text: str) -> str:

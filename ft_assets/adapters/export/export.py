@@ -1,5 +1,6 @@
-"""What leaves the house: an adapter in PEFT's layout or a whole model, merged into its base, and as GGUF; staged, then
-renamed."""
+"""Export of a trained model: an adapter in PEFT's layout or a whole model, also merged into its base, also as GGUF. It
+is staged, then renamed.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from expectations.canonical import file_digest
-from expectations.violations import Refused, Violation
+from expectations.violations import Refused, violation
+from ft_assets.adapters import release
 from ft_assets.adapters.export.merge import MergedDtype, merge_adapter
-from ft_assets.adapters.export.model_card import Card, write_card
+from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
+from ft_assets.adapters.jobs import AnswerSummary
 from resources import models
 from resources.artifacts import Artifact, ArtifactStore, library_versions, write_json
 from resources.releases import Releases
@@ -27,23 +30,12 @@ GGUF_TOOL = "convert_hf_to_gguf.py"
 GGUF_FILE = "model.gguf"
 REPORT_FILE = "export.json"
 FINAL_MODEL = "final_model"
-_SAID_LINES = 5
+_ERROR_LINES = 5
 
 
 def find_adapter(store: ArtifactStore, releases: Releases, which: str) -> Artifact:
-    """The adapter that `sft`, `dpo` or `released` names now. Raises Refused: FT-ADP-003, FT-ADP-004, FT-ART-001."""
-    if which != "released":
-        return store.require(f"{which}_adapter")
-    release = releases.current("adapter")
-    found = store.find("dpo_adapter", release.artifacts["dpo_adapter"]) if release else None
-    if found is not None:
-        return found
-    violation = Violation(
-        code="FT-ADP-004" if release else "FT-ADP-003", where="released_adapter",
-        message="the released adapter is not in the store." if release else "no adapter is released.",
-        fix="ft run --asset released_adapter",
-    )  # fmt: skip
-    raise Refused("exporting the released adapter", [violation])
+    """Return the current `sft`, `dpo` or `released` adapter. Raises Refused: FT-ADP-003, FT-ADP-004, FT-ART-001."""
+    return release.find_released(store, releases) if which == "released" else store.require(f"{which}_adapter")
 
 
 def export(
@@ -57,8 +49,8 @@ def export(
     gguf_type: str = "auto",
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
-    """Write `target`/adapter (of a whole model `target`/model), and /merged and /model.gguf where asked for
-    (`gguf_tool`). Returns export.json's content.
+    """Write `target`/adapter (of a whole model `target`/model) and, if requested, /merged and /model.gguf (by
+    `gguf_tool`). Return the content of export.json.
 
     `target` appears whole or not at all; an earlier export in its place is replaced in two renames.
     Raises Refused: FT-ADP-001, FT-ADP-010, FT-ADP-011, FT-ADP-013, FT-ART-002, FT-ART-003.
@@ -66,31 +58,29 @@ def export(
     source = adapter.folder()
     contract = read_adapter_contract(source)
     base = models.locate(contract.base.name, store.root.parent, contract.base.revision)
-    card = Card(
-        recipe=adapter.manifest.recipe, contract=contract, summary=adapter.summary, base_folder=base,
-        evaluation=find_evaluation(store, adapter), libraries=adapter.manifest.libraries,
-    )  # fmt: skip
+    card = ModelCard(
+        recipe=adapter.manifest.recipe,
+        contract=contract,
+        figures=adapter.summary_as(CardFigures),
+        base_folder=base,
+        evaluation=find_evaluation(store, adapter),
+        libraries=adapter.manifest.libraries,
+    )
     report: dict[str, Any] = {
-        "asset": adapter.asset, "recipe": adapter.recipe_id, "data_version": adapter.data_version,
-        "base": msgspec.to_builtins(contract.base), "libraries": library_versions(),
-    }  # fmt: skip
+        "asset": adapter.asset,
+        "recipe": adapter.recipe_id,
+        "data_version": adapter.data_version,
+        "base": msgspec.to_builtins(contract.base),
+        "libraries": library_versions(),
+    }
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        trained = staging / weights_folder(contract)
-        shutil.copytree(source / trained.name, trained)
-        shutil.copy2(source / CONTRACT_FILE, trained)
-        write_card(trained / "README.md", card)
-        if contract.method == "full":
-            _copy_licences(base, trained)
+        _stage_trained(card, source, staging / weights_folder(contract))
         if merged or gguf_tool:
             on_step(f"merging into {contract.base.name}")
-            proof = merge_adapter(source, base, staging / "merged", dtype)
-            report["merged"] = msgspec.to_builtins(proof)
-            shutil.copy2(source / CONTRACT_FILE, staging / "merged")
-            _copy_licences(base, staging / "merged")
-            write_card(staging / "merged/README.md", msgspec.structs.replace(card, merged=report["merged"]))
+            report["merged"] = _stage_merged(card, source, staging / "merged", dtype)
         if gguf_tool:
             on_step(f"converting with {gguf_tool.name}")
             convert_to_gguf(gguf_tool, staging / "merged", staging / GGUF_FILE, gguf_type)
@@ -107,62 +97,79 @@ def export(
     return report
 
 
+def _stage_trained(card: ModelCard, source: Path, folder: Path) -> None:
+    """Copy the adapter or the whole model, with contract and card."""
+    shutil.copytree(source / folder.name, folder)
+    shutil.copy2(source / CONTRACT_FILE, folder)
+    write_card(folder / "README.md", card)
+    if card.contract.method == "full":
+        _copy_licences(card.base_folder, folder)
+
+
+def _stage_merged(card: ModelCard, source: Path, folder: Path, dtype: MergedDtype | None) -> dict[str, Any]:
+    """Merge into `folder`, add contract, licences and card, and return the figures of the merge."""
+    figures = msgspec.to_builtins(merge_adapter(source, card.base_folder, folder, dtype))
+    shutil.copy2(source / CONTRACT_FILE, folder)
+    _copy_licences(card.base_folder, folder)
+    write_card(folder / "README.md", msgspec.structs.replace(card, merged=figures))
+    return figures
+
+
 def is_export(folder: Path) -> bool:
-    """Whether `export` made this folder."""
+    """Return whether `export` wrote this folder."""
     return (folder / REPORT_FILE).is_file()
 
 
 def find_gguf_tool(given: Path | None) -> Path:
-    """llama.cpp's converter, as given or from PATH. Raises Refused (FT-ADP-012); the `gguf` package has none."""
+    """Return llama.cpp's converter, given or from PATH; the `gguf` package has none. Raises Refused (FT-ADP-012)."""
     on_path = shutil.which(GGUF_TOOL)
-    found = given or (Path(on_path) if on_path else None)
-    if found is not None and found.is_file():
-        return found
-    violation = Violation(
-        code="FT-ADP-012", where=str(given or "PATH"), message="the GGUF converter is not there.", field="file",
-        found=None, expected=GGUF_TOOL,
-        fix=f"get llama.cpp, then --gguf-tool PATH/{GGUF_TOOL}; or export with --merged and convert elsewhere",
-    )  # fmt: skip
-    raise Refused("exporting GGUF", [violation])
+    tool = given or (Path(on_path) if on_path else None)
+    if tool is not None and tool.is_file():
+        return tool
+    missing = violation("FT-ADP-012", where=str(given or "PATH"), field="file", found=None, expected=GGUF_TOOL)
+    raise Refused("exporting GGUF", [missing])
 
 
 def convert_to_gguf(tool: Path, model: Path, target: Path, kind: str) -> None:
-    """Run the converter: a Python script with this Python, anything else as it is. Raises Refused (FT-ADP-013)."""
-    start = [sys.executable, str(tool)] if tool.suffix == ".py" else [str(tool.resolve())]
+    """Run the converter: a Python script with this Python, any other program directly. Raises Refused (FT-ADP-013)."""
+    command = [sys.executable, str(tool)] if tool.suffix == ".py" else [str(tool.resolve())]
     done = subprocess.run(
-        [*start, str(model), "--outfile", str(target), "--outtype", kind], capture_output=True, text=True, check=False
+        [*command, str(model), "--outfile", str(target), "--outtype", kind], capture_output=True, text=True, check=False
     )
     if done.returncode == 0 and target.is_file() and _starts_with(target, b"GGUF"):
         return
-    said = (done.stderr or done.stdout).strip().splitlines()[-_SAID_LINES:]
-    violation = Violation(
-        code="FT-ADP-013", where=str(tool), message=f"the GGUF converter failed: {' / '.join(said) or 'no file'}",
-        field="exit code", found=done.returncode, expected="0, and a GGUF file",
-        fix="install what it misses into this Python, or take a llama.cpp that knows this architecture",
-    )  # fmt: skip
-    raise Refused("exporting GGUF", [violation])
+    errors = (done.stderr or done.stdout).strip().splitlines()[-_ERROR_LINES:]
+    failed = violation(
+        "FT-ADP-013",
+        where=str(tool),
+        message=f"The GGUF converter failed: {' / '.join(errors) or 'no file'}",
+        field="exit code",
+        found=done.returncode,
+        expected="0, and a GGUF file",
+    )
+    raise Refused("exporting GGUF", [failed])
 
 
-def find_evaluation(store: ArtifactStore, adapter: Artifact) -> Mapping[str, Any] | None:
-    """The newest adapter_evaluation that judged exactly this adapter."""
-    judged = (e for e in store.versions("adapter_evaluation")
-              if e.manifest.recipe.inputs.get(adapter.asset) == adapter.data_version)  # fmt: skip
-    found = next(judged, None)
-    return found.summary if found else None
+def find_evaluation(store: ArtifactStore, adapter: Artifact) -> AnswerSummary | None:
+    """Return the summary of the newest adapter_evaluation of exactly this adapter, or None."""
+    for evaluation in store.versions("adapter_evaluation"):
+        if evaluation.manifest.recipe.inputs.get(adapter.asset) == adapter.data_version:
+            return evaluation.summary_as(AnswerSummary)
+    return None
 
 
 def link_final_model(run_dir: Path, adapter: Artifact) -> None:
-    """`<run>/final_model` -> what was published. Run and artifact have one recipe, so that it never goes stale."""
+    """Link `<run>/final_model` to the published weights. Run and artifact have one recipe, so the link stays right."""
     link = run_dir / FINAL_MODEL
-    fresh = run_dir / f".{FINAL_MODEL}.{os.getpid()}"
-    fresh.unlink(missing_ok=True)
+    new = run_dir / f".{FINAL_MODEL}.{os.getpid()}"
+    new.unlink(missing_ok=True)
     published = adapter.path / weights_folder(read_adapter_contract(adapter.path))
-    fresh.symlink_to(os.path.relpath(published, run_dir.resolve()))
-    fresh.replace(link)
+    new.symlink_to(os.path.relpath(published, run_dir.resolve()))
+    new.replace(link)
 
 
-def forget_published(run_dir: Path) -> None:
-    """Where this run was published once and its artifact was lost: what is told from now on is told of a new one."""
+def delete_stale_metrics(run_dir: Path) -> None:
+    """Delete the metrics of a run that was published and whose artifact was lost: the next run logs its own."""
     link = run_dir / FINAL_MODEL
     if link.is_symlink():
         (run_dir / METRICS_FILE).unlink(missing_ok=True)

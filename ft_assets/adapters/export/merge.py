@@ -1,5 +1,7 @@
-"""An adapter merged into its base: a model of its own, proven by its logits to say what base and adapter say. A whole
-model is one already: it is only written in another dtype, with the same proof."""
+"""Merge an adapter into its base, and prove by the logits that the merged model computes the same as base and adapter.
+
+A whole model needs no merge: it is only written in another dtype, with the same proof.
+"""
 
 # torch, transformers and peft are untyped here
 # pyright: basic
@@ -11,8 +13,9 @@ from typing import Any, Literal, cast
 import msgspec
 
 from expectations.contracts.adapter import RagPrompt, compare_base
-from expectations.violations import Refused, Violation
+from expectations.violations import Violation, violation
 from ft_assets.adapters.prompt import build_messages
+from ft_assets.adapters.refusals import refuse_if
 from resources.generator import render
 from resources.trained_model import (
     copy_companions,
@@ -23,10 +26,11 @@ from resources.trained_model import (
 )
 
 MergedDtype = Literal["float32", "bfloat16", "float16"]
-# How far a logit may move, as a share of the largest one: float32 rounds sums only; bfloat16 keeps 8 bits of a weight
-# (measured on SmolLM2 with rank-8 adapters: 4e-6, and 1.4e-2 to 3.1e-2)
+# How much a logit may change, as a share of the largest one: float32 rounds sums only; bfloat16 keeps 8 bits of a
+# weight (measured on SmolLM2 with rank-8 adapters: 4e-6, and 1.4e-2 to 3.1e-2)
 _TOLERANCE: dict[MergedDtype, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-# A small adapter drowns in the rounding of the weights it is added to: what rounding moves, beside what it changes
+# A small adapter is lost in the rounding of the weights it is added to: the most that rounding may change the logits,
+# as a share of the adapter's own effect
 _MOST_NOISE = 0.5
 _PROBES = (
     ("How long is the key?", ["The cipher has a key of 128 bits and a block of 64 bits.", "It was published in 1998."]),
@@ -36,7 +40,7 @@ _PROBES = (
 
 
 class Merged(msgspec.Struct, frozen=True, kw_only=True):
-    """How near the merged model is to base and adapter: over every position of a few prompts, in float32 arithmetic."""
+    """The distance between the merged model and base and adapter, over all positions of a few prompts, in float32."""
 
     dtype: MergedDtype
     positions: int
@@ -46,40 +50,41 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
     max_abs_difference_saved: float
     """After the weights were rounded to `dtype`, saved, and read again."""
     tolerance: float
-    """What the second may be at most."""
+    """The most that max_abs_difference_saved may be."""
     adapter_effect: float
-    """What the training changed in the base's logits (root mean square)."""
+    """Root mean square of the change that the training made to the base's logits."""
     saved_noise: float
-    """What merging, rounding and saving changed (root mean square)."""
+    """Root mean square of the change by merging, rounding and saving."""
     same_first_choice: float
-    """Share of positions at which the saved model's most likely token is the same."""
+    """Share of the positions at which the most likely token of the saved model is the same."""
 
 
 def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | None = None) -> Merged:
-    """Merge what was trained (an artifact's folder) into the model in `base` and save it in `target`.
+    """Merge a trained adapter (an artifact's folder) into the model in `base` and save the result in `target`.
 
     The merge is done in float32 on the CPU, whatever the adapter was trained on: merging into a 4-bit base costs seven
     times the error of the 4-bit model itself. `dtype`: of the saved weights (default: the base's own). Tokenizer, chat
-    template and generation settings are the base's files, byte for byte. Memory: 4 bytes a parameter.
-    Raises Refused: FT-ADP-001 another base, FT-ADP-010 logits moved, FT-ADP-011 the base is quantised.
+    template and generation settings are the base's files, byte for byte. Memory: 4 bytes for each parameter.
+    Raises Refused: FT-ADP-001 another base, FT-ADP-010 logits changed, FT-ADP-011 the base is quantised.
     """
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     contract = read_adapter_contract(adapter)
-    broken = compare_base(contract, describe_base(base, tokenizer)).violations(f"{adapter.name} on {base}")
+    mismatches = compare_base(contract, describe_base(base, tokenizer)).violations(f"{adapter.name} on {base}")
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     if getattr(config, "quantization_config", None) is not None:
-        broken.append(
-            Violation(
-                code="FT-ADP-011", where=str(base), message="an adapter is merged only into a full-precision base.",
-                field="quantization_config", found=str(config.quantization_config), expected=None,
-                fix="name the unquantised model as base_model",
+        mismatches.append(
+            violation(
+                "FT-ADP-011",
+                where=str(base),
+                field="quantization_config",
+                found=str(config.quantization_config),
+                expected=None,
             )
-        )  # fmt: skip
-    if broken:
-        raise Refused("merging", broken)
+        )
+    refuse_if("merging", mismatches)
     saved_as = dtype or cast("MergedDtype", str(config.dtype or torch.float32).removeprefix("torch."))
 
     prompts = _probe_prompts(tokenizer, contract.prompt)
@@ -96,7 +101,7 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
     saved = _logits(load_weights(target, dtype=torch.float32), prompts)
 
     largest = float(before.abs().max())
-    found = Merged(
+    figures = Merged(
         dtype=saved_as,
         positions=len(before),
         largest_logit=largest,
@@ -107,27 +112,23 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
         saved_noise=_root_mean_square(saved - before),
         same_first_choice=float((saved.argmax(-1) == before.argmax(-1)).float().mean()),
     )
-    broken = check_merged(found, str(target))
-    if broken:
-        raise Refused("merging", broken)
-    return found
+    refuse_if("merging", check_merged(figures, str(target)))
+    return figures
 
 
-def check_merged(found: Merged, where: str) -> list[Violation]:
-    """Whether the merged model says what base and adapter said."""
+def check_merged(figures: Merged, where: str) -> list[Violation]:
+    """Return a violation (FT-ADP-010) for each figure of the merge that is above its limit."""
     limits = {
-        "max_abs_difference_merged": _TOLERANCE["float32"] * found.largest_logit,
-        "max_abs_difference_saved": found.tolerance,
-        "saved_noise": _MOST_NOISE * found.adapter_effect,
+        "max_abs_difference_merged": _TOLERANCE["float32"] * figures.largest_logit,
+        "max_abs_difference_saved": figures.tolerance,
+        "saved_noise": _MOST_NOISE * figures.adapter_effect,
     }
+    values = {name: float(getattr(figures, name)) for name in limits}
     return [
-        Violation(
-            code="FT-ADP-010", where=where, message="the merged model is not what base and adapter were together.",
-            field=name, found=getattr(found, name), expected=f"at most {limit:g}",
-            fix="save it with --dtype float32, or serve base and adapter",
-        )
-        for name, limit in limits.items() if not getattr(found, name) <= limit
-    ]  # fmt: skip
+        violation("FT-ADP-010", where=where, field=name, found=value, expected=f"at most {limits[name]:g}")
+        for name, value in values.items()
+        if not value <= limits[name]  # true for NaN as well
+    ]
 
 
 def _probe_prompts(tokenizer: Any, prompt: RagPrompt) -> list[list[int]]:
@@ -139,7 +140,7 @@ def _root_mean_square(values: Any) -> float:
 
 
 def _logits(model: Any, prompts: list[list[int]]) -> Any:
-    """The logits [N, V] of all N positions of the prompts."""
+    """Return the logits [N, V] of all N positions of the prompts."""
     import torch
 
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""In which order rows are trained: at random, and so that micro batches pad little."""
+"""The order in which rows are trained: random, and such that micro-batches need little padding."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 
 class StepOrder:
-    """A sampler: every epoch a new order by `seed`, and the rows of each optimizer step sorted by length.
+    """A sampler with a new order by `seed` in every epoch, and the rows of each optimizer step sorted by length.
 
-    A step sees the rows it would see unsorted, so its gradient is the same; only which of them share a micro batch, and
-    with it the padding, changes. Order depends on nothing but seed, epoch and `step_rows` (the global batch), so that
-    it is the same whatever the micro batches and the number of processes, and after an interruption. Only the last step
-    of an epoch may see more: several processes fill it up with the epoch's first rows until each has as many.
+    A step has the same rows as without sorting, so its gradient is the same. Only the micro-batches within the step
+    change, and with them the padding. The order depends on nothing but seed, epoch and `step_rows` (the global batch),
+    so it is the same for any micro-batch size, any number of processes, and after an interruption. Only the last step
+    of an epoch may have more rows: several processes fill it with the epoch's first rows until each has as many.
     """
 
     def __init__(self, lengths: Sequence[int], step_rows: int, seed: int) -> None:
@@ -26,9 +26,9 @@ class StepOrder:
         rows = list(range(len(self._lengths)))
         random.Random(f"{self._seed}-{self.epoch}").shuffle(rows)  # noqa: S311 -- an order, not a secret
         for start in range(0, len(rows), self._step_rows):
-            # the longest first: what does not fit in memory shows at once
+            # the longest first: a row that does not fit in memory fails at once
             yield from sorted(rows[start : start + self._step_rows], key=lambda row: -self._lengths[row])
 
     def begin_epoch(self, global_step: int) -> None:
-        """Take the order of the epoch that goes on after `global_step` optimizer steps."""
+        """Take the order of the epoch that continues after `global_step` optimizer steps."""
         self.epoch = global_step // -(-len(self._lengths) // self._step_rows)

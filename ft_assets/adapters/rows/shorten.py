@@ -1,11 +1,11 @@
-"""Rows that are longer than `max_length`: dropped, or cut in their passages, and each of them listed."""
+"""Rows longer than `max_length`: drop them or cut their passages, and list each of them."""
 
 # tokenizers are untyped here
 # pyright: basic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -18,7 +18,7 @@ Tokenise = Callable[[Sequence[Row]], list[list[TokenisedRow]]]
 
 
 class TooLong(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one row of a split. Tokens are those of its longest answer with the prompt."""
+    """One row of a split that was too long. Tokens are those of the prompt with its longest answer."""
 
     part: str
     record_id: str
@@ -32,48 +32,55 @@ class TooLong(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fitted(msgspec.Struct, frozen=True):
-    """The rows that are trained, as token ids, and those that were too long. `rows[n]` made `made[n]`."""
+    """The rows to train, their token ids (`tokenised[n]` belongs to `rows[n]`), and the rows that were too long."""
 
     rows: list[Row]
-    made: list[list[TokenisedRow]]
+    tokenised: list[list[TokenisedRow]]
     too_long: list[TooLong]
 
 
+class _Kept(NamedTuple):
+    """A row to train and its answers as token ids."""
+
+    row: Row
+    answers: list[TokenisedRow]
+
+
 def fit(rows: Sequence[Row], tokenise: Tokenise, *, part: str, max_length: int, policy: Policy) -> Fitted:
-    """Apply the policy. A row that cannot be cut far enough stays as it is, for the gate to refuse by name."""
+    """Apply the policy. A row that cannot be cut far enough is kept as it is, so that the gate can name it."""
     fitted = Fitted([], [], [])
-    for row, made in zip(rows, tokenise(rows), strict=True):
-        kept: tuple[Row, list[TokenisedRow]] | None = (row, made)
-        if policy != "raise" and _longest(made) > max_length:
+    for row, answers in zip(rows, tokenise(rows), strict=True):
+        kept: _Kept | None = _Kept(row, answers)
+        if policy != "raise" and _longest(answers) > max_length:
             kept = _cut(row, tokenise, max_length) or kept if policy == "truncate_prompt" else None
-            if kept is None or kept[0] is not row:
-                fitted.too_long.append(_describe(part, row, made, kept))
+            if kept is None or kept.row is not row:
+                fitted.too_long.append(_describe(part, row, answers, kept))
         if kept is not None:
-            fitted.rows.append(kept[0])
-            fitted.made.append(kept[1])
+            fitted.rows.append(kept.row)
+            fitted.tokenised.append(kept.answers)
     return fitted
 
 
-def _cut(row: Row, tokenise: Tokenise, max_length: int) -> tuple[Row, list[TokenisedRow]] | None:
-    """The row with as much of its passages as fits, the last ones given up first; None if even none of them fits.
+def _cut(row: Row, tokenise: Tokenise, max_length: int) -> _Kept | None:
+    """Return the row with as many characters of its passages as fit, cut from the end; None if not even none fits.
 
-    Halving the characters kept until they differ by one: what is returned was tokenised and found to fit.
+    A binary search over the number of characters. The returned row was tokenised and did fit.
     """
-    found: tuple[Row, list[TokenisedRow]] | None = None
+    best: _Kept | None = None
     low, high = -1, sum(map(len, row["context"] or []))
     while high - low > 1:
         chars = (low + high) // 2
         shorter = {**row, "context": _first(row["context"], chars)}
-        (made,) = tokenise([shorter])
-        if _longest(made) <= max_length:
-            found, low = (shorter, made), chars
+        (answers,) = tokenise([shorter])
+        if _longest(answers) <= max_length:
+            best, low = _Kept(shorter, answers), chars
         else:
             high = chars
-    return found
+    return best
 
 
 def _first(passages: Sequence[str], chars: int) -> list[str]:
-    """The passages as far as `chars` characters go."""
+    """Return the first `chars` characters of the passages."""
     kept: list[str] = []
     for passage in passages:
         if chars <= 0:
@@ -83,26 +90,24 @@ def _first(passages: Sequence[str], chars: int) -> list[str]:
     return kept
 
 
-def _longest(made: Sequence[TokenisedRow]) -> int:
-    return max(len(row.ids) for row in made)
+def _longest(answers: Sequence[TokenisedRow]) -> int:
+    return max(len(answer.ids) for answer in answers)
 
 
-def _describe(
-    part: str, row: Row, made: Sequence[TokenisedRow], kept: tuple[Row, list[TokenisedRow]] | None
-) -> TooLong:
+def _describe(part: str, row: Row, answers: Sequence[TokenisedRow], kept: _Kept | None) -> TooLong:
     return TooLong(
         part=part,
         record_id=row["record_id"],
         where=where(row),
         action="cut" if kept else "dropped",
-        tokens=_longest(made),
-        prompt_tokens=len(made[0].serving),
-        tokens_kept=_longest(kept[1]) if kept else 0,
+        tokens=_longest(answers),
+        prompt_tokens=len(answers[0].serving),
+        tokens_kept=_longest(kept.answers) if kept else 0,
         passages=len(row["context"] or []),
-        passages_kept=len(kept[0]["context"]) if kept else 0,
+        passages_kept=len(kept.row["context"]) if kept else 0,
     )
 
 
 def as_lines(rows: Sequence[TooLong]) -> bytes:
-    """The content of too_long.jsonl."""
+    """Return the content of too_long.jsonl."""
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)

@@ -1,4 +1,4 @@
-"""Rows of a split as the token ids that are trained, so that the gates judge what the model will really see."""
+"""Rows of a split as the token ids that are trained, so that the gates judge exactly what the model will see."""
 
 # tokenizers and pyarrow are untyped here
 # pyright: basic
@@ -34,102 +34,156 @@ class Answer(NamedTuple):
     text: str
 
 
+class _Completion(NamedTuple):
+    """One answer, rendered by the chat template after the prompt of its row."""
+
+    row: int
+    """Index of the row."""
+    answer: Answer
+    prompt: str
+    """As serving renders it."""
+    conversation: str
+    """Prompt and answer, rendered together."""
+    thought: Thought
+
+    @property
+    def text(self) -> str:
+        """The part after the prompt; the whole conversation if it does not begin with the prompt."""
+        return self.conversation.removeprefix(self.prompt)
+
+    @property
+    def has_other_prompt(self) -> bool:
+        """True if the template renders another prompt in front of an answer (the gate refuses such rows)."""
+        return self.text == self.conversation
+
+    def split_masked(self) -> tuple[str, str]:
+        """Return the start of the text that carries no loss (empty reasoning under `mask_empty`), and the rest."""
+        supervised = _EMPTY.sub("", self.text, 1) if self.thought == "masked" else self.text
+        return self.text[: len(self.text) - len(supervised)], supervised
+
+
 def read_rows(splits: Artifact, part: str) -> list[dict[str, Any]]:
-    """Every row of one part (train, validation, test) of a split artifact."""
+    """Return every row of one part (train, validation, test) of a split artifact."""
     import pyarrow.parquet as pq
 
     return pq.read_table(splits.file(f"{part}.parquet")).to_pylist()
 
 
 def where(row: Row) -> str:
-    """`file:line` of a row, short enough to read, and its id."""
+    """Return `file:line` of a row, short enough to read, and its id."""
     return f"{Path(row['source']).name}:{row['line_no']} ({row['record_id']})"
 
 
 def answers_of(row: Row, thinking: str) -> list[Answer]:
-    """The row's answers, reasoning apart: pairs carry theirs in <think> or <thinking> tags. The policy `strip` leaves
-    none. Raises RowError where tags do not pair."""
+    """Return the row's answers with their reasoning split off; a pair has it in <think> or <thinking> tags. Under the
+    policy `strip` all reasoning is dropped. Raises RowError if tags are not paired."""
     if "chosen" in row:
-        found = [Answer(side, *split_thinking(row[side], "", side)) for side in _SIDES]
+        answers = [Answer(side, *split_thinking(row[side], "", side)) for side in _SIDES]
     else:
-        found = [Answer("answer", row["reasoning"] or "", row["answer"])]
-    return [answer._replace(reasoning="") for answer in found] if thinking == "strip" else found
+        answers = [Answer("answer", row["reasoning"] or "", row["answer"])]
+    return [answer._replace(reasoning="") for answer in answers] if thinking == "strip" else answers
 
 
 def prompt_messages(row: Row, prompt: RagPrompt) -> list[ChatMessage]:
-    """The row's chat up to the answer."""
+    """Return the row's chat up to the answer."""
     return build_messages(prompt, row["question"], row["context"] or [], row.get("system") or "", row.get("history"))
 
 
 def answer_message(answer: Answer) -> ChatMessage:
-    """The assistant's turn. Reasoning goes into <think>: every template passes it on, few know `reasoning_content`."""
-    thought = f"{OPENING}\n{answer.reasoning}\n{CLOSING}\n\n" if answer.reasoning else ""
-    return {"role": "assistant", "content": f"{thought}{answer.text}"}
+    """Return the assistant's turn. Reasoning is put into <think> tags, because every template passes them on and few
+    know `reasoning_content`."""
+    reasoning = f"{OPENING}\n{answer.reasoning}\n{CLOSING}\n\n" if answer.reasoning else ""
+    return {"role": "assistant", "content": f"{reasoning}{answer.text}"}
 
 
 def opens_thought(tokenizer: Any) -> bool:
-    """Whether the chat template opens a thought at the end of every prompt: the mark of a model that always thinks."""
+    """Return whether the chat template ends every prompt with <think>, as that of a model that always reasons does."""
     return bool(_OPENED.search(_render_all(tokenizer, [[{"role": "user", "content": "?"}]], prompts=True)[0]))
 
 
 def tokenise(tokenizer: Any, rows: Sequence[Row], prompt: RagPrompt, thinking: str) -> list[list[TokenisedRow]]:
-    """Every answer of every row, after its prompt. Loss falls on the answer alone; under the policy `mask_empty` not on
-    the empty thought that a template puts before it either.
+    """Return for each row its answers, each as the token ids of prompt and answer.
 
-    Prompt and answer are tokenised together. Where a token would then reach over the end of the prompt (Qwen3 has one
-    for the two line ends around an empty thought) the answer is tokenised on its own, as serving will generate it.
+    Only the answer carries loss. Under the policy `mask_empty`, empty reasoning (<think></think>) that the template
+    puts before the answer carries no loss either.
+
+    Prompt and answer are tokenised together. If a token would then cross the end of the prompt (Qwen3 has one for the
+    two line ends between empty <think> tags), the answer is tokenised alone, as serving will generate it.
     """
     chats = [prompt_messages(row, prompt) for row in rows]
-    pairs = [(n, answer) for n, row in enumerate(rows) for answer in answers_of(row, thinking)]
-    served = _render_all(tokenizer, chats, prompts=True)
-    whole = _render_all(tokenizer, [[*chats[n], answer_message(answer)] for n, answer in pairs], prompts=False)
-    serving, ids = _encode(tokenizer, served), _encode(tokenizer, whole)
-    said = [text.removeprefix(served[n]) for (n, _), text in zip(pairs, whole, strict=True)]
-    starts = [len(serving[n]) for n, _ in pairs]
-    thoughts: list[Thought] = [_thought(text, thinking, answer) for (_, answer), text in zip(pairs, said, strict=True)]
+    prompts = _render_all(tokenizer, chats, prompts=True)
+    completions = _render_completions(tokenizer, rows, chats, prompts, thinking)
 
-    fits = [ids[m][: starts[m]] == serving[n] or said[m] == whole[m] for m, (n, _) in enumerate(pairs)]
-    apart = [m for m, thought in enumerate(thoughts) if thought == "masked" or not fits[m]]
-    # (without loss, with loss): an empty thought that is masked goes with the prompt
-    cut = {m: len(said[m]) - len(_EMPTY.sub("", said[m], 1)) if thoughts[m] == "masked" else 0 for m in apart}
-    heads = _encode(tokenizer, [said[m][:chars] for m, chars in cut.items()])
-    tails = _encode(tokenizer, [said[m][chars:] for m, chars in cut.items()])
-    for m, head, tail in zip(apart, heads, tails, strict=True):
-        ids[m] = serving[pairs[m][0]] + head + tail
+    serving = _encode(tokenizer, prompts)
+    ids = _encode(tokenizer, [completion.conversation for completion in completions])
+    starts = [len(serving[completion.row]) for completion in completions]
+    joined = [
+        completion.has_other_prompt or ids[m][: starts[m]] == serving[completion.row]
+        for m, completion in enumerate(completions)
+    ]
+
+    apart = [m for m, completion in enumerate(completions) if completion.thought == "masked" or not joined[m]]
+    texts = [completions[m].split_masked() for m in apart]
+    masked = _encode(tokenizer, [without_loss for without_loss, _ in texts])
+    supervised = _encode(tokenizer, [with_loss for _, with_loss in texts])
+    for m, head, tail in zip(apart, masked, supervised, strict=True):
+        ids[m] = serving[completions[m].row] + head + tail
         starts[m] += len(head)
 
-    made: list[list[TokenisedRow]] = [[] for _ in rows]
-    for m, (n, answer) in enumerate(pairs):
-        made[n].append(
+    tokenised: list[list[TokenisedRow]] = [[] for _ in rows]
+    for m, completion in enumerate(completions):
+        tokenised[completion.row].append(
             TokenisedRow(
-                where=where(rows[n]), side=answer.side, serving=serving[n], ids=ids[m], start=starts[m],
-                thought=thoughts[m], joined=fits[m],
+                where=where(rows[completion.row]),
+                side=completion.answer.side,
+                serving=serving[completion.row],
+                ids=ids[m],
+                start=starts[m],
+                thought=completion.thought,
+                joined=joined[m],
             )
-        )  # fmt: skip
-    return made
+        )
+    return tokenised
+
+
+def _render_completions(
+    tokenizer: Any, rows: Sequence[Row], chats: Sequence[list[ChatMessage]], prompts: Sequence[str], thinking: str
+) -> list[_Completion]:
+    """Return every answer of every row, in the order of the rows."""
+    answers: list[tuple[int, Answer]] = []
+    for n, row in enumerate(rows):
+        answers += [(n, answer) for answer in answers_of(row, thinking)]
+    full_chats = [[*chats[n], answer_message(answer)] for n, answer in answers]
+    conversations = _render_all(tokenizer, full_chats, prompts=False)
+    completions: list[_Completion] = []
+    for (n, answer), conversation in zip(answers, conversations, strict=True):
+        thought = _thought(conversation.removeprefix(prompts[n]), thinking, answer)
+        completions.append(_Completion(n, answer, prompts[n], conversation, thought))
+    return completions
 
 
 def _thought(completion: str, thinking: str, answer: Answer) -> Thought:
     if not _EMPTY.match(completion):
         return "full" if CLOSING in completion else "none"
-    # the empty thoughts of a pair cancel out where both sides have one, and are judged where one has
+    # in a pair, empty reasoning on both sides cancels out; a gate judges the pairs with only one
     return "masked" if thinking == "mask_empty" and answer.side == "answer" else "empty"
 
 
 def _render_all(tokenizer: Any, chats: Sequence[Sequence[ChatMessage]], *, prompts: bool) -> list[str]:
-    """The chats by the tokenizer's template, as text; `prompts` end where the answer begins."""
+    """Return the chats as text, rendered by the tokenizer's template; `prompts` end where the answer begins."""
     if not chats:
         return []
     return tokenizer.apply_chat_template([list(chat) for chat in chats], add_generation_prompt=prompts, tokenize=False)
 
 
 def _encode(tokenizer: Any, texts: Sequence[str]) -> list[array[int]]:
-    """Token ids of texts that hold their special tokens already, many in a call: equal to one by one, and quicker.
+    """Return the token ids of texts that already hold their special tokens. Many texts in one call give the same ids as
+    one by one, and faster.
 
-    Arrays, because a list takes nine times the memory, and a training's rows are all held at once."""
-    made: list[array[int]] = []
+    Arrays, because a list takes nine times the memory, and all rows of a training are in memory at once."""
+    encoded: list[array[int]] = []
     for start in range(0, len(texts), _BATCH):
         batch = list(texts[start : start + _BATCH])
-        found = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        made += [array("i", ids) for ids in found["input_ids"]]
-    return made
+        tokens = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        encoded += [array("i", ids) for ids in tokens["input_ids"]]
+    return encoded

@@ -1,12 +1,13 @@
-"""The rows a training gets: tokenised, judged by the gates, and as the data sets of the trainer."""
+"""The rows of a training: tokenised, judged by the gates, and as the datasets of the trainer."""
 
 # datasets, pyarrow, tokenizers and trl are untyped here
 # pyright: basic
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ from expectations.rules.training import (
     check_thinking,
     measure_lengths,
 )
-from expectations.violations import Violation
+from expectations.violations import Violation, violation
 from ft_assets.adapters.preflight import Preflight
-from ft_assets.adapters.refusals import refuse
-from ft_assets.adapters.rows.shorten import TOO_LONG_FILE, TooLong, as_lines, fit
+from ft_assets.adapters.refusals import SUBJECT, refuse
+from ft_assets.adapters.rows.shorten import TOO_LONG_FILE, Fitted, Tokenise, TooLong, as_lines, fit
 from ft_assets.adapters.rows.tokenise import (
     OPENING,
     Row,
@@ -45,10 +46,10 @@ _PARTS = ("train", "validation")
 
 
 class TrainingData:
-    """Both parts of the split, tokenised, judged, and as the data sets that the trainer gets.
+    """The parts `train` and `validation` of a split, tokenised and judged, and as the datasets of the trainer.
 
-    `train` and `validation` are the rows that are left, `longest` the tokens of the longest of them, `most_supervised`
-    the most that carry loss in one; rows that are packed are taken to fill `max_length`.
+    `train` and `validation`: the rows that are trained or validated on; `longest`: the tokens of the longest row;
+    `most_supervised`: the most tokens that carry loss in one row. Packed rows are assumed to fill `max_length`.
     """
 
     def __init__(
@@ -62,67 +63,80 @@ class TrainingData:
         stop_ids: list[int],
         preflight: Preflight,
     ) -> None:
-        from datasets import Dataset, disable_progress_bars
+        from datasets import disable_progress_bars
 
         disable_progress_bars()
         rows: dict[str, list[Row]] = {part: list(read_rows(splits, part)) for part in _PARTS}
         judge_rows(preflight, rows, splits.asset, thinking, chat_template=tokenizer.chat_template)
-        fitted = {
-            part: fit(
-                found, lambda some: tokenise(tokenizer, some, prompt, thinking), part=part,
-                max_length=settings.max_length, policy=settings.too_long,
-            )
-            for part, found in rows.items()
-        }  # fmt: skip
-        made = {part: found.made for part, found in fitted.items()}
-        self.too_long = [row for found in fitted.values() for row in found.too_long]
+
+        def tokenise_rows(some: Sequence[Row]) -> list[list[TokenisedRow]]:
+            return tokenise(tokenizer, some, prompt, thinking)
+
+        fitted = _fit(rows, tokenise_rows, settings)
+        tokenised = {part: each.tokenised for part, each in fitted.items()}
+        self.too_long = [*fitted["train"].too_long, *fitted["validation"].too_long]
         judge_tokens(
-            preflight, made, settings=settings, stop_ids=stop_ids,
+            preflight,
+            tokenised,
+            settings=settings,
+            stop_ids=stop_ids,
             opening=tokenizer.encode(OPENING, add_special_tokens=False) if opens_thought(tokenizer) else [],
             too_long=self.too_long,
-            left=check_left(
-                {part: len(found) for part, found in rows.items()},
-                {part: len(found.rows) for part, found in fitted.items()},
-                splits.asset,
-            ),
-        )  # fmt: skip
+            left=_check_left(rows, fitted, splits.asset),
+        )
         self.train, self.validation = fitted["train"].rows, fitted["validation"].rows
-        sides = [side for part in made.values() for row in part for side in row]
-        packs = isinstance(settings, SftSettings) and settings.packing
-        self.longest = settings.max_length if packs else max(len(side.ids) for side in sides)
-        self.most_supervised = settings.max_length if packs else max(len(side.ids) - side.start for side in sides)
-        self.supervised_tokens = sum(len(side.trained) for row in made["train"] for side in row)
-        self.datasets: dict[str, Any] = {part: Dataset(_table(found)) for part, found in made.items()}
+        self._measure(tokenised, settings)
+        self.datasets = _build_datasets(tokenised)
+
+    def _measure(self, tokenised: Mapping[str, list[list[TokenisedRow]]], settings: TrainSettings) -> None:
+        """Set the figures that memory and the model card need."""
+        train = _flatten(tokenised["train"])
+        self.supervised_tokens = sum(len(answer.trained) for answer in train)
+        if isinstance(settings, SftSettings) and settings.packing:
+            self.longest = self.most_supervised = settings.max_length
+            return
+        answers = [*train, *_flatten(tokenised["validation"])]
+        self.longest = max(len(answer.ids) for answer in answers)
+        self.most_supervised = max(len(answer.ids) - answer.start for answer in answers)
 
     def write_too_long(self, folder: Path) -> None:
-        """The rows that were dropped or cut, one a line, if there are any."""
+        """Write the rows that were dropped or cut, one on each line, if there are any."""
         if self.too_long:
             (folder / TOO_LONG_FILE).write_bytes(as_lines(self.too_long))
 
     def name_row(self, ids: Sequence[int]) -> str | None:
-        """Where the training row comes from that the trainer batches as these token ids (the chosen side of a pair)."""
+        """Return the place of the training row with these token ids (of a pair: prompt and chosen side); None if there
+        is no such row."""
         wanted = list(ids)
         for row, columns in zip(self.train, self.datasets["train"], strict=True):
-            found = columns["input_ids"] if "input_ids" in columns else columns["prompt_ids"] + columns["chosen_ids"]
-            if found == wanted:
+            own = columns["input_ids"] if "input_ids" in columns else columns["prompt_ids"] + columns["chosen_ids"]
+            if own == wanted:
                 return where(row)
         return None
 
     def check_against(self, trainer: Any) -> None:
-        """TRL drops and cuts rows silently: what it prepared must be what the gates saw."""
+        """Refuse (FT-TRAIN-007) a trainer with other rows than the gates judged: TRL drops and cuts rows silently."""
         for part, prepared in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
             judged = self.datasets[part]
-            wanted, found = _digests(judged, judged.column_names), _digests(prepared, judged.column_names)
-            if found != wanted:
-                refuse("FT-TRAIN-007", f"the trainer prepared other {part} rows than the gates judged.",
-                        field="token ids", found=f"{len(found)} rows", expected=f"{len(wanted)} rows",
-                        fix="report this: TRL's preparation changed")  # fmt: skip
+            expected, found = _digests(judged, judged.column_names), _digests(prepared, judged.column_names)
+            if found != expected:
+                refuse(
+                    violation(
+                        "FT-TRAIN-007",
+                        where=SUBJECT,
+                        field=f"token ids of the {part} rows",
+                        found=f"{len(found)} rows",
+                        expected=f"{len(expected)} rows",
+                    )
+                )
 
 
 def take_token_ids(trainer_class: type[Any]) -> type[Any]:
-    """TRL's DPO trainer for rows that are token ids already: its own would render and tokenise messages once more, put
-    the end of a prompt into the answer where a token reaches over it, and drop rows without a word. It leaves the
-    reference's log-probabilities to reference.py."""
+    """Return TRL's DPO trainer for rows that are token ids already.
+
+    TRL's own would render and tokenise messages again, put the end of a prompt into the answer where a token crosses
+    it, and drop rows silently. The log-probabilities of the reference are left to dpo_reference.py.
+    """
 
     class Trainer(trainer_class):
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -140,46 +154,41 @@ def take_token_ids(trainer_class: type[Any]) -> type[Any]:
 def judge_rows(
     preflight: Preflight, rows: dict[str, list[Row]], asset: str, thinking: str, *, chat_template: str | None
 ) -> None:
-    """The gate `rows_are_trainable`. Raises Refused if it does not hold: nothing after it could be judged."""
-    broken = check_counts(len(rows["train"]), len(rows["validation"]), asset)
+    """Judge the gate `rows_are_trainable`. Raises Refused if it fails, because no later gate could be judged."""
+    violations = check_counts(len(rows["train"]), len(rows["validation"]), asset)
     if not chat_template:
-        broken.append(
-            Violation(
-                code="FT-TRAIN-009", where=asset, message="the tokenizer has no chat template.", field="chat_template",
-                found=None, expected="a template", fix="choose an instruction-tuned base model",
-            )
-        )  # fmt: skip
-    fields: list[tuple[str, str, str]] = []
-    reasons: list[tuple[str, str]] = []
-    for row in (row for part in rows.values() for row in part):
-        at = where(row)
+        violations.append(
+            violation("FT-TRAIN-009", where=asset, field="chat_template", found=None, expected="a template")
+        )
+    texts: list[tuple[str, str, str]] = []
+    reasonings: list[tuple[str, str]] = []
+    for row in [*rows["train"], *rows["validation"]]:
+        place = where(row)
         try:
             answers = answers_of(row, thinking)
         except RowError as error:
-            broken.append(
-                Violation(
-                    code="FT-TRAIN-024", where=at, message=error.reason, field=error.path, found="unpaired tags",
-                    expected="one <think>…</think> at the start, or none", fix="fix the tags, or delete the row",
-                )
-            )  # fmt: skip
+            violations.append(_unpaired_tags(place, error))
             continue
-        fields += [(at, "question", row["question"]), *((at, answer.side, answer.text) for answer in answers)]
-        reasons += [(at, answer.reasoning) for answer in answers]
-    broken += check_filled(fields)
-    if thinking == "require" and asset == "instruction_splits":  # the policy is that of the instructions
-        broken += check_reasoned(reasons)
-    with_reasoning = sum(bool(reasoning) for _, reasoning in reasons)
+        texts += [(place, "question", row["question"]), *((place, answer.side, answer.text) for answer in answers)]
+        reasonings += [(place, answer.reasoning) for answer in answers]
+    violations += check_filled(texts)
+    if thinking == "require" and asset == "instruction_splits":  # the policy is about instructions, not pairs
+        violations += check_reasoned(reasonings)
+    with_reasoning = sum(bool(reasoning) for _, reasoning in reasonings)
     figures = {
-        "train_rows": len(rows["train"]), "validation_rows": len(rows["validation"]), "thinking": thinking,
-        "with_reasoning": with_reasoning, "without_reasoning": len(reasons) - with_reasoning,
-    }  # fmt: skip
-    preflight.judge("rows_are_trainable", broken, figures)
-    preflight.refuse_broken()
+        "train_rows": len(rows["train"]),
+        "validation_rows": len(rows["validation"]),
+        "thinking": thinking,
+        "with_reasoning": with_reasoning,
+        "without_reasoning": len(reasonings) - with_reasoning,
+    }
+    preflight.judge("rows_are_trainable", violations, figures)
+    preflight.refuse_failed()
 
 
 def judge_tokens(
     preflight: Preflight,
-    made: dict[str, list[list[TokenisedRow]]],
+    tokenised: dict[str, list[list[TokenisedRow]]],
     *,
     settings: TrainSettings,
     stop_ids: list[int],
@@ -187,88 +196,141 @@ def judge_tokens(
     too_long: Sequence[TooLong],
     left: list[Violation],
 ) -> None:
-    """The gates on token ids, all of them before it refuses: round trip, lengths, pairs, thinking. `opening` is empty
-    where the chat template opens no thought; figures of lengths are those of the training part."""
-    rows = [row for part in made.values() for row in part]
-    sides = [side for row in rows for side in row]
+    """Judge the gates on token ids: round trip, lengths, pairs, reasoning. Refuse after the last of them.
+
+    `opening`: the ids of <think>, empty if the chat template does not open it; `left`: violations of parts that lost
+    all rows. The figures of lengths are those of the training part.
+    """
+    rows: list[list[TokenisedRow]] = []
+    for part in tokenised.values():
+        rows += part
+    answers = _flatten(rows)
     preflight.judge(
         "prompt_round_trips",
-        check_round_trip(sides, stop_ids=stop_ids, opening=opening),
+        check_round_trip(answers, stop_ids=stop_ids, opening=opening),
         {
-            "answers": len(sides),
-            "tokenised_apart": sum(not side.joined for side in sides),
+            "answers": len(answers),
+            "tokenised_apart": sum(not answer.joined for answer in answers),
             "opens_thought": bool(opening),
         },
     )
-    over = {side.where: side for side in sides if len(side.ids) > settings.max_length}
-    train = [side for row in made["train"] for side in row]
+    train = _flatten(tokenised["train"])
+    violations = [*left, *check_lengths(answers, max_length=settings.max_length, too_long=settings.too_long)]
+    figures = _measure_too_long(rows, too_long, settings) | (measure_lengths(train) if train else {})
+    preflight.judge("rows_fit_max_length", violations, figures)
+    if answers and answers[0].side != "answer":
+        pairs = [(chosen, rejected) for chosen, rejected in rows]
+        preflight.judge("pairs_differ", check_pairs(pairs), {"pairs": len(pairs)})
+    _judge_thinking(preflight, rows, settings.max_empty_thinking_share, opens=bool(opening))
+    preflight.refuse_failed()
+
+
+def _measure_too_long(
+    rows: Sequence[list[TokenisedRow]], too_long: Sequence[TooLong], settings: TrainSettings
+) -> dict[str, object]:
+    """Return the counts of rows that were too long, and what they would lose if cut at max_length, as trainers do."""
+    over = {answer.where: answer for answer in _flatten(rows) if len(answer.ids) > settings.max_length}
     total = len(rows) + sum(row.action == "dropped" for row in too_long)
-    # (tokens of the prompt) of every row that was too long; what cutting at max_length, as trainers do, would have cost
-    prompts = [row.prompt_tokens for row in too_long] + [len(side.serving) for side in over.values()]
-    figures: dict[str, Any] = {
+    prompt_tokens = [row.prompt_tokens for row in too_long] + [len(answer.serving) for answer in over.values()]
+    return {
         "max_length": settings.max_length,
         "too_long": settings.too_long,
         "rows": len(rows),
         "dropped": total - len(rows),
         "cut": sum(row.action == "cut" for row in too_long),
-        "would_lose_their_stop": len(prompts),
-        "would_lose_all_targets": sum(prompt >= settings.max_length for prompt in prompts),
-        "too_long_share": round(len(prompts) / max(total, 1), 4),
+        "would_lose_their_stop": len(prompt_tokens),
+        "would_lose_all_targets": sum(tokens >= settings.max_length for tokens in prompt_tokens),
+        "too_long_share": round(len(prompt_tokens) / max(total, 1), 4),
     }
-    broken = [*left, *check_lengths(sides, max_length=settings.max_length, too_long=settings.too_long)]
-    preflight.judge("rows_fit_max_length", broken, figures | (measure_lengths(train) if train else {}))
-    if sides and sides[0].side != "answer":
-        pairs = [(chosen, rejected) for chosen, rejected in rows]
-        preflight.judge("pairs_differ", check_pairs(pairs), {"pairs": len(pairs)})
-    _judge_thinking(preflight, rows, settings.max_empty_thinking_share, thinks=bool(opening))
-    preflight.refuse_broken()
 
 
-def _judge_thinking(preflight: Preflight, rows: Sequence[list[TokenisedRow]], allowed: float, *, thinks: bool) -> None:
-    """An instruction teaches to skip thinking if its empty thought carries loss; a pair only if its better side has an
-    empty thought and the other has a full one, since what both sides share cancels out."""
+def _judge_thinking(preflight: Preflight, rows: Sequence[list[TokenisedRow]], allowed: float, *, opens: bool) -> None:
+    """Judge the share of rows that teach a model to skip its reasoning.
+
+    An instruction does so if its empty reasoning carries loss. A pair does so only if the chosen side has empty
+    reasoning and the rejected side has some, because what both sides share cancels out.
+    """
     teach = [row[0].where for row in rows if row[0].thought == "empty" and (len(row) == 1 or row[1].thought == "full")]
     share = round(len(teach) / max(len(rows), 1), 4)
-    thoughts = Counter(side.thought for row in rows for side in row)
+    thoughts = Counter(answer.thought for answer in _flatten(rows))
     preflight.judge(
         "thinking_is_kept",
-        check_thinking(teach, share=share, allowed=allowed) if thinks else [],
-        {"thinking_model": thinks, "teach_to_skip": len(teach), "share": share, "allowed": allowed, **thoughts},
+        check_thinking(teach, share=share, allowed=allowed) if opens else [],
+        {"thinking_model": opens, "teach_to_skip": len(teach), "share": share, "allowed": allowed, **thoughts},
     )
 
 
-def _table(rows: Sequence[Sequence[TokenisedRow]]) -> Any:
-    """Rows as the trainer's columns."""
-    import pyarrow as pa
+def _unpaired_tags(place: str, error: RowError) -> Violation:
+    return violation(
+        "FT-TRAIN-024",
+        where=place,
+        message=error.reason,
+        field=error.path,
+        found="unpaired tags",
+        expected="one <think>…</think> at the start, or none",
+    )
 
-    def column(lists: Iterable[Sequence[int]]) -> Any:
-        values, ends = array("i"), array("i", [0])
-        for ids in lists:
-            values.extend(ids)
-            ends.append(len(values))
-        flat = (pa.Array.from_buffers(pa.int32(), len(some), [None, pa.py_buffer(some)]) for some in (ends, values))
-        return pa.ListArray.from_arrays(*flat)
+
+def _fit(rows: Mapping[str, list[Row]], tokenise_rows: Tokenise, settings: TrainSettings) -> dict[str, Fitted]:
+    """Apply the policy `too_long` to each part."""
+    return {
+        part: fit(each, tokenise_rows, part=part, max_length=settings.max_length, policy=settings.too_long)
+        for part, each in rows.items()
+    }
+
+
+def _check_left(rows: Mapping[str, list[Row]], fitted: Mapping[str, Fitted], asset: str) -> list[Violation]:
+    before = {part: len(each) for part, each in rows.items()}
+    after = {part: len(each.rows) for part, each in fitted.items()}
+    return check_left(before, after, asset)
+
+
+def _flatten(rows: Iterable[Sequence[TokenisedRow]]) -> list[TokenisedRow]:
+    return list(itertools.chain.from_iterable(rows))
+
+
+def _build_datasets(tokenised: Mapping[str, list[list[TokenisedRow]]]) -> dict[str, Any]:
+    from datasets import Dataset
+
+    return {part: Dataset(_table(rows)) for part, rows in tokenised.items()}
+
+
+def _table(rows: Sequence[Sequence[TokenisedRow]]) -> Any:
+    """Return the rows in the columns that the trainer reads."""
+    import pyarrow as pa
 
     if len(rows[0]) == 1:
         answers = [row[0] for row in rows]
-        return pa.table({"input_ids": column(a.ids for a in answers), "labels": column(a.labels for a in answers)})
+        return pa.table({"input_ids": _column(a.ids for a in answers), "labels": _column(a.labels for a in answers)})
     return pa.table(
         {
-            "prompt_ids": column(chosen.serving for chosen, _ in rows),
-            "chosen_ids": column(chosen.trained for chosen, _ in rows),
-            "rejected_ids": column(rejected.trained for _, rejected in rows),
+            "prompt_ids": _column(chosen.serving for chosen, _ in rows),
+            "chosen_ids": _column(chosen.trained for chosen, _ in rows),
+            "rejected_ids": _column(rejected.trained for _, rejected in rows),
         }
     )
 
 
+def _column(lists: Iterable[Sequence[int]]) -> Any:
+    """Return lists of token ids as an Arrow column, without a Python object for each id."""
+    import pyarrow as pa
+
+    values, ends = array("i"), array("i", [0])
+    for ids in lists:
+        values.extend(ids)
+        ends.append(len(values))
+    flat = (pa.Array.from_buffers(pa.int32(), len(some), [None, pa.py_buffer(some)]) for some in (ends, values))
+    return pa.ListArray.from_arrays(*flat)
+
+
 def _digests(dataset: Any, names: Sequence[str]) -> list[bytes]:
-    """What each row's columns hold, in no order; packed sequences taken apart again."""
+    """Return a digest of each row's columns, sorted; packed sequences are split into their rows again."""
     packed = "seq_lengths" in dataset.column_names
-    found: list[bytes] = []
+    digests: list[bytes] = []
     for row in dataset:
         start = 0
         for length in row["seq_lengths"] if packed else [None]:
             parts = [row[name][start : start + length if length else None] for name in names]
-            found.append(blake2b(repr(parts).encode(), digest_size=16).digest())
+            digests.append(blake2b(repr(parts).encode(), digest_size=16).digest())
             start += length or 0
-    return sorted(found)
+    return sorted(digests)

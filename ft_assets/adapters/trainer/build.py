@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ft_assets.adapters.refusals import refuse
+from expectations.violations import violation
+from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.adapters.rows.sampler import StepOrder
 from ft_assets.adapters.rows.training_data import TrainingData, take_token_ids
 from ft_assets.adapters.trainer.cpu_loss import project_supervised_only
@@ -19,10 +20,10 @@ from ft_assets.config.model import DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.telemetry import Metrics
 
-# what the papers recommend: robust DPO and EXO
+# label smoothing that the papers recommend: robust DPO and EXO
 _SMOOTHING: Mapping[str, float] = {"robust": 0.1, "exo_pair": 1e-3}
 _OPTIMIZERS = {"adamw": "adamw_torch_fused", "paged_adamw_8bit": "paged_adamw_8bit"}
-# what one packed row may change of its neighbour's logits, beside their size
+# how much a packed row may change its neighbour's logits, as a share of the largest one
 _LEAK = 1e-3
 
 
@@ -37,13 +38,9 @@ def build_trainer(
     run_dir: Path,
     reference: Reference | None = None,
 ) -> Any:
-    """The trainer, ready to train. `reference` (DPO) says where what the SFT adapter thinks of the pairs is kept.
+    """Return the trainer, ready to train. `reference` (DPO): the store of the reference log-probabilities.
     Raises Refused (FT-TRAIN-053)."""
     from transformers import PrinterCallback, ProgressCallback
-    from trl.trainer.dpo_config import DPOConfig
-    from trl.trainer.dpo_trainer import DPOTrainer
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
 
     arguments = _arguments(settings, compute, run_dir)
     common = {
@@ -52,44 +49,64 @@ def build_trainer(
         "eval_dataset": data.datasets["validation"],
         "processing_class": tokenizer,
     }
-    trainer: Any
-    if isinstance(settings, DpoSettings):
-        smoothing = settings.label_smoothing
-        chosen = DPOConfig(
-            **arguments,
-            beta=settings.beta,
-            loss_type=[settings.loss],
-            label_smoothing=_SMOOTHING.get(settings.loss, 0.0) if smoothing is None else smoothing,
-            # else TRL would load a second model as the reference of a whole one
-            precompute_ref_log_probs=settings.method == "full",
-        )
-        trainer = harden(take_token_ids(DPOTrainer), metrics)(args=chosen, **common)
-    else:
-        # packed rows stay apart exactly (checked below); the validation rows are scored one by one all the same
-        packing = {"packing": True, "packing_strategy": "bfd", "eval_packing": False} if settings.packing else {}
-        trainer = harden(SFTTrainer, metrics)(args=SFTConfig(**arguments, **packing), **common)
-        if settings.packing:
-            _refuse_leaks(trainer)
+    trainer = (
+        _build_dpo(settings, arguments, common, metrics)
+        if isinstance(settings, DpoSettings)
+        else _build_sft(settings, arguments, common, metrics)
+    )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     _order_rows(trainer, settings)
     if compute.dtype == "float16":
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:  # the loss scaler of fp16 takes fp32 gradients only
-                parameter.data = parameter.data.float()
+        _cast_trainable_to_fp32(trainer.model)
     if compute.device == "cpu":
         project_supervised_only(trainer.model if settings.method == "full" else trainer.model.get_base_model())
     if isinstance(settings, DpoSettings) and reference is not None:
         use_reference(trainer, reference, settings, compute, metrics)
     if torchrun.world_size() > 1:
-        # transformers does not wrap a model in DDP that was evaluated before it is trained: every process would go its
-        # own way, without a word, and what the first one trained would be published
+        # transformers does not wrap a model in DDP if it was evaluated before it is trained: every process would
+        # silently train a model of its own, and that of the first would be published
         trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
     return trainer
 
 
+def _build_dpo(settings: DpoSettings, arguments: dict[str, Any], common: dict[str, Any], metrics: Metrics) -> Any:
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    smoothing = settings.label_smoothing
+    config = DPOConfig(
+        **arguments,
+        beta=settings.beta,
+        loss_type=[settings.loss],
+        label_smoothing=_SMOOTHING.get(settings.loss, 0.0) if smoothing is None else smoothing,
+        # without it, TRL would load a second whole model as the reference
+        precompute_ref_log_probs=settings.method == "full",
+    )
+    return harden(take_token_ids(DPOTrainer), metrics)(args=config, **common)
+
+
+def _build_sft(settings: SftSettings, arguments: dict[str, Any], common: dict[str, Any], metrics: Metrics) -> Any:
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    # packed rows stay apart exactly (checked below); the validation rows are scored one by one in any case
+    packing = {"packing": True, "packing_strategy": "bfd", "eval_packing": False} if settings.packing else {}
+    trainer = harden(SFTTrainer, metrics)(args=SFTConfig(**arguments, **packing), **common)
+    if settings.packing:
+        _refuse_leaks(trainer)
+    return trainer
+
+
+def _cast_trainable_to_fp32(model: Any) -> None:
+    """Cast the trained parameters: the loss scaler of fp16 takes fp32 gradients only."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute, run_dir: Path) -> dict[str, Any]:
-    """What SFTConfig and DPOConfig share."""
+    """Return the arguments that SFTConfig and DPOConfig share."""
     on_cpu, processes = compute.device == "cpu", torchrun.world_size()
     return {
         "output_dir": str(run_dir),
@@ -112,13 +129,13 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
         "logging_steps": settings.logging_steps,
-        "logging_first_step": True,  # what a run began with is told even if it is short
+        "logging_first_step": True,  # the first figures are logged even if the run is short
         "logging_nan_inf_filter": False,  # its default shows a NaN loss as 0.0
         "bf16": compute.dtype == "bfloat16",
         "fp16": compute.dtype == "float16",
         "use_cpu": on_cpu,
         "ddp_backend": "gloo" if on_cpu and processes > 1 else None,
-        "ddp_find_unused_parameters": False,  # a step uses all that is trained
+        "ddp_find_unused_parameters": False,  # every step uses all trained parameters
         "dataloader_pin_memory": not on_cpu,
         "report_to": "none",
         "disable_tqdm": True,
@@ -128,38 +145,44 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
 
 
 def check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Compute) -> None:
-    """Whether these processes and GPUs can do what the settings ask, before anything is loaded.
-    Raises Refused: FT-TRAIN-008, FT-TRAIN-050 … 052."""
+    """Refuse settings that these processes and GPUs cannot run, before anything is loaded.
+    Raises Refused: FT-TRAIN-008, FT-TRAIN-050 … 052, FT-TRAIN-055."""
     import torch
 
     processes = torchrun.world_size()
-    at_once = settings.micro_batch_size * processes
-    if settings.global_batch_size % at_once:
-        refuse("FT-TRAIN-050", "the processes cannot share a global batch evenly.", field="global_batch_size",
-                found=settings.global_batch_size, expected=f"a multiple of {settings.micro_batch_size} x {processes}",
-                fix="change global_batch_size, micro_batch_size or launcher.processes")  # fmt: skip
+    if settings.global_batch_size % (settings.micro_batch_size * processes):
+        refuse(
+            violation(
+                "FT-TRAIN-050",
+                where=SUBJECT,
+                field="global_batch_size",
+                found=settings.global_batch_size,
+                expected=f"a multiple of {settings.micro_batch_size} x {processes}",
+            )
+        )
     if settings.optimizer == "paged_adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        refuse("FT-TRAIN-008", "the 8-bit optimizer needs bitsandbytes, which is not installed.", field="optimizer",
-                found=settings.optimizer, expected="adamw",
-                fix="pip install 'ft-assets[qlora]', or set optimizer: adamw")  # fmt: skip
+        refuse(violation("FT-TRAIN-008", where=SUBJECT, field="optimizer", found=settings.optimizer, expected="adamw"))
     if compute.device == "cpu":
         if settings.activation_offloading:
-            refuse("FT-TRAIN-051", "there is no GPU whose memory offloading could spare.",
-                    field="activation_offloading", found=True, expected=False,
-                    fix="set activation_offloading: false")  # fmt: skip
+            refuse(violation("FT-TRAIN-051", where=SUBJECT, field="activation_offloading", found=True, expected=False))
         return
     gpus = torch.cuda.device_count()
     if processes == 1 and gpus > 1:
-        refuse("FT-TRAIN-052", "one process sees several GPUs and would run DataParallel.", field="GPUs",
-                found=gpus, expected=1, fix="set launcher.kind: torchrun with launcher.processes, or "
-                "CUDA_VISIBLE_DEVICES to one of them")  # fmt: skip
+        refuse(violation("FT-TRAIN-055", where=SUBJECT, field="GPUs", found=gpus, expected=1))
     if torchrun.local_rank() >= gpus:
-        refuse("FT-TRAIN-052", "there are fewer GPUs than processes.", field="launcher.processes", found=processes,
-                expected=f"at most {gpus}", fix="lower launcher.processes")  # fmt: skip
+        refuse(
+            violation(
+                "FT-TRAIN-052",
+                where=SUBJECT,
+                field="launcher.processes",
+                found=processes,
+                expected=f"at most {gpus}",
+            )
+        )
 
 
 def _order_rows(trainer: Any, settings: SftSettings | DpoSettings) -> None:
-    """Have the trainer take its rows in StepOrder."""
+    """Make the trainer take its rows in StepOrder."""
     from transformers import TrainerCallback
 
     rows = trainer.train_dataset
@@ -172,7 +195,7 @@ def _order_rows(trainer: Any, settings: SftSettings | DpoSettings) -> None:
 
     class BeginEpoch(TrainerCallback):
         # not by the sampler's `set_epoch`: accelerate does not pass it on when several processes resume
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_epoch_begin(self, args: object, state: Any, control: object, **_: object) -> None:
             order.begin_epoch(state.global_step)
 
     trainer.add_callback(BeginEpoch())
@@ -180,26 +203,35 @@ def _order_rows(trainer: Any, settings: SftSettings | DpoSettings) -> None:
 
 
 def _refuse_leaks(trainer: Any) -> None:
-    """Refuse (FT-TRAIN-053) to pack for a model whose rows see each other: another first row must change nothing of
-    what the model makes of the second."""
-    import torch
-
+    """Refuse (FT-TRAIN-053) to pack if rows influence each other in this model: with another first row, the logits of
+    the second must stay the same."""
     ids = list(trainer.train_dataset[0]["input_ids"][:16])
-    second = ids[len(ids) // 2 :]
-    firsts = (ids[: len(ids) // 2], ids[: len(ids) // 2][::-1])
-    logits: list[Any] = []
+    half = len(ids) // 2
+    first, second = ids[:half], ids[half:]
     model, training = trainer.model, trainer.model.training
     model.eval()
-    for first in firsts:
-        packed = first + second
-        row = {"input_ids": packed, "labels": packed, "seq_lengths": [len(first), len(second)]}
-        batch = {n: v.to(model.device) if torch.is_tensor(v) else v for n, v in trainer.data_collator([row]).items()}
-        del batch["labels"]
-        with torch.no_grad(), trainer.accelerator.autocast():
-            logits.append(model(**batch, use_cache=False).logits[0, len(first) : len(packed)].float())
+    logits, others = (_second_logits(trainer, start, second) for start in (first, first[::-1]))
     model.train(training)
-    found = float((logits[0] - logits[1]).abs().max() / logits[0].abs().max())
-    if found > _LEAK:
-        refuse("FT-TRAIN-053", "packed rows see each other in this model.", field="packing",
-                found=f"a neighbour changes logits by {found:.1%}", expected="no change",
-                fix="set packing: false")  # fmt: skip
+    change = float((logits - others).abs().max() / logits.abs().max())
+    if change > _LEAK:
+        refuse(
+            violation(
+                "FT-TRAIN-053",
+                where=SUBJECT,
+                field="packing",
+                found=f"a neighbour changes logits by {change:.1%}",
+                expected="no change",
+            )
+        )
+
+
+def _second_logits(trainer: Any, first: list[int], second: list[int]) -> Any:
+    """Return the logits of the second of two packed rows."""
+    import torch
+
+    model, packed = trainer.model, first + second
+    row = {"input_ids": packed, "labels": packed, "seq_lengths": [len(first), len(second)]}
+    batch = {n: v.to(model.device) if torch.is_tensor(v) else v for n, v in trainer.data_collator([row]).items()}
+    del batch["labels"]
+    with torch.no_grad(), trainer.accelerator.autocast():
+        return model(**batch, use_cache=False).logits[0, len(first) : len(packed)].float()

@@ -1,12 +1,13 @@
-"""Checkpoints of a run: each is whole or does not exist, and a run goes on from the newest whole one.
+"""Checkpoints of a run: each is whole or does not exist, and a run resumes from the newest whole one.
 
-    <run>/.stage-N         being written; swept when the run is started again
-    <run>/checkpoint-N     after step N; manifest.json seals every file (size, sha256): written last, then one rename
-    <run>/damaged-N        found altered or half: kept for its reader, never loaded, gone when the run is published
+    <run>/.stage-N         being written; deleted when the run is started again
+    <run>/checkpoint-N     after step N; manifest.json records size and sha256 of every file: written last, then one
+                           rename
+    <run>/damaged-N        altered or incomplete: kept for inspection, never loaded, deleted when the run is published
 
 Weights are safetensors. optimizer.pt, scheduler.pt and rng_state.pth are transformers' own files: they are read from a
 sealed checkpoint of this run folder only, as tensors and plain values (`weights_only`). training_args.bin is a pickle
-that transformers writes beside them; nothing reads it, and none of these is ever published.
+that transformers writes next to them; nothing reads it. None of these files is ever published.
 """
 
 # torch and transformers are untyped here
@@ -25,7 +26,8 @@ from typing import Any
 import msgspec
 
 from expectations.canonical import file_digest
-from ft_assets.adapters.refusals import refuse
+from expectations.violations import violation
+from ft_assets.adapters.refusals import SUBJECT, refuse
 from resources import torchrun
 from resources.artifacts import MANIFEST, FileSeal, seal_files
 from resources.files import file_lock, sync_to_disk, write_json
@@ -35,7 +37,7 @@ KEPT = 2  # checkpoints of a run
 _STATE = "trainer_state.json"
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 _MARGIN = 1.1
-# transformers, torch, tokenizers and safetensors each tell a full disk in their own way, most of them without an errno
+# transformers, torch, tokenizers and safetensors each report a full disk differently, most of them without an errno
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_TEXTS = ("No space left", "os error 28", "os error 27", "inline_container", "Disk quota exceeded")
 
@@ -47,12 +49,12 @@ class Seal(msgspec.Struct, frozen=True):
 
     files: dict[str, FileSeal]
     optimizer: str
-    """Whose state optimizer.pt is (transformers' name)."""
+    """The optimizer whose state is in optimizer.pt (transformers' name)."""
 
 
 @contextlib.contextmanager
-def hold(run_dir: Path) -> Iterator[None]:
-    """Refuse (FT-TRAIN-035) to train where another process does: both would write the same checkpoints."""
+def lock_run(run_dir: Path) -> Iterator[None]:
+    """Refuse (FT-TRAIN-035) to train in a run folder in which another process trains."""
     if not torchrun.is_main():
         yield
         return
@@ -60,14 +62,15 @@ def hold(run_dir: Path) -> Iterator[None]:
         try:
             stack.enter_context(file_lock(run_dir / "lock", wait=False))
         except BlockingIOError:
-            refuse("FT-TRAIN-035", "another process trains in this run folder.", field=str(run_dir), found="locked",
-                    expected="one training", fix="wait for it, or stop it")  # fmt: skip
+            refuse(
+                violation("FT-TRAIN-035", where=SUBJECT, field=str(run_dir), found="locked", expected="one training")
+            )
         yield
 
 
-# -- going on ---------------------------------------------------------------------------------------------------
+# -- resuming ---------------------------------------------------------------------------------------------------
 def train_to_the_end(trainer: Any, run_dir: Path, metrics: Metrics) -> None:
-    """Train to the last step, from the newest whole checkpoint where there is one; a finished run trains no further."""
+    """Train to the last step, from the newest whole checkpoint if there is one; a finished run trains no further."""
     from transformers import TrainerState
 
     checkpoint = newest_whole(run_dir, metrics)
@@ -75,8 +78,8 @@ def train_to_the_end(trainer: Any, run_dir: Path, metrics: Metrics) -> None:
         trainer.train()
         return
     state = TrainerState.load_from_json(str(checkpoint / _STATE))
-    metrics.event("resume", state.global_step, f"goes on from {checkpoint.name} of {state.max_steps} steps")
-    _log.info("going on from %s (of %d steps)", checkpoint.name, state.max_steps)
+    metrics.event("resume", state.global_step, f"resumes from {checkpoint.name} of {state.max_steps} steps")
+    _log.info("resuming from %s (of %d steps)", checkpoint.name, state.max_steps)
     if state.global_step < state.max_steps:
         trainer.train(resume_from_checkpoint=str(checkpoint))
         return
@@ -85,50 +88,53 @@ def train_to_the_end(trainer: Any, run_dir: Path, metrics: Metrics) -> None:
 
 
 def newest_whole(run_dir: Path, metrics: Metrics) -> Path | None:
-    """The newest checkpoint that is what was written. Newer ones that are not are set aside by name, and told."""
-    found: Path | None = None
+    """Return the newest undamaged checkpoint. Newer ones, which are damaged, are renamed and logged."""
+    newest: Path | None = None
     if torchrun.is_main():
         for left in (*run_dir.glob(".stage-*"), *run_dir.glob(".trash-*")):
             shutil.rmtree(left, ignore_errors=True)
         for checkpoint in checkpoints(run_dir):
             damage = find_damage(checkpoint)
             if not damage:
-                found = checkpoint
+                newest = checkpoint
                 break
             aside = _set_aside(checkpoint)
             text = f"{checkpoint.name} is damaged ({'; '.join(damage)}): not used, kept as {aside.name}"
             metrics.event("damaged", _step(checkpoint), text)
             _log.warning("%s", text)
-    return torchrun.gather(found)[0]
+    return torchrun.gather(newest)[0]
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
-    found = [path for path in run_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=_step, reverse=True)
+    """Return the checkpoint folders, newest first."""
+    folders = [path for path in run_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(folders, key=_step, reverse=True)
 
 
 def remove_checkpoints(run_dir: Path) -> None:
-    """Remove all of them, damaged ones too: a run that was published is over."""
+    """Delete all checkpoints of a published run, damaged ones too."""
     for path in (*checkpoints(run_dir), *run_dir.glob("damaged-*")):
         _remove(path)
 
 
 def find_damage(checkpoint: Path) -> list[str]:
-    """What of a checkpoint is not what was sealed; empty if it is whole."""
+    """Return the differences between a checkpoint and its manifest; none if it is whole."""
     seal = _read_seal(checkpoint)
     if seal is None:
         return [f"no readable {MANIFEST}"]
-    missing = [f"{name} was never sealed" for name in (_STATE, _OPTIMIZER, _SCHEDULER) if name not in seal.files]
-    return missing + [damage for name, file in seal.files.items() for damage in _compare(checkpoint / name, name, file)]
+    missing = [f"{name} is not in {MANIFEST}" for name in (_STATE, _OPTIMIZER, _SCHEDULER) if name not in seal.files]
+    damages = (_compare(checkpoint / name, name, file) for name, file in seal.files.items())
+    return missing + [damage for damage in damages if damage]
 
 
 # -- writing ----------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def staged(trainer: Any) -> Iterator[Path]:
-    """A folder for the trainer to write `checkpoint-N` into. Leaving the block seals it, moves it into the run folder
-    in one rename and retires the oldest. What fails leaves no trace but a Refused: FT-TRAIN-031 (no space),
-    FT-TRAIN-032 (may not be written)."""
+    """Yield a folder for the trainer to write `checkpoint-N` into. On leaving, the checkpoint is sealed and moved into
+    the run folder in one rename, and the oldest is deleted. A failure leaves no files.
+
+    Raises Refused: FT-TRAIN-031 (no space), FT-TRAIN-032 (not writable).
+    """
     run_dir, step = Path(trainer.args.output_dir), trainer.state.global_step
     stage = run_dir / f".stage-{step}"
     try:
@@ -141,25 +147,31 @@ def staged(trainer: Any) -> Iterator[Path]:
         torchrun.wait_for_all()  # every process has written its random state
         if torchrun.is_main():
             _seal(trainer, stage / f"checkpoint-{step}", run_dir)
-    except Exception as error:  # a full disk is told by at least four types
+    except Exception as error:  # at least four exception types report a full disk
         if torchrun.is_main():
             shutil.rmtree(stage, ignore_errors=True)
         if _is_full(error):
             _refuse_full(run_dir, step, f"{type(error).__name__}: {error}")
         if isinstance(error, OSError):
-            refuse("FT-TRAIN-032", f"the checkpoint of step {step} cannot be written; the run stopped there.",
-                    field=str(run_dir), found=str(error), expected=f"a writable folder; kept: {kept(run_dir)}",
-                    fix="give this user the run folder back, then run again: it goes on from there")  # fmt: skip
+            refuse(
+                violation(
+                    "FT-TRAIN-032",
+                    where=f"{SUBJECT}, step {step}",
+                    field=str(run_dir),
+                    found=str(error),
+                    expected=f"a writable folder; kept: {kept(run_dir)}",
+                )
+            )
         raise
     torchrun.wait_for_all()
 
 
 def kept(run_dir: Path) -> str:
-    """The checkpoint a run can go on from, in words."""
+    """Return the name of the checkpoint that a run can resume from, as text for a person."""
     try:
         return next((path.name for path in checkpoints(run_dir) if (path / MANIFEST).is_file()), "no checkpoint yet")
-    except PermissionError:  # the right to read went with the right to write
-        return "what lay there"
+    except PermissionError:  # the folder can be neither written nor read
+        return "unknown (the folder cannot be read)"
 
 
 def _seal(trainer: Any, written: Path, run_dir: Path) -> None:
@@ -181,7 +193,7 @@ def _seal(trainer: Any, written: Path, run_dir: Path) -> None:
 
 
 def _refuse_without_space(trainer: Any, run_dir: Path) -> None:
-    """Refuse before anything is written: a disk that is full to the last byte stops others too."""
+    """Refuse before anything is written: a disk without a free byte stops other programs too."""
     seals = [seal for path in checkpoints(run_dir) if (seal := _read_seal(path)) is not None]
     if seals:
         needed = sum(file.size for file in seals[0].files.values())
@@ -193,10 +205,16 @@ def _refuse_without_space(trainer: Any, run_dir: Path) -> None:
         _refuse_full(run_dir, trainer.state.global_step, f"{free:,} bytes free", f"{int(needed * _MARGIN):,} bytes")
 
 
-def _refuse_full(run_dir: Path, step: int, found: str, expected: str = "room for one more checkpoint") -> None:
-    refuse("FT-TRAIN-031", f"no space for the checkpoint of step {step}; the run stopped there.", field=str(run_dir),
-            found=found, expected=f"{expected}; kept: {kept(run_dir)}",
-            fix="free space on that disk, then run again: it goes on from there")  # fmt: skip
+def _refuse_full(run_dir: Path, step: int, found: str, expected: str = "space for one more checkpoint") -> None:
+    refuse(
+        violation(
+            "FT-TRAIN-031",
+            where=f"{SUBJECT}, step {step}",
+            field=str(run_dir),
+            found=found,
+            expected=f"{expected}; kept: {kept(run_dir)}",
+        )
+    )
 
 
 def _is_full(error: BaseException) -> bool:
@@ -206,42 +224,50 @@ def _is_full(error: BaseException) -> bool:
 
 
 # -- settings on resume -----------------------------------------------------------------------------------------
-def load_as_asked(trainer: Any, checkpoint: Path, load: Callable[[], None], metrics: Metrics) -> None:
-    """`load` the optimizer's and the scheduler's state, then apply the settings of this run where the checkpoint's
-    differ (transformers would keep the old ones without a word), and tell each of them."""
-    import torch
-
-    step = trainer.state.global_step
-    asked = [{name: group[name] for name in ("initial_lr", "weight_decay")} for group in trainer.optimizer.param_groups]
-    sealed = msgspec.json.decode((checkpoint / MANIFEST).read_bytes(), type=Seal).optimizer
-    if sealed != str(trainer.args.optim):
-        trainer.lr_scheduler.load_state_dict(torch.load(checkpoint / _SCHEDULER, weights_only=True))
-        text = f"the optimizer is {trainer.args.optim!s}, was {sealed}: its moments begin anew"
-        metrics.event("changed", step, text)
-        _log.warning("%s", text)
-    else:
-        load()
+def load_with_new_settings(trainer: Any, checkpoint: Path, load: Callable[[], None], metrics: Metrics) -> None:
+    """`load` the state of optimizer and scheduler, then apply and log this run's settings where the checkpoint has
+    others (transformers would keep the old ones silently)."""
+    requested = [
+        {name: group[name] for name in ("initial_lr", "weight_decay")} for group in trainer.optimizer.param_groups
+    ]
+    _load_states(trainer, checkpoint, load, metrics)
     changed: dict[str, tuple[Any, Any]] = {}
-    for group, wanted in zip(trainer.optimizer.param_groups, asked, strict=True):
-        changed |= {name: (group[name], value) for name, value in wanted.items() if group[name] != value}
-        group.update(wanted)
+    for group, settings in zip(trainer.optimizer.param_groups, requested, strict=True):
+        changed |= {name: (group[name], value) for name, value in settings.items() if group[name] != value}
+        group.update(settings)
     steps = json.loads((checkpoint / _STATE).read_text("utf-8"))["max_steps"]
     if steps != trainer.state.max_steps:
         changed["steps"] = (steps, trainer.state.max_steps)
-    for name, (was, now) in changed.items():
-        text = f"{'learning_rate' if name == 'initial_lr' else name} is {now:g} from here on, was {was:g}"
-        metrics.event("changed", step, text)
+    for name, (old, new) in changed.items():
+        text = f"{'learning_rate' if name == 'initial_lr' else name} is {new:g} from here on, was {old:g}"
+        metrics.event("changed", trainer.state.global_step, text)
         _log.warning("%s", text)
     if changed:
-        scheduler = trainer.lr_scheduler
-        scheduler.base_lrs = [wanted["initial_lr"] for wanted in asked]
-        rates = [
-            base * shape(scheduler.last_epoch)
-            for base, shape in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-        ]
-        for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        scheduler._last_lr = rates
+        _restart_schedule(trainer, [settings["initial_lr"] for settings in requested])
+
+
+def _load_states(trainer: Any, checkpoint: Path, load: Callable[[], None], metrics: Metrics) -> None:
+    """Load optimizer and scheduler; after a change of the optimizer only the scheduler."""
+    import torch
+
+    optimizer = msgspec.json.decode((checkpoint / MANIFEST).read_bytes(), type=Seal).optimizer
+    if optimizer == str(trainer.args.optim):
+        load()
+        return
+    trainer.lr_scheduler.load_state_dict(torch.load(checkpoint / _SCHEDULER, weights_only=True))
+    text = f"the optimizer is {trainer.args.optim!s}, was {optimizer}: its moments start from zero"
+    metrics.event("changed", trainer.state.global_step, text)
+    _log.warning("%s", text)
+
+
+def _restart_schedule(trainer: Any, base_rates: list[float]) -> None:
+    """Set the rates that the schedule has at this step from the new base rates."""
+    scheduler = trainer.lr_scheduler
+    scheduler.base_lrs = base_rates
+    rates = [base * shape(scheduler.last_epoch) for base, shape in zip(base_rates, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
 
 
 # -- parts ------------------------------------------------------------------------------------------------------
@@ -256,12 +282,13 @@ def _read_seal(checkpoint: Path) -> Seal | None:
         return None
 
 
-def _compare(path: Path, name: str, seal: FileSeal) -> list[str]:
+def _compare(path: Path, name: str, seal: FileSeal) -> str:
+    """Return the difference between a file and its seal; empty if there is none."""
     if not path.is_file():
-        return [f"{name} is missing"]
+        return f"{name} is missing"
     if path.stat().st_size != seal.size:
-        return [f"{name} has {path.stat().st_size} bytes, not {seal.size}"]
-    return [] if file_digest(path) == seal.sha256 else [f"{name} was altered"]
+        return f"{name} has {path.stat().st_size} bytes, not {seal.size}"
+    return "" if file_digest(path) == seal.sha256 else f"{name} was altered"
 
 
 def _set_aside(checkpoint: Path) -> Path:
@@ -272,7 +299,7 @@ def _set_aside(checkpoint: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """Gone in one step, then deleted at leisure: no half checkpoint, whenever this is killed."""
+    """Delete a checkpoint after one rename, so that no half of it is left, whenever this process is killed."""
     trash = folder.with_name(f".trash-{folder.name}")
     shutil.rmtree(trash, ignore_errors=True)
     shutil.rmtree(folder.rename(trash), ignore_errors=True)

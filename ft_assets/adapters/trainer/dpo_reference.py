@@ -1,7 +1,9 @@
-"""DPO's reference: what the SFT model thinks of the preference pairs. Computed once, kept in the artifact store, and
-read by every later run on the same pairs, whatever its learning rate, beta or loss.
+"""DPO's reference: the SFT model's log-probabilities of the preference pairs.
 
-`dpo_reference` is an artifact without an asset: nobody asks for it by name, and losing it costs only time.
+They are computed once, kept in the artifact store, and read by every later run on the same pairs, whatever its learning
+rate, beta or loss.
+
+`dpo_reference` is an artifact without an asset: nobody materializes it, and losing it costs only time.
 """
 
 # torch, trl, datasets and pyarrow are untyped here
@@ -33,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """Where log-probabilities are kept, and the version of `sft_adapter` that they are of."""
+    """The store of the log-probabilities, and the version of `sft_adapter` that they belong to."""
 
     store: ArtifactStore
     sft_version: str
@@ -42,8 +44,8 @@ class Reference(msgspec.Struct, frozen=True):
 def use_reference(
     trainer: Any, reference: Reference, settings: DpoSettings, compute: Compute, metrics: Metrics
 ) -> Artifact | None:
-    """Give a DPOTrainer the reference's log-probabilities as columns of its data, so that no step computes them and no
-    second adapter or model is held in memory. None where the settings would rather have them computed at every step."""
+    """Add the reference's log-probabilities to a DPOTrainer's data as columns, so that no step computes them and no
+    second adapter or model is in memory. Return their artifact; None if they are computed at every step instead."""
     parts = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
     if not is_wanted(settings, len(parts["train"])):
         return None
@@ -73,7 +75,7 @@ def use_reference(
 
 
 def is_wanted(settings: DpoSettings, rows: int) -> bool:
-    """Whether one pass over every pair costs no more than what it saves; a whole model has no other reference."""
+    """Return whether one pass over all pairs costs no more than it saves. A whole model has no other reference."""
     if settings.method == "full":
         return True
     if settings.precompute_reference != "auto":
@@ -84,15 +86,15 @@ def is_wanted(settings: DpoSettings, rows: int) -> bool:
 
 
 def _find(store: ArtifactStore, recipe: Recipe) -> Artifact | None:
-    """The whole artifact of the recipe, the same on every rank; a damaged one is thrown away."""
-    found = None
+    """Return the artifact of the recipe, the same on every rank, or None. A damaged one is deleted."""
+    artifact = None
     if torchrun.is_main():
-        found = store.find(recipe.asset, recipe.id)
-        if found is not None and found.verify():
-            store.discard(found)
-            found = None
-    is_there = torchrun.gather(found is not None)[0]
-    return found or (store.find(recipe.asset, recipe.id) if is_there else None)
+        artifact = store.find(recipe.asset, recipe.id)
+        if artifact is not None and artifact.verify():
+            store.discard(artifact)
+            artifact = None
+    exists = torchrun.gather(artifact is not None)[0]
+    return artifact or (store.find(recipe.asset, recipe.id) if exists else None)
 
 
 def _make(
@@ -109,9 +111,9 @@ def _make(
         def report(rows: int, done: int = done) -> None:
             metrics.log("reference", done + rows, total)
 
-        found = _compute(trainer, dataset, batch_rows, report)
+        logps = _compute(trainer, dataset, batch_rows, report)
         done += len(dataset)
-        tables.append(pa.table({"part": [part] * len(dataset), **dict(zip(_LOGPS, found, strict=True))}))
+        tables.append(pa.table({"part": [part] * len(dataset), **dict(zip(_LOGPS, logps, strict=True))}))
     if torchrun.is_main():
         with store.stage(recipe) as staging:
             pq.write_table(pa.concat_tables(tables), staging.path / _FILE)
@@ -128,25 +130,27 @@ def _make(
 def _compute(
     trainer: Any, dataset: Any, batch_rows: int, report: Callable[[int], None]
 ) -> tuple[list[float], list[float]]:
-    """Log-probabilities of every chosen and every rejected answer, in the order of the rows. Each rank takes every n-th
-    batch; rows of like length share one."""
+    """Return the log-probabilities of every chosen and every rejected answer, in the order of the rows. Each rank takes
+    every n-th batch; rows of similar length share a batch."""
     import torch
 
     rows = dataset.select_columns(list(_IDS))
     order = sorted(range(len(rows)), key=lambda n: len(rows[n]["prompt_ids"]) + len(rows[n]["chosen_ids"]))
     batches = [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
-    mine: dict[int, tuple[float, float]] = {}
+    own: dict[int, tuple[float, float]] = {}
     training = trainer.model.training
     trainer.model.eval()
     for picked in batches[torchrun.rank() :: torchrun.world_size()]:
         batch = trainer.data_collator([rows[n] for n in picked])
         placed = {name: v.to(trainer.accelerator.device) if torch.is_tensor(v) else v for name, v in batch.items()}
         chosen, rejected = (side.float().tolist() for side in trainer.compute_ref_log_probs(trainer.model, placed))
-        mine |= dict(zip(picked, zip(chosen, rejected, strict=True), strict=True))
-        report(min(len(mine) * torchrun.world_size(), len(rows)))
+        own |= dict(zip(picked, zip(chosen, rejected, strict=True), strict=True))
+        report(min(len(own) * torchrun.world_size(), len(rows)))
     trainer.model.train(training)
-    found = {row: pair for part in torchrun.gather(mine) for row, pair in part.items()}
-    return [found[n][0] for n in range(len(rows))], [found[n][1] for n in range(len(rows))]
+    logps: dict[int, tuple[float, float]] = {}
+    for part in torchrun.gather(own):
+        logps |= part
+    return [logps[n][0] for n in range(len(rows))], [logps[n][1] for n in range(len(rows))]
 
 
 def _read(artifact: Artifact) -> dict[str, dict[str, list[float]]]:
@@ -158,7 +162,7 @@ def _read(artifact: Artifact) -> dict[str, dict[str, list[float]]]:
 
 
 def _digest_pairs(dataset: Any) -> str:
-    """sha256 over the token ids of every pair, in their order."""
+    """Return the sha256 over the token ids of every pair, in their order."""
     digest = hashlib.sha256()
     for row in dataset.select_columns(list(_IDS)):
         for name in _IDS:

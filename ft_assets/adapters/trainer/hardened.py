@@ -1,5 +1,5 @@
-"""TRL's trainers with what a run must survive built in: sealed checkpoints, settings as asked on resume, evaluation
-within the memory there is, and the time that data takes."""
+"""TRL's trainers with additions that a long run needs: sealed checkpoints, the requested settings on resume, evaluation
+within the available memory, and the time spent on data."""
 
 # transformers and trl are untyped here
 # pyright: basic
@@ -9,23 +9,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ft_assets.adapters.trainer.checkpoints import load_as_asked, staged
+from ft_assets.adapters.trainer.checkpoints import load_with_new_settings, staged
 from resources import torchrun
 from resources.memory import with_smaller_batches
 from resources.telemetry import Metrics
 
 
 def harden(trainer_class: Any, metrics: Metrics) -> Any:
-    """A subclass of a TRL trainer; what it does unasked is told to `metrics`."""
+    """Return a subclass of a TRL trainer. Whatever it changes by itself is logged to `metrics`."""
 
     class HardenedTrainer(trainer_class):
         _stage: Path | None = None
         data_seconds = 0.0
         """Time spent waiting for batches so far."""
         step_batches: list[dict[str, Any]] = []  # noqa: RUF012  replaced, never changed
-        """The batches of the step in hand."""
+        """The batches of the current step."""
         grad_norm: Any = None
-        """Of the step in hand, before it was clipped."""
+        """Gradient norm of the current step, before clipping."""
 
         def _get_output_dir(self, trial: Any) -> str:
             return super()._get_output_dir(trial) if self._stage is None else str(self._stage)
@@ -41,27 +41,29 @@ def harden(trainer_class: Any, metrics: Metrics) -> Any:
         def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
             load = super()._load_optimizer_and_scheduler
             if checkpoint is not None:
-                load_as_asked(self, Path(checkpoint), lambda: load(checkpoint), metrics)
+                load_with_new_settings(self, Path(checkpoint), lambda: load(checkpoint), metrics)
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             import torch
 
             evaluate = super().evaluate
 
-            def by(rows: int) -> dict[str, float]:
+            def evaluate_by(rows: int) -> dict[str, float]:
                 self.args.per_device_eval_batch_size = rows
-                self._metrics["eval"].clear()  # what a try that failed had gathered
-                # its data loader draws a number: dropout would go on otherwise, and `eval_steps` decide the weights
+                self._metrics["eval"].clear()  # the figures of an attempt that failed
+                # the data loader draws a random number: without the fork, `eval_steps` would change the dropout of
+                # later steps and with it the weights
                 with torch.random.fork_rng(devices=[]):
                     return evaluate(*args, **kwargs)
 
-            def tell(rows: int, said: str) -> None:
-                text = f"evaluation ran out of memory ({said.splitlines()[0]}); it goes on with batches of {rows}"
+            def report(rows: int, reason: str) -> None:
+                text = f"evaluation ran out of memory ({reason.splitlines()[0]}); it continues with batches of {rows}"
                 metrics.event("rung", self.state.global_step, text)
 
             rows = self.args.per_device_eval_batch_size
-            # where there are several processes, the others would wait for batches that do not come
-            return by(rows) if torchrun.world_size() > 1 else with_smaller_batches(by, rows, tell)
+            if torchrun.world_size() > 1:  # the other processes would wait for batches that do not come
+                return evaluate_by(rows)
+            return with_smaller_batches(evaluate_by, rows, report)
 
         def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
             self.grad_norm = super()._get_grad_norm(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What a training trains: a new or the SFT adapter on the frozen base, or every weight of the model."""
+"""The model to train: a new adapter or the SFT adapter on the frozen base, or a whole model."""
 
 # torch, transformers and peft are untyped here
 # pyright: basic
@@ -8,7 +8,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from ft_assets.adapters.refusals import refuse
+from expectations.violations import violation
+from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.config.model import DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact
@@ -24,10 +25,12 @@ def load_model(
     *,
     longest: int,
 ) -> Any:
-    """The model to train: the base in `folder` with a new adapter on it, or what SFT left, to go on from. Adapters are
-    trained on a frozen base in the compute dtype; `full` trains every weight in fp32, an SFT adapter merged into them.
-    `longest`: the tokens of the longest row.
-    Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model."""
+    """Return the model to train: the base in `folder` with a new adapter on it, or the SFT model to continue from.
+
+    Adapters are trained on a frozen base in the compute dtype. `full` trains every weight in fp32, after merging the
+    SFT adapter if there is one. `longest`: the tokens of the longest row.
+    Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model.
+    """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import set_seed
@@ -41,37 +44,39 @@ def load_model(
             model = model.merge_and_unload(safe_merge=True)
         return model.requires_grad_(True)
     if trained is not None and read_adapter_contract(trained).method == "full":
-        refuse("FT-TRAIN-054", "SFT left a whole model, and an adapter goes on a base only.", field="dpo.method",
-                found=settings.method, expected="full",
-                fix="set dpo.method: full, or train SFT with method: lora")  # fmt: skip
+        refuse(violation("FT-TRAIN-054", where=SUBJECT, field="dpo.method", found=settings.method, expected="full"))
     options = _quantised(compute) if settings.method == "qlora" else _whole(compute)
     model = load_trained(folder, trained, trainable=True, **attention, **options)
     keep_gradients_on_cpu(model)
     if not isinstance(settings, SftSettings):
         return model
     lora = settings.lora
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
-            task_type="CAUSAL_LM",
-        ),
-    )  # fmt: skip
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
 
 
 def choose_attention(settings: SftSettings | DpoSettings, compute: accelerator.Compute, longest: int) -> str:
-    """`eager` where it is quicker; `sdpa` otherwise, and where rows are packed (it keeps them apart exactly).
+    """Return `eager` where it is faster, else `sdpa`; also `sdpa` for packed rows, which it keeps apart exactly.
 
-    On short rows eager beats the fused CPU kernel (1.95 s against 2.4 s a step of 8 x 183 tokens); its memory grows
-    with the square of the length.
+    On short rows eager is faster than the fused CPU kernel (1.95 s against 2.4 s for a step of 8 x 183 tokens). Its
+    memory grows with the square of the length.
     """
     packing = isinstance(settings, SftSettings) and settings.packing
     return "eager" if compute.device == "cpu" and longest <= EAGER_TOKENS and not packing else "sdpa"
 
 
 def keep_gradients_on_cpu(model: Any) -> None:
-    """bitsandbytes 0.50 on AVX512-BF16 CPUs: the first evaluation repacks 4-bit weights for a kernel without a backward
-    pass, and gradients are silently wrong from there on. This keeps the kernel that has one."""
+    """Keep the CPU kernel of bitsandbytes that has a backward pass.
+
+    bitsandbytes 0.50 on AVX512-BF16 CPUs: the first evaluation repacks 4-bit weights for a kernel without one, and all
+    later gradients are silently wrong.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
@@ -80,17 +85,16 @@ def keep_gradients_on_cpu(model: Any) -> None:
 def _whole(compute: accelerator.Compute) -> dict[str, Any]:
     import torch
 
-    # the base is frozen: bf16 loses nothing that autocast would not, and spares a cast of all weights every step
+    # the base is frozen: bf16 loses no more than autocast does, and saves a cast of all weights in every step
     return {"dtype": torch.bfloat16 if compute.dtype == "bfloat16" else torch.float32}
 
 
 def _quantised(compute: accelerator.Compute) -> dict[str, Any]:
-    """What makes `from_pretrained` load linear layers as nf4, and all else (embeddings, norms) in 16 bit."""
+    """Return options of `from_pretrained` that load linear layers as nf4 and the rest (embeddings, norms) in 16 bit."""
     import torch
 
     if importlib.util.find_spec("bitsandbytes") is None:
-        refuse("FT-TRAIN-008", "qlora needs bitsandbytes, which is not installed.", field="method",
-                found="qlora", expected="lora", fix="pip install 'ft-assets[qlora]', or set method: lora")  # fmt: skip
+        refuse(violation("FT-TRAIN-008", where=SUBJECT, field="method", found="qlora", expected="lora"))
     from transformers import BitsAndBytesConfig
 
     dtype = torch.float16 if compute.dtype == "float16" else torch.bfloat16

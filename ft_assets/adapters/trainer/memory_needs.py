@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from expectations.contracts.adapter import LoraShape
-from ft_assets.adapters.trainer.oom_ladder import at_the_bottom
+from ft_assets.adapters.trainer.oom_ladder import take_all_fallbacks
 from ft_assets.config.model import DpoSettings, LoraSettings, TrainSettings
 from resources.accelerator import Device
 from resources.estimate import TrainingSetup, TrainingTarget
@@ -34,5 +34,5 @@ def least_needs(
     settings: TrainSettings, lora: LoraSettings | LoraShape | None, *, tokens: int, device: Device, bf16: bool
 ) -> tuple[TrainingTarget, TrainingSetup]:
     """Return the needs after every fallback that a run takes by itself when memory runs out."""
-    least = at_the_bottom(settings, device)
+    least = take_all_fallbacks(settings, device)
     return needs_of(least, lora, tokens=min(tokens, least.max_length), device=device, bf16=bf16)

@@ -1,10 +1,10 @@
-"""When a training runs out of memory: rung by rung it asks for less, and goes on from the last whole checkpoint.
+"""Fallbacks of a training that runs out of memory: each needs less, and the run resumes from the last whole checkpoint.
 
-Micro-batch halved (and accumulation doubled: the effective batch and the loss curve stay) -> gradient checkpointing ->
-activation offloading; then, since they change what is learnt, only where `oom` allows them: the 8-bit paged optimizer,
-rows of half the length.
-Each rung is an event of metrics.jsonl; `<run>/ladder.json` remembers them, so that a run that was killed does not have
-to fall down the same steps. Evaluation has its own batch (hardened.py).
+In this order: half the micro-batch (with twice the accumulation: the effective batch and the loss curve stay the same),
+gradient checkpointing, activation offloading. Then, only where `oom` allows them, because they change what is learnt:
+the 8-bit paged optimizer, and rows of at most half the length.
+Each fallback (a rung of the ladder) is an event of metrics.jsonl. `<run>/ladder.json` keeps them, so that a run that
+was killed does not run out of memory again at the same steps. Evaluation has its own batch size (hardened.py).
 """
 
 # torch is untyped here
@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ft_assets.adapters.refusals import refuse
+from expectations.violations import violation
+from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.adapters.trainer.checkpoints import kept
 from ft_assets.config.model import DpoSettings, SftSettings, TrainSettings
 from resources import memory, torchrun
@@ -27,61 +28,74 @@ from resources.artifacts import write_json
 from resources.telemetry import Metrics
 
 LADDER_FILE = "ladder.json"
-SHORTEST = 128  # tokens; below this a row says nothing
-# what a rung may change, and what the memory of earlier rungs is good for
+SHORTEST = 128  # tokens; a shorter row teaches nothing
+# the settings that a fallback may change; recorded fallbacks are valid only for the same values of them
 _KNOBS = ("micro_batch_size", "gradient_checkpointing", "activation_offloading", "optimizer", "max_length", "too_long")
 
 T = TypeVar("T")
-Knobs = dict[str, Any]
+Changes = dict[str, object]
+"""Settings and their new values."""
 _log = logging.getLogger(__name__)
 
 
-def climb(
+def train_with_fallbacks(
     attempt: Callable[[Any], T], settings: SftSettings | DpoSettings, compute: Compute, run_dir: Path, metrics: Metrics
 ) -> T:
-    """`attempt(settings)`, again with settings that need less whenever memory runs out.
+    """Return `attempt(settings)`, repeated with settings that need less memory whenever it runs out.
 
-    An attempt loads everything anew, so that nothing of a failed one is left: neither memory nor half-trained weights.
-    Raises Refused: FT-TRAIN-033 (no rung is left), FT-TRAIN-034 (one of several processes ran out; run again).
+    An attempt loads everything again, so that a failed one leaves neither memory in use nor half-trained weights.
+    Raises Refused: FT-TRAIN-033 (no fallback is left), FT-TRAIN-034 (one of several processes ran out; run again).
     """
-    asked = {name: getattr(settings, name) for name in _KNOBS}
-    using, rungs = _remembered(run_dir, asked)
-    if rungs:  # of several processes, another one may have told it
-        metrics.event("rung", 0, f"goes on with what an earlier start fell back on: {'; '.join(rungs)}")
+    requested = {name: getattr(settings, name) for name in _KNOBS}
+    using, rungs = _recorded(run_dir, requested)
+    if rungs:  # of several processes, another one may have logged it
+        metrics.event("rung", 0, f"continues with the fallbacks of an earlier start: {'; '.join(rungs)}")
     while True:
         current = settings.model_copy(update=using)
         try:
             return attempt(current)
-        except Exception as error:  # whatever is not a matter of memory goes on up
+        except Exception as error:  # any other error is raised
             if not memory.is_oom(error):
                 raise
-            said = (str(error) or type(error).__name__).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
         memory.free()
         rung = next_rung(current, compute.device)
         if rung is None:
-            refuse("FT-TRAIN-033", "the training does not fit into memory.", field="rungs tried",
-                    found=rungs or "there was none to try", expected=f"memory enough; the last try said: {said}",
-                    fix="lower max_length or lora.r, use method: qlora, or set oom.allow_8bit (GPUs) or "
-                    "oom.allow_shorter: true")  # fmt: skip
-        text, change = rung
-        using |= change
+            refuse(
+                violation(
+                    "FT-TRAIN-033",
+                    where=SUBJECT,
+                    field="fallbacks tried",
+                    found=rungs or "none was possible",
+                    expected=f"enough memory; the last attempt failed with: {reason}",
+                )
+            )
+        text, changes = rung
+        using |= changes
         rungs.append(text)
-        write_json(run_dir / LADDER_FILE, {"asked": asked, "using": using, "rungs": rungs})
-        tell = f"out of memory ({said}): {text}, from {kept(run_dir)}"
-        metrics.event("rung", 0, tell)
-        _log.warning("%s", tell)
+        write_json(run_dir / LADDER_FILE, {"asked": requested, "using": using, "rungs": rungs})
+        event = f"out of memory ({reason}): {text}, from {kept(run_dir)}"
+        metrics.event("rung", 0, event)
+        _log.warning("%s", event)
         if torchrun.world_size() > 1:  # the others wait for this one inside a collective call
-            refuse("FT-TRAIN-034", f"process {torchrun.rank()} of {torchrun.world_size()} ran out of memory.",
-                    field="memory", found=said, expected=text,
-                    fix="run again: it takes that rung and goes on from the checkpoint")  # fmt: skip
+            refuse(
+                violation(
+                    "FT-TRAIN-034",
+                    where=f"{SUBJECT}, process {torchrun.rank()} of {torchrun.world_size()}",
+                    field="memory",
+                    found=reason,
+                    expected=text,
+                )
+            )
 
 
-def next_rung(settings: TrainSettings, device: Device) -> tuple[str, Knobs] | None:
-    """What to ask less of next, in words and as settings; None at the bottom of the ladder."""
+def next_rung(settings: TrainSettings, device: Device) -> tuple[str, Changes] | None:
+    """Return the next fallback, as text and as settings; None if there is no further one."""
     micro, on_gpu = settings.micro_batch_size, device == "cuda"
     if micro > 1:
         smaller = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
-        return f"micro_batch_size {smaller} (was {micro}), accumulation as much higher", {"micro_batch_size": smaller}
+        text = f"micro_batch_size {smaller} (was {micro}), accumulation raised by the same factor"
+        return text, {"micro_batch_size": smaller}
     if not settings.recomputes_on(device):
         return "gradient checkpointing", {"gradient_checkpointing": True}
     if on_gpu and not settings.activation_offloading:
@@ -96,22 +110,22 @@ def next_rung(settings: TrainSettings, device: Device) -> tuple[str, Knobs] | No
     return None
 
 
-def at_the_bottom(settings: TrainSettings, device: Device) -> TrainSettings:
-    """The settings once every rung was taken: the least that the training can do with."""
+def take_all_fallbacks(settings: TrainSettings, device: Device) -> TrainSettings:
+    """Return the settings after every fallback: the least memory that the training can run with."""
     while (rung := next_rung(settings, device)) is not None:
         settings = settings.model_copy(update=rung[1])
     return settings
 
 
-def forget(run_dir: Path) -> None:
-    """Forget the rungs of a run that is over."""
+def delete_fallbacks(run_dir: Path) -> None:
+    """Delete the recorded fallbacks of a published run."""
     (run_dir / LADDER_FILE).unlink(missing_ok=True)
 
 
-def _remembered(run_dir: Path, asked: Knobs) -> tuple[Knobs, list[str]]:
-    """The rungs that an earlier start of this run took, if it was asked for the same."""
+def _recorded(run_dir: Path, requested: Changes) -> tuple[Changes, list[str]]:
+    """Return the fallbacks of an earlier start of this run, if it had the same settings."""
     path = run_dir / LADDER_FILE
     if not path.is_file():
         return {}, []
-    left = json.loads(path.read_text("utf-8"))
-    return (left["using"], left["rungs"]) if left["asked"] == asked else ({}, [])
+    ladder = json.loads(path.read_text("utf-8"))
+    return (ladder["using"], ladder["rungs"]) if ladder["asked"] == requested else ({}, [])

@@ -1,28 +1,31 @@
-"""What a training tells while it runs: metrics.jsonl, TensorBoard, memory and throughput. The first figure that is not
-finite stops it."""
+"""The figures that a training logs while it runs: metrics.jsonl, TensorBoard, memory and throughput. The first figure
+that is not finite stops it."""
 
 # torch and transformers are untyped here
 # pyright: basic
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ft_assets.adapters.refusals import refuse
+from expectations.violations import violation
+from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.adapters.trainer.checkpoints import kept
 from resources.accelerator import Sampler
 from resources.telemetry import Metrics
 
-# logged beside the figures of an evaluation, of no use on a curve
+# logged with the figures of an evaluation, but not useful as a curve
 _TIMINGS = {
     "eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time",
     "train_runtime", "train_samples_per_second", "train_steps_per_second",
 }  # fmt: skip
-# so many values of so many tensors are watched: a sample, since all of a whole model would cost a third of a small step
+# tensors, and values of each, whose norm is watched: a sample, because all weights of a whole model would cost a third
+# of a small step
 _WATCHED, _VALUES = 32, 2**14
 _SHOWN_ROWS = 8
 
@@ -30,96 +33,108 @@ _SHOWN_ROWS = 8
 def build_reporter(
     trainer: Any, metrics: Metrics, sampler: Sampler, name_row: Callable[[Sequence[int]], str | None]
 ) -> Any:
-    """The callback that reports every logged figure and stops the run on the first one that is not finite.
+    """Return the callback that logs every figure and stops the run on the first one that is not finite.
 
-    `trainer` is a hardened one; `sampler` runs; `name_row` names the row of a training by its token ids.
+    `trainer`: a hardened one; `sampler`: started already; `name_row`: returns the place of a row by its token ids.
     """
-    import torch
     from transformers import TrainerCallback
 
-    run_dir = Path(trainer.args.output_dir)
-    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-    sample = trained[:: len(trained) // _WATCHED | 1]  # an odd step: A and B matrices take turns
+    class Callback(Reporter, TrainerCallback):
+        """The reporter as transformers calls it."""
 
-    def watch() -> list[Any]:
-        return [parameter.detach().flatten()[:_VALUES] for parameter in sample]
+    return Callback(trainer, metrics, sampler, name_row)
 
-    class Reporter(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self._board = _open_board(run_dir, state.global_step) if state.is_world_process_zero else None
-            self._busy = self._tokens = self._data = 0.0  # seconds and tokens since the last entry
-            self._copies: list[Any] = []
-            self._logged: dict[str, float] = {}
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self._board is not None:
-                self._board.close()
+class Reporter:
+    """The events of a training to which the reporter reacts; see `build_reporter`."""
 
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self._began = time.perf_counter()
+    def __init__(
+        self, trainer: Any, metrics: Metrics, sampler: Sampler, name_row: Callable[[Sequence[int]], str | None]
+    ) -> None:
+        self._trainer, self._metrics, self._sampler, self._name_row = trainer, metrics, sampler, name_row
+        self._run_dir = Path(trainer.args.output_dir)
+        trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+        self._watched = trained[:: len(trained) // _WATCHED | 1]  # an odd step: A and B matrices take turns
 
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            # before the weights are touched; under fp16 the loss scaler skips such steps itself
-            if not args.fp16 and not math.isfinite(norm := float(trainer.grad_norm)):
-                refuse_non_finite("gradient", norm, state.global_step + 1, kept(run_dir), self._rows())
-            if (state.global_step + 1) % state.logging_steps == 0:
-                self._copies = [values.clone() for values in watch()]
+    def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:
+        self._board = _open_board(self._run_dir, state.global_step) if state.is_world_process_zero else None
+        self._busy = self._tokens = self._data = 0.0  # seconds and tokens since the last record
+        self._copies: list[Any] = []
+        self._logged: dict[str, float] = {}
 
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self._copies:
-                before = torch.nn.utils.get_total_norm(self._copies)
-                moved = [now - was for now, was in zip(watch(), self._copies, strict=True)]
-                change = torch.nn.utils.get_total_norm(moved)
-                self._logged = {"weight_norm": before.item(), "update_ratio": (change / before).item()}
-                self._copies = []
+    def on_train_end(self, *_: object, **__: object) -> None:
+        if self._board is not None:
+            self._board.close()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self._busy += time.perf_counter() - self._began
+    def on_step_begin(self, *_: object, **__: object) -> None:
+        self._began = time.perf_counter()
 
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
-        ) -> None:
-            values = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-            # the loss scaler of fp16 finds its scale by gradients that are not finite
-            for name in ("loss", "eval_loss") if args.fp16 else ("loss", "grad_norm", "eval_loss"):
-                if name in values and not math.isfinite(values[name]):
-                    rows = self._rows() if name == "loss" else []
-                    refuse_non_finite(name, values[name], state.global_step, kept(run_dir), rows)
-            if not state.is_world_process_zero:
-                return
-            found = {n: value for n, value in values.items() if math.isfinite(value) and n not in _TIMINGS}
-            if "loss" in found:
-                self._tell("train", state, {**found, **self._throughput(found), **self._logged, **sampler.take()})
-            elif "eval_loss" in found:
-                self._tell("eval", state, found)
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: object, **_: object) -> None:
+        # before the weights change; under fp16 the loss scaler skips such steps itself
+        if not args.fp16 and not math.isfinite(norm := float(self._trainer.grad_norm)):
+            refuse_non_finite("gradient", norm, state.global_step + 1, kept(self._run_dir), self._rows())
+        if (state.global_step + 1) % state.logging_steps == 0:
+            self._copies = [values.clone() for values in self._take_sample()]
 
-        def _tell(self, phase: str, state: Any, values: dict[str, float]) -> None:
-            metrics.log(phase, state.global_step, max(state.max_steps, 0), **values)
-            if (board := getattr(self, "_board", None)) is not None:
-                for name, value in values.items():
-                    board.add_scalar(f"{phase}/{name.removeprefix('eval_')}", value, state.global_step)
-                board.flush()
+    def on_optimizer_step(self, *_: object, **__: object) -> None:
+        import torch
 
-        def _throughput(self, values: dict[str, float]) -> dict[str, float]:
-            tokens, data = values.get("num_tokens", 0.0), trainer.data_seconds
-            seconds = self._busy + data - self._data
-            found = {
-                "tokens_per_second": (tokens - self._tokens) / seconds,
-                "data_share": (data - self._data) / seconds,
-            }
-            self._busy, self._tokens, self._data = 0.0, tokens, data
-            return found
+        if self._copies:
+            before = torch.nn.utils.get_total_norm(self._copies)
+            deltas = [new - old for new, old in zip(self._take_sample(), self._copies, strict=True)]
+            change = torch.nn.utils.get_total_norm(deltas)
+            self._logged = {"weight_norm": before.item(), "update_ratio": (change / before).item()}
+            self._copies = []
 
-        def _rows(self) -> list[str]:
-            """The rows of the step in hand, as far as they can be told by their tokens."""
-            found = (name_row(ids) for batch in trainer.step_batches for ids in _split(batch))
-            return list(filter(None, found))
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self._busy += time.perf_counter() - self._began
 
-    return Reporter()
+    def on_log(
+        self, args: Any, state: Any, control: object, logs: dict[str, object] | None = None, **_: object
+    ) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        # under fp16 gradients may be infinite: the loss scaler finds its scale by them
+        for name in ("loss", "eval_loss") if args.fp16 else ("loss", "grad_norm", "eval_loss"):
+            if name in values and not math.isfinite(values[name]):
+                rows = self._rows() if name == "loss" else []
+                refuse_non_finite(name, values[name], state.global_step, kept(self._run_dir), rows)
+        if not state.is_world_process_zero:
+            return
+        figures = {n: value for n, value in values.items() if math.isfinite(value) and n not in _TIMINGS}
+        if "loss" in figures:
+            more = {**self._throughput(figures), **self._logged, **self._sampler.take()}
+            self._report("train", state, {**figures, **more})
+        elif "eval_loss" in figures:
+            self._report("eval", state, figures)
+
+    def _report(self, phase: str, state: Any, values: dict[str, float]) -> None:
+        self._metrics.log(phase, state.global_step, max(state.max_steps, 0), **values)
+        if (board := getattr(self, "_board", None)) is not None:
+            for name, value in values.items():
+                board.add_scalar(f"{phase}/{name.removeprefix('eval_')}", value, state.global_step)
+            board.flush()
+
+    def _take_sample(self) -> list[Any]:
+        return [parameter.detach().flatten()[:_VALUES] for parameter in self._watched]
+
+    def _throughput(self, values: dict[str, float]) -> dict[str, float]:
+        tokens, data = values.get("num_tokens", 0.0), self._trainer.data_seconds
+        seconds = self._busy + data - self._data
+        figures = {
+            "tokens_per_second": (tokens - self._tokens) / seconds,
+            "data_share": (data - self._data) / seconds,
+        }
+        self._busy, self._tokens, self._data = 0.0, tokens, data
+        return figures
+
+    def _rows(self) -> list[str]:
+        """Return the places of the rows of the current step, as far as their tokens identify them."""
+        rows = itertools.chain.from_iterable(map(_split, self._trainer.step_batches))
+        return list(filter(None, map(self._name_row, rows)))
 
 
 def _split(batch: Mapping[str, Any]) -> Iterator[list[int]]:
-    """The token ids of each row of a batch: without their padding, or, where rows are packed, apart again."""
+    """Yield the token ids of each row of a batch, without padding; packed rows are split again."""
     if "position_ids" not in batch:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
             yield ids[mask.bool()].tolist()
@@ -131,16 +146,24 @@ def _split(batch: Mapping[str, Any]) -> Iterator[list[int]]:
 
 
 def refuse_non_finite(name: str, value: float, step: int, checkpoint: str, rows: Sequence[str]) -> NoReturn:
-    """Refuse (FT-TRAIN-010) to go on after `step`, with what is kept and the rows that it trained on."""
+    """Refuse (FT-TRAIN-010) to continue after `step`; name the last checkpoint and the rows of the step."""
     more = f" and {len(rows) - _SHOWN_ROWS} more" if len(rows) > _SHOWN_ROWS else ""
-    by = f" Rows: {', '.join(rows[:_SHOWN_ROWS])}{more}." if rows else ""
-    refuse("FT-TRAIN-010", f"step {step} is not finite; the run stopped there. Kept: {checkpoint}.{by}",
-            field=name, found=str(value), expected="a finite number",
-            fix="lower learning_rate, or look at the rows of that step")  # fmt: skip
+    by = f"; rows: {', '.join(rows[:_SHOWN_ROWS])}{more}" if rows else ""
+    refuse(
+        violation(
+            "FT-TRAIN-010",
+            where=SUBJECT,
+            message=f"Step {step} is not finite and the run stopped; kept: {checkpoint}{by}",
+            field=name,
+            found=str(value),
+            expected="a finite number",
+            fix="Lower learning_rate, or inspect the rows of that step.",
+        )
+    )
 
 
 def _open_board(run_dir: Path, step: int) -> Any:
-    """TensorBoard's writer, where it is installed; what was written after `step` is taken back."""
+    """Return TensorBoard's writer if it is installed. Entries that were written after `step` are removed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter

@@ -89,7 +89,7 @@ def refused_codes() -> Callable[[Callable[[], Any]], set[str]]:
 
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
-    """`with stop_after(5): train.main(job)`: the training dies in step 5, before it can log, evaluate or save."""
+    """`with stop_after(5): train.main(job)`: the training is killed in step 5, before it can log, evaluate or save."""
     from transformers import TrainerCallback
 
     class Killed(Exception):
@@ -110,7 +110,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractConte
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Have something happen in the middle of a step of training."""
+    """A function that makes something happen in the middle of a training step."""
     from transformers import TrainerCallback
 
     def arrange(step: int, happen: Callable[[], None]) -> None:

@@ -68,7 +68,7 @@ def _letters() -> dict[int, str]:
 
 
 def _halves(token: bytes, rank: int, ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The two tokens whose merge made this one: what is left when all merges of a lower rank are done."""
+    """The two tokens that merge into this one: the rest after all merges of a lower rank."""
     parts = [token[n : n + 1] for n in range(len(token))]
     while len(parts) > 2:
         joined = [ranks.get(parts[n] + parts[n + 1], rank) for n in range(len(parts) - 1)]

@@ -11,6 +11,7 @@ from expectations.violations import Refused
 from ft_assets.adapters import evaluate
 from ft_assets.adapters.assets import released_adapter
 from ft_assets.adapters.checks import GATES
+from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import (
     ask_all,
     show_samples,
@@ -29,7 +30,7 @@ from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.telemetry import Metrics
 
-from .tiny_llm import build_base, publish_json
+from .tiny_llm import build_base, evaluate_params, publish_json
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +45,8 @@ def evaluated(trained: Any) -> tuple[Any, Artifact]:
         name: store.require(name).data_version
         for name in ("sft_adapter", "dpo_adapter", "instruction_splits", "passages")
     }
-    params = {
-        "base_model": str(lab.base), "revision": None, "state_dir": str(lab.state), "device": "cpu",
-        "dtype": "float32", "answers": {"max_new_tokens": 4},
-        "adapters": {"sft": ["sft_adapter", sft.recipe_id], "dpo": ["dpo_adapter", dpo.recipe_id]},
-    }  # fmt: skip
+    trained_refs = {"sft": ("sft_adapter", sft.recipe_id), "dpo": ("dpo_adapter", dpo.recipe_id)}
+    params = evaluate_params(lab.state, lab.base, trained_refs, max_new_tokens=4)
     recipe = Recipe(asset="adapter_evaluation", code_version="test", inputs=inputs)
     artifact = evaluate.main(
         Job(recipe=recipe, store=str(store.root), run_dir=str(lab.state / "runs/adapter_evaluation"), params=params)
@@ -77,12 +75,12 @@ def test_every_model_answers_every_held_out_question_and_is_compared_in_pairs(ev
         found.keys() == metrics for name in ("intervals", "differences") for found in artifact.summary[name].values()
     )
     assert artifact.summary["tokens_base"] <= 4
-    scores = show_scores(artifact.summary)
+    scores = show_scores(artifact.summary_as(AnswerSummary))
     assert "| base |" in scores and "| dpo-sft | " in scores and "cut by max_new_tokens" in scores
     assert show_samples(artifact.file("answers.parquet")).startswith("| question | gold | base | sft | dpo |")
 
 
-def test_a_candidate_is_released_with_its_contract_once_every_gate_holds(evaluated: Any) -> None:
+def test_a_candidate_is_released_with_its_contract_once_every_gate_passes(evaluated: Any) -> None:
     lab, artifact = evaluated
     resources = _resources(lab.state)
     assert dg.materialize([released_adapter], resources=resources, instance=dg.DagsterInstance.ephemeral()).success
@@ -110,7 +108,7 @@ def test_a_release_is_refused_when_the_prompt_that_serves_changed(evaluated: Any
 THINKING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
 
 
-def test_a_thought_that_the_prompt_opens_and_no_answer_closes_is_measured_and_warned_of(tmp_path: Path) -> None:
+def test_reasoning_that_the_prompt_opens_and_no_answer_closes_is_measured_and_reported(tmp_path: Path) -> None:
     generator = Generator(build_base(tmp_path / "base", template=THINKING), {}, choose("cpu", "float32"))
     metrics = Metrics(tmp_path)
     settings = AnswerSettings(max_new_tokens=4)
@@ -121,15 +119,16 @@ def test_a_thought_that_the_prompt_opens_and_no_answer_closes_is_measured_and_wa
         (reply.closed, reply.answer, reply.cut, reply.tokens) == (False, "", True, 4) for reply in replies["base"]
     )
     summary = summarise({**replies, "dpo": [read_reply("想</think>AES"), replies["base"][1]]}, ["AES", "AES"], seed=1)
-    assert (summary["closed_thinking_base"], summary["closed_thinking_dpo"], summary["cut_base"]) == (0.0, 0.5, 1.0)
-    assert summary["differences"]["dpo-base"]["exact_match"]["mean"] == 0.5
+    means = summary.means()
+    assert (means["closed_thinking_base"], means["closed_thinking_dpo"], means["cut_base"]) == (0.0, 0.5, 1.0)
+    assert summary.differences["dpo-base"]["exact_match"].mean == 0.5
     write_answers(tmp_path, [{"question": "q"}] * 2, replies, ["AES"] * 2)
-    assert "(a thought only)" in show_samples(tmp_path / "answers.parquet")
+    assert "(reasoning only)" in show_samples(tmp_path / "answers.parquet")
 
     store = ArtifactStore(tmp_path / "artifacts")
     publish_json(store, "answer_settings", "settings.json", {"max_new_tokens": 4})
     with store.stage(Recipe(asset="adapter_evaluation", code_version="test")) as staging:
-        store.point(staging.publish(summary))
+        store.point(staging.publish(summary.as_manifest()))
     (gate,) = (gate for gate in GATES if gate.name == "thoughts_close")
     verdict = judge(gate, Evidence(store, Releases(tmp_path / "released"), _engine(tmp_path)))
     assert not gate.blocking

@@ -23,7 +23,7 @@ NAMES = ("Aldra", "Borun", "Cedra", "Dorin", "Elvar", "Fenna", "Gorim", "Hadra",
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the base model lies, unpacked once for all tests of this file."""
+    """The folder of the base model, unpacked once for all tests of this file."""
     folder = tmp_path_factory.mktemp("smollm2")
     models.locate(BASE, folder)
     return folder / "models"
@@ -31,7 +31,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def state(tmp_path: Path, unpacked: Path) -> Path:
-    """A state folder of one's own with the base model in it."""
+    """A state folder for one test, with the base model in it."""
     (tmp_path / "models").symlink_to(unpacked)
     return tmp_path
 
@@ -57,7 +57,7 @@ def test_smollm2_learns_to_answer_from_the_passage_with_nothing_but_the_answer(s
         base_model=BASE, learning_rate=1e-3, max_steps=8, global_batch_size=4, max_length=256, save_steps=100
     )
     job = train_job(state, store, settings, splits)
-    job.params["dtype"] = "auto"
+    job.params["compute"]["dtype"] = "auto"
     adapter = train.main(job)
     assert adapter.summary["eval_loss_after"] < adapter.summary["eval_loss_before"]
 
@@ -78,7 +78,7 @@ COLOURS = (
 
 @pytest.mark.slow
 def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state: Path) -> None:
-    """Nothing but training can teach these: greedy exact match goes from 0 to 1."""
+    """Only training can teach these facts: greedy exact match rises from 0 to 1."""
     facts = zip(NAMES, COLOURS, strict=True)
     rows = [
         instruction(n, question=f"What is the colour of the {name} key?", context=[], answer=colour)
@@ -91,7 +91,7 @@ def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state:
         lora=LoraSettings(r=8, alpha=16, dropout=0.0), scheduler="constant_with_warmup", save_steps=100, eval_steps=100,
     )  # fmt: skip
     job = train_job(state, store, settings, splits)
-    job.params["dtype"] = "auto"
+    job.params["compute"]["dtype"] = "auto"
     adapter = train.main(job)
     assert adapter.summary["train_loss_first"] > 1
     assert adapter.summary["train_loss_last"] < 0.1

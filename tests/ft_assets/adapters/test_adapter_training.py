@@ -42,7 +42,7 @@ def test_the_artifact_holds_no_pickle_no_reference_copy_and_no_local_path(traine
     assert not list((lab.state / "runs" / "sft_adapter").glob("checkpoint-*")), "a published run leaves no checkpoint"
 
 
-def test_metrics_tell_loss_gradient_and_rewards(trained: Any) -> None:
+def test_metrics_contain_loss_gradient_and_rewards(trained: Any) -> None:
     _, sft, dpo = trained
     steps = [record for record in read_metrics(sft.file("metrics.jsonl")) if record["phase"] == "train"]
     assert [record["step"] for record in steps] == list(range(1, 7))
@@ -51,7 +51,7 @@ def test_metrics_tell_loss_gradient_and_rewards(trained: Any) -> None:
     assert rewards
 
 
-def test_every_gate_of_a_good_training_holds(trained: Any) -> None:
+def test_every_gate_of_a_good_training_passes(trained: Any) -> None:
     lab, _, _ = trained
     publish_json(lab.store, "answer_settings", "settings.json", {})
     engine = QdrantEngine("local", lab.state / "qdrant", None, "passages", None, 1.0)
@@ -61,8 +61,8 @@ def test_every_gate_of_a_good_training_holds(trained: Any) -> None:
     for gate in judged:
         assert judge(gate, evidence).violations == [], gate.name
     publish_json(lab.store, "answer_settings", "settings.json", {"prompt": "{passages} ? {question}"})
-    broken = {gate.name for gate in judged if judge(gate, evidence).violations}
-    assert broken == {"prompt_is_served"}
+    failed = {gate.name for gate in judged if judge(gate, evidence).violations}
+    assert failed == {"prompt_is_served"}
 
 
 def test_an_equal_recipe_gives_equal_weights_and_an_interrupted_run_ends_the_same(
@@ -147,7 +147,7 @@ def test_a_template_that_does_not_end_the_turn_is_refused(lab: Any, refused_code
     assert refused_codes(lambda: train.main(lab.sft_job(lab.instructions()))) == {"FT-TRAIN-004"}
 
 
-def test_qlora_without_bitsandbytes_says_what_to_install(lab: Any, refused_codes: Any) -> None:
+def test_qlora_without_bitsandbytes_names_the_package_to_install(lab: Any, refused_codes: Any) -> None:
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes"):
@@ -222,7 +222,7 @@ def test_projecting_supervised_positions_only_gives_trls_values(tiny_base: Any) 
     assert torch.allclose(their_grad, our_grad, atol=1e-5)
 
 
-def test_a_prompt_fills_its_places_once_and_keeps_braces() -> None:
+def test_a_prompt_fills_its_placeholders_once_and_keeps_braces() -> None:
     from .tiny_llm import PROMPT
 
     chat = build_messages(PROMPT, "What is {x}?", ["set {question} := {0}", "第二段"], system="简短回答")

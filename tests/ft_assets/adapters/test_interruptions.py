@@ -85,7 +85,7 @@ def test_a_run_killed_at_random_moments_ends_bit_identical(lab: Any) -> None:
     artifact = lab.store.find(job.recipe.asset, job.recipe.id)
     assert artifact.summary["steps"] == 40
     assert artifact.manifest.files[WEIGHTS] == undisturbed.manifest.files[WEIGHTS]
-    assert sum("goes on from" in event for event in artifact.summary["events"]) == KILLS
+    assert sum("resumes from" in event for event in artifact.summary["events"]) == KILLS
     assert not any("damaged" in event for event in artifact.summary["events"])
 
 
@@ -107,12 +107,12 @@ def test_a_killed_dpo_ends_bit_identical(lab: Any, method: str) -> None:
     worker.join(300)
     artifact = lab.store.find(job.recipe.asset, job.recipe.id)
     assert artifact.data_version == undisturbed.data_version
-    assert sum("goes on from" in event for event in artifact.summary["events"]) == 2
+    assert sum("resumes from" in event for event in artifact.summary["events"]) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_told_to_stop_ends_and_says_what_it_kept(lab: Any, number: signal.Signals) -> None:
+def test_a_worker_that_gets_a_signal_ends_and_names_the_kept_checkpoint(lab: Any, number: signal.Signals) -> None:
     job = lab.sft_job(lab.instructions(), **LONG | {"save_steps": 1000, "max_steps": 2000})
     worker = start(job)
     step = wait_for_steps(worker, job, 3)
@@ -122,9 +122,9 @@ def test_a_worker_told_to_stop_ends_and_says_what_it_kept(lab: Any, number: sign
     assert worker.exitcode == 1
     (kept,) = named_wholes(job.folder())
     assert int(kept.removeprefix("checkpoint-")) >= step
-    said = json.loads((job.folder() / FAILURE_FILE).read_text("utf-8"))["violations"]
-    assert [violation["code"] for violation in said] == ["FT-TRAIN-030"]
-    assert said[0]["found"] == kept
+    violations = json.loads((job.folder() / FAILURE_FILE).read_text("utf-8"))["violations"]
+    assert [violation["code"] for violation in violations] == ["FT-TRAIN-030"]
+    assert violations[0]["found"] == kept
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def leave_free(disk: Path, size: int) -> Path:
 
 
 @pytest.mark.slow
-def test_before_a_disk_is_full_the_run_stops_and_goes_on_when_there_is_space(
+def test_before_a_disk_is_full_the_run_stops_and_resumes_when_there_is_space(
     lab: Any, small_disk: Path, at_step: Callable[[int, Callable[[], None]], None]
 ) -> None:
     job = on_disk(lab.sft_job(lab.instructions(), save_steps=2), small_disk)
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_while_it_is_written_leaves_only_whole_checkpoints(
     lab: Any, small_disk: Path, at_step: Callable[[int, Callable[[], None]], None], free: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    # another program takes the space after it was found to be there
+    # another program takes the space after it was checked
     monkeypatch.setattr(checkpoints, "_refuse_without_space", lambda *_: None)
     job = on_disk(lab.sft_job(lab.instructions(), save_steps=2, logging_steps=100), small_disk)
     at_step(3, lambda: leave_free(small_disk, free) and None)

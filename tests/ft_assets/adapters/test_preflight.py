@@ -1,4 +1,4 @@
-"""The gates before training, on a tiny base: what they find, what they leave behind, and what the trial does not."""
+"""The gates before training on a tiny base: their verdicts, their report, and the trial steps that leave no trace."""
 
 # datasets and transformers are untyped here
 # pyright: basic
@@ -15,10 +15,11 @@ import pytest
 from expectations.violations import Refused, Violation
 from ft_assets.adapters import train
 from ft_assets.adapters.checks import GATES as CHECKS
-from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, gates_of, judge_resources, judge_trial, smoke_run
+from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, gates_of, judge_resources, judge_trial
 from ft_assets.adapters.rows.training_data import TrainingData
 from ft_assets.adapters.trainer.build import build_trainer
 from ft_assets.adapters.trainer.load_model import load_model
+from ft_assets.adapters.trainer.trial_steps import run_trial_steps
 from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
 from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import Compute
@@ -127,13 +128,13 @@ def test_dropping_every_row_and_cutting_where_it_cannot_help_are_refused(lab: An
         assert refused_codes(lambda s=settings: training_data(lab, lab.instructions(rows), s)) == {code}
 
 
-def test_a_pair_that_differs_only_in_what_the_policy_takes_away_is_refused(lab: Any, refused_codes: Any) -> None:
+def test_a_pair_that_differs_only_in_text_that_the_policy_removes_is_refused(lab: Any, refused_codes: Any) -> None:
     pairs = [preference(0), preference(1, chosen="<think>想</think>128", rejected="128")]
     settings = settings_for(lab)
     assert refused_codes(lambda: training_data(lab, lab.preferences(pairs), settings, "strip")) == {"FT-TRAIN-006"}
 
 
-def test_the_trainer_must_hold_exactly_what_was_judged(lab: Any, refused_codes: Any) -> None:
+def test_the_trainer_must_have_exactly_the_rows_that_were_judged(lab: Any, refused_codes: Any) -> None:
     for splits in (lab.instructions(), lab.preferences()):
         data, *_ = training_data(lab, splits, settings_for(lab))
         rows = data.datasets
@@ -185,7 +186,7 @@ def test_trial_steps_leave_the_model_the_random_numbers_and_the_counters_as_they
     before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
     random = torch.get_rng_state()
     counters = repr(trainer._metrics)
-    figures = smoke_run(trainer)
+    figures = run_trial_steps(trainer)
     assert figures["max_abs_adapter_delta"] > 0 and figures["row_tokens"] == data.longest
     assert figures["losses"][1] != figures["losses"][0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.named_parameters())
@@ -200,12 +201,12 @@ def test_a_trial_that_diverges_is_refused(lab: Any, refused_codes: Any) -> None:
     assert "nan" in written(lab.state)["trial_steps_train"]["figures"]["losses"]
 
 
-def test_a_trial_that_moves_nothing_is_refused(lab: Any, refused_codes: Any) -> None:
+def test_a_trial_that_changes_no_weight_is_refused(lab: Any, refused_codes: Any) -> None:
     still = trainer_of(lab, settings_for(lab, learning_rate=1e-45))[1]
     assert refused_codes(lambda: judge_trial(Preflight("training", lab.state), still)) == {"FT-TRAIN-023"}
 
 
-def test_running_out_of_memory_in_the_trial_goes_up_and_leaves_the_weights(lab: Any) -> None:
+def test_running_out_of_memory_in_the_trial_is_raised_and_leaves_the_weights(lab: Any) -> None:
     import torch
 
     _, trainer = trainer_of(lab, settings_for(lab))
@@ -216,7 +217,7 @@ def test_running_out_of_memory_in_the_trial_goes_up_and_leaves_the_weights(lab: 
 
     trainer.compute_loss = out_of_memory
     with pytest.raises(torch.OutOfMemoryError):
-        smoke_run(trainer)
+        run_trial_steps(trainer)
     assert all(torch.equal(new, old) for new, old in zip(trainer.model.parameters(), before, strict=True))
 
 
@@ -232,10 +233,10 @@ def test_a_training_is_bit_identical_with_and_without_the_trial(
     def run(name: str) -> tuple[Any, list[Any], bool]:
         made = train.main(msgspec.structs.replace(job, run_dir=f"{job.run_dir}-{name}"))
         steps = [r for r in read_metrics(made.file("metrics.jsonl")) if r["phase"] in ("train", "eval")]
-        told = [[record.get(name) for name in _EXACT] for record in steps]
+        logged = [[record.get(name) for name in _EXACT] for record in steps]
         found = (
             made.manifest.files["adapter/adapter_model.safetensors"],
-            told,
+            logged,
             "trial_steps_train" in written(made.path),
         )
         lab.store.discard(made)
@@ -255,9 +256,9 @@ def test_a_missing_verdict_is_refused(trained: Any) -> None:
         read_result(trained[1], "pairs_differ")
 
 
-def test_a_report_holds_figures_that_json_cannot(tmp_path: Path) -> None:
+def test_a_report_contains_figures_that_json_cannot_express(tmp_path: Path) -> None:
     preflight = Preflight("training", tmp_path)
     preflight.judge("trial_steps_train", [Violation(code="X", where="a", message="b", found={1})], {"n": float("nan")})
     assert written(tmp_path)["trial_steps_train"]["figures"] == {"n": "nan"}
     with pytest.raises(Refused, match="X"):
-        preflight.refuse_broken()
+        preflight.refuse_failed()

@@ -62,7 +62,7 @@ def finish(job: Job) -> Artifact:
 
 
 def stop_after(job: Job, step: int, sent: signal.Signals, processes: int = 2) -> int:
-    """Start, signal torchrun once a step was told, and return its exit code."""
+    """Start, signal torchrun after the first logged step, and return its exit code."""
     started = start(job, processes)
     wait_for_step(job, started, step)
     started.send_signal(sent)
@@ -71,18 +71,18 @@ def stop_after(job: Job, step: int, sent: signal.Signals, processes: int = 2) ->
 
 def wait_for_step(job: Job, started: subprocess.Popen[bytes], step: int) -> None:
     deadline = time.monotonic() + 300
-    while not any(r.get("step", 0) >= step and r.get("phase") == "train" for r in told(job)):
+    while not any(r.get("step", 0) >= step and r.get("phase") == "train" for r in logged(job)):
         assert started.poll() is None, read_failure(Path(job.run_dir))
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def told(job: Job) -> list[dict[str, Any]]:
+def logged(job: Job) -> list[dict[str, Any]]:
     return list(read_metrics(Path(job.run_dir) / "metrics.jsonl"))
 
 
 def figures(artifact: Artifact, name: str) -> list[float]:
-    """A figure of every step; a step that was trained twice counts by its last time."""
+    """A figure of every step; of a step that was trained twice, the last one."""
     records = [r for r in read_metrics(artifact.file("metrics.jsonl")) if r["phase"] == "train" and name in r]
     return [value for _, value in sorted({r["step"]: r[name] for r in records}.items())]
 
@@ -98,7 +98,7 @@ def workers(job: Job) -> list[int]:
         try:
             command = path.read_bytes()
         except OSError:
-            continue  # it ended meanwhile
+            continue  # it has ended
         if job.run_dir.encode() in command:
             found.append(int(path.parent.name))
     return found
@@ -144,7 +144,7 @@ def test_two_processes_train_every_weight_as_one_does(lab: Any) -> None:
     assert figures(two, "grad_norm") == pytest.approx(figures(one, "grad_norm"), rel=1e-3)
 
 
-def test_a_wish_to_stop_reaches_every_process(lab: Any) -> None:
+def test_a_request_to_stop_reaches_every_process(lab: Any) -> None:
     job = elsewhere(lab.sft_job(lab.instructions(), **LONG), "stopped")
     started = start(job)
     wait_for_step(job, started, 3)
@@ -157,17 +157,17 @@ def test_a_wish_to_stop_reaches_every_process(lab: Any) -> None:
     assert len(list(newest.glob("rng_state_*.pth"))) == 2
 
 
-def test_one_process_that_runs_out_of_memory_ends_all_and_the_next_start_takes_the_rung(lab: Any) -> None:
+def test_one_process_that_runs_out_of_memory_ends_all_and_the_next_start_takes_the_fallback(lab: Any) -> None:
     job = elsewhere(lab.sft_job(lab.instructions(), **LONG | {"max_steps": 6}), "out-of-memory")
     assert start(job, worker="tests.ft_assets.adapters.runs_out").wait(timeout=180) != 0
     assert "FT-TRAIN-034" in str(read_failure(Path(job.run_dir)))
     assert wait_for_none(job, 30) == []
     artifact = finish(job)
     assert artifact.summary["steps"] == 6
-    assert "fell back on: micro_batch_size 1 (was 2)" in " ".join(artifact.summary["events"])
+    assert "fallbacks of an earlier start: micro_batch_size 1 (was 2)" in " ".join(artifact.summary["events"])
 
 
-def test_a_checkpoint_of_two_processes_goes_on_in_one_and_the_other_way_round(lab: Any) -> None:
+def test_a_checkpoint_of_two_processes_resumes_in_one_and_the_reverse(lab: Any) -> None:
     job = lab.sft_job(lab.instructions(), **LONG)
     whole = train.main(elsewhere(job, "whole"))
 
@@ -193,9 +193,9 @@ def test_cancelling_leaves_no_process_behind(lab: Any, sent: signal.Signals) -> 
     assert job.artifacts().versions("sft_adapter") == []
 
 
-def test_what_one_process_refuses_is_told_and_every_process_ends(lab: Any, refused_codes: Any) -> None:
+def test_a_refusal_of_one_process_is_reported_and_every_process_ends(lab: Any, refused_codes: Any) -> None:
     job = elsewhere(lab.sft_job(lab.instructions(), global_batch_size=2, micro_batch_size=2), "refused")
     assert start(job).wait(timeout=120) != 0
-    said = read_failure(Path(job.run_dir))
-    assert "FT-TRAIN-050" in str(said)
+    failure = read_failure(Path(job.run_dir))
+    assert "FT-TRAIN-050" in str(failure)
     assert wait_for_none(job, 10) == []

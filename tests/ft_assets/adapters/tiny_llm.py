@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from expectations.contracts.adapter import RagPrompt
+from ft_assets.adapters.jobs import EvaluateParams, ModelParams, TrainedRef, TrainParams
 from ft_assets.config.model import DpoSettings, SftSettings
 from resources.artifacts import Artifact, ArtifactStore, Recipe
-from resources.launcher import Job
+from resources.launcher import ComputeParams, Job
 
 PROMPT = RagPrompt(system="", template="Background:\n{passages}\n\nQuestion: {question}\nAnswer:", separator="\n")
 TEMPLATE = (
@@ -104,8 +105,27 @@ def train_job(
         asset=f"{method}_adapter", code_version="test", settings=settings.model_dump(mode="json"),
         inputs={splits.asset: splits.data_version, **({"sft_adapter": sft.data_version} if sft else {})},
     )  # fmt: skip
-    params = {
-        "method": method, "settings": settings.model_dump(mode="json"), "prompt": msgspec.to_builtins(PROMPT),
-        "thinking": "allow_empty", "state_dir": str(state), "device": "cpu", "dtype": "float32",
-    }  # fmt: skip
-    return Job(recipe=recipe, store=str(store.root), run_dir=str(state / "runs" / recipe.asset), params=params)
+    params = TrainParams(
+        method=method,
+        settings=settings.model_dump(mode="json"),
+        prompt=PROMPT,
+        thinking="allow_empty",
+        compute=compute_params(state),
+    )
+    run_dir = state / "runs" / recipe.asset
+    return Job(recipe=recipe, store=str(store.root), run_dir=str(run_dir), params=msgspec.to_builtins(params))
+
+
+def evaluate_params(state: Path, base: Path, trained: Mapping[str, tuple[str, str]], **answers: int) -> dict[str, Any]:
+    """Return the parameters of an evaluation job. `trained`: name -> (asset, recipe id)."""
+    references = {name: TrainedRef(asset=asset, recipe_id=recipe_id) for name, (asset, recipe_id) in trained.items()}
+    params = EvaluateParams(
+        models=ModelParams(base_model=str(base), revision=None, trained=references),
+        answers=answers,
+        compute=compute_params(state),
+    )
+    return msgspec.to_builtins(params)
+
+
+def compute_params(state: Path, dtype: str = "float32") -> ComputeParams:
+    return ComputeParams(state_dir=str(state), device="cpu", dtype=dtype)

@@ -16,10 +16,10 @@ from ft_assets.datasets import assets as datasets
 from ft_assets.embedding import assets as embedding
 from ft_assets.graph.gates import Evidence, judge
 from ft_assets.retrieval import assets as retrieval
-from ft_assets.settings import assets as settings_room
+from ft_assets.settings import assets as settings_assets
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
-ROOMS = (settings_room, corpus, datasets, adapters, embedding, retrieval, answers)
+STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, answers)
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def _run(root: Path) -> dict[str, Mapping[str, Any]]:
     """Materialize everything and return each asset's metadata."""
     launcher = LauncherResource(state_dir=str(root / "state"), kind="inline")
     result = dg.materialize(
-        [asset for room in ROOMS for asset in room.ASSETS],
+        [asset for stage in STAGES for asset in stage.ASSETS],
         resources={"artifacts": _artifacts(root), "qdrant": _qdrant(root), "launcher": launcher},
     )
     return {

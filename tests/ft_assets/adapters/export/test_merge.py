@@ -1,4 +1,4 @@
-"""A merged model says what base and adapter said, and an adapter goes on no base but its own."""
+"""A merged model computes the same as base and adapter, and an adapter is loaded on no base but its own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_merged_model_alone_answers_as_base_and_adapter_do(trained: Any, mer
     assert fingerprint(folder)["weights"] != fingerprint(lab.base)["weights"]
 
 
-def test_weights_saved_in_bfloat16_are_measured_and_named_so(trained: Any, tmp_path: Path) -> None:
+def test_weights_saved_in_bfloat16_are_measured_and_named_bfloat16(trained: Any, tmp_path: Path) -> None:
     lab, sft, _ = trained
     found = merge_adapter(sft.folder(), lab.base, tmp_path, "bfloat16")
     assert found.max_abs_difference_merged < found.max_abs_difference_saved <= found.tolerance
@@ -57,13 +57,13 @@ def test_weights_saved_in_bfloat16_are_measured_and_named_so(trained: Any, tmp_p
 
 @pytest.mark.parametrize("difference", [1.0, math.nan, math.inf])
 @pytest.mark.parametrize("name", ["max_abs_difference_merged", "max_abs_difference_saved", "saved_noise"])
-def test_a_merge_whose_logits_moved_is_refused(merged: tuple[Path, Merged], name: str, difference: float) -> None:
+def test_a_merge_that_changes_the_logits_is_refused(merged: tuple[Path, Merged], name: str, difference: float) -> None:
     moved = msgspec.structs.replace(merged[1], **{name: difference})
     assert [(v.code, v.field) for v in check_merged(moved, "x")] == [("FT-ADP-010", name)]
     assert check_merged(merged[1], "x") == []
 
 
-def test_an_adapter_that_drowns_in_the_rounding_of_the_weights_is_refused(
+def test_an_adapter_that_is_lost_in_the_rounding_of_the_weights_is_refused(
     trained: Any, tmp_path: Path, refused_codes: Any
 ) -> None:
     from safetensors.torch import load_file, save_file

@@ -1,4 +1,4 @@
-"""The model card: what the base states of its licence, and nothing that was not measured."""
+"""The model card: the licence that the base states, and only measured figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from expectations.contracts.adapter import AdapterContract, BaseModelIdentity, LoraShape
 from expectations.rules.answer_scores import read_reply
-from ft_assets.adapters.export.model_card import Card, base_licence, write_card
+from ft_assets.adapters.export.model_card import CardFigures, ModelCard, base_licence, write_card
 from ft_assets.adapters.score_answers import summarise
 from resources.artifacts import Recipe
 from tests.ft_assets.adapters.tiny_llm import PROMPT
@@ -26,11 +26,12 @@ CONTRACT = AdapterContract(
     reasoning="strip",
     lora=LoraShape(r=8, alpha=16, targets=["q_proj"]),
 )  # fmt: skip
+FIGURES = CardFigures(steps=60, eval_loss_after=0.25)
 
 
-def make_card(base: Path, **changes: Any) -> Card:
+def make_card(base: Path, **changes: Any) -> ModelCard:
     recipe = Recipe(asset="sft_adapter", code_version="1", inputs={"instruction_splits": "0123abcd"})
-    card = Card(recipe=recipe, contract=CONTRACT, summary={"steps": 60, "eval_loss_after": 0.25}, base_folder=base)
+    card = ModelCard(recipe=recipe, contract=CONTRACT, figures=FIGURES, base_folder=base)
     return msgspec.structs.replace(card, **changes)
 
 
@@ -64,8 +65,8 @@ def test_a_card_names_recipe_data_prompt_and_figures_and_equal_runs_get_equal_ca
     text = (tmp_path / "one.md").read_text("utf-8")
     assert text == (tmp_path / "two.md").read_text("utf-8")
     assert text.startswith('---\nbase_model: "Qwen/Qwen3-4B"\nlibrary_name: "peft"\n')
-    for said in ("| instruction_splits | 0123abcd |", "| steps | 60 |", "Background:", "aaaaaaaaaaaaaaaa"):
-        assert said in text
+    for content in ("| instruction_splits | 0123abcd |", "| steps | 60 |", "Background:", "aaaaaaaaaaaaaaaa"):
+        assert content in text
     assert "## Evaluation" not in text
 
 

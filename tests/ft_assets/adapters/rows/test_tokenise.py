@@ -20,7 +20,7 @@ from ft_assets.adapters.rows.tokenise import (
 from resources.generator import render
 from tests.ft_assets.adapters.tiny_llm import PROMPT, instruction, preference
 
-# opens a thought before every answer, and puts an empty one before an answer that has none, as Qwen3-Thinking does
+# opens <think> before every answer, and puts empty reasoning before an answer without any, as Qwen3-Thinking does
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}:{% if m['role'] == 'assistant' and '</think>' not in "
     "m['content'] %}<think>\n\n</think>\n\n{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -55,7 +55,7 @@ def test_many_rows_in_one_call_are_tokenised_as_one_by_one(tokenizer: Any) -> No
             assert tokenizer.decode(side.trained) == f"{answer.text}<|im_end|>\n"
 
 
-def test_a_template_that_opens_a_thought_is_told_from_one_that_does_not(tokenizer: Any) -> None:
+def test_a_template_that_opens_the_reasoning_is_recognised(tokenizer: Any) -> None:
     assert not opens_thought(tokenizer)
     tokenizer.chat_template = THINKING
     assert opens_thought(tokenizer)
@@ -71,7 +71,7 @@ def test_a_template_that_opens_a_thought_is_told_from_one_that_does_not(tokenize
         ("mask_empty", "想。", "想。\n</think>\n\n1 比特<|im_end|>\n", "full"),
     ],
 )
-def test_the_policy_decides_what_of_a_thought_is_trained(
+def test_the_policy_decides_which_part_of_the_reasoning_is_trained(
     thinking: Any, policy: str, reasoning: str, trained: str, thought: str
 ) -> None:
     ((row,),) = tokenise(thinking, [instruction(1, reasoning=reasoning)], PROMPT, policy)
@@ -80,7 +80,7 @@ def test_the_policy_decides_what_of_a_thought_is_trained(
     assert thinking.decode(row.serving).endswith("assistant:<think>\n")
 
 
-def test_the_answers_of_a_pair_keep_their_thoughts_apart_and_tags_must_pair() -> None:
+def test_the_answers_of_a_pair_keep_their_own_reasoning_and_tags_must_be_paired() -> None:
     pair = preference(1, chosen="<thinking>\n先算。\n</thinking>\n\n128", rejected="64")
     assert [tuple(answer) for answer in answers_of(pair, "mask_empty")] == [
         ("chosen", "先算。", "128"), ("rejected", "", "64"),
@@ -112,7 +112,7 @@ class TestTooLong:
         row = instruction(1, context=context, system="简短", history=[{"question": "前?", "answer": "后"}])
         whole = tokenise(tokenizer, [row], PROMPT, "allow_empty")[0][0]
         fitted = self.fitted(tokenizer, [row], "truncate_prompt", len(whole.ids) - 150)
-        cut, ((made,),) = fitted.rows[0], fitted.made
+        cut, ((made,),) = fitted.rows[0], fitted.tokenised
         assert len(made.ids) <= len(whole.ids) - 150 < len(whole.ids)
         assert made.trained == whole.trained and {**row, "context": 0} == {**cut, "context": 0}
         assert "".join(context).startswith("".join(cut["context"])) and cut["context"][0] == context[0]
@@ -121,19 +121,19 @@ class TestTooLong:
         assert len(tokenise(tokenizer, [longer], PROMPT, "allow_empty")[0][0].ids) > len(whole.ids) - 150, (
             "no more fits"
         )
-        (said,) = fitted.too_long
-        assert (said.action, said.passages, said.tokens_kept) == ("cut", 3, len(made.ids))
+        (cut_row,) = fitted.too_long
+        assert (cut_row.action, cut_row.passages, cut_row.tokens_kept) == ("cut", 3, len(made.ids))
 
     def test_both_sides_of_a_pair_are_cut_to_one_prompt(self, tokenizer: Any) -> None:
         pair = preference(1, context=["很长的段落。" * 20], chosen="长" * 30, rejected="短")
-        ((chosen, rejected),) = self.fitted(tokenizer, [pair], "truncate_prompt", 200).made
+        ((chosen, rejected),) = self.fitted(tokenizer, [pair], "truncate_prompt", 200).tokenised
         assert len(chosen.ids) <= 200 and chosen.serving == rejected.serving
         assert tokenizer.decode(chosen.trained) == f"{'长' * 30}<|im_end|>\n"
 
     def test_a_row_whose_answer_alone_is_too_long_is_left_for_the_gate(self, tokenizer: Any) -> None:
         row = instruction(1, answer="长" * 300)
         fitted = self.fitted(tokenizer, [row], "truncate_prompt", 200)
-        assert fitted.rows == [row] and len(fitted.made[0][0].ids) > 200 and not fitted.too_long
+        assert fitted.rows == [row] and len(fitted.tokenised[0][0].ids) > 200 and not fitted.too_long
         assert self.fitted(tokenizer, [row], "raise", 200).rows == [row]
 
 

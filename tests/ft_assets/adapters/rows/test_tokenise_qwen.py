@@ -66,7 +66,7 @@ def test_the_vocabulary_is_the_one_that_serves(qwen: Any) -> None:
     assert opens_thought(qwen)
 
 
-def test_a_thought_is_trained_up_to_the_stop_token_and_its_opening_tag_is_not(qwen: Any, tmp_path: Path) -> None:
+def test_reasoning_is_trained_up_to_the_stop_token_and_its_opening_tag_is_not(qwen: Any, tmp_path: Path) -> None:
     ((row,),) = tokenise(qwen, [instruction(1, reasoning="先看标准。")], PROMPT, "require")
     assert row.ids[: len(row.serving)] == row.serving and list(row.serving[-2:]) == [THINK, 198]
     assert qwen.decode(row.trained) == "先看标准。\n</think>\n\n1 比特<|im_end|>\n"
@@ -74,7 +74,7 @@ def test_a_thought_is_trained_up_to_the_stop_token_and_its_opening_tag_is_not(qw
     assert all(result.passed for result in judge([[row]], tmp_path).results)
 
 
-def test_an_empty_thought_keeps_the_served_prompt_although_a_token_reaches_over_its_end(qwen: Any) -> None:
+def test_empty_reasoning_keeps_the_served_prompt_although_a_token_crosses_its_end(qwen: Any) -> None:
     row = instruction(1)
     ((made,),) = tokenise(qwen, [row], PROMPT, "allow_empty")
     chat = prompt_messages(row, PROMPT)
@@ -85,7 +85,7 @@ def test_an_empty_thought_keeps_the_served_prompt_although_a_token_reaches_over_
     assert qwen.decode(made.trained) == "\n</think>\n\n1 比特<|im_end|>\n" and made.thought == "empty"
 
 
-def test_mask_empty_takes_the_empty_thought_out_of_the_loss(qwen: Any, tmp_path: Path) -> None:
+def test_mask_empty_takes_empty_reasoning_out_of_the_loss(qwen: Any, tmp_path: Path) -> None:
     rows = [instruction(1), instruction(2, reasoning="想一想。")]
     (empty,), (full,) = tokenise(qwen, rows, PROMPT, "mask_empty")
     assert qwen.decode(empty.trained) == "\n\n1 比特<|im_end|>\n"
@@ -93,7 +93,7 @@ def test_mask_empty_takes_the_empty_thought_out_of_the_loss(qwen: Any, tmp_path:
     assert all(result.passed for result in judge([[empty], [full]], tmp_path).results)
 
 
-def test_rows_that_teach_to_skip_thinking_are_refused_by_name_and_a_set_share_of_them_is_not(
+def test_rows_that_teach_to_skip_reasoning_are_refused_by_name_above_the_allowed_share(
     qwen: Any, tmp_path: Path
 ) -> None:
     made = tokenise(qwen, [instruction(n, reasoning="想。" * (n > 0)) for n in range(4)], PROMPT, "allow_empty")
@@ -106,9 +106,7 @@ def test_rows_that_teach_to_skip_thinking_are_refused_by_name_and_a_set_share_of
         judge(stripped, tmp_path)
 
 
-def test_pairs_carry_their_thoughts_and_only_those_that_prefer_not_to_think_are_refused(
-    qwen: Any, tmp_path: Path
-) -> None:
+def test_pairs_keep_their_reasoning_and_only_those_that_prefer_none_are_refused(qwen: Any, tmp_path: Path) -> None:
     thought, bare = "<thinking>先算。</thinking>\n128 比特", "64 字节"
     made = tokenise(qwen, [preference(1, chosen=thought, rejected=bare)], PROMPT, "mask_empty")
     chosen, rejected = made[0]

@@ -16,7 +16,7 @@ from resources.launcher import Job
 from resources.telemetry import read_metrics
 from tests.ft_assets.adapters.tiny_llm import instruction
 
-# one optimizer step over every row: its loss is that of the first look at them
+# one optimizer step over every row: its loss is that of the untrained model
 ONE_STEP = {"max_steps": 1, "learning_rate": 1e-4, "lora": {"dropout": 0}}
 
 
@@ -30,7 +30,7 @@ def losses(artifact: Artifact) -> list[float]:
 
 
 @pytest.mark.slow
-def test_packed_rows_have_the_loss_and_the_gradient_they_have_alone(lab: Any) -> None:
+def test_packed_rows_have_the_same_loss_and_gradient_as_alone(lab: Any) -> None:
     splits = lab.instructions()
     alone = run(lab.sft_job(splits, **ONE_STEP, global_batch_size=12, micro_batch_size=12))
     packed = run(lab.sft_job(splits, **ONE_STEP, packing=True, global_batch_size=4, micro_batch_size=4))
@@ -42,7 +42,7 @@ def test_packed_rows_have_the_loss_and_the_gradient_they_have_alone(lab: Any) ->
     assert packed.summary["eval_loss_before"] == pytest.approx(alone.summary["eval_loss_before"], abs=1e-5)
 
 
-def test_a_model_in_which_packed_rows_see_each_other_is_refused(
+def test_a_model_in_which_packed_rows_influence_each_other_is_refused(
     tiny_base: Path, tmp_path: Path, refused_codes: Any
 ) -> None:
     import torch
@@ -89,7 +89,7 @@ def test_every_loss_of_dpo_trains(trained: Any) -> None:
         ("FT-TRAIN-052", {}, "cuda", 64),
     ],
 )
-def test_what_the_hardware_cannot_do_is_refused_before_anything_is_built(
+def test_settings_that_the_hardware_cannot_run_are_refused_before_anything_is_built(
     request: pytest.FixtureRequest, code: str, changes: dict[str, int], device: Any, processes: int
 ) -> None:
     monkeypatch, refused_codes = map(request.getfixturevalue, ("monkeypatch", "refused_codes"))
@@ -101,7 +101,7 @@ def test_what_the_hardware_cannot_do_is_refused_before_anything_is_built(
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"label_smoothing": 0.1}, "label_smoothing (0.1) has no effect on loss `sigmoid`"),
         ({"loss": "exo_pair", "label_smoothing": 0}, "logarithm of label_smoothing"),
@@ -110,14 +110,14 @@ def test_what_the_hardware_cannot_do_is_refused_before_anything_is_built(
         ({"method": "full", "precompute_reference": False}, "a second model in memory"),
     ],
 )
-def test_dpo_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], said: str) -> None:
+def test_dpo_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         DpoSettings.model_validate({"base_model": "base", **changes})
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("environ", "said"),
+    ("environ", "message"),
     [
         ({"FT__LAUNCHER__PROCESSES": "2"}, "processes (2) needs kind `torchrun`, not `subprocess`"),
         (
@@ -126,7 +126,9 @@ def test_dpo_settings_that_contradict_each_other_are_refused(changes: dict[str, 
         ),
     ],
 )
-def test_processes_that_cannot_share_the_work_are_refused_with_both_values(environ: dict[str, str], said: str) -> None:
+def test_processes_that_cannot_share_the_work_are_refused_with_both_values(
+    environ: dict[str, str], message: str
+) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(Path(__file__).parents[4] / "config.yaml", environ=environ)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

@@ -50,17 +50,17 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("says", DAMAGE)
-def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_it_is_taken(tmp_path: Path, says: str) -> None:
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_renamed_and_the_one_before_it_is_used(tmp_path: Path, damage: str) -> None:
     whole, newest = sealed_checkpoint(tmp_path, 8), sealed_checkpoint(tmp_path, 10)
     assert find_damage(newest) == []
-    DAMAGE[says](newest)
+    DAMAGE[damage](newest)
     (tmp_path / ".stage-12" / "checkpoint-12").mkdir(parents=True)  # a process was killed while it wrote
     metrics = Metrics(tmp_path)
     assert newest_whole(tmp_path, metrics) == whole
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["checkpoint-8", "damaged-10"]
     assert read_events(tmp_path / "metrics.jsonl") == [
-        f"step 10: checkpoint-10 is damaged ({says}): not used, kept as damaged-10"
+        f"step 10: checkpoint-10 is damaged ({damage}): not used, kept as damaged-10"
     ]
     sealed_checkpoint(tmp_path, 10)
     cut(tmp_path / "checkpoint-10")
@@ -69,7 +69,7 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_it_is_take
 
 
 def stand_in(run_dir: Path, step: int, values: int = 4) -> Any:
-    """What `staged` needs to know of a trainer."""
+    """The attributes of a trainer that `staged` reads."""
     weights = torch.nn.Parameter(torch.zeros(values))
     return SimpleNamespace(
         args=SimpleNamespace(output_dir=str(run_dir), optim="adamw_torch_fused"),
@@ -94,9 +94,11 @@ def write(trainer: Any) -> None:
         OSError(28, "No space left on device"),
     ],
 )
-def test_a_full_disk_is_told_as_one_refusal_and_leaves_only_whole_checkpoints(tmp_path: Path, error: Exception) -> None:
+def test_a_full_disk_is_reported_as_one_refusal_and_leaves_only_whole_checkpoints(
+    tmp_path: Path, error: Exception
+) -> None:
     write(stand_in(tmp_path, 2))
-    refusal = pytest.raises(Refused, match=r"FT-TRAIN-031.*checkpoint of step 4.*kept: checkpoint-2")
+    refusal = pytest.raises(Refused, match=r"FT-TRAIN-031.*step 4: No space for the checkpoint.*kept: checkpoint-2")
     with refusal, staged(stand_in(tmp_path, 4)) as stage:
         (stage / "half").write_text("x")
         raise error
@@ -104,13 +106,13 @@ def test_a_full_disk_is_told_as_one_refusal_and_leaves_only_whole_checkpoints(tm
     assert find_damage(tmp_path / "checkpoint-2") == []
 
 
-def test_an_error_that_is_none_of_the_disk_stays_what_it_is(tmp_path: Path) -> None:
+def test_an_error_that_does_not_come_from_the_disk_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(KeyError), staged(stand_in(tmp_path, 4)):
         raise KeyError("step")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_space_is_asked_for_before_anything_is_written(tmp_path: Path) -> None:
+def test_free_space_is_checked_before_anything_is_written(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     trainer = stand_in(tmp_path, 4)
     huge = torch.empty(1, device="meta").expand(free // 8)
@@ -131,7 +133,7 @@ def test_the_two_newest_checkpoints_and_the_best_are_kept(tmp_path: Path) -> Non
     assert not list(tmp_path.glob(".trash-*"))
 
 
-def test_a_run_goes_on_from_the_newest_whole_checkpoint_to_the_same_weights(
+def test_a_run_resumes_from_the_newest_whole_checkpoint_and_ends_with_the_same_weights(
     lab: Any, trained: Any, stop_after: Callable[[int], Any]
 ) -> None:
     _, sft, _ = trained
@@ -149,13 +151,13 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_to_the_same_weights(
     assert resumed.summary["steps"] == 6
     assert [event.split(" (")[0] for event in resumed.summary["events"]] == [
         "step 9: checkpoint-9 is damaged", "step 4: checkpoint-4 is damaged",
-        "step 3: goes on from checkpoint-3 of 6 steps",
+        "step 3: resumes from checkpoint-3 of 6 steps",
     ]  # fmt: skip
     assert resumed.summary["eval_loss_before"] == sft.summary["eval_loss_before"]
     assert not [path for path in run.iterdir() if path.name.startswith(("checkpoint-", "damaged-", "."))]
 
 
-def test_a_learning_rate_changed_on_resume_is_applied_and_told(lab: Any, stop_after: Callable[[int], Any]) -> None:
+def test_a_learning_rate_changed_on_resume_is_applied_and_logged(lab: Any, stop_after: Callable[[int], Any]) -> None:
     splits = lab.instructions()
     with stop_after(5):
         train.main(lab.sft_job(splits, save_steps=2, scheduler="constant", learning_rate=2e-3))
@@ -166,26 +168,24 @@ def test_a_learning_rate_changed_on_resume_is_applied_and_told(lab: Any, stop_af
     assert rates == pytest.approx({1: 2e-3, 2: 2e-3, 3: 2e-3, 4: 2e-3} | dict.fromkeys(range(5, 9), 5e-4))
 
 
-def test_an_optimizer_of_another_kind_begins_anew_and_says_so(lab: Any, stop_after: Callable[[int], Any]) -> None:
+def test_another_optimizer_starts_with_new_moments_and_logs_it(lab: Any, stop_after: Callable[[int], Any]) -> None:
     splits = lab.instructions()
     with stop_after(5):
         train.main(lab.sft_job(splits, save_steps=2))
     seal = lab.state / "runs/sft_adapter/checkpoint-4" / MANIFEST
     write_json(seal, json.loads(seal.read_text()) | {"optimizer": "paged_adamw_8bit"})
     artifact = train.main(lab.sft_job(splits, save_steps=2))
-    told = [event for event in artifact.summary["events"] if "moments begin anew" in event]
-    assert len(told) == 1
+    changes = [event for event in artifact.summary["events"] if "moments start from zero" in event]
+    assert len(changes) == 1
     assert artifact.summary["steps"] == 6
 
 
-def test_a_training_that_was_lost_and_is_made_again_tells_only_of_itself(
-    lab: Any, stop_after: Callable[[int], Any]
-) -> None:
+def test_a_training_whose_artifact_was_lost_logs_only_the_new_run(lab: Any, stop_after: Callable[[int], Any]) -> None:
     job = lab.sft_job(lab.instructions(), save_steps=2)
     with stop_after(3):
         train.main(job)
     first = train.main(job)
-    assert first.summary["events"] == ["step 2: goes on from checkpoint-2 of 6 steps"]
+    assert first.summary["events"] == ["step 2: resumes from checkpoint-2 of 6 steps"]
     lab.store.discard(first)
     again = train.main(job)
     assert again.summary["events"] == []

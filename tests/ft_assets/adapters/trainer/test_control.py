@@ -11,7 +11,7 @@ import pytest
 from expectations.violations import Refused
 from ft_assets.adapters import train
 from ft_assets.adapters.trainer.checkpoints import checkpoints, find_damage
-from ft_assets.adapters.trainer.control import CONTROL_FILE, Stop, Wishes, WishFile
+from ft_assets.adapters.trainer.control import CONTROL_FILE, ControlFile, Requests, Stop
 from resources.telemetry import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -20,14 +20,14 @@ WEIGHTS = "adapter/adapter_model.safetensors"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_checkpoints_after_the_step_in_hand_and_the_next_run_ends_the_same(
+def test_a_signal_writes_a_checkpoint_after_the_current_step_and_the_next_run_ends_the_same(
     lab: Any, trained: Any, at_step: Any, number: signal.Signals
 ) -> None:
     _, sft, _ = trained
     job = lab.sft_job(lab.instructions())
     before = signal.getsignal(number)
     at_step(3, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped \({number.name}\).*'checkpoint-3'"):
+    with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped by {number.name}:.*'checkpoint-3'"):
         train.main(job)
     assert signal.getsignal(number) is before
     (kept,) = checkpoints(lab.state / "runs/sft_adapter")
@@ -56,7 +56,7 @@ def test_signals_are_left_alone_outside_the_main_thread(tmp_path: Path) -> None:
     assert found == [before]
 
 
-def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(lab: Any, at_step: Any) -> None:
+def test_the_control_file_changes_cadences_ignores_invalid_content_and_stops(lab: Any, at_step: Any) -> None:
     run = lab.state / "runs/sft_adapter"
     control = run / CONTROL_FILE
     run.mkdir(parents=True)
@@ -73,24 +73,24 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
                 control.write_text("stop: true")
 
         patch.setattr(TrainerCallback, "on_step_end", end)
-        with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped \({CONTROL_FILE}\).*'checkpoint-9'"):
+        with pytest.raises(Refused, match=rf"FT-TRAIN-030.*stopped by {CONTROL_FILE}:.*'checkpoint-9'"):
             train.main(job)
     records = list(read_metrics(run / "metrics.jsonl"))
-    told = [f"{r['step']} {r['event']}: {r['text'].split(': ')[-1]}" for r in records if r["phase"] == "event"]
-    assert told == [
+    events = [f"{r['step']} {r['event']}: {r['text'].split(': ')[-1]}" for r in records if r["phase"] == "event"]
+    assert events == [
         "0 changed: save_steps is 5 from here on, was 20",
         "0 ignored: `stop` in control.yaml is older than this run and is ignored",
         "3 ignored: Extra inputs are not permitted",
         "5 changed: logging_steps is 2 from here on, was 1",
         "5 changed: eval_steps is 4 from here on, was 20",
-        "9 stop: control.yaml asked to stop",
+        "9 stop: control.yaml requested a stop",
     ]
     assert [r["step"] for r in records if "loss" in r] == [1, 2, 3, 4, 5, 6, 8]
     assert [r["step"] for r in records if "eval_loss" in r] == [0, 8]
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "reason"),
     [
         ("eval_steps: 0", "eval_steps: Input should be greater than 0"),
         ("save_steps: '5'", "save_steps: Input should be a valid integer"),
@@ -101,19 +101,19 @@ def test_the_control_file_changes_cadences_ignores_what_is_not_valid_and_stops(l
         ("stop: 2026-13-45", "month must be"),
     ],
 )
-def test_a_wish_that_is_not_valid_says_why(tmp_path: Path, text: str, says: str) -> None:
+def test_an_invalid_request_is_returned_with_its_reason(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / CONTROL_FILE).write_text(text)
-    read = WishFile(tmp_path / CONTROL_FILE).read()
+    read = ControlFile(tmp_path / CONTROL_FILE).read()
     assert isinstance(read, str)
-    assert says in read
+    assert reason in read
 
 
 def test_the_control_file_is_read_again_only_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / CONTROL_FILE
-    file = WishFile(path)
+    file = ControlFile(path)
     assert file.read() is None
     path.write_text("")
-    assert file.read() == Wishes()
+    assert file.read() == Requests()
     assert file.read() is None
     path.write_text("stop: true")
-    assert file.read() == Wishes(stop=True)
+    assert file.read() == Requests(stop=True)

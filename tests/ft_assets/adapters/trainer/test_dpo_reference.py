@@ -16,7 +16,7 @@ from tests.ft_assets.adapters.tiny_llm import preference
 
 @pytest.fixture
 def dpo(trained: Any, tmp_path: Path) -> Any:
-    """Trains DPO from the session's SFT adapter, in a run folder of its own."""
+    """A function that trains DPO from the session's SFT adapter in a run folder of its own."""
     lab, sft, _ = trained
 
     def run(rows: list[dict[str, Any]] | None = None, **settings: Any) -> Artifact:
@@ -60,7 +60,7 @@ def test_a_run_with_another_learning_rate_computes_no_reference_again(trained: A
 
 
 @pytest.mark.slow
-def test_other_pairs_and_a_damaged_file_are_computed_anew(trained: Any, dpo: Any) -> None:
+def test_other_pairs_and_a_damaged_file_are_computed_again(trained: Any, dpo: Any) -> None:
     lab, _, _ = trained
     before = {version.recipe_id for version in lab.store.versions("dpo_reference")}
     rows = [preference(n) for n in range(40, 48)]

@@ -1,4 +1,4 @@
-"""Every weight trained: what is published, what goes on from it, and that it is loaded only where it belongs."""
+"""Training of every weight: the published model, DPO from it, and the guards against loading it on another base."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from resources.releases import Releases
 from resources.telemetry import read_curves
 from resources.trained_model import load_trained, read_adapter_contract
 from tests.ft_assets.adapters.conftest import Lab
-from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, publish_json
+from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, evaluate_params, publish_json
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def weights(path: Path) -> dict[str, Any]:
     return load_file(path)
 
 
-def test_every_weight_of_every_layer_is_trained_and_published_as_a_model_of_its_own(whole: Any) -> None:
+def test_every_weight_of_every_layer_is_trained_and_published_as_a_whole_model(whole: Any) -> None:
     lab, sft, dpo = whole
     before = weights(lab.base / "model.safetensors")
     for artifact in (sft, dpo):
@@ -88,10 +88,10 @@ def test_every_weight_of_every_layer_is_trained_and_published_as_a_model_of_its_
         assert config == base, "what a trainer writes into a configuration is none of the model's"
     assert dpo.summary["eval_loss_before"] == pytest.approx(0.6931, abs=1e-4), "the reference must be the SFT model"
     assert dpo.summary["eval_loss_after"] < dpo.summary["eval_loss_before"]
-    assert "in all of its weights" in sft.file("README.md").read_text("utf-8")
+    assert "all weights trained further" in sft.file("README.md").read_text("utf-8")
 
 
-def test_every_gate_of_a_good_training_holds(whole: Any) -> None:
+def test_every_gate_of_a_good_training_passes(whole: Any) -> None:
     lab, sft, _ = whole
     publish_json(lab.store, "answer_settings", "settings.json", {})
     engine = QdrantEngine("local", lab.state / "qdrant", None, "passages", None, 1.0)
@@ -115,7 +115,9 @@ def test_an_interrupted_run_ends_bit_identical(whole: Any, lab: Any, stop_after:
     assert losses[1] == losses[0]
 
 
-def test_out_of_memory_takes_a_rung_and_the_losses_go_on(whole: Any, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_takes_a_fallback_and_the_losses_are_the_same(
+    whole: Any, lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from transformers import Trainer
 
@@ -134,7 +136,7 @@ def test_out_of_memory_takes_a_rung_and_the_losses_go_on(whole: Any, lab: Any, m
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
 
 
-def test_dpo_of_every_weight_goes_on_from_an_adapter_merged_into_them(trained: Any, tmp_path: Path) -> None:
+def test_dpo_of_every_weight_starts_from_an_adapter_merged_into_them(trained: Any, tmp_path: Path) -> None:
     import torch
 
     lab, sft, _ = trained
@@ -151,7 +153,7 @@ def test_dpo_of_every_weight_goes_on_from_an_adapter_merged_into_them(trained: A
     assert read_adapter_contract(dpo.folder()).method == "full"
 
 
-def test_no_adapter_goes_on_a_whole_model(whole: Any, tmp_path: Path, refused_codes: Any) -> None:
+def test_an_adapter_on_a_whole_model_is_refused(whole: Any, tmp_path: Path, refused_codes: Any) -> None:
     lab, sft, _ = whole
     job = elsewhere(lab.dpo_job(lab.preferences(), sft), tmp_path)
     assert refused_codes(lambda: train.main(job)) == {"FT-TRAIN-054"}
@@ -184,14 +186,12 @@ def test_a_whole_candidate_is_compared_with_a_released_adapter(trained: Any, who
         pq.write_table(pa.table({"passage_id": ["p20"], "content": ["密码"]}), staging.path / "passages.parquet")
         lab.store.point(staging.publish())
     inputs = {name: lab.store.require(name).data_version for name in ("instruction_splits", "passages")}
-    params = {
-        "base_model": str(lab.base), "revision": None, "state_dir": str(lab.state), "device": "cpu",
-        "dtype": "float32", "answers": {"max_new_tokens": 4, "max_questions": 2},
-        "adapters": {
-            "sft": ["sft_adapter", sft.recipe_id], "dpo": ["dpo_adapter", dpo.recipe_id],
-            "released": ["dpo_adapter", released.recipe_id],
-        },
-    }  # fmt: skip
+    models = {
+        "sft": ("sft_adapter", sft.recipe_id),
+        "dpo": ("dpo_adapter", dpo.recipe_id),
+        "released": ("dpo_adapter", released.recipe_id),
+    }
+    params = evaluate_params(lab.state, lab.base, models, max_new_tokens=4, max_questions=2)
     recipe = Recipe(asset="adapter_evaluation", code_version="test", inputs=inputs)
     made = evaluate.main(Job(recipe=recipe, store=str(lab.store.root), run_dir=str(tmp_path), params=params))
     assert made.summary["intervals"].keys() == {"base", "sft", "dpo", "released"}
@@ -226,7 +226,7 @@ def test_the_guard_of_a_service_knows_the_model_it_serves(whole: Any, tmp_path: 
         refuse_mismatch(contract, served)
 
 
-def test_it_is_exported_as_it_is_and_in_another_dtype_with_a_proof(whole: Any, tmp_path: Path) -> None:
+def test_a_whole_model_is_exported_unchanged_and_in_another_dtype_with_a_proof(whole: Any, tmp_path: Path) -> None:
     lab, sft, _ = whole
     report = export(sft, tmp_path / "out", lab.store, merged=True)
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == sft.file(WEIGHTS).read_bytes()

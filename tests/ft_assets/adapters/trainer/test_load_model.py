@@ -44,7 +44,7 @@ def qlora(tiny_base: Path) -> Any:
     return load_model(tiny_base, settings(tiny_base, method="qlora", lora={"dropout": 0}), CPU, None, longest=64)
 
 
-def test_qlora_holds_linear_layers_in_nf4_doubly_quantised_and_embeddings_in_bf16(qlora: Any) -> None:
+def test_qlora_has_linear_layers_in_nf4_doubly_quantised_and_embeddings_in_bf16(qlora: Any) -> None:
     import torch
     from bitsandbytes.nn import Linear4bit
 
@@ -78,7 +78,9 @@ def test_without_the_guard_bitsandbytes_loses_gradients_after_an_evaluation(qlor
     keep_gradients_on_cpu(qlora)
 
 
-def test_qlora_without_bitsandbytes_says_what_to_install(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_qlora_without_bitsandbytes_names_the_package_to_install(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(Refused, match=r"FT-TRAIN-008.*ft-assets\[qlora\]"):
         load_model(tiny_base, settings(tiny_base, method="qlora"), CPU, None, longest=64)
@@ -105,7 +107,7 @@ def test_a_lora_base_has_the_dtype_of_the_hardware_and_only_the_adapter_trains(t
         ({}, 512, "cuda", "sdpa"),
     ],
 )
-def test_attention_is_eager_only_where_that_is_quicker_and_never_with_packing(
+def test_attention_is_eager_only_where_it_is_faster_and_never_with_packing(
     changes: dict[str, Any], longest: int, device: Any, expected: str
 ) -> None:
     assert choose_attention(settings(Path("base"), **changes), Compute(device, "bfloat16"), longest) == expected

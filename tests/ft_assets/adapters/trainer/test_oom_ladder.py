@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ft_assets.adapters import train
-from ft_assets.adapters.trainer.oom_ladder import at_the_bottom, next_rung
+from ft_assets.adapters.trainer.oom_ladder import next_rung, take_all_fallbacks
 from ft_assets.config.model import SftSettings
 from resources.accelerator import Device
 from resources.artifacts import Artifact
@@ -15,12 +15,12 @@ from tests.ft_assets.adapters.tiny_llm import instruction
 
 pytestmark = pytest.mark.slow
 
-PLAIN = {"lora": {"dropout": 0.0}, "epochs": 2}  # dropout draws otherwise for other batches
+PLAIN = {"lora": {"dropout": 0.0}, "epochs": 2}  # dropout would draw other numbers for other batches
 
 
 @pytest.fixture
 def out_of_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any, Any], bool]], None]:
-    """Have a step raise CUDA's error when its gradients are there, wherever `happens(trainer, inputs)`."""
+    """Make a step raise CUDA's error after its backward pass, wherever `happens(trainer, inputs)`."""
     import torch
     from transformers import Trainer
 
@@ -48,28 +48,28 @@ def rows_of(inputs: Any) -> int:
 
 @pytest.fixture(scope="session")
 def curve(tmp_path_factory: pytest.TempPathFactory, tiny_base: Any) -> list[float]:
-    """The loss of every step of a run that nothing disturbs."""
+    """The loss of every step of an undisturbed run."""
     from tests.ft_assets.adapters.conftest import Lab
 
     lab = Lab(tmp_path_factory.mktemp("undisturbed"), tiny_base)
     return read_curves(train.main(lab.sft_job(lab.instructions(), **PLAIN)).file("metrics.jsonl"))["loss"]
 
 
-@pytest.mark.parametrize(("save_steps", "goes_on_from"), [(2, "checkpoint-2"), (20, "no checkpoint yet")])
-def test_after_a_rung_the_loss_curve_goes_on_as_if_nothing_had_happened(
-    lab: Any, curve: list[float], out_of_memory: Any, save_steps: int, goes_on_from: str
+@pytest.mark.parametrize(("save_steps", "resumes_from"), [(2, "checkpoint-2"), (20, "no checkpoint yet")])
+def test_after_a_fallback_the_loss_curve_is_the_same(
+    lab: Any, curve: list[float], out_of_memory: Any, save_steps: int, resumes_from: str
 ) -> None:
     out_of_memory(lambda trainer, inputs: trainer.state.global_step == 3 and rows_of(inputs) > 1)
     artifact = train.main(lab.sft_job(lab.instructions(), save_steps=save_steps, **PLAIN))
     assert rungs(artifact) == [
         "step 0: out of memory (CUDA out of memory. Tried to allocate 2.00 GiB): "
-        f"micro_batch_size 1 (was 2), accumulation as much higher, from {goes_on_from}"
+        f"micro_batch_size 1 (was 2), accumulation raised by the same factor, from {resumes_from}"
     ]
     assert read_curves(artifact.file("metrics.jsonl"))["loss"] == pytest.approx(curve, rel=2e-4)
     assert artifact.summary["steps"] == 6
 
 
-def test_evaluation_that_runs_out_of_memory_takes_smaller_batches_and_training_does_not_notice(
+def test_evaluation_that_runs_out_of_memory_takes_smaller_batches_and_training_is_the_same(
     lab: Any, trained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -86,14 +86,14 @@ def test_evaluation_that_runs_out_of_memory_takes_smaller_batches_and_training_d
     monkeypatch.setattr(SFTTrainer, "prediction_step", prediction_step)
     artifact = train.main(lab.sft_job(lab.instructions(), eval_steps=2))
     assert rungs(artifact) == [
-        "step 2: evaluation ran out of memory (CUDA out of memory); it goes on with batches of 1"
+        "step 2: evaluation ran out of memory (CUDA out of memory); it continues with batches of 1"
     ]
     weights = "adapter/adapter_model.safetensors"
     assert artifact.manifest.files[weights] == sft.manifest.files[weights]
     assert artifact.summary["eval_loss_after"] == pytest.approx(sft.summary["eval_loss_after"], rel=1e-2)
 
 
-def test_at_the_bottom_of_the_ladder_the_refusal_lists_what_was_tried(
+def test_after_the_last_fallback_the_refusal_lists_all_that_were_tried(
     lab: Any, out_of_memory: Any, refused_codes: Any
 ) -> None:
     out_of_memory(lambda trainer, inputs: True)
@@ -106,7 +106,7 @@ def test_at_the_bottom_of_the_ladder_the_refusal_lists_what_was_tried(
 
 
 @pytest.mark.slow
-def test_rows_are_left_out_only_if_that_was_allowed(lab: Any, out_of_memory: Any) -> None:
+def test_rows_are_left_out_only_if_the_settings_allow_it(lab: Any, out_of_memory: Any) -> None:
     rows = [instruction(n) for n in range(12)] + [instruction(12, context=["很长的段落。" * 6])]
     out_of_memory(lambda trainer, inputs: inputs["input_ids"].shape[1] > 128)
     job = lab.sft_job(lab.instructions(rows), micro_batch_size=1, gradient_checkpointing=True, **PLAIN)
@@ -119,7 +119,7 @@ def test_rows_are_left_out_only_if_that_was_allowed(lab: Any, out_of_memory: Any
     assert artifact.summary["rows"] == 12
 
 
-def test_a_run_that_was_killed_remembers_its_rungs(lab: Any, out_of_memory: Any, stop_after: Any) -> None:
+def test_a_run_that_was_killed_keeps_its_fallbacks(lab: Any, out_of_memory: Any, stop_after: Any) -> None:
     seen: list[int] = []
 
     def happens(trainer: Any, inputs: Any) -> bool:
@@ -137,7 +137,7 @@ def test_a_run_that_was_killed_remembers_its_rungs(lab: Any, out_of_memory: Any,
     assert not (lab.state / "runs/sft_adapter/ladder.json").exists(), "a published run is over"
 
 
-def test_on_a_gpu_the_ladder_ends_with_offloading_and_the_8_bit_optimizer(lab: Any, out_of_memory: Any) -> None:
+def test_on_a_gpu_the_last_fallbacks_are_offloading_and_the_8_bit_optimizer(lab: Any, out_of_memory: Any) -> None:
     import torch
 
     if not torch.cuda.is_available():
@@ -152,7 +152,7 @@ def test_on_a_gpu_the_ladder_ends_with_offloading_and_the_8_bit_optimizer(lab: A
     assert artifact.summary["steps"] == 6
 
 
-def test_other_errors_are_no_matter_of_memory(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_cause_no_fallback(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import Trainer
 
     def training_step(*_: Any, **__: Any) -> Any:
@@ -164,7 +164,7 @@ def test_other_errors_are_no_matter_of_memory(lab: Any, monkeypatch: pytest.Monk
     assert not [r for r in read_metrics(lab.state / "runs/sft_adapter/metrics.jsonl") if r["phase"] == "event"]
 
 
-def test_the_ladder_has_the_rungs_that_the_hardware_has() -> None:
+def test_the_fallbacks_depend_on_the_hardware() -> None:
     def all_rungs(device: Device, **values: Any) -> list[str]:
         settings = SftSettings.model_validate({"base_model": "x", "global_batch_size": 12, **values})
         found: list[str] = []
@@ -182,11 +182,11 @@ def test_the_ladder_has_the_rungs_that_the_hardware_has() -> None:
     assert gpu == ["activation offloading", "no rows longer than 256 tokens", "no rows longer than 128 tokens"]
 
 
-def test_what_would_change_the_result_must_be_allowed() -> None:
+def test_a_fallback_that_changes_the_result_must_be_allowed() -> None:
     pytest.importorskip("bitsandbytes")
     at_the_end = {"base_model": "x", "micro_batch_size": 1, "activation_offloading": True}
     assert next_rung(SftSettings.model_validate(at_the_end), "cuda") is None
     allowed = SftSettings.model_validate({**at_the_end, "oom": {"allow_8bit": True}})
     assert next_rung(allowed, "cuda") == ("8-bit paged optimizer", {"optimizer": "paged_adamw_8bit"})
     assert next_rung(allowed.model_copy(update={"gradient_checkpointing": True}), "cpu") is None
-    assert at_the_bottom(allowed, "cuda").optimizer == "paged_adamw_8bit"
+    assert take_all_fallbacks(allowed, "cuda").optimizer == "paged_adamw_8bit"

@@ -10,7 +10,7 @@ from resources.telemetry import read_curves, read_metrics
 from tests.ft_assets.adapters.tiny_llm import instruction
 
 
-def test_every_step_tells_throughput_memory_and_what_became_of_the_weights(trained: Any) -> None:
+def test_every_step_logs_throughput_memory_and_the_change_of_the_weights(trained: Any) -> None:
     for artifact in trained[1:]:
         steps = [record for record in read_metrics(artifact.file("metrics.jsonl")) if record["phase"] == "train"]
         assert len(steps) == 6
@@ -19,11 +19,11 @@ def test_every_step_tells_throughput_memory_and_what_became_of_the_weights(train
             assert 0 <= record["data_share"] < 1
             assert record["rss_gib"] > 0.1
             assert record["weight_norm"] > 0
-        # a cosine that ends at 0: the last step hardly moves anything
+        # a cosine that ends at 0: the last step hardly changes any weight
         assert steps[1]["update_ratio"] > 2 * steps[-1]["update_ratio"] > 0
 
 
-def test_curves_hold_what_an_asset_page_shows(trained: Any) -> None:
+def test_curves_contain_the_figures_of_an_asset_page(trained: Any) -> None:
     _, sft, dpo = trained
     assert {"loss", "eval_loss", "grad_norm", "learning_rate", "tokens_per_second"} <= read_curves(
         sft.file("metrics.jsonl")
@@ -49,10 +49,10 @@ def test_a_loss_that_is_not_finite_names_step_checkpoint_and_rows(lab: Any, pack
         train.main(job)
     text = str(caught.value)
     assert "FT-TRAIN-010" in text
-    assert "step 5 is not finite" in text
-    assert "Kept: checkpoint-4" in text
+    assert "Step 5 is not finite" in text
+    assert "kept: checkpoint-4" in text
     assert all(f"questions.jsonl:{n + 1} (q{n})" in text for n in range(4))
-    artifact = train.main(job)  # what was kept is good
+    artifact = train.main(job)  # the kept checkpoint is good
     assert artifact.summary["steps"] == 6
 
 
@@ -61,6 +61,6 @@ def test_tensorboard_gets_the_same_figures_where_it_is_installed(lab: Any) -> No
     artifact = train.main(lab.sft_job(lab.instructions()))
     board = accumulator.EventAccumulator(str(lab.state / "runs/sft_adapter/tensorboard"))
     board.Reload()
-    told = {event.step: event.value for event in board.Scalars("train/loss")}
+    logged = {event.step: event.value for event in board.Scalars("train/loss")}
     losses = {r["step"]: r["loss"] for r in read_metrics(artifact.file("metrics.jsonl")) if "loss" in r}
-    assert told == pytest.approx(losses)
+    assert logged == pytest.approx(losses)
