@@ -21,7 +21,7 @@ from resources.dagster_resources import ArtifactsResource, LauncherResource, Qdr
 from resources.plots import bars, sparkline
 from resources.telemetry import METRICS_FILE, read_metrics
 
-MODEL = AssetSpec(
+EMBEDDING_MODEL = AssetSpec(
     name="embedding_model",
     group="embedding",
     kinds={"pytorch", "huggingface"},
@@ -33,7 +33,7 @@ MODEL = AssetSpec(
     gates=(DATASET_GATES,),
     worker="ft_assets.embedding.train",
 )
-EVALUATION = AssetSpec(
+EMBEDDING_EVALUATION = AssetSpec(
     name="embedding_evaluation",
     group="embedding",
     kinds={"parquet"},
@@ -44,32 +44,36 @@ EVALUATION = AssetSpec(
     gates=(DATASET_GATES, GATES),
     worker="ft_assets.embedding.evaluate",
 )
-SPECS = [MODEL, EVALUATION]
+SPECS = [EMBEDDING_MODEL, EMBEDDING_EVALUATION]
 
 
-@MODEL.asset
+@EMBEDDING_MODEL.asset
 def embedding_model(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    MODEL.enforce(evidence_of(artifacts, qdrant))
+    EMBEDDING_MODEL.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(artifacts.store(), "embedding")
     base = models.version(settings.base_model, artifacts.state(), settings.revision)
     values = settings.model_dump(mode="json")
-    recipe = MODEL.recipe(artifacts, {**values, "base_version": base})
+    recipe = EMBEDDING_MODEL.recipe(artifacts, {**values, "base_version": base})
     params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
-    return produce(artifacts, recipe, launch=MODEL.launch(context, launcher, params), metadata=_describe_model)
+    return produce(
+        artifacts, recipe, launch=EMBEDDING_MODEL.launch(context, launcher, params), metadata=_describe_model
+    )
 
 
-@EVALUATION.asset
+@EMBEDDING_EVALUATION.asset
 def embedding_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    EVALUATION.enforce(evidence_of(artifacts, qdrant))
+    EMBEDDING_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     # the settings that the model was trained with, which may no longer be the current ones
     values = dict(artifacts.store().require("embedding_model").manifest.recipe.settings)
-    recipe = EVALUATION.recipe(artifacts, {"base_version": values.pop("base_version")})
+    recipe = EMBEDDING_EVALUATION.recipe(artifacts, {"base_version": values.pop("base_version")})
     params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
-    return produce(artifacts, recipe, launch=EVALUATION.launch(context, launcher, params), metadata=describe_scores)
+    return produce(
+        artifacts, recipe, launch=EMBEDDING_EVALUATION.launch(context, launcher, params), metadata=describe_scores
+    )
 
 
 def describe_scores(artifact: Artifact) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ from resources.plots import bars, sparkline
 GATED = ["embedding_model", "embedding_evaluation", "passage_vectors", "qdrant_collection", "retrieval_evaluation"]
 """Every blocking gate on these must pass at the moment of a release."""
 
-VECTORS = AssetSpec(
+PASSAGE_VECTORS = AssetSpec(
     name="passage_vectors",
     group="retrieval",
     kinds={"parquet", "pytorch"},
@@ -49,7 +49,7 @@ VECTORS = AssetSpec(
     gates=(EMBEDDING_GATES,),
     worker="ft_assets.retrieval.encode",
 )
-COLLECTION = AssetSpec(
+QDRANT_COLLECTION = AssetSpec(
     name="qdrant_collection",
     group="retrieval",
     kinds={"qdrant"},
@@ -60,7 +60,7 @@ COLLECTION = AssetSpec(
     enforces=("passage_vectors",),
     gates=(GATES,),
 )
-EVALUATION = AssetSpec(
+RETRIEVAL_EVALUATION = AssetSpec(
     name="retrieval_evaluation",
     group="retrieval",
     kinds={"qdrant", "parquet"},
@@ -72,7 +72,7 @@ EVALUATION = AssetSpec(
     gates=(DATASET_GATES, GATES),
     worker="ft_assets.retrieval.evaluate",
 )
-SWEEP = AssetSpec(
+FUSION_SWEEP = AssetSpec(
     name="fusion_sweep",
     group="retrieval",
     kinds={"parquet"},
@@ -83,7 +83,7 @@ SWEEP = AssetSpec(
     gates=(GATES,),
     worker="ft_assets.retrieval.sweep",
 )
-RELEASE = AssetSpec(
+RELEASED_COLLECTION = AssetSpec(
     name="released_collection",
     group="retrieval",
     kinds={"qdrant"},
@@ -95,21 +95,21 @@ RELEASE = AssetSpec(
     enforces=tuple(GATED),
     gates=(EMBEDDING_GATES, GATES),
 )
-SPECS = [VECTORS, COLLECTION, EVALUATION, SWEEP, RELEASE]
+SPECS = [PASSAGE_VECTORS, QDRANT_COLLECTION, RETRIEVAL_EVALUATION, FUSION_SWEEP, RELEASED_COLLECTION]
 
 
-@VECTORS.asset
+@PASSAGE_VECTORS.asset
 def passage_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    VECTORS.enforce(evidence_of(artifacts, qdrant))
-    recipe = VECTORS.recipe(artifacts, {})
-    return produce(artifacts, recipe, launch=VECTORS.launch(context, launcher, compute_params(artifacts)))
+    PASSAGE_VECTORS.enforce(evidence_of(artifacts, qdrant))
+    recipe = PASSAGE_VECTORS.recipe(artifacts, {})
+    return produce(artifacts, recipe, launch=PASSAGE_VECTORS.launch(context, launcher, compute_params(artifacts)))
 
 
-@COLLECTION.asset
+@QDRANT_COLLECTION.asset
 def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
-    COLLECTION.enforce(evidence_of(artifacts, qdrant))
+    QDRANT_COLLECTION.enforce(evidence_of(artifacts, qdrant))
     store, engine = artifacts.store(), qdrant.engine()
     vectors, passages = store.require("passage_vectors"), store.require("passages")
     serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors))
@@ -126,15 +126,15 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
         return msgspec.to_builtins(CollectionSummary(points=built.points, collection=name, **cost))
 
     values = {**msgspec.to_builtins(serving), "engine": engine.address, "alias": engine.alias}
-    recipe = COLLECTION.recipe(artifacts, values)
+    recipe = QDRANT_COLLECTION.recipe(artifacts, values)
     return produce(artifacts, recipe, compute=compute, metadata=lambda _: {**cost, **_describe_contract(contract)})
 
 
-@EVALUATION.asset
+@RETRIEVAL_EVALUATION.asset
 def retrieval_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    EVALUATION.enforce(evidence_of(artifacts, qdrant))
+    RETRIEVAL_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     store, releases = artifacts.store(), artifacts.releases()
     settings = settings_of(store, "retrieval")
     name, fusion = read_collection_file(store.require("qdrant_collection")).collection, fusion_of(settings)
@@ -148,25 +148,27 @@ def retrieval_evaluation(
         compute=compute_params(artifacts),
     )
     values = {"collection": name, "fusion": fusion, "evaluate_on": params.evaluate_on, "live": params.live}
-    recipe = EVALUATION.recipe(artifacts, msgspec.to_builtins(values))
-    return produce(artifacts, recipe, launch=EVALUATION.launch(context, launcher, params), metadata=describe_scores)
+    recipe = RETRIEVAL_EVALUATION.recipe(artifacts, msgspec.to_builtins(values))
+    return produce(
+        artifacts, recipe, launch=RETRIEVAL_EVALUATION.launch(context, launcher, params), metadata=describe_scores
+    )
 
 
-@SWEEP.asset
+@FUSION_SWEEP.asset
 def fusion_sweep(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
-    SWEEP.enforce(evidence_of(artifacts, qdrant))
-    recipe = SWEEP.recipe(artifacts, {})
-    launch = SWEEP.launch(context, launcher, compute_params(artifacts))
+    FUSION_SWEEP.enforce(evidence_of(artifacts, qdrant))
+    recipe = FUSION_SWEEP.recipe(artifacts, {})
+    launch = FUSION_SWEEP.launch(context, launcher, compute_params(artifacts))
     return produce(artifacts, recipe, launch=launch, metadata=_describe_sweep)
 
 
-@RELEASE.asset
+@RELEASED_COLLECTION.asset
 def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
     store, releases, engine = artifacts.store(), artifacts.releases(), qdrant.engine()
-    telemetry.emit(telemetry.Progress(asset=RELEASE.name, kind="start"))
-    RELEASE.enforce(evidence_of(artifacts, qdrant))
+    telemetry.emit(telemetry.Progress(asset=RELEASED_COLLECTION.name, kind="start"))
+    RELEASED_COLLECTION.enforce(evidence_of(artifacts, qdrant))
     before = releases.current("collection")
     release = release_collection(store, releases, engine)
     book = releases.book("collection")
@@ -179,7 +181,7 @@ def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) ->
     text = f"{engine.alias} -> {release.details['collection']}"
     if withheld:
         text += "; candidate not released: it was rolled back earlier"
-    telemetry.emit(telemetry.Progress(asset=RELEASE.name, kind="reused" if reused else "made", text=text))
+    telemetry.emit(telemetry.Progress(asset=RELEASED_COLLECTION.name, kind="reused" if reused else "made", text=text))
     figures = {
         "version": release.version,
         "reused": reused,
@@ -198,7 +200,7 @@ def _describe_contract(contract: EmbeddingContract) -> dict[str, Any]:
 
 def _report_points(done: int, total: int) -> None:
     text = f"points {done}/{total}"
-    telemetry.emit(telemetry.Progress(asset=COLLECTION.name, kind="step", step=done, total=total, text=text))
+    telemetry.emit(telemetry.Progress(asset=QDRANT_COLLECTION.name, kind="step", step=done, total=total, text=text))
 
 
 def _describe_sweep(artifact: Artifact) -> Mapping[str, Any]:
