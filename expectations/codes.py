@@ -301,7 +301,7 @@ CODES: dict[str, Code] = {
     "FT-QREL-003": Code(
         "The score is not a whole number",
         "Grades are counted; a rounded grade is another judgement.",
-        "Write 0, 1, 2 …",
+        "Write a whole number: 0, 1, 2.",
     ),
     "FT-QREL-004": Code(
         "One pair is judged twice with different scores",
@@ -459,12 +459,12 @@ CODES: dict[str, Code] = {
     "FT-ADP-003": Code(
         "No adapter is released",
         "There is nothing to load or to export.",
-        "ft run --asset released_adapter",
+        "Run `ft run --asset released_adapter`.",
     ),
     "FT-ADP-004": Code(
         "The released adapter is not in the store",
         "What serves could not be loaded again.",
-        "ft rollback adapter, or ft run --asset released_adapter",
+        "Run `ft rollback adapter`, or `ft run --asset released_adapter`.",
     ),
     "FT-ADP-005": Code(
         "Made from another version than the one to release",
@@ -572,9 +572,9 @@ CODES: dict[str, Code] = {
         "Delete this collection in Qdrant, then run again.",
     ),
     "FT-COL-006": Code(
-        "",
-        "",
-        "",
+        "The collection is missing",
+        "An alias or a search would point at nothing.",
+        "Run `ft run --asset qdrant_collection`.",
     ),
     "FT-COL-007": Code(
         "The collection does not hold the current passages",
@@ -943,7 +943,7 @@ CODES: dict[str, Code] = {
     "FT-TRAIN-008": Code(
         "bitsandbytes is not installed",
         "4-bit weights (`qlora`) and the 8-bit optimizer come from it.",
-        "pip install 'ft-assets[qlora]', or set `method: lora` and `optimizer: adamw`",
+        "Install the extra `qlora`, or set `method: lora` and `optimizer: adamw`.",
     ),
     "FT-TRAIN-009": Code(
         "The tokenizer has no chat template",

@@ -67,7 +67,7 @@ class Launcher(Protocol):
         context: dg.AssetExecutionContext,
         module: str,
         recipe: Recipe,
-        params: msgspec.Struct | dict[str, Any],
+        params: msgspec.Struct,
         *,
         distributed: bool = False,
     ) -> Artifact:
@@ -91,7 +91,7 @@ class LauncherResource(dg.ConfigurableResource[Any]):
         context: dg.AssetExecutionContext,
         module: str,
         recipe: Recipe,
-        params: msgspec.Struct | dict[str, Any],
+        params: msgspec.Struct,
         *,
         distributed: bool = False,
     ) -> Artifact:

@@ -86,7 +86,7 @@ class AssetSpec:
         self,
         context: dg.AssetExecutionContext,
         launcher: Launcher,
-        params: msgspec.Struct | dict[str, Any],
+        params: msgspec.Struct,
         *,
         distributed: bool = False,
     ) -> Callable[[Recipe], Artifact]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,6 @@ from resources.launcher import ComputeParams
 
 Compute = Callable[[Staging], Mapping[str, object]]
 """Fills a staging folder and returns the summary."""
-
-
-def recipe_for(
-    artifacts: ArtifactsResource, asset: str, code_version: str, settings: Mapping[str, object], inputs: Sequence[str]
-) -> Recipe:
-    """Return the recipe of `asset` from the current versions of its inputs (Refused if one was never made)."""
-    store = artifacts.store()
-    versions = {name: store.require(name).data_version for name in inputs}
-    return Recipe(asset=asset, code_version=code_version, settings=dict(settings), inputs=versions)
 
 
 def compute_params(artifacts: ArtifactsResource) -> ComputeParams:

@@ -16,7 +16,7 @@ from expectations.violations import violation
 _CODE = re.compile(r"FT-[A-Z]+-\d{3}")
 _STATED = re.compile(rf"(?:{_CODE.pattern}(?: \([^)]*\))?(?:, |: ))+")
 _RULES = ("expectations/rules", "expectations/contracts")
-_FILLED = ("expectations",)  # folders whose codes have a title, a why and a fix
+_FILLED = ("expectations", "resources", "ft_assets")  # folders whose codes have a title, a why and a fix
 
 
 def codes_in(folder: Path) -> set[str]:

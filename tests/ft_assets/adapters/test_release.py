@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from expectations.contracts.adapter import AdapterContract, BaseModel, LoraShape
+from expectations.contracts.adapter import AdapterContract, BaseModelIdentity, LoraShape
 from expectations.violations import Refused
 from ft_assets.adapters.release import baseline, find_released, release_adapter
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
@@ -17,7 +17,7 @@ from resources.trained_model import CONTRACT_FILE
 from .tiny_llm import PROMPT
 
 CONTRACT = AdapterContract(
-    base=BaseModel(
+    base=BaseModelIdentity(
         name="base", revision=None, weights_sha256="a", tokenizer_sha256="b", chat_template_sha256="c",
         stop_token_ids=[2],
     ),

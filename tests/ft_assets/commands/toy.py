@@ -12,7 +12,7 @@ import dagster as dg
 from expectations.canonical import file_digest
 from expectations.violations import Violation
 from ft_assets.graph.gates import Evidence, Gate, Verdict, build_checks, enforce
-from ft_assets.graph.produce import produce, recipe_for
+from ft_assets.graph.produce import produce
 from resources import telemetry
 from resources.artifacts import Recipe, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -80,6 +80,10 @@ def numbers(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     return produce(artifacts, Recipe("numbers", "1", {"text": text}), compute=compute)
 
 
+def _from_numbers(artifacts: ArtifactsResource, asset: str) -> Recipe:
+    return Recipe(asset, "1", inputs={"numbers": artifacts.store().require("numbers").data_version})
+
+
 @dg.asset(deps=[numbers, limit_settings], group_name="figures", code_version="1")
 def total(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
     evidence = Evidence(artifacts.store(), artifacts.releases(), qdrant.engine())
@@ -92,7 +96,7 @@ def total(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materializ
         (staging.path / "total.json").write_text(json.dumps(sum(values)))
         return {"total": sum(values)}
 
-    return produce(artifacts, recipe_for(artifacts, "total", "1", {}, ["numbers"]), compute=compute)
+    return produce(artifacts, _from_numbers(artifacts, "total"), compute=compute)
 
 
 @dg.asset(deps=[numbers], group_name="adapters", code_version="1")
@@ -101,7 +105,7 @@ def sft_adapter(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
         (staging.path / "weights.json").write_text("[1]")
         return {"steps": 60}
 
-    return produce(artifacts, recipe_for(artifacts, "sft_adapter", "1", {}, ["numbers"]), compute=compute)
+    return produce(artifacts, _from_numbers(artifacts, "sft_adapter"), compute=compute)
 
 
 @dg.asset(deps=[numbers], group_name="retrieval", code_version="1")
@@ -112,7 +116,7 @@ def passage_vectors(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
         (staging.path / "vectors.json").write_text(json.dumps([1.0] * count))
         return {"encoded": count}
 
-    return produce(artifacts, recipe_for(artifacts, "passage_vectors", "1", {}, ["numbers"]), compute=compute)
+    return produce(artifacts, _from_numbers(artifacts, "passage_vectors"), compute=compute)
 
 
 ASSETS = (numbers_file, limit_settings, numbers, total, sft_adapter, passage_vectors)

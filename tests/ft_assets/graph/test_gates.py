@@ -10,7 +10,7 @@ import pytest
 
 from expectations.violations import Refused, Violation
 from ft_assets.graph.gates import Evidence, Gate, Verdict, build_checks, enforce
-from ft_assets.graph.produce import produce, recipe_for
+from ft_assets.graph.produce import produce
 from resources.artifacts import Recipe, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 
@@ -63,7 +63,8 @@ def consumer(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materia
         (staging.path / "copy.json").write_text(str(artifacts.store().require("number").json("number.json")))
         return {}
 
-    return produce(artifacts, recipe_for(artifacts, "consumer", "1", {}, ["number"]), compute=compute)
+    inputs = {"number": artifacts.store().require("number").data_version}
+    return produce(artifacts, Recipe("consumer", "1", inputs=inputs), compute=compute)
 
 
 @pytest.fixture
