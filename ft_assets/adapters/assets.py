@@ -1,7 +1,6 @@
 """The adapters: SFT, DPO that continues from it, their evaluation, and the released one."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 import msgspec
@@ -95,7 +94,7 @@ class _DatasetSummary(msgspec.Struct, frozen=True):
 @SFT_ADAPTER.asset
 def sft_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     _refuse_unconfigured(artifacts.store(), "instruction")
     SFT_ADAPTER.enforce(evidence_of(artifacts, qdrant))
     return _train(context, artifacts, launcher, SFT_ADAPTER, "sft")
@@ -104,7 +103,7 @@ def sft_adapter(
 @DPO_ADAPTER.asset
 def dpo_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     _refuse_unconfigured(artifacts.store(), "preference")
     DPO_ADAPTER.enforce(evidence_of(artifacts, qdrant))
     return _train(context, artifacts, launcher, DPO_ADAPTER, "dpo")
@@ -113,7 +112,7 @@ def dpo_adapter(
 @ADAPTER_EVALUATION.asset
 def adapter_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     store = artifacts.store()
     ADAPTER_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     answers = settings_of(store, "answers")
@@ -135,7 +134,7 @@ def adapter_evaluation(
 
 
 @RELEASED_ADAPTER.asset
-def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
+def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
     RELEASED_ADAPTER.enforce(evidence_of(artifacts, qdrant))
     outcome = release.release_adapter(artifacts.store(), artifacts.releases())
     version = outcome.release.version
@@ -193,7 +192,7 @@ def _train(
     launcher: LauncherResource,
     spec: AssetSpec,
     method: Method,
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     store = artifacts.store()
     settings = settings_of(store, method)
     prompt = prompt_of(settings_of(store, "answers"))
