@@ -15,8 +15,8 @@ from typing import Any, Protocol, cast
 
 from expectations.contracts.compare import Comparison, Difference, Level
 from expectations.contracts.embedding import (
+    CONTRACT_FILE,
     DENSE_TOLERANCE,
-    FILE,
     EmbeddingContract,
     Serving,
     cosine,
@@ -92,7 +92,7 @@ def _read(expected: EmbeddingContract | Mapping[str, Any] | str | Path) -> Embed
     if isinstance(expected, Mapping):
         return read_contract(expected, "the expected contract")
     path = Path(expected)
-    path = path / FILE if path.is_dir() else path
+    path = path / CONTRACT_FILE if path.is_dir() else path
     return read_contract(json.loads(path.read_text("utf-8")), str(path))
 
 

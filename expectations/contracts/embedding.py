@@ -19,7 +19,7 @@ from expectations.contracts.compare import Comparison, Difference, Level, differ
 from expectations.violations import Refused, Violation, violation
 
 FORMAT = "ft-embedding-contract/1"
-FILE = "contract.json"
+CONTRACT_FILE = "contract.json"
 DENSE_TOLERANCE = 0.999
 SPARSE_TOLERANCE = 0.99
 

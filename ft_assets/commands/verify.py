@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from expectations.formats.dialect import Policy, Thinking
+from expectations.formats.dialect import ReadPolicy, Thinking
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
 
@@ -74,7 +74,7 @@ def command(  # noqa: PLR0917 - one for each option
     from expectations.contracts.consumer import find_consumer
     from expectations.verify import verify_file
 
-    policy = Policy(
+    policy = ReadPolicy(
         thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
     )
     try:

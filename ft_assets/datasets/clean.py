@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from expectations.formats.dialect import Kind, Policy
+from expectations.formats.dialect import ReadPolicy
 from expectations.reading import Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import Record, read_records, write_quarantine
@@ -28,11 +28,11 @@ CONFLICTS = "conflicts.json"
 
 
 def read_files(
-    dataset: DataSet, files: Mapping[str, Sequence[Path]], root: Path, *, max_line_bytes: int, policy: Policy
+    dataset: DataSet, files: Mapping[str, Sequence[Path]], root: Path, *, max_line_bytes: int, policy: ReadPolicy
 ) -> dict[str, Iterator[Record | Rejected]]:
     """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project."""
 
-    def read(kind: Kind, paths: Sequence[Path]) -> Iterator[Record | Rejected]:
+    def read(kind: str, paths: Sequence[Path]) -> Iterator[Record | Rejected]:
         for path in paths:
             name = shown_path(path, root)
             yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy)

@@ -12,7 +12,7 @@ from expectations.text.glossary import TermFinder
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.assets import GLOSSARY
 from ft_assets.datasets.clean import RECORDS
-from ft_assets.datasets.dataset import DATASETS, INSTRUCTION, DataSet
+from ft_assets.datasets.dataset import DATASETS, INSTRUCTION_DATA, DataSet
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 from resources.artifacts import Artifact
 from resources.memo import Memo
@@ -39,7 +39,7 @@ def _terms_are_covered(evidence: Evidence) -> Verdict:
     if rows:
         figures["terms_met"] = bars({name: n for name, n in figures.items() if name.startswith("met_in")}, "terms met")
         figures["terms_in_passages_but_in_no_question"] = _missing(rows, coverages.values())
-    violations = glossary.questions_name_terms(INSTRUCTION.records, coverages[INSTRUCTION.name], len(rows))
+    violations = glossary.questions_name_terms(INSTRUCTION_DATA.records, coverages[INSTRUCTION_DATA.name], len(rows))
     return Verdict(violations, figures)
 
 
@@ -98,10 +98,10 @@ def _table(coverage: Coverage) -> str:
 
 
 # the terms of all data sets are counted on the page of one of them
-_OTHERS = tuple(dataset.records for dataset in DATASETS if dataset is not INSTRUCTION)
+_OTHERS = tuple(dataset.records for dataset in DATASETS if dataset is not INSTRUCTION_DATA)
 GATES: list[Gate] = [
     Gate(
-        INSTRUCTION.records,
+        INSTRUCTION_DATA.records,
         "terms_are_covered",
         _terms_are_covered,
         blocking=False,

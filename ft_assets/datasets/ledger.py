@@ -21,8 +21,8 @@ from ft_assets.datasets.assign_splits import (
     Bridge,
     RecordKeys,
     assign_splits,
+    cluster_key,
     question_form,
-    question_key,
 )
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.datasets.dataset import DATASETS, DataSet
@@ -142,7 +142,7 @@ def _record_keys(dataset: DataSet, row: Mapping[str, Any], index: PassageIndex, 
         keys.append(f"group:{group}")
     question = question_form(row[dataset.question]) if "question" in settings.group_by else ""
     if question:
-        keys.append(question_key(question))
+        keys.append(cluster_key(question))
     return RecordKeys(*key, tuple(dict.fromkeys(keys)) or (f"record:{':'.join(key)}",), question)
 
 

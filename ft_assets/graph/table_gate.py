@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expectations.canonical import file_digest
-from expectations.tables.gate import Table, Validation, judge, slim_frame, suite_of
+from expectations.tables.gate import Table, Validation, judge_frame, slim_frame, suite_of
 from expectations.tables.report import render_markdown, render_report
 from expectations.violations import Violation
 from resources.artifacts import Artifact, ArtifactStore
@@ -32,7 +32,9 @@ def table_fits(
     """
     path, suite_sha256 = artifact.file(file), file_digest(suite_of(table))
     key = (path, artifact.manifest.files[file].sha256, table, suite_sha256)
-    validation, judged_at = _judged.get(key, lambda: (judge(slim_frame(path, table), suite_of(table)), time.time()))
+    validation, judged_at = _judged.get(
+        key, lambda: (judge_frame(slim_frame(path, table), suite_of(table)), time.time())
+    )
     report = store.root.absolute().with_name("reports") / artifact.asset
     report /= f"{artifact.recipe_id}-{suite_sha256[:8]}.html"
     if not report.is_file() or report.stat().st_mtime < judged_at:
@@ -46,6 +48,10 @@ def table_fits(
         "report_url": report.as_uri(),
     }
     return validation.violations, figures
+
+
+def _judge(path: Path, table: Table) -> Validation:
+    return judge_frame(slim_frame(path, table), suite_of(table))
 
 
 def _publish(report: Path, page: str) -> None:

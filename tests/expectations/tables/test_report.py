@@ -12,9 +12,9 @@ from expectations.tables.gate import FailingRow, Judgement, Validation
 from expectations.tables.report import (
     expected_in_words,
     observed_in_words,
+    outcome_in_words,
     render_markdown,
     render_report,
-    summarise,
 )
 from expectations.violations import Violation
 
@@ -110,7 +110,7 @@ def test_a_table_that_was_not_judged_never_reads_as_passed() -> None:
     [([PASSED], "Passed: all 1"), ([PASSED, FAILED], "Failed: 1 of 2"), ([FAILED, BROKEN], "1 of 2 checks are broken")],
 )
 def test_the_summary_counts(judgements: list[Judgement], says: str) -> None:
-    assert says in summarise(_validation(*judgements))
+    assert says in outcome_in_words(_validation(*judgements))
 
 
 def test_a_page_needs_no_network_and_runs_nothing() -> None:
