@@ -146,7 +146,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-INST-005": Code(
         "No reasoning although it is required",
-        "A thinking model trained on empty reasoning forgets to think.",
+        "A thinking model trained on empty reasoning stops reasoning.",
         "Add the reasoning, or set `datasets.instruction.thinking` to another policy.",
     ),
     "FT-INST-006": Code(
@@ -321,7 +321,7 @@ CODES: dict[str, Code] = {
     # Across the rows of a data set
     "FT-DUP-001": Code(
         "An id is used twice",
-        "Splits, vectors and reports are keyed by id: one row would stand for two.",
+        "Splits, vectors and reports are keyed by id: two rows would be mixed up.",
         "Give the second row an id of its own.",
     ),
     "FT-DUP-002": Code(
@@ -350,7 +350,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-CORPUS-004": Code(
         "A passage id that is already used",
-        "Vectors and judgements are keyed by it: one passage would stand for two.",
+        "Vectors and judgements are keyed by it: two passages would be mixed up.",
         "Rename the file or the heading.",
     ),
     "FT-CORPUS-005": Code(
@@ -375,7 +375,7 @@ CODES: dict[str, Code] = {
         "Write `term: [name, …]`, one term a line.",
     ),
     "FT-GLOSS-002": Code(
-        "One name stands for two terms",
+        "One name belongs to two terms",
         "Nobody could tell which of the two terms a text names.",
         "Remove the name from one of them.",
     ),
@@ -605,7 +605,7 @@ CODES: dict[str, Code] = {
     # Corpus
     "FT-CORPUS-010": Code(
         "Two passages have the same id",
-        "Vectors and judgements are keyed by it: one passage would stand for two.",
+        "Vectors and judgements are keyed by it: two passages would be mixed up.",
         "Rebuild the table: `ft run --asset passages`.",
     ),
     "FT-CORPUS-011": Code(

@@ -24,7 +24,7 @@ from expectations.violations import Refused, Violation, violation
 
 KEPT_PER_CODE = 100
 REPORT_VERSION = 2
-"""Of the JSON report. Version 1 had no `report_version`, and said `mend` for `fix`."""
+"""Version of the JSON report. Version 1 had no `report_version`, and `mend` in place of `fix`."""
 VALUE_CHARS = 80
 
 CLEAN, ROWS_FAIL, UNREADABLE = 0, 1, 2

@@ -104,7 +104,7 @@ def configured_serving(config: Any) -> Serving | None:
 
 
 def check_configuration(where: str, config: Serving | None, stored: Serving | None) -> list[Violation]:
-    """FT-COL-003: the engine is configured (`config`) as the contract of the collection says (`stored`)."""
+    """FT-COL-003: the configuration of the engine (`config`) agrees with the contract of the collection (`stored`)."""
     if stored is not None and config == stored:
         return []
     found, expected = _in_words(config), _in_words(stored)

@@ -107,7 +107,7 @@ def texts_around(context: Sequence[str], system: str, history: Sequence[Turn]) -
 
 
 def simplified(texts: _Texts, policy: ReadPolicy) -> _Texts:
-    """Return a text, or a list of texts or turns, with traditional Chinese converted as the policy says."""
+    """Return a text, or a list of texts or turns, with traditional Chinese converted as the policy requires."""
     if policy.traditional == "keep":
         return texts
     how = policy.traditional

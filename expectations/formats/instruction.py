@@ -129,7 +129,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "a
 def split_thinking(text: str, reasoning: str, path: str) -> tuple[str, str]:
     """Return (reasoning, answer) of a cleaned answer. A template may have opened the tag, so a closing one is enough.
 
-    RowError when tags do not pair, or reasoning stands both in tags and in its own field.
+    RowError when tags do not pair, or reasoning is given both in tags and in its own field.
     """
     if "<" not in text and "<" not in reasoning:
         return reasoning, text

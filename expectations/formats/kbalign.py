@@ -1,6 +1,6 @@
 """Prompts of KBAlign taken apart: the question and the references that were put into the template, or a verification.
 
-The whole prompt stands in KBAlign's rows. Question and references are taken out of it, so that one template, ours, is
+A row of KBAlign has the whole prompt. Question and references are taken out of it, so that one template, ours, is
 trained on.
 """
 

@@ -43,7 +43,7 @@ class RetrievalPairRecord(Record, frozen=True, kw_only=True, gc=False):
     prompt: str
     """The instruction given with the query; empty for the run's own."""
     task_type: str
-    """FlagEmbedding's `type`: normal, symmetric_class, symmetric_clustering, symmetric_sts; empty when not said."""
+    """FlagEmbedding's `type`: normal, symmetric_class, symmetric_clustering, symmetric_sts; empty when not given."""
     in_batch_negatives: bool
     """True if the texts of other queries of the batch may serve as negatives."""
     language: str

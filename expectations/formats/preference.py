@@ -36,7 +36,7 @@ AUGMENTED = 5
 """Passages that DDR gives with the question: the first five."""
 _EMPTY = ("FT-PREF-008", "FT-PREF-002", "FT-PREF-002")
 _RawDdr = Mapping[str, Mapping[str, object]]
-"""A row of DDR as JSON: the scores stand in the objects `chosen` and `rejected`."""
+"""A row of DDR as JSON: the scores are in the objects `chosen` and `rejected`."""
 _TRL_PATHS = ("$.prompt", "$.chosen", "$.rejected")
 
 

@@ -63,7 +63,7 @@ class RetrievalFiles(ConfigSection):
     """Globs of BEIR queries.jsonl files, relative to config.yaml. Empty: there is no retrieval data set, and an asset
     that needs it refuses to run."""
     qrels: list[str] = []
-    """Globs of BEIR qrels .tsv files (query-id, corpus-id, score). They say which passage, section or document answers
+    """Globs of BEIR qrels .tsv files (query-id, corpus-id, score). They name which passage, section or document answers
     which query."""
 
 

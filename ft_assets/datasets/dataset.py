@@ -1,4 +1,4 @@
-"""The data sets: one `DataSet` says all that the stage needs to know of one. A new one is an entry in `DATASETS`."""
+"""The data sets: one `DataSet` holds all that this stage needs to know about a data set. `DATASETS` lists them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class DataSet:
         return self.name, row[self.id_column]
 
     def lines_of(self, row: Mapping[str, Any]) -> int:
-        """Return the number of lines of its files that a row of its records stands for."""
+        """Return the number of lines of its files that became one row of its records."""
         return 1 + sum(len(row[column]) for column in self.line_lists)
 
 

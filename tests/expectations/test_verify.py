@@ -1,4 +1,4 @@
-"""`verify_file` tells what a file is, which rows fail and why, and its exit code says whether a CI may go on."""
+"""`verify_file` reports the format of a file, the rows that fail and why; its exit code lets a CI job continue or stop it."""
 
 from __future__ import annotations
 

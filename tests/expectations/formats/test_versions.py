@@ -1,4 +1,4 @@
-"""Rows of an older version are brought up to date as the golden files say; newer ones are refused."""
+"""Rows of an older version are migrated to what the golden files hold; newer ones are refused."""
 
 from __future__ import annotations
 

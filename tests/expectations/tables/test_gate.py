@@ -164,7 +164,7 @@ class TestFailingRows:
         (judgement,) = judge_frame(_frame(source=["a", None]), path).judgements
         assert [(row.place, row.value) for row in judgement.rows] == [("?:2", None)]
 
-    def test_counts_beside_missing_ones_stay_counts(self, suite: Callable[..., Path]) -> None:
+    def test_counts_stay_counts_where_others_are_missing(self, suite: Callable[..., Path]) -> None:
         path = suite(("expect_column_values_to_be_between", {"column": "n", "min_value": 1}))
         (judgement,) = judge_frame(_frame(n=[1, None, 0]), path).judgements
         assert repr(judgement.rows[0].value) == "0"

@@ -1,4 +1,4 @@
-"""Cleaning keeps meaning, keys only compare, languages are told by script, sentences keep their offsets."""
+"""Cleaning keeps the meaning, keys are only for comparing, the script decides the language, sentences keep their offsets."""
 
 from __future__ import annotations
 
