@@ -18,7 +18,7 @@ from resources.memo import Memo
 
 _REPORTS_KEPT = 20
 _judged = Memo[tuple[Validation, float]](size=64)
-"""Results and their times, by the hashes of table and suite. Kept because Great Expectations takes a second for each."""
+"""Results and their times, by the hashes of table and suite: Great Expectations takes a second for each."""
 _LIBRARIES = ("ft-assets", "great-expectations", "pandas", "pyarrow")
 
 

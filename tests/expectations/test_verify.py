@@ -1,4 +1,4 @@
-"""`verify_file` reports the format of a file, the rows that fail and why; its exit code lets a CI job continue or stop it."""
+"""`verify_file` reports the format of a file, the rows that fail and why; a CI job stops on its exit code."""
 
 from __future__ import annotations
 

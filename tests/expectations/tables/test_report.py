@@ -1,4 +1,4 @@
-"""The report shows the table, the rules and their results. It is readable for everybody, and needs no network or script."""
+"""The report shows the table, the rules and their results, is readable for all, and needs no network or script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleaning keeps the meaning, keys are only for comparing, the script decides the language, sentences keep their offsets."""
+"""Cleaning keeps the meaning, keys are only for comparing, the script shows the language, sentences keep offsets."""
 
 from __future__ import annotations
 
