@@ -383,16 +383,16 @@ def _squad_document_parts(value: Any) -> Iterator[tuple[str, Part]]:
 def _paragraph_parts(document: SquadDocument, path: str) -> Iterator[tuple[str, Part]]:
     """Yield the questions on each paragraph, each with its first answer; the others are other cuts of the same text."""
     for n, paragraph in enumerate(document.paragraphs):
-        for m, asked in enumerate(paragraph.qas):
+        for m, question in enumerate(paragraph.qas):
             within = f"{path}.paragraphs[{n}].qas[{m}]"
             part = Part(
-                id=asked.id,
-                question=asked.question,
-                answer=asked.answers[0].text if asked.answers else "",
+                id=question.id,
+                question=question.question,
+                answer=question.answers[0].text if question.answers else "",
                 references=[],
                 golden_reference=paragraph.context,
                 dependency="short",
-                paths=("$.question", "$.answers[0].text" if asked.answers else "$.answers"),
+                paths=("$.question", "$.answers[0].text" if question.answers else "$.answers"),
             )
             yield within, part
 

@@ -38,8 +38,8 @@ def read_raw_rows(
     when there is no such file.
     """
     if not is_readable(path):
-        found = "not a file" if path.exists() else "no such file"
-        raise Refused(str(path), [violation("FT-ROW-012", where=str(path), message=found)])
+        problem = "not a file" if path.exists() else "no such file"
+        raise Refused(str(path), [violation("FT-ROW-012", where=str(path), message=problem)])
     source = Source(path, name)
     try:
         yield from _read(source, max_line_bytes, lane)

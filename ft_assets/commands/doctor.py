@@ -318,8 +318,8 @@ def _state(project: Project) -> Iterator[Finding]:
             fix = f"delete {recipe} and run `ft run --asset {folder.name}`"
             if artifact is None:
                 yield Finding("bad", "state", f"{folder.name}/{recipe.name} has no whole manifest", fix)
-            elif broken := artifact.verify():
-                yield Finding("bad", "state", f"{folder.name}/{recipe.name}: {len(broken)} altered files", fix)
+            elif violations := artifact.verify():
+                yield Finding("bad", "state", f"{folder.name}/{recipe.name}: {len(violations)} altered files", fix)
     yield Finding("ok", "state", f"{count} artifacts examined in {project.state}")
 
 

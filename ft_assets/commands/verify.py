@@ -40,7 +40,9 @@ _STDOUT = "-"
     default="keep",
     help="How to convert traditional Chinese.",
 )
-@click.option("--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows that may fail.")
+@click.option(
+    "--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows (0 to 1) that may fail."
+)
 @click.option("--tokenizer", metavar="NAME_OR_FOLDER", help="Show the first record as tokens (needs transformers).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--junit", "junit", is_flag=False, flag_value=_STDOUT, metavar="[PATH]", help="Print or write JUnit XML.")

@@ -133,7 +133,7 @@ def _clusters_are_whole(evidence: Evidence) -> Verdict:
 
 
 def _nothing_leaks(evidence: Evidence) -> Verdict:
-    """No document, passage, group or (nearly) equal question is in two splits, over all data sets at once."""
+    """No document, passage, group or (nearly) equal question is in two splits. All data sets are compared at once."""
     store, settings = evidence.store, _split_settings(evidence)
     return _leaks_judged.get(_versions(store, settings), lambda: _judge_leaks(store, settings))
 
@@ -208,7 +208,7 @@ def _splits_are_filled(dataset: DataSet) -> Callable[[Evidence], Verdict]:
 
 def _splits_follow_the_ledger(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Every record is once in the split that the ledger names, or quarantined by it; there is no other row."""
+        """Every record is once in the split that the ledger names, or is quarantined there. No other row exists."""
         asset = dataset.splits
         placed = list(placed_ids(evidence.store.require(asset), dataset))
         by_id = _split_by_id(evidence.store.require(ASSET))
@@ -238,10 +238,10 @@ def _shares_are_near(dataset: DataSet) -> Callable[[Evidence], Verdict]:
 
 def _strata_are_alike(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Each source, difficulty and language has the shares of all records in the splits, within noise.
+        """Each source, difficulty and language is split in the same shares as all records, within noise.
 
-        It does not block: a hash gives the shares and nothing forces them, so the rows are right. But if it fails, the
-        test split has another mixture than the train split, and figures on test do not apply to that mixture.
+        It does not block, because the rows are right: a hash decides the shares. But if it fails, the test split is
+        not the same mixture as the train split, and figures on test do not apply to that mixture.
         """
         asset = dataset.splits
         strata = evidence.store.require(asset).summary_as(SplitsSummary).strata
@@ -255,8 +255,8 @@ def _no_contamination(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
         """No question or answer of validation or test is in a text or a passage that training sees.
 
-        Compared by runs of 13 words or Chinese characters over all data sets at once, without boilerplate; the
-        passages that queries should find too. See expectations/rules/contamination.py for the exact rule.
+        Texts of all data sets are compared by runs of 13 words or Chinese characters, without boilerplate.
+        Passages that held-out queries should find are compared too. Exact rule: expectations/rules/contamination.py.
         """
         store, settings = evidence.store, _split_settings(evidence)
         search = _contamination_found.get(_versions(store, settings), lambda: search_contamination(store, settings))

@@ -37,12 +37,12 @@ def search_contamination(store: ArtifactStore, settings: SplitSettings) -> Searc
     if not passages_apart:
         return own
     queries = [dataset for dataset in DATASETS if dataset.finds_passages]
-    found = search(texts.passages(queries, held_out=True), lambda: texts.passages(queries, held_out=False))
+    shared = search(texts.passages(queries, held_out=True), lambda: texts.passages(queries, held_out=False))
     return Search(
-        hits=[*own.hits, *found.hits],
-        held_out=own.held_out + found.held_out,
-        seen=own.seen + found.seen,
-        boilerplate=own.boilerplate + found.boilerplate,
+        hits=[*own.hits, *shared.hits],
+        held_out=own.held_out + shared.held_out,
+        seen=own.seen + shared.seen,
+        boilerplate=own.boilerplate + shared.boilerplate,
     )
 
 

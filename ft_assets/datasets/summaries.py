@@ -46,8 +46,8 @@ class SplitsSummary(msgspec.Struct, frozen=True, kw_only=True):
     train: int
     validation: int
     test: int
-    quarantined: int
-    strata: dict[str, dict[str, dict[str, int | float]]]
+    quarantined: int = 0
+    strata: dict[str, dict[str, dict[str, int | float]]] = {}
     """Column -> its value -> records by split, and `draws` (see `Stratum.summary`)."""
 
     def counts(self) -> dict[str, int]:
