@@ -232,7 +232,7 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
         report.notes = recognition.notes
         if recognition.dialect.format.has_reasoning:
             report.thinking = policy.thinking
-    rows = _RowsInWork(opened.rows(dialect), dialect)
+    rows = _RecentRows(opened.rows(dialect), dialect)
     duplicates = Duplicates()
     _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy)), rows.find)
     report.conflicts = duplicates.conflicts
@@ -241,8 +241,8 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
     _finish(report)
 
 
-class _RowsInWork:
-    """The rows of a file on their way to the rules: the last ones are kept, and the versions that rows state."""
+class _RecentRows:
+    """The rows of a file, passed on one by one; keeps the last ones, and the versions that rows state."""
 
     def __init__(self, rows: Iterable[RawRow | Rejected], dialect: Dialect[Any] | None) -> None:
         # three steps, each of a batch, lie between the reading of a row and its verdict

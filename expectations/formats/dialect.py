@@ -1,4 +1,4 @@
-"""How a record format and its dialects are described, and how a raw row is decoded into a dialect's typed row.
+"""The description of a record format and its dialects, and the decoding of a raw row into a typed row.
 
 A format's own file (instruction.py, qa.py, …) builds one `Format`; registry.py lists them all.
 """
@@ -150,7 +150,7 @@ class Dialect(Generic[_Row]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Format(Generic[_Record]):
-    """One record format: everything that the rest of the project asks about it."""
+    """One record format: everything that the rest of the project needs to know about it."""
 
     name: str
     record: type[_Record]

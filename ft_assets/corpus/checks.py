@@ -25,7 +25,7 @@ def _passages_fit(evidence: Evidence) -> Verdict:
 
 
 def _ids_are_unique(evidence: Evidence) -> Verdict:
-    """No two passages share an id."""
+    """Every passage has its own id."""
     ids = read_columns(evidence.store.require("passages").file(PASSAGES), ["passage_id"])["passage_id"]
     return Verdict(rules.ids_are_unique("passages", ids), {"passages": len(ids)})
 

@@ -1,4 +1,4 @@
-"""What parsers accept and should not: each case is rejected on its own line, and its neighbours are read."""
+"""Rows that parsers should not accept are rejected, each on its own line, and the rows around them are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ft estimate`: what a person reads, what a script reads, and the exit code between them."""
+"""`ft estimate`: its table, its JSON and its exit code."""
 
 from __future__ import annotations
 
