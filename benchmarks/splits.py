@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_assets.config.model import SplitSettings
-from ft_assets.datasets.assign_splits import RecordKeys, assign_splits, question_form, question_key
+from ft_assets.datasets.assign_splits import RecordKeys, assign_splits, cluster_key, question_form
 from ft_assets.datasets.near_duplicates import Families, jaccard, three_grams
 
 SETTINGS = SplitSettings()
@@ -69,7 +69,7 @@ def assign_by_platform(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callabl
     """Assign all rows with `assign_splits`; the second result assigns the first half, then adds the rest."""
 
     def cards(some: Sequence[tuple[str, str]]) -> list[RecordKeys]:
-        return [RecordKeys("instruction", record_id, (question_key(form),), form) for record_id, form in some]
+        return [RecordKeys("instruction", record_id, (cluster_key(form),), form) for record_id, form in some]
 
     def before() -> Splits:
         known = assign_splits(cards(rows[: len(rows) // 2]), {}, SETTINGS).by_id

@@ -1,4 +1,4 @@
-"""How a record format and its dialects are described, and how a raw row is decoded into a dialect's typed row.
+"""The description of a record format and its dialects, and the decoding of a raw row into a typed row.
 
 A format's own file (instruction.py, qa.py, …) builds one `Format`; registry.py lists them all.
 """
@@ -14,8 +14,6 @@ import msgspec
 
 from expectations.text.traditional import Traditional
 
-Kind = str
-"""The name of a format."""
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
 
 
@@ -41,7 +39,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     """The name of the folder that the file is in. FlagEmbedding's data uses it as a setting."""
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class ReadPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a data set that decide how its rows are read."""
 
     thinking: Thinking = "allow_empty"
@@ -50,7 +48,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How traditional Chinese is converted to simplified, if at all: see text/traditional.py."""
 
 
-DEFAULT_POLICY = Policy()
+DEFAULT_POLICY = ReadPolicy()
 
 
 class Turn(msgspec.Struct, frozen=True, gc=False):
@@ -96,9 +94,9 @@ class Keys(msgspec.Struct, gc=False):
 
 _Row = TypeVar("_Row")
 _Record = TypeVar("_Record", bound=Record)
-Parts = Callable[[Any], Iterator[tuple[str, object]]]
+RowParts = Callable[[Any], Iterator[tuple[str, object]]]
 """A raw row that holds several records -> (JSON path, raw value) of each."""
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
+RowMigration = Callable[[dict[str, Any]], dict[str, Any]]
 """A canonical row of one version -> the row of the next version."""
 
 
@@ -110,12 +108,12 @@ class Dialect(Generic[_Row]):
     marks: tuple[str, ...]
     row: type[_Row]
     """The typed row: a msgspec Struct, or a list type for TSV."""
-    convert: Callable[[_Row, Any, Place, Policy], Record]
+    convert: Callable[[_Row, Any, Place, ReadPolicy], Record]
     """(typed row, raw value, place, policy) -> record; raises RowError. A row of the quick lane has no raw value: every
     key of it is a field of the typed row."""
     extra_marks: tuple[str, ...] = ()
     """Optional keys that distinguish it from a dialect with the same marks."""
-    parts: Parts | None = None
+    parts: RowParts | None = None
     """For a row that holds several records: (JSON path, raw value) of each; raises RowError."""
     suits: Callable[[Any], bool] | None = None
     """A test of the values, where keys or the number of columns are not enough."""
@@ -139,7 +137,7 @@ class Dialect(Generic[_Row]):
         marks = sum(mark in value for mark in self.marks)
         return marks / len(self.marks), marks + sum(mark in value for mark in self.extra_marks)
 
-    def decode(self, value: Any, place: Place, policy: Policy) -> Record:
+    def decode(self, value: Any, place: Place, policy: ReadPolicy) -> Record:
         """Return the record of a raw value; RowError with the JSON path when a rule is broken."""
         if self.canonical and "format_version" in value:
             value = self.format.migrate(value)
@@ -152,7 +150,7 @@ class Dialect(Generic[_Row]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Format(Generic[_Record]):
-    """One record format: everything that the rest of the project asks about it."""
+    """One record format: everything that the rest of the project needs to know about it."""
 
     name: str
     record: type[_Record]
@@ -162,7 +160,7 @@ class Format(Generic[_Record]):
     """Returns what a record is compared by in the search for repeated and contradicting rows."""
     dialects: tuple[Dialect[Any], ...]
     """Where two fit a row equally well, the first one is taken."""
-    migrations: tuple[Migration, ...] = ()
+    migrations: tuple[RowMigration, ...] = ()
     """The first brings a row of version 1 to version 2, the second one of version 2 to version 3, and so on."""
     bridges: Mapping[str, Callable[[_Record], Record]] = field(
         default_factory=cast("type[dict[str, Callable[[_Record], Record]]]", dict)

@@ -22,7 +22,7 @@ from expectations.formats.build import (
     tidy,
     tidy_required,
 )
-from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, Policy, Record, RowError
+from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, ReadPolicy, Record, RowError
 from expectations.text.cleaning import comparison_key, comparison_key_of_clean
 
 NO_IN_BATCH = "no_in_batch_neg"
@@ -43,7 +43,7 @@ class RetrievalPairRecord(Record, frozen=True, kw_only=True, gc=False):
     prompt: str
     """The instruction given with the query; empty for the run's own."""
     task_type: str
-    """FlagEmbedding's `type`: normal, symmetric_class, symmetric_clustering, symmetric_sts; empty when not said."""
+    """FlagEmbedding's `type`: normal, symmetric_class, symmetric_clustering, symmetric_sts; empty when not given."""
     in_batch_negatives: bool
     """True if the texts of other queries of the batch may serve as negatives."""
     language: str
@@ -53,14 +53,14 @@ class RetrievalPairRecord(Record, frozen=True, kw_only=True, gc=False):
     line_no: int
 
 
-Texts = list[str | list[Any]]
+RawTexts = list[str | list[Any]]
 """A list of texts; lists within it are read only to be refused with a reason of their own."""
 
 
 class RetrievalPairRow(Extras, kw_only=True):
     query: str
-    positives: Texts
-    negatives: Texts | None = None
+    positives: RawTexts
+    negatives: RawTexts | None = None
     record_id: str | None = None
     positive_scores: list[float] | None = None
     negative_scores: list[float] | None = None
@@ -71,8 +71,8 @@ class RetrievalPairRow(Extras, kw_only=True):
 
 class FlagEmbeddingRow(Extras, kw_only=True):
     query: str
-    pos: Texts
-    neg: Texts | None = None
+    pos: RawTexts
+    neg: RawTexts | None = None
     pos_scores: list[float] | None = None
     neg_scores: list[float] | None = None
     prompt: str | None = None
@@ -107,8 +107,8 @@ class Contrast(msgspec.Struct, kw_only=True, gc=False):
 
     fields: Fields
     query: str
-    positives: Texts
-    negatives: Texts | None = None
+    positives: RawTexts
+    negatives: RawTexts | None = None
     positive_scores: list[float] | None = None
     negative_scores: list[float] | None = None
     prompt: str | None = None
@@ -117,7 +117,7 @@ class Contrast(msgspec.Struct, kw_only=True, gc=False):
     record_id: str = ""
 
 
-def _build(row: Extras, given: Contrast, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _build(row: Extras, given: Contrast, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     """Return the record of a query with its texts; RowError when it breaks a rule, the same in every dialect."""
     fields = given.fields
     query_at, positives_at, negatives_at = f"$.{fields.query}", f"$.{fields.positives}", f"$.{fields.negatives}"
@@ -154,7 +154,7 @@ def _build(row: Extras, given: Contrast, place: Place, policy: Policy) -> Retrie
     )
 
 
-def _tidy_texts(empty: str, texts: Texts, path: str, place: Place) -> list[str]:
+def _tidy_texts(empty: str, texts: RawTexts, path: str, place: Place) -> list[str]:
     """Return the cleaned texts of a list; RowError on one that is a list itself, or empty (`empty`)."""
     cleaned: list[str] = []
     for n, text in enumerate(texts):
@@ -184,7 +184,7 @@ def _refuse_scores(scores: list[float] | None, count: int, path: str) -> None:
             raise RowError("FT-PAIR-007", f"{path}[{n}]", f"found {score}, expected a finite number")
 
 
-def _from_canonical(row: RetrievalPairRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_canonical(row: RetrievalPairRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     given = Contrast(
         fields=_CANONICAL,
         query=row.query,
@@ -200,7 +200,7 @@ def _from_canonical(row: RetrievalPairRow, _raw: object, place: Place, policy: P
     return _build(row, given, place, policy)
 
 
-def _from_flag_embedding(row: FlagEmbeddingRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_flag_embedding(row: FlagEmbeddingRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     stem = place.source.rpartition("/")[2].partition(".")[0]
     alone = row.no_in_batch_neg or stem.endswith(NO_IN_BATCH) or place.folder.endswith(NO_IN_BATCH)
     given = Contrast(
@@ -217,7 +217,7 @@ def _from_flag_embedding(row: FlagEmbeddingRow, _raw: object, place: Place, poli
     return _build(row, given, place, policy)
 
 
-def _from_statutes(row: StatutesRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_statutes(row: StatutesRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     given = Contrast(fields=_STARD, query=row.question, positives=list(row.statutes.values()))
     return _build(row, given, place, policy)
 

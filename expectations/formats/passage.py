@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from expectations.formats.build import content_id, stated_id, tidy
-from expectations.formats.dialect import Dialect, Format, Keys, Place, Policy, Record, RowError, rename_line
+from expectations.formats.dialect import Dialect, Format, Keys, Place, ReadPolicy, Record, RowError, rename_line
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
 
@@ -61,20 +61,20 @@ def _build(
     )
 
 
-def _from_beir(row: BeirPassageRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_beir(row: BeirPassageRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     return _build(row.id, row.title, row.text, ("_id", "text"), place)
 
 
-def _from_contents(row: ContentsRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_contents(row: ContentsRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     return _build(row.id, row.title, row.contents, ("id", "contents"), place)
 
 
-def _from_titled(row: TitledRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_titled(row: TitledRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     name = content_id("passage", row.title.strip(), row.content.strip()) if row.id is None else row.id
     return _build(name, row.title, row.content, ("id", "content"), place)
 
 
-def _from_canonical(row: PassageRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_canonical(row: PassageRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     return _build(row.document_id, row.title, row.text, ("document_id", "text"), place)
 
 

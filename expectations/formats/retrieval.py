@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from expectations.formats.build import choose_language, simplified, stated_id, tidy
-from expectations.formats.dialect import Dialect, Format, Keys, Place, Policy, Record, RowError, rename_line
+from expectations.formats.dialect import Dialect, Format, Keys, Place, ReadPolicy, Record, RowError, rename_line
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
@@ -99,7 +99,7 @@ def _is_table_row(row: Any, columns: int) -> bool:
 
 
 def _query(  # noqa: PLR0917 - a row of a table
-    query_id: str | int, query: str, language: str | None, fields: tuple[str, str], place: Place, policy: Policy
+    query_id: str | int, query: str, language: str | None, fields: tuple[str, str], place: Place, policy: ReadPolicy
 ) -> QueryRecord:
     name, text = stated_id(query_id, place, f"$.{fields[0]}"), tidy(query, f"$.{fields[1]}", place)
     for value, field in zip((name, text), fields, strict=True):
@@ -119,28 +119,28 @@ def _qrel(query_id: str | int, passage_id: str | int, score: int, paths: tuple[s
     return QrelRecord(query_id=ids[0], passage_id=ids[1], score=score, source=place.source, line_no=place.line)
 
 
-def _from_beir_query(row: BeirQueryRow, _raw: object, place: Place, policy: Policy) -> QueryRecord:
+def _from_beir_query(row: BeirQueryRow, _raw: object, place: Place, policy: ReadPolicy) -> QueryRecord:
     return _query(row.id, row.text, row.language, ("_id", "text"), place, policy)
 
 
-def _from_canonical_query(row: QueryRow, _raw: object, place: Place, policy: Policy) -> QueryRecord:
+def _from_canonical_query(row: QueryRow, _raw: object, place: Place, policy: ReadPolicy) -> QueryRecord:
     return _query(row.query_id, row.query, row.language, ("query_id", "query"), place, policy)
 
 
-def _from_cells(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_cells(cells: list[str], _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     if len(cells) != 3:
         raise RowError("FT-QREL-001", "$", f"found {len(cells)} columns, expected 3 (query-id, corpus-id, score)")
     return _qrel(cells[0], cells[1], _grade(cells[2], "$[2]"), ("$[0]", "$[1]"), place)
 
 
-def _from_pair(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_pair(cells: list[str], _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     """Two columns: whatever is named answers the query."""
     if len(cells) != 2:
         raise RowError("FT-QREL-001", "$", f"found {len(cells)} columns, expected 2 (query-id, corpus-id)")
     return _qrel(cells[0], cells[1], 1, ("$[0]", "$[1]"), place)
 
 
-def _from_trec(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_trec(cells: list[str], _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     if len(cells) != 4:
         reason = f"found {len(cells)} columns, expected 4 (query-id, iteration, corpus-id, score)"
         raise RowError("FT-QREL-001", "$", reason)
@@ -154,7 +154,7 @@ def _grade(cell: str, path: str) -> int:
     return int(score)
 
 
-def _from_query_cells(cells: list[str], _raw: object, place: Place, policy: Policy) -> QueryRecord:
+def _from_query_cells(cells: list[str], _raw: object, place: Place, policy: ReadPolicy) -> QueryRecord:
     if len(cells) != 2:
         raise RowError("FT-QRY-001", "$", f"found {len(cells)} columns, expected 2 (query-id, text)")
     name, text = stated_id(cells[0], place, "$[0]"), tidy(cells[1], "$[1]", place)
@@ -167,11 +167,11 @@ def _from_query_cells(cells: list[str], _raw: object, place: Place, policy: Poli
     )
 
 
-def _from_beir_qrel(row: BeirQrelRow, _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_beir_qrel(row: BeirQrelRow, _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     return _qrel(row.query_id, row.passage_id, row.score, ("$.query-id", "$.corpus-id"), place)
 
 
-def _from_canonical_qrel(row: QrelRow, _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_canonical_qrel(row: QrelRow, _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     return _qrel(row.query_id, row.passage_id, row.score, ("$.query_id", "$.passage_id"), place)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from expectations.reading.rows import Rejected, Row, Source, Unreadable
+from expectations.reading.rows import RawRow, Rejected, Source, Unreadable
 from expectations.reading.streams import require_arrow
 
 FORMAT_KEY, VERSION_KEY = b"ft_assets.format", b"ft_assets.version"
@@ -25,7 +25,7 @@ def is_dataset_folder(path: Path) -> bool:
     return path.is_dir() and any((path / sign).is_file() for sign in _FOLDER_SIGNS)
 
 
-def read_parquet(source: Source) -> Iterator[Row | Rejected]:
+def read_parquet(source: Source) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a Parquet file; `line` is the row's number from 1. It is first decoded once to find damage."""
     pa = require_arrow("a Parquet file")
     import pyarrow.parquet as pq
@@ -44,7 +44,7 @@ def read_parquet(source: Source) -> Iterator[Row | Rejected]:
         yield from _rows(source, file.schema_arrow, file.iter_batches(batch_size=_BATCH), columns.empty() | stamp)
 
 
-def read_folder(source: Source) -> Iterator[Row | Rejected]:
+def read_folder(source: Source) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a saved Dataset, or of every split of a saved DatasetDict, numbered from 1 across all."""
     pa = require_arrow("a folder of the datasets library")
     files = list(_arrow_files(source.path))
@@ -105,14 +105,14 @@ def _sliced(reader: Any) -> Iterator[Any]:
 
 def _rows(
     source: Source, schema: Any, batches: Any, everywhere: dict[str, Any], *, first: int = 0
-) -> Iterator[Row | Rejected]:
+) -> Iterator[RawRow | Rejected]:
     has_floats = any("float" in str(field.type) or "double" in str(field.type) for field in schema)
     line = first
     for batch in batches:
         for cells in batch.to_pylist():
             line += 1
             value = {key: cell for key, cell in cells.items() if cell is not None} | everywhere
-            row = Row(line, -1, value)
+            row = RawRow(line, -1, value)
             if has_floats and (path := _find_nan(value, "$")):
                 yield source.reject("FT-ROW-004", line, -1, f"found NaN or infinity at {path}", raw=row.raw, path=path)
             else:

@@ -36,15 +36,15 @@ def packing_of(path: Path) -> Packing:
         start = stream.read(8)
     for magic, name in _NOT_READ.items():
         if start.startswith(magic):
-            raise Unreadable("FT-ROW-011", f"it is {name}, which is not read here")
-    found: Packing = "plain"
-    for magic, packing in _MAGIC:
+            raise Unreadable("FT-ROW-011", f"it is {name}, which is not supported")
+    packing: Packing = "plain"
+    for magic, candidate in _MAGIC:
         if start.startswith(magic):
-            found = packing
+            packing = candidate
     suffix = path.suffix.lower()
-    if suffix in _SUFFIXES and _SUFFIXES[suffix] != found:
+    if suffix in _SUFFIXES and _SUFFIXES[suffix] != packing:
         raise Unreadable("FT-ROW-008", f"its name ends with {suffix}, but its first bytes are not those of such a file")
-    return found
+    return packing
 
 
 def open_stream(path: Path, packing: Packing) -> BinaryIO:

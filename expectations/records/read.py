@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, Policy, Record, RowError
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
 from expectations.formats.registry import FORMATS
-from expectations.reading import BATCH, MAX_LINE_BYTES, Lane, Rejected, Row, Source, read_rows
+from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
 
 __all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
 
@@ -20,7 +20,12 @@ Item = TypeVar("Item")
 
 
 def read_records(
-    path: Path, format: str, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, policy: Policy = DEFAULT_POLICY
+    path: Path,
+    format: str,
+    *,
+    name: str = "",
+    max_line_bytes: int = MAX_LINE_BYTES,
+    policy: ReadPolicy = DEFAULT_POLICY,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of one file, in file order, and a `Rejected` for every row that becomes none.
 
@@ -38,11 +43,11 @@ class OpenedFile:
 
     def __init__(self, path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._lane = Lane()
-        self._rest = read_rows(path, name=name, max_line_bytes=max_line_bytes, lane=self._lane)
+        self._rest = read_raw_rows(path, name=name, max_line_bytes=max_line_bytes, lane=self._lane)
         self.first = list(islice(self._rest, SAMPLE))
-        self.read = [row for row in self.first if isinstance(row, Row)]
+        self.read = [row for row in self.first if isinstance(row, RawRow)]
 
-    def rows(self, dialect: Dialect[Any] | None) -> Iterator[Row | Rejected]:
+    def rows(self, dialect: Dialect[Any] | None) -> Iterator[RawRow | Rejected]:
         """Return all rows. Those after the first use the quick lane, if the first valid ones have one shape."""
         if dialect and not dialect.parts:
             fixed = {"format_version": dialect.format.version} if dialect.canonical else {}
@@ -50,7 +55,7 @@ class OpenedFile:
         return chain(self.first, self._rest)
 
 
-def _has_types_of(dialect: Dialect[Any], row: Row) -> bool:
+def _has_types_of(dialect: Dialect[Any], row: RawRow) -> bool:
     try:
         dialect.type(row.value)
     except RowError:
@@ -60,9 +65,9 @@ def _has_types_of(dialect: Dialect[Any], row: Row) -> bool:
 
 def convert_rows(
     path: Path,
-    rows: Iterable[Row | Rejected],
+    rows: Iterable[RawRow | Rejected],
     dialect: Dialect[Any] | None,
-    policy: Policy,
+    policy: ReadPolicy,
     *,
     to: str | None = None,
     name: str = "",
@@ -108,14 +113,14 @@ def convert_rows(
 
 
 def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield the items in lists of up to BATCH."""
+    """Yield the items in lists of up to READ_BATCH."""
     remaining = iter(items)
-    while batch := list(islice(remaining, BATCH)):
+    while batch := list(islice(remaining, READ_BATCH)):
         yield batch
 
 
 def _convert_parts(
-    source: Source, row: Row, dialect: Dialect[Any], place: Place, policy: Policy
+    source: Source, row: RawRow, dialect: Dialect[Any], place: Place, policy: ReadPolicy
 ) -> Iterator[Record | Rejected]:
     """Yield the records of a row that holds several: each is kept or rejected on its own."""
     try:
@@ -130,7 +135,7 @@ def _convert_parts(
             yield _reject(source, row, error, dialect, within=path)
 
 
-def _reject(source: Source, row: Row, error: RowError, dialect: Dialect[Any], *, within: str = "$") -> Rejected:
+def _reject(source: Source, row: RawRow, error: RowError, dialect: Dialect[Any], *, within: str = "$") -> Rejected:
     code, reason, path = error.code, error.reason, within + error.path.removeprefix("$")
     if code == dialect.format.wrong_type and within == "$" and (other := better_fit(row.value, dialect)):
         code, reason = "FT-DIALECT-002", f"the row is `{other.name}`, the file is `{dialect.name}`"

@@ -15,6 +15,7 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import AnswerSettings, TrainSettings
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
+from ft_assets.datasets.summaries import SplitsSummary
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce
@@ -84,11 +85,6 @@ _CURVES = {
     "reward_margin": ("rewards/margins", ""), "reward_accuracy": ("rewards/accuracies", ""),
     "logp": ("logps/chosen", "logps/rejected"),
 }  # fmt: skip
-
-
-class _DatasetSummary(msgspec.Struct, frozen=True):
-    configured: bool
-    """True if config.yaml names files for the data set."""
 
 
 @SFT_ADAPTER.asset
@@ -179,7 +175,7 @@ def show_answers(artifact: Artifact) -> dict[str, str]:
 def _refuse_unconfigured(store: ArtifactStore, dataset: str) -> None:
     """Refuse (FT-TRAIN-015) to train on a data set for which config.yaml names no files."""
     splits = store.require(f"{dataset}_splits")
-    if splits.summary_as(_DatasetSummary).configured:
+    if splits.summary_as(SplitsSummary).configured:
         return
     field = f"datasets.{dataset}.files"
     unconfigured = violation("FT-TRAIN-015", where="config.yaml", field=field, found=[], expected="at least one file")

@@ -53,14 +53,18 @@ class Machine(msgspec.Struct, frozen=True):
 @click.option("--method", type=click.Choice(get_args(Method)), help="Default: as configured.")
 @click.option("--dpo", is_flag=True, help="DPO (pairs and a reference) instead of SFT.")
 @click.option("--length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest row. Default: as configured.")
-@click.option("--batch", type=click.IntRange(min=1), metavar="ROWS", help="Rows at a time. Default: as configured.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), metavar="ROWS", help="Rows in a micro batch. Default: as configured."
+)
 @click.option("--r", type=click.IntRange(min=1), metavar="RANK", help="LoRA rank. Default: as configured.")
 @click.option("--checkpointing/--no-checkpointing", default=None, help="Compute activations again. Default: on GPUs.")
-@click.option("--gpu", metavar="SIZE|CARD", help="Another GPU than this machine's: 10GB, 'RTX 4090', 'A100 80GB'.")
-@click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="How many of that GPU, or of this machine's.")
+@click.option(
+    "--gpu", metavar="SIZE|CARD", help="A GPU that this machine does not have: 10GB, 'RTX 4090', 'A100 80GB'."
+)
+@click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Number of GPUs.")
 @click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Rows (DPO: pairs) of the training set.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Default: as configured.")
-@click.option("--layers", type=click.IntRange(min=1), help="A model by its sizes instead of MODEL.")
+@click.option("--layers", type=click.IntRange(min=1), help="The model by its sizes, instead of MODEL.")
 @click.option("--hidden", type=click.IntRange(min=1))
 @click.option("--heads", type=click.IntRange(min=1))
 @click.option("--kv-heads", type=click.IntRange(min=1), help="Default: as many as heads.")

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from expectations.contracts.embedding import FILE as CONTRACT_FILE
-from expectations.contracts.embedding import read_contract
+from expectations.contracts.embedding import CONTRACT_FILE, read_contract
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES

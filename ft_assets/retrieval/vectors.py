@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from expectations.contracts.embedding import FILE as CONTRACT_FILE
-from expectations.contracts.embedding import EmbeddingContract, read_contract
+from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, read_contract
 from resources.artifacts import Artifact
 
 if TYPE_CHECKING:
