@@ -675,6 +675,11 @@ CODES: dict[str, Code] = {
         "Each one must be in the table or in the quarantine: rows were lost or made up.",
         "Rebuild the table with `ft run --asset` and the name of the asset.",
     ),
+    "FT-DATA-004": Code(
+        "A key of the rows is not read",
+        "What it holds does not reach the records; under `datasets.strict` that is an error.",
+        "Rename the key to one that is read, delete it, or set `datasets.strict: false`.",
+    ),
     "FT-DATA-003": Code(
         "The configured files hold no rows",
         "A data set without rows passes every rule about rows.",

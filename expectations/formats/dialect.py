@@ -177,8 +177,9 @@ class Dialect(Generic[_Row]):
     """Parts of a file's name that decide for this dialect where others fit equally well."""
     headers: tuple[list[str], ...] = ()
     """First lines of a table that are no rows."""
-    reads: tuple[str, ...] = ()
-    """Patterns of keys that `convert` reads from the raw value: `*_score`."""
+    also_has: tuple[str, ...] = ()
+    """Other keys that belong to the dialect: `convert` reads them from the raw value, or they only describe how the row
+    was made. A pattern such as `*_score` counts in objects below the row."""
     outer: type[msgspec.Struct] | None = None
     """The raw row as a type, where it holds several records: its keys are the ones that are read."""
     canonical: bool = False

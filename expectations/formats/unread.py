@@ -7,7 +7,7 @@ row of KTO data, a call of a tool or the passages of a question would be lost, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, cast
@@ -46,7 +46,9 @@ class Meaning(NamedTuple):
     code: str
     matters: Callable[[object], bool]
     training_only: bool = True
-    """True if it matters in rows that a generator is trained on."""
+    """True if it matters only in rows that a generator is trained on."""
+    row_only: bool = False
+    """True if it matters only as a key of the row itself: `context` of a message or of a candidate may be anything."""
 
 
 def _is_filled(value: object) -> bool:
@@ -70,11 +72,11 @@ _KTO = Meaning("FT-KEY-001", _is_verdict)
 _OFF = Meaning("FT-KEY-002", _is_off)
 _TOOLS = Meaning("FT-KEY-003", _is_filled)
 _MEDIA = Meaning("FT-KEY-004", _is_filled, training_only=False)
-_PREFERENCE = Meaning("FT-KEY-005", _is_filled)
-_PASSAGES = Meaning("FT-KEY-006", _is_filled)
-_SYSTEM = Meaning("FT-KEY-007", _is_filled)
+_PREFERENCE = Meaning("FT-KEY-005", _is_filled, row_only=True)
+_PASSAGES = Meaning("FT-KEY-006", _is_filled, row_only=True)
+_SYSTEM = Meaning("FT-KEY-007", _is_filled, row_only=True)
 _REASONING = Meaning("FT-KEY-008", _is_filled)
-_SCORES = Meaning("FT-KEY-009", _is_given)
+_SCORES = Meaning("FT-KEY-009", _is_given, row_only=True)
 
 MEANINGS: dict[str, Meaning] = {
     **dict.fromkeys(("label", "kto_tag", "desired"), _KTO),
@@ -108,7 +110,8 @@ class KeyReader:
         is_struct = isinstance(row, type) and issubclass(row, msgspec.Struct)
         self.tree: Tree | None = _tree(inspect.type_info(row)) if is_struct else None
         self._trained = dialect.format.trained or "instruction" in dialect.format.bridges
-        self._patterns = dialect.reads
+        self._exact = frozenset(key for key in dialect.also_has if "*" not in key)
+        self._patterns = tuple(pattern for pattern in dialect.also_has if "*" in pattern)
         if self.tree is not None and dialect.canonical:
             # what a converted file keeps of its source is written by us, and recomputed from the file that is read
             self.tree |= dict.fromkeys(("format_version", *dialect.format.record.__struct_fields__))
@@ -121,15 +124,17 @@ class KeyReader:
         """Refuse a row with a key that changes its meaning (RowError FT-KEY-…)."""
         for found in unread:
             meaning = meaning_of(found.key)
-            if meaning is None or (meaning.training_only and not self._trained) or not meaning.matters(found.value):
+            if meaning is None or not meaning.matters(found.value):
+                continue
+            if (meaning.training_only and not self._trained) or (meaning.row_only and found.path != "$"):
                 continue
             if meaning is _OFF and not found.last:
                 continue  # an earlier answer is history: it is not learned in any case
             raise RowError(meaning.code, f"{found.path}.{found.key}", f"found `{found.key}: {_shown(found.value)}`")
 
-    def may_refuse(self, unread: Sequence[Unread]) -> bool:
-        """Return whether rows with these keys must be searched one by one, because the values decide."""
-        return any(meaning_of(found.key) for found in unread)
+    def must_search(self, samples: Iterable[object]) -> bool:
+        """Return whether the rows of a file must be searched one by one, judged by samples: the values decide."""
+        return any(meaning_of(found.key) for sample in samples for found in self.find(sample))
 
     def likely_typo(self, name: str) -> str:
         """Return the key that is read and nearly has this name; empty where none is near."""
@@ -141,6 +146,10 @@ class KeyReader:
             return ""
         return next(iter(get_close_matches(key.lower(), tree, 1, _TYPO_RATIO)), "")
 
+    def _matches(self, key: str) -> bool:
+        """True if a key of an object below the row is one that the dialect also has."""
+        return any(fnmatchcase(key, pattern) for pattern in self._patterns)
+
     def _search(self, value: object, tree: Tree | None, path: str, *, last: bool) -> Iterator[Unread]:
         if tree is None:
             return
@@ -150,8 +159,8 @@ class KeyReader:
                 yield from self._search(item, tree, f"{path}[{number}]", last=last and number == len(items) - 1)
         elif isinstance(value, dict):
             fields = cast("dict[str, object]", value)
-            for key in fields.keys() - tree.keys():
-                if fields[key] is not None and not any(fnmatchcase(key, pattern) for pattern in self._patterns):
+            for key in fields.keys() - tree.keys() - self._exact:
+                if fields[key] is not None and not (path != "$" and self._matches(key)):
                     yield Unread(path, key, fields[key], last)
             for key, below in tree.items():
                 if below is not None and key in fields:
@@ -176,14 +185,18 @@ def _tree(kind: inspect.Type) -> Tree | None:
 
 
 class UnreadKeys:
-    """The keys of one file that were not read, each with its number of rows."""
+    """The keys of files that were not read, each with its number of rows, and the key that was probably meant."""
 
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()
+        self.typos: dict[str, str] = {}
 
-    def count(self, unread: Sequence[Unread]) -> None:
+    def count(self, unread: Sequence[Unread], reader: KeyReader) -> None:
         """Count one row with these keys."""
-        self.rows.update({found.name for found in unread})
+        for name in {found.name for found in unread}:
+            self.rows[name] += 1
+            if name not in self.typos:
+                self.typos[name] = reader.likely_typo(name)
 
     def sorted(self) -> dict[str, int]:
         """Return name -> rows, the most frequent first."""

@@ -11,7 +11,7 @@ from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import SplitSettings
 from ft_assets.datasets.assign_splits import RecordKeys
-from ft_assets.datasets.clean import CONFLICTS, RECORDS
+from ft_assets.datasets.clean import CONFLICTS, RECORDS, KeySummary
 from ft_assets.datasets.dataset import DATASETS, DataSet
 from ft_assets.datasets.find_contamination import search_contamination, touches
 from ft_assets.datasets.ledger import ASSET, LEDGER, read_ledger, read_record_keys, record_ids, unknown_evidence
@@ -87,6 +87,17 @@ def _rows_accounted_for(dataset: DataSet) -> Callable[[Evidence], Verdict]:
         figures = {"rows_read": read, "kept": kept, "quarantined": quarantined}
         figures["configured"] = artifact.summary["configured"]
         return Verdict(conservation.every_row_is_accounted_for(asset, read, kept, quarantined), figures)
+
+    return rule
+
+
+def _keys_are_read(dataset: DataSet) -> Callable[[Evidence], Verdict]:
+    def rule(evidence: Evidence) -> Verdict:
+        """Every key of the rows is read, where datasets.strict demands it; otherwise the others are only listed."""
+        not_read = evidence.store.require(dataset.records).summary_as(KeySummary).not_read
+        strict = settings_of(evidence.store, "datasets").strict
+        violations = conservation.every_key_is_read(dataset.records, not_read) if strict else []
+        return Verdict(violations, {"not_read": not_read, "strict": strict})
 
     return rule
 
@@ -275,6 +286,7 @@ def _record_gates(dataset: DataSet) -> list[Gate]:
         Gate(asset, "table_fits_its_suite", _records_fit(dataset)),
         Gate(asset, "few_rows_are_quarantined", _few_quarantined(dataset)),
         Gate(asset, "every_row_is_accounted_for", _rows_accounted_for(dataset)),
+        Gate(asset, "keys_are_read", _keys_are_read(dataset), needs=("dataset_settings",)),
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from expectations.formats.dialect import Kind, Policy
+from expectations.formats.unread import UnreadKeys
 from expectations.reading import Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import Record, read_records, write_quarantine
@@ -27,15 +28,30 @@ RECORDS = "records.parquet"
 CONFLICTS = "conflicts.json"
 
 
+class KeySummary(msgspec.Struct):
+    """The part of a summary on keys that no field takes: key -> rows."""
+
+    not_read: dict[str, int] = {}
+
+
 def read_files(
-    dataset: DataSet, files: Mapping[str, Sequence[Path]], root: Path, *, max_line_bytes: int, policy: Policy
+    dataset: DataSet,
+    files: Mapping[str, Sequence[Path]],
+    root: Path,
+    *,
+    max_line_bytes: int,
+    policy: Policy,
+    unread: UnreadKeys,
 ) -> dict[str, Iterator[Record | Rejected]]:
-    """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project."""
+    """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project.
+
+    `unread` counts the keys that no field takes.
+    """
 
     def read(kind: Kind, paths: Sequence[Path]) -> Iterator[Record | Rejected]:
         for path in paths:
             name = shown_path(path, root)
-            yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy)
+            yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy, unread=unread)
 
     return {key: read(kind, files[key]) for key, kind in dataset.files.items()}
 
