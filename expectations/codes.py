@@ -82,6 +82,57 @@ CODES: dict[str, Code] = {
         "Elements may be missing at this place.",
         "Write the array again, with one comma between two elements and nothing after `]`.",
     ),
+    # Keys of a row that are not read, and change what it means
+    "FT-KEY-001": Code(
+        "The row is KTO data: an answer with a verdict, not an answer to learn",
+        "Where the verdict is false the model would learn the bad answer.",
+        "Keep only the rows whose verdict is true and delete the key, or write pairs of chosen and rejected answers.",
+    ),
+    "FT-KEY-002": Code(
+        "The answer is marked as not to be learned",
+        "It would be learned in spite of the mark.",
+        "Delete the row, or let it end with an answer that is learned.",
+    ),
+    "FT-KEY-003": Code(
+        "The row calls a tool",
+        "Calls and results of tools are not trained here; the text around them would be learned as the answer.",
+        "Delete the row, or write the answer that follows from the tool's result.",
+    ),
+    "FT-KEY-004": Code(
+        "The row has images, sound or video",
+        "Only text is read: the answer would be learned without what it is about.",
+        "Delete the row, or describe the image in the question.",
+    ),
+    "FT-KEY-005": Code(
+        "The row is a preference: it has a rejected answer",
+        "Read as an instruction, the rejected answer is lost, or the wrong one of the two is learned.",
+        "Name the file under `datasets.preference`, with the keys of one of the dialects of `preference`.",
+    ),
+    "FT-KEY-006": Code(
+        "The passages of the row would be lost",
+        "The model would learn to answer without the passages that the answer comes from.",
+        "Write them under `context`, as a text or a list of texts.",
+    ),
+    "FT-KEY-007": Code(
+        "The system text of the row would be lost",
+        "The model would learn the answer without the instructions that it was given with.",
+        "Write it under `system`.",
+    ),
+    "FT-KEY-008": Code(
+        "The reasoning of the row would be lost",
+        "A model that reasons would learn to answer without it.",
+        "Write it under `reasoning`, or into <think> tags before the answer.",
+    ),
+    "FT-KEY-009": Code(
+        "The scores of the row would be lost",
+        "Ties and pairs in the wrong order could not be found.",
+        "Write them under `chosen_score` and `rejected_score`.",
+    ),
+    "FT-KEY-010": Code(
+        "Two keys contradict each other, or a passage has no text",
+        "Which of the two was meant cannot be known.",
+        "Keep one of the keys, with texts.",
+    ),
     # Text of any format
     "FT-TEXT-001": Code(
         "Control characters in the text",
@@ -630,6 +681,11 @@ CODES: dict[str, Code] = {
         "Each row must be in the table or in the quarantine; here rows were lost or invented.",
         "Rebuild the table with `ft run --asset` and the name of the asset.",
     ),
+    "FT-DATA-004": Code(
+        "A key of the rows is not read",
+        "What it holds does not reach the records; under `datasets.strict` that is an error.",
+        "Rename the key to one that is read, delete it, or set `datasets.strict: false`.",
+    ),
     "FT-DATA-003": Code(
         "The configured files hold no rows",
         "A data set without rows passes every rule about rows.",
@@ -949,7 +1005,7 @@ CODES: dict[str, Code] = {
     "FT-TRAIN-008": Code(
         "bitsandbytes is not installed",
         "4-bit weights (`qlora`) and the 8-bit optimizer come from it.",
-        "Install the extra `qlora`, or set `method: lora` and `optimizer: adamw`.",
+        "Install the extra `ft-assets[qlora]`, or set `method: lora` and `optimizer: adamw`.",
     ),
     "FT-TRAIN-009": Code(
         "The tokenizer has no chat template",

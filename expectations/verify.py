@@ -15,6 +15,7 @@ from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Re
 from expectations.formats.passage import PASSAGE, PassageRecord
 from expectations.formats.recognise import recognise_rows, unknown
 from expectations.formats.registry import DIALECTS, FORMATS
+from expectations.formats.unread import UnreadKeys
 from expectations.reading import FILE_CODES, MAX_LINE_BYTES, READ_BATCH, RawRow, Rejected, escape, holds_rows
 from expectations.records.duplicates import Conflict, Duplicates
 from expectations.records.quarantine import set_aside
@@ -84,6 +85,12 @@ class Report(msgspec.Struct, kw_only=True):
     """What a model is trained on for this record."""
     violations: list[Violation] = msgspec.field(default_factory=list[Violation])
     """The broken rules of the contract that the file was checked against."""
+    not_read: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """Keys that no field takes, each with its number of rows."""
+    typos: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Key that is not read -> the key that was probably meant."""
+    strict: bool = False
+    """True if a key that is not read fails the file."""
     max_quarantined: float = 0.0
     """The share of rows that may fail."""
     unreadable: str = ""
@@ -97,9 +104,11 @@ class Report(msgspec.Struct, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """0 when clean, 1 when rows fail or the contract is broken, 2 when unreadable."""
+        """0 when clean, 1 when rows fail, the contract is broken or (`strict`) a key is not read, 2 when unreadable."""
         if self.unreadable:
             return UNREADABLE
+        if self.strict and self.not_read:
+            return ROWS_FAIL
         return ROWS_FAIL if self.violations or self.failed > self.max_quarantined * self.rows else CLEAN
 
 
@@ -111,14 +120,15 @@ def verify_file(
     policy: ReadPolicy = DEFAULT_POLICY,
     against: Consumer | None = None,
     max_quarantined: float = 0.0,
+    strict: bool = False,
 ) -> Report:
     """Read a file once and check every row, duplicates included. `format` is the name of a format or of a dialect.
 
     Conflicting answers (FT-DUP-003) are reported and fail nothing. `against`: a consumer that must know the file's
-    format in this version. Refused when `format` is unknown.
+    format in this version. `strict`: a key that is not read fails the file. Refused when `format` is unknown.
     """
     check_format(format, str(path))
-    report = Report(file=str(path), max_quarantined=max_quarantined)
+    report = Report(file=str(path), max_quarantined=max_quarantined, strict=strict)
     if opens_as_document(path, format):
         _verify_document(report, path)
     else:
@@ -234,7 +244,10 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
             report.thinking = policy.thinking
     rows = _RecentRows(opened.rows(dialect), dialect)
     duplicates = Duplicates()
-    _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy)), rows.find)
+    unread = UnreadKeys()
+    _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy, unread=unread)), rows.find)
+    report.not_read = unread.sorted()
+    report.typos = {name: typo for name, typo in unread.typos.items() if typo}
     report.conflicts = duplicates.conflicts
     if dialect and dialect.canonical:
         report.versions = sorted(rows.versions) or [dialect.format.version]

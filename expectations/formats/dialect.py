@@ -66,6 +66,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         line_no: int
 
 
+Passages = str | list[str | dict[str, Any]] | None
+"""Passages given along with a question, as people write them."""
+
+
 class Extras(msgspec.Struct, kw_only=True, gc=False):
     """Optional keys that any instruction, preference or qa row may have."""
 
@@ -73,6 +77,56 @@ class Extras(msgspec.Struct, kw_only=True, gc=False):
     evidence: list[str] | None = None
     group: str | None = None
     language: str | None = None
+
+
+class TrainingExtras(Extras, kw_only=True):
+    """Optional keys that any row for training a generator may have; each has several names in the files people have."""
+
+    system: str | None = None
+    system_prompt: str | None = None
+    context: Passages = None
+    contexts: Passages = None
+    documents: Passages = None
+    passages: Passages = None
+    references: Passages = None
+    retrieved_contexts: Passages = None
+
+    def find_passages(self) -> tuple[str, list[str]]:
+        """Return (JSON path, texts) of the passages that the row gives along with its question.
+
+        RowError (FT-KEY-010) where two keys hold different ones, or a passage has no text.
+        """
+        path, texts = "$.context", list[str]()
+        for name in _PASSAGE_KEYS:
+            given: Passages = getattr(self, name)
+            if not given:
+                continue
+            found = [_passage_text(f"$.{name}", one) for one in ([given] if isinstance(given, str) else given)]
+            if texts and found != texts:
+                raise RowError("FT-KEY-010", f"$.{name}", f"`{path[2:]}` and `{name}` hold different passages")
+            path, texts = f"$.{name}", found
+        return path, texts
+
+    def find_system(self) -> str | None:
+        """Return the row's own system text. RowError (FT-KEY-010) where two keys hold different ones."""
+        if self.system and self.system_prompt and self.system != self.system_prompt:
+            raise RowError("FT-KEY-010", "$.system_prompt", "`system` and `system_prompt` hold different texts")
+        return self.system or self.system_prompt
+
+
+_PASSAGE_KEYS = ("context", "contexts", "documents", "passages", "references", "retrieved_contexts")
+_TEXT_KEYS = ("text", "content", "contents", "page_content", "passage", "segment", "body")
+
+
+def _passage_text(path: str, passage: str | dict[str, Any]) -> str:
+    """Return the text of a passage: a text, or an object with one of the usual keys."""
+    if isinstance(passage, str):
+        return passage
+    text = next((passage[key] for key in _TEXT_KEYS if isinstance(passage.get(key), str)), None)
+    if text is None:
+        raise RowError("FT-KEY-010", path, f"a passage has none of the keys {', '.join(_TEXT_KEYS)}")
+    title = passage.get("title")
+    return f"{title}\n{text}" if isinstance(title, str) and title.strip() and title not in text else text
 
 
 class Keys(msgspec.Struct, gc=False):
@@ -121,6 +175,11 @@ class Dialect(Generic[_Row]):
     """Parts of a file's name that decide for this dialect where others fit equally well."""
     headers: tuple[list[str], ...] = ()
     """First lines of a table that are no rows."""
+    also_has: tuple[str, ...] = ()
+    """Other keys that belong to the dialect: `convert` reads them from the raw value, or they only describe how the row
+    was made. A pattern such as `*_score` counts in objects below the row."""
+    outer: type[msgspec.Struct] | None = None
+    """The raw row as a type, where it holds several records: its keys are the ones that are read."""
     canonical: bool = False
     """True for the format's own form, whose rows may state their version."""
     format: Format[Any] = field(init=False, repr=False)

@@ -34,6 +34,11 @@ from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
 AUGMENTED = 5
 """Passages that DDR gives with the question: the first five."""
+DDR_KEYS = (
+    *("*_score", "score", "type", "temperature", "loop", "context", "file_index", "chunk_index", "ground_truth"),
+    *("keypoints", "raw_input", "augment_input", "cot", "answer", "error_passage"),
+)
+"""Keys of DDR's rows besides those of the typed rows: scores, and how the candidates were made."""
 _EMPTY = ("FT-PREF-008", "FT-PREF-002", "FT-PREF-002")
 _RawDdr = Mapping[str, Mapping[str, object]]
 """A row of DDR as JSON: the scores are in the objects `chosen` and `rejected`."""
@@ -381,6 +386,7 @@ PREFERENCE = Format(
         Dialect(
             name="ddr",
             marks=("query", "retrieval_result", "chosen", "rejected"),
+            also_has=DDR_KEYS,
             row=DdrRow,
             convert=_from_ddr,
         ),
@@ -388,6 +394,7 @@ PREFERENCE = Format(
             name="rag-ddr",
             marks=("question", "chosen", "rejected", "data_type"),
             extra_marks=("passage", "rerank_passage"),
+            also_has=DDR_KEYS,
             row=RagDdrRow,
             convert=_from_rag_ddr,
         ),

@@ -12,6 +12,7 @@ import msgspec
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
 from expectations.formats.registry import FORMATS
+from expectations.formats.unread import KeyReader, Unread, UnreadKeys
 from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
 
 __all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
@@ -26,16 +27,18 @@ def read_records(
     name: str = "",
     max_line_bytes: int = MAX_LINE_BYTES,
     policy: ReadPolicy = DEFAULT_POLICY,
+    unread: UnreadKeys | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of one file, in file order, and a `Rejected` for every row that becomes none.
 
-    `name` is the file's name in records and quarantine, its own name by default. Duplicates need the whole data set:
+    `name` is the file's name in records and quarantine, its own name by default. `unread` counts keys that no field
+    takes. Duplicates need the whole data set:
     see duplicates.py. Refused when the file cannot be opened.
     """
     opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes)
     recognition = recognise_rows(opened.read, name=path.name, formats=[format, *FORMATS[format].also_reads])
     dialect = recognition and recognition.dialect
-    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name)
+    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread)
 
 
 class OpenedFile:
@@ -51,7 +54,9 @@ class OpenedFile:
         """Return all rows. Those after the first use the quick lane, if the first valid ones have one shape."""
         if dialect and not dialect.parts:
             fixed = {"format_version": dialect.format.version} if dialect.canonical else {}
-            self._lane.learn(dialect.row, [row.value for row in self.read if _has_types_of(dialect, row)], fixed)
+            samples = [row.value for row in self.read if _has_types_of(dialect, row)]
+            if not KeyReader(dialect).must_search(samples):
+                self._lane.learn(dialect.row, samples, fixed)
         return chain(self.first, self._rest)
 
 
@@ -71,6 +76,7 @@ def convert_rows(
     *,
     to: str | None = None,
     name: str = "",
+    unread: UnreadKeys | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the rows of one file as records. Without a dialect every row is rejected, with the dialects that are read.
 
@@ -87,6 +93,7 @@ def convert_rows(
         )
         return
     file, folder = source.name, path.absolute().parent.name
+    keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys())
     bridge = dialect.format.bridges.get(to) if to else None
     for batch in in_batches(rows):
         records: list[Record | Rejected] = []
@@ -97,6 +104,11 @@ def convert_rows(
             if row.line == 1 and row.value in dialect.headers:
                 continue
             place = Place(file, row.line, row.plain, folder)
+            try:
+                keys.check(row)
+            except RowError as error:
+                records.append(_reject(source, row, error, dialect))
+                continue
             if dialect.parts:
                 parts = _convert_parts(source, row, dialect, place, policy)
                 records += [bridge(part) if bridge and not isinstance(part, Rejected) else part for part in parts]
@@ -110,6 +122,28 @@ def convert_rows(
             except RowError as error:
                 records.append(_reject(source, row, error, dialect))
         yield from records
+
+
+class _KeyCheck:
+    """The check of every row of a file for keys that its dialect does not read."""
+
+    def __init__(self, reader: KeyReader, unread: UnreadKeys) -> None:
+        self._reader = reader
+        self._unread = unread
+        self._shape: type | None = None
+        self._of_shape: list[Unread] = []
+
+    def check(self, row: RawRow) -> None:
+        """Count the keys of a row that are not read; RowError for one that changes what the row means."""
+        if row.typed is not None:
+            if type(row.typed) is not self._shape:  # all rows of the quick lane have one shape
+                self._shape, self._of_shape = type(row.typed), self._reader.find(row.value)
+            found = self._of_shape
+        else:
+            found = self._reader.find(row.value)
+            self._reader.refuse(found)
+        if found:
+            self._unread.count(found, self._reader)
 
 
 def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:

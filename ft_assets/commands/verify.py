@@ -43,6 +43,7 @@ _STDOUT = "-"
 @click.option(
     "--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows (0 to 1) that may fail."
 )
+@click.option("--strict", is_flag=True, help="Fail a file with keys that are not read.")
 @click.option("--tokenizer", metavar="NAME_OR_FOLDER", help="Show the first record as tokens (needs transformers).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--junit", "junit", is_flag=False, flag_value=_STDOUT, metavar="[PATH]", help="Print or write JUnit XML.")
@@ -58,6 +59,7 @@ def command(  # noqa: PLR0917 - one for each option
     min_margin: float,
     traditional: str,
     max_quarantined: float,
+    strict: bool,
     tokenizer: str | None,
     as_json: bool,
     junit: str | None,
@@ -82,7 +84,14 @@ def command(  # noqa: PLR0917 - one for each option
     try:
         consumer = find_consumer(against) if against else None
         reports = [
-            verify_file(path, format_name, policy=policy, against=consumer, max_quarantined=max_quarantined)
+            verify_file(
+                path,
+                format_name,
+                policy=policy,
+                against=consumer,
+                max_quarantined=max_quarantined,
+                strict=strict,
+            )
             for path in files
         ]
         show_training(reports, tokenizer, thinking)

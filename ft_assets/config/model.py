@@ -111,6 +111,9 @@ class DatasetSettings(ConfigSection):
     max_line_bytes: PositiveInt = 8 * 2**20
     """Bytes of one row, at most (default 8 MiB). A longer row is quarantined (FT-ROW-006) without being parsed, so that
     a file without line ends cannot fill the memory."""
+    strict: bool = False
+    """True blocks where a row has a key that no field takes (`ft verify --strict` does the same). By default such keys
+    are only listed: files often carry notes of their own, and keys that change a row's meaning are refused anyway."""
     traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
     """How to write Traditional Chinese in records; the values are those of `corpus.traditional`. Set both alike:
     then questions and passages use the same characters."""

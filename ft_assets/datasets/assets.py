@@ -12,6 +12,7 @@ import dagster as dg
 from msgspec import to_builtins
 
 from expectations.canonical import folder_digest
+from expectations.formats.unread import UnreadKeys
 from expectations.rules.splits import SPLITS
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import DatasetSettings, Settings
@@ -51,7 +52,7 @@ def _records_spec(dataset: DataSet) -> AssetSpec:
         name=dataset.records,
         group="datasets",
         kinds={"parquet"},
-        code_version="2",
+        code_version="3",
         description=f"Clean {dataset.name} records; unusable rows are quarantined with file, line and reason.",
         inputs=(dataset.sources, *passages),
         reads=("dataset_settings",),
@@ -141,8 +142,9 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
             hashes = {row["file"]: row["sha256"] for row in inventory}
             hashes |= {shown_path(path, root): folder_digest(path) for path in paths if path.is_dir()}
             index = read_index(store.require("passages")) if dataset.finds_passages else None
-            rows = read_files(dataset, files, root, **options)
-            return to_builtins(clean_records(dataset, rows, hashes, staging.path, index=index))
+            unread = UnreadKeys()
+            rows = read_files(dataset, files, root, unread=unread, **options)
+            return to_builtins(clean_records(dataset, rows, hashes, staging.path, index=index, unread=unread))
 
         return produce(
             artifacts, spec.recipe_from(to_builtins(options), versions), compute=compute, metadata=_show_records

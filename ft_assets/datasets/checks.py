@@ -96,6 +96,17 @@ def _rows_accounted_for(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     return rule
 
 
+def _keys_are_read(dataset: DataSet) -> Callable[[Evidence], Verdict]:
+    def rule(evidence: Evidence) -> Verdict:
+        """Every key of the rows is read, where datasets.strict demands it; otherwise the others are only listed."""
+        not_read = evidence.store.require(dataset.records).summary_as(RecordsSummary).not_read
+        strict = settings_of(evidence.store, "datasets").strict
+        violations = conservation.every_key_is_read(dataset.records, not_read) if strict else []
+        return Verdict(violations, {"not_read": not_read, "strict": strict})
+
+    return rule
+
+
 def _quarantined(artifact: Artifact) -> int:
     return sum(1 for _ in read_quarantine(artifact.file(QUARANTINE)))
 
@@ -279,6 +290,7 @@ def _record_gates(dataset: DataSet) -> list[Gate]:
         Gate(asset, "table_fits_its_suite", _records_fit(dataset)),
         Gate(asset, "few_rows_are_quarantined", _few_quarantined(dataset)),
         Gate(asset, "every_row_is_accounted_for", _rows_accounted_for(dataset)),
+        Gate(asset, "keys_are_read", _keys_are_read(dataset), needs=("dataset_settings",)),
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from expectations.formats.dialect import ReadPolicy
+from expectations.formats.unread import UnreadKeys
 from expectations.reading import Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import Record, read_records, write_quarantine
@@ -29,14 +30,23 @@ CONFLICTS = "conflicts.json"
 
 
 def read_files(
-    dataset: DataSet, files: Mapping[str, Sequence[Path]], root: Path, *, max_line_bytes: int, policy: ReadPolicy
+    dataset: DataSet,
+    files: Mapping[str, Sequence[Path]],
+    root: Path,
+    *,
+    max_line_bytes: int,
+    policy: ReadPolicy,
+    unread: UnreadKeys,
 ) -> dict[str, Iterator[Record | Rejected]]:
-    """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project."""
+    """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project.
+
+    `unread` counts the keys that no field takes.
+    """
 
     def read(kind: str, paths: Sequence[Path]) -> Iterator[Record | Rejected]:
         for path in paths:
             name = shown_path(path, root)
-            yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy)
+            yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy, unread=unread)
 
     return {key: read(kind, files[key]) for key, kind in dataset.files.items()}
 
@@ -48,19 +58,22 @@ def clean_records(
     folder: Path,
     *,
     index: PassageIndex | None = None,
+    unread: UnreadKeys,
 ) -> RecordsSummary:
     """Write the rows of `read_files` as records.parquet below `folder`; return the summary.
 
     `hashes`: sha256 of the files by their shown path. `index`: the passages of the corpus, for a data set that finds
-    passages. `rows_read` in the summary counts lines of the files.
+    passages. `unread`: the keys that reading the rows counts. `rows_read` in the summary counts lines of the files.
     """
     duplicates = Duplicates(hashes)
     streams = {key: duplicates.sift(stream) for key, stream in rows.items()}
     if dataset.join is None:
-        return _write(dataset, duplicates, chain.from_iterable(streams.values()), folder)
+        summary = _write(dataset, duplicates, chain.from_iterable(streams.values()), folder)
+        return msgspec.structs.replace(summary, not_read=unread.sorted())
     if index is None:
         raise ValueError(f"the records of {dataset.name} need the passages")
-    return _write(dataset, duplicates, _join(dataset.join, streams, index, hashes), folder)
+    summary = _write(dataset, duplicates, _join(dataset.join, streams, index, hashes), folder)
+    return msgspec.structs.replace(summary, not_read=unread.sorted())
 
 
 def write_nothing(dataset: DataSet, folder: Path) -> RecordsSummary:

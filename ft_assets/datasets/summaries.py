@@ -23,6 +23,8 @@ class RecordsSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Code of a rule -> quarantined rows."""
     languages: dict[str, int] = {}
     thinking: dict[str, int] = {}
+    not_read: dict[str, int] = {}
+    """Key that no field takes -> rows that have it."""
     lines_kept: int | msgspec.UnsetType = msgspec.UNSET
     """Lines of the files that became records, where one record comes from several lines."""
 
