@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -43,21 +44,25 @@ def recognise_rows(rows: Sequence[Row], *, name: str, formats: Sequence[str] = (
     """
     candidates = [dialect for dialect in DIALECTS if not formats or _is_one_of(dialect, formats)]
     least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
-    lines: dict[str, list[int]] = {}
+    fits: list[tuple[int, list[Dialect[Any]]]] = []
     tied: set[str] = set()
     for row in rows:
         equals = _best_fits(row.value, candidates, least)
         if not equals:
             continue
-        named = next((dialect for dialect in equals if _is_named(dialect, name)), None)
-        lines.setdefault((named or equals[0]).name, []).append(row.line)
-        if len(equals) > 1 and not named:
+        if named := next((dialect for dialect in equals if _is_named(dialect, name)), None):
+            equals = [named]
+        fits.append((row.line, equals))
+        if len(equals) > 1 and equals[0].fit(row.value)[0] == 1.0:  # a row that lacks a key fits many
             tied.update(dialect.name for dialect in equals)
-    if not lines:
+    if not fits:
         return None
-    ranked = sorted(lines.items(), key=lambda vote: -len(vote[1]))
-    winner = next(dialect for dialect in candidates if dialect.name == ranked[0][0])
-    return Recognition(winner, _notes(rows, ranked, tied - {winner.name}))
+    winner = Counter(equals[0] for _, equals in fits).most_common(1)[0][0]
+    lines: dict[str, list[int]] = {winner.name: []}
+    for line, equals in fits:
+        lines.setdefault((winner if winner in equals else equals[0]).name, []).append(line)
+    ranked = [(winner.name, lines.pop(winner.name)), *sorted(lines.items(), key=lambda vote: -len(vote[1]))]
+    return Recognition(winner, _notes(rows, ranked, tied - {winner.name}, winner.note))
 
 
 def _best_fits(value: Any, candidates: Sequence[Dialect[Any]], least: float) -> list[Dialect[Any]]:
@@ -69,9 +74,9 @@ def _best_fits(value: Any, candidates: Sequence[Dialect[Any]], least: float) -> 
     return [dialect for dialect, fit in zip(candidates, fits, strict=True) if fit == best]
 
 
-def _notes(rows: Sequence[Row], ranked: Sequence[tuple[str, list[int]]], tied: set[str]) -> list[str]:
+def _notes(rows: Sequence[Row], ranked: Sequence[tuple[str, list[int]]], tied: set[str], note: str) -> list[str]:
     """Return what a person should know of a file that was recognised; `ranked`: (dialect, its lines), most first."""
-    notes: list[str] = []
+    notes = [note] if note else []
     if tied:
         others = " or ".join(f"`{other}`" for other in sorted(tied))
         notes.append(f"ambiguous: `{ranked[0][0]}` could also be {others}; choose one with --format")
