@@ -261,6 +261,16 @@ CODES: dict[str, Code] = {
         "RAG-DDR's knowledge refinement answers YES or NO for one passage. A generator would learn to answer so too.",
         "Use the file of RAG-DDR's generation module here, and train the judge of passages separately.",
     ),
+    "FT-PREF-010": Code(
+        "Chosen and rejected belong to different dialogues",
+        "A preference compares two answers to one question: a pair that differs earlier teaches something else.",
+        "Cut both dialogues after the first answer that differs, or delete the pair.",
+    ),
+    "FT-PREF-011": Code(
+        "Thinking tags do not pair",
+        "It is unclear which part of the text is the answer, and training refuses the pair.",
+        "One `<think>…</think>` (or `<thinking>`) at the start of the answer, and none elsewhere.",
+    ),
     # Question and answer records
     "FT-QA-001": Code(
         "A field is missing or of another type",

@@ -55,9 +55,12 @@ def tidy_each(texts: Sequence[str], paths: Sequence[str], place: Place) -> list[
     return [tidy(text, path, place) for text, path in zip(texts, paths, strict=True)]
 
 
-def tidy_turns(turns: Sequence[Turn], path: str, place: Place) -> list[Turn]:
-    """Return earlier turns with `tidy` of their texts."""
-    return [Turn(tidy(turn.question, path, place), tidy(turn.answer, path, place)) for turn in turns]
+def tidy_turns(turns: Sequence[Turn], paths: Sequence[tuple[str, str]], place: Place) -> list[Turn]:
+    """Return earlier turns with `tidy` of their texts, named by the paths of the same number."""
+    return [
+        Turn(tidy(turn.question, asked_at, place), tidy(turn.answer, answered_at, place))
+        for turn, (asked_at, answered_at) in zip(turns, paths, strict=True)
+    ]
 
 
 def tidy_required(code: str, text: str, path: str, place: Place) -> str:
@@ -100,10 +103,28 @@ def numbered(path: str, texts: Sequence[str]) -> list[PathText]:
     return [(f"{path}[{n}]", text) for n, text in enumerate(texts)]
 
 
-def texts_around(context: Sequence[str], system: str, history: Sequence[Turn]) -> list[PathText]:
-    """Return what is given along with a question, one text for each field."""
-    past = "\n".join(f"{turn.question}\n{turn.answer}" for turn in history)
-    return [("$.context", "\n".join(context)), ("$.system", system), ("$.history", past)]
+def paths_of(path: str, texts: Sequence[str]) -> list[PathText]:
+    """Return each text with its JSON path; `path` ends with `[]` where the texts are the items of a list there."""
+    return numbered(path[:-2], texts) if path.endswith("[]") else [(path, text) for text in texts]
+
+
+def paths_of_turns(turns: Sequence[Turn], paths: Sequence[tuple[str, str]]) -> list[PathText]:
+    """Return the question and the answer of each earlier turn with their JSON paths."""
+    texts: list[PathText] = []
+    for turn, (asked_at, answered_at) in zip(turns, paths, strict=True):
+        texts += [(asked_at, turn.question), (answered_at, turn.answer)]
+    return texts
+
+
+def refuse_media(texts: Iterable[PathText]) -> None:
+    """Refuse a question that begins or ends with the place of an image, a sound or a video (RowError FT-KEY-004)."""
+    for path, text in texts:
+        for tag in _MEDIA:
+            if text.startswith(tag) or text.endswith(tag):
+                raise RowError("FT-KEY-004", path, f"found the place of a file, `{tag}`")
+
+
+_MEDIA = ("<image>", "<video>", "<audio>")
 
 
 def simplified(texts: _Texts, policy: ReadPolicy) -> _Texts:

@@ -180,6 +180,8 @@ class Dialect(Generic[_Row]):
     was made. A pattern such as `*_score` counts in objects below the row."""
     outer: type[msgspec.Struct] | None = None
     """The raw row as a type, where it holds several records: its keys are the ones that are read."""
+    note: str = ""
+    """A note for the report of a file of this dialect."""
     canonical: bool = False
     """True for the format's own form, whose rows may state their version."""
     format: Format[Any] = field(init=False, repr=False)
@@ -198,9 +200,9 @@ class Dialect(Generic[_Row]):
 
     def decode(self, value: Any, place: Place, policy: ReadPolicy) -> Record:
         """Return the record of a raw value; RowError with the JSON path when a rule is broken."""
-        if self.canonical and "format_version" in value:
-            value = self.format.migrate(value)
-        return self.convert(self.type(value), value, place, policy)
+        if self.canonical and isinstance(value, dict) and "format_version" in value:
+            value = self.format.migrate(cast("dict[str, Any]", value))
+        return self.convert(self.type(cast("object", value)), value, place, policy)
 
     def type(self, value: object) -> _Row:
         """Return the typed row of a raw value; RowError where a field is missing or of another type."""

@@ -1,13 +1,13 @@
 """Format `instruction`: a question with its answer, for SFT.
 
-Dialects: Alpaca, messages, ShareGPT, TRL's prompt and completion, and the canonical form. Of a dialogue the last
-answer is what is trained on; earlier turns are its history.
+Dialects: Alpaca, messages, ShareGPT, TRL's prompt and completion, RAGAS's samples, two columns under the names that
+people use, and the canonical form. Of a dialogue the last answer is what is trained on; earlier turns are its history.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -16,29 +16,40 @@ from expectations.formats.build import (
     choose_language,
     content_id,
     history_json,
-    numbered,
+    paths_of,
+    paths_of_turns,
     refuse_empty,
     refuse_label,
+    refuse_media,
     refuse_residue,
     refuse_special_tokens,
     simplified,
     stated_id,
-    texts_around,
     tidy,
     tidy_all,
     tidy_required,
 )
 from expectations.formats.dialect import (
     Dialect,
-    Extras,
     Format,
     Keys,
     Place,
     ReadPolicy,
     Record,
     RowError,
+    TrainingExtras,
     Turn,
     rename_line,
+)
+from expectations.formats.dialogue import (
+    REASONING_KEYS,
+    Dialogue,
+    Message,
+    Said,
+    choose_text,
+    read_message,
+    read_messages,
+    split_turns,
 )
 from expectations.formats.keys import history_texts, question_key
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
@@ -68,62 +79,102 @@ class InstructionRecord(Record, frozen=True, kw_only=True, gc=False):
     line_no: int
 
 
-class InstructionRow(Extras, kw_only=True):
+class TrainingRow(TrainingExtras, kw_only=True):
+    """Optional keys that any row of a question and an answer may have."""
+
+    difficulty: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    thinking: str | None = None
+
+
+class InstructionRow(TrainingRow, kw_only=True):
     """The canonical form."""
 
     question: str
     answer: str
     record_id: str | None = None
-    context: list[str] | None = None
-    system: str | None = None
     history: list[Turn] | None = None
-    reasoning: str | None = None
-    difficulty: str | None = None
 
 
-class AlpacaRow(Extras, kw_only=True):
-    instruction: str
-    output: str
-    input: str | None = None
-    system: str | None = None
-    difficulty: str | None = None
+class PairRow(TrainingRow, kw_only=True):
+    """One question and one answer; each dialect has its own names for the two."""
+
+    question: str
+    answer: str
     history: list[tuple[str, str]] | None = None
-    reasoning_content: str | None = None
 
 
-class Message(msgspec.Struct, kw_only=True):
-    role: str
-    content: str
-    reasoning_content: str | None = None
+class AlpacaRow(PairRow, kw_only=True):
+    question: str = msgspec.field(name="instruction")
+    answer: str = msgspec.field(name="output")
+    input: str | None = None
 
 
-class MessagesRow(Extras, kw_only=True):
+class RagasRow(PairRow, kw_only=True):
+    """RAGAS's samples of version 1. The reference answers are not learned."""
+
+    ground_truth: Any = None
+    ground_truths: Any = None
+
+
+class Ragas2Row(PairRow, kw_only=True):
+    """RAGAS's samples of version 2."""
+
+    question: str = msgspec.field(name="user_input")
+    answer: str = msgspec.field(name="response")
+    reference: Any = None
+
+
+class O1Row(PairRow, kw_only=True):
+    """Columns of data that was distilled from models that reason."""
+
+    question: str = msgspec.field(name="Question")
+    answer: str = msgspec.field(name="Response")
+    complex_cot: str | None = msgspec.field(default=None, name="Complex_CoT")
+
+
+class MessagesRow(TrainingRow, kw_only=True):
     messages: list[Message]
-    difficulty: str | None = None
 
 
-class ShareGptTurn(msgspec.Struct, rename={"role": "from", "content": "value"}, kw_only=True):
-    role: str
-    content: str
+class ShareGptRow(TrainingRow, rename={"messages": "conversations"}, kw_only=True):
+    messages: list[Message]
 
 
-class ShareGptRow(Extras, kw_only=True):
-    conversations: list[ShareGptTurn]
+class ConversationTurn(Message, kw_only=True):
+    """A message, or a question with its answer under one of two pairs of keys."""
+
     system: str | None = None
-    difficulty: str | None = None
+    input: str | None = None
+    output: str | None = None
+    human: str | None = None
+    assistant: str | None = None
 
 
-class CompletionRow(Extras, kw_only=True):
+class ConversationRow(TrainingRow, kw_only=True):
+    """Dialogues of Capybara, XTuner (`input`, `output`), ms-swift (`human`, `assistant`), or of messages."""
+
+    conversation: list[ConversationTurn]
+
+
+class CompletionRow(TrainingRow, kw_only=True):
     prompt: str | list[Message]
     completion: str | list[Message]
-    system: str | None = None
-    difficulty: str | None = None
+    history: list[tuple[str, str]] | None = None
+
+
+class ResponseRow(TrainingRow, rename={"completion": "response"}, kw_only=True):
+    """As `CompletionRow`, with another name for the answer."""
+
+    prompt: str | list[Message]
+    completion: str | list[Message]
+    history: list[tuple[str, str]] | None = None
 
 
 _OPENED = re.compile(r"\s*<(think|thinking)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
 _CLOSED = re.compile(r"(.*?)</(?:think|thinking)>", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"</?(?:think|thinking)>", re.IGNORECASE)
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 
 
 def split_thinking(text: str, reasoning: str, path: str) -> tuple[str, str]:
@@ -157,28 +208,36 @@ class Exchange(msgspec.Struct, kw_only=True, gc=False):
     question: str
     answer: str
     reasoning: str | None = None
+    reasoning_path: str = ""
     context: Sequence[str] = ()
+    context_path: str = "$.context"
+    """JSON path of the context; it ends with `[]` where it is a list."""
     system: str | None = None
     history: Sequence[Turn] = ()
-    history_path: str = "$.history"
-    difficulty: str | None = None
+    history_paths: Sequence[tuple[str, str]] = ()
+    """JSON paths of the question and the answer of each earlier turn."""
     record_id: str | None = None
 
 
-def _build(row: Extras, exchange: Exchange, place: Place, policy: ReadPolicy) -> InstructionRecord:
+def _build(row: TrainingRow, exchange: Exchange, place: Place, policy: ReadPolicy) -> InstructionRecord:
     """Return the record of an exchange; RowError when it breaks a rule. The rules are the same in every dialect."""
     asked_at, answered_at = exchange.paths
     question = tidy_required("FT-INST-002", exchange.question, asked_at, place)
     reasoning, answer = _split_answer(exchange, question, place, policy)
     refuse_label(asked_at, question)
     refuse_label(answered_at, answer)
-    context = tidy_all(exchange.context, "$.context", place)
+    context = tidy_all(exchange.context, exchange.context_path.removesuffix("[]"), place)
     system = tidy(exchange.system, "$.system", place)
-    history = [_tidy_turn(turn, f"{exchange.history_path}[{n}]", place) for n, turn in enumerate(exchange.history)]
+    history = [
+        _tidy_turn(turn, paths, place) for turn, paths in zip(exchange.history, exchange.history_paths, strict=True)
+    ]
     if not place.plain:
         learned = [(asked_at, question), (answered_at, f"{reasoning}\n{answer}")]
-        refuse_special_tokens("FT-INST-006", [*learned, *texts_around(context, system, history)])
-        refuse_residue([(asked_at, question), (answered_at, answer), *numbered("$.context", context)])
+        past = paths_of_turns(history, exchange.history_paths)
+        given = paths_of(exchange.context_path, context)
+        refuse_media([(asked_at, question), *past])
+        refuse_special_tokens("FT-INST-006", [*learned, *given, ("$.system", system), *past])
+        refuse_residue([(asked_at, question), (answered_at, answer), *given])
     # The id is computed before the policy applies: a change of the policy moves no row to another split.
     record_id = stated_id(exchange.record_id or row.id, place) or content_id(
         "instruction", question, context, system, reasoning, answer, *history_json(history)
@@ -195,7 +254,7 @@ def _build(row: Extras, exchange: Exchange, place: Place, policy: ReadPolicy) ->
         history=history,
         reasoning="" if policy.thinking == "strip" else reasoning,
         answer=answer,
-        difficulty=tidy(exchange.difficulty, "$.difficulty", place) or None,
+        difficulty=tidy(row.difficulty, "$.difficulty", place) or None,
         language=choose_language(row.language, question),
         evidence=row.evidence or [],
         group=tidy(row.group, "$.group", place),
@@ -208,7 +267,7 @@ def _split_answer(exchange: Exchange, question: str, place: Place, policy: ReadP
     """Return (reasoning, answer), cleaned; RowError when the answer is empty or cut, or the reasoning is wrong."""
     path = exchange.paths[1]
     whole = tidy(exchange.answer, path, place)
-    given = tidy(exchange.reasoning, "$.reasoning_content" if exchange.reasoning else path, place)
+    given = tidy(exchange.reasoning, exchange.reasoning_path, place)
     try:
         reasoning, answer = split_thinking(whole, given, path)
     except RowError as error:
@@ -221,104 +280,176 @@ def _split_answer(exchange: Exchange, question: str, place: Place, policy: ReadP
     return reasoning, answer
 
 
-def _tidy_turn(turn: Turn, path: str, place: Place) -> Turn:
+def _tidy_turn(turn: Turn, paths: tuple[str, str], place: Place) -> Turn:
     """Return an earlier turn, cleaned and without its reasoning, as chat templates give it."""
-    question = tidy_required("FT-INST-002", turn.question, path, place)
-    answer = split_thinking(tidy(turn.answer, path, place), "", path)[1]
-    refuse_empty("FT-INST-003", path, answer)
+    question = tidy_required("FT-INST-002", turn.question, paths[0], place)
+    answer = split_thinking(tidy(turn.answer, paths[1], place), "", paths[1])[1]
+    refuse_empty("FT-INST-003", paths[1], answer)
     return Turn(question, answer)
 
 
-def read_dialogue(messages: Sequence[Message], path: str, field: str = "content") -> Exchange:
-    """Return the last question and answer of a conversation, with the turns before as history.
-
-    Messages are an optional system text, then user and assistant in turn. RowError (FT-INST-008) if they are not.
-    """
-    roles = [_ROLES.get(message.role, message.role) for message in messages]
-    first = int(roles[:1] == ["system"])
-    turns = len(roles) - first
-    if turns < 2 or roles[first:] != ["user", "assistant"] * (turns // 2):
-        shown = ", ".join(roles[:8]) + (" …" if len(roles) > 8 else "")
-        raise RowError("FT-INST-008", path, f"found the roles {shown or 'none'}")
-    pairs = list(zip(messages[first::2], messages[first + 1 :: 2], strict=True))
-    last = len(messages) - 1
-    user, assistant = pairs[-1]
-    return Exchange(
-        paths=(f"{path}[{last - 1}].{field}", f"{path}[{last}].{field}"),
-        question=user.content,
-        answer=assistant.content,
-        reasoning=assistant.reasoning_content,
-        system=messages[0].content if first else None,
-        history=[Turn(user.content, assistant.content) for user, assistant in pairs[:-1]],
-        history_path=path,
-    )
+def read_dialogue(messages: Sequence[Message], path: str, wrong_type: str = "FT-INST-001") -> Dialogue:
+    """Return the last question and answer of a list of messages, with the turns before as history."""
+    return split_turns(read_messages(messages, path, wrong_type), path)
 
 
-def _build_dialogue(
-    row: MessagesRow | ShareGptRow | CompletionRow,
-    dialogue: Exchange,
-    place: Place,
-    policy: ReadPolicy,
-    system: str | None = None,
-) -> InstructionRecord:
+def _from_turns(row: TrainingRow, dialogue: Dialogue, place: Place, policy: ReadPolicy) -> InstructionRecord:
     """Return the record of a dialogue. The row's own system text counts where the messages have none."""
-    dialogue.system = dialogue.system or system
-    dialogue.difficulty = row.difficulty
-    return _build(row, dialogue, place, policy)
+    question, answer = dialogue.question, dialogue.answer
+    exchange = Exchange(
+        paths=(question.path, answer.path),
+        question=question.text,
+        answer=answer.text,
+        reasoning=answer.reasoning,
+        reasoning_path=answer.reasoning_path,
+        system=dialogue.system,
+        history=dialogue.history,
+        history_paths=dialogue.history_paths,
+    )
+    return _build_with_extras(row, exchange, place, policy)
+
+
+def _build_with_extras(row: TrainingRow, exchange: Exchange, place: Place, policy: ReadPolicy) -> InstructionRecord:
+    """Return the record of an exchange together with the passages, the system text and the reasoning of its row."""
+    if not exchange.context:
+        exchange.context_path, exchange.context = find_context(row)
+    exchange.system = exchange.system or row.find_system()
+    if row.reasoning_content or row.reasoning or row.thinking:
+        path, reasoning = choose_text(row, REASONING_KEYS)
+        if exchange.reasoning and reasoning and exchange.reasoning.strip() != reasoning.strip():
+            raise RowError("FT-KEY-010", path, f"this reasoning is not that of `{exchange.reasoning_path}`")
+        exchange.reasoning_path, exchange.reasoning = path, reasoning
+    return _build(row, exchange, place, policy)
+
+
+def find_context(row: TrainingExtras) -> tuple[str, list[str]]:
+    """Return (JSON path, texts) of the passages of a row; the path ends with `[]` where they are a list."""
+    path, texts = row.find_passages()
+    return (path if isinstance(getattr(row, path[2:]), str) else f"{path}[]"), texts
 
 
 def _from_canonical(row: InstructionRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
+    history = row.history or ()
     exchange = Exchange(
         paths=("$.question", "$.answer"),
         question=row.question,
         answer=row.answer,
-        reasoning=row.reasoning,
-        context=row.context or (),
-        system=row.system,
-        history=row.history or (),
-        difficulty=row.difficulty,
+        history=history,
+        history_paths=[(f"$.history[{n}].question", f"$.history[{n}].answer") for n in range(len(history))],
         record_id=row.record_id,
     )
-    return _build(row, exchange, place, policy)
+    return _build_with_extras(row, exchange, place, policy)
+
+
+def _pair_converter(question: str, answer: str) -> Callable[[PairRow, Any, Place, ReadPolicy], InstructionRecord]:
+    """Return the function that makes a record of a row with these names for question and answer."""
+    paths = (f"$.{question}", f"$.{answer}")
+
+    def convert(row: PairRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
+        history, history_paths = read_pairs(row.history)
+        exchange = Exchange(
+            paths=paths, question=row.question, answer=row.answer, history=history, history_paths=history_paths
+        )
+        return _build_with_extras(row, exchange, place, policy)
+
+    return convert
+
+
+def read_pairs(history: Sequence[tuple[str, str]] | None) -> tuple[list[Turn], list[tuple[str, str]]]:
+    """Return the turns of `history` as a list of pairs, with their JSON paths."""
+    pairs = history or ()
+    paths = [(f"$.history[{n}][0]", f"$.history[{n}][1]") for n in range(len(pairs))]
+    return [Turn(*pair) for pair in pairs], paths
 
 
 def _from_alpaca(row: AlpacaRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
+    history, history_paths = read_pairs(row.history)
+    context_path, context = find_alpaca_context(row.input, row)
     exchange = Exchange(
         paths=("$.instruction", "$.output"),
-        question=row.instruction,
-        answer=row.output,
-        reasoning=row.reasoning_content,
-        context=[row.input] if row.input else (),
-        system=row.system,
-        history=[Turn(*turn) for turn in row.history or ()],
-        difficulty=row.difficulty,
+        question=row.question,
+        answer=row.answer,
+        context=context,
+        context_path=context_path,
+        history=history,
+        history_paths=history_paths,
     )
-    return _build(row, exchange, place, policy)
+    return _build_with_extras(row, exchange, place, policy)
+
+
+def find_alpaca_context(given: str | None, row: TrainingExtras) -> tuple[str, list[str]]:
+    """Return (JSON path, texts) of Alpaca's `input` and of the row's passages."""
+    path, passages = find_context(row)
+    if not given:
+        return path, passages
+    return "$.input", [given, *(passage for passage in passages if passage != given)]
+
+
+def _from_o1(row: O1Row, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
+    exchange = Exchange(
+        paths=("$.Question", "$.Response"),
+        question=row.question,
+        answer=row.answer,
+        reasoning=row.complex_cot,
+        reasoning_path="$.Complex_CoT",
+    )
+    exchange.history, exchange.history_paths = read_pairs(row.history)
+    return _build_with_extras(row, exchange, place, policy)
 
 
 def _from_messages(row: MessagesRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
-    return _build_dialogue(row, read_dialogue(row.messages, "$.messages"), place, policy)
+    return _from_turns(row, read_dialogue(row.messages, "$.messages"), place, policy)
 
 
 def _from_sharegpt(row: ShareGptRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
-    messages = [Message(role=turn.role, content=turn.content) for turn in row.conversations]
-    return _build_dialogue(row, read_dialogue(messages, "$.conversations", "value"), place, policy, row.system)
+    return _from_turns(row, read_dialogue(row.messages, "$.conversations"), place, policy)
 
 
-def _from_completion(row: CompletionRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
-    if isinstance(row.prompt, str) and isinstance(row.completion, str):
-        exchange = Exchange(
-            paths=("$.prompt", "$.completion"),
-            question=row.prompt,
-            answer=row.completion,
-            system=row.system,
-            difficulty=row.difficulty,
-        )
-        return _build(row, exchange, place, policy)
-    if isinstance(row.prompt, str) or isinstance(row.completion, str):
-        raise RowError("FT-INST-001", "$.completion", "one of prompt and completion is text, the other messages")
-    dialogue = read_dialogue([*row.prompt, *row.completion], "$.prompt+completion")
-    return _build_dialogue(row, dialogue, place, policy, row.system)
+def _from_conversation(row: ConversationRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
+    said: list[Said] = []
+    for n, turn in enumerate(row.conversation):
+        said += _read_turn(turn, f"$.conversation[{n}]")
+    return _from_turns(row, split_turns(said, "$.conversation"), place, policy)
+
+
+def _read_turn(turn: ConversationTurn, path: str) -> list[Said]:
+    """Return what is said in one item of `conversation`: one message, or a question and its answer."""
+    keys = ("human", "assistant") if turn.human is not None or turn.assistant is not None else ("input", "output")
+    question: str | None = getattr(turn, keys[0])
+    answer: str | None = getattr(turn, keys[1])
+    if question is None and answer is None:
+        return [read_message(turn, path, "FT-INST-001")]
+    if question is None or answer is None:
+        key = keys[0] if question is None else keys[1]
+        raise RowError("FT-INST-001", f"{path}.{key}", f"the field `{key}` is missing")
+    reasoning_path, reasoning = choose_text(turn, REASONING_KEYS, path)
+    said = [Said("system", turn.system, f"{path}.system", path)] if turn.system else []
+    return [
+        *said,
+        Said("user", question, f"{path}.{keys[0]}", path),
+        Said("assistant", answer, f"{path}.{keys[1]}", path, reasoning, reasoning_path),
+    ]
+
+
+def _completion_converter(
+    answer_key: str,
+) -> Callable[[CompletionRow | ResponseRow, Any, Place, ReadPolicy], InstructionRecord]:
+    """Return the function that makes a record of a prompt and what follows it: two texts, or two lists of messages."""
+
+    def convert(row: CompletionRow | ResponseRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
+        prompt, completion = row.prompt, row.completion
+        if isinstance(prompt, str) and isinstance(completion, str):
+            exchange = Exchange(paths=("$.prompt", f"$.{answer_key}"), question=prompt, answer=completion)
+            exchange.history, exchange.history_paths = read_pairs(row.history)
+            return _build_with_extras(row, exchange, place, policy)
+        if isinstance(prompt, str) or isinstance(completion, str):
+            reason = f"one of prompt and {answer_key} is text, the other messages"
+            raise RowError("FT-INST-001", f"$.{answer_key}", reason)
+        said = read_messages(prompt, "$.prompt", "FT-INST-001")
+        said += read_messages(completion, f"$.{answer_key}", "FT-INST-001")
+        return _from_turns(row, split_turns(said, f"$.{answer_key}"), place, policy)
+
+    return convert
 
 
 def _keys(record: InstructionRecord) -> Keys:
@@ -341,6 +472,19 @@ def add_history(row: dict[str, Any]) -> dict[str, Any]:
     return rename_line(row) | {"history": []}
 
 
+def _pair_dialect(question: str, answer: str, *extra_marks: str) -> Dialect[Any]:
+    """Return the dialect with these names for the question and the answer."""
+    fields = [("question", str, msgspec.field(name=question)), ("answer", str, msgspec.field(name=answer))]
+    row = msgspec.defstruct("PairRow", fields, bases=(PairRow,), kw_only=True)
+    return Dialect(
+        name=f"{question}-{answer}",
+        marks=(question, answer),
+        extra_marks=extra_marks,
+        row=row,
+        convert=_pair_converter(question, answer),
+    )
+
+
 INSTRUCTION = Format(
     name="instruction",
     record=InstructionRecord,
@@ -353,6 +497,7 @@ INSTRUCTION = Format(
         Dialect(
             name="alpaca",
             marks=("instruction", "output"),
+            extra_marks=("input",),
             row=AlpacaRow,
             convert=_from_alpaca,
         ),
@@ -372,7 +517,7 @@ INSTRUCTION = Format(
             name="prompt-completion",
             marks=("prompt", "completion"),
             row=CompletionRow,
-            convert=_from_completion,
+            convert=_completion_converter("completion"),
         ),
         Dialect(
             name="instruction",
@@ -381,6 +526,45 @@ INSTRUCTION = Format(
             row=InstructionRow,
             convert=_from_canonical,
             canonical=True,
+        ),
+        Dialect(
+            name="conversation",
+            marks=("conversation",),
+            row=ConversationRow,
+            convert=_from_conversation,
+        ),
+        Dialect(
+            name="prompt-response",
+            marks=("prompt", "response"),
+            row=ResponseRow,
+            convert=_completion_converter("response"),
+        ),
+        _pair_dialect("query", "response", "system", "history"),
+        _pair_dialect("instruction", "response", "context"),
+        _pair_dialect("question", "response"),
+        _pair_dialect("input", "output"),
+        _pair_dialect("input", "target"),
+        Dialect(
+            name="question-response-o1",
+            marks=("Question", "Complex_CoT", "Response"),
+            row=O1Row,
+            convert=_from_o1,
+        ),
+        Dialect(
+            name="ragas",
+            marks=("question", "answer", "contexts"),
+            extra_marks=("ground_truth", "ground_truths"),
+            row=RagasRow,
+            convert=_pair_converter("question", "answer"),
+            note="RAGAS: `answer` is learned; `ground_truth` is the reference of an evaluation and is not",
+        ),
+        Dialect(
+            name="ragas-2",
+            marks=("user_input", "response"),
+            extra_marks=("retrieved_contexts", "reference"),
+            row=Ragas2Row,
+            convert=_pair_converter("user_input", "response"),
+            note="RAGAS: `response` is learned; `reference` is the reference of an evaluation and is not",
         ),
     ),
 )

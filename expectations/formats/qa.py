@@ -298,10 +298,11 @@ def _from_merged(row: MergedRow, _raw: object, place: Place, policy: ReadPolicy)
 def _from_messages(
     row: FlatRow | MergedRow, messages: Sequence[Message], path: str, place: Place, policy: ReadPolicy
 ) -> QaRecord:
-    dialogue = read_dialogue(messages, path)
+    dialogue = read_dialogue(messages, path, "FT-QA-001")
     if dialogue.system or dialogue.history:
         raise RowError("FT-INST-008", path, f"found {len(messages)} messages, expected one user and one assistant")
-    return _build_exchange(row, (dialogue.question, dialogue.answer), dialogue.paths, place, policy)
+    question, answer = dialogue.question, dialogue.answer
+    return _build_exchange(row, (question.text, answer.text), (question.path, answer.path), place, policy)
 
 
 def _from_bm(row: BmRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+
+import msgspec
 
 from expectations.formats.dialect import Dialect
 from expectations.formats.registry import DIALECTS
@@ -15,6 +19,10 @@ from expectations.violations import Refused, Violation, violation
 SAMPLE = 100
 """The number of rows by which a file is recognised."""
 
+_SEVERAL_NAMES = re.compile(
+    r"system|system_prompt|contexts?|documents|passages|references|retrieved_contexts|margin"
+    r"|reasoning|reasoning_content|thinking|Complex_CoT|\w+[_-](?:score|rating|reward)|(?:score|rating|reward)_\w+"
+)
 _LEAST_SHARE = 0.5  # of a dialect's marks: a row without one of two fields is still refused as a row of this dialect
 _LEAST_SHARE_UNNAMED = 0.51  # where no format was named, half of two marks may be a coincidence
 
@@ -43,21 +51,28 @@ def recognise_rows(rows: Sequence[RawRow], *, name: str, formats: Sequence[str] 
     """
     candidates = [dialect for dialect in DIALECTS if not formats or _is_one_of(dialect, formats)]
     least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
-    lines: dict[str, list[int]] = {}
+    fits: list[tuple[int, list[Dialect[Any]]]] = []
     tied: set[str] = set()
     for row in rows:
         equals = _best_fits(row.value, candidates, least)
         if not equals:
             continue
-        named = next((dialect for dialect in equals if _is_named(dialect, name)), None)
-        lines.setdefault((named or equals[0]).name, []).append(row.line)
-        if len(equals) > 1 and not named:
+        if named := next((dialect for dialect in equals if _is_named(dialect, name)), None):
+            equals = [named]
+        fits.append((row.line, equals))
+        if len(equals) > 1 and equals[0].fit(row.value)[0] == 1.0:  # a row that lacks a key fits many
             tied.update(dialect.name for dialect in equals)
-    if not lines:
+    if not fits:
         return None
-    ranked = sorted(lines.items(), key=lambda vote: -len(vote[1]))
-    winner = next(dialect for dialect in candidates if dialect.name == ranked[0][0])
-    return Recognition(winner, _notes(rows, ranked, tied - {winner.name}))
+    winner = Counter(equals[0] for _, equals in fits).most_common(1)[0][0]
+    lines: dict[str, list[int]] = {winner.name: []}
+    for line, equals in fits:
+        lines.setdefault((winner if winner in equals else equals[0]).name, []).append(line)
+    ranked = [(winner.name, lines.pop(winner.name)), *sorted(lines.items(), key=lambda vote: -len(vote[1]))]
+    notes = _notes(rows, ranked, tied - {winner.name}) + [winner.note] * bool(winner.note)
+    if used := _used_keys(winner, rows):
+        notes.append(f"also used: {', '.join(f'`{key}`' for key in used)}")
+    return Recognition(winner, notes)
 
 
 def _best_fits(value: Any, candidates: Sequence[Dialect[Any]], least: float) -> list[Dialect[Any]]:
@@ -84,18 +99,37 @@ def _notes(rows: Sequence[RawRow], ranked: Sequence[tuple[str, list[int]]], tied
     return notes
 
 
+def _used_keys(dialect: Dialect[Any], rows: Sequence[RawRow]) -> list[str]:
+    """Return the optional keys with several names that are read from these rows: system text, passages, scores."""
+    if dialect.canonical:
+        return []
+    named = (key for key in _field_keys(dialect) if key not in dialect.marks and _SEVERAL_NAMES.fullmatch(key))
+    raw: list[object] = [row.value for row in rows]
+    values = [cast("dict[str, object]", value) for value in raw if isinstance(value, dict)]
+    return [key for key in named if any(value.get(key) not in (None, "", []) for value in values)]
+
+
+def _field_keys(dialect: Dialect[Any]) -> list[str]:
+    """Return the keys that a dialect's typed row has fields for; none for a row of cells."""
+    row = cast("object", dialect.row)
+    if not (isinstance(row, type) and issubclass(row, msgspec.Struct)):
+        return []
+    return [field.encode_name for field in msgspec.structs.fields(row)]
+
+
 def better_fit(value: Any, dialect: Dialect[Any]) -> Dialect[Any] | None:
     """Return another dialect all of whose marks a row has, where it does not have all of `dialect`; None without one.
 
-    A dialect of another format whose marks are some of this dialect's own does not count: such a row lacks a key.
+    A dialect whose marks are all keys of this dialect does not count: such a row lacks a key.
     """
     if dialect.fit(value)[0] == 1.0:
         return None
-    own = set(dialect.marks)
+    own = {*dialect.marks, *_field_keys(dialect)}
     for other in DIALECTS:
-        fits = other.marks and other.fit(value)[0] == 1.0
-        if fits and (other.format is dialect.format or not own.issuperset(other.marks)):
-            return other
+        if other.marks and other.fit(value)[0] == 1.0:
+            found = {mark for mark in (*other.marks, *other.extra_marks) if mark in value}
+            if not own.issuperset(found):
+                return other
     return None
 
 

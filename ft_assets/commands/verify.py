@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -125,6 +126,7 @@ def show_training(reports: list[Report], tokenizer_name: str | None, thinking: s
     """Add to each report the text that a model is trained on for the first record, if its format is trained on."""
     import msgspec
 
+    from expectations.formats.dialect import RowError
     from expectations.formats.registry import FORMATS
 
     tokenizer: Any = None
@@ -140,7 +142,8 @@ def show_training(reports: list[Report], tokenizer_name: str | None, thinking: s
             row = cast("dict[str, Any]", msgspec.to_builtins(bridge(msgspec.convert(row, format.record))))
         if tokenizer_name and tokenizer is None:
             tokenizer = _load_tokenizer(tokenizer_name)
-        report.training = _training_of(row, tokenizer, thinking)
+        with suppress(RowError):  # a record without a target to show must not take the other files' reports
+            report.training = _training_of(row, tokenizer, thinking)
 
 
 def _training_of(row: dict[str, Any], tokenizer: Any, thinking: str) -> Training:

@@ -100,6 +100,95 @@ FILES: dict[str, tuple[str, str, list[Any]]] = {
         "rows.jsonl",
         [{"question": Q, "chosen": A, "rejected": "64 位。", "chosen_score": 1.0, "rejected_score": 0.5}],
     ),
+    "conversation": (
+        "instruction",
+        "rows.jsonl",
+        [
+            {"source": "x", "conversation": [{"input": "SM4？", "output": "密码。"}, {"input": Q, "output": A}]},
+            {"system": "专家", "conversation": [{"human": Q, "assistant": A}]},
+        ],
+    ),
+    "prompt-response": ("instruction", "rows.jsonl", [{"prompt": Q, "response": A}]),
+    "query-response": (
+        "instruction",
+        "rows.jsonl",
+        [{"system": "专家", "query": Q, "response": A, "history": [["SM4？", "密码。"]]}],
+    ),
+    "instruction-response": (
+        "instruction",
+        "rows.jsonl",
+        [{"instruction": Q, "context": TEXT, "response": A, "category": "closed_qa"}],
+    ),
+    "question-response": ("instruction", "rows.jsonl", [{"question": Q, "response": A}]),
+    "input-output": ("instruction", "rows.jsonl", [{"input": Q, "output": A}]),
+    "input-target": ("instruction", "rows.jsonl", [{"kind": "QA", "input": Q, "target": A}]),
+    "question-response-o1": ("instruction", "rows.jsonl", [{"Question": Q, "Complex_CoT": "查", "Response": A}]),
+    "ragas": (
+        "instruction",
+        "rows.jsonl",
+        [{"question": Q, "answer": A, "contexts": [TEXT], "ground_truth": "一百二十八位。"}],
+    ),
+    "ragas-2": (
+        "instruction",
+        "rows.jsonl",
+        [{"user_input": Q, "response": A, "retrieved_contexts": [TEXT], "reference": "一百二十八位。"}],
+    ),
+    "anthropic-hh": (
+        "preference",
+        "rows.jsonl",
+        [
+            {
+                "chosen": f"\n\nHuman: {Q}\n\nAssistant: {A}",
+                "rejected": f"\n\nHuman: {Q}\n\nAssistant: 64 位。",
+            }
+        ],
+    ),
+    "alpaca-preference": (
+        "preference",
+        "rows.jsonl",
+        [{"instruction": Q, "input": TEXT, "chosen": A, "rejected": "64 位。"}],
+    ),
+    "alpaca-rejected": ("preference", "rows.jsonl", [{"instruction": Q, "output": A, "rejected": "64 位。"}]),
+    "alpaca-ranked": ("preference", "rows.jsonl", [{"instruction": Q, "input": "", "output": [A, "64 位。"]}]),
+    "query-preference": ("preference", "rows.jsonl", [{"query": Q, "chosen": A, "rejected": "64 位。"}]),
+    "messages-preference": (
+        "preference",
+        "rows.jsonl",
+        [{"messages": TURNS[:1], "chosen": TURNS[1], "rejected": {"role": "assistant", "content": "64 位。"}}],
+    ),
+    "sharegpt-preference": (
+        "preference",
+        "rows.jsonl",
+        [
+            {
+                "conversations": [{"from": "human", "value": Q}],
+                "chosen": {"from": "gpt", "value": A},
+                "rejected": {"from": "gpt", "value": "64 位。"},
+            }
+        ],
+    ),
+    "swift-query": (
+        "preference",
+        "rows.jsonl",
+        [{"query": Q, "response": A, "rejected_response": ["64 位。", "256 位。"]}],
+    ),
+    "swift-messages": ("preference", "rows.jsonl", [{"messages": TURNS, "rejected_response": "64 位。"}]),
+    "swift-rejected-messages": (
+        "preference",
+        "rows.jsonl",
+        [{"messages": TURNS, "rejected_messages": [TURNS[0], {"role": "assistant", "content": "64 位。"}]}],
+    ),
+    "openai-preference": (
+        "preference",
+        "rows.jsonl",
+        [
+            {
+                "input": {"messages": TURNS[:1], "tools": []},
+                "preferred_output": TURNS[1:],
+                "non_preferred_output": [{"role": "assistant", "content": "64 位。"}],
+            }
+        ],
+    ),
     "kbalign-chunks": ("qa", "KB_0.jsonl", [{"id": 0, "content": TEXT, "questions": [Q], "answers": [A]}]),
     "kbalign-flat": ("qa", "rows.jsonl", [{"index": 0, "data": {"messages": TURNS}, "golden_reference": TEXT}]),
     "kbalign-merged": ("qa", "rows.jsonl", [{"messages": TURNS, "golden_reference": None}]),
@@ -149,7 +238,8 @@ def test_every_dialect_has_a_fixture() -> None:
 def test_a_file_of_each_dialect_is_recognised_and_all_of_it_is_read(write: Write, dialect: str) -> None:
     kind, name, rows = FILES[dialect]
     report = verify_file(write(name, rows))
-    assert (report.format, report.dialect, report.notes, report.counts) == (kind, dialect, [], {})
+    assert (report.format, report.dialect, report.counts) == (kind, dialect, {})
+    assert not [note for note in report.notes if note.startswith(("ambiguous", "mixed")) or "no dialect" in note]
     assert report.clean >= 1
     assert report.exit_code == 0
 
@@ -193,7 +283,10 @@ def test_the_rows_of_another_dialect_are_named(write: Write) -> None:
     rows = [FILES["alpaca"][2][0], *FILES["flag-embedding"][2], FILES["alpaca"][2][1]]
     report = verify_file(write("mixed.jsonl", rows))
     assert report.dialect == "alpaca"
-    assert report.notes == ["mixed: 1 of the first 3 rows look like `flag-embedding`, at line 2"]
+    assert report.notes == [
+        "mixed: 1 of the first 3 rows look like `flag-embedding`, at line 2",
+        "also used: `system`, `reasoning_content`",
+    ]
     assert report.counts == {"FT-DIALECT-002": 1}
     assert report.rejected[0].line == 2
 
@@ -295,7 +388,7 @@ def test_real_files_are_recognised_and_what_fails_is_known(
     for path in files:
         report = verify_file(path, asked)
         assert (report.format, report.dialect) == (kind, dialect), path.name
-        assert report.notes == [], path.name
+        assert set(report.notes) <= {"also used: `system`"}, path.name
         assert set(report.counts) <= KNOWN, path.name
         assert report.clean == report.rows - sum(report.counts.values()) > 0
     assert capsys.readouterr() == ("", "")

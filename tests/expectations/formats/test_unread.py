@@ -58,9 +58,9 @@ def test_a_mark_on_an_earlier_answer_rejects_nothing_and_is_named(tmp_path: Path
 
 
 def test_empty_values_and_other_labels_change_nothing(tmp_path: Path) -> None:
-    report = verify(tmp_path, ALPACA | {"tools": [], "images": None, "label": "crypto", "rejected": ""})
+    report = verify(tmp_path, ALPACA | {"tools": [], "images": None, "label": "crypto"})
     assert (report.clean, report.counts) == (1, {})
-    assert set(report.not_read) == {"tools", "label", "rejected"}
+    assert set(report.not_read) == {"tools", "label"}
 
 
 def test_every_other_key_is_named_with_its_rows_and_the_key_that_was_meant(tmp_path: Path) -> None:
