@@ -91,7 +91,7 @@ CODES: dict[str, Code] = {
     "FT-TEXT-002": Code(
         "Residue of a prompt template",
         "A slot that was never filled, or another tool's label, is learned as if a person had written it.",
-        "Fill the slot or take the label out, at the place that wrote the file.",
+        "Fill the slot or take the label out, at the place that wrote the file; put one that is meant into back-ticks.",
     ),
     "FT-TEXT-003": Code(
         "An object's printed form in place of its text",
@@ -102,6 +102,31 @@ CODES: dict[str, Code] = {
         "The row names another language than its text is in",
         "Shares by language and language-specific cleaning would be wrong.",
         "Correct `language`, or leave it out: it is found by script.",
+    ),
+    "FT-TEXT-005": Code(
+        "The print of a missing value in place of a text",
+        "A cell without a value was printed as `nan`, `None` or `null`; the model would learn to say it.",
+        "Write the text, or leave the row out (in pandas: `dropna`, or `fillna('')` for an optional field).",
+    ),
+    "FT-TEXT-006": Code(
+        "Lost characters: U+FFFD in the text",
+        "A reader put the replacement character where it could not decode a byte; what was there is gone.",
+        "Read the source again in its own encoding (no `errors='replace'`); cut texts between characters, not bytes.",
+    ),
+    "FT-TEXT-007": Code(
+        "Text read in the wrong encoding (mojibake)",
+        "UTF-8 was read as CP1252 or Latin-1: a model learns letters that no language has.",
+        "Read the source again as UTF-8, or repair it: `text.encode('cp1252').decode('utf-8')`, or the library ftfy.",
+    ),
+    "FT-TEXT-008": Code(
+        "An invisible control of the writing direction",
+        "It shows a text in another order than it is read in: what a person checked is not what the model learns.",
+        "Remove the characters U+202A to U+202E and U+2066 to U+2069.",
+    ),
+    "FT-TEXT-009": Code(
+        "A placeholder for an image, a video or a sound",
+        "Media is not read here: the model would learn to answer about what it cannot see.",
+        "Leave the row out; put a placeholder that is meant as text into back-ticks.",
     ),
     "FT-VERSION-001": Code(
         "A version of the format that is not supported",

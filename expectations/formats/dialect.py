@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
+from expectations.text.residue import Residues
 from expectations.text.traditional import Traditional
 
 Kind = str
@@ -39,6 +40,8 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     plain: bool = False
     folder: str = ""
     """The name of the folder that the file is in. FlagEmbedding's data uses it as a setting."""
+    residues: Residues[Any] | None = None
+    """Counts what is refused only when several rows of the file have it."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -178,7 +178,7 @@ def _build(row: Extras, exchange: Exchange, place: Place, policy: Policy) -> Ins
     if not place.plain:
         learned = [(asked_at, question), (answered_at, f"{reasoning}\n{answer}")]
         refuse_special_tokens("FT-INST-006", [*learned, *texts_around(context, system, history)])
-        refuse_residue([(asked_at, question), (answered_at, answer), *numbered("$.context", context)])
+        refuse_residue([(asked_at, question), (answered_at, answer), *numbered("$.context", context)], place)
     # The id is computed before the policy applies: a change of the policy moves no row to another split.
     record_id = stated_id(exchange.record_id or row.id, place) or content_id(
         "instruction", question, context, system, reasoning, answer, *history_json(history)

@@ -145,7 +145,7 @@ def _build(row: Extras, pair: Comparison, place: Place, policy: Policy) -> Prefe
     if not place.plain:
         texts = list(zip(pair.paths, (question, chosen, rejected), strict=True))
         refuse_special_tokens("FT-PREF-007", [*texts, *texts_around(context, system, history)])
-        refuse_residue([*texts, *numbered("$.context", context)])
+        refuse_residue([*texts, *numbered("$.context", context)], place)
     margin = _margin(pair.scores, policy.min_margin)
     record_id = pair.record_id or content_id(
         "preference", question, context, *([system] if system else []), *history_json(history), chosen, rejected

@@ -32,6 +32,11 @@ _WIDE = re.compile(b"\xef(?!" + b"|".join(sign.encode()[1:] for sign in "，？�
 
 # The usual Chinese characters: NFC and folding change none of these, so one search replaces three
 _USUAL = re.compile("[\x00-\x7f\u2010-\u2027\u3001-\u301f\u3400-\u4dbf\u4e00-\u9fff，？：；！（）～]*")
+# What a rule refuses beyond that: characters that show nothing, and UTF-8 that was read as CP1252 (see cleaning.py)
+_HIDDEN = re.compile(
+    "[\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\U000e0000-\U000e0fff]"
+    "|[\u00c2-\u00c5\u00ce-\u00d1\u00e0-\u00f0][^\x00-\x7f]"
+)
 
 
 def decode_row(
@@ -96,7 +101,9 @@ def _is_plain(text: str, data: bytes, objects: int) -> bool:  # noqa: PLR0911 - 
         return False
     if data.isascii() or _USUAL.fullmatch(text):
         return True
-    return not _WIDE.search(data) and "\u3000" not in text and unicodedata.is_normalized("NFC", text)
+    if _WIDE.search(data) or "\u3000" in text or _HIDDEN.search(text):
+        return False
+    return unicodedata.is_normalized("NFC", text)
 
 
 def _decodes_as_gb18030(data: bytes) -> bool:

@@ -13,6 +13,7 @@ from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, Policy,
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
 from expectations.formats.registry import FORMATS
 from expectations.reading import BATCH, MAX_LINE_BYTES, Lane, Rejected, Row, Source, read_rows
+from expectations.text.residue import Residues
 
 __all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
 
@@ -83,6 +84,7 @@ def convert_rows(
         return
     file, folder = source.name, path.absolute().parent.name
     bridge = dialect.format.bridges.get(to) if to else None
+    residues = None if dialect.parts else Residues[Row]()
     for batch in in_batches(rows):
         records: list[Record | Rejected] = []
         for row in batch:
@@ -91,7 +93,7 @@ def convert_rows(
                 continue
             if row.line == 1 and row.value in dialect.headers:
                 continue
-            place = Place(file, row.line, row.plain, folder)
+            place = Place(file, row.line, row.plain, folder, residues)
             if dialect.parts:
                 parts = _convert_parts(source, row, dialect, place, policy)
                 records += [bridge(part) if bridge and not isinstance(part, Rejected) else part for part in parts]
@@ -104,6 +106,13 @@ def convert_rows(
                 records.append(bridge(record) if bridge else record)
             except RowError as error:
                 records.append(_reject(source, row, error, dialect))
+            if residues and residues.current:
+                residues.end_row(len(records) - 1, row)
+        for place_in_batch, row, at, reason in residues.take_repeated() if residues else ():
+            if not isinstance(records[place_in_batch], Rejected):
+                records[place_in_batch] = source.reject(
+                    "FT-TEXT-002", row.line, row.offset, reason, raw=row.raw, path=at
+                )
         yield from records
 
 
