@@ -51,7 +51,7 @@ PAIRS: dict[str, tuple[str, Callable[[Row], bytes]]] = {
     "too long": ("FT-ROW-006", lambda row: _text(row, note="x" * 20_000)),
     "a lone surrogate": ("FT-ROW-009", lambda row: b'{"note": "\\ud800",' + _text(row)[1:]),
     "a control character": ("FT-TEXT-001", lambda row: _text(row, query="What is\u0007 it?")),
-    "a slot of a template": ("FT-TEXT-002", lambda row: _chosen(row, text="The answer to {question} is 128.")),
+    "a slot of a template": ("FT-TEXT-002", lambda row: _chosen(row, text="The answer is 128 bits for {question}")),
     "the print of an object": (
         "FT-TEXT-003", lambda row: _text(row, retrieval_result=["score=0.71 content='AES' payload={'id': 3}"]),
     ),
