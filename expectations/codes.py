@@ -20,7 +20,7 @@ CODES: dict[str, Code] = {
     "FT-ROW-001": Code(
         "The row is not UTF-8",
         "A guessed encoding changes the text without a warning.",
-        "Save the file as UTF-8, for example `iconv -f GB18030 -t UTF-8 FILE`.",
+        "Save the file as UTF-8: `iconv -f ENCODING -t UTF-8 FILE > NEW`, with the encoding it was written in.",
     ),
     "FT-ROW-002": Code(
         "The row is not JSON",
@@ -81,6 +81,36 @@ CODES: dict[str, Code] = {
         "The JSON array is broken",
         "Elements may be missing at this place.",
         "Write the array again; exactly one comma between two elements, nothing after `]`.",
+    ),
+    "FT-ROW-014": Code(
+        "The file is UTF-16 or UTF-32",
+        "None of its lines is JSON as it stands; Excel and PowerShell write such files.",
+        "Convert the file: `iconv -f UTF-16 -t UTF-8 FILE > NEW`.",
+    ),
+    "FT-ROW-015": Code(
+        "A byte order mark (BOM) inside the file",
+        "Files that each begin with one were joined; the mark is no part of the row.",
+        "Remove the mark from each file before they are joined: `sed -i '1s/^\\xEF\\xBB\\xBF//' FILE`.",
+    ),
+    "FT-ROW-016": Code(
+        "A line is not one row",
+        "JSONL has one whole object on each line: no pretty-printing, no raw line break in a text, no second object.",
+        "Write the rows again, one a line: `jq -c . FILE > NEW.jsonl`, or `json.dumps(row)` and a line end.",
+    ),
+    "FT-ROW-017": Code(
+        "A trailing comma",
+        "JSON has commas only between two values, JSONL none between rows.",
+        "Delete the comma: `sed -i 's/},[[:space:]]*$/}/' FILE` for commas at the ends of lines.",
+    ),
+    "FT-ROW-018": Code(
+        "Python or JavaScript, not JSON",
+        "Single quotes, `None`, keys without quotes and comments are not JSON; to guess at them changes texts.",
+        "Write the rows with `json.dumps(row, ensure_ascii=False)`, and delete comments.",
+    ),
+    "FT-ROW-019": Code(
+        "The rows are inside another object",
+        "The file is one object around its rows: read as a single row it would lose them.",
+        "Take the rows out with the command that the reason names.",
     ),
     # Text of any format
     "FT-TEXT-001": Code(

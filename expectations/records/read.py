@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ import msgspec
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, Policy, Record, RowError
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
 from expectations.formats.registry import FORMATS
+from expectations.formats.wrapped import WRAPPED, explain_wrapper
 from expectations.reading import BATCH, MAX_LINE_BYTES, Lane, Rejected, Row, Source, read_rows
 from expectations.text.residue import Residues
 
@@ -74,13 +75,7 @@ def convert_rows(
     """
     source = Source(path, name)
     if dialect is None:
-        reason = f"no dialect fits; read are {describe_dialects([to] if to else ())}"
-        yield from (
-            row
-            if isinstance(row, Rejected)
-            else source.reject("FT-DIALECT-001", row.line, row.offset, reason, raw=row.raw)
-            for row in rows
-        )
+        yield from _reject_all(source, rows, [to] if to else [])
         return
     file, folder = source.name, path.absolute().parent.name
     bridge = dialect.format.bridges.get(to) if to else None
@@ -114,6 +109,17 @@ def convert_rows(
                     "FT-TEXT-002", row.line, row.offset, reason, raw=row.raw, path=at
                 )
         yield from records
+
+
+def _reject_all(source: Source, rows: Iterable[Row | Rejected], formats: Sequence[str]) -> Iterator[Rejected]:
+    """Yield every row of a file that no dialect fits as rejected."""
+    remaining = iter(rows)
+    start = list(islice(remaining, 2))
+    code, reason = "FT-DIALECT-001", f"no dialect fits; read are {describe_dialects(formats)}"
+    if wrapper := explain_wrapper([row for row in start if isinstance(row, Row)]):
+        code, reason = WRAPPED, wrapper
+    for row in chain(start, remaining):
+        yield row if isinstance(row, Rejected) else source.reject(code, row.line, row.offset, reason, raw=row.raw)
 
 
 def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -43,8 +43,8 @@ def _chosen(row: Row, **changes: Any) -> bytes:
 PAIRS: dict[str, tuple[str, Callable[[Row], bytes]]] = {
     "not UTF-8": ("FT-ROW-001", lambda row: _text(row).replace(b"128", b"12\xff\xfe8")),
     "GB18030": ("FT-ROW-001", lambda row: _text(row, query="分组长度").decode().encode("gb18030")),
-    "not JSON": ("FT-ROW-002", lambda row: _text(row).replace(b'"', b"'")),
-    "cut in the middle": ("FT-ROW-002", lambda row: _text(row).decode()[:40].encode()),
+    "not JSON": ("FT-ROW-018", lambda row: _text(row).replace(b'"', b"'")),
+    "cut in the middle": ("FT-ROW-016", lambda row: _text(row).decode()[:40].encode()),
     "a key twice": ("FT-ROW-003", lambda row: b'{"query": "a",' + _text(row)[1:]),
     "NaN": ("FT-ROW-004", lambda row: _chosen(row, rouge_score=float("nan"))),
     "nested too deeply": ("FT-ROW-005", lambda row: b'{"extra": ' + b"[" * 90 + b"]" * 90 + b"," + _text(row)[1:]),
