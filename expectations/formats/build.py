@@ -83,7 +83,10 @@ def _refuse_wrong_characters(text: str, path: str) -> None:
 
 def tidy_all(texts: Iterable[str], path: str, place: Place) -> list[str]:
     """Return `tidy` of each text, without those that are empty then."""
-    tidied = (tidy(text, path, place) for text in texts)
+    if not place.plain:
+        tidied = [tidy(text, path, place) for text in texts]
+    elif (tidied := [*map(str.strip, texts)]) and min(map(len, tidied)) <= LONGEST_NULL:
+        tidied = [tidy(text, path, place) for text in tidied]
     return [text for text in tidied if text]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from expectations.formats.dialect import Dialect, RowError
 from expectations.formats.registry import DIALECTS
 from expectations.reading import Row, escape
 
@@ -31,9 +32,9 @@ def explain_wrapper(rows: Sequence[Row]) -> str:
         take = ", ".join(f".{key}" if key.isidentifier() else f'."{escape(key)}"' for key in lists)
         keys = "key" if len(lists) == 1 else "keys"
         return f"the rows are under the {keys} {named} of one object: `jq -c '{take} | .[]' FILE > NEW.jsonl`"
-    if whole:
+    if whole and any(_accepts(dialect, value) for dialect in DIALECTS if dialect.fit(value)[0] == 1.0):
         return ""
-    return _explain_table(value) or _explain_ids(value)
+    return _explain_table(value) or ("" if whole else _explain_ids(value))
 
 
 def _explain_table(value: dict[str, Any]) -> str:
@@ -76,6 +77,17 @@ def _holds_rows(value: object, *, must_fit: bool) -> bool:
 def _most_fit(rows: Iterable[Any]) -> bool:
     fits = [_fits(row) for row in rows]
     return 2 * sum(fits) > len(fits)
+
+
+def _accepts(dialect: Dialect[Any], value: dict[str, Any]) -> bool:
+    """Return whether the values of an object have the types of a dialect."""
+    if dialect.parts:
+        return True
+    try:
+        dialect.type(value)
+    except RowError:
+        return False
+    return True
 
 
 def _fits(value: Any) -> bool:
