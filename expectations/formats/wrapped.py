@@ -55,9 +55,8 @@ def _explain_ids(value: dict[str, Any]) -> str:
     """Explain a dictionary whose keys are ids and whose values are rows."""
     if len(value) < _LEAST_ROWS or not _holds_rows(list(value.values()), must_fit=False):
         return ""
-    inner = [row for row in value.values() if isinstance(row, dict)]
-    shared = set(cast("dict[str, Any]", inner[0])).intersection(*inner[1:_LOOKED_AT])
-    if len(inner) < len(value) or not shared:
+    inner = [cast("dict[str, Any]", row) for row in value.values() if isinstance(row, dict)]
+    if len(inner) < len(value) or not set(inner[0]).intersection(*inner[1:_LOOKED_AT]):
         return ""
     first, second = (f"`{escape(key)}`" for key in list(value)[:2])
     reason = f"the file is a dictionary by id ({first}, {second} …), the rows are its {len(value)} values: "

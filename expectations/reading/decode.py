@@ -81,7 +81,7 @@ def decode_utf8(data: bytes, source: Source | None = None) -> str:
 def explain_encoding(data: bytes, source: Source | None = None) -> str:
     """Return what is known of the encoding of bytes that are not UTF-8, with the command that converts the file."""
     if is_damaged_utf8(data):
-        return "the row is UTF-8 but for this place: a character was cut, or a byte is damaged"
+        return "all around it is UTF-8: a character was cut, or a byte is damaged"
     encoding, mixed = name_of_source(source) if source else (None, False)
     if encoding is None or not _decodes_as(encoding.name, data):
         encoding = name_encoding([data])

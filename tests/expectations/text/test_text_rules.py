@@ -76,17 +76,9 @@ def test_what_is_wrong_with_the_characters_has_its_code(tmp_path: Path, answer: 
 @pytest.mark.parametrize(
     "text",
     [
-        "NÃO",
-        "SÃO PAULO",
-        "MINHA IRMÃ” disse",
-        "SIELLÄ…",
-        "”Å”",
-        "créé à l’été",
-        "l’Âge d’or",
-        "ÇÃO — “ÃO”",
-        "Việt Nam ở đâu",
-    ]
-    + ["Привет, мир", "Ελλάδα είναι", "日本語", "the bytes `fÃ¤hrt`", "ÅÄÖ", "20 °C", "naïve façade"],
+        *("NÃO", "SÃO PAULO", "MINHA IRMÃ” disse", "ÇÃO — “ÃO”", "SIELLÄ…", "”Å”", "ÅÄÖ", "20 °C", "créé à l’été"),
+        *("l’Âge d’or", "naïve façade", "Việt Nam ở đâu", "Привет, мир", "Ελλάδα είναι", "日本語", "bytes `fÃ¤hrt`"),
+    ],
 )
 def test_words_of_real_languages_are_no_mojibake(text: str) -> None:
     assert find_mojibake(text) is None
