@@ -45,7 +45,7 @@ def tidy(text: str | None, path: str, place: Place) -> str:
     if not text:
         return ""
     tidied = text.strip() if place.plain else _tidy_searched(text, path)
-    if len(tidied) <= LONGEST_NULL and tidied in NULLS and path not in _NAMES:
+    if tidied in NULLS and path not in _NAMES:
         raise RowError("FT-TEXT-005", path, f"the whole text is {tidied!r}, the print of a missing value")
     return tidied
 
@@ -92,6 +92,8 @@ def tidy_all(texts: Iterable[str], path: str, place: Place) -> list[str]:
 
 def tidy_each(texts: Sequence[str], paths: Sequence[str], place: Place) -> list[str]:
     """Return `tidy` of each text, named by the path of the same number."""
+    if place.plain and min(map(len, tidied := [*map(str.strip, texts)])) > LONGEST_NULL:
+        return tidied
     return [tidy(text, path, place) for text, path in zip(texts, paths, strict=True)]
 
 

@@ -101,7 +101,7 @@ def convert_rows(
                 records.append(bridge(record) if bridge else record)
             except RowError as error:
                 records.append(_reject(source, row, error, dialect))
-            if residues and residues.current:
+            if not row.plain and residues and residues.current:
                 residues.end_row(len(records) - 1, row)
         for place_in_batch, row, at, reason in residues.take_repeated() if residues else ():
             if not isinstance(records[place_in_batch], Rejected):
