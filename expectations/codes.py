@@ -20,7 +20,7 @@ CODES: dict[str, Code] = {
     "FT-ROW-001": Code(
         "The row is not UTF-8",
         "A guessed encoding changes the text without a warning.",
-        "Save the file as UTF-8, for example `iconv -f GB18030 -t UTF-8 FILE`.",
+        "Save the file as UTF-8: `iconv -f ENCODING -t UTF-8 FILE > NEW`, with the encoding it was written in.",
     ),
     "FT-ROW-002": Code(
         "The row is not JSON",
@@ -133,6 +133,36 @@ CODES: dict[str, Code] = {
         "Which of the two was meant cannot be known.",
         "Keep one of the keys, with texts.",
     ),
+    "FT-ROW-014": Code(
+        "The file is UTF-16 or UTF-32",
+        "None of its lines is JSON as it stands; Excel and PowerShell write such files.",
+        "Convert the file: `iconv -f UTF-16 -t UTF-8 FILE > NEW`.",
+    ),
+    "FT-ROW-015": Code(
+        "A byte order mark (BOM) inside the file",
+        "Files that each begin with one were joined; the mark is no part of the row.",
+        "Remove the mark from each file before they are joined: `sed -i '1s/^\\xEF\\xBB\\xBF//' FILE`.",
+    ),
+    "FT-ROW-016": Code(
+        "A line is not one row",
+        "JSONL has one whole object on each line: no pretty-printing, no raw line break in a text, no second object.",
+        "Write the rows again, one a line: `jq -c . FILE > NEW.jsonl`, or `json.dumps(row)` and a line end.",
+    ),
+    "FT-ROW-017": Code(
+        "A trailing comma",
+        "JSON has commas only between two values, JSONL none between rows.",
+        "Delete the comma: `sed -i 's/},[[:space:]]*$/}/' FILE` for commas at the ends of lines.",
+    ),
+    "FT-ROW-018": Code(
+        "Python or JavaScript, not JSON",
+        "Single quotes, `None`, keys without quotes and comments are not JSON; to guess at them changes texts.",
+        "Write the rows with `json.dumps(row, ensure_ascii=False)`, and delete comments.",
+    ),
+    "FT-ROW-019": Code(
+        "The rows are inside another object",
+        "The file is one object around its rows: read as a single row it would lose them.",
+        "Take the rows out with the command that the reason names.",
+    ),
     # Text of any format
     "FT-TEXT-001": Code(
         "Control characters in the text",
@@ -142,7 +172,7 @@ CODES: dict[str, Code] = {
     "FT-TEXT-002": Code(
         "Residue of a prompt template",
         "An empty slot or another tool's label is learned as if a person had written it.",
-        "Fill the slot or remove the label, in the program that wrote the file.",
+        "Fill the slot or remove the label, in the program that wrote the file; put one that is meant into back-ticks.",
     ),
     "FT-TEXT-003": Code(
         "An object's printed form in place of its text",
@@ -153,6 +183,31 @@ CODES: dict[str, Code] = {
         "The row names a language that its text is not in",
         "Shares by language and language-specific cleaning would be wrong.",
         "Correct `language`, or leave it out: it is then found from the characters.",
+    ),
+    "FT-TEXT-005": Code(
+        "The print of a missing value in place of a text",
+        "A cell without a value was printed as `nan`, `None` or `null`; the model would learn to say it.",
+        "Write the text, or leave the row out (in pandas: `dropna`, or `fillna('')` for an optional field).",
+    ),
+    "FT-TEXT-006": Code(
+        "Lost characters: U+FFFD in the text",
+        "A reader put the replacement character where it could not decode a byte; what was there is gone.",
+        "Read the source again in its own encoding (no `errors='replace'`); cut texts between characters, not bytes.",
+    ),
+    "FT-TEXT-007": Code(
+        "Text read in the wrong encoding (mojibake)",
+        "UTF-8 was read as CP1252 or Latin-1: a model learns letters that no language has.",
+        "Read the source again as UTF-8, or repair it: `text.encode('cp1252').decode('utf-8')`, or the library ftfy.",
+    ),
+    "FT-TEXT-008": Code(
+        "An invisible control of the writing direction",
+        "It shows a text in another order than it is read in: what a person checked is not what the model learns.",
+        "Remove the characters U+202A to U+202E and U+2066 to U+2069.",
+    ),
+    "FT-TEXT-009": Code(
+        "A placeholder for an image, a video or a sound",
+        "Media is not read here: the model would learn to answer about what it cannot see.",
+        "Leave the row out; put a placeholder that is meant as text into back-ticks.",
     ),
     "FT-VERSION-001": Code(
         "The version of the format is not supported",

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
+from expectations.codes import CODES
 from expectations.contracts.consumer import Consumer
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Record
 from expectations.formats.passage import PASSAGE, PassageRecord
@@ -233,7 +234,8 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
     recognition = recognise_rows(opened.read, name=path.name, formats=formats)
     if recognition is None and opened.read:
         problem = unknown(str(path), opened.read, formats)
-        report.unreadable_code, report.unreadable = problem.code, f"{problem.message}; read are: {problem.expected}"
+        known = f"; read are: {problem.expected}" if problem.expected else ""
+        report.unreadable_code, report.unreadable = problem.code, f"{problem.message}{known}"
         report.rows = sum(1 for _ in opened.rows(None))
         return
     dialect = recognition and recognition.dialect
@@ -321,8 +323,12 @@ def _finish(report: Report) -> None:
     if report.rows == 0:
         report.unreadable, report.unreadable_code = "the file has no rows", "FT-ROW-012"
     elif not report.format:
-        report.unreadable = "no row could be read; JSONL, a JSON array of objects, or TSV is expected"
-        report.unreadable_code = "FT-ROW-011"
+        code = max(report.counts, key=lambda code: report.counts[code])
+        first = next(row for row in report.rejected if row.code == code)
+        report.unreadable = f"no row could be read. {CODES[code].title}, first at line {first.line}: {first.reason}"
+        report.unreadable_code = code
+        if code == "FT-ROW-002":
+            report.unreadable += "; JSONL, a JSON array of objects, or TSV is expected"
 
 
 def _give_up(report: Report, error: Refused | OSError) -> None:

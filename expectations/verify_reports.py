@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Sequence
 from io import StringIO
@@ -27,12 +28,20 @@ MAX_ANNOTATIONS = 10
 
 _SHOWN_CHARS = 400
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_OBEYED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_COMMAND = re.compile(r"^(\s*):(?=:)")
 _MARKDOWN = str.maketrans({character: f"&#{ord(character)};" for character in "*_[]()`|~\\#@\n"})
 
 
 def report_json(report: Report) -> dict[str, Any]:
-    """Return the report as plain JSON values."""
+    """Return the report as plain JSON values; `dump_json` prints them."""
     return {"report_version": REPORT_VERSION, **msgspec.to_builtins(report), "exit_code": report.exit_code}
+
+
+def dump_json(reports: Sequence[Report]) -> str:
+    """Return the reports as JSON text, in which no terminal finds a control character."""
+    text = json.dumps([report_json(report) for report in reports], ensure_ascii=False, indent=2)
+    return _OBEYED.sub(lambda match: f"\\u{ord(match.group()):04x}", text).replace("##[", r"#\u0023[")
 
 
 def report_line(report: Report) -> str:
@@ -73,7 +82,7 @@ def report_table(report: Report) -> str:
             console.print(f"    {name}: {_short(repr(value))}")
     for line in _training_lines(report):
         console.print(f"  {line}", soft_wrap=True)
-    return output.getvalue()
+    return guard_lines(output.getvalue())
 
 
 def _code_table(report: Report) -> Table:
@@ -153,7 +162,7 @@ def report_markdown(reports: Sequence[Report]) -> str:
         if report.counts:
             codes = [_markdown_code(report, code, count) for code, count in report.counts.items()]
             lines += ["", markdown_table(["code", "rows", "what", "first lines", "fix"], codes, numbers=["rows"])]
-    return "\n".join(lines) + "\n"
+    return guard_lines("\n".join(lines) + "\n")
 
 
 def _markdown_row(report: Report) -> tuple[object, ...]:
@@ -275,16 +284,39 @@ def _annotation(level: str, file: str, line: int, title: str, message: str) -> s
 
 
 def _message(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return _visible(text).replace("##[", "# #[").replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:
     return _message(text).replace(":", "%3A").replace(",", "%2C")
 
 
+def guard_lines(text: str) -> str:
+    """Return a text that no terminal and no CI log obeys: no control characters, no line that is a workflow command.
+
+    GitHub's runner takes a line for a command that begins with `::`, blanks before it or not, or holds `##[`.
+    """
+    lines = _visible(text).replace("##[", "# #[").split("\n")
+    return "\n".join(_COMMAND.sub(r"\1:\\:", line) for line in lines)
+
+
+def _visible(text: str) -> str:
+    """Return a text with all but its line ends and printable characters escaped."""
+    if text.isprintable():
+        return text
+    return "\n".join(
+        line if line.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in line)
+        for line in text.split("\n")
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode()
+
+
 def _xml(text: str) -> str:
     """Return a text without characters that XML 1.0 does not allow: control characters, halves of surrogate pairs."""
-    return _NOT_XML.sub("\ufffd", text)
+    return _NOT_XML.sub("\ufffd", guard_lines(text))
 
 
 def _plain(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -69,14 +69,15 @@ def find_consumer(name: str, folder: Path = CONSUMER_FOLDER) -> Consumer:
 
 
 def _load(paths: Iterable[Path]) -> list[Consumer]:
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+
+    from expectations.yaml_text import load_yaml
 
     consumers: list[Consumer] = []
     violations: list[Violation] = []
     for path in paths:
         try:
-            consumers.append(Consumer.model_validate(cast("Any", YAML(typ="safe", pure=True)).load(path)))
+            consumers.append(Consumer.model_validate(load_yaml(path.read_text("utf-8"))))
         except YAMLError as error:
             violations.append(_unreadable(path, "", " ".join(str(error).split())))
         except (OSError, UnicodeDecodeError) as error:

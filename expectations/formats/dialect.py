@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
+from expectations.text.residue import Residues
 from expectations.text.traditional import Traditional
 
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
@@ -37,6 +38,8 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     plain: bool = False
     folder: str = ""
     """The name of the folder that the file is in. FlagEmbedding's data uses it as a setting."""
+    residues: Residues[Any] | None = None
+    """Counts what is refused only when several rows of the file have it."""
 
 
 class ReadPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +175,7 @@ class Dialect(Generic[_Row]):
     suits: Callable[[Any], bool] | None = None
     """A test of the values, where keys or the number of columns are not enough."""
     file_names: tuple[str, ...] = ()
-    """Parts of a file's name that decide for this dialect where others fit equally well."""
+    """RowParts of a file's name that decide for this dialect where others fit equally well."""
     headers: tuple[list[str], ...] = ()
     """First lines of a table that are no rows."""
     also_has: tuple[str, ...] = ()

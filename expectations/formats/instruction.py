@@ -235,9 +235,9 @@ def _build(row: TrainingRow, exchange: Exchange, place: Place, policy: ReadPolic
         learned = [(asked_at, question), (answered_at, f"{reasoning}\n{answer}")]
         past = paths_of_turns(history, exchange.history_paths)
         given = paths_of(exchange.context_path, context)
-        refuse_media([(asked_at, question), *past])
+        refuse_media(past)
         refuse_special_tokens("FT-INST-006", [*learned, *given, ("$.system", system), *past])
-        refuse_residue([(asked_at, question), (answered_at, answer), *given])
+        refuse_residue([(asked_at, question), (answered_at, answer), *given], place)
     # The id is computed before the policy applies: a change of the policy moves no row to another split.
     record_id = stated_id(exchange.record_id or row.id, place) or content_id(
         "instruction", question, context, system, reasoning, answer, *history_json(history)

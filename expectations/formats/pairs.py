@@ -132,7 +132,7 @@ def _build(row: Extras, given: Contrast, place: Place, policy: ReadPolicy) -> Re
     if not place.plain:
         texts = [(query_at, query), *numbered(positives_at, positives), *numbered(negatives_at, negatives)]
         refuse_special_tokens("FT-PAIR-008", texts)
-        refuse_residue(texts)
+        refuse_residue(texts, place)
     record_id = given.record_id or stated_id(row.id, place) or content_id("retrieval_pair", query, positives, negatives)
     if policy.traditional != "keep":
         query = simplified(query, policy)

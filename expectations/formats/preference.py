@@ -305,9 +305,9 @@ def _build(row: Extras, pair: AnswerPair, place: Place, policy: ReadPolicy) -> P
         texts = list(zip(pair.paths, (question, chosen, rejected), strict=True))
         past = paths_of_turns(history, pair.history_paths)
         given = paths_of(pair.context_path, context)
-        refuse_media([texts[0], *past])
+        refuse_media(past)
         refuse_special_tokens("FT-PREF-007", [*texts, *given, ("$.system", system), *past])
-        refuse_residue([*texts, *given])
+        refuse_residue([*texts, *given], place)
         for path, text in texts[1:]:
             _refuse_thinking(path, text)
     margin = _margin(pair.scores, pair.margin, policy.min_margin)

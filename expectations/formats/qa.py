@@ -191,7 +191,7 @@ def _build(row: Extras, given: Answered, place: Place, policy: ReadPolicy) -> Qa
     if not place.plain:
         texts = [(asked_at, f"{question}\n{student}"), (answered_at, f"{answer}\n{explanation}")]
         refuse_special_tokens("FT-QA-006", texts)
-        refuse_residue([(asked_at, question), (answered_at, answer)])
+        refuse_residue([(asked_at, question), (answered_at, answer)], place)
         _refuse_markup_in_references(given, references)
     verdict = given.verdict
     record_id = given.record_id or content_id(

@@ -13,6 +13,7 @@ import msgspec
 
 from expectations.formats.dialect import Dialect
 from expectations.formats.registry import DIALECTS
+from expectations.formats.wrapped import WRAPPED, explain_wrapper
 from expectations.reading import RawRow, read_raw_rows
 from expectations.violations import Refused, Violation, violation
 
@@ -49,6 +50,8 @@ def recognise_rows(rows: Sequence[RawRow], *, name: str, formats: Sequence[str] 
     `formats`: names of formats or of dialects that the file may have; any by default. The file's name decides between
     dialects that fit equally well.
     """
+    if explain_wrapper(rows):
+        return None
     candidates = [dialect for dialect in DIALECTS if not formats or _is_one_of(dialect, formats)]
     least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
     fits: list[tuple[int, list[Dialect[Any]]]] = []
@@ -139,6 +142,8 @@ def _some(lines: Sequence[int]) -> str:
 
 def unknown(where: str, rows: Sequence[RawRow], formats: Sequence[str] = ()) -> Violation:
     """Return the violation for a file, or rows, of no known dialect: the keys found, and the dialects that are read."""
+    if wrapper := explain_wrapper(rows):
+        return violation(WRAPPED, where=where, message=wrapper)
     return violation(
         "FT-DIALECT-001",
         where=where,

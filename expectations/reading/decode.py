@@ -16,8 +16,11 @@ from typing import Any, NoReturn, cast
 
 import msgspec
 
+from expectations.reading.encodings import Encoding, is_damaged_utf8, name_encoding, not_utf8_lines
+from expectations.reading.hints import explain_json
 from expectations.reading.lane import Lane
-from expectations.reading.rows import RawRow, Rejected, Source, Unreadable, escape, escape_bytes
+from expectations.reading.rows import RawRow, Rejected, Source, Unreadable, escape, escape_bytes, show_name
+from expectations.reading.streams import CHUNK, open_stream, packing_of
 
 MAX_DEPTH = 64
 
@@ -32,6 +35,11 @@ _WIDE = re.compile(b"\xef(?!" + b"|".join(sign.encode()[1:] for sign in "，？�
 
 # The usual Chinese characters: NFC and folding change none of these, so one search replaces three
 _USUAL = re.compile("[\x00-\x7f\u2010-\u2027\u3001-\u301f\u3400-\u4dbf\u4e00-\u9fff，？：；！（）～]*")
+# What a rule refuses beyond that: characters that show nothing, and UTF-8 that was read as CP1252 (see cleaning.py)
+_HIDDEN = re.compile(
+    "[\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\U000e0000-\U000e0fff]"
+    "|[\u00c2-\u00c5\u00ce-\u00d1\u00e0-\u00f0][^\x00-\x7f]"
+)
 
 
 def decode_row(
@@ -41,7 +49,7 @@ def decode_row(
     if lane and lane.decoder and (row := _decode_quickly(lane, lane.decoder, line, offset, data)):
         return row
     try:
-        text = decode_utf8(data)
+        text = decode_utf8(data, source)
         value, plain = decode_json(text, data, whole=whole)
         return RawRow(line, offset, value, data, plain)
     except Unreadable as error:
@@ -63,17 +71,54 @@ def _decode_quickly(
     return RawRow(line, offset, None, data, _is_plain(text, data, lane.objects), typed)
 
 
-def decode_utf8(data: bytes) -> str:
-    """Decode strict UTF-8; Unreadable names the encoding that it may be instead."""
+def decode_utf8(data: bytes, source: Source | None = None) -> str:
+    """Decode strict UTF-8; Unreadable names the encoding that the row, or the file it is in, clearly has instead."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        reason = f"byte {error.start + 1} of the row (0x{data[error.start]:02x}) is not UTF-8"
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\x00" in data[:4]:
-            reason += "; the file looks like UTF-16"
-        elif _decodes_as_gb18030(data):
-            reason += "; the row reads as GB18030"
-        raise Unreadable("FT-ROW-001", reason) from error
+        reason = f"byte {error.start + 1} of the row (0x{data[error.start]:02x}) is not UTF-8; "
+        raise Unreadable("FT-ROW-001", reason + explain_encoding(data, source)) from error
+
+
+def explain_encoding(data: bytes, source: Source | None = None) -> str:
+    """Return what is known of the encoding of bytes that are not UTF-8, with the command that converts the file."""
+    if is_damaged_utf8(data):
+        return "all around it is UTF-8: a character was cut, or a byte is damaged"
+    encoding, mixed = name_of_source(source) if source else (None, False)
+    if encoding is None or not _decodes_as(encoding.name, data):
+        encoding = name_encoding([data])
+    if encoding is None:
+        return "its encoding cannot be told"
+    if mixed:
+        return (
+            f"the row reads as {encoding.name} ({encoding.language}), other rows are UTF-8: files were joined; "
+            f"convert the part before joining, `iconv -f {encoding.name} -t UTF-8 PART`"
+        )
+    return (
+        f"it reads as {encoding.name} ({encoding.language}): "
+        f"`iconv -f {encoding.name} -t UTF-8 {show_name(source.path) if source else 'FILE'} > NEW`"
+    )
+
+
+def name_of_source(source: Source) -> tuple[Encoding | None, bool]:
+    """Return (the encoding of a file's rows that are not UTF-8, whether other rows are UTF-8), read once a file."""
+    if source.encoding is None:
+        source.encoding = (None, False)
+        try:
+            with open_stream(source.path, packing_of(source.path)) as stream:
+                lines, mixed = not_utf8_lines(stream.read(CHUNK))
+            source.encoding = (name_encoding(lines), mixed)
+        except (OSError, Unreadable):  # a folder, or a file that changed: the row alone is judged
+            pass
+    return source.encoding
+
+
+def _decodes_as(name: str, data: bytes) -> bool:
+    try:
+        data.decode(name)
+    except (UnicodeDecodeError, LookupError):
+        return False
+    return True
 
 
 def _is_plain(text: str, data: bytes, objects: int) -> bool:  # noqa: PLR0911 - a list of reasons
@@ -98,15 +143,9 @@ def _is_plain(text: str, data: bytes, objects: int) -> bool:  # noqa: PLR0911 - 
         return False
     if data.isascii() or _USUAL.fullmatch(text):
         return True
-    return not _WIDE.search(data) and "\u3000" not in text and unicodedata.is_normalized("NFC", text)
-
-
-def _decodes_as_gb18030(data: bytes) -> bool:
-    try:
-        data.decode("gb18030")
-    except UnicodeDecodeError:
+    if _WIDE.search(data) or "\u3000" in text or _HIDDEN.search(text):
         return False
-    return True
+    return unicodedata.is_normalized("NFC", text)
 
 
 def decode_json(text: str, data: bytes, *, whole: bool) -> tuple[Any, bool]:
@@ -154,7 +193,8 @@ def _decode_slowly(text: str, *, whole: bool) -> Any:
         at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
         if at_end and not whole:
             raise Unreadable("FT-ROW-007", "the file ends inside this row") from error
-        raise Unreadable("FT-ROW-002", f"{error.msg} at character {error.pos + 1}") from error
+        hint = explain_json(text, error)
+        raise Unreadable(hint.code, hint.reason) from error
     except ValueError as error:  # an integer of thousands of digits
         raise Unreadable("FT-ROW-002", str(error).partition(";")[0]) from error
     if "\\u" in text:

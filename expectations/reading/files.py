@@ -11,9 +11,10 @@ import msgspec
 
 from expectations.reading.columns import is_dataset_folder, read_folder, read_parquet
 from expectations.reading.decode import decode_row
+from expectations.reading.encodings import name_wide_encoding
 from expectations.reading.lane import Lane
 from expectations.reading.lines import ArrayReader, read_lines, read_tsv
-from expectations.reading.rows import BLANK, BOM, RawRow, Rejected, Source, Unreadable
+from expectations.reading.rows import BLANK, BOM, RawRow, Rejected, Source, Unreadable, show_name
 from expectations.reading.streams import CHUNK, open_stream, packing_of
 from expectations.violations import Refused, violation
 
@@ -57,7 +58,10 @@ def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Ra
         yield from read_parquet(source)
         return
     with open_stream(path, packing) as stream:
-        start = cast(io.BufferedReader, stream).peek(CHUNK).removeprefix(BOM).lstrip(BLANK)
+        start = cast(io.BufferedReader, stream).peek(CHUNK)
+        if wide := name_wide_encoding(start):
+            raise Unreadable("FT-ROW-014", f"the file is {wide}: `iconv -f {wide} -t UTF-8 {show_name(path)} > NEW`")
+        start = start.removeprefix(BOM).lstrip(BLANK)
         if start[:1] not in (b"{", b"[") and _is_tsv(path, start):
             yield from read_tsv(stream, source, max_line_bytes)
         elif _is_array(start):

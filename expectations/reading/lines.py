@@ -174,7 +174,10 @@ class ArrayReader:
         elif text:
             yield decode_row(self._source, line, offset, text)
         elif not (last and self._elements == 1):
-            yield self._reject("FT-ROW-013", "an element is missing next to this comma")
+            missing = (
+                "a comma follows the last element, delete it" if last else "an element is missing next to this comma"
+            )
+            yield self._reject("FT-ROW-013", missing)
 
     def _reject(self, code: str, reason: str) -> Rejected:
         line, offset, text = self._place()

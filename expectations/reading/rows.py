@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ RAW_CHARS = 200
 READ_BATCH = 64
 """Rows that pass through a step together. This is a fifth faster than one row through every step, since the processor's
 caches hold the code of one step."""
-FILE_CODES = frozenset({"FT-ROW-008", "FT-ROW-010", "FT-ROW-011", "FT-ROW-012"})
+FILE_CODES = frozenset({"FT-ROW-008", "FT-ROW-010", "FT-ROW-011", "FT-ROW-012", "FT-ROW-014"})
 """Codes by which a whole file is rejected: no row of it is used."""
 
 
@@ -75,6 +76,8 @@ class Source:
         self.path = path
         self.name = name or path.name
         self._sha256 = ""
+        self.encoding: Any = None
+        """What decode.py found out about the encoding of rows that are not UTF-8; None before."""
 
     def reject(self, code: str, line: int, offset: int, reason: str, *, raw: str, path: str = "$") -> Rejected:
         if not self._sha256:
@@ -107,6 +110,11 @@ def escape(text: str) -> str:
     if start.isprintable():
         return start
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in start)
+
+
+def show_name(path: Path) -> str:
+    """Return a file's name as a shell and a log take it."""
+    return shlex.quote(escape(path.name))
 
 
 def escape_bytes(data: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,9 @@ from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPol
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
 from expectations.formats.registry import FORMATS
 from expectations.formats.unread import KeyReader, Unread, UnreadKeys
+from expectations.formats.wrapped import WRAPPED, explain_wrapper
 from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
+from expectations.text.residue import Residues
 
 __all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
 
@@ -84,17 +86,12 @@ def convert_rows(
     """
     source = Source(path, name)
     if dialect is None:
-        reason = f"no dialect fits; read are {describe_dialects([to] if to else ())}"
-        yield from (
-            row
-            if isinstance(row, Rejected)
-            else source.reject("FT-DIALECT-001", row.line, row.offset, reason, raw=row.raw)
-            for row in rows
-        )
+        yield from _reject_all(source, rows, [to] if to else [])
         return
     file, folder = source.name, path.absolute().parent.name
     keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys())
     bridge = dialect.format.bridges.get(to) if to else None
+    residues = None if dialect.parts else Residues[RawRow]()
     for batch in in_batches(rows):
         records: list[Record | Rejected] = []
         for row in batch:
@@ -103,17 +100,13 @@ def convert_rows(
                 continue
             if row.line == 1 and row.value in dialect.headers:
                 continue
-            place = Place(file, row.line, row.plain, folder)
+            place = Place(file, row.line, row.plain, folder, residues)
             try:
                 keys.check(row)
-            except RowError as error:
-                records.append(_reject(source, row, error, dialect))
-                continue
-            if dialect.parts:
-                parts = _convert_parts(source, row, dialect, place, policy)
-                records += [bridge(part) if bridge and not isinstance(part, Rejected) else part for part in parts]
-                continue
-            try:
+                if dialect.parts:
+                    parts = _convert_parts(source, row, dialect, place, policy)
+                    records += [bridge(part) if bridge and not isinstance(part, Rejected) else part for part in parts]
+                    continue
                 if row.typed is not None:
                     record = dialect.convert(row.typed, None, place, policy)
                 else:
@@ -121,7 +114,18 @@ def convert_rows(
                 records.append(bridge(record) if bridge else record)
             except RowError as error:
                 records.append(_reject(source, row, error, dialect))
+            if not row.plain and residues and residues.current:
+                residues.end_row(len(records) - 1, row)
+        if residues:
+            _reject_repeated(source, records, residues)
         yield from records
+
+
+def _reject_repeated(source: Source, records: list[Record | Rejected], residues: Residues[RawRow]) -> None:
+    """Replace the records whose residue of a template other rows repeat by their rejection."""
+    for number, row, at, reason in residues.take_repeated():
+        if not isinstance(records[number], Rejected):
+            records[number] = source.reject("FT-TEXT-002", row.line, row.offset, reason, raw=row.raw, path=at)
 
 
 class _KeyCheck:
@@ -144,6 +148,17 @@ class _KeyCheck:
             self._reader.refuse(found)
         if found:
             self._unread.count(found, self._reader)
+
+
+def _reject_all(source: Source, rows: Iterable[RawRow | Rejected], formats: Sequence[str]) -> Iterator[Rejected]:
+    """Yield every row of a file that no dialect fits as rejected."""
+    remaining = iter(rows)
+    start = list(islice(remaining, 2))
+    code, reason = "FT-DIALECT-001", f"no dialect fits; read are {describe_dialects(formats)}"
+    if wrapper := explain_wrapper([row for row in start if isinstance(row, RawRow)]):
+        code, reason = WRAPPED, wrapper
+    for row in chain(start, remaining):
+        yield row if isinstance(row, Rejected) else source.reject(code, row.line, row.offset, reason, raw=row.raw)
 
 
 def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -23,13 +23,66 @@ _ENDS = " .。!！?？…,，;；、"
 _SPECIAL = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|unk|pad)>", re.IGNORECASE
 )
+_STRUCTURE = re.compile(r"<\|[^|<>\s]{1,40}\|>|<(?:start|end)_of_turn>", re.IGNORECASE)
+_STRUCK_OUT = re.compile(r"<s>([^<>\n]{1,80})</s>", re.IGNORECASE)  # HTML's element of this name
+_SENTENCE_STRUCK = re.compile(r"\s|.*[.!?。！？]\s*$", re.DOTALL)
 
-# Parts of a prompt template that are left in a text: an empty slot, a label of another tool's template.
-_RESIDUE = re.compile(
-    r"\{(?:question|query|context|answer|instruction|passages?|references?)\}|\{\{ ?\w{1,30} ?\}\}"
-    r"|### (?:Instruction|Response|Input):|Below is an instruction that describes a task|<(?:用户|AI|User)>"
+# Characters that show nothing: white space, joiners, marks of order, blanks, selectors, fillers, tags.
+_UNSEEN = (
+    r"\s\x00-\x1f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+)
+_INVISIBLE = re.compile(f"[{_UNSEEN}]+")
+_STARTS_INVISIBLE = re.compile(f"[{_UNSEEN}]")
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+NULLS = frozenset((
+    "nan", "NaN", "Nan", "NAN", "None", "null", "NULL", "Null", "N/A", "n/a", "#N/A", "<NA>", "NaT", "undefined",
+    "[object Object]", "#VALUE!", "#REF!", "#NAME?", "#DIV/0!", "#NUM!", "#NULL!",
+))  # fmt: skip
+"""What Python, pandas, JavaScript and spreadsheets print where there is no text."""
+LONGEST_NULL = max(map(len, NULLS))
+# What the bytes of UTF-8 look like when they are read as CP1252 or Latin-1; each of these is in no language. A letter
+# before a quotation mark or a dash is not among them: „IRMÃ“ is Portuguese.
+_BYTE = r"\x80-\x9f\xa0-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+_MOJIBAKE = re.compile(
+    r"[ÃÂÄÅ][\x80-\x9f¡-¬®-º¼-¿€‚ƒ„†‡ˆ‰Š‹ŒŽ™š›œžŸ˜]|Ã[‘’“”•–—…](?=[a-zà-ü])|Â[\xa0»](?=\S)|â€|ï¿½|ï»¿|ðŸ"
+    rf"|â[‚„†ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ][{_BYTE}]|(?:[ÐÑÎÏ][{_BYTE}]){{2}}|(?:[ã-ïà][{_BYTE}][{_BYTE}]){{2}}"
+)
+_MOJIBAKE_SIGN = re.compile("[\u00c2-\u00c5\u00ce-\u00d1\u00e0-\u00f0][^\x00-\x7f]")
+_MEDIA = re.compile(r"<(image|video|audio)>", re.IGNORECASE)
+_ABOUT_MEDIA = re.compile(
+    r"</(?:video|audio)>|\b(?:html5?|tags?|elements?|css|browsers?|svg|dom)\b|标签|元素", re.IGNORECASE
+)
+
+# RowParts of a prompt template that are left in a text: an empty slot, a label of another tool's template.
+_SLOT = re.compile(
+    r"\{(?:question|query|context|answer|instruction|passages?|references?)\}"
+    r"|\{\{ ?(?:question|query|context|answer|instruction|passages?|references?|documents?|prompt|input|output|response"
+    r"|history) ?\}\}"
+)
+_ANY_SLOT = re.compile(r"\{\{ ?\w{1,30} ?\}\}")
+_TEMPLATE_LABEL = re.compile(
+    r"### (?:Instruction|Response|Input):|Below is an instruction that describes a task|<(?:用户|AI|User)>"
 )
 _RESIDUE_SIGNS = ("{", "###", "Below is an", "<用", "<AI", "<User")
+_CONTEXT_CHARS = 8  # before a slot: a template repeats them with it, two answers about code do not
+# A question about code or templates may be answered with a slot, one about Markdown with a heading.
+_ABOUT_SLOTS = re.compile(
+    r"\b(?:prompts?|templates?|templating|placeholders?|slots?|interpolat\w*|f-?strings?|format strings?|jinja2?|helm"
+    r"|vue|angular|svelte|handlebars|mustache|liquid|django|flask|ansible|terraform|langchain|llama_?index"
+    r"|github actions|go templates?|go html|curly|braces?|variables?)\b|提示词|模板|模版|占位符|变量|花括号|插值",
+    re.IGNORECASE,
+)
+_ABOUT_HEADINGS = re.compile(r"\b(?:markdown|headings?|headers?|alpaca|templates?|prompts?)\b|标题|模板", re.IGNORECASE)
+_FENCED = re.compile(r"^[ ]{0,3}(`{3,}|~{3,})[^\n]*\n.*?^[ ]{0,3}\1[`~]*[ \t]*$", re.DOTALL | re.MULTILINE)
+_TICKED = re.compile(r"(?<!`)(`{1,3})(?!`)([^`\n]|`(?!\1))*?(?<!`)\1(?!`)")
+# A line of code: an end or a start that prose has not, a call or an assignment, a tag that is closed, a quoted text.
+_CODE_LINE = re.compile(
+    r"[;{]\s*$|^\s*[}\])]+[,;]?\s*$|^(?:    |\t)|=>|->|:=|==|!=|&&|\|\||^\s*(?:def|class|import|from|return|const|let"
+    r"|var|if|for|while|func|fn|public|private|static|export|echo|curl|docker|kubectl|SELECT|INSERT|UPDATE|RUN|COPY|ENV)\b.*"
+    r"[({=\"'$:]|\w\(.*\)|\w ?= ?[\w\"'\[{(f]|</\w+>|^\s*<\w[^>]*>|\b[frbu]{1,2}[\"']|^\s*- [\w.]+:"
+    r"|^\s*[\w.-]+: ?[\"'{]|\{%|%\}|\$\{|^\s*(?:\$|>>>|#include|//|/\*|@)|[\"'][^\"'\n]*\{\w*\}[^\"'\n]*[\"']"
+)
 _LABEL = re.compile(r"(?:User|Human|Assistant|用户|助手)[:：]")
 _LAST_LABEL = re.compile(r"(?:^|\n)(?:Assistant|助手)[:：]$")
 _LABEL_STARTS = "UHA用助"
@@ -38,16 +91,17 @@ _COLONS = ":："
 _PRINT = re.compile(
     r"\bscore=\S+ \w+=.{0,2000}?\b(?:payload|metadata)=\{|\b(?:page_content|node_id|id_)='"
     r"|<[\w.]+ object at 0x[0-9a-f]+>"
-    r"|\b(?:Document|NodeWithScore|TextNode|ScoredPoint|PointStruct|BaseNode)\(\w+=|^(?:array|tensor|dict_values)\(",
+    r"|\b(?:Document|NodeWithScore|TextNode|ScoredPoint|PointStruct|BaseNode)\(\w+=|^dict_values\("
+    r"|^array\(\[?\s*['\"{]|^array\(.{0,2000}?dtype=(?:object|'?<U)",  # of texts; one of numbers may be an answer
     re.DOTALL,
 )
 _PRINT_SIGNS = (
     "payload={", "metadata={", "page_content=", "node_id=", "id_=", " object at 0x", "Document(", "Node(", "WithScore(",
-    "Point(", "PointStruct(", "array(", "tensor(", "dict_values(",
+    "Point(", "PointStruct(", "array(", "dict_values(",
 )  # fmt: skip
 # The rest of a number at the start of an answer, from which a rule for "1. answer" cut the digits: 75% -> %,
-# 1,027 -> ,027.
-_BEHEADED = re.compile(r"%|‰|[,，]\d{3}|\.\d|[年月日](?:\d|[，。,.]|$)")
+# 1,027 -> ,027. A format (`%s`, `%.2f`, `%%`) is none.
+_BEHEADED = re.compile(r"%(?![%A-Za-z0-9_({]|\.\d*[A-Za-z])|‰|[,，]\d{3}|\.\d|[年月日](?:\d|[，。,.]|$)")
 
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
@@ -174,19 +228,139 @@ def find_control_character(text: str) -> str | None:
     return match and ascii(match.group())[1:-1]
 
 
+def is_invisible(text: str) -> bool:
+    """Return whether nothing of a text can be seen: it is empty, or has only blanks, joiners, marks and selectors."""
+    return not text or (_STARTS_INVISIBLE.match(text) is not None and _INVISIBLE.fullmatch(text) is not None)
+
+
+def find_bidi_control(text: str) -> str | None:
+    """Return the first character that turns the direction of writing (U+202A to 202E, U+2066 to 2069), or None."""
+    match = _BIDI.search(text)
+    return match and f"U+{ord(match.group()):04X}"
+
+
+def find_mojibake(text: str) -> tuple[str, str] | None:
+    """Return (the word, what it should read) where UTF-8 was read as CP1252 or Latin-1 (`fÃ¤hrt`), or None.
+
+    Code may show such a word, and a word of Portuguese or French (`NÃO`, `Âge`) is none.
+    """
+    if not _MOJIBAKE_SIGN.search(text):
+        return None
+    prose = without_code(text)
+    match = _MOJIBAKE.search(prose)
+    if match is None:
+        return None
+    start = max(prose.rfind(" ", 0, match.start()), prose.rfind("\n", 0, match.start())) + 1
+    end = min(
+        (place for place in (prose.find(" ", match.end()), prose.find("\n", match.end())) if place > 0), default=-1
+    )
+    word = prose[start:end][:60] if end > 0 else prose[start : start + 60]
+    raw = b"".join(_byte_of(character) for character in word)
+    return word, raw.decode("utf-8", "replace")
+
+
+def _byte_of(character: str) -> bytes:
+    """Return the byte that CP1252 or Latin-1 shows as this character; of another character its UTF-8."""
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            return character.encode(encoding)
+        except UnicodeEncodeError:
+            continue
+    return character.encode("utf-8", "replace")
+
+
+def without_code(text: str) -> str:
+    """Return a text with its fenced blocks and what is in back-ticks as blanks, so that all places stay the same."""
+    if "`" not in text and "~~~" not in text:
+        return text
+    return _TICKED.sub(_blank, _FENCED.sub(_blank, text))
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match.group())
+
+
+def _is_code_line(text: str, at: int) -> bool:
+    """Return whether the line around a place looks like a line of code."""
+    start = text.rfind("\n", 0, at) + 1
+    end = text.find("\n", at)
+    return _CODE_LINE.search(text[start : end if end >= 0 else len(text)][:2000]) is not None
+
+
 def find_special_token(text: str) -> str | None:
-    """Return the first special token of a chat template in a cleaned text, such as `<|im_start|>`, or None."""
-    match = _SPECIAL.search(text)
+    """Return the first special token of a chat template in a cleaned text, such as `<|im_start|>`, or None.
+
+    In code only the tokens that no other language uses count: a tokenizer reads these as structure even there. A short
+    `<s>old</s>` is HTML.
+    """
+    if not _SPECIAL.search(text):
+        return None
+    if structure := _STRUCTURE.search(text):
+        return structure.group()
+    prose = _STRUCK_OUT.sub(lambda match: match.group() if _frames(text, match) else _blank(match), without_code(text))
+    match = _SPECIAL.search(prose)
     return match and match.group()
 
 
-def find_template_residue(text: str) -> str | None:
-    """Return the first slot (`{question}`) or label (`### Response:`) of a prompt template in a text, or None."""
-    for sign in _RESIDUE_SIGNS:
-        if sign in text:
-            match = _RESIDUE.search(text)
-            return match and match.group()
+def _frames(text: str, struck: re.Match[str]) -> bool:
+    """Return whether `<s>…</s>` is around a whole text, which is a sentence: the marks of a tokenizer, not HTML."""
+    return struck.group() == text.strip() and _SENTENCE_STRUCK.match(struck[1]) is not None
+
+
+def find_media_placeholder(text: str) -> str | None:
+    """Return the first `<image>`, `<video>` or `<audio>` in a text that stands for a file, or None.
+
+    Not in code, and not in a text about HTML, which has elements of two of these names.
+    """
+    if "<" not in text:
+        return None
+    for match in _MEDIA.finditer(without_code(text)):
+        if match[1].lower() == "image" or not _ABOUT_MEDIA.search(text):
+            return match.group()
     return None
+
+
+def find_template_residue(text: str, question: str = "") -> tuple[str, str]:
+    """Return (residue, repeating residue) of a prompt template in a text, each empty where there is none.
+
+    A slot (`{question}`) or a label (`### Response:`) is residue where the text begins or ends with it, and two labels
+    are anywhere. Elsewhere it may be meant: then it is residue if other rows of the file repeat it, with the text
+    before it. Never in code, and not in the answer to a `question` about such things.
+    """
+    if not any(sign in text for sign in _RESIDUE_SIGNS):
+        return "", ""
+    prose = without_code(text)
+    repeating = ""
+    slots_count = not (question and _ABOUT_SLOTS.search(question))
+    labels_count = not (question and _ABOUT_HEADINGS.search(question))
+    if slots_count:
+        for slot in _SLOT.finditer(prose):
+            if _is_at_edge(prose, slot):
+                if not _is_in_call(prose, slot):
+                    return slot.group(), ""
+            elif not _is_code_line(prose, slot.start()):
+                repeating = repeating or prose[max(0, slot.start() - _CONTEXT_CHARS) : slot.end()]
+    labels = list(_TEMPLATE_LABEL.finditer(prose)) if labels_count else []
+    for label in labels:
+        if _is_at_edge(prose, label) or len({match.group() for match in labels}) > 1:
+            return label.group(), ""
+    if labels:
+        return "", labels[0].group()
+    if slots_count and not repeating and (slot := _ANY_SLOT.search(prose)) and not _is_code_line(prose, slot.start()):
+        repeating = prose[max(0, slot.start() - _CONTEXT_CHARS) : slot.end()]
+        if len(repeating) == len(slot.group()):  # the whole text, or its start: an answer about templates is so
+            repeating = ""
+    return "", repeating
+
+
+def _is_at_edge(text: str, match: re.Match[str]) -> bool:
+    return not text[: match.start()].strip() or not text[match.end() :].strip(" \t\n?？")
+
+
+def _is_in_call(text: str, match: re.Match[str]) -> bool:
+    """Return whether the slot at the edge of a text belongs to a longer line of code."""
+    line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+    return len(text.strip()) > len(match.group()) and bool(line.strip()) and _CODE_LINE.search(line) is not None
 
 
 def find_role_label(text: str) -> str | None:

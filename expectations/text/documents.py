@@ -14,6 +14,9 @@ from expectations.codes import CODES
 from expectations.formats.passage import PassageRecord
 from expectations.reading import Rejected
 from expectations.reading.columns import is_dataset_folder
+from expectations.reading.decode import explain_encoding
+from expectations.reading.encodings import name_wide_encoding
+from expectations.reading.rows import show_name
 from expectations.records.quarantine import set_aside
 from expectations.records.read import read_records
 from expectations.text.cleaning import clean
@@ -184,15 +187,12 @@ def _body_start(whole: str) -> int:
 
 def _decode(path: Path, name: str) -> str | Rejected:
     data = path.read_bytes()
+    wide = name_wide_encoding(data)
     try:
-        return data.decode("utf-8")
+        if wide is None:
+            return data.decode("utf-8")
+        line, reason = 1, f"The document is {wide}: `iconv -f {wide} -t UTF-8 {show_name(path)} > NEW`."
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return set_aside(
-            "FT-CORPUS-001",
-            name,
-            line,
-            f"Byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8.",
-            CODES["FT-CORPUS-001"].fix,
-            sha256=file_digest(path),
-        )
+        reason = f"Byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8; {explain_encoding(data)}."
+    return set_aside("FT-CORPUS-001", name, line, reason, CODES["FT-CORPUS-001"].fix, sha256=file_digest(path))

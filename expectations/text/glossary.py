@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from expectations.text.libraries import refuse_missing
 from expectations.violations import Refused, Violation, violation
+from expectations.yaml_text import load_yaml
 
 _BETWEEN_SCRIPTS = re.compile(r"(?<=[\u3400-\u9fff]) ?(?=[a-z0-9])|(?<=[a-z0-9]) ?(?=[\u3400-\u9fff])")
 _JOINS = "-\u2010\u2012\u2013\u2014\u2212\n\t\r"
@@ -140,7 +140,7 @@ def _is_latin(character: str) -> bool:
 
 def _read(path: Path, violations: list[Violation]) -> dict[str, list[str]]:
     try:
-        document = cast("Any", YAML(typ="safe", pure=True)).load(path.read_text("utf-8"))
+        document = load_yaml(path.read_text("utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         violations.append(_malformed(path, " ".join(str(error).split())[:200]))
         return {}

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,20 @@ _LOWERED = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉�
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';]+)", re.IGNORECASE)
 _XML_ENCODING = re.compile(r"\ufeff?<\?xml[^>]*\sencoding\s*=\s*[\"']([^\"']+)", re.IGNORECASE)
 _UTF8 = ("utf-8", "utf8")
+MAX_DEPTH = 512
+"""Of open elements, as in browsers: what a deeper one costs grows with its depth, so 100,000 would never end."""
+MAX_TABLES = 32
+"""Of open tables: each is searched for what is in it."""
+_TAGS = re.compile(
+    r"<!--.*?(?:-->|$)|<(script|style|textarea|title)\b.*?(?:</\1\s*>|$)|<(/?)([a-z][a-z0-9-]*)\b[^>]*>",
+    re.DOTALL | re.IGNORECASE,
+)
+_NOT_NESTED = frozenset((
+    # they are empty, or another one of them closes them
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
+    "p", "li", "dt", "dd", "tr", "td", "th", "tbody", "thead", "tfoot", "option", "optgroup", "colgroup", "rt", "rp",
+    "html", "head", "body", *_LEVEL,
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ def read_page(html: str) -> Page:
         from selectolax.lexbor import LexborHTMLParser
     except ImportError as error:
         raise refuse_missing("reading HTML", "selectolax", "html") from error
-    tree = LexborHTMLParser(_number_headings(html))
+    tree = LexborHTMLParser(_number_headings(flatten(html)))
     writer = _Writer()
     if tree.body is not None:
         for node, entering in _walk(tree.body):
@@ -75,6 +90,36 @@ def read_page(html: str) -> Page:
     title = tree.css_first("head title")
     titled = clean(_SPACE.sub(" ", title.text())).strip() if title else ""
     return Page("".join(writer.parts), titled, writer.headings, _charset(html, tree))
+
+
+def flatten(html: str) -> str:
+    """Return a page without the tags of elements inside MAX_DEPTH others; in place of a block a new line begins."""
+    if html.count("<") <= MAX_DEPTH:
+        return html
+    opened: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    depth = last = 0
+    pieces: list[str] = []
+    for match in _TAGS.finditer(html):
+        name = (match[3] or "").lower()
+        if not name or name in _NOT_NESTED or match.group().endswith("/>"):
+            continue
+        if match[2]:
+            if not dropped[name]:
+                depth -= opened[name] > 0
+                opened[name] -= opened[name] > 0
+                continue
+            dropped[name] -= 1
+        elif depth < MAX_DEPTH and (name != "table" or opened[name] < MAX_TABLES):
+            depth += 1
+            opened[name] += 1
+            continue
+        else:
+            dropped[name] += 1
+        line_ends = "\n" * match.group().count("\n")  # headings keep their lines
+        pieces += (html[last : match.start()], "<br>" if name in _APART or name in _LINES else "", line_ends)
+        last = match.end()
+    return "".join([*pieces, html[last:]]) if pieces else html
 
 
 def says_utf8(page: Page) -> bool:

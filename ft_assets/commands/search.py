@@ -6,13 +6,18 @@ import json
 
 import click
 import msgspec
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
 
 _SHOWN_CHARACTERS = 200
+
+
+def show(text: str) -> Text:
+    """Return a text of the data for a terminal: no markup in it counts, and no control character reaches it."""
+    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 @click.command("search")
@@ -41,6 +46,6 @@ def command(text: str, count: int | None, as_json: bool) -> None:
         content = " ".join(hit.content.split())
         shown = content if len(content) <= _SHOWN_CHARACTERS else f"{content[:_SHOWN_CHARACTERS]}…"
         scores = [f"{value:.4f}" for value in (hit.score, hit.dense, hit.sparse)]
-        table.add_row(*scores, hit.passage_id, escape(shown))
+        table.add_row(*scores, show(hit.passage_id), show(shown))
     console = make_console()
     console.print(table if hits else "nothing found")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -112,7 +111,7 @@ def _render(reports: list[Report], *, as_json: bool, junit: bool, github: bool, 
     from expectations import verify_reports as to
 
     if as_json:
-        return json.dumps([to.report_json(report) for report in reports], ensure_ascii=False, indent=2)
+        return to.dump_json(reports)
     if junit:
         return to.report_junit(reports).decode()
     if github:

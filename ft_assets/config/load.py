@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from expectations.yaml_text import load_yaml
 from ft_assets.config.model import RENAMED, SCHEMA_VERSION, Settings
 from resources.artifacts import write_json
 
@@ -115,7 +116,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise SettingsError(path, [f"the file is larger than {_MAX_BYTES} bytes."])
     try:
         # ruamel, not PyYAML: duplicate keys are errors, 1e-5 is a number and `no` is a string
-        document = cast("Any", YAML(typ="safe", pure=True)).load(path.read_text("utf-8"))
+        document = load_yaml(path.read_text("utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(path, [f"not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(document, dict):

@@ -43,15 +43,15 @@ def _chosen(row: Row, **changes: Any) -> bytes:
 PAIRS: dict[str, tuple[str, Callable[[Row], bytes]]] = {
     "not UTF-8": ("FT-ROW-001", lambda row: _text(row).replace(b"128", b"12\xff\xfe8")),
     "GB18030": ("FT-ROW-001", lambda row: _text(row, query="分组长度").decode().encode("gb18030")),
-    "not JSON": ("FT-ROW-002", lambda row: _text(row).replace(b'"', b"'")),
-    "cut in the middle": ("FT-ROW-002", lambda row: _text(row).decode()[:40].encode()),
+    "not JSON": ("FT-ROW-018", lambda row: _text(row).replace(b'"', b"'")),
+    "cut in the middle": ("FT-ROW-016", lambda row: _text(row).decode()[:40].encode()),
     "a key twice": ("FT-ROW-003", lambda row: b'{"query": "a",' + _text(row)[1:]),
     "NaN": ("FT-ROW-004", lambda row: _chosen(row, rouge_score=float("nan"))),
     "nested too deeply": ("FT-ROW-005", lambda row: b'{"extra": ' + b"[" * 90 + b"]" * 90 + b"," + _text(row)[1:]),
     "too long": ("FT-ROW-006", lambda row: _text(row, note="x" * 20_000)),
     "a lone surrogate": ("FT-ROW-009", lambda row: b'{"note": "\\ud800",' + _text(row)[1:]),
     "a control character": ("FT-TEXT-001", lambda row: _text(row, query="What is\u0007 it?")),
-    "a slot of a template": ("FT-TEXT-002", lambda row: _chosen(row, text="The answer to {question} is 128.")),
+    "a slot of a template": ("FT-TEXT-002", lambda row: _chosen(row, text="The answer is 128 bits for {question}")),
     "the print of an object": (
         "FT-TEXT-003", lambda row: _text(row, retrieval_result=["score=0.71 content='AES' payload={'id': 3}"]),
     ),

@@ -199,7 +199,7 @@ def test_beir_rows_keep_their_ids_titles_and_lines(tmp_path: Path):
     assert [(p.passage_id, p.document_id, p.heading, p.source) for p in passages] == [
         ("d1", "d1", "AES", "corpus.jsonl:1"), ("d2", "d2", "", "corpus.jsonl:2"),
     ]  # fmt: skip
-    assert [(r.file, r.line, r.code) for r in out] == [("corpus.jsonl", 3, "FT-ROW-002")]
+    assert [(r.file, r.line, r.code) for r in out] == [("corpus.jsonl", 3, "FT-ROW-018")]
 
 
 def test_what_cannot_be_a_passage_is_quarantined_with_file_line_and_reason(tmp_path: Path):
