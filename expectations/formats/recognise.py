@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from expectations.formats.columns import describe_table
 from expectations.formats.dialect import Dialect
 from expectations.formats.registry import DIALECTS
 from expectations.reading import Row, read_rows
@@ -17,6 +18,7 @@ SAMPLE = 100
 
 _LEAST_SHARE = 0.5  # of a dialect's marks: a row without one of two fields is still refused as a row of this dialect
 _LEAST_SHARE_UNNAMED = 0.51  # where no format was named, half of two marks may be a coincidence
+_SURE_SHARE = 0.85  # of what the texts of a file say
 
 
 class Recognition(NamedTuple):
@@ -41,23 +43,47 @@ def recognise_rows(rows: Sequence[Row], *, name: str, formats: Sequence[str] = (
     `formats`: names of formats or of dialects that the file may have; any by default. The file's name decides between
     dialects that fit equally well.
     """
-    candidates = [dialect for dialect in DIALECTS if not formats or _is_one_of(dialect, formats)]
+    candidates = [
+        dialect
+        for dialect in DIALECTS
+        if (_is_one_of(dialect, formats) if formats else not dialect.only_named or _is_named(dialect, name))
+    ]
     least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
     lines: dict[str, list[int]] = {}
     tied: set[str] = set()
+    undecided: dict[tuple[Dialect[Any], ...], list[Row]] = {}
     for row in rows:
         equals = _best_fits(row.value, candidates, least)
         if not equals:
             continue
         named = next((dialect for dialect in equals if _is_named(dialect, name)), None)
-        lines.setdefault((named or equals[0]).name, []).append(row.line)
-        if len(equals) > 1 and not named:
+        if named or len(equals) == 1:
+            lines.setdefault((named or equals[0]).name, []).append(row.line)
+        else:
+            undecided.setdefault(tuple(equals), []).append(row)
+    for equals, alike in undecided.items():
+        dialect, is_sure = _most_likely(equals, [row.value for row in alike])
+        lines.setdefault(dialect.name, []).extend(row.line for row in alike)
+        if not is_sure:
             tied.update(dialect.name for dialect in equals)
-    if not lines:
+    if not lines or (not formats and _is_guess(rows, lines)):
         return None
     ranked = sorted(lines.items(), key=lambda vote: -len(vote[1]))
     winner = next(dialect for dialect in candidates if dialect.name == ranked[0][0])
     return Recognition(winner, _notes(rows, ranked, tied - {winner.name}))
+
+
+def _most_likely(equals: Sequence[Dialect[Any]], values: Sequence[Any]) -> tuple[Dialect[Any], bool]:
+    """Return the dialect that rows probably have, of several that fit equally well, and whether that is sure."""
+    likely = [sum(dialect.likely(value) if dialect.likely else 0.0 for value in values) for dialect in equals]
+    best = max(likely)
+    return equals[likely.index(best)], best >= _SURE_SHARE * len(values)
+
+
+def _is_guess(rows: Sequence[Row], lines: dict[str, list[int]]) -> bool:
+    """Return whether most rows of a table without a header fit no dialect: the others may fit by chance."""
+    cells = sum(isinstance(row.value, list) for row in rows)
+    return cells * 2 > len(rows) and max(map(len, lines.values())) * 2 < len(rows)
 
 
 def _best_fits(value: Any, candidates: Sequence[Dialect[Any]], least: float) -> list[Dialect[Any]]:
@@ -91,10 +117,11 @@ def better_fit(value: Any, dialect: Dialect[Any]) -> Dialect[Any] | None:
     """
     if dialect.fit(value)[0] == 1.0:
         return None
-    own = set(dialect.marks)
+    own = {key for mark in dialect.marks for key in mark.split("|")}
     for other in DIALECTS:
         fits = other.marks and other.fit(value)[0] == 1.0
-        if fits and (other.format is dialect.format or not own.issuperset(other.marks)):
+        covered = all(not own.isdisjoint(mark.split("|")) for mark in other.marks)
+        if fits and (other.format is dialect.format or not covered):
             return other
     return None
 
@@ -105,6 +132,16 @@ def _some(lines: Sequence[int]) -> str:
 
 def unknown(where: str, rows: Sequence[Row], formats: Sequence[str] = ()) -> Violation:
     """Return the violation for a file, or rows, of no known dialect: the keys found, and the dialects that are read."""
+    if rows and all(isinstance(row.value, list) for row in rows) and rows[0].data[:1] != b"[":
+        code, reason = describe_table([row.value for row in rows])
+        return violation(code, where=where, message=reason, expected=describe_dialects(formats))
+    if rows and rows[0].named:
+        return violation(
+            "FT-TAB-001",
+            where=where,
+            message=f"the columns {_keys(row.value for row in rows)} are those of no format that is read here",
+            expected=describe_dialects(formats),
+        )
     return violation(
         "FT-DIALECT-001",
         where=where,
@@ -116,14 +153,17 @@ def unknown(where: str, rows: Sequence[Row], formats: Sequence[str] = ()) -> Vio
 def describe_dialects(formats: Sequence[str] = ()) -> str:
     """Return the dialects of some formats with their keys: `alpaca (instruction, output), messages (messages)`."""
     return ", ".join(
-        f"{dialect.name} ({', '.join(dialect.marks) or 'tab-separated columns'})"
+        f"{dialect.name} ({', '.join(mark.partition('|')[0] for mark in dialect.marks) or 'tab-separated columns'})"
         for dialect in DIALECTS
         if not formats or _is_one_of(dialect, formats)
     )
 
 
 def _is_one_of(dialect: Dialect[Any], names: Sequence[str]) -> bool:
-    return dialect.format.name in names or dialect.name in names
+    if dialect.format.name in names or dialect.name in names:
+        return True
+    # under a header the rows of a table are objects, and another dialect of the same format reads them
+    return any(other.name in names and not other.marks and other is not dialect for other in dialect.format.dialects)
 
 
 def _keys(values: Iterable[Any]) -> str:
