@@ -141,7 +141,7 @@ class Dialect(Generic[_Row]):
             return float(not self.marks), int(self.suits is not None)
         if not isinstance(value, dict) or not self.marks:
             return 0.0, 0
-        marks = sum(_has(value, mark) for mark in self.marks)
+        marks = sum(_has(cast("dict[str, Any]", value), mark) for mark in self.marks)
         return marks / len(self.marks), marks + sum(mark in value for mark in self.extra_marks)
 
     def decode(self, value: Any, place: Place, policy: Policy) -> Record:

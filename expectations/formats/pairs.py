@@ -85,21 +85,23 @@ class FlagEmbeddingRow(Extras, kw_only=True):
 
 
 _MOST_NEGATIVES = 64
-NumberedNegatives = msgspec.defstruct(
-    "NumberedNegatives",
-    [(f"negative_{n}", str | None, None) for n in range(_MOST_NEGATIVES + 1)],
-    bases=(Extras,),
-    kw_only=True,
-)
-"""Columns `negative_1`, `negative_2` …, as sentence-transformers writes mined negatives."""
 
 
-class AnchorRow(NumberedNegatives, kw_only=True):
+class AnchorRow(Extras, kw_only=True):
     positive: str | Texts
     anchor: str | None = None
     query: str | None = None
     question: str | None = None
     negative: str | Texts | None = None
+
+
+MinedRow: Any = msgspec.defstruct(
+    "MinedRow",
+    [(f"negative_{n}", str | None, None) for n in range(_MOST_NEGATIVES + 1)],
+    bases=(AnchorRow,),
+    kw_only=True,
+)
+"""With columns `negative_1`, `negative_2` …, as sentence-transformers writes mined negatives."""
 
 
 class Judged(msgspec.Struct, kw_only=True):
@@ -348,7 +350,7 @@ RETRIEVAL_PAIR = Format(
             name="sentence-transformers",
             marks=("anchor|query|question", "positive"),
             extra_marks=("negative", "negative_1"),
-            row=AnchorRow,
+            row=MinedRow,
             convert=_from_anchor,
         ),
         Dialect(

@@ -114,11 +114,12 @@ def _has_query_columns(value: Any) -> bool:
 
 def _has_qrel_columns(value: Any) -> bool:
     """True for two ids and no text: `query_id`, `passage_id` and `score` are the canonical form."""
-    if not isinstance(value, dict) or has_training_keys(value.keys() - {"label"}) or not _TEXT_KEYS.isdisjoint(value):
+    if not isinstance(value, dict):
         return False
-    if {"query_id", "passage_id", "score"} <= value.keys():
+    keys = cast("dict[str, Any]", value).keys()
+    if has_training_keys(keys - {"label"}) or keys & _TEXT_KEYS or {"query_id", "passage_id", "score"} <= keys:
         return False
-    return any(key in value for key in _JUDGED_QUERIES.keys) and any(key in value for key in _JUDGED_PASSAGES.keys)
+    return not keys.isdisjoint(_JUDGED_QUERIES.keys) and not keys.isdisjoint(_JUDGED_PASSAGES.keys)
 
 
 _TEXT_KEYS = frozenset(("text", "query", "question", "passage", "body", "contents", "content", "title"))

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from expectations.reading.rows import Rejected, Row, Source, Unreadable, escape
 from expectations.reading.streams import require_arrow
@@ -22,6 +23,7 @@ _BATCH_BYTES = 256 << 20
 """Rows are read in batches of at most about so many bytes, whatever the file says."""
 _MAX_COLUMNS = 2000
 _MAX_RATIO = 400  # of a file's bytes to those in its pages: see streams.py
+_DECODED_MATTERS_FROM = 1 << 30
 _MAX_DECODED_RATIO = 5000  # a text that every row repeats is stored once
 _RATIO_MATTERS_FROM = 64 << 20  # bytes
 _ROWS_A_BYTE = 100  # a column of nulls or of one value takes next to nothing
@@ -50,7 +52,7 @@ def read_parquet(source: Source, max_row_bytes: int) -> Iterator[Row | Rejected]
             for batch in file.iter_batches(batch_size=rows):
                 columns.add(batch)
                 decoded += _decoded_bytes(batch)
-                if decoded > max(_RATIO_MATTERS_FROM * 16, size * _MAX_DECODED_RATIO):
+                if decoded > max(_DECODED_MATTERS_FROM, size * _MAX_DECODED_RATIO):
                     raise Unreadable("FT-ROW-010", f"{size} bytes unpack to more than {decoded}")
     except (pa.ArrowException, OSError) as error:
         raise Unreadable("FT-ROW-008", f"the Parquet file is not complete: {_short(error)}") from error
@@ -70,44 +72,63 @@ def _refuse_bomb(metadata: Any, path: Path) -> int:
         raise Unreadable("FT-ROW-010", f"it has {metadata.num_columns} columns, more than {_MAX_COLUMNS} are not read")
     if metadata.num_rows > max(_ROWS_MATTER_FROM, size * _ROWS_A_BYTE):
         raise Unreadable("FT-ROW-010", f"{size} bytes say that they are {metadata.num_rows} rows")
-    unpacked = repeated = 0
+    unpacked = written_out = 0
+    longest_row = 0.0
     with path.open("rb") as stream:
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
-            words = 0
+            row = 0.0
             for place in range(group.num_columns):
                 chunk = group.column(place)
                 unpacked += chunk.total_uncompressed_size
-                words += _dictionary_bytes(stream, chunk)
-            repeated = max(repeated, words)
-    if unpacked > max(_RATIO_MATTERS_FROM, size * _MAX_RATIO):
-        raise Unreadable("FT-ROW-010", f"{size} bytes unpack to {unpacked}")
-    return max(1, min(_BATCH, _BATCH_BYTES // max(1, repeated)))
+                if words := _read_dictionary_size(stream, chunk):
+                    written_out += chunk.num_values * words.mean
+                    row += chunk.num_values / max(1, group.num_rows) * words.longest
+            longest_row = max(longest_row, row)
+    limits = ((unpacked, _RATIO_MATTERS_FROM, _MAX_RATIO), (written_out, _DECODED_MATTERS_FROM, _MAX_DECODED_RATIO))
+    for amount, from_bytes, ratio in limits:
+        if amount > max(from_bytes, size * ratio):
+            raise Unreadable("FT-ROW-010", f"{size} bytes unpack to {amount:.0f}")
+    if longest_row > _DECODED_MATTERS_FROM:
+        raise Unreadable("FT-ROW-010", f"one row of it may have {longest_row:.0f} bytes, the file has {size}")
+    return max(1, min(_BATCH, int(_BATCH_BYTES / max(1, longest_row))))
 
 
-def _dictionary_bytes(stream: BinaryIO, chunk: Any) -> int:
-    """Return the size of a column's dictionary page: no cell that rows repeat from it is larger.
+class _Dictionary(NamedTuple):
+    """The texts that the rows of a column refer to, in bytes: one that every row repeats is stored once."""
 
-    It stands in the page's header (Thrift's compact protocol: type, unpacked size), and not in the file's metadata.
+    mean: float
+    longest: float
+    """At most 64 times the mean: a few long texts among many short ones are not what most rows repeat."""
+
+
+def _read_dictionary_size(stream: BinaryIO, chunk: Any) -> _Dictionary | None:
+    """Return the size of the texts in a column's dictionary page; None without one.
+
+    It stands in the page's header, and not in the file's metadata. The header is written in Thrift's compact protocol:
+    type of the page, its size unpacked and packed, perhaps a checksum, and a struct that begins with the number of
+    texts.
     """
-    if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page:
-        return 0
+    if chunk.physical_type != "BYTE_ARRAY" or not chunk.has_dictionary_page or chunk.dictionary_page_offset is None:
+        return None
     stream.seek(chunk.dictionary_page_offset)
-    header = stream.read(16)
-    numbers: list[int] = []
-    at = 0
-    while len(numbers) < 2 and at < len(header) and header[at] == 0x15:  # the next field, an int32
-        at += 1
-        value = shift = 0
-        while at < len(header):
-            value |= (header[at] & 0x7F) << shift
-            shift += 7
-            at += 1
-            if header[at - 1] < 0x80:
-                break
-        numbers.append((value >> 1) ^ -(value & 1))
-    stated = numbers[1] if len(numbers) == 2 else 0
-    return stated if stated > 0 else chunk.total_uncompressed_size
+    header = _PAGE_HEADER.match(stream.read(48))
+    if header is None:  # no writer that is known here: assume the worst
+        return _Dictionary(chunk.total_uncompressed_size, chunk.total_uncompressed_size)
+    size, count = _zigzag(header["size"]), max(1, _zigzag(header["count"]))
+    return _Dictionary(size / count, min(size, 64 * size / count))
+
+
+_PAGE_HEADER = re.compile(
+    rb"\x15.\x15(?P<size>[\x80-\xff]*[\x00-\x7f])\x15[\x80-\xff]*[\x00-\x7f]"
+    rb"(?:\x15[\x80-\xff]*[\x00-\x7f]\x3c|\x4c)\x15(?P<count>[\x80-\xff]*[\x00-\x7f])",
+    re.DOTALL,
+)
+
+
+def _zigzag(data: bytes) -> int:
+    """Return the positive number of a variable-length integer."""
+    return sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(data)) >> 1
 
 
 def read_folder(source: Source, max_row_bytes: int) -> Iterator[Row | Rejected]:
@@ -223,8 +244,8 @@ def _decoded_bytes(batch: Any) -> int:
     size = 0
     for column in batch.columns:
         if types.is_dictionary(column.type) and types.is_string(column.type.value_type):
-            lengths = compute.take(compute.binary_length(column.dictionary), column.indices)
-            size += compute.sum(lengths).as_py() or 0
+            lengths = compute.take(compute.call_function("binary_length", [column.dictionary]), column.indices)
+            size += compute.call_function("sum", [lengths]).as_py() or 0
         else:
             size += column.nbytes
     return size

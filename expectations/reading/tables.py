@@ -145,7 +145,7 @@ def _parsed(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def _first_row(text: str, delimiter: str) -> list[str]:
-    return next(_parsed(text, delimiter), [])
+    return next(_parsed(text, delimiter), list[str]())
 
 
 def _blank_shape(name: str, lines: Sequence[str]) -> Shape | None:
