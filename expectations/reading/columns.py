@@ -19,10 +19,11 @@ FORMAT_KEY, VERSION_KEY = b"ft_assets.format", b"ft_assets.version"
 """Metadata of a Parquet file: the record format of its rows, and its version."""
 
 _BATCH = 1000
-_BATCH_BYTES = 256 << 20
+_BATCH_BYTES = 128 << 20
 """Rows are read in batches of at most about so many bytes, whatever the file says."""
 _MAX_COLUMNS = 2000
 _MAX_RATIO = 400  # of a file's bytes to those in its pages: see streams.py
+_MAX_ROW_BYTES = 128 << 20
 _DECODED_MATTERS_FROM = 1 << 30
 _MAX_DECODED_RATIO = 5000  # a text that every row repeats is stored once
 _RATIO_MATTERS_FROM = 64 << 20  # bytes
@@ -89,7 +90,7 @@ def _refuse_bomb(metadata: Any, path: Path) -> int:
     for amount, from_bytes, ratio in limits:
         if amount > max(from_bytes, size * ratio):
             raise Unreadable("FT-ROW-010", f"{size} bytes unpack to {amount:.0f}")
-    if longest_row > _DECODED_MATTERS_FROM:
+    if longest_row > _MAX_ROW_BYTES:
         raise Unreadable("FT-ROW-010", f"one row of it may have {longest_row:.0f} bytes, the file has {size}")
     return max(1, min(_BATCH, int(_BATCH_BYTES / max(1, longest_row))))
 

@@ -14,7 +14,7 @@ from expectations.reading.decode import decode_row
 from expectations.reading.lane import Lane
 from expectations.reading.lines import ArrayReader, read_lines
 from expectations.reading.rows import BLANK, BOM, Rejected, Row, Source, Unreadable
-from expectations.reading.streams import CHUNK, markup_of, open_stream, packing_of
+from expectations.reading.streams import CHUNK, markup_of, not_read, open_stream, packing_of
 from expectations.reading.tables import read_table, shape_of
 from expectations.violations import Refused, violation
 
@@ -61,7 +61,7 @@ def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Ro
         peeked = cast(io.BufferedReader, stream).peek(CHUNK).removeprefix(BOM)
         start = peeked.lstrip(BLANK)
         if markup := markup_of(start):
-            raise Unreadable("FT-ROW-011", f"it is {markup}, which is not read here")
+            raise not_read(markup)
         if shape := shape_of(path.name, peeked):
             yield from read_table(stream, source, shape, max_line_bytes)
         elif _is_array(start):

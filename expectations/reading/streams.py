@@ -60,10 +60,10 @@ def packing_of(path: Path) -> Packing:
     with path.open("rb") as stream:
         start = stream.read(24)
     if start.startswith(_ZIP):
-        raise Unreadable("FT-ROW-011", f"it is {_name_zip(path)}, which is not read here")
+        raise not_read(_name_zip(path))
     for magic, name in _NOT_READ.items():
         if start.startswith(magic):
-            raise Unreadable("FT-ROW-011", f"it is {name}, which is not read here")
+            raise not_read(name)
     found: Packing = "plain"
     for magic, packing in _MAGIC:
         if start.startswith(magic):
@@ -72,6 +72,12 @@ def packing_of(path: Path) -> Packing:
     if suffix in _SUFFIXES and _SUFFIXES[suffix] != found:
         raise Unreadable("FT-ROW-008", f"its name ends with {suffix}, but its first bytes are not those of such a file")
     return found
+
+
+def not_read(kind: str) -> Unreadable:
+    """Return the refusal of a kind of file; `kind` may say behind a colon what to do instead."""
+    name, _, advice = kind.partition(": ")
+    return Unreadable("FT-ROW-011", f"it is {name}, which is not read here" + (f"; {advice}" if advice else ""))
 
 
 def _name_zip(path: Path) -> str:

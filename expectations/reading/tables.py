@@ -37,6 +37,7 @@ passage_id passage-id corpus_id corpus-id corpusid doc-id document-id paragraph_
 q_id topic topic_id question_id score rel relevance relevancy grade judgment judgement rating iteration iter
 rank run tag anchor positive negative positives negatives pos neg pos_scores neg_scores positive_passages
 negative_passages positive_scores negative_scores in_batch_negatives metadata 问题 答案 相关法规 format_version domain
+rerank_passage prediction version type
 """
 COLUMNS = frozenset(_COLUMN_WORDS.split())
 """Names of columns in the files that are read here. A test compares them with the keys of all dialects."""
@@ -77,7 +78,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 def shape_of(name: str, start: bytes) -> Shape | None:
     """Return the shape of a table, by the file's name and its first bytes; None for a file that is no table."""
-    if start.lstrip(BLANK)[:1] in (b"{", b"["):
+    if start.lstrip(BLANK)[:1] in (b"{", b"[") or b"\x00" in start[:4]:  # a NUL: UTF-16, which is refused row by row
         return None
     text = start.lstrip(b"\r\n").decode("utf-8", "replace")
     lines = [line for line in text.split("\n") if line.strip()]
@@ -92,7 +93,9 @@ def shape_of(name: str, start: bytes) -> Shape | None:
     tabs = {line.count("\t") for line in lines}
     if len(tabs) == 1 and tabs <= {1, 2, 3, 5}:
         return _tab_shape(text)
-    has_tabs = suffix in ("tsv", "tab") or _is_known_header(lines[0].split("\t"))
+    width = lines[0].count("\t")
+    is_headed = _is_known_header(lines[0].split("\t")) and any(line.count("\t") == width for line in lines[1:])
+    has_tabs = suffix in ("tsv", "tab") or is_headed
     return _blank_shape(name, lines) or (_tab_shape(text) if has_tabs else _shape_by_header(text, lines))
 
 

@@ -387,7 +387,7 @@ def test_arbitrary_bytes_never_crash_it_and_every_line_is_accounted_for(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=200), st.sampled_from(["rows.json", "rows.json.gz", "rows.tsv"]))
+@given(st.binary(max_size=200), st.sampled_from(["rows.json", "rows.json.gz", "rows.tsv", "rows.csv", "rows.qrels"]))
 def test_arbitrary_files_and_arrays_never_crash_it(tmp_path: Path, data: bytes, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(data)
