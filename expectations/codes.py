@@ -69,7 +69,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-ROW-011": Code(
         "A kind of file that is not supported",
-        "Supported: JSON, JSONL, CSV, TSV, also compressed with gzip or zstd; Parquet; folders of the datasets library.",
+        "Supported: JSON, JSONL, CSV, TSV, also compressed (gzip, zstd); Parquet; folders of the datasets library.",
         "Convert the file to UTF-8 JSONL.",
     ),
     "FT-ROW-012": Code(
