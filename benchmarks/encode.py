@@ -1,19 +1,19 @@
-"""Encoding and a training step, beside sentence-transformers on its defaults; and memory as the corpus grows.
+"""Encoding and a training step, compared with sentence-transformers and its defaults; and memory as the corpus grows.
 
     python benchmarks/encode.py [--parts encode,train,memory] [--texts 400] [--repeats 3] [--sizes 5000,…]
 
 - encode: `HybridEncoder.encode` (dense and lexical vectors, the dtype of the machine) and `SentenceTransformer.encode`
-  (dense alone, its defaults) on the same texts take turns in one process. Models: MiniLM-L6 as it travels in a package,
-  and BERT-base's shape with random weights. Cosines are those of our dense vectors to theirs, which are fp32.
+  (dense only, its defaults) on the same texts take turns in one process. Models: MiniLM-L6 from a Python package, and
+  BERT-base's shape with random weights. Cosines are between our dense vectors and theirs, which are fp32.
 - train: our trainer (both heads, self-distillation) and SentenceTransformerTrainer with MultipleNegativesRankingLoss
-  and its CPU defaults take turns: same model, pairs, batch, token limit. Seconds a step are those of the whole training
-  by its steps, tokenising included, loading not.
-- memory: the worker that encodes a corpus, in a process of its own for each size, first with nothing known and then
-  with every vector known from the earlier run. Peak memory and what it is beyond that of the smallest corpus.
+  and its CPU defaults take turns: same model, pairs, batch, token limit. Seconds of a step are those of the whole
+  training divided by its steps, with tokenising and without loading.
+- memory: the worker that encodes a corpus, in a process of its own for each size, first with no vector known and
+  then with every vector known from the earlier run. Reported: peak memory, and its distance from the smallest corpus.
 
-Each figure is the best of the repeats: other work on the machine only ever adds. Besides seconds on the clock there are
-those of the processor, which say more on a machine that others use. Texts are cut from examples/en, with
-lengths as corpora have them (the longest ten times the middle one).
+Each figure is the best of the repeats: other work on the machine can only make it longer. CPU seconds are reported next
+to wall seconds, because they are more reliable on a shared machine. Texts are cut from examples/en, with lengths as in
+real corpora (the longest is ten times the median).
 """
 
 # torch, transformers and sentence_transformers are loosely typed
@@ -33,7 +33,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # never for who imports this: threads of tokenizers do not survive a fork
+if __name__ == "__main__":  # not on import: the threads of tokenizers do not survive a fork
     os.environ.update(TOKENIZERS_PARALLELISM="true", HF_HUB_OFFLINE="1")
     warnings.simplefilter("ignore")
 
@@ -58,7 +58,7 @@ BATCH, STEPS = 32, 4
 TOKENS = 256
 
 Seconds = tuple[float, float]
-"""On the clock, and of the processor."""
+"""Wall seconds and CPU seconds."""
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def texts(count: int, middle: int = 60) -> list[str]:
-    """Passages of `middle` words in the middle and ten times as many at most, the same every time."""
+    """Return passages with a median of `middle` words and at most ten times as many; the same on every call."""
     dice = random.Random(0)  # noqa: S311
     words = " ".join(path.read_text("utf-8") for path in sorted(ROOT.glob("examples/en/corpus/*.md"))).split()
     made: list[str] = []
@@ -101,7 +101,7 @@ def texts(count: int, middle: int = 60) -> list[str]:
 
 # -- encoding -----------------------------------------------------------------------------------------------------
 def compare_encoding(root: Path, count: int, repeats: int) -> dict[str, Any]:
-    """Texts a second of both on each model, and how near our vectors are to fp32."""
+    """Return the seconds of both libraries on each model, and the cosine of our vectors to fp32."""
     return {
         "MiniLM-L6": encoding_of(models.locate(MINILM, root), root / "minilm", texts(count), repeats),
         "BERT-base, random": encoding_of(bert_base(root / "base"), root / "bert", texts(count // 4), repeats),
@@ -109,7 +109,7 @@ def compare_encoding(root: Path, count: int, repeats: int) -> dict[str, Any]:
 
 
 def encoding_of(base: Path, folder: Path, passages: Sequence[str], repeats: int) -> dict[str, Any]:
-    """Both on one model, which is saved into `folder` as the platform saves models."""
+    """Return the figures of both on one model, which is saved into `folder` as the platform saves models."""
     from sentence_transformers import SentenceTransformer
 
     folder.mkdir()
@@ -122,7 +122,7 @@ def encoding_of(base: Path, folder: Path, passages: Sequence[str], repeats: int)
         mine, made = timed(lambda: ours.encode(passages))
         other, wanted = timed(lambda: theirs.encode(list(passages)))
         taken.append((mine, other))
-    cosines = (made.dense * np.asarray(wanted)).sum(axis=1)  # both of length one
+    cosines = (made.dense * np.asarray(wanted)).sum(axis=1)  # both have length one
     return {
         "texts": len(passages),
         "tokens": sum(map(len, ours.tokenize(passages, "passage"))),
@@ -132,24 +132,24 @@ def encoding_of(base: Path, folder: Path, passages: Sequence[str], repeats: int)
 
 
 def timed(work: Callable[[], Any]) -> tuple[Seconds, Any]:
-    """What `work` took and what it returned."""
+    """Return the seconds of `work` and its result."""
     clock, processor = time.perf_counter(), time.process_time()
-    made = work()
-    return (time.perf_counter() - clock, time.process_time() - processor), made
+    result = work()
+    return (time.perf_counter() - clock, time.process_time() - processor), result
 
 
 def best(taken: Sequence[tuple[Seconds, Seconds]], by: int = 1) -> dict[str, Any]:
-    """The least that ours and theirs took, divided `by`, and how many times faster ours is."""
-    found: dict[str, Any] = {}
+    """Return the shortest times of ours and theirs, divided by `by`, and how many times faster ours is."""
+    figures: dict[str, Any] = {}
     for kind, name in enumerate(("seconds", "processor_seconds")):
         mine, other = (min(pair[who][kind] for pair in taken) / by for who in (0, 1))
-        found[name] = {"ft-assets": round(mine, 3), "sentence-transformers": round(other, 3)}
-        found[name]["times_faster"] = round(other / mine, 2)
-    return found
+        figures[name] = {"ft-assets": round(mine, 3), "sentence-transformers": round(other, 3)}
+        figures[name]["times_faster"] = round(other / mine, 2)
+    return figures
 
 
 def bert_base(folder: Path) -> Path:
-    """BERT-base's shape with random weights and MiniLM's vocabulary."""
+    """Write a model with BERT-base's shape, random weights and MiniLM's vocabulary; return its folder."""
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
@@ -162,7 +162,7 @@ def bert_base(folder: Path) -> Path:
 
 # -- a training step ----------------------------------------------------------------------------------------------
 def compare_training(root: Path, repeats: int) -> dict[str, Any]:
-    """Seconds a step of both trainers on MiniLM."""
+    """Return the seconds of a step of both trainers on MiniLM."""
     base = models.locate(MINILM, root)
     passages = texts(BATCH * STEPS)
     questions = [" ".join(text.split()[1:13]) for text in passages]
@@ -178,8 +178,8 @@ def our_training(base: Path, run: Path, questions: list[str], passages: list[str
     settings = EmbeddingSettings(base_model=MINILM, batch_size=BATCH, epochs=1, passage_max_tokens=TOKENS)
     encoder = HybridEncoder.from_base(base, settings, "")
     corpus = Passages(names, names, passages, [text_digest(text) for text in passages])
-    asked = Questions(names, questions, [{name: 1} for name in names], [])
-    return timed(lambda: train(encoder, asked, corpus, settings, Metrics(run)))[0]
+    training = Questions(names, questions, [{name: 1} for name in names], [])
+    return timed(lambda: train(encoder, training, corpus, settings, Metrics(run)))[0]
 
 
 def their_training(base: Path, folder: Path, questions: list[str], passages: list[str]) -> Seconds:
@@ -196,18 +196,22 @@ def their_training(base: Path, folder: Path, questions: list[str], passages: lis
     trainer = SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
-            output_dir=str(folder / "trainer"), per_device_train_batch_size=BATCH, num_train_epochs=1, use_cpu=True,
-            save_strategy="no", disable_tqdm=True,
+            output_dir=str(folder / "trainer"),
+            per_device_train_batch_size=BATCH,
+            num_train_epochs=1,
+            use_cpu=True,
+            save_strategy="no",
+            disable_tqdm=True,
         ),
         train_dataset=Dataset.from_dict({"anchor": questions, "positive": passages}),
         loss=MultipleNegativesRankingLoss(model),
-    )  # fmt: skip
+    )
     return timed(trainer.train)[0]
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
 def compare_memory(root: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Peak memory of the worker for each size of corpus, with nothing known and with everything known."""
+    """Return the worker's peak memory for each size of corpus, with no vector known and with all of them known."""
     rows: list[dict[str, Any]] = []
     for size in sizes:
         state = root / f"corpus{size}"
@@ -225,7 +229,7 @@ def compare_memory(root: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def encode_corpus(state: Path) -> dict[str, Any]:
-    """Encode the corpus in `state`; the second time the first's vectors are known."""
+    """Encode the corpus in `state` and return the figures; the second run reuses the vectors of the first."""
     store = ArtifactStore(state)
     model, passages = store.require("embedding_model"), store.require("passages")
     recipe = Recipe(
@@ -246,13 +250,13 @@ def encode_corpus(state: Path) -> dict[str, Any]:
 
 
 def peak_mib() -> int:
-    """Most memory this process has held. Not by getrusage: its figure begins with that of the parent process."""
+    """Return the peak memory of this process. Not by getrusage, which starts with the parent process's figure."""
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def small_corpus(state: Path, size: int) -> None:
-    """The smallest model, untrained, and `size` short passages, as artifacts in `state`."""
+    """Write the smallest model, untrained, and `size` short passages as artifacts into `state`."""
     import pyarrow as pa
 
     store = ArtifactStore(state)
@@ -272,7 +276,7 @@ def small_corpus(state: Path, size: int) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Return the machine and the libraries of the figures."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     compute = accelerator.choose("cpu")

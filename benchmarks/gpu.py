@@ -1,14 +1,14 @@
-"""Memory and speed of LoRA and QLoRA training on one GPU, beside the estimator's figures and plain TRL.
+"""Memory and speed of LoRA and QLoRA training on one GPU, compared with the estimator and with plain TRL.
 
     python benchmarks/gpu.py [--tokens 1024 2048 4096] [--minutes 9] [--out FILE]   # on the GPU machine
-    python benchmarks/gpu.py --estimates benchmarks/results/gpu.json                # fills in what `ft estimate` says
+    python benchmarks/gpu.py --estimates benchmarks/results/gpu.json                # add what `ft estimate` computes
     python benchmarks/gpu.py --device cpu --tiny                                    # the same code on two tiny shapes
 
 Needs torch, transformers and peft, and nothing from a hub: the models are built on the device from their sizes with
 random weights, rows are random tokens of full length (the second half supervised), one row or pair a step, gradient
-checkpointing on. What else it needs travels in this file: the head that never holds all logits, and nf4 with double
-quantisation in plain torch, for machines without bitsandbytes (same memory, slower: `quantiser` says which it was).
-TRL is measured as well where it is installed, with its defaults. Results are written after every case.
+checkpointing on. This file contains the rest: the head that never holds all logits, and nf4 with double quantisation
+in plain torch, for machines without bitsandbytes (same memory, slower; the result `quantiser` names the one that was
+used). TRL is measured as well where it is installed, with its defaults. Results are written after every case.
 
 `ft-assets` here is a small loop that computes what the platform's worker computes on a GPU, not the worker itself.
 """
@@ -28,6 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -63,7 +64,7 @@ _TILE_TOKENS, _TILE_VOCABULARY = 4096, 8192
 
 
 class TiledLogProbs(torch.autograd.Function):
-    """log p(target) for hidden states [N, H] under a frozen head [V, H]; a tile of logits at a time."""
+    """Computes log p(target) for hidden states [N, H] under a frozen head [V, H], one tile of logits at a time."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ class Nf4Linear(nn.Linear):
         ).flatten()
         self.weight = nn.Parameter((nearest[::2] * 16 + nearest[1::2]).to(torch.uint8), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        # the scales are all positive: what is kept is their distance from the mean
+        # the scales are all positive: only their distance from the mean is stored
         mean = scale.mean()
         padded = nn.functional.pad(scale - mean, (0, -len(scale) % _SUPER_BLOCK)).reshape(-1, _SUPER_BLOCK)
         steps = padded.abs().amax(-1).clamp(min=1e-12) / 127
@@ -141,7 +142,7 @@ class Nf4Linear(nn.Linear):
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """x @ W.T, with W made anew from 4 bits in both directions instead of being kept."""
+    """x @ W.T. W is computed from its 4 bits in the forward and again in the backward pass, and is never stored."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Nf4Linear, bias: Tensor | None) -> Tensor:
@@ -157,7 +158,7 @@ class _FrozenProduct(torch.autograd.Function):
 
 
 def build_model(sizes: dict[str, Any], *, quantised: bool, dtype: torch.dtype, device: str) -> Any:
-    """Layer by layer on the device, so that a quantised model never stands there in full."""
+    """Return a random model, built layer by layer on the device: a quantised model is never there in full size."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(**sizes)
@@ -183,11 +184,12 @@ def build_model(sizes: dict[str, Any], *, quantised: bool, dtype: torch.dtype, d
     # its buffers are computed, not random
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
     if quantised and quantiser() == "bitsandbytes":
-        model.is_loaded_in_4bit = True  # peft asks
+        model.is_loaded_in_4bit = True  # peft reads this
     return model
 
 
 def quantiser() -> str:
+    """Return the name of the nf4 implementation that is used."""
     return "bitsandbytes" if importlib.util.find_spec("bitsandbytes") else "torch"
 
 
@@ -198,17 +200,22 @@ def _quantise(weight: Tensor, bias: Tensor | None) -> nn.Module:
 
     outputs, inputs = weight.shape
     layer = bnb.nn.Linear4bit(
-        inputs, outputs, bias is not None, compute_dtype=weight.dtype, compress_statistics=True, quant_type="nf4",
+        inputs,
+        outputs,
+        bias is not None,
+        compute_dtype=weight.dtype,
+        compress_statistics=True,
+        quant_type="nf4",
         device="meta",
-    )  # fmt: skip
+    )
     layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
     layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     layer.support_avx512bf16_for_cpu = False  # its CPU kernel has no backward pass
-    return layer.to(weight.device)  # moving is what quantises
+    return layer.to(weight.device)  # the move quantises it
 
 
 def add_adapter(model: Any, method: str) -> Any:
-    """As TRL and the platform do: fp32 adapters on a bf16 base, bf16 adapters on a 4-bit base."""
+    """Return the model with an adapter as TRL and the platform add it: fp32 on a bf16 base, bf16 on a 4-bit base."""
     from peft import LoraConfig, get_peft_model
 
     adapted = get_peft_model(
@@ -221,11 +228,11 @@ def add_adapter(model: Any, method: str) -> Any:
     return adapted
 
 
-# --- the engines: each yields the seconds of one step after the other ---
+# --- the engines: each yields the seconds of every step ---
 
 
 def steps_of_ours(case: Case, model: Any, device: str) -> Iterator[float]:
-    """The platform's computation: checkpointing, tiled head over the supervised half, fused AdamW."""
+    """Yield the seconds of the platform's steps: checkpointing, tiled head over the supervised half, fused AdamW."""
     from peft import LoraConfig
 
     adapted = add_adapter(model, case["method"])
@@ -244,13 +251,13 @@ def steps_of_ours(case: Case, model: Any, device: str) -> Iterator[float]:
     rows, half = (2 if case["objective"] == "dpo" else 1), case["tokens"] // 2
 
     def score(ids: Tensor) -> Tensor:
-        """Log-probabilities [B, T/2] of the second half."""
+        """Return the log-probabilities [B, T/2] of the second half."""
         with torch.autocast(device, torch.bfloat16):
             hidden = base.model(input_ids=ids, use_cache=False).last_hidden_state[:, half - 1 : -1].bfloat16()
             targets = ids[:, half:]
             weight = base.lm_head.weight.bfloat16()
-            found: Any = TiledLogProbs.apply(hidden.reshape(-1, hidden.shape[-1]), weight, targets.reshape(-1))
-            return found.view(targets.shape)
+            log_probs: Any = TiledLogProbs.apply(hidden.reshape(-1, hidden.shape[-1]), weight, targets.reshape(-1))
+            return log_probs.view(targets.shape)
 
     for _ in range(case["steps"]):
         ids = torch.randint(0, base.config.vocab_size, (rows, case["tokens"]), device=device)
@@ -277,7 +284,7 @@ def steps_of_ours(case: Case, model: Any, device: str) -> Iterator[float]:
 
 
 def steps_of_trl(case: Case, model: Any, device: str) -> Iterator[float]:
-    """SFTTrainer or DPOTrainer with their defaults, but for the batch of one."""
+    """Yield the seconds of the steps of SFTTrainer or DPOTrainer with their defaults, except for the batch of one."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
@@ -302,20 +309,31 @@ def steps_of_trl(case: Case, model: Any, device: str) -> Iterator[float]:
     half = tokens // 2
     with tempfile.TemporaryDirectory() as out:
         given: dict[str, Any] = {
-            "output_dir": out, "max_steps": steps, "per_device_train_batch_size": 1, "max_length": tokens,
-            "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": device == "cpu",
+            "output_dir": out,
+            "max_steps": steps,
+            "per_device_train_batch_size": 1,
+            "max_length": tokens,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "use_cpu": device == "cpu",
             "dataloader_pin_memory": device != "cpu",
-        }  # fmt: skip
+        }
         common: dict[str, Any] = {
-            "model": model, "processing_class": _word_tokenizer(), "callbacks": [Clock()],
+            "model": model,
+            "processing_class": _word_tokenizer(),
+            "callbacks": [Clock()],
             "peft_config": LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-        }  # fmt: skip
+        }
         if case["objective"] == "dpo":
             pairs = [
-                {"prompt": " ".join(first[:half]), "chosen": " ".join(["", *first[half + 1 :]]),
-                 "rejected": " ".join(["", *second[half + 1 :]])}
+                {
+                    "prompt": " ".join(first[:half]),
+                    "chosen": " ".join(["", *first[half + 1 :]]),
+                    "rejected": " ".join(["", *second[half + 1 :]]),
+                }
                 for first, second in zip(words[::2], words[1::2], strict=True)
-            ]  # fmt: skip
+            ]
             trainer = DPOTrainer(args=DPOConfig(**given), train_dataset=Dataset.from_list(pairs), **common)
         else:
             ids = [[int(word) for word in row] for row in words]
@@ -326,7 +344,7 @@ def steps_of_trl(case: Case, model: Any, device: str) -> Iterator[float]:
 
 
 def _word_tokenizer() -> Any:
-    """A number is a token: rows have the length they are meant to have."""
+    """Return a tokenizer with a token for each number, so that rows have exactly the wanted length."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -348,12 +366,12 @@ def synchronise(device: str) -> None:
 
 
 def run_group(cases: list[Case], device: str) -> Iterator[Case]:
-    """All lengths of one engine, shape, method and objective, each on a model of its own."""
+    """Yield the results of the cases, each on a new model."""
     for case in cases:
         model: Any = None
-        found: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
         try:
-            # TRL's trainers load a model they are given by name in float32
+            # TRL's trainers load a model in float32 if they get its name
             dtype = torch.float32 if case["engine"] == "TRL defaults" else torch.bfloat16
             model = build_model(case["sizes"], quantised=case["method"] == "qlora", dtype=dtype, device=device)
             if device == "cuda":
@@ -361,18 +379,18 @@ def run_group(cases: list[Case], device: str) -> Iterator[Case]:
             seconds = list(RUN[case["engine"]](case, model, device))
             step = median(seconds[1:])  # the first one warms up
             rows = 2 if case["objective"] == "dpo" else 1
-            found = {"state": "measured", "step_seconds": step, "tokens_per_second": rows * case["tokens"] / step}
+            figures = {"state": "measured", "step_seconds": step, "tokens_per_second": rows * case["tokens"] / step}
         except torch.OutOfMemoryError:
-            found = {"state": "out of memory"}
+            figures = {"state": "out of memory"}
         if device == "cuda":
             reserved = torch.cuda.memory_reserved()
             free, total = torch.cuda.mem_get_info()
             outside = total - free - reserved  # the CUDA context
-            found |= {
+            figures |= {
                 "allocated_gib": torch.cuda.max_memory_allocated() / GIB,
                 "peak_gib": (torch.cuda.max_memory_reserved() + outside) / GIB,
             }
-        yield {**case, **found}
+        yield {**case, **figures}
         del model
         gc.collect()
         if device == "cuda":
@@ -380,19 +398,25 @@ def run_group(cases: list[Case], device: str) -> Iterator[Case]:
 
 
 def list_cases(tokens: list[int], steps: int, *, tiny: bool) -> list[Case]:
-    """In the order of what is worth most, should time run out: all of ours, then TRL's."""
+    """Return the cases, the most useful ones first in case time runs out: all of ours, then TRL's."""
     return [
         {
-            "engine": engine, "shape": shape, "method": method, "objective": objective, "tokens": length,
-            "steps": steps, "sizes": {**sizes, **(TINY if tiny else {})},
+            "engine": engine,
+            "shape": shape,
+            "method": method,
+            "objective": objective,
+            "tokens": length,
+            "steps": steps,
+            "sizes": {**sizes, **(TINY if tiny else {})},
         }
-        for engine in ENGINES for shape, sizes in SHAPES.items() for method in METHODS for objective in OBJECTIVES
-        for length in tokens
-    ]  # fmt: skip
+        for engine, (shape, sizes), method, objective, length in product(
+            ENGINES, SHAPES.items(), METHODS, OBJECTIVES, tokens
+        )
+    ]
 
 
 def estimate(case: Case) -> float | None:
-    """GiB by the platform's estimator; None where its own libraries are not installed."""
+    """Return the GiB by the platform's estimator; None where its own libraries are not installed."""
     sys.path.insert(0, str(ROOT))
     try:
         from resources.estimate import TrainingSetup, TrainingTarget, estimate_training
@@ -401,17 +425,22 @@ def estimate(case: Case) -> float | None:
         return None
     sizes = case["sizes"]
     shape = ModelShape.from_sizes(
-        layers=sizes["num_hidden_layers"], hidden=sizes["hidden_size"], heads=sizes["num_attention_heads"],
-        ffn=sizes["intermediate_size"], vocab=sizes["vocab_size"], kv_heads=sizes["num_key_value_heads"],
-        head_dim=sizes.get("head_dim"), tied=sizes["tie_word_embeddings"],
-    )  # fmt: skip
+        layers=sizes["num_hidden_layers"],
+        hidden=sizes["hidden_size"],
+        heads=sizes["num_attention_heads"],
+        ffn=sizes["intermediate_size"],
+        vocab=sizes["vocab_size"],
+        kv_heads=sizes["num_key_value_heads"],
+        head_dim=sizes.get("head_dim"),
+        tied=sizes["tie_word_embeddings"],
+    )
     target = TrainingTarget(method=case["method"], r=RANK, dpo=case["objective"] == "dpo")
     setup = TrainingSetup(tokens=case["tokens"], bf16=case["engine"] != "TRL defaults")
     return estimate_training(shape, target, setup).total / GIB
 
 
 def measure(cases: list[Case], device: str, out: Path, minutes: float) -> None:
-    """Run the cases in a child process a group, and write after each what is known by then."""
+    """Run each group of cases in a child process, and write all results so far after each case."""
     deadline = time.monotonic() + 60 * minutes
     done: dict[int, Case] = {}
 
@@ -428,7 +457,7 @@ def measure(cases: list[Case], device: str, out: Path, minutes: float) -> None:
             done |= {n: {**cases[n], "state": "not run: trl is not installed"} for n in numbers}
             continue
         command = [sys.executable, __file__, "--group", json.dumps([cases[n] for n in numbers]), "--device", device]
-        # long rows after short ones leave holes otherwise
+        # without it, long rows after short ones fragment the memory
         environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
             assert child.stdout
@@ -468,9 +497,12 @@ def describe_machine(device: str) -> dict[str, Any]:
             versions[name] = "not installed"
     gpu = torch.cuda.get_device_properties(0) if device == "cuda" else None
     return {
-        "device": device, "gpu": gpu and gpu.name, "gpu_gib": gpu and round(gpu.total_memory / GIB, 1),
-        "quantiser": quantiser(), "versions": versions,
-    }  # fmt: skip
+        "device": device,
+        "gpu": gpu and gpu.name,
+        "gpu_gib": gpu and round(gpu.total_memory / GIB, 1),
+        "quantiser": quantiser(),
+        "versions": versions,
+    }
 
 
 def write(out: Path, machine: dict[str, Any], cases: list[Case]) -> None:
@@ -494,9 +526,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     default = Path(os.environ["OUT"]) if "OUT" in os.environ else ROOT / "benchmarks/results"
     parser.add_argument("--out", type=Path, default=default / "gpu.json")
-    parser.add_argument(
-        "--estimates", type=Path, metavar="FILE", help="add estimates to FILE, or make it of them alone"
-    )
+    parser.add_argument("--estimates", type=Path, metavar="FILE", help="add the estimates to the results in FILE")
     parser.add_argument("--group", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.group:
@@ -512,7 +542,7 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch sees no GPU; --device cpu --tiny runs the same code on tiny shapes")
     measure(cases, arguments.device, arguments.out, arguments.minutes)
-    print(f"in {arguments.out}")
+    print(f"written to {arguments.out}")
 
 
 if __name__ == "__main__":

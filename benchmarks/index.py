@@ -1,14 +1,14 @@
-"""Index: passages into a collection and questions out of it, by the platform and by raw calls of the same engine.
+"""Indexing: writing passages and answering questions, by the platform and by raw calls of the same engine.
 
     python benchmarks/index.py [--rows 50000] [--engines edge local] [--rounds 2] [--out FILE]
 
 Each way runs in a process of its own over the same generated Parquet files (384 dense values around a thousand centres,
-57 token weights, 300 characters). Raw: rows read with pyarrow, points made and upserted in the same batches, indexed,
-asked with the same hybrid query. The ways take turns, and the order is turned round with every round. Reported: medians
-of seconds on the clock and of the processor to ingest (reading, upserting, indexing) and to ask; our share is what the
-platform's way takes beyond the raw one. Then one document of five passages is changed, and the new collection is built:
-its time as a share of the full build. `local` waits for the disk at every point: TMPDIR on a RAM disk leaves that out.
-Edge needs the extra `edge`.
+57 token weights, 300 characters). Raw: rows are read with pyarrow, points are upserted in the same batches and indexed,
+and the same hybrid query is run. The ways take turns, in reverse order in every second round. Reported: medians of wall
+seconds and CPU seconds to ingest (reading, upserting, indexing) and to ask; our share is the part of the platform's
+time that the raw way does not take. Then one document of five passages is changed, and the new collection is built;
+its time is reported as a share of the full build. `local` waits for the disk at every point: TMPDIR on a RAM disk
+avoids that. Edge needs the extra `edge`.
 """
 # pyright: basic
 # pyarrow, qdrant_client and qdrant_edge are loosely typed.
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,7 +58,7 @@ CONTRACT = EmbeddingContract(
 
 
 def generate(root: Path, rows: int, *, changed: bool) -> tuple[Artifact, Artifact]:
-    """`passage_vectors` and `passages` in a store below `root`; `changed`: the first document says something else."""
+    """Return `passage_vectors` and `passages`, in a store below `root`; `changed`: the first document differs."""
     store = ArtifactStore(root / "artifacts")
     recipes = [Recipe(asset=name, code_version=f"{rows} {changed}") for name in ("passage_vectors", "passages")]
     with store.stage(recipes[0]) as made, store.stage(recipes[1]) as texts:
@@ -90,7 +91,7 @@ def generate(root: Path, rows: int, *, changed: bool) -> tuple[Artifact, Artifac
 
 def _vectors(count: int, seed: int) -> Encoded:
     dice = np.random.default_rng(seed)
-    # around centres, as texts lie around topics: in pure noise every neighbour is as far, and an index finds none
+    # around centres, as texts have topics: in pure noise all neighbours are equally far, and an index finds none
     centres = np.random.default_rng(0).normal(size=(CENTRES, DIMENSION))
     dense = (centres[dice.integers(0, CENTRES, count)] + dice.normal(size=(count, DIMENSION))).astype(np.float32)
     dense /= np.linalg.norm(dense, axis=1, keepdims=True)
@@ -99,7 +100,7 @@ def _vectors(count: int, seed: int) -> Encoded:
 
 
 class Clock:
-    """Seconds since the last look: on the clock, and of the processor."""
+    """Measures wall seconds and CPU seconds since the last look."""
 
     def __init__(self) -> None:
         self._at = (time.perf_counter(), time.process_time())
@@ -111,7 +112,7 @@ class Clock:
 
 
 def by_platform(kind: str, root: Path, place: Path) -> dict[str, Any]:
-    """`build` and `ask`, then `build` again with one document changed."""
+    """Time `build` and `ask`, then `build` again with one changed document."""
     artifacts = ArtifactStore(root / "artifacts")
     first, second = (_pair(artifacts, changed) for changed in (False, True))
     engine = QdrantEngine(kind, place, None, "passages", None, 60.0)
@@ -149,7 +150,7 @@ def _rows(root: Path) -> Iterator[tuple[dict[str, list[Any]], list[str]]]:
 
 
 def by_qdrant_client(root: Path, place: Path) -> dict[str, Any]:
-    """`QdrantClient(path=…)`: create_collection, upsert, query_batch_points."""
+    """Time `QdrantClient(path=…)`: create_collection, upsert, query_batch_points."""
     from qdrant_client import QdrantClient, models
 
     client = QdrantClient(path=str(place))
@@ -161,32 +162,42 @@ def by_qdrant_client(root: Path, place: Path) -> dict[str, Any]:
     )
     for block, texts in _rows(root):
         columns = [block[name] for name in ("passage_id", "document_id", "dense", "sparse_indices", "sparse_values")]
-        client.upsert("raw", [
-            models.PointStruct(
-                id=point_id(passage),
-                vector={"dense": dense, "sparse": models.SparseVector(indices=ids, values=values)},
-                payload={"passage_id": passage, "document_id": document, "content": text},
-            )
-            for passage, document, dense, ids, values, text in zip(*columns, texts, strict=True)
-        ])  # fmt: skip
+        client.upsert(
+            "raw",
+            [
+                models.PointStruct(
+                    id=point_id(passage),
+                    vector={"dense": dense, "sparse": models.SparseVector(indices=ids, values=values)},
+                    payload={"passage_id": passage, "document_id": document, "content": text},
+                )
+                for passage, document, dense, ids, values, text in zip(*columns, texts, strict=True)
+            ],
+        )
     found: dict[str, Any] = {"ingest": clock.look()}
     questions = _vectors(QUESTIONS, 7)
-    formula = models.SumExpression(sum=[
-        models.MultExpression(mult=[1.0, "$score[0]"]), models.MultExpression(mult=[0.3, "$score[1]"])
-    ])  # fmt: skip
+    formula = models.SumExpression(
+        sum=[models.MultExpression(mult=[1.0, "$score[0]"]), models.MultExpression(mult=[0.3, "$score[1]"])]
+    )
     clock.look()
-    answers = client.query_batch_points("raw", [
-        models.QueryRequest(
-            prefetch=[
-                models.Prefetch(query=dense, using="dense", limit=100),
-                models.Prefetch(query=models.SparseVector(indices=ids.tolist(), values=values.tolist()), using="sparse",
-                                limit=100),
-            ],
-            query=models.FormulaQuery(formula=formula), limit=LIMIT,
-            with_payload=models.PayloadSelectorInclude(include=["passage_id"]),
-        )
-        for dense, (ids, values) in zip(questions.dense.tolist(), questions.sparse, strict=True)
-    ])  # fmt: skip
+    answers = client.query_batch_points(
+        "raw",
+        [
+            models.QueryRequest(
+                prefetch=[
+                    models.Prefetch(query=dense, using="dense", limit=100),
+                    models.Prefetch(
+                        query=models.SparseVector(indices=ids.tolist(), values=values.tolist()),
+                        using="sparse",
+                        limit=100,
+                    ),
+                ],
+                query=models.FormulaQuery(formula=formula),
+                limit=LIMIT,
+                with_payload=models.PayloadSelectorInclude(include=["passage_id"]),
+            )
+            for dense, (ids, values) in zip(questions.dense.tolist(), questions.sparse, strict=True)
+        ],
+    )
     found["ask"] = clock.look()
     found["answers"] = [[str(point.id) for point in answer.points] for answer in answers]
     client.close()
@@ -194,44 +205,63 @@ def by_qdrant_client(root: Path, place: Path) -> dict[str, Any]:
 
 
 def by_qdrant_edge(root: Path, place: Path) -> dict[str, Any]:
-    """`EdgeShard`: create, upsert_points, optimize, query_batch."""
+    """Time `EdgeShard`: create, upsert_points, optimize, query_batch."""
     import qdrant_edge as edge
 
     place.mkdir(parents=True)
     clock = Clock()
-    shard = edge.EdgeShard.create(str(place), edge.EdgeConfig(
-        vectors={"dense": edge.EdgeVectorParams(size=DIMENSION, distance=edge.Distance.Cosine)},
-        sparse_vectors={"sparse": edge.EdgeSparseVectorParams()},
-    ))  # fmt: skip
+    shard = edge.EdgeShard.create(
+        str(place),
+        edge.EdgeConfig(
+            vectors={"dense": edge.EdgeVectorParams(size=DIMENSION, distance=edge.Distance.Cosine)},
+            sparse_vectors={"sparse": edge.EdgeSparseVectorParams()},
+        ),
+    )
     for block, texts in _rows(root):
         columns = [block[name] for name in ("passage_id", "document_id", "dense", "sparse_indices", "sparse_values")]
-        shard.update(edge.UpdateOperation.upsert_points([
-            edge.Point(
-                point_id(passage), {"dense": dense, "sparse": edge.SparseVector(indices=ids, values=values)},
-                {"passage_id": passage, "document_id": document, "content": text},
+        shard.update(
+            edge.UpdateOperation.upsert_points(
+                [
+                    edge.Point(
+                        point_id(passage),
+                        {"dense": dense, "sparse": edge.SparseVector(indices=ids, values=values)},
+                        {"passage_id": passage, "document_id": document, "content": text},
+                    )
+                    for passage, document, dense, ids, values, text in zip(*columns, texts, strict=True)
+                ]
             )
-            for passage, document, dense, ids, values, text in zip(*columns, texts, strict=True)
-        ]))  # fmt: skip
+        )
     shard.optimize()
     shard.flush()
     found: dict[str, Any] = {"ingest": clock.look()}
     questions = _vectors(QUESTIONS, 7)
     e = edge.Expression
-    formula = edge.Formula(e.Sum([
-        e.Mult([e.Constant(1.0), e.Variable("$score[0]")]), e.Mult([e.Constant(0.3), e.Variable("$score[1]")])
-    ]), {"$score[0]": 0.0, "$score[1]": 0.0})  # fmt: skip
+    formula = edge.Formula(
+        e.Sum([e.Mult([e.Constant(1.0), e.Variable("$score[0]")]), e.Mult([e.Constant(0.3), e.Variable("$score[1]")])]),
+        {"$score[0]": 0.0, "$score[1]": 0.0},
+    )
     clock.look()
-    answers = shard.query_batch(edge.QueryBatchRequest([
-        edge.QueryRequest(
-            prefetches=[
-                edge.Prefetch(limit=100, query=edge.Query.Nearest(dense, using="dense")),
-                edge.Prefetch(limit=100, query=edge.Query.Nearest(
-                    edge.SparseVector(indices=ids.tolist(), values=values.tolist()), using="sparse")),
-            ],
-            query=formula, limit=LIMIT, with_payload=["passage_id"],
+    answers = shard.query_batch(
+        edge.QueryBatchRequest(
+            [
+                edge.QueryRequest(
+                    prefetches=[
+                        edge.Prefetch(limit=100, query=edge.Query.Nearest(dense, using="dense")),
+                        edge.Prefetch(
+                            limit=100,
+                            query=edge.Query.Nearest(
+                                edge.SparseVector(indices=ids.tolist(), values=values.tolist()), using="sparse"
+                            ),
+                        ),
+                    ],
+                    query=formula,
+                    limit=LIMIT,
+                    with_payload=["passage_id"],
+                )
+                for dense, (ids, values) in zip(questions.dense.tolist(), questions.sparse, strict=True)
+            ]
         )
-        for dense, (ids, values) in zip(questions.dense.tolist(), questions.sparse, strict=True)
-    ]))  # fmt: skip
+    )
     found["ask"] = clock.look()
     found["answers"] = [[str(point.id) for point in points] for points in answers]
     shard.close()
@@ -247,7 +277,7 @@ WAYS = {
 
 
 def compare(kind: str, rows: int, rounds: int) -> dict[str, Any]:
-    """Both ways of one engine over the same rows, by turns; the order is turned round with every round."""
+    """Return the figures of both ways of one engine on the same rows. They take turns, in changing order."""
     runs: dict[str, list[dict[str, Any]]] = {"raw": [], "ft-assets": []}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -258,25 +288,35 @@ def compare(kind: str, rows: int, rounds: int) -> dict[str, Any]:
                 command = [sys.executable, __file__, "--one", f"{kind} {way}", "--root", folder]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 runs[way].append(json.loads(done.stdout.splitlines()[-1]))
-                shutil.rmtree(root / f"{kind}-{way}")  # nothing of one run is found by the next
-    found = {
-        way: {
-            step: {unit: round(median(run[step][unit] for run in made), 3) for unit in ("seconds", "processor")}
-            for step in made[0] if step != "answers"
-        }
-        for way, made in runs.items()
-    }  # fmt: skip
-    raw, ours = found["raw"], found["ft-assets"]
+                shutil.rmtree(root / f"{kind}-{way}")  # the next run must find nothing of this one
+    raw, ours = _medians(runs["raw"]), _medians(runs["ft-assets"])
     pairs = list(zip(runs["raw"][0]["answers"], runs["ft-assets"][0]["answers"], strict=True))
     alike = sum(len(set(mine) & set(theirs)) for mine, theirs in pairs) / sum(len(mine) for mine, _ in pairs)
     share = {
         f"{step}, {unit}": round(1 - raw[step][unit] / ours[step][unit], 3)
-        for step in ("ingest", "ask") for unit in ("seconds", "processor")
-    }  # fmt: skip
+        for step, unit in product(("ingest", "ask"), ("seconds", "processor"))
+    }
     change, full = ours["one document"], ours["ingest"]
     cost = {unit: round(change[unit] / full[unit], 4) for unit in ("seconds", "processor")}
-    return {"engine": kind, "rows": rows, "rounds": rounds, "raw": raw, "ft-assets": ours, "our share": share,
-            "one document over a full build": cost, "same answers": round(alike, 4)}  # fmt: skip
+    return {
+        "engine": kind,
+        "rows": rows,
+        "rounds": rounds,
+        "raw": raw,
+        "ft-assets": ours,
+        "our share": share,
+        "one document over a full build": cost,
+        "same answers": round(alike, 4),
+    }
+
+
+def _medians(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the median over the runs of each step's seconds."""
+    steps = [step for step in runs[0] if step != "answers"]
+    return {
+        step: {unit: round(median(run[step][unit] for run in runs), 3) for unit in ("seconds", "processor")}
+        for step in steps
+    }
 
 
 def main() -> None:
@@ -298,15 +338,17 @@ def main() -> None:
             print("edge: qdrant_edge is not installed")
             continue
         results.append(one := compare(kind, arguments.rows, arguments.rounds))
-        print(f"{kind}, {arguments.rows} passages, median of {arguments.rounds}", flush=True)
+        print(f"{kind}, {arguments.rows} passages, median of {arguments.rounds} rounds", flush=True)
         for step in ("ingest", "ask"):
             raw, ours = one["raw"][step], one["ft-assets"][step]
-            print(f"  {step:<8}raw {raw['seconds']:>8.2f} s ({raw['processor']:>7.2f} processor)   ft-assets "
-                  f"{ours['seconds']:>8.2f} s ({ours['processor']:>7.2f})")  # fmt: skip
+            print(
+                f"  {step:<8}raw {raw['seconds']:>8.2f} s ({raw['processor']:>7.2f} CPU)   ft-assets "
+                f"{ours['seconds']:>8.2f} s ({ours['processor']:>7.2f})"
+            )
         print(f"  our share: {one['our share']}; same answers {one['same answers']:.1%}")
         print(f"  one document: {one['one document over a full build']} of a full build")
     write_json(arguments.out, results)
-    print(f"in {arguments.out}")
+    print(f"written to {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Splits: 200,000 questions with near-duplicate families, dealt by the platform and by what people use instead.
+"""Splits: 200,000 questions with families of near-duplicates, assigned by the platform and by other tools.
 
     python benchmarks/splits.py [--rows 200000] [--out benchmarks/results/splits.json]
 
 Each way runs in a process of its own, over the same generated rows (half Chinese, half English; a third of them edits
-or rephrasings of others). Reported: seconds to deal all rows; peak memory of the process, and what dealing added to it;
-near-duplicates that lie in two splits (counted by comparing all pairs of each planted family); and how many rows of the
-first half change their split when the second half is added. MinHashLSH comes with `pip install datasketch`; without it
-that way is left out. Near-duplicate: Jaccard of character 3-grams of 0.8 or more.
+or rephrasings of others). Reported: seconds to assign all rows; peak memory of the process, and the part that assigning
+added; near-duplicates in different splits (counted by comparing all pairs of each generated family); and the number of
+rows of the first half that change their split when the second half is added. MinHashLSH comes with
+`pip install datasketch`; without it that way is left out. Near-duplicate: Jaccard of character 3-grams of 0.8 or more.
 """
 # pyright: basic
 # datasets, datasketch and rensa have no type information.
@@ -24,12 +24,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 from ft_assets.config.model import SplitSettings
-from ft_assets.datasets.assign_splits import RecordKeys, assign_splits, question_form, question_key
+from ft_assets.datasets.assign_splits import RecordKeys, assign_splits, cluster_key, question_form
 from ft_assets.datasets.near_duplicates import Families, jaccard, three_grams
 
 SETTINGS = SplitSettings()
@@ -42,7 +42,7 @@ Splits = dict[str, str]
 
 
 def generate(rows: int) -> list[tuple[str, int, str]]:
-    """(id, family, question) in random order."""
+    """Return (id, family, question) in random order."""
     dice = random.Random(0)  # noqa: S311
     words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=dice.randint(3, 10))) for _ in range(5000)]
     made: list[tuple[str, int, str]] = []
@@ -65,24 +65,24 @@ def generate(rows: int) -> list[tuple[str, int, str]]:
     return made
 
 
-def deal_by_platform(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
-    """`assign_splits` over all rows, and over the first half first."""
+def assign_by_platform(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """Assign all rows with `assign_splits`; the second result assigns the first half, then adds the rest."""
 
     def cards(some: Sequence[tuple[str, str]]) -> list[RecordKeys]:
-        return [RecordKeys("instruction", record_id, (question_key(form),), form) for record_id, form in some]
+        return [RecordKeys("instruction", record_id, (cluster_key(form),), form) for record_id, form in some]
 
     def before() -> Splits:
         known = assign_splits(cards(rows[: len(rows) // 2]), {}, SETTINGS).by_id
         after = assign_splits(cards(rows), known, SETTINGS)
         moved = known.keys() & (after.by_id.keys() | {bridge.record.id for bridge in after.bridges})
-        return {row: "moved" if key in moved else splits[row] for key in known for row in [key[1]]}
+        return {row: "moved" if (dataset, row) in moved else splits[row] for dataset, row in known}
 
     splits = {row: one.split for (_, row), one in assign_splits(cards(rows), {}, SETTINGS).by_id.items()}
     return splits, before
 
 
-def deal_by_row_hash(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
-    """A hash of each row's id decides."""
+def assign_by_row_hash(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """Assign each row by a hash of its id."""
 
     def assign(some: Sequence[tuple[str, str]]) -> Splits:
         return {record_id: _choose(record_id) for record_id, _ in some}
@@ -90,8 +90,8 @@ def deal_by_row_hash(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[
     return assign(rows), lambda: assign(rows[: len(rows) // 2])
 
 
-def deal_by_train_test_split(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
-    """`datasets.Dataset.train_test_split(seed=42)`, twice to get three splits."""
+def assign_by_train_test_split(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """Assign with `datasets.Dataset.train_test_split(seed=42)`, called twice for three splits."""
     from datasets import Dataset
 
     def assign(some: Sequence[tuple[str, str]]) -> Splits:
@@ -99,13 +99,16 @@ def deal_by_train_test_split(rows: Sequence[tuple[str, str]]) -> tuple[Splits, C
         outer = table.train_test_split(test_size=SETTINGS.test, seed=42)
         inner = outer["train"].train_test_split(test_size=SETTINGS.validation / (1 - SETTINGS.test), seed=42)
         parts = {"train": inner["train"], "validation": inner["test"], "test": outer["test"]}
-        return {row: split for split, part in parts.items() for row in part["id"]}
+        splits: Splits = {}
+        for split, part in parts.items():
+            splits |= dict.fromkeys(part["id"], split)
+        return splits
 
     return assign(rows), lambda: assign(rows[: len(rows) // 2])
 
 
-def deal_by_minhash_lsh(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
-    """datasketch: MinHashLSH, its candidates are twins; a hash of the smallest id decides."""
+def assign_by_minhash_lsh(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """Assign with datasketch: candidates of MinHashLSH are one family, assigned by a hash of its smallest id."""
     from datasketch import MinHash, MinHashLSH  # pyright: ignore[reportMissingImports]
 
     index = MinHashLSH(threshold=SETTINGS.near_duplicate, num_perm=PERMUTATIONS)
@@ -114,11 +117,11 @@ def deal_by_minhash_lsh(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callab
     for number, sketch in enumerate(MinHash.generator(grams, num_perm=PERMUTATIONS)):
         links += [(number, int(other)) for other in index.query(sketch)]
         index.insert(str(number), sketch)
-    return _deal_clusters(rows, links)
+    return _assign_clusters(rows, links)
 
 
-def deal_by_rensa(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
-    """rensa: signatures in bulk, RMinHashLSH at the threshold with 32 bands; the rest as with MinHashLSH."""
+def assign_by_rensa(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[], Splits]]:
+    """Assign with rensa: RMinHashLSH at the threshold with 32 bands; the rest as with MinHashLSH."""
     from rensa.rensa import RMinHash, RMinHashLSH
 
     index = RMinHashLSH(SETTINGS.near_duplicate, PERMUTATIONS, 32)
@@ -127,10 +130,10 @@ def deal_by_rensa(rows: Sequence[tuple[str, str]]) -> tuple[Splits, Callable[[],
     for number, sketch in enumerate(sketches):
         links += [(number, int(other)) for other in index.query(sketch)]
         index.insert(number, sketch)
-    return _deal_clusters(rows, links)
+    return _assign_clusters(rows, links)
 
 
-def _deal_clusters(
+def _assign_clusters(
     rows: Sequence[tuple[str, str]], links: Sequence[tuple[int, int]]
 ) -> tuple[Splits, Callable[[], Splits]]:
     def assign(count: int) -> Splits:
@@ -155,17 +158,17 @@ def _choose(name: str) -> str:
 
 
 WAYS = {
-    "ft-assets": deal_by_platform,
-    "hash of the row": deal_by_row_hash,
-    "datasets.train_test_split": deal_by_train_test_split,
-    "datasketch MinHashLSH": deal_by_minhash_lsh,
-    "rensa RMinHashLSH": deal_by_rensa,
+    "ft-assets": assign_by_platform,
+    "hash of the row": assign_by_row_hash,
+    "datasets.train_test_split": assign_by_train_test_split,
+    "datasketch MinHashLSH": assign_by_minhash_lsh,
+    "rensa RMinHashLSH": assign_by_rensa,
 }
 NEEDS = {"datasketch MinHashLSH": "datasketch", "rensa RMinHashLSH": "rensa", "datasets.train_test_split": "datasets"}
 
 
 def measure(way: str, count: int) -> dict[str, Any]:
-    """One way, in this process."""
+    """Return the figures of one way, run in this process."""
     made = generate(count)
     rows = [(record_id, question_form(question)) for record_id, _, question in made]
     if module := NEEDS.get(way):
@@ -178,12 +181,8 @@ def measure(way: str, count: int) -> dict[str, Any]:
     families: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
     for (record_id, family, _), (_, form) in zip(made, rows, strict=True):
         families[family].append((record_id, form))
-    twins = [
-        (left[0], right[0])
-        for members in families.values()
-        for left, right in combinations(members, 2)
-        if jaccard(left[1], right[1]) >= SETTINGS.near_duplicate
-    ]
+    pairs = chain.from_iterable(combinations(members, 2) for members in families.values())
+    twins = [(left[0], right[0]) for left, right in pairs if jaccard(left[1], right[1]) >= SETTINGS.near_duplicate]
     return {
         "way": way,
         "rows": count,
@@ -225,7 +224,7 @@ def main() -> None:
         )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    print(f"in {arguments.out}")
+    print(f"written to {arguments.out}")
 
 
 if __name__ == "__main__":

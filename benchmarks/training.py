@@ -1,21 +1,21 @@
-"""Training speed and memory: the platform's SFT and DPO workers beside what a user would run instead, on a CPU.
+"""Training speed and memory: the platform's SFT and DPO workers compared with other tools, on a CPU.
 
     python benchmarks/training.py [--repeats 3] [--sft-steps 10] [--dpo-steps 6] [--llamafactory PYTHON]
 
-Same model (SmolLM2-135M), same rows (built from examples/en: one to five passages, short and long answers), same
-steps, each run in a process of its own, contestants interleaved:
+All use the same model (SmolLM2-135M), rows (built from examples/en: one to five passages, short and long answers) and
+steps. Each run has a process of its own, and the contestants take turns:
 
 - `ft-assets`: the worker as the launcher starts it (gates, evaluations, sealed artifact included in its wall time);
 - `TRL defaults`: SFTTrainer or DPOTrainer with a LoraConfig and TRL's defaults, `use_cpu=True`;
-- `TRL tuned`: a script by someone who knows: bf16 weights, fused attention, micro batches, no checkpointing;
-- `TRL tuned as ours`: that script with our head and order of rows, and the reference computed ahead: same arithmetic,
-  so that the difference is the platform's own cost a step, and the losses must agree;
+- `TRL tuned`: a script by an expert: bf16 weights, fused attention, micro batches, no checkpointing;
+- `TRL tuned as ours`: that script with our head and order of rows, and the reference computed before the training. Its
+  arithmetic is the same, so the difference is the platform's own cost of a step, and the losses must agree;
 - `LLaMA-Factory`: its trainer with the settings of its examples, in its own environment:
   `python -m venv lf && lf/bin/pip install torch==2.13.0 llamafactory==0.9.5`, then `--llamafactory lf/bin/python`.
 
-A step is timed from end to end, so that loading rows, logging and callbacks count; what DPO computes of its reference
-ahead of the steps is part of the training time. Each step's figure is the best of all repeats (the steps are the same
-every time), because other work on the machine only ever adds.
+A step is timed from the end of the last one to its own end, so that loading rows, logging and callbacks count. What DPO
+computes of its reference before the first step is part of the training time. Each step's figure is the best of all
+repeats (the steps are the same every time), because other work on the machine can only make it longer.
 """
 
 # transformers, trl, peft and datasets are untyped here
@@ -46,15 +46,17 @@ LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "task_type": 
 _ONLY_SFT = {"answer", "reasoning", "difficulty"}
 
 Plan = dict[str, Any]
-"""What every contestant is given: model folder, rows as messages, steps, dtype, and the platform's own job."""
+"""The input of every contestant: model folder, rows as messages, steps, dtype, and the platform's own job."""
 
 
 def generate(rows: int) -> list[dict[str, Any]]:
-    """Questions, passages and answers out of examples/en, mixed in length as retrieval mixes them."""
+    """Return questions, passages and answers from examples/en, of mixed lengths as retrieval returns them."""
     examples = json.loads((ROOT / "examples/en/instructions.json").read_text("utf-8"))
     dice = random.Random(7)  # noqa: S311 - a generator of test data
-    made: list[dict[str, Any]] = []
-    texts = ["\n".join(pair) for e in examples for pair in _pairs(e["input"])]
+    questions: list[dict[str, Any]] = []
+    texts: list[str] = []
+    for example in examples:
+        texts += map("\n".join, _pairs(example["input"]))
     for n in range(rows):
         example = examples[n % len(examples)]
         own = ["\n".join(pair) for pair in _pairs(example["input"])] or dice.sample(texts, 1)
@@ -63,19 +65,28 @@ def generate(rows: int) -> list[dict[str, Any]]:
         other = dice.choice(examples)
         # two answers in five quote their passage
         short, long = example["output"], f"{example['output']}. {own[-1].splitlines()[-1]}"
-        made.append(
+        questions.append(
             {
-                "record_id": f"b{n}", "question": example["instruction"], "context": passages, "system": "",
-                "reasoning": "", "answer": long if dice.random() < 0.4 else short, "rejected": other["output"],
-                "difficulty": "easy", "language": "en", "evidence": [], "group": f"g{n}", "source": "benchmark",
+                "record_id": f"b{n}",
+                "question": example["instruction"],
+                "context": passages,
+                "system": "",
+                "reasoning": "",
+                "answer": long if dice.random() < 0.4 else short,
+                "rejected": other["output"],
+                "difficulty": "easy",
+                "language": "en",
+                "evidence": [],
+                "group": f"g{n}",
+                "source": "benchmark",
                 "line_no": n + 1,
             }
-        )  # fmt: skip
-    return made
+        )
+    return questions
 
 
 def as_record(row: dict[str, Any], method: str) -> dict[str, Any]:
-    """The row as the platform's data sets hold it: one answer, or two."""
+    """Return the row in the form of the platform's data sets: with one answer, or with two."""
     if method == "sft":
         return {name: value for name, value in row.items() if name != "rejected"}
     return {name: value for name, value in {**row, "chosen": row["answer"]}.items() if name not in _ONLY_SFT}
@@ -110,16 +121,21 @@ def run_trl_defaults(method: str, plan: Plan) -> None:
     from trl.trainer.sft_trainer import SFTTrainer
 
     given: dict[str, Any] = {
-        "output_dir": plan["out"], "max_steps": plan["steps"][method], "learning_rate": RATE[method],
-        "logging_steps": 1, "use_cpu": True, "report_to": "none", "dataloader_pin_memory": False,
-    }  # fmt: skip
+        "output_dir": plan["out"],
+        "max_steps": plan["steps"][method],
+        "learning_rate": RATE[method],
+        "logging_steps": 1,
+        "use_cpu": True,
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+    }
     rows = Dataset.from_list(plan["rows"][method])
     if method == "sft":
         trainer = SFTTrainer(
             model=plan["model"], args=SFTConfig(**given), train_dataset=rows, peft_config=LoraConfig(**LORA)
         )
     else:
-        # float32 is what both trainers load when they are given a name
+        # both trainers load float32 if they get a name
         base = AutoModelForCausalLM.from_pretrained(plan["model"], dtype="float32")
         model = PeftModel.from_pretrained(base, plan["sft_adapter"], is_trainable=True)
         trainer = DPOTrainer(
@@ -139,12 +155,24 @@ def run_trl_tuned(method: str, plan: Plan, *, as_ours: bool = False) -> None:
     from trl.trainer.sft_trainer import SFTTrainer
 
     given: dict[str, Any] = {
-        "output_dir": plan["out"], "max_steps": plan["steps"][method], "learning_rate": RATE[method],
-        "lr_scheduler_type": "cosine", "warmup_steps": 0.1, "per_device_train_batch_size": MICRO_BATCH,
-        "gradient_accumulation_steps": BATCH // MICRO_BATCH, "gradient_checkpointing": False,
-        "bf16": plan["dtype"] == "bfloat16", "use_cpu": True, "dataloader_pin_memory": False, "report_to": "none",
-        "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "seed": 42, "data_seed": 42,
-    }  # fmt: skip
+        "output_dir": plan["out"],
+        "max_steps": plan["steps"][method],
+        "learning_rate": RATE[method],
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "per_device_train_batch_size": MICRO_BATCH,
+        "gradient_accumulation_steps": BATCH // MICRO_BATCH,
+        "gradient_checkpointing": False,
+        "bf16": plan["dtype"] == "bfloat16",
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "report_to": "none",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "seed": 42,
+        "data_seed": 42,
+    }
     set_seed(42)
     model: Any = AutoModelForCausalLM.from_pretrained(plan["model"], dtype=plan["dtype"], attn_implementation="sdpa")
     common: dict[str, Any] = {"train_dataset": Dataset.from_list(plan["rows"][method])}
@@ -174,7 +202,7 @@ def run_trl_tuned_as_ours(method: str, plan: Plan) -> None:
 
 
 def run_llamafactory(method: str, plan: Plan) -> None:
-    """Its examples' settings (bf16, cosine, warm-up), the batch of eight in one pass, its checkpointing as it is."""
+    """Train with its examples' settings (bf16, cosine, warm-up), its own checkpointing, and the batch in one pass."""
     from llamafactory.train.tuner import run_exp  # pyright: ignore[reportMissingImports]
 
     folder = Path(plan["out"])
@@ -194,13 +222,30 @@ def run_llamafactory(method: str, plan: Plan) -> None:
     (folder / "rows.json").write_text(json.dumps(rows), "utf-8")
     (folder / "dataset_info.json").write_text(json.dumps({"rows": about}), "utf-8")
     given: dict[str, Any] = {
-        "model_name_or_path": plan["model"], "stage": method, "do_train": True, "finetuning_type": "lora",
-        "lora_target": "all", "lora_rank": LORA["r"], "lora_alpha": LORA["lora_alpha"], "dataset": "rows",
-        "dataset_dir": str(folder), "template": "smollm2", "cutoff_len": 1024, "output_dir": str(folder / "saved"),
-        "max_steps": plan["steps"][method], "learning_rate": RATE[method], "per_device_train_batch_size": BATCH,
-        "lr_scheduler_type": "cosine", "warmup_ratio": 0.1, "bf16": True, "use_cpu": True, "report_to": "none",
-        "logging_steps": 1, "preprocessing_num_workers": 1, "dataloader_num_workers": 0,
-    }  # fmt: skip
+        "model_name_or_path": plan["model"],
+        "stage": method,
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_target": "all",
+        "lora_rank": LORA["r"],
+        "lora_alpha": LORA["lora_alpha"],
+        "dataset": "rows",
+        "dataset_dir": str(folder),
+        "template": "smollm2",
+        "cutoff_len": 1024,
+        "output_dir": str(folder / "saved"),
+        "max_steps": plan["steps"][method],
+        "learning_rate": RATE[method],
+        "per_device_train_batch_size": BATCH,
+        "lr_scheduler_type": "cosine",
+        "warmup_ratio": 0.1,
+        "bf16": True,
+        "use_cpu": True,
+        "report_to": "none",
+        "logging_steps": 1,
+        "preprocessing_num_workers": 1,
+        "dataloader_num_workers": 0,
+    }
     if method == "dpo":
         given["adapter_name_or_path"] = plan["sft_adapter"]
     run_exp(given)
@@ -222,15 +267,14 @@ CONTESTANTS: dict[str, Callable[[str, Plan], None]] = {
 
 
 def run_child(contestant: str, method: str, plan: Plan) -> dict[str, Any]:
-    """One contestant in this process, under a clock that every trainer of transformers takes along."""
+    """Run one contestant in this process and return its figures. Every trainer of transformers gets a clock."""
     begun = time.perf_counter()
     import transformers.trainer as trainers
     from transformers import TrainerCallback
 
     ends: list[tuple[float, float]] = []  # of each step: wall and CPU seconds
     losses: list[float] = []
-
-    ahead = [0.0, 0.0]  # DPO: the reference before the first step
+    ahead = [0.0, 0.0]  # DPO: wall and CPU seconds of the reference before the first step
 
     class Clock(TrainerCallback):
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -251,30 +295,34 @@ def run_child(contestant: str, method: str, plan: Plan) -> dict[str, Any]:
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             wall, cpu = time.perf_counter(), time.process_time()
-            found = compute(*args, **kwargs)
+            log_probs = compute(*args, **kwargs)
             if not ends:
                 ahead[0] += time.perf_counter() - wall
                 ahead[1] += time.process_time() - cpu
-            return found
+            return log_probs
 
         DPOTrainer.compute_ref_log_probs = timed
     CONTESTANTS[contestant](method, plan)
     return {
-        "contestant": contestant, "method": method,
+        "contestant": contestant,
+        "method": method,
         "step_seconds": [round(after[0] - before[0], 4) for before, after in pairwise(ends)],
         "step_cpu_seconds": [round(after[1] - before[1], 4) for before, after in pairwise(ends)],
-        "ahead_seconds": round(ahead[0], 3), "ahead_cpu_seconds": round(ahead[1], 3),
-        "wall_seconds": round(time.perf_counter() - begun, 2), "cpu_seconds": round(time.process_time(), 2),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "losses": losses,
-    }  # fmt: skip
+        "ahead_seconds": round(ahead[0], 3),
+        "ahead_cpu_seconds": round(ahead[1], 3),
+        "wall_seconds": round(time.perf_counter() - begun, 2),
+        "cpu_seconds": round(time.process_time(), 2),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "losses": losses,
+    }
 
 
 # --- the parent ---
 
 
 def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str], Any]]:
-    """Model folder, split artifacts, rows as messages, jobs. Trains the SFT adapter that every DPO starts from.
-    The second result makes the platform's job from a method and the name of a run."""
+    """Return the plan, and a function that makes the platform's job from a method and the name of a run. Writes the
+    split artifacts, and trains the SFT adapter that every DPO starts from."""
     import msgspec
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -293,8 +341,8 @@ def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str
     splits: dict[str, Any] = {}
     for method, asset in (("sft", "instruction_splits"), ("dpo", "preference_splits")):
         with store.stage(Recipe(asset=asset, code_version="benchmark", settings={"steps": steps})) as staging:
-            for part, found in {**parts, "train": rows[8 : 8 + BATCH * steps[method]]}.items():
-                table = pa.Table.from_pylist([as_record(row, method) for row in found])
+            for part, some in {**parts, "train": rows[8 : 8 + BATCH * steps[method]]}.items():
+                table = pa.Table.from_pylist([as_record(row, method) for row in some])
                 pq.write_table(table, staging.path / f"{part}.parquet")
             splits[method] = staging.publish({"configured": True})
         store.point(splits[method])
@@ -302,34 +350,44 @@ def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str
     def job(method: str, label: str, count: int) -> Job:
         settings = (SftSettings if method == "sft" else DpoSettings).model_validate(
             {
-                "base_model": MODEL, "learning_rate": RATE[method], "max_steps": count,
+                "base_model": MODEL,
+                "learning_rate": RATE[method],
+                "max_steps": count,
                 **({"lora": {"dropout": 0}} if method == "sft" else {}),
-                "global_batch_size": BATCH, "micro_batch_size": MICRO_BATCH, "eval_steps": 1000, "save_steps": 1000,
+                "global_batch_size": BATCH,
+                "micro_batch_size": MICRO_BATCH,
+                "eval_steps": 1000,
+                "save_steps": 1000,
             }
-        )  # fmt: skip
+        )
         inputs = {splits[method].asset: splits[method].data_version}
         if method == "dpo":
             inputs["sft_adapter"] = store.require("sft_adapter").data_version
         recipe = Recipe(asset=f"{method}_adapter", code_version="benchmark", settings={"run": label}, inputs=inputs)
         params = {
-            "method": method, "settings": settings.model_dump(mode="json"), "prompt": msgspec.to_builtins(prompt),
-            "thinking": "strip", "compute": {"state_dir": str(work), "device": "cpu", "dtype": "auto"},
-        }  # fmt: skip
+            "method": method,
+            "settings": settings.model_dump(mode="json"),
+            "prompt": msgspec.to_builtins(prompt),
+            "thinking": "strip",
+            "compute": {"state_dir": str(work), "device": "cpu", "dtype": "auto"},
+        }
         return Job(recipe=recipe, store=str(store.root), run_dir=str(work / "runs" / label), params=params)
 
     def messages(row: dict[str, Any], **turns: str) -> dict[str, Any]:
-        said = {name: [{"role": "assistant", "content": row[field]}] for name, field in turns.items()}
-        return {"prompt": build_messages(prompt, row["question"], row["context"]), **said}
+        answers = {name: [{"role": "assistant", "content": row[field]}] for name, field in turns.items()}
+        return {"prompt": build_messages(prompt, row["question"], row["context"]), **answers}
 
     train = rows[8:]
     plan: Plan = {
-        "model": str(models.locate(MODEL, work)), "steps": steps, "dtype": accelerator.choose("cpu").dtype,
+        "model": str(models.locate(MODEL, work)),
+        "steps": steps,
+        "dtype": accelerator.choose("cpu").dtype,
         "rows": {
             "sft": [messages(row, completion="answer") for row in train[: BATCH * steps["sft"]]],
             "dpo": [messages(row, chosen="answer", rejected="rejected") for row in train[: BATCH * steps["dpo"]]],
         },
         "jobs": {"sft": msgspec.to_builtins(job("sft", "first", 2))},
-    }  # fmt: skip
+    }
     start(sys.executable, "ft-assets", "sft", plan, work)
     first = next(iter(store.versions("sft_adapter")))
     store.point(first)
@@ -338,10 +396,10 @@ def prepare(work: Path, steps: dict[str, int]) -> tuple[Plan, Callable[[str, str
 
 
 def start(python: str, contestant: str, method: str, plan: Plan, work: Path) -> dict[str, Any]:
-    """One run in a fresh process, in the environment that the launcher gives its workers."""
+    """Run a contestant in a new process, in the environment that the launcher gives its workers. Return its figures."""
     from resources.launcher import job_environment
 
-    shutil.rmtree(work / "artifacts/dpo_reference", ignore_errors=True)  # no repeat profits from the one before
+    shutil.rmtree(work / "artifacts/dpo_reference", ignore_errors=True)  # no repeat may use the one before
     with tempfile.TemporaryDirectory(dir=work) as out:
         path = Path(out) / "plan.json"
         path.write_text(json.dumps({**plan, "out": f"{out}/out"}), "utf-8")
@@ -359,20 +417,20 @@ def start(python: str, contestant: str, method: str, plan: Plan, work: Path) -> 
 
 
 def count_tokens(plan: Plan) -> dict[str, int]:
-    """Tokens trained on, padding not counted: prompt and completion; for DPO both sides."""
+    """Return the tokens that each method trains on, without padding: prompt and completion; for DPO both sides."""
     tokenizer = _tokenizer(plan)
 
     def length(chat: list[dict[str, str]]) -> int:
         return len(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
 
-    return {
-        method: sum(length([*row["prompt"], *said]) for row in rows for name, said in row.items() if name != "prompt")
-        for method, rows in plan["rows"].items()
-    }
+    def row_tokens(row: dict[str, list[dict[str, str]]]) -> int:
+        return sum(length([*row["prompt"], *answer]) for name, answer in row.items() if name != "prompt")
+
+    return {method: sum(map(row_tokens, rows)) for method, rows in plan["rows"].items()}
 
 
 def summarise(runs: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
-    """One contestant's repeats as one: each step at its best, the rest as the best run had it."""
+    """Return the best figures of a contestant over its repeats, with the best time of each step."""
     seconds = sum(min(times) for times in zip(*(run["step_seconds"] for run in runs), strict=True))
     cpu = sum(min(times) for times in zip(*(run["step_cpu_seconds"] for run in runs), strict=True))
     steps = len(runs[0]["step_seconds"])
@@ -381,17 +439,21 @@ def summarise(runs: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
         for name in ("ahead_seconds", "ahead_cpu_seconds", "wall_seconds", "cpu_seconds", "peak_mib")
     }
     return {
-        "step_seconds": round(seconds / steps, 3), "step_cpu_seconds": round(cpu / steps, 3), **least,
+        "step_seconds": round(seconds / steps, 3),
+        "step_cpu_seconds": round(cpu / steps, 3),
+        **least,
         "training_seconds": round(seconds + least["ahead_seconds"], 2),
         "training_cpu_seconds": round(cpu + least["ahead_cpu_seconds"], 2),
         "tokens_per_second": round(tokens / (seconds + least["ahead_seconds"]), 1),
         "losses": runs[0]["losses"],
         "load_before": [run["load_before"] for run in runs],
-    }  # fmt: skip
+    }
 
 
 def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Ratios above 1: the other takes longer, or more, than the platform. Loss: largest distance over the steps."""
+    """Return the ratio of each contestant's figures to the platform's; above 1, it takes more than the platform.
+
+    `largest_loss_difference` is the largest distance over the steps."""
     mine = found["ft-assets"]
     kinds = ("step_seconds", "step_cpu_seconds", "training_seconds", "training_cpu_seconds", "peak_mib", "wall_seconds")
 
@@ -403,8 +465,9 @@ def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
             **{kind: round(other[kind] / mine[kind], 3) for kind in kinds},
             "largest_loss_difference": distance(other),
         }
-        for name, other in found.items() if name != "ft-assets"
-    }  # fmt: skip
+        for name, other in found.items()
+        if name != "ft-assets"
+    }
 
 
 def main() -> None:
@@ -413,7 +476,9 @@ def main() -> None:
     parser.add_argument("--sft-steps", type=int, default=10)
     parser.add_argument("--dpo-steps", type=int, default=6)
     parser.add_argument("--llamafactory", metavar="PYTHON", help="the Python of an environment that has LLaMA-Factory")
-    parser.add_argument("--only", nargs="*", choices=CONTESTANTS, default=[], help="these contestants beside ours")
+    parser.add_argument(
+        "--only", nargs="*", choices=CONTESTANTS, default=[], help="run only these contestants and ours"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/training.json")
     for hidden in ("--child", "--method", "--plan"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
@@ -445,46 +510,63 @@ def main() -> None:
     for method, count in steps.items():
         found = {name: summarise(runs[method][name], tokens[method]) for name in names}
         report[method] = {
-            "steps": count, "rows_per_step": BATCH, "tokens": tokens[method], "results": found,
+            "steps": count,
+            "rows_per_step": BATCH,
+            "tokens": tokens[method],
+            "results": found,
             "others_over_ours": compare(found),
-        }  # fmt: skip
+        }
         print(f"\n{method}: {count} steps of {BATCH} rows, {tokens[method]} tokens")
         show(found, report[method]["others_over_ours"])
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    print(f"in {arguments.out}")
+    print(f"written to {arguments.out}")
 
 
 def show(found: dict[str, dict[str, Any]], ratios: dict[str, dict[str, Any]]) -> None:
-    """A Markdown table, as docs/performance.md has it."""
+    """Print the Markdown table of docs/performance.md."""
     from expectations.markdown import markdown_table
 
-    columns = ["", "tokens/s", "s/step", "CPU s/step", "training, times ours", "CPU, times ours", "peak MiB",
-               "whole run s", "loss"]  # fmt: skip
+    columns = [
+        "",
+        "tokens/s",
+        "s/step",
+        "CPU s/step",
+        "training, times ours",
+        "CPU, times ours",
+        "peak MiB",
+        "whole run s",
+        "loss",
+    ]
     rows: list[list[object]] = []
     for name, one in found.items():
         ratio = ratios.get(name)
         over, cpu, loss = (
-            (f"{ratio['training_seconds']:.2f}", f"{ratio['training_cpu_seconds']:.2f}",
-             f"{ratio['largest_loss_difference']:.4f}")
-            if ratio else ("1", "1", "")
-        )  # fmt: skip
+            (
+                f"{ratio['training_seconds']:.2f}",
+                f"{ratio['training_cpu_seconds']:.2f}",
+                f"{ratio['largest_loss_difference']:.4f}",
+            )
+            if ratio
+            else ("1", "1", "")
+        )
         speed = [f"{one['tokens_per_second']:.0f}", f"{one['step_seconds']:.2f}", f"{one['step_cpu_seconds']:.2f}"]
         rows.append([name, *speed, over, cpu, one["peak_mib"], f"{one['wall_seconds']:.0f}", loss])
     print(markdown_table(columns, rows))
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures depend on, and nothing that names the machine."""
+    """Return the properties that the figures depend on, and nothing that identifies the machine."""
     from importlib.metadata import version
 
     from resources import accelerator
 
     wanted = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"}
     return {
-        "cores": accelerator.cores(), "cpu_features": sorted(wanted & accelerator.cpu_flags()),
+        "cores": accelerator.cores(),
+        "cpu_features": sorted(wanted & accelerator.cpu_flags()),
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from expectations.markdown import markdown_cell, markdown_table
 
 
 class Code(NamedTuple):
-    """One rule: its title, why it matters, and how to fix what broke it."""
+    """One rule: the title of its violation, why it matters, and how to fix it."""
 
     title: str
     why: str
@@ -24,7 +24,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-ROW-002": Code(
         "The row is not JSON",
-        "A lenient parser would read something else than was written.",
+        "A lenient parser would read something different from what was written.",
         "Fix the row so that a JSON parser accepts it, or delete it.",
     ),
     "FT-ROW-003": Code(
@@ -39,7 +39,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-ROW-005": Code(
         "Nested too deeply",
-        "Such a row can exhaust a parser's stack; no format here needs it.",
+        "Such a row can exhaust a parser's stack, and no format needs it.",
         "Flatten the row.",
     ),
     "FT-ROW-006": Code(
@@ -49,22 +49,22 @@ CODES: dict[str, Code] = {
     ),
     "FT-ROW-007": Code(
         "The file ends inside the row",
-        "An interrupted copy or writer: what follows is missing.",
-        "Write or copy the file again; delete the last row if the rest is known to be whole.",
+        "A copy or a write was interrupted, and the rows that follow are missing.",
+        "Write or copy the file again; delete the last row if you know that the rest is complete.",
     ),
     "FT-ROW-008": Code(
         "The compressed file is damaged",
-        "Cut or flipped bytes: none of its rows can be trusted, so none is used.",
+        "Bytes are missing or changed. None of its rows can be trusted, so none is used.",
         "Copy or compress the file again; `gzip -t FILE` must pass.",
     ),
     "FT-ROW-009": Code(
         "Half of a surrogate pair",
-        "Such a text cannot be written as UTF-8, and parsers turn it into different things.",
+        "Such a text cannot be written as UTF-8, and each parser reads it differently.",
         "Write the whole character, or both halves of the pair.",
     ),
     "FT-ROW-010": Code(
-        "The compressed file grows out of proportion",
-        "A decompression bomb: none of its rows is used.",
+        "The compressed file expands to an extreme size",
+        "It may be a decompression bomb, so none of its rows is used.",
         "Check where the file comes from; decompress it yourself if the size is intended.",
     ),
     "FT-ROW-011": Code(
@@ -80,7 +80,58 @@ CODES: dict[str, Code] = {
     "FT-ROW-013": Code(
         "The JSON array is broken",
         "Elements may be missing at this place.",
-        "Write the array again; exactly one comma between two elements, nothing after `]`.",
+        "Write the array again, with one comma between two elements and nothing after `]`.",
+    ),
+    # Keys of a row that are not read, and change what it means
+    "FT-KEY-001": Code(
+        "The row is KTO data: an answer with a verdict, not an answer to learn",
+        "Where the verdict is false the model would learn the bad answer.",
+        "Keep only the rows whose verdict is true and delete the key, or write pairs of chosen and rejected answers.",
+    ),
+    "FT-KEY-002": Code(
+        "The answer is marked as not to be learned",
+        "It would be learned in spite of the mark.",
+        "Delete the row, or let it end with an answer that is learned.",
+    ),
+    "FT-KEY-003": Code(
+        "The row calls a tool",
+        "Calls and results of tools are not trained here; the text around them would be learned as the answer.",
+        "Delete the row, or write the answer that follows from the tool's result.",
+    ),
+    "FT-KEY-004": Code(
+        "The row has images, sound or video",
+        "Only text is read: the answer would be learned without what it is about.",
+        "Delete the row, or describe the image in the question.",
+    ),
+    "FT-KEY-005": Code(
+        "The row is a preference: it has a rejected answer",
+        "Read as an instruction, the rejected answer is lost, or the wrong one of the two is learned.",
+        "Name the file under `datasets.preference`, with the keys of one of the dialects of `preference`.",
+    ),
+    "FT-KEY-006": Code(
+        "The passages of the row would be lost",
+        "The model would learn to answer without the passages that the answer comes from.",
+        "Write them under `context`, as a text or a list of texts.",
+    ),
+    "FT-KEY-007": Code(
+        "The system text of the row would be lost",
+        "The model would learn the answer without the instructions that it was given with.",
+        "Write it under `system`.",
+    ),
+    "FT-KEY-008": Code(
+        "The reasoning of the row would be lost",
+        "A model that reasons would learn to answer without it.",
+        "Write it under `reasoning`, or into <think> tags before the answer.",
+    ),
+    "FT-KEY-009": Code(
+        "The scores of the row would be lost",
+        "Ties and pairs in the wrong order could not be found.",
+        "Write them under `chosen_score` and `rejected_score`.",
+    ),
+    "FT-KEY-010": Code(
+        "Two keys contradict each other, or a passage has no text",
+        "Which of the two was meant cannot be known.",
+        "Keep one of the keys, with texts.",
     ),
     "FT-ROW-020": Code(
         "A column holds bytes: images, sound or other files",
@@ -121,42 +172,42 @@ CODES: dict[str, Code] = {
     # Text of any format
     "FT-TEXT-001": Code(
         "Control characters in the text",
-        "They are residue of a conversion; a model learns them, logs and terminals obey them.",
-        "Remove them at the place that wrote the file.",
+        "A conversion left them. A model learns them, and logs and terminals execute them.",
+        "Remove them in the program that wrote the file.",
     ),
     "FT-TEXT-002": Code(
         "Residue of a prompt template",
-        "A slot that was never filled, or another tool's label, is learned as if a person had written it.",
-        "Fill the slot or take the label out, at the place that wrote the file.",
+        "An empty slot or another tool's label is learned as if a person had written it.",
+        "Fill the slot or remove the label, in the program that wrote the file.",
     ),
     "FT-TEXT-003": Code(
         "An object's printed form in place of its text",
-        "Scores, ids and field names of a library become training text.",
+        "Scores, ids and field names of a library would become training text.",
         "Write the object's text (`node.content`, `document.page_content`) instead of the object.",
     ),
     "FT-TEXT-004": Code(
-        "The row names another language than its text is in",
+        "The row names a language that its text is not in",
         "Shares by language and language-specific cleaning would be wrong.",
-        "Correct `language`, or leave it out: it is found by script.",
+        "Correct `language`, or leave it out: it is then found from the characters.",
     ),
     "FT-VERSION-001": Code(
-        "A version of the format that is not supported",
-        "A newer writer may have moved or redefined fields; reading it as the old form would guess.",
-        "Update ft-assets, or write a version that both know (`ft convert` writes the current one).",
+        "The version of the format is not supported",
+        "A newer writer may have moved or redefined fields, so reading it as an older version would be a guess.",
+        "Update ft-assets, or write a version that it supports (`ft convert` writes the current one).",
     ),
     "FT-DIALECT-001": Code(
         "The dialect is not known",
-        "Reading a row as something it is not fills fields with the wrong text.",
+        "A row that is read as the wrong dialect gets the wrong text in its fields.",
         "Use the field names of one of the dialects that the reason names.",
     ),
     "FT-DIALECT-002": Code(
-        "The row has another dialect than the rest of the file",
-        "Two tools wrote into one file; reading the row as the file's dialect would fill fields with the wrong text.",
+        "The dialect of the row differs from the rest of the file",
+        "A row that is read as the wrong dialect gets wrong texts in its fields. Two tools may have written the file.",
         "Put the rows of each dialect into a file of their own.",
     ),
     "FT-DIALECT-003": Code(
         "The format cannot be converted to the requested one",
-        "Fields that are not there would have to be made up.",
+        "Missing fields would have to be invented.",
         "Convert to one of the formats that the reason names.",
     ),
     # Instruction records
@@ -177,28 +228,28 @@ CODES: dict[str, Code] = {
     ),
     "FT-INST-004": Code(
         "Thinking tags do not pair",
-        "Reasoning would be trained on as an answer, or the answer as reasoning.",
-        "One `<think>…</think>` (or `<thinking>`) at the start of the answer, and none elsewhere.",
+        "Reasoning would be trained as an answer, or an answer as reasoning.",
+        "Write one `<think>…</think>` (or `<thinking>`) at the start of the answer, and none elsewhere.",
     ),
     "FT-INST-005": Code(
-        "No reasoning although it is required",
-        "A thinking model trained on empty reasoning forgets to think.",
+        "The row has no reasoning, but reasoning is required",
+        "A thinking model trained on empty reasoning stops reasoning.",
         "Add the reasoning, or set `datasets.instruction.thinking` to another policy.",
     ),
     "FT-INST-006": Code(
         "A special token of a chat template in the text",
-        "The tokenizer would read it as the end of a turn: text becomes structure.",
-        "Remove the token, or take the text out of its template.",
+        "The tokenizer would read it as the end of a turn, not as text.",
+        "Remove the token, or remove the template around the text.",
     ),
     "FT-INST-008": Code(
         "The roles are out of order",
-        "A question and its answer cannot be told apart.",
-        "One optional `system`, then `user` and `assistant` in turn, an answer last; no tool calls.",
+        "It is unclear which turn is the question and which the answer.",
+        "Write one optional `system`, then `user` and `assistant` in turn, with an answer last and no tool calls.",
     ),
     "FT-INST-009": Code(
         "The answer lost the number it began with",
-        "A rule that strips `1. ` from answers also eats answers that begin with a number: 75% became %.",
-        "Generate the answer again without stripping, or write the number back.",
+        "A rule that strips `1. ` from answers also strips numbers that belong to the answer: `75%` becomes `%`.",
+        "Generate the answer again without that rule, or add the number.",
     ),
     # Preference records
     "FT-PREF-001": Code(
@@ -208,22 +259,22 @@ CODES: dict[str, Code] = {
     ),
     "FT-PREF-002": Code(
         "The chosen or the rejected text is empty",
-        "The pair teaches silence, or teaches that anything beats silence.",
+        "The model would learn to be silent, or that any text is better than none.",
         "Generate the answer again, or delete the pair.",
     ),
     "FT-PREF-003": Code(
         "Chosen equals rejected",
-        "The pair says nothing, and its gradient is noise.",
+        "The pair has no preference, and its gradient is noise.",
         "Choose another candidate, or delete the pair.",
     ),
     "FT-PREF-004": Code(
         "Chosen is scored below rejected",
         "The pair would train the model towards the worse answer.",
-        "Swap the two, or check which way the metric points.",
+        "Swap the two, or check if a higher score of the metric is better.",
     ),
     "FT-PREF-005": Code(
-        "A tie, or a margin that is too small",
-        "The score does not tell the two apart, so the preference is a coin toss.",
+        "The two scores are equal, or the margin is too small",
+        "The scores do not show which answer is better, so the preference is random.",
         "Delete the pair, or lower `datasets.preference.min_margin`.",
     ),
     "FT-PREF-006": Code(
@@ -233,8 +284,8 @@ CODES: dict[str, Code] = {
     ),
     "FT-PREF-007": Code(
         "A special token of a chat template in the text",
-        "The tokenizer would read it as the end of a turn: text becomes structure.",
-        "Remove the token, or take the text out of its template.",
+        "The tokenizer would read it as the end of a turn, not as text.",
+        "Remove the token, or remove the template around the text.",
     ),
     "FT-PREF-008": Code(
         "The question is empty",
@@ -242,9 +293,9 @@ CODES: dict[str, Code] = {
         "Write the question, or delete the pair.",
     ),
     "FT-PREF-009": Code(
-        "A verdict on a passage, not an answer",
-        "RAG-DDR's knowledge refinement teaches YES or NO on one passage; a generator that learned it would answer so.",
-        "Train the judge of passages by itself; here belongs the file of the generation module.",
+        "The pair is a verdict on a passage, not an answer",
+        "RAG-DDR's knowledge refinement answers YES or NO for one passage. A generator would learn to answer so too.",
+        "Use the file of RAG-DDR's generation module here, and train the judge of passages separately.",
     ),
     # Question and answer records
     "FT-QA-001": Code(
@@ -255,31 +306,31 @@ CODES: dict[str, Code] = {
     "FT-QA-002": Code(
         "The question is empty",
         "The model would learn to answer nothing in particular.",
-        "Write the question, or take it out together with its answer.",
+        "Write the question, or remove it together with its answer.",
     ),
     "FT-QA-003": Code(
         "The answer is empty",
         "The model would learn to be silent.",
-        "Generate the answer again, or take it out together with its question.",
+        "Generate the answer again, or remove it together with its question.",
     ),
     "FT-QA-004": Code(
         "The answer lost the number it began with",
-        "A rule that strips `1. ` from answers also eats answers that begin with a number: 75% became %.",
-        "Generate the answer again without stripping, or write the number back.",
+        "A rule that strips `1. ` from answers also strips numbers that belong to the answer: `75%` becomes `%`.",
+        "Generate the answer again without that rule, or add the number.",
     ),
     "FT-QA-005": Code(
         "Questions, answers and references differ in number",
-        "Which answer belongs to which question would be a guess, and none of them is used.",
-        "Write one answer, and one reference if there are any, for each question; an empty text where there is none.",
+        "It is unclear which answer belongs to which question, so none of them is used.",
+        "Write one answer for each question, and one reference if there are any; an empty text where one is missing.",
     ),
     "FT-QA-006": Code(
         "A special token of a chat template in the text",
-        "The tokenizer would read it as the end of a turn: text becomes structure.",
-        "Remove the token, or take the text out of its template.",
+        "The tokenizer would read it as the end of a turn, not as text.",
+        "Remove the token, or remove the template around the text.",
     ),
     "FT-QA-007": Code(
-        "A verification without a verdict",
-        "Whether the student is right would be a guess.",
+        "The verification has no verdict",
+        "It is unclear if the student is right.",
         "Begin the verdict with `The student response is correct because` or `The student response is wrong because`.",
     ),
     # Retrieval pairs
@@ -289,37 +340,39 @@ CODES: dict[str, Code] = {
         "Add the field, with the type that the reason names; positives and negatives are lists of texts.",
     ),
     "FT-PAIR-002": Code(
-        "The query is empty", "Its vector would be pulled towards anything.", "Write the query, or delete the row."
+        "The query is empty",
+        "Its vector would be trained towards unrelated texts.",
+        "Write the query, or delete the row.",
     ),
     "FT-PAIR-003": Code(
         "There is no positive, or an empty one",
-        "The query would be pulled towards the vector of nothing.",
-        "Write the positive, take the empty one out, or delete the row.",
+        "The query would be trained towards the vector of an empty text.",
+        "Write the positive, remove the empty one, or delete the row.",
     ),
     "FT-PAIR-004": Code(
-        "An empty negative",
-        'The model learns to tell texts from nothing, which is no task; `neg: [""]` ruins a training quietly.',
-        "Take it out; where there are no negatives write an empty list.",
+        "A negative is empty",
+        'The model only learns that a text differs from an empty one; `neg: [""]` spoils a training without an error.',
+        "Remove it; write an empty list where there are no negatives.",
     ),
     "FT-PAIR-005": Code(
         "A positive is among the negatives",
-        "The query is pulled towards a text and pushed away from it at once.",
-        "Take it out of the negatives.",
+        "The query would be trained towards a text and away from it at the same time.",
+        "Remove it from the negatives.",
     ),
     "FT-PAIR-006": Code(
-        "A list within the list of texts",
+        "There is a list inside the list of texts",
         "The printed form of the inner list would be embedded.",
         "Write one flat list of texts.",
     ),
     "FT-PAIR-007": Code(
-        "The scores do not fit the texts",
-        "Distillation would teach each text the score of another one.",
+        "The scores do not match the texts",
+        "Distillation would use the score of one text for another.",
         "Write one finite number for each text, or leave the scores out.",
     ),
     "FT-PAIR-008": Code(
         "A special token of a chat template in the text",
-        "The tokenizer would read it as structure.",
-        "Remove the token, or take the text out of its template.",
+        "The tokenizer would read it as the end of a turn, not as text.",
+        "Remove the token, or remove the template around the text.",
     ),
     # Queries, judgements, passages
     "FT-QRY-001": Code(
@@ -327,21 +380,25 @@ CODES: dict[str, Code] = {
         "A query without id or text cannot be judged.",
         "Write `_id` and `text`.",
     ),
-    "FT-QRY-002": Code("The query or its id is empty", "It would match anything.", "Write it, or delete the row."),
+    "FT-QRY-002": Code(
+        "The query or its id is empty", "Its vector would match unrelated passages.", "Write it, or delete the row."
+    ),
     "FT-QREL-001": Code(
         "A column is missing or of another type",
         "A judgement needs a query, a passage and a score.",
-        "Three columns: query-id, corpus-id, score, with tabs between them.",
+        "Write three columns with tabs between them: query-id, corpus-id, score.",
     ),
-    "FT-QREL-002": Code("An id is empty", "The judgement belongs to nothing.", "Write the id, or delete the row."),
+    "FT-QREL-002": Code(
+        "An id is empty", "It is unclear what the judgement is about.", "Write the id, or delete the row."
+    ),
     "FT-QREL-003": Code(
         "The score is not a whole number",
-        "Grades are counted; a rounded grade is another judgement.",
+        "Grades are whole numbers, and a rounded grade would be a different judgement.",
         "Write a whole number: 0, 1, 2.",
     ),
     "FT-QREL-004": Code(
         "One pair is judged twice with different scores",
-        "Which of the two counts would depend on the order of the rows.",
+        "The order of the rows would decide which of the two counts.",
         "Keep one of the two judgements.",
     ),
     "FT-QREL-005": Code(
@@ -360,25 +417,25 @@ CODES: dict[str, Code] = {
         "Write `_id`, `title` and `text`.",
     ),
     "FT-PSG-002": Code(
-        "The document's text or id is empty",
-        "It would be indexed as noise.",
+        "The text or the id of the passage is empty",
+        "It would be noise in the index.",
         "Write it, or delete the row.",
     ),
     # Across the rows of a data set
     "FT-DUP-001": Code(
         "An id is used twice",
-        "Splits, vectors and reports are keyed by id: one row would stand for two.",
-        "Give the second row an id of its own.",
+        "Splits, vectors and reports are keyed by id: two rows would be mixed up.",
+        "Give the second row its own id.",
     ),
     "FT-DUP-002": Code(
-        "The same row twice",
-        "It would count double, and could be trained on and tested on.",
+        "The same row is there twice",
+        "It would count twice, and could be in training and in test.",
         "Delete one of the two.",
     ),
     "FT-DUP-003": Code(
-        "One question, different answers",
-        "The model is pulled two ways. Both rows are kept and reported.",
-        "Decide which answer is right, or make the questions say what differs.",
+        "One question has different answers",
+        "The model would be trained towards both. Both rows are kept and reported.",
+        "Decide which answer is right, or make the difference clear in the questions.",
     ),
     # Cutting documents into passages
     "FT-CORPUS-001": Code(
@@ -387,90 +444,90 @@ CODES: dict[str, Code] = {
         "Save the file as UTF-8.",
     ),
     "FT-CORPUS-002": Code(
-        "A section without text", "It would be indexed as noise.", "Write the section, or take it out."
+        "The section has no text", "It would be noise in the index.", "Write the section, or remove it."
     ),
     "FT-CORPUS-003": Code(
-        "A section shorter than `corpus.min_chars`",
+        "The section is shorter than `corpus.min_chars`",
         "It is too short to be found or to answer with.",
-        "Write the section, take it out, or lower `corpus.min_chars`.",
+        "Write a longer section, remove it, or lower `corpus.min_chars`.",
     ),
     "FT-CORPUS-004": Code(
-        "A passage id that is already used",
-        "Vectors and judgements are keyed by it: one passage would stand for two.",
+        "The passage id is already used",
+        "Vectors and judgements are keyed by it: two passages would be mixed up.",
         "Rename the file or the heading.",
     ),
     "FT-CORPUS-005": Code(
-        "The same text as another passage",
-        "It would fill two places of every result list. Its id becomes an alias: judgements that name it stay valid.",
-        "Nothing, or keep one of the two.",
+        "The passage has the same text as another one",
+        "It would take two places in result lists. Its id becomes an alias, so judgements that name it stay valid.",
+        "Nothing needs to be done; you may delete one of the two.",
     ),
     "FT-CORPUS-006": Code(
-        "Not a document format that is read here",
-        "What cannot be read would be missing silently.",
+        "The document format is not supported",
+        "The document would be missing from the corpus without a report.",
         "Convert the file, or leave it out of `corpus.files`.",
     ),
     "FT-CORPUS-007": Code(
-        "A library that is needed for this is not installed",
-        "Without it, parts would be left out silently.",
+        "A library that this needs is not installed",
+        "Without it, parts would be left out without a report.",
         "Install the extra that the message names.",
     ),
     # The glossary
     "FT-GLOSS-001": Code(
         "The glossary is not a mapping of terms to names",
-        "Terms would be missing silently.",
-        "Write `term: [name, …]`, one term a line.",
+        "Terms would be missing without a report.",
+        "Write `term: [name, …]`, one term on each line.",
     ),
     "FT-GLOSS-002": Code(
-        "One name stands for two terms",
-        "Nobody could tell which of the two terms a text names.",
+        "One name belongs to two terms",
+        "It would be unclear which of the two terms a text names.",
         "Remove the name from one of them.",
     ),
     "FT-TERM-001": Code(
         "Too many answers name none of the terms that their questions name",
-        "A model learns to answer about something else than the question.",
+        "A model would learn to answer about something other than the question.",
         "Name the term in the answer, or raise `datasets.max_lost_terms_share`.",
     ),
     "FT-TERM-002": Code(
         "No question names a term of the glossary",
-        "The glossary and the data are about different things: its figures say nothing.",
+        "The glossary and the data have different subjects, so the figures on terms mean nothing.",
         "Give `corpus.glossary` the terms of these questions, or check which files `datasets` names.",
     ),
     # Linking judgements with queries and passages
     "FT-LINK-001": Code(
-        "A judgement of a query that does not exist", "It judges nothing.", "Add the query to the queries."
+        "A judgement names a query that does not exist", "It cannot be used.", "Add the query to the queries."
     ),
     "FT-LINK-002": Code(
-        "A judgement of a passage that is not in the corpus",
-        "Nothing could ever find it: recall would be measured against a ghost.",
+        "A judgement names a passage that is not in the corpus",
+        "No search could find it, so recall would be too low.",
         "Correct the id, or add the document to `corpus.files`.",
     ),
     "FT-LINK-003": Code(
-        "A query that nothing answers",
+        "No passage answers the query",
         "It can neither train nor measure retrieval.",
-        "Add a judgement with a score of 1 or more, or take the query out.",
+        "Add a judgement with a score of 1 or more, or remove the query.",
     ),
-    "FT-LINK-004": Code("A judgement of a query that is quarantined", "It judges nothing.", "Fix the query first."),
+    "FT-LINK-004": Code("A judgement names a query that is quarantined", "It cannot be used.", "Fix the query first."),
     # Assigning records to splits
     "FT-SPLIT-001": Code(
-        "A new record that would join two splits",
-        "It shares a document, a passage, a group or a question with both: in either split it leaks into the other.",
+        "A new record belongs to two splits",
+        "It shares a document, a passage, a group or a question with both, so it would leak from one to the other.",
         "Give it evidence and a question of one split, or leave it out.",
     ),
     # The table gate
     "FT-TABLE-001": Code(
         "The suite cannot be used as it is written",
-        "An expectation that is dropped, or that cannot fail, lets every table pass.",
-        "Fix the suite file: expectation types and arguments as Great Expectations names them.",
+        "With an expectation that is dropped or cannot fail, every table would pass.",
+        "Fix the suite file: use the types and arguments of expectations that Great Expectations has.",
     ),
     "FT-TABLE-002": Code(
-        "A check is broken, the data was not judged",
-        "A crashed check is neither a pass nor a finding about the data.",
+        "A check crashed, so the data was not checked",
+        "A crashed check shows nothing about the data.",
         "Compare the check's columns and types with the table.",
     ),
     "FT-TABLE-003": Code(
         "The table is empty",
         "A table without rows passes every rule on rows.",
-        "Read the quarantine: it holds each missing row with its reason.",
+        "Read the quarantine: it lists each missing row with its reason.",
     ),
     "FT-TABLE-004": Code(
         "A rule on the table failed",
@@ -480,7 +537,7 @@ CODES: dict[str, Code] = {
     # Hardware
     "FT-ACC-001": Code(
         "No GPU for `accelerator.device: cuda`",
-        "On a CPU the same work takes many times longer, which a person who asked for a GPU must know first.",
+        "On a CPU the same work takes many times longer, so it does not start there if the settings require a GPU.",
         "Set `accelerator.device: auto`, or fix the driver (`ft doctor` shows what is found).",
     ),
     "FT-ACC-002": Code(
@@ -509,12 +566,12 @@ CODES: dict[str, Code] = {
     ),
     "FT-ADP-004": Code(
         "The released adapter is not in the store",
-        "What serves could not be loaded again.",
+        "The adapter that serves could not be loaded again.",
         "Run `ft rollback adapter`, or `ft run --asset released_adapter`.",
     ),
     "FT-ADP-005": Code(
-        "Made from another version than the one to release",
-        "The scores would belong to other adapters than the ones that serve.",
+        "The asset was built from another version than the one to release",
+        "Its scores would not be those of the adapter that serves.",
         "Run `ft run --asset` for the named asset.",
     ),
     "FT-ADP-010": Code(
@@ -523,7 +580,7 @@ CODES: dict[str, Code] = {
         "Save it with `--dtype float32`, or serve base and adapter.",
     ),
     "FT-ADP-011": Code(
-        "An adapter is merged only into a full-precision base",
+        "The base model of a merge is not full precision",
         "Merging into a 4-bit base costs seven times the error of the 4-bit model itself.",
         "Name the unquantised model as `base_model`.",
     ),
@@ -535,7 +592,7 @@ CODES: dict[str, Code] = {
     "FT-ADP-013": Code(
         "The GGUF converter failed",
         "Without its exit code 0 and a GGUF file there is nothing to export.",
-        "Install the packages that it misses into this Python, or use a llama.cpp that knows this architecture.",
+        "Install the packages that it needs into this Python, or use a llama.cpp that supports this architecture.",
     ),
     # Answers
     "FT-ANS-001": Code(
@@ -550,7 +607,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-ANS-003": Code(
         "A score is missing or not finite",
-        "A mean over fewer questions than were asked cannot be compared.",
+        "A mean over only a part of the questions cannot be compared.",
         "Delete the artifact of the evaluation and run it again.",
     ),
     "FT-ANS-004": Code(
@@ -566,7 +623,7 @@ CODES: dict[str, Code] = {
     # Artifacts
     "FT-ART-001": Code(
         "The asset has no artifact yet",
-        "What reads it would compute from nothing.",
+        "Assets that read it have no input.",
         "Run `ft run --asset ASSET`.",
     ),
     "FT-ART-002": Code(
@@ -576,12 +633,12 @@ CODES: dict[str, Code] = {
     ),
     "FT-ART-003": Code(
         "A file of an artifact was changed",
-        "Its manifest, and all that was computed from it, describe other bytes.",
+        "Its manifest and everything computed from it describe the earlier content.",
         "Delete the artifact's folder and run `ft run --asset ASSET`.",
     ),
     "FT-ART-004": Code(
         "An artifact that the recipe names is not in the store",
-        "Another version would give another result under the same recipe.",
+        "Another version would give a different result under the same recipe.",
         "Run `ft run --asset ASSET`.",
     ),
     # Configuration
@@ -619,7 +676,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-COL-006": Code(
         "The collection is missing",
-        "An alias or a search would point at nothing.",
+        "An alias or a search would name a collection that does not exist.",
         "Run `ft run --asset qdrant_collection`.",
     ),
     "FT-COL-007": Code(
@@ -635,7 +692,7 @@ CODES: dict[str, Code] = {
     # Consumers
     "FT-CON-001": Code(
         "The consumer contract cannot be read",
-        "A contract that is not read is a need that nobody checks.",
+        "The needs of this consumer would not be checked.",
         "Correct the file; its keys are those of `Consumer` in expectations/contracts/consumer.py.",
     ),
     "FT-CON-002": Code(
@@ -651,7 +708,7 @@ CODES: dict[str, Code] = {
     # Corpus
     "FT-CORPUS-010": Code(
         "Two passages have the same id",
-        "Vectors and judgements are keyed by it: one passage would stand for two.",
+        "Vectors and judgements are keyed by it: two passages would be mixed up.",
         "Rebuild the table: `ft run --asset passages`.",
     ),
     "FT-CORPUS-011": Code(
@@ -662,13 +719,18 @@ CODES: dict[str, Code] = {
     # Data sets
     "FT-DATA-001": Code(
         "Too many rows are in the quarantine",
-        "The rest may no longer represent the whole data set.",
+        "The rows that are left may not represent the whole data set.",
         "Read quarantine.jsonl and fix the files, or raise `datasets.max_quarantined_share` in config.yaml.",
     ),
     "FT-DATA-002": Code(
         "The rows that were read are not all accounted for",
-        "Each one must be in the table or in the quarantine: rows were lost or made up.",
+        "Each row must be in the table or in the quarantine; here rows were lost or invented.",
         "Rebuild the table with `ft run --asset` and the name of the asset.",
+    ),
+    "FT-DATA-004": Code(
+        "A key of the rows is not read",
+        "What it holds does not reach the records; under `datasets.strict` that is an error.",
+        "Rename the key to one that is read, delete it, or set `datasets.strict: false`.",
     ),
     "FT-DATA-003": Code(
         "The configured files hold no rows",
@@ -678,7 +740,7 @@ CODES: dict[str, Code] = {
     # Embedding
     "FT-EMB-001": Code(
         "The embedding contract cannot be read",
-        "Without it nobody can say which model the vectors fit.",
+        "Without it, it is unknown which model the vectors fit.",
         "Build model and collection with this release: `ft run --group embedding --group retrieval`.",
     ),
     "FT-EMB-002": Code(
@@ -688,17 +750,17 @@ CODES: dict[str, Code] = {
     ),
     "FT-EMB-003": Code(
         "The model was not trained for this dimension",
-        "Cut vectors are only good at dimensions that the training included.",
+        "Shortened vectors are only good at dimensions that the training included.",
         "Set `retrieval.dimension` to a trained dimension, or add it to `embedding.matryoshka` and train again.",
     ),
     "FT-EMB-010": Code(
-        "There is no batch of two or more questions to train on",
+        "No batch has two or more questions",
         "The loss compares the passages of a batch: with one question there is nothing to compare.",
         "Add retrieval data, or check `retrieval_splits` and `embedding.batch_size`.",
     ),
     "FT-EMB-011": Code(
         "A loss is not finite",
-        "Weights after such a step are not numbers, or are useless.",
+        "The weights after such a step are useless.",
         "Lower `embedding.learning_rate`, then run `ft run --group embedding`.",
     ),
     "FT-EMB-012": Code(
@@ -713,7 +775,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-EMB-014": Code(
         "The model no longer gives a probe its recorded vector",
-        "Something that no field names has changed, for example a library; old and new vectors do not fit.",
+        "Something outside the contract has changed, for example a library. Old and new vectors do not fit.",
         "Install the library versions that the contract names, or run `ft run --group embedding`.",
     ),
     "FT-EMB-015": Code(
@@ -738,8 +800,8 @@ CODES: dict[str, Code] = {
         "Name a model's folder, or its sizes: `ft estimate --layers 36 --hidden 2560 --heads 32 ...`.",
     ),
     "FT-EST-003": Code(
-        "A kind of model that cannot be estimated",
-        "Of a model with experts only some weights work on a token, so that the formulas would be wrong.",
+        "This kind of model cannot be estimated",
+        "In a model with experts, only some of the weights work on a token, so the formulas would be wrong.",
         "Choose a dense model.",
     ),
     "FT-EST-004": Code(
@@ -755,13 +817,13 @@ CODES: dict[str, Code] = {
     ),
     # Lineage
     "FT-LIN-001": Code(
-        "An input has changed since this was built from it",
-        "Its content no longer follows from the current inputs.",
+        "An input has changed since the artifact was built from it",
+        "The artifact does not belong to the current inputs.",
         "Build it again with `ft run --asset`, then everything that is built from it.",
     ),
     "FT-LIN-002": Code(
         "Another run changed the artifact while it was checked",
-        "The checks would have judged different versions, and no version would have passed all of them.",
+        "The checks would have read different versions, so that no version would have passed all of them.",
         "Run the asset again: `ft run --asset NAME`.",
     ),
     # Models
@@ -797,13 +859,13 @@ CODES: dict[str, Code] = {
         "Run `ft migrate --to edge`, or `ft migrate --to server --url URL`.",
     ),
     "FT-QDR-005": Code(
-        "An alias names this collection",
-        "It serves: without it every query fails.",
+        "The collection is released under an alias",
+        "It answers the queries: without it every query fails.",
         "Move the alias first (`ft rollback collection`, or a new release).",
     ),
     "FT-QDR-006": Code(
-        "Vectors that would spoil the collection",
-        "Engines differ in which of them they take without an error; search results would then be wrong.",
+        "Some vectors would spoil the collection",
+        "Some engines take them without an error, and search results would then be wrong.",
         "Run `ft run --asset passage_vectors`.",
     ),
     "FT-QDR-007": Code(
@@ -819,17 +881,17 @@ CODES: dict[str, Code] = {
     "FT-QDR-009": Code(
         "The two engines score differently",
         "After a migration the same query must get the same scores.",
-        "Delete that collection in the target engine, then `ft migrate` again.",
+        "Delete that collection in the target engine, then run `ft migrate` again.",
     ),
     "FT-QDR-010": Code(
         "The two engines rank differently",
         "After a migration the same query must get the same passages.",
-        "Delete that collection in the target engine, then `ft migrate` again.",
+        "Delete that collection in the target engine, then run `ft migrate` again.",
     ),
     "FT-QDR-011": Code(
         "The files of the local engine cannot be read",
         "Its points cannot be searched.",
-        "Move the damaged folder away, then run `ft run --asset qdrant_collection`, which reads the kept vectors.",
+        "Move the damaged folder away, then run `ft run --asset qdrant_collection`. It reads the stored vectors.",
     ),
     # Releases
     "FT-REL-001": Code(
@@ -839,7 +901,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-REL-002": Code(
         "Artifacts of the release are no longer kept",
-        "It could not serve what it served.",
+        "It could not give the same answers as before.",
         "Choose another release (`ft rollback KIND --list`); `artifacts.keep` decides how many are kept.",
     ),
     # Retrieval
@@ -859,7 +921,7 @@ CODES: dict[str, Code] = {
         "Fix the candidate, or raise `retrieval.tolerance`.",
     ),
     "FT-RET-004": Code(
-        "The evaluation is not of what would be released",
+        "The evaluation is of another candidate than the one to release",
         "Its figures describe another collection, fusion or comparison.",
         "Run `ft run --asset retrieval_evaluation`.",
     ),
@@ -874,12 +936,12 @@ CODES: dict[str, Code] = {
         "Run `ft run --asset released_collection`.",
     ),
     "FT-RET-007": Code(
-        "No model in the store made this index; an equal dimension is not enough",
-        "Another model's query vectors rank the passages almost at random, without an error.",
+        "No model in the store made the vectors of this collection",
+        "Query vectors of another model rank passages almost at random, without an error, even at an equal dimension.",
         "Run `ft run --group embedding --group retrieval`.",
     ),
     "FT-RET-008": Code(
-        "The candidate cannot be compared with what is live",
+        "The candidate cannot be compared with the released collection",
         "A release that ranks worse would go unnoticed.",
         "Run `ft rollback collection --to` a release that still exists, or set `retrieval.tolerance: 1` (any loss is "
         "accepted) for this one; then `ft run --asset released_collection --upstream`.",
@@ -893,12 +955,12 @@ CODES: dict[str, Code] = {
     ),
     "FT-SPLIT-003": Code(
         "A record is in the splits twice",
-        "It would count double, or be trained on and tested on.",
+        "It would count twice, or be in training and in test.",
         "Build the splits again with `ft run --asset`.",
     ),
     "FT-SPLIT-004": Code(
         "A cluster is in more than one split",
-        "Its records share a document, a passage or a question: test rows would be known from training.",
+        "Its records share a document, a passage or a question, so test rows would be known from training.",
         "Change `datasets.split.key` in config.yaml (it assigns every cluster again).",
     ),
     "FT-SPLIT-005": Code(
@@ -908,17 +970,17 @@ CODES: dict[str, Code] = {
     ),
     "FT-SPLIT-006": Code(
         "A document, passage, group or question is in two splits",
-        "What is tested was seen in training.",
+        "The test would use texts that training has seen.",
         "Give the record that was edited a new id, or change `datasets.split.key` in config.yaml (it assigns "
         "every cluster again).",
     ),
     "FT-SPLIT-007": Code(
         "A split's share is far from the requested one",
-        "Too few rows make its figures noise; too many are missing in training.",
+        "With too few rows its figures are noise; too many rows are missing in training.",
         "Change `datasets.split.key` in config.yaml (it assigns every cluster again).",
     ),
     "FT-SPLIT-008": Code(
-        "A record is not where the ledger puts it",
+        "A record is not in the split that the ledger names",
         "Only the ledger keeps train and test rows apart over all data sets.",
         "Run `ft run --group datasets`.",
     ),
@@ -940,20 +1002,20 @@ CODES: dict[str, Code] = {
     ),
     "FT-SPLIT-012": Code(
         "A held-out text is part of a training text",
-        "The model may have learned the answer by heart: the test proves nothing.",
+        "The model may have memorised the answer, so the test proves nothing.",
         "Leave one of the two out, or give both one `group` and new ids (they then share a split); if they share "
         "a template, add it to `datasets.split.templates` in config.yaml.",
     ),
     "FT-SPLIT-013": Code(
         "Nearly equal questions are in different splits",
-        "What is tested was seen in training, in other words.",
+        "The test would ask questions that training has seen in other words.",
         "Give the record that was edited a new id, or change `datasets.split.key` in config.yaml (it assigns "
         "every cluster again).",
     ),
     # Training
     "FT-TRAIN-001": Code(
         "The split holds no rows",
-        "Without training rows there is nothing to learn, and without validation rows nobody knows whether it helped.",
+        "Without training rows there is nothing to learn, and without validation rows it is unknown if it helped.",
         "Add rows, or raise the share in `datasets.split`.",
     ),
     "FT-TRAIN-002": Code(
@@ -963,7 +1025,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-TRAIN-003": Code(
         "The prompt differs between training and serving",
-        "The chat template renders it in two ways: the model is asked something it was not trained on.",
+        "The chat template renders it in two ways, so the model would serve with a prompt that it was not trained on.",
         "Use a chat template whose generation prompt begins every assistant turn.",
     ),
     "FT-TRAIN-004": Code(
@@ -982,14 +1044,14 @@ CODES: dict[str, Code] = {
         "Delete the pair.",
     ),
     "FT-TRAIN-007": Code(
-        "The trainer has other rows than the gates judged",
-        "TRL drops and cuts rows silently; the gates' figures would be about other rows.",
+        "The trainer's rows are not the ones that the gates checked",
+        "TRL drops and cuts rows without a report; the figures of the gates would be about other rows.",
         "Report this: the preparation of TRL has changed.",
     ),
     "FT-TRAIN-008": Code(
         "bitsandbytes is not installed",
         "4-bit weights (`qlora`) and the 8-bit optimizer come from it.",
-        "Install the extra `qlora`, or set `method: lora` and `optimizer: adamw`.",
+        "Install the extra `ft-assets[qlora]`, or set `method: lora` and `optimizer: adamw`.",
     ),
     "FT-TRAIN-009": Code(
         "The tokenizer has no chat template",
@@ -1018,7 +1080,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-TRAIN-014": Code(
         "A reward figure is missing or not finite",
-        "How often DPO prefers the chosen answer, and by how much, is what it is for.",
+        "The rewards show how often, and by how much, the chosen answer is preferred.",
         "Lower `learning_rate` and train again.",
     ),
     "FT-TRAIN-015": Code(
@@ -1028,7 +1090,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-TRAIN-016": Code(
         "A text of the row is empty",
-        "An empty answer teaches silence.",
+        "The model would learn to give an empty answer.",
         "Write the text, or delete the row.",
     ),
     "FT-TRAIN-017": Code(
@@ -1038,7 +1100,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-TRAIN-018": Code(
         "The tag that opens the reasoning carries loss",
-        "In serving the prompt already holds it, so the model would learn to open it twice.",
+        "When serving, the prompt already contains it, so the model would learn to open it twice.",
         "Leave `<think>` out of the answer: the chat template opens it.",
     ),
     "FT-TRAIN-019": Code(
@@ -1052,7 +1114,7 @@ CODES: dict[str, Code] = {
         "Add reasoning, set `datasets.instruction.thinking: mask_empty`, or raise `max_empty_thinking_share`.",
     ),
     "FT-TRAIN-021": Code(
-        "The disk has too little room for this training",
+        "The disk has too little free space for this training",
         "It would fail after hours, when a checkpoint is written.",
         "Free space, or move `FT_STATE_DIR`.",
     ),
@@ -1072,18 +1134,18 @@ CODES: dict[str, Code] = {
         "Fix the tags, or delete the row.",
     ),
     "FT-TRAIN-025": Code(
-        "The gate was not judged before training",
+        "The result of the gate before training is missing",
         "The artifact comes from another version of the training, or its preflight.json was replaced.",
         "Delete the artifact and run its asset again.",
     ),
     "FT-TRAIN-026": Code(
         "`learning_rate` suits LoRA, but method is `full`",
-        "At ten times the usual rate a model whose weights are all trained loses what the base knew.",
+        "LoRA uses ten times the rate of full training. At that rate full training loses what the base model knew.",
         "Set `learning_rate` to the usual value for full training, or leave it out.",
     ),
     "FT-TRAIN-027": Code(
         "Every row is longer than `max_length`: none is left",
-        "Without training rows there is nothing to learn, and without validation rows nobody knows whether it helped.",
+        "Without training rows there is nothing to learn, and without validation rows it is unknown if it helped.",
         "Raise `max_length`, or set `too_long: truncate_prompt`.",
     ),
     "FT-TRAIN-030": Code(
@@ -1113,12 +1175,12 @@ CODES: dict[str, Code] = {
     ),
     "FT-TRAIN-035": Code(
         "Another process trains in this run folder",
-        "Both would write the same checkpoints.",
+        "Both processes would write the same checkpoints.",
         "Wait for it, or stop it.",
     ),
     "FT-TRAIN-050": Code(
         "The processes cannot share a global batch evenly",
-        "The effective batch would not be the configured one.",
+        "The real batch size would not be the configured one.",
         "Change `global_batch_size`, `micro_batch_size` or `launcher.processes`.",
     ),
     "FT-TRAIN-051": Code(
@@ -1149,17 +1211,17 @@ CODES: dict[str, Code] = {
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",
-        "It would be missing in the index, or be there twice.",
+        "The passage would be missing in the index, or be there twice.",
         "Run `ft run --asset passage_vectors`.",
     ),
     "FT-VEC-002": Code(
         "A dense vector has another dimension than the model",
-        "It cannot be stored with the others, or be compared with them.",
+        "It cannot be stored or compared with the others.",
         "Run `ft run --asset passage_vectors`.",
     ),
     "FT-VEC-003": Code(
         "A vector holds NaN or an infinity",
-        "Its scores are not numbers, and the ranking is chance.",
+        "Its scores are not numbers, and the ranking is random.",
         "Check `accelerator.dtype`, then run `ft run --asset passage_vectors`.",
     ),
     "FT-VEC-004": Code(
@@ -1186,6 +1248,6 @@ CODES: dict[str, Code] = {
 
 
 def codes_markdown() -> str:
-    """The table of all codes as Markdown, the text of docs/rules.md."""
+    """Return the table of all codes as Markdown, the text of docs/rules.md."""
     rows = ((f"`{key}`", *map(markdown_cell, code)) for key, code in CODES.items())
     return markdown_table(["code", "what", "why it matters", "how to fix"], rows) + "\n"

@@ -11,11 +11,12 @@ from typing import Any, cast
 import msgspec
 
 from expectations.contracts.consumer import Consumer
-from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Policy, Record
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Record
 from expectations.formats.passage import PASSAGE, PassageRecord
 from expectations.formats.recognise import recognise_rows, unknown
 from expectations.formats.registry import DIALECTS, FORMATS
-from expectations.reading import BATCH, FILE_CODES, MAX_LINE_BYTES, Rejected, Row, escape, holds_rows
+from expectations.formats.unread import UnreadKeys
+from expectations.reading import FILE_CODES, MAX_LINE_BYTES, READ_BATCH, RawRow, Rejected, escape, holds_rows
 from expectations.records.duplicates import Conflict, Duplicates
 from expectations.records.quarantine import set_aside
 from expectations.records.read import OpenedFile, convert_rows, in_batches
@@ -24,7 +25,7 @@ from expectations.violations import Refused, Violation, violation
 
 KEPT_PER_CODE = 100
 REPORT_VERSION = 2
-"""Of the JSON report. Version 1 had no `report_version`, and said `mend` for `fix`."""
+"""Version of the JSON report. Version 1 had no `report_version`, and `mend` in place of `fix`."""
 VALUE_CHARS = 80
 
 CLEAN, ROWS_FAIL, UNREADABLE = 0, 1, 2
@@ -84,6 +85,12 @@ class Report(msgspec.Struct, kw_only=True):
     """What a model is trained on for this record."""
     violations: list[Violation] = msgspec.field(default_factory=list[Violation])
     """The broken rules of the contract that the file was checked against."""
+    not_read: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """Keys that no field takes, each with its number of rows."""
+    typos: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    """Key that is not read -> the key that was probably meant."""
+    strict: bool = False
+    """True if a key that is not read fails the file."""
     max_quarantined: float = 0.0
     """The share of rows that may fail."""
     unreadable: str = ""
@@ -97,9 +104,11 @@ class Report(msgspec.Struct, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """0 when clean, 1 when rows fail or the contract is broken, 2 when unreadable."""
+        """0 when clean, 1 when rows fail, the contract is broken or (`strict`) a key is not read, 2 when unreadable."""
         if self.unreadable:
             return UNREADABLE
+        if self.strict and self.not_read:
+            return ROWS_FAIL
         return ROWS_FAIL if self.violations or self.failed > self.max_quarantined * self.rows else CLEAN
 
 
@@ -108,17 +117,18 @@ def verify_file(
     format: str | None = None,
     *,
     max_line_bytes: int = MAX_LINE_BYTES,
-    policy: Policy = DEFAULT_POLICY,
+    policy: ReadPolicy = DEFAULT_POLICY,
     against: Consumer | None = None,
     max_quarantined: float = 0.0,
+    strict: bool = False,
 ) -> Report:
     """Read a file once and check every row, duplicates included. `format` is the name of a format or of a dialect.
 
     Conflicting answers (FT-DUP-003) are reported and fail nothing. `against`: a consumer that must know the file's
-    format in this version. Refused when `format` is unknown.
+    format in this version. `strict`: a key that is not read fails the file. Refused when `format` is unknown.
     """
     check_format(format, str(path))
-    report = Report(file=str(path), max_quarantined=max_quarantined)
+    report = Report(file=str(path), max_quarantined=max_quarantined, strict=strict)
     if opens_as_document(path, format):
         _verify_document(report, path)
     else:
@@ -213,7 +223,7 @@ def _verify_document(report: Report, path: Path) -> None:
     _finish(report)
 
 
-def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes: int, policy: Policy) -> None:
+def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes: int, policy: ReadPolicy) -> None:
     try:
         opened = OpenedFile(path, max_line_bytes=max_line_bytes)
     except (Refused, OSError) as error:
@@ -232,49 +242,52 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
         report.notes = recognition.notes
         if recognition.dialect.format.has_reasoning:
             report.thinking = policy.thinking
-    rows = _RowsInWork(opened.rows(dialect), dialect)
+    rows = _RecentRows(opened.rows(dialect), dialect)
     duplicates = Duplicates()
-    _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy)), rows.find)
+    unread = UnreadKeys()
+    _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy, unread=unread)), rows.find)
+    report.not_read = unread.sorted()
+    report.typos = {name: typo for name, typo in unread.typos.items() if typo}
     report.conflicts = duplicates.conflicts
     if dialect and dialect.canonical:
         report.versions = sorted(rows.versions) or [dialect.format.version]
     _finish(report)
 
 
-class _RowsInWork:
-    """The rows of a file on their way to the rules: the last ones are kept, and the versions that rows state."""
+class _RecentRows:
+    """The rows of a file, passed on one by one; keeps the last ones, and the versions that rows state."""
 
-    def __init__(self, rows: Iterable[Row | Rejected], dialect: Dialect[Any] | None) -> None:
+    def __init__(self, rows: Iterable[RawRow | Rejected], dialect: Dialect[Any] | None) -> None:
         # three steps, each of a batch, lie between the reading of a row and its verdict
-        self._recent: deque[Row | Rejected] = deque(maxlen=6 * BATCH)
+        self._recent: deque[RawRow | Rejected] = deque(maxlen=6 * READ_BATCH)
         self.versions: set[int] = set()
         self._rows = rows
         self._canonical = dialect is not None and dialect.canonical
 
-    def __iter__(self) -> Iterator[Row | Rejected]:
+    def __iter__(self) -> Iterator[RawRow | Rejected]:
         for batch in in_batches(self._rows):
             self._recent.extend(batch)
             if self._canonical:
                 self._note_versions(batch)
             yield from batch
 
-    def _note_versions(self, batch: Iterable[Row | Rejected]) -> None:
+    def _note_versions(self, batch: Iterable[RawRow | Rejected]) -> None:
         """Note the versions of rows; a row of the quick lane has the version of the first rows."""
         for row in batch:
-            untyped: Any = row.untyped if isinstance(row, Row) else None
+            untyped: Any = row.untyped if isinstance(row, RawRow) else None
             if isinstance(untyped, dict):
                 version = cast("dict[str, Any]", untyped).get("format_version")
                 if type(version) is int:
                     self.versions.add(version)
 
-    def find(self, rejected: Rejected) -> Row | None:
+    def find(self, rejected: Rejected) -> RawRow | None:
         """Return the row that was rejected; None for one that was never read, or where several are on its line."""
-        rows = [row for row in self._recent if isinstance(row, Row) and row.line == rejected.line]
+        rows = [row for row in self._recent if isinstance(row, RawRow) and row.line == rejected.line]
         rows = [row for row in rows if rejected.offset in (-1, row.offset)]
         return rows[0] if len(rows) == 1 else None
 
 
-def _count(report: Report, records: Iterable[Record | Rejected], find_row: Callable[[Rejected], Row | None]) -> None:
+def _count(report: Report, records: Iterable[Record | Rejected], find_row: Callable[[Rejected], RawRow | None]) -> None:
     """Count clean and rejected rows and keep the first ones; `find_row` returns the rejected row, if it is known."""
     clean = with_reasoning = 0
     for record in records:
@@ -292,7 +305,7 @@ def _count(report: Report, records: Iterable[Record | Rejected], find_row: Calla
         report.with_reasoning, report.without_reasoning = with_reasoning, clean - with_reasoning
 
 
-def _note_rejected(report: Report, rejected: Rejected, row: Row | None) -> None:
+def _note_rejected(report: Report, rejected: Rejected, row: RawRow | None) -> None:
     counted = report.counts[rejected.code] = report.counts.get(rejected.code, 0) + 1
     if counted <= KEPT_PER_CODE:
         value = show_value(row.value, rejected.path) if row else ""

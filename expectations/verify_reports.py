@@ -12,7 +12,9 @@ from xml.etree import ElementTree
 import msgspec
 
 from expectations.codes import CODES
+from expectations.formats.unread import describe_unread
 from expectations.markdown import markdown_table
+from expectations.reading import escape
 from expectations.verify import REPORT_VERSION, Failing, Report
 from expectations.violations import Violation
 
@@ -55,6 +57,8 @@ def report_table(report: Report) -> str:
         console.print(f"  {violation}")
     for note in report.notes:
         console.print(f"  note: {note}")
+    if report.not_read:
+        console.print(f"  not read: {_not_read(report)}", soft_wrap=True)
     if report.thinking:
         console.print(f"  thinking: {_thinking(report)}")
     if report.counts:
@@ -96,6 +100,10 @@ def report_github(reports: Sequence[Report]) -> str:
         for violation in report.violations:
             total += 1
             annotations.append(_annotation("error", report.file, 0, violation.code, _contract_text(violation)))
+        if report.not_read:
+            total += 1
+            level = "error" if report.strict else "warning"
+            annotations.append(_annotation(level, report.file, 0, "not read", _not_read(report)))
         if not report.unreadable:
             total += sum(report.counts.values())
             level = "error" if report.exit_code else "warning"
@@ -152,8 +160,10 @@ def _markdown_row(report: Report) -> tuple[object, ...]:
     """Return the cells of a file in the first table."""
     what = f"{report.format} ({report.dialect})" if report.format else "not recognised"
     result = ("pass", "rows fail", "unreadable")[report.exit_code]
-    if report.exit_code and report.violations and not report.failed:
-        result = "contract broken"
+    if report.exit_code and not report.failed:
+        result = "contract broken" if report.violations else "keys are not read"
+    if report.unreadable:
+        result = "unreadable"
     return _code(report.file), what, report.rows, report.clean, report.failed, result
 
 
@@ -164,6 +174,8 @@ def _markdown_remarks(report: Report) -> list[str]:
         remarks.append(f"- unreadable: {report.unreadable_code} {_code(report.unreadable)}")
     remarks += [f"- {violation.code}: {_plain(_contract_text(violation))}" for violation in report.violations]
     remarks += [f"- note: {_plain(note)}" for note in report.notes]
+    if report.not_read:
+        remarks.append(f"- not read: {_plain(_not_read(report))}")
     if report.thinking:
         remarks.append(f"- thinking: {_thinking(report)}")
     for conflict in report.conflicts[:SHOWN_PER_CODE]:
@@ -192,6 +204,8 @@ def _cases(report: Report) -> list[tuple[str, str, str]]:
         rows = [f"{_place(row)}: {row.reason} {_offending(row)}" for row in _first_of(report, code)]
         text = "\n".join([f"{title}: {count} of {report.rows} rows", *rows, f"Fix: {fix}"])
         cases.append((code, "skipped" if tolerated else "failure", text))
+    if report.not_read:
+        cases.append(("keys", "failure" if report.strict else "skipped", f"not read: {_not_read(report)}"))
     return cases or [("rows", "", "")]
 
 
@@ -236,6 +250,10 @@ def _short(text: str, chars: int = _SHOWN_CHARS) -> str:
 def _meaning(code: str) -> tuple[str, str]:
     title, _, fix = CODES[code]
     return title, fix
+
+
+def _not_read(report: Report) -> str:
+    return describe_unread({escape(name): rows for name, rows in report.not_read.items()}, report.typos)
 
 
 def _thinking(report: Report) -> str:

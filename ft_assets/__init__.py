@@ -2,5 +2,5 @@
 
 import warnings
 
-# Dagster says it again for each of our four observed sources, wherever the location is loaded.
+# Dagster repeats the warning for each of our four observed sources, wherever the location is loaded.
 warnings.filterwarnings("ignore", message="Function `observable_source_asset` is currently in beta")

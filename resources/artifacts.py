@@ -242,7 +242,7 @@ class Staging:
         self.recipe = recipe
         self.path = path
 
-    def publish(self, summary: Mapping[str, Any] | msgspec.Struct | None = None) -> Artifact:
+    def publish(self, summary: Mapping[str, object] | msgspec.Struct | None = None) -> Artifact:
         """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
         (self.path / ".owner").unlink(missing_ok=True)
         files = seal_files(self.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import dagster as dg
 import msgspec
@@ -23,7 +23,7 @@ from resources.torchrun import STOP_SECONDS, gpu_environment, torchrun_command
 _OBSERVE_SECONDS = 5.0
 
 
-class ArtifactsResource(dg.ConfigurableResource[Any]):
+class ArtifactsResource(dg.ConfigurableResource[None]):
     """The artifact store and the release pointers below the state folder."""
 
     state_dir: str
@@ -45,7 +45,7 @@ class ArtifactsResource(dg.ConfigurableResource[Any]):
         return Path(self.state_dir)
 
 
-class QdrantResource(dg.ConfigurableResource[Any]):
+class QdrantResource(dg.ConfigurableResource[None]):
     """The vector engine that config.yaml names. The API key comes only from QDRANT_API_KEY."""
 
     state_dir: str
@@ -78,7 +78,7 @@ class Launcher(Protocol):
         ...
 
 
-class LauncherResource(dg.ConfigurableResource[Any]):
+class LauncherResource(dg.ConfigurableResource[None]):
     """Runs a worker and shows its progress: log lines, live observations on the asset page, the command line."""
 
     state_dir: str

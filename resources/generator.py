@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -81,7 +82,7 @@ class Generator:
         self.model: Any = None
         memory.free()
         dtype = getattr(torch, self._compute.dtype)
-        model = load_weights(self._wholes[whole], dtype=dtype)
+        model: Any = load_weights(self._wholes[whole], dtype=dtype)
         for name, folder in self._adapters.items() if whole == BASE else ():
             model = put_adapter(model, folder, name, autocast_adapter_dtype=False)
         # adapters in the base's dtype: casting every activation up and back costs more than the product itself
@@ -96,7 +97,7 @@ class Generator:
         batch_size: int,
         on_batch: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Generated]:
-        """Greedy text for each chat, in the order given. `on_batch(done, total)` after every batch.
+        """Return greedy text for each chat, in the order given. `on_batch(done, total)` is called after every batch.
 
         Chats are sorted by length, so that a batch pads little; padding is on the left, where generation needs it.
         """
@@ -143,8 +144,8 @@ class Generator:
             made.append(Generated(text, tokens=length, cut=length == len(row), opens_thought=opens_thought))
         return made
 
-    def _using(self, model_name: str) -> Any:
-        """The model of that name, for the length of a `with` block."""
+    def _using(self, model_name: str) -> AbstractContextManager[None]:
+        """Return a context in which the model of that name answers."""
         if model_name not in self.names:
             raise KeyError(f"{model_name} is not loaded; there are {self.names}")
         whole = model_name if model_name in self._wholes else BASE
@@ -158,7 +159,7 @@ class Generator:
 
 
 def render(tokenizer: Any, messages: Sequence[ChatMessage], add_generation_prompt: bool = True) -> list[int]:
-    """Token ids of a chat by the tokenizer's own template."""
+    """Return the token ids of a chat, rendered by the tokenizer's own template."""
     return list(
         tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True

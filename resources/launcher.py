@@ -93,8 +93,9 @@ def job_environment(threads: int | None, processes: int = 1) -> dict[str, str]:
     given = os.environ.get("OMP_NUM_THREADS")
     share = str(max(1, (threads or accelerator.cores()) // processes))
     if threads and given not in {None, share}:
-        _log.warning("launcher.threads: %d gives each process %s threads; OMP_NUM_THREADS=%s is not used",
-                     threads, share, given)  # fmt: skip
+        _log.warning(
+            "launcher.threads: %d gives each process %s threads; OMP_NUM_THREADS=%s is not used", threads, share, given
+        )
     return {
         torchrun.LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": given if given and not threads else share,
@@ -163,7 +164,7 @@ def read_failure(run_dir: Path) -> Refused | str | None:
     return Refused(failure["subject"], msgspec.convert(failure["violations"], list[Violation]))
 
 
-def _describe_failure(error: Exception) -> dict[str, Any]:
+def _describe_failure(error: Exception) -> dict[str, object]:
     if isinstance(error, Refused):
         return {"subject": error.subject, "violations": msgspec.to_builtins(error.violations, enc_hook=str)}
     return {"error": f"{type(error).__name__}: {error}"}

@@ -53,9 +53,16 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     ) -> Self:
         """Return the shape. Defaults: as many kv heads as heads, head_dim = hidden / heads."""
         return cls(
-            layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads or heads,
-            head_dim=head_dim or hidden // heads, ffn=ffn, vocab=vocab, tied=tied, name=name,
-        )  # fmt: skip
+            layers=layers,
+            hidden=hidden,
+            heads=heads,
+            kv_heads=kv_heads or heads,
+            head_dim=head_dim or hidden // heads,
+            ffn=ffn,
+            vocab=vocab,
+            tied=tied,
+            name=name,
+        )
 
     @classmethod
     def from_config(cls, folder: Path, name: str = "") -> Self:
@@ -155,9 +162,13 @@ def _gguf_shape(path: Path, name: str) -> ModelShape:
     reader: Any = GGUFReader(path)
     kind = reader.fields["general.architecture"].contents()
     sizes = {
-        "layers": "block_count", "hidden": "embedding_length", "heads": "attention.head_count",
-        "ffn": "feed_forward_length", "kv_heads": "attention.head_count_kv", "head_dim": "attention.key_length",
-    }  # fmt: skip
+        "layers": "block_count",
+        "hidden": "embedding_length",
+        "heads": "attention.head_count",
+        "ffn": "feed_forward_length",
+        "kv_heads": "attention.head_count_kv",
+        "head_dim": "attention.key_length",
+    }
     found = {
         size: reader.fields[f"{kind}.{key}"].contents()
         for size, key in sizes.items()

@@ -7,10 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import msgspec
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+Row = Mapping[str, object] | msgspec.Struct
 _BATCH = 500  # rows that are converted to Arrow at once, while they are still in the processor's cache
 _ROW_GROUP = 10_000
 
@@ -22,15 +27,15 @@ class TableWriter:
         self._path = path
         self._packed = 0
         self._schema = schema
-        self._pending: list[Mapping[str, Any] | msgspec.Struct] = []
-        self._batches: list[Any] = []
+        self._pending: list[Row] = []
+        self._batches: list[pa.RecordBatch] = []
         self._nested = [_holds_structs(field.type) for field in schema]
-        self._writer: Any = None
+        self._writer: pq.ParquetWriter | None = None
 
-    def add(self, row: Mapping[str, Any] | msgspec.Struct) -> None:
+    def add(self, row: Row) -> None:
         self.extend((row,))
 
-    def extend(self, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> None:
+    def extend(self, rows: Iterable[Row]) -> None:
         self._pending.extend(rows)
         if len(self._pending) >= _BATCH:
             self._pack()
@@ -48,9 +53,10 @@ class TableWriter:
     def __exit__(self, *_: object) -> None:
         self._pack()
         self._flush()
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
-    def _open(self, first: Any) -> Any:
+    def _open(self, first: pa.Table) -> pq.ParquetWriter:
         """Open a writer, with a dictionary for the columns that repeat values in the first rows; elsewhere it costs."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -91,13 +97,13 @@ class TableWriter:
         self._pending.clear()
 
 
-def _holds_structs(kind: Any) -> bool:
+def _holds_structs(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return pa.types.is_struct(kind) or (pa.types.is_list(kind) and _holds_structs(kind.value_type))
 
 
-def write_table(path: Path, schema: Any, rows: Iterable[Mapping[str, Any] | msgspec.Struct]) -> int:
+def write_table(path: Path, schema: Any, rows: Iterable[Row]) -> int:
     """Write all `rows` and return their number."""
     with TableWriter(path, schema) as writer:
         for row in rows:
@@ -136,7 +142,7 @@ def arrow_schema(struct: type[msgspec.Struct]) -> Any:
 
     plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
-    def arrow(kind: Any) -> Any:
+    def arrow(kind: Any) -> pa.DataType:
         if getattr(kind, "__origin__", None) is list:
             return pa.list_(arrow(kind.__args__[0]))
         return plain[kind] if kind in plain else pa.struct(arrow_schema(kind))

@@ -1,8 +1,9 @@
-"""Releases: a pointer file for each kind (adapter, collection) names what serves, and moves in one step."""
+"""Releases: a pointer file for each kind (adapter, collection) names the release that serves."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ ReleaseKind = Literal["adapter", "collection"]
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was released. `artifacts` (asset -> recipe id) are kept while it serves or is among the last."""
+    """One release. Its `artifacts` (asset -> recipe id) are kept while it serves or is among the last releases."""
 
     version: str
     released_at: float
@@ -32,13 +33,14 @@ class ReleaseBook(msgspec.Struct, frozen=True, kw_only=True):
     current: str
     history: list[Release]
     withheld: list[str] = []
-    """Versions that a person rolled back from. They are not released again before another version was."""
+    """Versions that a person rolled back from. They are not released again until another version was released."""
 
 
-def _served(artifacts: dict[str, str], details: dict[str, Any]) -> tuple[dict[str, str], Any]:
-    """Return what serves, without the evaluations: they are made again next to each release that is live."""
-    made = {asset: recipe for asset, recipe in artifacts.items() if not asset.endswith("_evaluation")}
-    return made, details.get("fusion")
+def _served(artifacts: dict[str, str], details: Mapping[str, object]) -> tuple[dict[str, str], object]:
+    """Return the artifacts and the fusion that decide what is served. Evaluations do not count: each candidate is
+    evaluated again next to the release that serves."""
+    served = {asset: recipe for asset, recipe in artifacts.items() if not asset.endswith("_evaluation")}
+    return served, details.get("fusion")
 
 
 def require_kept(store: ArtifactStore, release: Release) -> None:
@@ -68,16 +70,16 @@ class Releases:
         book = self.book(kind)
         return next((r for r in book.history if r.version == book.current), None) if book else None
 
-    def is_withheld(self, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, Any]) -> bool:
-        """Return whether these would serve what a person rolled back from."""
+    def is_withheld(self, kind: ReleaseKind, artifacts: dict[str, str], details: Mapping[str, object]) -> bool:
+        """Return whether these artifacts equal a release that a person rolled back from."""
         book = self.book(kind)
         left = [r for r in book.history if r.version in book.withheld] if book else []
         return any(_served(r.artifacts, r.details) == _served(artifacts, details) for r in left)
 
-    def move(self, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, Any]) -> Release:
+    def move(self, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, object]) -> Release:
         """Point `kind` at these artifacts. The version is the hash of artifacts and details: equal ones are one.
 
-        What was withheld before may be released again.
+        Versions that were withheld before may then be released again.
         """
         version = digest({"artifacts": artifacts, "details": details})[:12]
         with self._lock(kind):
@@ -104,7 +106,7 @@ class Releases:
         return found
 
     def point(self, kind: ReleaseKind, release: Release) -> None:
-        """Point at a release that is already in the book. The one that is left for an older one is withheld."""
+        """Point at a release in the book. After a rollback, the version that served before is withheld."""
         with self._lock(kind):
             book = self.book(kind)
             if book is None:
@@ -118,7 +120,7 @@ class Releases:
     def protected(self, store: ArtifactStore, keep: int) -> dict[str, set[str]]:
         """Return asset -> recipe ids that retention must keep.
 
-        They are what serves, the last `keep` releases of each kind, and whatever those were made from.
+        They belong to the release that serves, to the last `keep` releases of each kind, and to all their inputs.
         """
         found: dict[str, set[str]] = {}
         kinds: tuple[ReleaseKind, ...] = ("adapter", "collection")

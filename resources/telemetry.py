@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import msgspec
 
 METRICS_FILE = "metrics.jsonl"
+Record = dict[str, Any]
+"""One line of metrics.jsonl: its position in the run, and figures with names of their own."""
 EVENT = "event"  # the phase of a record that is an event and has no figures
 
 
@@ -58,7 +60,7 @@ class Metrics:
     def log(self, phase: str, step: int, total: int, **values: float) -> None:
         """Record `values` at `step` of `total` in `phase` (train, eval, encode, generate …)."""
         seconds = time.monotonic() - self._started
-        record: dict[str, Any] = {"phase": phase, "step": step, "total": total, "seconds": round(seconds, 3)}
+        record: dict[str, object] = {"phase": phase, "step": step, "total": total, "seconds": round(seconds, 3)}
         first_step, first_seconds = self._first.setdefault(phase, (step, seconds))
         if step > first_step:
             record["seconds_per_step"] = round((seconds - first_seconds) / (step - first_step), 4)
@@ -69,7 +71,7 @@ class Metrics:
         seconds = round(time.monotonic() - self._started, 3)
         self._write({"phase": EVENT, "step": step, "total": 0, "seconds": seconds, "event": kind, "text": text})
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, record: Mapping[str, object]) -> None:
         self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._stream.flush()
 
@@ -77,7 +79,7 @@ class Metrics:
         self._stream.close()
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+def read_metrics(path: Path) -> Iterator[Record]:
     """Yield the records of a metrics.jsonl; a half-written last line is left for the next reading."""
     if not path.is_file():
         return
@@ -89,7 +91,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_curves(path: Path) -> dict[str, list[float]]:
     """Return each figure of a metrics.jsonl over its steps. Of a step that was done twice the last record counts."""
-    steps: dict[tuple[str, int], dict[str, Any]] = {}
+    steps: dict[tuple[str, int], Record] = {}
     for record in read_metrics(path):
         if record["phase"] != EVENT:
             steps[record["phase"], record["step"]] = record
@@ -114,7 +116,7 @@ class Tail:
         # after the last whole line: a half one is cut off when the next run begins (see Metrics)
         self._offset = path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
 
-    def new(self) -> list[dict[str, Any]]:
+    def new(self) -> list[Record]:
         if not self._path.is_file():
             return []
         if self._path.stat().st_size < self._offset:  # a new training began a new file
@@ -127,7 +129,7 @@ class Tail:
         return [json.loads(line) for line in whole.splitlines()]
 
 
-def describe_step(record: dict[str, Any]) -> tuple[str, dict[str, float]]:
+def describe_step(record: Record) -> tuple[str, dict[str, float]]:
     """Return a line for a person ("loss 1.23 · 2.1 s/step · 0:42 left") and the numeric metrics of one record."""
     if record["phase"] == EVENT:
         return str(record["text"]), {}

@@ -11,18 +11,19 @@ import ctypes
 import os
 import signal
 import sys
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from resources import accelerator
 
 RANKS_FOLDER = "ranks"
 LAUNCHER = "FT_LAUNCHER_PID"
 """Environment variable: the process that started the worker."""
-STOP_SECONDS = (
-    600  # a worker that is cancelled ends its step and writes a checkpoint; torchrun kills after 30 by default
-)
+# a worker that is cancelled ends its step and writes a checkpoint; torchrun kills after 30 by default
+STOP_SECONDS = 600
 _PR_SET_PDEATHSIG = 1
+T = TypeVar("T")
 
 
 def torchrun_command(module: str, job_path: Path, processes: int) -> list[str]:
@@ -30,13 +31,16 @@ def torchrun_command(module: str, job_path: Path, processes: int) -> list[str]:
 
     What a rank prints goes to `<run folder>/ranks/…/<rank>/`; rank 0 is shown as well.
     """
-    return [
-        sys.executable, "-m", "torch.distributed.run",
-        "--standalone", "--nproc-per-node", str(processes), "--max-restarts", "0",
-        "--shutdown-timeout", str(STOP_SECONDS - 30),
-        "--log-dir", str(job_path.parent / RANKS_FOLDER), "--redirects", "3", "--tee", "0:3",
-        "-m", module, "--job", str(job_path),
-    ]  # fmt: skip
+    options = {
+        "--nproc-per-node": str(processes),
+        "--max-restarts": "0",
+        "--shutdown-timeout": str(STOP_SECONDS - 30),
+        "--log-dir": str(job_path.parent / RANKS_FOLDER),
+        "--redirects": "3",
+        "--tee": "0:3",
+    }
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, *chain.from_iterable(options.items()), "-m", module, "--job", str(job_path)]
 
 
 def rank() -> int:
@@ -66,15 +70,15 @@ def wait_for_all() -> None:
         torch.distributed.barrier()
 
 
-def gather(value: Any) -> list[Any]:
+def gather(value: T) -> list[T]:
     """Return the `value` of every process, by rank."""
     if world_size() == 1:
         return [value]
     import torch.distributed
 
-    found: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(found, value)
-    return found
+    values = [value] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def end_with_parent() -> None:

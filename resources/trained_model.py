@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,6 +21,10 @@ from expectations.canonical import text_digest
 from expectations.contracts.adapter import AdapterContract, BaseModelIdentity
 from expectations.contracts.fingerprint import tokenizer_files
 from resources import models
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 ADAPTER_FOLDER = "adapter"
 WHOLE_MODEL_FOLDER = "model"
@@ -39,7 +43,7 @@ def weights_folder(contract: AdapterContract) -> str:
     return WHOLE_MODEL_FOLDER if contract.method == "full" else ADAPTER_FOLDER
 
 
-def load_weights(folder: Path, **options: Any) -> Any:
+def load_weights(folder: Path, **options: Any) -> PreTrainedModel:
     """Return the causal language model in a folder; `options` as `from_pretrained` takes them."""
     from transformers import AutoModelForCausalLM
 
@@ -47,8 +51,8 @@ def load_weights(folder: Path, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
 
 
-def put_adapter(model: Any, trained: Path, name: str = ADAPTER_NAME, **options: Any) -> Any:
-    """The model with the adapter of an artifact's folder on it, next to those that it has; `options` are PEFT's."""
+def put_adapter(model: PreTrainedModel | PeftModel, trained: Path, name: str = ADAPTER_NAME, **options: Any) -> Any:
+    """Return the model with one more adapter, read from an artifact's folder; `options` are PEFT's."""
     from peft import PeftModel
 
     if not isinstance(model, PeftModel):
@@ -57,9 +61,11 @@ def put_adapter(model: Any, trained: Path, name: str = ADAPTER_NAME, **options: 
     return model
 
 
-def load_trained(base: Path, trained: Path | None, *, trainable: bool = False, **options: Any) -> Any:
-    """The model that a training (an artifact's folder; None: none yet) made of the base in `base`: the base with the
-    adapter on it (`trainable`: to be trained on), or the whole model that it left. The contract is not compared here.
+def load_trained(
+    base: Path, trained: Path | None, *, trainable: bool = False, **options: Any
+) -> PreTrainedModel | PeftModel:
+    """Return the trained model of an artifact's folder (`trained`; None: the base itself): the base in `base` with the
+    adapter (`trainable`: to train it further), or the whole model. The contract is not compared here.
     """
     if trained is None:
         return load_weights(base, **options)
@@ -76,7 +82,7 @@ def copy_companions(base: Path, target: Path) -> None:
 
 
 def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | None = None) -> BaseModelIdentity:
-    """The base model's identity for a contract: content hashes, chat template, the tokens that end an answer."""
+    """Return the base model's identity for a contract: content hashes, chat template, the tokens that end an answer."""
     from transformers import GenerationConfig
 
     stops = {tokenizer.eos_token_id}

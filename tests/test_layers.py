@@ -1,15 +1,19 @@
-"""Which package may import which, and which must stay light. Read from the source, so that nothing is loaded."""
+"""The allowed imports between packages, light packages, and unique names. Read from the source, without loading it."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+PACKAGES = ["expectations", "resources", "ft_assets"]
 STAGES = ["settings", "corpus", "datasets", "adapters", "embedding", "retrieval", "answers"]
 LAYERS = ["config", "graph", *STAGES]
 """The folders of ft_assets, each of which may use only those before it."""
@@ -30,43 +34,43 @@ def sources(project: Path, package: str) -> list[Path]:
     return sorted((project / package).rglob("*.py"))
 
 
-def test_packages_import_only_those_below_them(project: Path):
-    forbidden = {"expectations": ("resources", "ft_assets"), "resources": ("ft_assets",)}
-    broken = [
-        f"{path.relative_to(project)} imports {name}"
-        for package, above in forbidden.items()
-        for path in sources(project, package)
-        for name in imports(path)
-        if name.split(".")[0] in above
-    ]
-    assert broken == []
+def forbidden_imports(
+    project: Path, package: str, is_forbidden: Callable[[str], bool], allowed: AbstractSet[str] = frozenset()
+) -> Iterator[str]:
+    """Yield the forbidden imports of a package, except those of files with an `allowed` name."""
+    for path in sources(project, package):
+        if path.name not in allowed:
+            yield from (f"{path.relative_to(project)} imports {name}" for name in imports(path) if is_forbidden(name))
 
 
-def test_a_folder_of_ft_assets_uses_only_those_before_it(project: Path):
-    above = ["commands", "cli", "definitions", "watcher"]
-    broken = [
-        f"{path.relative_to(project)} imports {name}"
-        for number, layer in enumerate(LAYERS)
-        for path in sources(project, f"ft_assets/{layer}")
-        for name in imports(path)
-        if name.split(".")[:1] == ["ft_assets"]
-        and name.split(".")[1:2] != []
-        and name.split(".")[1] in {*LAYERS[number + 1 :], *above}
-    ]
-    assert broken == []
+@pytest.mark.parametrize(
+    ("package", "above"), [("expectations", {"resources", "ft_assets"}), ("resources", {"ft_assets"})]
+)
+def test_packages_import_only_those_below_them(project: Path, package: str, above: set[str]):
+    assert list(forbidden_imports(project, package, lambda name: name.split(".")[0] in above)) == []
 
 
-def test_modules_that_compute_do_not_import_dagster(project: Path):
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_folder_of_ft_assets_uses_only_those_before_it(project: Path, layer: str):
+    above = {*LAYERS[LAYERS.index(layer) + 1 :], "commands", "cli", "definitions", "watcher"}
+
+    def is_above(name: str) -> bool:
+        package, _, rest = name.partition(".")
+        return package == "ft_assets" and rest.split(".")[0] in above
+
+    assert list(forbidden_imports(project, f"ft_assets/{layer}", is_above)) == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_modules_that_compute_do_not_import_dagster(project: Path, stage: str):
     declares = {"assets.py", "checks.py", "glossary_checks.py"}
-    broken = [
-        f"{path.relative_to(project)} imports {name}"
-        for stage in STAGES
-        for path in sources(project, f"ft_assets/{stage}")
-        if path.name not in declares
-        for name in imports(path)
-        if name == "dagster" or name.startswith(("dagster.", "resources.dagster_resources", "ft_assets.graph.gates"))
-    ]
-    assert broken == []
+
+    def uses_dagster(name: str) -> bool:
+        return name == "dagster" or name.startswith(
+            ("dagster.", "resources.dagster_resources", "ft_assets.graph.gates")
+        )
+
+    assert list(forbidden_imports(project, f"ft_assets/{stage}", uses_dagster, declares)) == []
 
 
 def test_expectations_load_nothing_heavy(project: Path):
@@ -92,10 +96,14 @@ def test_definitions_load_nothing_that_computes(project: Path):
     ["trust_remote_code=True", "weights_only=False", "import pickle", "import yaml", "verify=False", "shell=True"],
 )
 def test_unsafe_calls_are_absent(project: Path, pattern: str):
-    found = [
-        path
-        for package in ("ft_assets", "resources", "expectations", "benchmarks")
-        for path in sources(project, package)
-        if pattern in path.read_text("utf-8")
-    ]
-    assert found == []
+    paths = chain.from_iterable(sources(project, package) for package in (*PACKAGES, "benchmarks"))
+    assert [path for path in paths if pattern in path.read_text("utf-8")] == []
+
+
+def test_public_classes_have_unique_names(project: Path):
+    modules: defaultdict[str, list[str]] = defaultdict(list)
+    for path in chain.from_iterable(sources(project, package) for package in PACKAGES):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules[node.name].append(str(path.relative_to(project)))
+    assert {name: paths for name, paths in modules.items() if len(paths) > 1} == {}

@@ -106,11 +106,11 @@ def refuse_mismatch(contract: Path | str, base_folder: Path | str, prompt: RagPr
     loaded = stored.base
     if stored.method == "full":
         loaded = msgspec.structs.replace(loaded, weights_sha256=stored.weights_sha256)
-    found = _branch("base", loaded, base)
+    differing = _branch("base", loaded, base)
     if prompt is not None:
-        found += _branch("prompt", stored.prompt, prompt)
-    if found:
-        raise Refused(f"{contract} on {folder}", _judge(found).violations(str(contract)))
+        differing += _branch("prompt", stored.prompt, prompt)
+    if differing:
+        raise Refused(f"{contract} on {folder}", _judge(differing).violations(str(contract)))
     return stored
 
 
@@ -118,12 +118,12 @@ def _branch(name: str, stored: msgspec.Struct, expected: msgspec.Struct) -> list
     return differences({name: msgspec.to_builtins(stored)}, {name: msgspec.to_builtins(expected)}, ignore=_NAMES)
 
 
-def _judge(found: list[Difference]) -> Comparison:
+def _judge(differing: list[Difference]) -> Comparison:
     """Return the comparison with these differences; those that a new training fixes break FT-ADP-002."""
-    fixable = [difference.field.startswith(_RETRAIN) for difference in found]
-    level = Level.IDENTICAL if not found else Level.RETRAIN if all(fixable) else Level.BROKEN
+    fixable = [difference.field.startswith(_RETRAIN) for difference in differing]
+    level = Level.IDENTICAL if not differing else Level.RETRAIN if all(fixable) else Level.BROKEN
     coded = [
         msgspec.structs.replace(difference, code="FT-ADP-002" if retrain else "FT-ADP-001")
-        for difference, retrain in zip(found, fixable, strict=True)
+        for difference, retrain in zip(differing, fixable, strict=True)
     ]
     return Comparison(level, coded, "FT-ADP-001", _FIX)

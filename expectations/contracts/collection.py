@@ -15,8 +15,8 @@ from typing import Any, Protocol, cast
 
 from expectations.contracts.compare import Comparison, Difference, Level
 from expectations.contracts.embedding import (
+    CONTRACT_FILE,
     DENSE_TOLERANCE,
-    FILE,
     EmbeddingContract,
     Serving,
     cosine,
@@ -92,7 +92,7 @@ def _read(expected: EmbeddingContract | Mapping[str, Any] | str | Path) -> Embed
     if isinstance(expected, Mapping):
         return read_contract(expected, "the expected contract")
     path = Path(expected)
-    path = path / FILE if path.is_dir() else path
+    path = path / CONTRACT_FILE if path.is_dir() else path
     return read_contract(json.loads(path.read_text("utf-8")), str(path))
 
 
@@ -104,7 +104,7 @@ def configured_serving(config: Any) -> Serving | None:
 
 
 def check_configuration(where: str, config: Serving | None, stored: Serving | None) -> list[Violation]:
-    """FT-COL-003: the engine is configured (`config`) as the contract of the collection says (`stored`)."""
+    """FT-COL-003: the configuration of the engine (`config`) agrees with the contract of the collection (`stored`)."""
     if stored is not None and config == stored:
         return []
     found, expected = _in_words(config), _in_words(stored)

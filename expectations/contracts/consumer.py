@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.violations import Refused, Violation, violation
 
-FOLDER = Path(__file__).parent / "consumers"
+CONSUMER_FOLDER = Path(__file__).parent / "consumers"
 
 _Unmet = tuple[str, object, object]
 """A need that is not met: the field, the candidate's value, the accepted ones."""
@@ -50,12 +50,12 @@ class Consumer(_Strict):
     retrieval: RetrievalNeeds | None = None
 
 
-def load_consumers(folder: Path = FOLDER) -> list[Consumer]:
+def load_consumers(folder: Path = CONSUMER_FOLDER) -> list[Consumer]:
     """Return every consumer contract in `folder`. Raises Refused (FT-CON-001) with every error in every file."""
     return _load(sorted(folder.glob("*.yaml")))
 
 
-def find_consumer(name: str, folder: Path = FOLDER) -> Consumer:
+def find_consumer(name: str, folder: Path = CONSUMER_FOLDER) -> Consumer:
     """Return one contract, by the path of its file or by its name in `folder`. Raises Refused (FT-CON-001)."""
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:

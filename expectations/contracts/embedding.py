@@ -19,7 +19,7 @@ from expectations.contracts.compare import Comparison, Difference, Level, differ
 from expectations.violations import Refused, Violation, violation
 
 FORMAT = "ft-embedding-contract/1"
-FILE = "contract.json"
+CONTRACT_FILE = "contract.json"
 DENSE_TOLERANCE = 0.999
 SPARSE_TOLERANCE = 0.99
 
@@ -154,16 +154,16 @@ def compare(stored: EmbeddingContract, wanted: EmbeddingContract) -> Comparison:
 
     The level is IDENTICAL, REWEIGHT, REINDEX or BROKEN.
     """
-    found = differences(stored, wanted, ignore=("base", "libraries", "probes"))
+    differing = differences(stored, wanted, ignore=("base", "libraries", "probes"))
     if stored.index_fp != wanted.index_fp:
         level = Level.REINDEX
     elif drifted := probe_drift(stored.probes, wanted.probes):
-        level, found = Level.BROKEN, [*found, *drifted]
+        level, differing = Level.BROKEN, [*differing, *drifted]
     elif stored.fusion_fp != wanted.fusion_fp:
         level = Level.REWEIGHT
     else:
-        level, found = Level.IDENTICAL, []
-    return Comparison(level, found, "FT-EMB-002", _FIXES[level])
+        level, differing = Level.IDENTICAL, []
+    return Comparison(level, differing, "FT-EMB-002", _FIXES[level])
 
 
 def guard(stored: EmbeddingContract, wanted: EmbeddingContract, where: str) -> None:
@@ -176,18 +176,18 @@ def guard(stored: EmbeddingContract, wanted: EmbeddingContract, where: str) -> N
 def probe_drift(stored: Sequence[Probe], now: Sequence[Probe]) -> list[Difference]:
     """Return the probes whose vectors are not the same now: dense cosine below 0.999 or sparse cosine below 0.99."""
     fresh = {(probe.kind, probe.text): probe for probe in now}
-    found: list[Difference] = []
+    drifted: list[Difference] = []
     for index, probe in enumerate(stored):
         other = fresh.get((probe.kind, probe.text))
         if other is None:
-            found.append(Difference(f"probes.{index}", probe.text, None))
+            drifted.append(Difference(f"probes.{index}", probe.text, None))
             continue
         dense, sparse = cosine(probe.dense, other.dense), _sparse_cosine(probe.sparse, other.sparse)
         if not dense >= DENSE_TOLERANCE:  # a NaN must fail
-            found.append(Difference(f"probes.{index}.dense (cosine)", round(dense, 6), DENSE_TOLERANCE))
+            drifted.append(Difference(f"probes.{index}.dense (cosine)", round(dense, 6), DENSE_TOLERANCE))
         if not sparse >= SPARSE_TOLERANCE:
-            found.append(Difference(f"probes.{index}.sparse (cosine)", round(sparse, 6), SPARSE_TOLERANCE))
-    return found
+            drifted.append(Difference(f"probes.{index}.sparse (cosine)", round(sparse, 6), SPARSE_TOLERANCE))
+    return drifted
 
 
 def dimension_violations(contract: EmbeddingContract, dimension: int, where: str) -> list[Violation]:
@@ -218,5 +218,5 @@ def _sparse_cosine(left: Mapping[str, float], right: Mapping[str, float]) -> flo
 
 def _unreadable(where: str, reason: str, found: object) -> Refused:
     message = f"The embedding contract cannot be read: {reason}"
-    broken = violation("FT-EMB-001", where=where, message=message, field="format", found=found, expected=FORMAT)
-    return Refused(f"reading the contract of {where}", [broken])
+    unreadable = violation("FT-EMB-001", where=where, message=message, field="format", found=found, expected=FORMAT)
+    return Refused(f"reading the contract of {where}", [unreadable])

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from expectations.formats.dialect import Place, Policy, RowError, Turn
+from expectations.formats.dialect import Place, ReadPolicy, RowError, Turn
 from expectations.text.cleaning import (
     LANGUAGES,
     clean,
@@ -106,8 +106,8 @@ def texts_around(context: Sequence[str], system: str, history: Sequence[Turn]) -
     return [("$.context", "\n".join(context)), ("$.system", system), ("$.history", past)]
 
 
-def simplified(texts: _Texts, policy: Policy) -> _Texts:
-    """Return a text, or a list of texts or turns, with traditional Chinese converted as the policy says."""
+def simplified(texts: _Texts, policy: ReadPolicy) -> _Texts:
+    """Return a text, or a list of texts or turns, with traditional Chinese converted as the policy requires."""
     if policy.traditional == "keep":
         return texts
     how = policy.traditional

@@ -1,4 +1,4 @@
-"""How a record format and its dialects are described, and how a raw row is decoded into a dialect's typed row.
+"""The description of a record format and its dialects, and the decoding of a raw row into a typed row.
 
 A format's own file (instruction.py, qa.py, …) builds one `Format`; registry.py lists them all.
 """
@@ -14,8 +14,6 @@ import msgspec
 
 from expectations.text.traditional import Traditional
 
-Kind = str
-"""The name of a format."""
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
 
 
@@ -41,7 +39,7 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     """The name of the folder that the file is in. FlagEmbedding's data uses it as a setting."""
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class ReadPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a data set that decide how its rows are read."""
 
     thinking: Thinking = "allow_empty"
@@ -50,7 +48,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How traditional Chinese is converted to simplified, if at all: see text/traditional.py."""
 
 
-DEFAULT_POLICY = Policy()
+DEFAULT_POLICY = ReadPolicy()
 
 
 class Turn(msgspec.Struct, frozen=True, gc=False):
@@ -68,6 +66,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         line_no: int
 
 
+Passages = str | list[str | dict[str, Any]] | None
+"""Passages given along with a question, as people write them."""
+
+
 class Extras(msgspec.Struct, kw_only=True, gc=False):
     """Optional keys that any instruction, preference or qa row may have."""
 
@@ -75,6 +77,56 @@ class Extras(msgspec.Struct, kw_only=True, gc=False):
     evidence: list[str] | None = None
     group: str | None = None
     language: str | None = None
+
+
+class TrainingExtras(Extras, kw_only=True):
+    """Optional keys that any row for training a generator may have; each has several names in the files people have."""
+
+    system: str | None = None
+    system_prompt: str | None = None
+    context: Passages = None
+    contexts: Passages = None
+    documents: Passages = None
+    passages: Passages = None
+    references: Passages = None
+    retrieved_contexts: Passages = None
+
+    def find_passages(self) -> tuple[str, list[str]]:
+        """Return (JSON path, texts) of the passages that the row gives along with its question.
+
+        RowError (FT-KEY-010) where two keys hold different ones, or a passage has no text.
+        """
+        path, texts = "$.context", list[str]()
+        for name in _PASSAGE_KEYS:
+            given: Passages = getattr(self, name)
+            if not given:
+                continue
+            found = [_passage_text(f"$.{name}", one) for one in ([given] if isinstance(given, str) else given)]
+            if texts and found != texts:
+                raise RowError("FT-KEY-010", f"$.{name}", f"`{path[2:]}` and `{name}` hold different passages")
+            path, texts = f"$.{name}", found
+        return path, texts
+
+    def find_system(self) -> str | None:
+        """Return the row's own system text. RowError (FT-KEY-010) where two keys hold different ones."""
+        if self.system and self.system_prompt and self.system != self.system_prompt:
+            raise RowError("FT-KEY-010", "$.system_prompt", "`system` and `system_prompt` hold different texts")
+        return self.system or self.system_prompt
+
+
+_PASSAGE_KEYS = ("context", "contexts", "documents", "passages", "references", "retrieved_contexts")
+_TEXT_KEYS = ("text", "content", "contents", "page_content", "passage", "segment", "body")
+
+
+def _passage_text(path: str, passage: str | dict[str, Any]) -> str:
+    """Return the text of a passage: a text, or an object with one of the usual keys."""
+    if isinstance(passage, str):
+        return passage
+    text = next((passage[key] for key in _TEXT_KEYS if isinstance(passage.get(key), str)), None)
+    if text is None:
+        raise RowError("FT-KEY-010", path, f"a passage has none of the keys {', '.join(_TEXT_KEYS)}")
+    title = passage.get("title")
+    return f"{title}\n{text}" if isinstance(title, str) and title.strip() and title not in text else text
 
 
 class Keys(msgspec.Struct, gc=False):
@@ -96,9 +148,9 @@ class Keys(msgspec.Struct, gc=False):
 
 _Row = TypeVar("_Row")
 _Record = TypeVar("_Record", bound=Record)
-Parts = Callable[[Any], Iterator[tuple[str, object]]]
+RowParts = Callable[[Any], Iterator[tuple[str, object]]]
 """A raw row that holds several records -> (JSON path, raw value) of each."""
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
+RowMigration = Callable[[dict[str, Any]], dict[str, Any]]
 """A canonical row of one version -> the row of the next version."""
 
 
@@ -111,12 +163,12 @@ class Dialect(Generic[_Row]):
     """Keys that a row has. A mark of several keys, `qid|query_id`, is one of them."""
     row: type[_Row]
     """The typed row: a msgspec Struct, or a list type for TSV."""
-    convert: Callable[[_Row, Any, Place, Policy], Record]
+    convert: Callable[[_Row, Any, Place, ReadPolicy], Record]
     """(typed row, raw value, place, policy) -> record; raises RowError. A row of the quick lane has no raw value: every
     key of it is a field of the typed row."""
     extra_marks: tuple[str, ...] = ()
     """Optional keys that distinguish it from a dialect with the same marks."""
-    parts: Parts | None = None
+    parts: RowParts | None = None
     """For a row that holds several records: (JSON path, raw value) of each; raises RowError."""
     suits: Callable[[Any], bool] | None = None
     """A test of the values, where keys or the number of columns are not enough."""
@@ -128,6 +180,11 @@ class Dialect(Generic[_Row]):
     """How probable it is, 0 to 1, that a row has this dialect and not another one that fits equally well."""
     headers: tuple[list[str], ...] = ()
     """First lines of a table that are no rows."""
+    also_has: tuple[str, ...] = ()
+    """Other keys that belong to the dialect: `convert` reads them from the raw value, or they only describe how the row
+    was made. A pattern such as `*_score` counts in objects below the row."""
+    outer: type[msgspec.Struct] | None = None
+    """The raw row as a type, where it holds several records: its keys are the ones that are read."""
     canonical: bool = False
     """True for the format's own form, whose rows may state their version."""
     format: Format[Any] = field(init=False, repr=False)
@@ -144,7 +201,7 @@ class Dialect(Generic[_Row]):
         marks = sum(_has(cast("dict[str, Any]", value), mark) for mark in self.marks)
         return marks / len(self.marks), marks + sum(mark in value for mark in self.extra_marks)
 
-    def decode(self, value: Any, place: Place, policy: Policy) -> Record:
+    def decode(self, value: Any, place: Place, policy: ReadPolicy) -> Record:
         """Return the record of a raw value; RowError with the JSON path when a rule is broken."""
         if self.canonical and "format_version" in value:
             value = self.format.migrate(value)
@@ -161,7 +218,7 @@ def _has(value: dict[str, Any], mark: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Format(Generic[_Record]):
-    """One record format: everything that the rest of the project asks about it."""
+    """One record format: everything that the rest of the project needs to know about it."""
 
     name: str
     record: type[_Record]
@@ -171,7 +228,7 @@ class Format(Generic[_Record]):
     """Returns what a record is compared by in the search for repeated and contradicting rows."""
     dialects: tuple[Dialect[Any], ...]
     """Where two fit a row equally well, the first one is taken."""
-    migrations: tuple[Migration, ...] = ()
+    migrations: tuple[RowMigration, ...] = ()
     """The first brings a row of version 1 to version 2, the second one of version 2 to version 3, and so on."""
     bridges: Mapping[str, Callable[[_Record], Record]] = field(
         default_factory=cast("type[dict[str, Callable[[_Record], Record]]]", dict)

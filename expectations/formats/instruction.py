@@ -34,7 +34,7 @@ from expectations.formats.dialect import (
     Format,
     Keys,
     Place,
-    Policy,
+    ReadPolicy,
     Record,
     RowError,
     Turn,
@@ -129,7 +129,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "a
 def split_thinking(text: str, reasoning: str, path: str) -> tuple[str, str]:
     """Return (reasoning, answer) of a cleaned answer. A template may have opened the tag, so a closing one is enough.
 
-    RowError when tags do not pair, or reasoning stands both in tags and in its own field.
+    RowError when tags do not pair, or reasoning is given both in tags and in its own field.
     """
     if "<" not in text and "<" not in reasoning:
         return reasoning, text
@@ -165,7 +165,7 @@ class Exchange(msgspec.Struct, kw_only=True, gc=False):
     record_id: str | None = None
 
 
-def _build(row: Extras, exchange: Exchange, place: Place, policy: Policy) -> InstructionRecord:
+def _build(row: Extras, exchange: Exchange, place: Place, policy: ReadPolicy) -> InstructionRecord:
     """Return the record of an exchange; RowError when it breaks a rule. The rules are the same in every dialect."""
     asked_at, answered_at = exchange.paths
     question = tidy_required("FT-INST-002", exchange.question, asked_at, place)
@@ -204,7 +204,7 @@ def _build(row: Extras, exchange: Exchange, place: Place, policy: Policy) -> Ins
     )
 
 
-def _split_answer(exchange: Exchange, question: str, place: Place, policy: Policy) -> tuple[str, str]:
+def _split_answer(exchange: Exchange, question: str, place: Place, policy: ReadPolicy) -> tuple[str, str]:
     """Return (reasoning, answer), cleaned; RowError when the answer is empty or cut, or the reasoning is wrong."""
     path = exchange.paths[1]
     whole = tidy(exchange.answer, path, place)
@@ -258,7 +258,7 @@ def _build_dialogue(
     row: MessagesRow | ShareGptRow | CompletionRow,
     dialogue: Exchange,
     place: Place,
-    policy: Policy,
+    policy: ReadPolicy,
     system: str | None = None,
 ) -> InstructionRecord:
     """Return the record of a dialogue. The row's own system text counts where the messages have none."""
@@ -267,7 +267,7 @@ def _build_dialogue(
     return _build(row, dialogue, place, policy)
 
 
-def _from_canonical(row: InstructionRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
+def _from_canonical(row: InstructionRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
     exchange = Exchange(
         paths=("$.question", "$.answer"),
         question=row.question,
@@ -282,7 +282,7 @@ def _from_canonical(row: InstructionRow, _raw: object, place: Place, policy: Pol
     return _build(row, exchange, place, policy)
 
 
-def _from_alpaca(row: AlpacaRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
+def _from_alpaca(row: AlpacaRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
     exchange = Exchange(
         paths=("$.instruction", "$.output"),
         question=row.instruction,
@@ -296,16 +296,16 @@ def _from_alpaca(row: AlpacaRow, _raw: object, place: Place, policy: Policy) -> 
     return _build(row, exchange, place, policy)
 
 
-def _from_messages(row: MessagesRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
+def _from_messages(row: MessagesRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
     return _build_dialogue(row, read_dialogue(row.messages, "$.messages"), place, policy)
 
 
-def _from_sharegpt(row: ShareGptRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
+def _from_sharegpt(row: ShareGptRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
     messages = [Message(role=turn.role, content=turn.content) for turn in row.conversations]
     return _build_dialogue(row, read_dialogue(messages, "$.conversations", "value"), place, policy, row.system)
 
 
-def _from_completion(row: CompletionRow, _raw: object, place: Place, policy: Policy) -> InstructionRecord:
+def _from_completion(row: CompletionRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
     if isinstance(row.prompt, str) and isinstance(row.completion, str):
         exchange = Exchange(
             paths=("$.prompt", "$.completion"),

@@ -1,7 +1,7 @@
-"""Prompts of KBAlign taken apart: the question and the references that were put into the template, or a verification.
+"""Parse the prompts of KBAlign: the question and the references in its template, or a verification.
 
-The whole prompt stands in KBAlign's rows. Question and references are taken out of it, so that one template, ours, is
-trained on.
+A row of KBAlign has the whole prompt. Question and references are taken out of it, so that training uses only this
+project's template.
 """
 
 from __future__ import annotations

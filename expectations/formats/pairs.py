@@ -25,7 +25,7 @@ from expectations.formats.build import (
     tidy_required,
 )
 from expectations.formats.columns import is_bare_id, is_table_row
-from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, Policy, Record, RowError
+from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, ReadPolicy, Record, RowError
 from expectations.text.cleaning import comparison_key, comparison_key_of_clean
 
 NO_IN_BATCH = "no_in_batch_neg"
@@ -46,7 +46,7 @@ class RetrievalPairRecord(Record, frozen=True, kw_only=True, gc=False):
     prompt: str
     """The instruction given with the query; empty for the run's own."""
     task_type: str
-    """FlagEmbedding's `type`: normal, symmetric_class, symmetric_clustering, symmetric_sts; empty when not said."""
+    """FlagEmbedding's `type`: normal, symmetric_class, symmetric_clustering, symmetric_sts; empty when not given."""
     in_batch_negatives: bool
     """True if the texts of other queries of the batch may serve as negatives."""
     language: str
@@ -56,14 +56,14 @@ class RetrievalPairRecord(Record, frozen=True, kw_only=True, gc=False):
     line_no: int
 
 
-Texts = list[str | list[Any]]
+RawTexts = list[str | list[Any]]
 """A list of texts; lists within it are read only to be refused with a reason of their own."""
 
 
 class RetrievalPairRow(Extras, kw_only=True):
     query: str
-    positives: Texts
-    negatives: Texts | None = None
+    positives: RawTexts
+    negatives: RawTexts | None = None
     record_id: str | None = None
     positive_scores: list[float] | None = None
     negative_scores: list[float] | None = None
@@ -74,8 +74,8 @@ class RetrievalPairRow(Extras, kw_only=True):
 
 class FlagEmbeddingRow(Extras, kw_only=True):
     query: str
-    pos: Texts
-    neg: Texts | None = None
+    pos: RawTexts
+    neg: RawTexts | None = None
     pos_scores: list[float | None] | None = None
     neg_scores: list[float | None] | None = None
     prompt: str | None = None
@@ -88,11 +88,11 @@ _MOST_NEGATIVES = 64
 
 
 class AnchorRow(Extras, kw_only=True):
-    positive: str | Texts
+    positive: str | RawTexts
     anchor: str | None = None
     query: str | None = None
     question: str | None = None
-    negative: str | Texts | None = None
+    negative: str | RawTexts | None = None
 
 
 MinedRow: Any = msgspec.defstruct(
@@ -147,8 +147,8 @@ class Contrast(msgspec.Struct, kw_only=True, gc=False):
 
     fields: Fields
     query: str
-    positives: Texts
-    negatives: Texts | None = None
+    positives: RawTexts
+    negatives: RawTexts | None = None
     positive_scores: list[float] | None = None
     negative_scores: list[float] | None = None
     prompt: str | None = None
@@ -157,7 +157,7 @@ class Contrast(msgspec.Struct, kw_only=True, gc=False):
     record_id: str = ""
 
 
-def _build(row: Extras, given: Contrast, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _build(row: Extras, given: Contrast, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     """Return the record of a query with its texts; RowError when it breaks a rule, the same in every dialect."""
     fields = given.fields
     query_at, positives_at, negatives_at = (
@@ -197,7 +197,7 @@ def _build(row: Extras, given: Contrast, place: Place, policy: Policy) -> Retrie
     )
 
 
-def _tidy_texts(empty: str, texts: Texts, path: str, place: Place) -> list[str]:
+def _tidy_texts(empty: str, texts: RawTexts, path: str, place: Place) -> list[str]:
     """Return the cleaned texts of a list; RowError on one that is a list itself, or empty (`empty`)."""
     cleaned: list[str] = []
     for n, text in enumerate(texts):
@@ -227,7 +227,7 @@ def _refuse_scores(scores: list[float] | None, count: int, path: str) -> None:
             raise RowError("FT-PAIR-007", f"{path}[{n}]", f"found {score}, expected a finite number")
 
 
-def _from_canonical(row: RetrievalPairRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_canonical(row: RetrievalPairRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     given = Contrast(
         fields=_CANONICAL,
         query=row.query,
@@ -243,7 +243,7 @@ def _from_canonical(row: RetrievalPairRow, _raw: object, place: Place, policy: P
     return _build(row, given, place, policy)
 
 
-def _from_flag_embedding(row: FlagEmbeddingRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_flag_embedding(row: FlagEmbeddingRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     stem = place.source.rpartition("/")[2].partition(".")[0]
     alone = row.no_in_batch_neg or stem.endswith(NO_IN_BATCH) or place.folder.endswith(NO_IN_BATCH)
     given = Contrast(
@@ -270,7 +270,7 @@ def _scores(scores: list[float | None] | None, path: str) -> list[float] | None:
     return cast("list[float]", scores)
 
 
-def _from_anchor(row: AnchorRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_anchor(row: AnchorRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     named = [name for name in ("anchor", "query", "question") if getattr(row, name) is not None]
     if len(named) != 1:
         found = " and ".join(f"`{name}`" for name in named) or "none"
@@ -288,14 +288,14 @@ def _from_anchor(row: AnchorRow, _raw: object, place: Place, policy: Policy) -> 
     return _build(row, given, place, policy)
 
 
-def _listed(texts: str | Texts | None) -> Texts:
+def _listed(texts: str | RawTexts | None) -> RawTexts:
     """Return a list of texts; of one text, or of none, too."""
     if texts is None:
         return []
     return [texts] if isinstance(texts, str) else texts
 
 
-def _from_passages(row: PassagesRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_passages(row: PassagesRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     given = Contrast(
         fields=_TEVATRON,
         query=row.query,
@@ -312,7 +312,7 @@ def _titled(passage: Judged) -> str:
     return f"{title}\n{text}" if title and text else text
 
 
-def _from_triple(cells: list[str], _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_triple(cells: list[str], _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     if len(cells) != 3:
         raise RowError("FT-PAIR-001", "$", f"found {len(cells)} columns, expected 3 (query, positive, negative)")
     given = Contrast(fields=_TRIPLE, query=cells[0], positives=[cells[1]], negatives=[cells[2]])
@@ -323,7 +323,7 @@ def _is_triple(row: Any) -> bool:
     return is_table_row(row, 3) and not any(is_bare_id(cell) for cell in row)
 
 
-def _from_statutes(row: StatutesRow, _raw: object, place: Place, policy: Policy) -> RetrievalPairRecord:
+def _from_statutes(row: StatutesRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     given = Contrast(fields=_STARD, query=row.question, positives=list(row.statutes.values()))
     return _build(row, given, place, policy)
 

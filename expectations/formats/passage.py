@@ -19,7 +19,7 @@ from expectations.formats.columns import (
     one_of,
     optional_row,
 )
-from expectations.formats.dialect import Dialect, Format, Keys, Place, Policy, Record, RowError, rename_line
+from expectations.formats.dialect import Dialect, Format, Keys, Place, ReadPolicy, Record, RowError, rename_line
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
 
@@ -82,20 +82,20 @@ def _build(
     )
 
 
-def _from_beir(row: BeirPassageRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_beir(row: BeirPassageRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     return _build(row.id, row.title, row.text, ("_id", "text"), place)
 
 
-def _from_contents(row: ContentsRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_contents(row: ContentsRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     return _build(row.id, row.title, row.contents, ("id", "contents"), place)
 
 
-def _from_titled(row: TitledRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_titled(row: TitledRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     name = content_id("passage", row.title.strip(), row.content.strip()) if row.id is None else row.id
     return _build(name, row.title, row.content, ("id", "content"), place)
 
 
-def _from_columns(row: Any, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_columns(row: Any, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     document_id, text = one_of(row, _IDS, "FT-PSG-001"), one_of(row, _TEXTS, "FT-PSG-001")
     return _build(document_id[1], row.title, text[1], (document_id[0], text[0]), place)
 
@@ -105,7 +105,7 @@ def _has_columns(value: Any) -> bool:
     return isinstance(value, dict) and not has_training_keys(value) and not {"document_id", "text"} <= value.keys()
 
 
-def _from_cells(cells: list[str], _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_cells(cells: list[str], _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     if len(cells) != 2:
         raise RowError("FT-PSG-001", "$", f"found {len(cells)} columns, expected 2 (id, text)")
     name, text = stated_id(cells[0], place, "$[0]"), tidy(cells[1], "$[1]", place)
@@ -115,7 +115,7 @@ def _from_cells(cells: list[str], _raw: object, place: Place, _policy: Policy) -
     return PassageRecord(document_id=name, title="", text=text, source=place.source, line_no=place.line)
 
 
-def _from_canonical(row: PassageRow, _raw: object, place: Place, _policy: Policy) -> PassageRecord:
+def _from_canonical(row: PassageRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     return _build(row.document_id, row.title, row.text, ("document_id", "text"), place)
 
 

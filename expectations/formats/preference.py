@@ -27,16 +27,21 @@ from expectations.formats.build import (
     tidy_each,
     tidy_turns,
 )
-from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, Policy, Record, RowError, Turn
+from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, ReadPolicy, Record, RowError, Turn
 from expectations.formats.instruction import InstructionRecord, Message, add_history, read_dialogue
 from expectations.formats.keys import history_texts
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
 AUGMENTED = 5
 """Passages that DDR gives with the question: the first five."""
+DDR_KEYS = (
+    *("*_score", "score", "type", "temperature", "loop", "context", "file_index", "chunk_index", "ground_truth"),
+    *("keypoints", "raw_input", "augment_input", "cot", "answer", "error_passage"),
+)
+"""Keys of DDR's rows besides those of the typed rows: scores, and how the candidates were made."""
 _EMPTY = ("FT-PREF-008", "FT-PREF-002", "FT-PREF-002")
 _RawDdr = Mapping[str, Mapping[str, object]]
-"""A row of DDR as JSON: the scores stand in the objects `chosen` and `rejected`."""
+"""A row of DDR as JSON: the scores are in the objects `chosen` and `rejected`."""
 _TRL_PATHS = ("$.prompt", "$.chosen", "$.rejected")
 
 
@@ -118,7 +123,7 @@ class RagDdrRow(Extras, kw_only=True):
     rerank_passage: list[Segment] = msgspec.field(default_factory=list[Segment])
 
 
-class Comparison(msgspec.Struct, kw_only=True, gc=False):
+class AnswerPair(msgspec.Struct, kw_only=True, gc=False):
     """A question and its two answers as a dialect gives them, not yet cleaned."""
 
     paths: tuple[str, str, str]
@@ -135,7 +140,7 @@ class Comparison(msgspec.Struct, kw_only=True, gc=False):
     group: str = ""
 
 
-def _build(row: Extras, pair: Comparison, place: Place, policy: Policy) -> PreferenceRecord:
+def _build(row: Extras, pair: AnswerPair, place: Place, policy: ReadPolicy) -> PreferenceRecord:
     """Return the record of a comparison; RowError when it breaks a rule. The rules are the same in every dialect."""
     question, chosen, rejected = tidy_each((pair.question, pair.chosen, pair.rejected), pair.paths, place)
     context = tidy_all(pair.context, "$.context", place)
@@ -173,7 +178,7 @@ def _build(row: Extras, pair: Comparison, place: Place, policy: Policy) -> Prefe
     )
 
 
-def _refuse_answers(pair: Comparison, question: str, chosen: str, rejected: str) -> None:
+def _refuse_answers(pair: AnswerPair, question: str, chosen: str, rejected: str) -> None:
     """Refuse cleaned texts that are empty, begin with a label, or do not differ (RowError)."""
     if not (question and chosen and rejected):
         for code, path, text in zip(_EMPTY, pair.paths, (question, chosen, rejected), strict=True):
@@ -211,8 +216,8 @@ def _margin(scores: tuple[float | None, float | None], least: float) -> float | 
     return margin
 
 
-def _from_canonical(row: PreferenceRow, _raw: object, place: Place, policy: Policy) -> PreferenceRecord:
-    pair = Comparison(
+def _from_canonical(row: PreferenceRow, _raw: object, place: Place, policy: ReadPolicy) -> PreferenceRecord:
+    pair = AnswerPair(
         paths=("$.question", "$.chosen", "$.rejected"),
         question=row.question,
         chosen=row.chosen,
@@ -226,11 +231,11 @@ def _from_canonical(row: PreferenceRow, _raw: object, place: Place, policy: Poli
     return _build(row, pair, place, policy)
 
 
-def _from_trl(row: TrlRow, _raw: object, place: Place, policy: Policy) -> PreferenceRecord:
+def _from_trl(row: TrlRow, _raw: object, place: Place, policy: ReadPolicy) -> PreferenceRecord:
     scores = (row.score_chosen, row.score_rejected)
     record_id = stated_id(row.id, place)
     if isinstance(row.prompt, str) and isinstance(row.chosen, str) and isinstance(row.rejected, str):
-        pair = Comparison(
+        pair = AnswerPair(
             paths=_TRL_PATHS,
             question=row.prompt,
             chosen=row.chosen,
@@ -245,7 +250,7 @@ def _from_trl(row: TrlRow, _raw: object, place: Place, policy: Policy) -> Prefer
     worse = read_dialogue([*(row.prompt or []), *row.rejected], "$.rejected")
     if (better.system, better.history, better.question) != (worse.system, worse.history, worse.question):
         raise RowError("FT-PREF-001", "$.rejected", "chosen and rejected answer different conversations")
-    pair = Comparison(
+    pair = AnswerPair(
         paths=_TRL_PATHS,
         question=better.question,
         chosen=better.answer,
@@ -258,8 +263,8 @@ def _from_trl(row: TrlRow, _raw: object, place: Place, policy: Policy) -> Prefer
     return _build(row, pair, place, policy)
 
 
-def _from_ddr(row: DdrRow, raw: _RawDdr | None, place: Place, policy: Policy) -> PreferenceRecord:
-    pair = Comparison(
+def _from_ddr(row: DdrRow, raw: _RawDdr | None, place: Place, policy: ReadPolicy) -> PreferenceRecord:
+    pair = AnswerPair(
         paths=("$.query", "$.chosen.text", "$.rejected.text"),
         question=row.query,
         chosen=row.chosen.text,
@@ -273,14 +278,14 @@ def _from_ddr(row: DdrRow, raw: _RawDdr | None, place: Place, policy: Policy) ->
     return _build(row, pair, place, policy)
 
 
-def _from_rag_ddr(row: RagDdrRow, raw: _RawDdr | None, place: Place, policy: Policy) -> PreferenceRecord:
+def _from_rag_ddr(row: RagDdrRow, raw: _RawDdr | None, place: Place, policy: ReadPolicy) -> PreferenceRecord:
     better, worse = row.chosen, row.rejected
     if isinstance(better, str) or isinstance(worse, str):
         if (better, worse) in (("YES", "NO"), ("NO", "YES")):
             raise RowError("FT-PREF-009", "$.chosen", f"found {better} on a passage, expected an answer")
         path = "$.chosen" if isinstance(better, str) else "$.rejected"
         raise RowError("FT-PREF-001", path, "found text, expected an object")
-    pair = Comparison(
+    pair = AnswerPair(
         paths=("$.question", "$.chosen.text", "$.rejected.text"),
         question=row.question,
         chosen=better.text,
@@ -381,6 +386,7 @@ PREFERENCE = Format(
         Dialect(
             name="ddr",
             marks=("query", "retrieval_result", "chosen", "rejected"),
+            also_has=DDR_KEYS,
             row=DdrRow,
             convert=_from_ddr,
         ),
@@ -388,6 +394,7 @@ PREFERENCE = Format(
             name="rag-ddr",
             marks=("question", "chosen", "rejected", "data_type"),
             extra_marks=("passage", "rerank_passage"),
+            also_has=DDR_KEYS,
             row=RagDdrRow,
             convert=_from_rag_ddr,
         ),

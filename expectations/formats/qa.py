@@ -33,7 +33,7 @@ from expectations.formats.dialect import (
     Format,
     Keys,
     Place,
-    Policy,
+    ReadPolicy,
     Record,
     RowError,
     convert_row,
@@ -44,7 +44,7 @@ from expectations.formats.keys import question_key
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 from expectations.text.cleaning import find_lost_number
 
-Verdict = Literal["correct", "wrong"]
+StudentVerdict = Literal["correct", "wrong"]
 _VERDICT = re.compile(
     r"The student response is (?P<verdict>correct|wrong)\b[\s,.:]*(?:because\b)?[\s,:]*(?P<explanation>.*)",
     re.DOTALL | re.IGNORECASE,
@@ -63,7 +63,7 @@ class QaRecord(Record, frozen=True, kw_only=True, gc=False):
     """The text the question was made from: not given to the model."""
     student_answer: str | None
     """In a verification: what a model answered, to be compared with `answer`."""
-    verdict: Verdict | None
+    verdict: StudentVerdict | None
     explanation: str | None
     """Why the verdict is so."""
     dependency: Dependency | None
@@ -83,7 +83,7 @@ class QaRow(Extras, kw_only=True):
     record_id: str | None = None
     golden_reference: str | None = None
     student_answer: str | None = None
-    verdict: Verdict | None = None
+    verdict: StudentVerdict | None = None
     explanation: str | None = None
     dependency: Dependency | None = None
 
@@ -187,14 +187,14 @@ class Answered(msgspec.Struct, kw_only=True, gc=False):
     """The list of references; empty when they were part of the question's text."""
     golden_reference: str | None = None
     student_answer: str | None = None
-    verdict: Verdict | None = None
+    verdict: StudentVerdict | None = None
     explanation: str | None = None
     dependency: Dependency | None = None
     record_id: str = ""
     evidence: Sequence[str] = ()
 
 
-def _build(row: Extras, given: Answered, place: Place, policy: Policy) -> QaRecord:
+def _build(row: Extras, given: Answered, place: Place, policy: ReadPolicy) -> QaRecord:
     """Return the record of a question and its answer; RowError when it breaks a rule, the same in every dialect."""
     asked_at, answered_at = given.paths
     question = tidy_required("FT-QA-002", given.question, asked_at, place)
@@ -253,7 +253,11 @@ def _refuse_markup_in_references(given: Answered, references: Sequence[str]) -> 
 
 
 def _build_exchange(
-    row: BmRow | FlatRow | MergedRow, exchange: tuple[str, str], paths: tuple[str, str], place: Place, policy: Policy
+    row: BmRow | FlatRow | MergedRow,
+    exchange: tuple[str, str],
+    paths: tuple[str, str],
+    place: Place,
+    policy: ReadPolicy,
 ) -> QaRecord:
     """Return the record of a prompt and its answer: a question, or the verification of a student's answer."""
     user, assistant = tidy(exchange[0], paths[0], place), exchange[1]
@@ -279,13 +283,13 @@ def _build_exchange(
         references=verification.references,
         golden_reference=row.golden_reference,
         student_answer=verification.student,
-        verdict=cast(Verdict, verdict["verdict"].lower()),
+        verdict=cast(StudentVerdict, verdict["verdict"].lower()),
         explanation=verdict["explanation"],
     )
     return _build(row, given, place, policy)
 
 
-def _from_canonical(row: QaRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+def _from_canonical(row: QaRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     given = Answered(
         paths=("$.question", "$.answer"),
         question=row.question,
@@ -302,16 +306,16 @@ def _from_canonical(row: QaRow, _raw: object, place: Place, policy: Policy) -> Q
     return _build(row, given, place, policy)
 
 
-def _from_flat(row: FlatRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+def _from_flat(row: FlatRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     return _from_messages(row, row.data.messages, "$.data.messages", place, policy)
 
 
-def _from_merged(row: MergedRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+def _from_merged(row: MergedRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     return _from_messages(row, row.messages, "$.messages", place, policy)
 
 
 def _from_messages(
-    row: FlatRow | MergedRow, messages: Sequence[Message], path: str, place: Place, policy: Policy
+    row: FlatRow | MergedRow, messages: Sequence[Message], path: str, place: Place, policy: ReadPolicy
 ) -> QaRecord:
     dialogue = read_dialogue(messages, path)
     if dialogue.system or dialogue.history:
@@ -319,11 +323,11 @@ def _from_messages(
     return _build_exchange(row, (dialogue.question, dialogue.answer), dialogue.paths, place, policy)
 
 
-def _from_bm(row: BmRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+def _from_bm(row: BmRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     return _build_exchange(row, row.data, ("$.data[0]", "$.data[1]"), place, policy)
 
 
-def _from_hub_squad(row: HubSquadRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+def _from_hub_squad(row: HubSquadRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     answered = bool(row.answers.text)
     given = Answered(
         paths=("$.question", "$.answers.text[0]" if answered else "$.answers.text"),
@@ -336,7 +340,7 @@ def _from_hub_squad(row: HubSquadRow, _raw: object, place: Place, policy: Policy
     return _build(row, given, place, policy)
 
 
-def _from_golden(row: GoldenRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+def _from_golden(row: GoldenRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     answers = [row.golden_answers] if isinstance(row.golden_answers, str) else row.golden_answers
     given = Answered(
         paths=("$.question", "$.golden_answers[0]" if answers else "$.golden_answers"),
@@ -353,7 +357,7 @@ def _holds_answers(value: Any) -> bool:
     return isinstance(answers, dict) and "text" in answers
 
 
-def _from_rageval(row: RagEvalRow, _raw: object, place: Place, policy: Policy) -> QaRecord:
+def _from_rageval(row: RagEvalRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     given = Answered(
         paths=("$.query.content", "$.ground_truth.content"),
         question=row.query.content,
@@ -377,7 +381,7 @@ class Part(Extras, kw_only=True):
     paths: tuple[str, str]
 
 
-def _from_part(row: Part, _raw: object, place: Place, policy: Policy) -> QaRecord:
+def _from_part(row: Part, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     given = Answered(
         paths=row.paths,
         question=row.question,
@@ -428,16 +432,16 @@ def _squad_document_parts(value: Any) -> Iterator[tuple[str, Part]]:
 def _paragraph_parts(document: SquadDocument, path: str) -> Iterator[tuple[str, Part]]:
     """Yield the questions on each paragraph, each with its first answer; the others are other cuts of the same text."""
     for n, paragraph in enumerate(document.paragraphs):
-        for m, asked in enumerate(paragraph.qas):
+        for m, question in enumerate(paragraph.qas):
             within = f"{path}.paragraphs[{n}].qas[{m}]"
             part = Part(
-                id=asked.id,
-                question=asked.question,
-                answer=asked.answers[0].text if asked.answers else "",
+                id=question.id,
+                question=question.question,
+                answer=question.answers[0].text if question.answers else "",
                 references=[],
                 golden_reference=paragraph.context,
                 dependency="short",
-                paths=("$.question", "$.answers[0].text" if asked.answers else "$.answers"),
+                paths=("$.question", "$.answers[0].text" if question.answers else "$.answers"),
             )
             yield within, part
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from expectations.formats.columns import describe_table
 from expectations.formats.dialect import Dialect
 from expectations.formats.registry import DIALECTS
-from expectations.reading import Row, read_rows
+from expectations.reading import RawRow, read_raw_rows
 from expectations.violations import Refused, Violation, violation
 
 SAMPLE = 100
@@ -30,14 +30,14 @@ class Recognition(NamedTuple):
 
 def recognise(path: Path) -> Dialect[Any]:
     """Return the dialect of a file, by its first rows and its name. Refused (FT-DIALECT-001) when none fits."""
-    rows = [row for row in islice(read_rows(path), SAMPLE) if isinstance(row, Row)]
+    rows = [row for row in islice(read_raw_rows(path), SAMPLE) if isinstance(row, RawRow)]
     recognition = recognise_rows(rows, name=path.name)
     if recognition is None:
         raise Refused(str(path), [unknown(str(path), rows)])
     return recognition.dialect
 
 
-def recognise_rows(rows: Sequence[Row], *, name: str, formats: Sequence[str] = ()) -> Recognition | None:
+def recognise_rows(rows: Sequence[RawRow], *, name: str, formats: Sequence[str] = ()) -> Recognition | None:
     """Return the dialect of most of the rows; None when no dialect fits.
 
     `formats`: names of formats or of dialects that the file may have; any by default. The file's name decides between
@@ -51,7 +51,7 @@ def recognise_rows(rows: Sequence[Row], *, name: str, formats: Sequence[str] = (
     least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
     lines: dict[str, list[int]] = {}
     tied: set[str] = set()
-    undecided: dict[tuple[Dialect[Any], ...], list[Row]] = {}
+    undecided: dict[tuple[Dialect[Any], ...], list[RawRow]] = {}
     for row in rows:
         equals = _best_fits(row.value, candidates, least)
         if not equals:
@@ -80,7 +80,7 @@ def _most_likely(equals: Sequence[Dialect[Any]], values: Sequence[Any]) -> tuple
     return equals[likely.index(best)], best >= _SURE_SHARE * len(values)
 
 
-def _is_guess(rows: Sequence[Row], lines: dict[str, list[int]]) -> bool:
+def _is_guess(rows: Sequence[RawRow], lines: dict[str, list[int]]) -> bool:
     """Return whether most rows of a table without a header fit no dialect: the others may fit by chance."""
     cells = sum(isinstance(row.value, list) for row in rows)
     return cells * 2 > len(rows) and max(map(len, lines.values())) * 2 < len(rows)
@@ -95,7 +95,7 @@ def _best_fits(value: Any, candidates: Sequence[Dialect[Any]], least: float) -> 
     return [dialect for dialect, fit in zip(candidates, fits, strict=True) if fit == best]
 
 
-def _notes(rows: Sequence[Row], ranked: Sequence[tuple[str, list[int]]], tied: set[str]) -> list[str]:
+def _notes(rows: Sequence[RawRow], ranked: Sequence[tuple[str, list[int]]], tied: set[str]) -> list[str]:
     """Return what a person should know of a file that was recognised; `ranked`: (dialect, its lines), most first."""
     notes: list[str] = []
     if tied:
@@ -130,7 +130,7 @@ def _some(lines: Sequence[int]) -> str:
     return ", ".join(map(str, lines[:5])) + (" …" if len(lines) > 5 else "")
 
 
-def unknown(where: str, rows: Sequence[Row], formats: Sequence[str] = ()) -> Violation:
+def unknown(where: str, rows: Sequence[RawRow], formats: Sequence[str] = ()) -> Violation:
     """Return the violation for a file, or rows, of no known dialect: the keys found, and the dialects that are read."""
     if rows and all(isinstance(row.value, list) for row in rows) and rows[0].data[:1] != b"[":
         code, reason = describe_table([row.value for row in rows])

@@ -25,7 +25,7 @@ from expectations.formats.columns import (
     optional_row,
     read_whole,
 )
-from expectations.formats.dialect import Dialect, Format, Keys, Place, Policy, Record, RowError, rename_line
+from expectations.formats.dialect import Dialect, Format, Keys, Place, ReadPolicy, Record, RowError, rename_line
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
 QRELS_HEADER = ["query-id", "corpus-id", "score"]
@@ -138,7 +138,7 @@ def _names_two(row: Any) -> bool:
 
 
 def _query(  # noqa: PLR0917 - a row of a table
-    query_id: str | int, query: str, language: str | None, fields: tuple[str, str], place: Place, policy: Policy
+    query_id: str | int, query: str, language: str | None, fields: tuple[str, str], place: Place, policy: ReadPolicy
 ) -> QueryRecord:
     name, text = stated_id(query_id, place, f"$.{fields[0]}"), tidy(query, f"$.{fields[1]}", place)
     for value, field in zip((name, text), fields, strict=True):
@@ -158,28 +158,28 @@ def _qrel(query_id: str | int, passage_id: str | int, score: int, paths: tuple[s
     return QrelRecord(query_id=ids[0], passage_id=ids[1], score=score, source=place.source, line_no=place.line)
 
 
-def _from_beir_query(row: BeirQueryRow, _raw: object, place: Place, policy: Policy) -> QueryRecord:
+def _from_beir_query(row: BeirQueryRow, _raw: object, place: Place, policy: ReadPolicy) -> QueryRecord:
     return _query(row.id, row.text, row.language, ("_id", "text"), place, policy)
 
 
-def _from_canonical_query(row: QueryRow, _raw: object, place: Place, policy: Policy) -> QueryRecord:
+def _from_canonical_query(row: QueryRow, _raw: object, place: Place, policy: ReadPolicy) -> QueryRecord:
     return _query(row.query_id, row.query, row.language, ("query_id", "query"), place, policy)
 
 
-def _from_cells(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_cells(cells: list[str], _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     if len(cells) != 3:
         raise RowError("FT-QREL-001", "$", f"found {len(cells)} columns, expected 3 (query-id, corpus-id, score)")
     return _qrel(cells[0], cells[1], _grade(cells[2], "$[2]"), ("$[0]", "$[1]"), place)
 
 
-def _from_pair(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_pair(cells: list[str], _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     """Two columns: whatever is named answers the query."""
     if len(cells) != 2:
         raise RowError("FT-QREL-001", "$", f"found {len(cells)} columns, expected 2 (query-id, corpus-id)")
     return _qrel(cells[0], cells[1], 1, ("$[0]", "$[1]"), place)
 
 
-def _from_trec(cells: list[str], _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_trec(cells: list[str], _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     if len(cells) != 4:
         reason = f"found {len(cells)} columns, expected 4 (query-id, iteration, corpus-id, score)"
         raise RowError("FT-QREL-001", "$", reason)
@@ -195,12 +195,12 @@ def _grade(cell: str, path: str) -> int:
     return score
 
 
-def _from_query_columns(row: Any, _raw: object, place: Place, policy: Policy) -> QueryRecord:
+def _from_query_columns(row: Any, _raw: object, place: Place, policy: ReadPolicy) -> QueryRecord:
     query_id, text = one_of(row, _QUERY_IDS, "FT-QRY-001"), one_of(row, _QUERY_TEXTS, "FT-QRY-001")
     return _query(query_id[1], text[1], row.language or row.lang, (query_id[0], text[0]), place, policy)
 
 
-def _from_qrel_columns(row: Any, _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_qrel_columns(row: Any, _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     query_id = one_of(row, _JUDGED_QUERIES, "FT-QREL-001")
     passage_id = one_of(row, _JUDGED_PASSAGES, "FT-QREL-001")
     if all(getattr(row, name) is None for name in _SCORES.keys):
@@ -220,7 +220,7 @@ def _refuse_unjudged(query: str, passage: str, place: Place) -> None:
         raise RowError("FT-QREL-006", "$.score", reason)
 
 
-def _from_query_cells(cells: list[str], _raw: object, place: Place, policy: Policy) -> QueryRecord:
+def _from_query_cells(cells: list[str], _raw: object, place: Place, policy: ReadPolicy) -> QueryRecord:
     if len(cells) != 2:
         raise RowError("FT-QRY-001", "$", f"found {len(cells)} columns, expected 2 (query-id, text)")
     name, text = stated_id(cells[0], place, "$[0]"), tidy(cells[1], "$[1]", place)
@@ -233,7 +233,7 @@ def _from_query_cells(cells: list[str], _raw: object, place: Place, policy: Poli
     )
 
 
-def _from_canonical_qrel(row: QrelRow, _raw: object, place: Place, _policy: Policy) -> QrelRecord:
+def _from_canonical_qrel(row: QrelRow, _raw: object, place: Place, _policy: ReadPolicy) -> QrelRecord:
     return _qrel(row.query_id, row.passage_id, read_whole(row.score, "$.score"), ("$.query_id", "$.passage_id"), place)
 
 

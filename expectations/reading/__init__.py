@@ -4,21 +4,21 @@
 reads one row's JSON, `columns` reads Parquet and folders of the `datasets` library. No later step reads the raw file.
 """
 
-from expectations.reading.files import MAX_LINE_BYTES, holds_rows, is_readable, read_rows
+from expectations.reading.files import MAX_LINE_BYTES, holds_rows, is_readable, read_raw_rows
 from expectations.reading.lane import Lane
-from expectations.reading.rows import BATCH, FILE_CODES, RAW_CHARS, Rejected, Row, Source, escape
+from expectations.reading.rows import FILE_CODES, RAW_CHARS, READ_BATCH, RawRow, Rejected, Source, escape
 
 __all__ = [
-    "BATCH",
     "FILE_CODES",
     "MAX_LINE_BYTES",
     "RAW_CHARS",
+    "READ_BATCH",
     "Lane",
+    "RawRow",
     "Rejected",
-    "Row",
     "Source",
     "escape",
     "holds_rows",
     "is_readable",
-    "read_rows",
+    "read_raw_rows",
 ]

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from expectations.reading.rows import Rejected, Row, Source, Unreadable, escape
+from expectations.reading.rows import RawRow, Rejected, Source, Unreadable, escape
 from expectations.reading.streams import require_arrow
 
 FORMAT_KEY, VERSION_KEY = b"ft_assets.format", b"ft_assets.version"
@@ -37,7 +37,7 @@ def is_dataset_folder(path: Path) -> bool:
     return path.is_dir() and any((path / sign).is_file() for sign in _FOLDER_SIGNS)
 
 
-def read_parquet(source: Source, max_row_bytes: int) -> Iterator[Row | Rejected]:
+def read_parquet(source: Source, max_row_bytes: int) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a Parquet file; `line` is the row's number from 1. It is first decoded once to find damage.
 
     Before that, its metadata tells whether it is a bomb: a file of 30 kB may hold gigabytes.
@@ -132,7 +132,7 @@ def _zigzag(data: bytes) -> int:
     return sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(data)) >> 1
 
 
-def read_folder(source: Source, max_row_bytes: int) -> Iterator[Row | Rejected]:
+def read_folder(source: Source, max_row_bytes: int) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a saved Dataset, or of every split of a saved DatasetDict, numbered from 1 across all."""
     pa = require_arrow("a folder of the datasets library")
     files = list(_arrow_files(source.path))
@@ -222,7 +222,7 @@ def _sliced(reader: Any) -> Iterator[Any]:
 
 def _rows(
     source: Source, schema: Any, batches: Any, everywhere: dict[str, Any], max_row_bytes: int, *, first: int = 0
-) -> Iterator[Row | Rejected]:
+) -> Iterator[RawRow | Rejected]:
     has_floats = any("float" in str(field.type) or "double" in str(field.type) for field in schema)
     line = first
     for cells in chain.from_iterable(_short_rows(batch, max_row_bytes) for batch in batches):
@@ -231,7 +231,7 @@ def _rows(
             yield source.reject("FT-ROW-006", line, -1, f"longer than {max_row_bytes} bytes", raw="")
             continue
         value = {key: cell for key, cell in cells.items() if cell is not None} | everywhere
-        row = Row(line, -1, value)
+        row = RawRow(line, -1, value)
         if has_floats and (path := _find_nan(value, "$")):
             yield source.reject("FT-ROW-004", line, -1, f"found NaN or infinity at {path}", raw=row.raw, path=path)
         else:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 import msgspec
 
 from expectations.reading.lane import Lane
-from expectations.reading.rows import Rejected, Row, Source, Unreadable, escape, escape_bytes
+from expectations.reading.rows import RawRow, Rejected, Source, Unreadable, escape, escape_bytes
 
 MAX_DEPTH = 64
 
@@ -36,19 +36,21 @@ _USUAL = re.compile("[\x00-\x7f\u2010-\u2027\u3001-\u301f\u3400-\u4dbf\u4e00-\u9
 
 def decode_row(
     source: Source, line: int, offset: int, data: bytes, *, whole: bool = True, lane: Lane | None = None
-) -> Row | Rejected:
+) -> RawRow | Rejected:
     """Return the row of one JSON text. `whole`: a line end followed, so that the end of the file did not cut it."""
     if lane and lane.decoder and (row := _decode_quickly(lane, lane.decoder, line, offset, data)):
         return row
     try:
         text = decode_utf8(data)
         value, plain = decode_json(text, data, whole=whole)
-        return Row(line, offset, value, data, plain)
+        return RawRow(line, offset, value, data, plain)
     except Unreadable as error:
         return source.reject(error.code, line, offset, error.reason, raw=escape_bytes(data))
 
 
-def _decode_quickly(lane: Lane, decoder: msgspec.json.Decoder[Any], line: int, offset: int, data: bytes) -> Row | None:
+def _decode_quickly(
+    lane: Lane, decoder: msgspec.json.Decoder[Any], line: int, offset: int, data: bytes
+) -> RawRow | None:
     """Return the row if it has the shape of its file; None where the general way must decide."""
     try:
         text = data.decode("utf-8")
@@ -58,7 +60,7 @@ def _decode_quickly(lane: Lane, decoder: msgspec.json.Decoder[Any], line: int, o
     # As many colons as keys: no key is there twice. Texts may hold more colons; a key ends with a quote.
     if text.count(":") != lane.keys and (text.count('":') != lane.keys or _SPACED_COLON.search(data)):
         return None
-    return Row(line, offset, None, data, _is_plain(text, data, lane.objects), typed)
+    return RawRow(line, offset, None, data, _is_plain(text, data, lane.objects), typed)
 
 
 def decode_utf8(data: bytes) -> str:
@@ -108,7 +110,7 @@ def _decodes_as_gb18030(data: bytes) -> bool:
 
 
 def decode_json(text: str, data: bytes, *, whole: bool) -> tuple[Any, bool]:
-    """Return (value, whether the row is plain: see `Row`); Unreadable with the reason."""
+    """Return (value, whether the row is plain: see `RawRow`); Unreadable with the reason."""
     opened = data.count(b"{")
     if opened + data.count(b"[") > MAX_DEPTH:
         _refuse_depth(text)

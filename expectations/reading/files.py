@@ -13,7 +13,7 @@ from expectations.reading.columns import is_dataset_folder, read_folder, read_pa
 from expectations.reading.decode import decode_row
 from expectations.reading.lane import Lane
 from expectations.reading.lines import ArrayReader, read_lines
-from expectations.reading.rows import BLANK, BOM, Rejected, Row, Source, Unreadable
+from expectations.reading.rows import BLANK, BOM, RawRow, Rejected, Source, Unreadable
 from expectations.reading.streams import CHUNK, markup_of, not_read, open_stream, packing_of
 from expectations.reading.tables import read_table, shape_of
 from expectations.violations import Refused, violation
@@ -27,9 +27,9 @@ def is_readable(path: Path) -> bool:
     return path.is_file() or is_dataset_folder(path)
 
 
-def read_rows(
+def read_raw_rows(
     path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, lane: Lane | None = None
-) -> Iterator[Row | Rejected]:
+) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a file, in file order.
 
     Supported are JSONL, a JSON array (whatever its name), one pretty-printed JSON object, CSV, TSV and TREC's tables;
@@ -39,8 +39,8 @@ def read_rows(
     (FT-ROW-012) when there is no such file.
     """
     if not is_readable(path):
-        found = "not a file" if path.exists() else "no such file"
-        raise Refused(str(path), [violation("FT-ROW-012", where=str(path), message=found)])
+        problem = "not a file" if path.exists() else "no such file"
+        raise Refused(str(path), [violation("FT-ROW-012", where=str(path), message=problem)])
     source = Source(path, name)
     try:
         yield from _read(source, max_line_bytes, lane)
@@ -48,7 +48,7 @@ def read_rows(
         yield source.reject(error.code, 0, 0, error.reason, raw="")
 
 
-def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Row | Rejected]:
+def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[RawRow | Rejected]:
     path = source.path
     if path.is_dir():
         yield from read_folder(source, max_line_bytes)
@@ -78,7 +78,7 @@ def holds_rows(path: Path) -> bool:
         return shape_of(path.name, stream.read(CHUNK).removeprefix(BOM)) is not None
 
 
-def _read_object(stream: BinaryIO, source: Source) -> Iterator[Row | Rejected]:
+def _read_object(stream: BinaryIO, source: Source) -> Iterator[RawRow | Rejected]:
     """Yield one object written over many lines. JSONL never begins with a line that is only a brace."""
     data = stream.read(_MAX_DOCUMENT_BYTES + 1)
     if len(data) > _MAX_DOCUMENT_BYTES:

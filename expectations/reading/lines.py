@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from expectations.reading.decode import decode_row, decode_utf8
 from expectations.reading.lane import Lane
-from expectations.reading.rows import BATCH, BLANK, BOM, Rejected, Row, Source, Unreadable, escape_bytes
+from expectations.reading.rows import BLANK, BOM, READ_BATCH, RawRow, Rejected, Source, Unreadable, escape_bytes
 from expectations.reading.streams import CHUNK
 
 _STRUCTURE = re.compile(rb'["\[\]{},]')
@@ -51,19 +51,19 @@ def _blocks(stream: BinaryIO, max_line_bytes: int) -> Iterator[list[_Line]]:
         yield [(number + 1, offset, data.rstrip(b"\r"), len(rest) + dropped > max_line_bytes, False)]
 
 
-def read_lines(stream: BinaryIO, source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Row | Rejected]:
+def read_lines(stream: BinaryIO, source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[RawRow | Rejected]:
     """Yield JSON rows, one a line."""
     for block in _blocks(stream, max_line_bytes):
-        for start in range(0, len(block), BATCH):
+        for start in range(0, len(block), READ_BATCH):
             yield from [
                 _reject_long(source, number, offset, data, max_line_bytes)
                 if too_long
                 else decode_row(source, number, offset, data, whole=ended, lane=lane)
-                for number, offset, data, too_long, ended in block[start : start + BATCH]
+                for number, offset, data, too_long, ended in block[start : start + READ_BATCH]
             ]
 
 
-def read_tsv(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[Row | Rejected]:
+def read_tsv(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[RawRow | Rejected]:
     """Yield rows of tab-separated cells, one a line."""
     for number, offset, data, too_long, _ in chain.from_iterable(_blocks(stream, max_line_bytes)):
         if too_long:
@@ -74,7 +74,7 @@ def read_tsv(stream: BinaryIO, source: Source, max_line_bytes: int) -> Iterator[
         except Unreadable as error:
             yield source.reject(error.code, number, offset, error.reason, raw=escape_bytes(data))
         else:
-            yield Row(number, offset, text.split("\t"), data)
+            yield RawRow(number, offset, text.split("\t"), data)
 
 
 class ArrayReader:
@@ -91,7 +91,7 @@ class ArrayReader:
         self._state = "before"  # … then "elements", then "after"
         self._elements = 0
 
-    def read(self, stream: BinaryIO) -> Iterator[Row | Rejected]:
+    def read(self, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
         while chunk := stream.read(CHUNK):
             yield from self._scan(chunk)
         if self._state == "after":
@@ -102,7 +102,7 @@ class ArrayReader:
         else:
             yield self._reject("FT-ROW-007", "the file ends before the array is closed by `]`")
 
-    def _scan(self, chunk: bytes) -> Iterator[Row | Rejected]:
+    def _scan(self, chunk: bytes) -> Iterator[RawRow | Rejected]:
         begin = position = 0
         while self._state != "after":
             if self._in_string:
@@ -166,7 +166,7 @@ class ArrayReader:
         blank = len(text) - len(text.lstrip(BLANK))
         return self._line + text.count(b"\n", 0, blank), self._offset + blank, text.strip(BLANK)
 
-    def _finish(self, *, last: bool) -> Iterator[Row | Rejected]:
+    def _finish(self, *, last: bool) -> Iterator[RawRow | Rejected]:
         line, offset, text = self._place()
         self._elements += 1
         if self._size > self._max:

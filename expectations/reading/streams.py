@@ -64,20 +64,20 @@ def packing_of(path: Path) -> Packing:
     for magic, name in _NOT_READ.items():
         if start.startswith(magic):
             raise not_read(name)
-    found: Packing = "plain"
-    for magic, packing in _MAGIC:
+    packing: Packing = "plain"
+    for magic, candidate in _MAGIC:
         if start.startswith(magic):
-            found = packing
+            packing = candidate
     suffix = path.suffix.lower()
-    if suffix in _SUFFIXES and _SUFFIXES[suffix] != found:
+    if suffix in _SUFFIXES and _SUFFIXES[suffix] != packing:
         raise Unreadable("FT-ROW-008", f"its name ends with {suffix}, but its first bytes are not those of such a file")
-    return found
+    return packing
 
 
 def not_read(kind: str) -> Unreadable:
     """Return the refusal of a kind of file; `kind` may say behind a colon what to do instead."""
     name, _, advice = kind.partition(": ")
-    return Unreadable("FT-ROW-011", f"it is {name}, which is not read here" + (f"; {advice}" if advice else ""))
+    return Unreadable("FT-ROW-011", f"it is {name}, which is not supported" + (f"; {advice}" if advice else ""))
 
 
 def _name_zip(path: Path) -> str:

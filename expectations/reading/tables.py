@@ -17,7 +17,7 @@ import msgspec
 
 from expectations.reading.decode import decode_utf8
 from expectations.reading.lines import read_tsv
-from expectations.reading.rows import BLANK, BOM, Rejected, Row, Source, Unreadable, escape, escape_bytes
+from expectations.reading.rows import BLANK, BOM, RawRow, Rejected, Source, Unreadable, escape, escape_bytes
 from expectations.reading.streams import CHUNK
 
 _SAMPLE_LINES = 20
@@ -221,13 +221,13 @@ def _contrasts(first: Sequence[str], following: Sequence[Sequence[str]]) -> bool
     )
 
 
-def read_table(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -> Iterator[Row | Rejected]:
+def read_table(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a table: objects under a header, else lists of cells. Rows of empty cells are no rows."""
     rows = _rows(stream, source, shape, max_line_bytes)
     lead = list(islice(rows, 1 + _JUDGED_BY))
     first = lead[0] if lead else None
-    following = [row.value for row in lead[1:] if isinstance(row, Row)]
-    header = find_header(first.value, following) if isinstance(first, Row) else None
+    following = [row.value for row in lead[1:] if isinstance(row, RawRow)]
+    header = find_header(first.value, following) if isinstance(first, RawRow) else None
     if header is None:
         yield from chain(lead, rows)
         return
@@ -236,10 +236,10 @@ def read_table(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: i
         reason = f"the header names {' and '.join(f'`{escape(name)}`' for name in twins)} more than once"
         raise Unreadable("FT-TAB-004", reason)
     for row in chain(lead[1:], rows):
-        yield _as_object(source, row, header) if isinstance(row, Row) else row
+        yield _as_object(source, row, header) if isinstance(row, RawRow) else row
 
 
-def _rows(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -> Iterator[Row | Rejected]:
+def _rows(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -> Iterator[RawRow | Rejected]:
     if shape.quoted:
         return _read_quoted(stream, source, shape, max_line_bytes)
     rows = read_tsv(stream, source, max_line_bytes)
@@ -248,11 +248,11 @@ def _rows(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -
     return (row if isinstance(row, Rejected) else _split(row) for row in rows)
 
 
-def _split(row: Row) -> Row:
+def _split(row: RawRow) -> RawRow:
     return msgspec.structs.replace(row, untyped=" ".join(cast("list[str]", row.untyped)).split())
 
 
-def _as_object(source: Source, row: Row, header: Sequence[str]) -> Row | Rejected:
+def _as_object(source: Source, row: RawRow, header: Sequence[str]) -> RawRow | Rejected:
     cells: list[str] = row.value
     if len(cells) != len(header):
         names = ", ".join(f"`{escape(name)}`" for name in header[:8])
@@ -263,7 +263,7 @@ def _as_object(source: Source, row: Row, header: Sequence[str]) -> Row | Rejecte
         for name, cell in zip(header, cells, strict=True)
         if cell or not name.startswith("Unnamed: ")
     }
-    return Row(row.line, row.offset, value, row.data, named=True)
+    return RawRow(row.line, row.offset, value, row.data, named=True)
 
 
 def _value(name: str, cell: str) -> Any:
@@ -326,7 +326,7 @@ class _Lines:
         return self.number + 1, self.offset
 
 
-def _read_quoted(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -> Iterator[Row | Rejected]:
+def _read_quoted(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -> Iterator[RawRow | Rejected]:
     """Yield rows as the csv module reads them; `line` is the first line of a row of several."""
     csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes + 2))
     lines = _Lines(stream, max_line_bytes)
@@ -355,7 +355,7 @@ def _read_quoted(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes:
         if code:
             yield source.reject(code, line, offset, reason, raw=escape_bytes(data))
         else:
-            yield Row(line, offset, [cell.replace("\r\n", "\n") for cell in cells], data)
+            yield RawRow(line, offset, [cell.replace("\r\n", "\n") for cell in cells], data)
 
 
 def _describe(error: csv.Error, first: int, last: int) -> str:

@@ -13,13 +13,13 @@ from typing import BinaryIO, Protocol, Self, cast
 import msgspec
 
 from expectations.formats.build import content_id
-from expectations.formats.dialect import DEFAULT_POLICY, Policy, Record
+from expectations.formats.dialect import DEFAULT_POLICY, ReadPolicy, Record
 from expectations.formats.pairs import RETRIEVAL_PAIR, RetrievalPairRecord
 from expectations.formats.passage import PASSAGE
 from expectations.formats.recognise import Recognition, recognise_rows, unknown
 from expectations.formats.registry import FORMATS, targets_of
 from expectations.formats.retrieval import QRELS_HEADER
-from expectations.reading import FILE_CODES, Rejected, Row
+from expectations.reading import FILE_CODES, RawRow, Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import OpenedFile, convert_rows, in_batches
 from expectations.verify import check_format, opens_as_document, read_sections
@@ -124,7 +124,7 @@ def convert_file(
     *,
     quarantine: Path,
     format: str | None = None,
-    policy: Policy = DEFAULT_POLICY,
+    policy: ReadPolicy = DEFAULT_POLICY,
     force: bool = False,
     open_writer: OpenWriter = JsonlWriter,
 ) -> Conversion:
@@ -194,7 +194,7 @@ def _remove(path: Path) -> None:
 
 
 def _open(
-    path: Path, to: str, format: str | None, policy: Policy
+    path: Path, to: str, format: str | None, policy: ReadPolicy
 ) -> tuple[tuple[str, str], Iterator[Record | Rejected]]:
     """Return (format, dialect) of a file, and its records as `to`, not yet read. Refused when it cannot become `to`."""
     if opens_as_document(path, format):
@@ -213,7 +213,7 @@ def _open(
     return (name, dialect.name), records
 
 
-def _recognise(path: Path, rows: Sequence[Row], to: str, format: str | None) -> Recognition:
+def _recognise(path: Path, rows: Sequence[RawRow], to: str, format: str | None) -> Recognition:
     """Return the dialect of a file. Rows that fit another dialect fully count as that one, if only it can become `to`.
 
     Rows with `_id` and `text`, for example, may be passages or queries: the caller's target decides.

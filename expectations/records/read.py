@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, Policy, Record, RowError
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError
 from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
 from expectations.formats.registry import FORMATS
-from expectations.reading import BATCH, MAX_LINE_BYTES, Lane, Rejected, Row, Source, read_rows
+from expectations.formats.unread import KeyReader, Unread, UnreadKeys
+from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
 
 __all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
 
@@ -20,17 +21,24 @@ Item = TypeVar("Item")
 
 
 def read_records(
-    path: Path, format: str, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, policy: Policy = DEFAULT_POLICY
+    path: Path,
+    format: str,
+    *,
+    name: str = "",
+    max_line_bytes: int = MAX_LINE_BYTES,
+    policy: ReadPolicy = DEFAULT_POLICY,
+    unread: UnreadKeys | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of one file, in file order, and a `Rejected` for every row that becomes none.
 
-    `name` is the file's name in records and quarantine, its own name by default. Duplicates need the whole data set:
+    `name` is the file's name in records and quarantine, its own name by default. `unread` counts keys that no field
+    takes. Duplicates need the whole data set:
     see duplicates.py. Refused when the file cannot be opened.
     """
     opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes)
     recognition = recognise_rows(opened.read, name=path.name, formats=[format, *FORMATS[format].also_reads])
     dialect = recognition and recognition.dialect
-    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name)
+    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread)
 
 
 class OpenedFile:
@@ -38,19 +46,21 @@ class OpenedFile:
 
     def __init__(self, path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._lane = Lane()
-        self._rest = read_rows(path, name=name, max_line_bytes=max_line_bytes, lane=self._lane)
+        self._rest = read_raw_rows(path, name=name, max_line_bytes=max_line_bytes, lane=self._lane)
         self.first = list(islice(self._rest, SAMPLE))
-        self.read = [row for row in self.first if isinstance(row, Row)]
+        self.read = [row for row in self.first if isinstance(row, RawRow)]
 
-    def rows(self, dialect: Dialect[Any] | None) -> Iterator[Row | Rejected]:
+    def rows(self, dialect: Dialect[Any] | None) -> Iterator[RawRow | Rejected]:
         """Return all rows. Those after the first use the quick lane, if the first valid ones have one shape."""
         if dialect and not dialect.parts:
             fixed = {"format_version": dialect.format.version} if dialect.canonical else {}
-            self._lane.learn(dialect.row, [row.value for row in self.read if _has_types_of(dialect, row)], fixed)
+            samples = [row.value for row in self.read if _has_types_of(dialect, row)]
+            if not KeyReader(dialect).must_search(samples):
+                self._lane.learn(dialect.row, samples, fixed)
         return chain(self.first, self._rest)
 
 
-def _has_types_of(dialect: Dialect[Any], row: Row) -> bool:
+def _has_types_of(dialect: Dialect[Any], row: RawRow) -> bool:
     try:
         dialect.type(row.value)
     except RowError:
@@ -60,12 +70,13 @@ def _has_types_of(dialect: Dialect[Any], row: Row) -> bool:
 
 def convert_rows(
     path: Path,
-    rows: Iterable[Row | Rejected],
+    rows: Iterable[RawRow | Rejected],
     dialect: Dialect[Any] | None,
-    policy: Policy,
+    policy: ReadPolicy,
     *,
     to: str | None = None,
     name: str = "",
+    unread: UnreadKeys | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the rows of one file as records. Without a dialect every row is rejected, with the dialects that are read.
 
@@ -82,6 +93,7 @@ def convert_rows(
         )
         return
     file, folder = source.name, path.absolute().parent.name
+    keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys())
     bridge = dialect.format.bridges.get(to) if to else None
     for batch in in_batches(rows):
         records: list[Record | Rejected] = []
@@ -92,6 +104,11 @@ def convert_rows(
             if row.line == 1 and row.value in dialect.headers:
                 continue
             place = Place(file, row.line, row.plain, folder)
+            try:
+                keys.check(row)
+            except RowError as error:
+                records.append(_reject(source, row, error, dialect))
+                continue
             if dialect.parts:
                 parts = _convert_parts(source, row, dialect, place, policy)
                 records += [bridge(part) if bridge and not isinstance(part, Rejected) else part for part in parts]
@@ -107,15 +124,37 @@ def convert_rows(
         yield from records
 
 
+class _KeyCheck:
+    """The check of every row of a file for keys that its dialect does not read."""
+
+    def __init__(self, reader: KeyReader, unread: UnreadKeys) -> None:
+        self._reader = reader
+        self._unread = unread
+        self._shape: type | None = None
+        self._of_shape: list[Unread] = []
+
+    def check(self, row: RawRow) -> None:
+        """Count the keys of a row that are not read; RowError for one that changes what the row means."""
+        if row.typed is not None:
+            if type(row.typed) is not self._shape:  # all rows of the quick lane have one shape
+                self._shape, self._of_shape = type(row.typed), self._reader.find(row.value)
+            found = self._of_shape
+        else:
+            found = self._reader.find(row.value)
+            self._reader.refuse(found)
+        if found:
+            self._unread.count(found, self._reader)
+
+
 def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield the items in lists of up to BATCH."""
+    """Yield the items in lists of up to READ_BATCH."""
     remaining = iter(items)
-    while batch := list(islice(remaining, BATCH)):
+    while batch := list(islice(remaining, READ_BATCH)):
         yield batch
 
 
 def _convert_parts(
-    source: Source, row: Row, dialect: Dialect[Any], place: Place, policy: Policy
+    source: Source, row: RawRow, dialect: Dialect[Any], place: Place, policy: ReadPolicy
 ) -> Iterator[Record | Rejected]:
     """Yield the records of a row that holds several: each is kept or rejected on its own."""
     try:
@@ -130,7 +169,7 @@ def _convert_parts(
             yield _reject(source, row, error, dialect, within=path)
 
 
-def _reject(source: Source, row: Row, error: RowError, dialect: Dialect[Any], *, within: str = "$") -> Rejected:
+def _reject(source: Source, row: RawRow, error: RowError, dialect: Dialect[Any], *, within: str = "$") -> Rejected:
     code, reason, path = error.code, error.reason, within + error.path.removeprefix("$")
     if code == dialect.format.wrong_type and within == "$" and (other := better_fit(row.value, dialect)):
         code, reason = "FT-DIALECT-002", f"the row is `{other.name}`, the file is `{dialect.name}`"

@@ -24,7 +24,7 @@ _UNIT = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
-class Scores(msgspec.Struct, frozen=True):
+class AnswerScores(msgspec.Struct, frozen=True):
     """Exact match (0 or 1), F1 over units and ROUGE-L F1 of one answer, each in [0, 1]."""
 
     exact_match: float
@@ -62,10 +62,10 @@ def units(text: str) -> list[str]:
     return _UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-def score(answer: str, gold: str) -> Scores:
+def score(answer: str, gold: str) -> AnswerScores:
     """Return all three scores of `answer` against `gold`."""
     given, wanted = units(answer), units(gold)
-    return Scores(
+    return AnswerScores(
         exact_match=float(given == wanted),
         f1=_f1(sum((Counter(given) & Counter(wanted)).values()), given, wanted),
         rouge_l=_f1(_longest_common_subsequence(given, wanted), given, wanted),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from expectations.violations import Violation, violation
 
 
@@ -37,6 +39,14 @@ def every_row_is_accounted_for(where: str, read: int, kept: int, quarantined: in
             expected=read,
             fix=f"ft run --asset {where}",
         )
+    ]
+
+
+def every_key_is_read(where: str, not_read: Mapping[str, int]) -> list[Violation]:
+    """FT-DATA-004: no row has a key that no field takes. `not_read`: key -> rows."""
+    return [
+        violation("FT-DATA-004", where=where, field=key, found=f"{rows} rows", expected="no such key")
+        for key, rows in not_read.items()
     ]
 
 

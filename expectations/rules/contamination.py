@@ -54,7 +54,7 @@ class Text(NamedTuple):
         return f"the {self.field} of {self.dataset} record {self.record_id} ({self.where})"
 
 
-class Hit(NamedTuple):
+class ContaminationHit(NamedTuple):
     """A held-out text, the text of training that holds the largest part of it, and how large that part is."""
 
     held_out: Text
@@ -68,7 +68,7 @@ class Hit(NamedTuple):
 class Search(NamedTuple):
     """The hits, and the number of texts they were searched in."""
 
-    hits: list[Hit]
+    hits: list[ContaminationHit]
     held_out: int
     """Held-out texts with at least one run that counts."""
     seen: int
@@ -94,13 +94,13 @@ def find_contamination(
     counted &= ~_is_in_templates(index, templates)
     index = index.keep(counted)
     hits = [
-        Hit(texts[n], text, share, _longest_common(texts[n].text, text.text))
+        ContaminationHit(texts[n], text, share, _longest_common(texts[n].text, text.text))
         for n, (share, text) in sorted(_find_worst(index, seen, threshold).items())
     ]
     return Search(hits, int(np.count_nonzero(index.sizes)), training_texts, int(np.count_nonzero(~counted)))
 
 
-def nothing_was_seen(where: str, hits: Iterable[Hit], threshold: float) -> list[Violation]:
+def nothing_was_seen(where: str, hits: Iterable[ContaminationHit], threshold: float) -> list[Violation]:
     """FT-SPLIT-012: no text of training holds `threshold` or more of a validation or test text's runs."""
     return [
         violation(

@@ -28,15 +28,15 @@ class Coverage(msgspec.Struct):
     rows: int = 0
     naming: int = 0
     """Questions that name a term."""
-    asked: Counter[str] = msgspec.field(default_factory=Counter[str])
+    questions: Counter[str] = msgspec.field(default_factory=Counter[str])
     """Term -> questions that name it."""
-    answered: Counter[str] = msgspec.field(default_factory=Counter[str])
+    answers: Counter[str] = msgspec.field(default_factory=Counter[str])
     """Term -> answers that name it."""
     lost: list[LostTerm] = msgspec.field(default_factory=list[LostTerm])
 
     @property
     def lost_share(self) -> float:
-        """Of the questions that name a term, the share whose answer names none of theirs."""
+        """The share of the questions with a term whose answer names none of their terms."""
         return len(self.lost) / self.naming if self.naming else 0.0
 
 
@@ -47,13 +47,13 @@ def cover(finder: TermFinder, rows: Iterable[tuple[str, str, str]]) -> Coverage:
     """
     coverage = Coverage()
     for where, question, answer in rows:
-        asked, answered = list(dict.fromkeys(finder.find(question))), set(finder.find(answer))
+        in_question, in_answer = list(dict.fromkeys(finder.find(question))), set(finder.find(answer))
         coverage.rows += 1
-        coverage.naming += bool(asked)
-        coverage.asked.update(asked)
-        coverage.answered.update(answered)
-        if asked and answer and answered.isdisjoint(asked):
-            coverage.lost.append(LostTerm(where, tuple(asked), answer[:80]))
+        coverage.naming += bool(in_question)
+        coverage.questions.update(in_question)
+        coverage.answers.update(in_answer)
+        if in_question and answer and in_answer.isdisjoint(in_question):
+            coverage.lost.append(LostTerm(where, tuple(in_question), answer[:80]))
     return coverage
 
 

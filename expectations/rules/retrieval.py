@@ -99,8 +99,8 @@ def one_dimension(where: str, widths: Sequence[tuple[str, int]], dimension: int)
     ][:_SHOWN]
 
 
-def vectors_are_finite(where: str, broken: Sequence[str]) -> list[Violation]:
-    """FT-VEC-003: no NaN and no infinity in any vector. `broken`: ids of the passages that have one."""
+def vectors_are_finite(where: str, passages: Sequence[str]) -> list[Violation]:
+    """FT-VEC-003: no NaN and no infinity in any vector. `passages`: ids of the passages that have one."""
     return [
         violation(
             "FT-VEC-003",
@@ -110,7 +110,7 @@ def vectors_are_finite(where: str, broken: Sequence[str]) -> list[Violation]:
             found="not finite",
             expected="finite",
         )
-        for name in broken[:_SHOWN]
+        for name in passages[:_SHOWN]
     ]
 
 
@@ -179,13 +179,13 @@ def stored_vectors_match(where: str, cosines: Mapping[str, float]) -> list[Viola
     ][:_SHOWN]
 
 
-def points_are_current(where: str, wanted: Mapping[str, str], found: Mapping[str, object]) -> list[Violation]:
+def points_are_current(where: str, wanted: Mapping[str, str], stored: Mapping[str, object]) -> list[Violation]:
     """FT-COL-007: every point was made from the current passage. Both: point id -> version of its passage."""
-    shared = wanted.keys() & found.keys()
+    shared = wanted.keys() & stored.keys()
     counts = {
-        "points of another text than their passage's": sum(found[key] != wanted[key] for key in shared),
-        "passages without a point": len(wanted.keys() - found.keys()),
-        "points without a passage": len(found.keys() - wanted.keys()),
+        "points of another text than their passage's": sum(stored[key] != wanted[key] for key in shared),
+        "passages without a point": len(wanted.keys() - stored.keys()),
+        "points without a passage": len(stored.keys() - wanted.keys()),
     }
     return [
         violation("FT-COL-007", where=where, field=name, found=count, expected=0)

@@ -186,10 +186,10 @@ def validate(frame: pd.DataFrame, suite: Path) -> list[Violation]:
     Violations name the failing rows by `source:line_no` (all are counted, the first 20 shown). FT-TABLE-001 the suite
     cannot be used, FT-TABLE-002 a check is broken, FT-TABLE-003 the table is empty, FT-TABLE-004 a rule failed.
     """
-    return judge(frame, suite).violations
+    return judge_frame(frame, suite).violations
 
 
-def judge(frame: pd.DataFrame, suite: Path) -> Validation:
+def judge_frame(frame: pd.DataFrame, suite: Path) -> Validation:
     """Judge a slim frame by a suite file: one Judgement for each of its expectations, in their order."""
 
     def unjudged(*faults: Violation) -> Validation:

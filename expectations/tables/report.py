@@ -65,7 +65,7 @@ def render_report(validation: Validation, table: str, judged_at: datetime, facts
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{_text(title)}</title><style>{_STYLE}</style></head>
 <body><h1>{_text(table)} <small>table gate</small></h1>
-<p class="verdict {"passed" if passed else "failed"}">{_text(summarise(validation))}</p>
+<p class="verdict {"passed" if passed else "failed"}">{_text(outcome_in_words(validation))}</p>
 {faults}<dl>{terms}</dl>
 {body}
 </body></html>
@@ -84,7 +84,7 @@ def render_markdown(validation: Validation) -> str:
     return markdown_table(["", "rule", "column", "expected", "observed", "failing lines"], lines)
 
 
-def summarise(validation: Validation) -> str:
+def outcome_in_words(validation: Validation) -> str:
     """Return the outcome in one sentence."""
     failed, broken = (sum(j.outcome == outcome for j in validation.judgements) for outcome in ("failed", "broken"))
     if validation.faults:

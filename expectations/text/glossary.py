@@ -56,7 +56,7 @@ class TermFinder:
         free = 0  # the end of the last term
         matches = self._automaton.find_matches_as_indexes(folded, overlapping=True)
         for start, end, index in sorted((start, -end, index) for index, start, end in matches):
-            if start >= free and _stands_alone(folded, start, -end):
+            if start >= free and _is_whole_word(folded, start, -end):
                 terms.append(self._owner[self._names[index]])
                 free = -end
         return terms
@@ -121,7 +121,7 @@ def _automaton(names: Sequence[str]) -> Any:
     return AhoCorasick(names, matchkind=MatchKind.Standard)  # the only kind that gives overlapping matches
 
 
-def _stands_alone(text: str, start: int, end: int) -> bool:
+def _is_whole_word(text: str, start: int, end: int) -> bool:
     """Return whether `text[start:end]` is not a part of a Latin word: ECC, not ECCENTRIC; but MACs and hashes."""
     if start and _is_latin(text[start]) and _is_latin(text[start - 1]):
         return False

@@ -1,7 +1,6 @@
 """The adapters: SFT, DPO that continues from it, their evaluation, and the released one."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 import msgspec
@@ -16,6 +15,7 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import AnswerSettings, TrainSettings
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
+from ft_assets.datasets.summaries import SplitsSummary
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce
@@ -87,15 +87,10 @@ _CURVES = {
 }  # fmt: skip
 
 
-class _DatasetSummary(msgspec.Struct, frozen=True):
-    configured: bool
-    """True if config.yaml names files for the data set."""
-
-
 @SFT_ADAPTER.asset
 def sft_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     _refuse_unconfigured(artifacts.store(), "instruction")
     SFT_ADAPTER.enforce(evidence_of(artifacts, qdrant))
     return _train(context, artifacts, launcher, SFT_ADAPTER, "sft")
@@ -104,7 +99,7 @@ def sft_adapter(
 @DPO_ADAPTER.asset
 def dpo_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     _refuse_unconfigured(artifacts.store(), "preference")
     DPO_ADAPTER.enforce(evidence_of(artifacts, qdrant))
     return _train(context, artifacts, launcher, DPO_ADAPTER, "dpo")
@@ -113,7 +108,7 @@ def dpo_adapter(
 @ADAPTER_EVALUATION.asset
 def adapter_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     store = artifacts.store()
     ADAPTER_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     answers = settings_of(store, "answers")
@@ -135,7 +130,7 @@ def adapter_evaluation(
 
 
 @RELEASED_ADAPTER.asset
-def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
+def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
     RELEASED_ADAPTER.enforce(evidence_of(artifacts, qdrant))
     outcome = release.release_adapter(artifacts.store(), artifacts.releases())
     version = outcome.release.version
@@ -180,7 +175,7 @@ def show_answers(artifact: Artifact) -> dict[str, str]:
 def _refuse_unconfigured(store: ArtifactStore, dataset: str) -> None:
     """Refuse (FT-TRAIN-015) to train on a data set for which config.yaml names no files."""
     splits = store.require(f"{dataset}_splits")
-    if splits.summary_as(_DatasetSummary).configured:
+    if splits.summary_as(SplitsSummary).configured:
         return
     field = f"datasets.{dataset}.files"
     unconfigured = violation("FT-TRAIN-015", where="config.yaml", field=field, found=[], expected="at least one file")
@@ -193,7 +188,7 @@ def _train(
     launcher: LauncherResource,
     spec: AssetSpec,
     method: Method,
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     store = artifacts.store()
     settings = settings_of(store, method)
     prompt = prompt_of(settings_of(store, "answers"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -51,6 +51,10 @@ from resources.trained_model import (
     read_adapter_contract,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
 
 class Task(NamedTuple):
     """A training job, read and checked, with its inputs."""
@@ -67,7 +71,7 @@ class Task(NamedTuple):
     """The adapter's shape: the configured one, or that of the SFT adapter."""
     base_folder: Path
     base: BaseModelIdentity
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     folder: Path
     """The folder that this process writes into: every rank trains, the first reports and publishes."""
 
@@ -77,7 +81,7 @@ class Trained(NamedTuple):
 
     trainer: Any
     data: TrainingData
-    untrained: dict[str, Any]
+    untrained: dict[str, Tensor]
     before: dict[str, float]
     after: dict[str, float]
 
@@ -122,7 +126,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
     check_devices(settings, compute)
     sft = job.input("sft_adapter") if is_dpo else None
     base_folder = models.locate(settings.base_model, Path(params.compute.state_dir), settings.revision)
-    tokenizer: Any = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
     base = describe_base(base_folder, tokenizer, settings.base_model, settings.revision)
     lora = settings.lora if isinstance(settings, SftSettings) else None
     if sft is not None:
@@ -197,7 +201,7 @@ def _first_evaluation(trainer: Any, own_folder: Path) -> dict[str, float]:
     return torchrun.gather(kept)[0] or trainer.evaluate()  # one process evaluating alone would wait for ever
 
 
-def _final_evaluation(trainer: Any) -> dict[str, float]:
+def _final_evaluation(trainer: Trainer) -> dict[str, float]:
     """Return the figures after the last step, without another evaluation if the trainer has just done one."""
     last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
     return last if last is not None and last["step"] == trainer.state.global_step else trainer.evaluate()
@@ -265,7 +269,7 @@ def _save_adapter(task: Task, model: Any, folder: Path) -> AdapterContract:
     return AdapterContract(base=task.base, prompt=task.prompt, reasoning=task.thinking, lora=shape)
 
 
-def _save_model(task: Task, model: Any, folder: Path) -> AdapterContract:
+def _save_model(task: Task, model: PreTrainedModel, folder: Path) -> AdapterContract:
     """Save in fp32, as it was trained and measured: rounding would undo the smallest changes."""
     from transformers import AutoConfig
 
@@ -284,7 +288,7 @@ def _save_model(task: Task, model: Any, folder: Path) -> AdapterContract:
     )
 
 
-def _copy_trainable(model: Any) -> dict[str, Any]:
+def _copy_trainable(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the tensors that are trained, by name."""
     return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
 

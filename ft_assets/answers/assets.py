@@ -1,4 +1,4 @@
-"""The answers of the whole released system, next to those of the base and the SFT model."""
+"""The asset with the answers of the whole released system, compared with those of the base and the SFT model."""
 
 from typing import Any
 

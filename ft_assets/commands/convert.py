@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from expectations.formats.dialect import Policy, Thinking
+from expectations.formats.dialect import ReadPolicy, Thinking
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
 
@@ -78,7 +78,7 @@ def command(  # noqa: PLR0917 - one for each option
     target = out or file.with_name(f"{file.name.partition('.')[0]}.{to}{'' if to == BEIR else '.jsonl'}")
     if to != BEIR and target.suffix not in {".jsonl", ".parquet"}:
         raise click.UsageError(f"--out must end with .jsonl or .parquet, not {target.name}")
-    policy = Policy(
+    policy = ReadPolicy(
         thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
     )
     try:

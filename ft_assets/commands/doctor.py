@@ -159,7 +159,7 @@ def _torch_build(*, has_gpu: bool) -> Iterator[Finding]:
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
-        return  # the libraries' line says so
+        return  # the line of the libraries reports it
     if has_gpu and version.endswith("+cpu"):
         fix = f"pip install torch=={version.removesuffix('+cpu')} from the index that pytorch.org names for your driver"
         yield Finding("bad", "torch", f"{version} cannot use the GPU that is here", fix)
@@ -215,7 +215,7 @@ def _training(project: Project) -> Iterator[Finding]:
         shape = find_shape(settings.sft.base_model, settings.sft.revision)
         machine = local_machine(settings.accelerator)
     except Refused:
-        return  # the model's line, or the hub's, says why
+        return  # the line of the model, or of the hub, gives the reason
     except ModuleNotFoundError as error:
         yield Finding("warn", "fit", f"{error.name} is not installed", "pip install 'ft-assets[platform]'")
         return
@@ -318,8 +318,8 @@ def _state(project: Project) -> Iterator[Finding]:
             fix = f"delete {recipe} and run `ft run --asset {folder.name}`"
             if artifact is None:
                 yield Finding("bad", "state", f"{folder.name}/{recipe.name} has no whole manifest", fix)
-            elif broken := artifact.verify():
-                yield Finding("bad", "state", f"{folder.name}/{recipe.name}: {len(broken)} altered files", fix)
+            elif violations := artifact.verify():
+                yield Finding("bad", "state", f"{folder.name}/{recipe.name}: {len(violations)} altered files", fix)
     yield Finding("ok", "state", f"{count} artifacts examined in {project.state}")
 
 

@@ -53,14 +53,18 @@ class Machine(msgspec.Struct, frozen=True):
 @click.option("--method", type=click.Choice(get_args(Method)), help="Default: as configured.")
 @click.option("--dpo", is_flag=True, help="DPO (pairs and a reference) instead of SFT.")
 @click.option("--length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest row. Default: as configured.")
-@click.option("--batch", type=click.IntRange(min=1), metavar="ROWS", help="Rows at a time. Default: as configured.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), metavar="ROWS", help="Rows in a micro batch. Default: as configured."
+)
 @click.option("--r", type=click.IntRange(min=1), metavar="RANK", help="LoRA rank. Default: as configured.")
 @click.option("--checkpointing/--no-checkpointing", default=None, help="Compute activations again. Default: on GPUs.")
-@click.option("--gpu", metavar="SIZE|CARD", help="Another GPU than this machine's: 10GB, 'RTX 4090', 'A100 80GB'.")
-@click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="How many of that GPU, or of this machine's.")
+@click.option(
+    "--gpu", metavar="SIZE|CARD", help="A GPU that this machine does not have: 10GB, 'RTX 4090', 'A100 80GB'."
+)
+@click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Number of GPUs.")
 @click.option("--rows", type=click.IntRange(min=1), metavar="N", help="Rows (DPO: pairs) of the training set.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Default: as configured.")
-@click.option("--layers", type=click.IntRange(min=1), help="A model by its sizes instead of MODEL.")
+@click.option("--layers", type=click.IntRange(min=1), help="The model by its sizes, instead of MODEL.")
 @click.option("--hidden", type=click.IntRange(min=1))
 @click.option("--heads", type=click.IntRange(min=1))
 @click.option("--kv-heads", type=click.IntRange(min=1), help="Default: as many as heads.")
@@ -129,12 +133,17 @@ class EstimateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _settings(configured: Settings | None, options: dict[str, Any]) -> TrainingSection:
-    """The configured section (where there is none, its defaults) with the options of the command line."""
+    """Return the configured section (or the defaults) with the options of the command line."""
     base: TrainingSection = DpoSettings(base_model="") if options["dpo"] else SftSettings(base_model="")
     if configured is not None:
         base = configured.dpo if options["dpo"] else configured.sft
-    named = {"max_length": "length", "micro_batch_size": "batch", "epochs": "epochs", "method": "method",
-             "gradient_checkpointing": "checkpointing"}  # fmt: skip
+    named = {
+        "max_length": "length",
+        "micro_batch_size": "batch",
+        "epochs": "epochs",
+        "method": "method",
+        "gradient_checkpointing": "checkpointing",
+    }
     changes: dict[str, Any] = {field: options[name] for field, name in named.items() if options[name] is not None}
     if options["epochs"] is not None or options["rows"] is not None:
         changes["max_steps"] = None
@@ -164,7 +173,7 @@ def _machine(gpu: str | None, count: int | None, configured: AcceleratorSettings
 
 
 def local_machine(configured: AcceleratorSettings | None, count: int | None = None) -> Machine:
-    """This machine, as the configuration uses it; `count` of its GPUs (default: all)."""
+    """Return this machine as the configuration uses it, with `count` of its GPUs (default: all)."""
     here = [] if configured and configured.device == "cpu" else accelerator.gpus()
     if here:
         card = find_card(here[0].name)
@@ -211,9 +220,14 @@ def existing(folder: Path) -> Path:
 
 
 def _report(
-    shape: ModelShape, settings: TrainingSection, lora: LoraSettings, machine: Machine, *, options: dict[str, Any],
+    shape: ModelShape,
+    settings: TrainingSection,
+    lora: LoraSettings,
+    machine: Machine,
+    *,
+    options: dict[str, Any],
     disk_free: int,
-) -> EstimateReport:  # fmt: skip
+) -> EstimateReport:
     target, setup = needs_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
     estimate = estimate_training(shape, target, setup)
     rows, epochs = options["rows"] or _ROWS, settings.epochs
@@ -221,18 +235,29 @@ def _report(
         rows, epochs = settings.max_steps * settings.global_batch_size, 1.0
     plan = recommend(shape, target, setup, memory=machine.memory, gpus=max(machine.gpus, 1))
     return EstimateReport(
-        model=shape.name, parameters=shape.parameters, method=settings.method, dpo=options["dpo"],
-        r=lora.r, tokens=settings.max_length, micro_batch=settings.micro_batch_size,
-        checkpointing=setup.checkpointing, machine=machine, estimate=estimate, total=estimate.total,
+        model=shape.name,
+        parameters=shape.parameters,
+        method=settings.method,
+        dpo=options["dpo"],
+        r=lora.r,
+        tokens=settings.max_length,
+        micro_batch=settings.micro_batch_size,
+        checkpointing=setup.checkpointing,
+        machine=machine,
+        estimate=estimate,
+        total=estimate.total,
         fits=estimate.fits(machine.memory) and estimate.disk < disk_free,
-        disk=estimate.disk, disk_free=disk_free, rows=rows, epochs=epochs,
+        disk=estimate.disk,
+        disk_free=disk_free,
+        rows=rows,
+        epochs=epochs,
         seconds=estimate.seconds(rows, epochs, machine.flops, max(machine.gpus, 1)) if machine.flops else None,
         largest_micro_batch=largest_micro_batch(shape, target, setup, memory=machine.memory),
         largest_length=largest_length(
             shape, target, msgspec.structs.replace(setup, micro_batch=1), memory=machine.memory
         ),
         plan=plan,
-    )  # fmt: skip
+    )
 
 
 def _print(report: EstimateReport) -> None:
@@ -303,9 +328,11 @@ def _plan(report: EstimateReport) -> str:
     plan = cast("Plan", report.plan)
     section = "dpo" if report.dpo else "sft"
     keys = {
-        "method": plan.method, "micro_batch_size": plan.micro_batch, "max_length": plan.tokens,
+        "method": plan.method,
+        "micro_batch_size": plan.micro_batch,
+        "max_length": plan.tokens,
         "gradient_checkpointing": str(plan.checkpointing).lower(),
-    }  # fmt: skip
+    }
     settings = ", ".join(f"{name}: {value}" for name, value in keys.items())
     profile = _PROFILES.get(plan.method) if report.machine.gpus else None
     notes = [f"{plan.strategy}, {plan.estimate.total / GIB:.1f} GiB: {section}: {{{settings}}}"]

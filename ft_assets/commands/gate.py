@@ -21,7 +21,7 @@ from ft_assets.commands.terminal import duration, take_terminal
 from resources.artifacts import write_json
 
 JOB = "compat_gate"
-REPORT_VERSION = 2
+GATE_REPORT_VERSION = 2
 """Version of the JSON report. Since 2, the paragraphs end with `Fix: …`."""
 
 
@@ -137,7 +137,7 @@ def verdict(report: GateReport) -> str:
 
 def as_json(report: GateReport) -> dict[str, object]:
     """Return the report for a program."""
-    return {"report_version": REPORT_VERSION, **msgspec.to_builtins(report), "exit_code": report.exit_code}
+    return {"report_version": GATE_REPORT_VERSION, **msgspec.to_builtins(report), "exit_code": report.exit_code}
 
 
 def as_markdown(report: GateReport) -> str:

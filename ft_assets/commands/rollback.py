@@ -20,7 +20,7 @@ from resources.releases import ReleaseKind, require_kept
 def command(kind: str, version: str | None, only_list: bool) -> None:
     """Make an earlier release serve again, in one step.
 
-    The release that you leave is not released again automatically, but when something new is made, or by --to.
+    The release that you leave is not released again automatically before another one is. To return to it, use --to.
 
     \b
     Example: ft rollback collection --to 3f2a9c01d4e5

@@ -182,7 +182,7 @@ def run_assets(
             result = execute(job, instance, keys=keys, listener=progress.on_event)
         finally:
             unsubscribe()
-    return summarise(result, keys, time.monotonic() - started)
+    return summarise_run(result, keys, time.monotonic() - started)
 
 
 class _Progress:
@@ -218,7 +218,7 @@ class _Progress:
                 self._lines.show(telemetry.Progress(asset=asset, kind="made"))
 
 
-def summarise(result: dg.ExecuteInProcessResult, keys: Sequence[dg.AssetKey], seconds: float) -> RunSummary:
+def summarise_run(result: dg.ExecuteInProcessResult, keys: Sequence[dg.AssetKey], seconds: float) -> RunSummary:
     """Return the summary of a finished run, from its own events."""
     outcomes = {key: AssetOutcome(asset=key.to_user_string()) for key in keys}
     for event in result.all_events:

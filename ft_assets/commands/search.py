@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 200
 
 @click.command("search")
 @click.argument("text")
-@click.option("-k", "count", type=click.IntRange(min=1), help="How many passages (default: retrieval.top_k).")
+@click.option("-k", "count", type=click.IntRange(min=1), help="Number of passages (default: retrieval.top_k).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, passages in full.")
 def command(text: str, count: int | None, as_json: bool) -> None:
     """Search the released collection.

@@ -124,11 +124,11 @@ def print_status(statuses: list[AssetStatus], releases: Releases, console: Conso
     groups = list(dict.fromkeys(status.group for status in statuses))
     for status in sorted(statuses, key=lambda status: groups.index(status.group)):
         colour = colours.get(status.state, "default")
-        made = f"{duration(time.time() - status.made_at)} ago" if status.made_at else ""
+        age = f"{duration(time.time() - status.made_at)} ago" if status.made_at else ""
         name = f"{status.asset} [bold]●[/]" if status.released else status.asset
         why = escape("; ".join(status.reasons))
         table.add_row(
-            status.group, name, status.version[:12], made, f"[{colour}]{status.state}[/]", checks_line(status), why
+            status.group, name, status.version[:12], age, f"[{colour}]{status.state}[/]", checks_line(status), why
         )
     console.print(table)
     for kind in _KINDS:
@@ -173,7 +173,7 @@ def _parent_reasons(tags: Mapping[str, str], parent: AssetStatus) -> list[str]:
     return [f"{parent.asset} is {parent.state}"] if parent.state in {"stale", "never made"} else []
 
 
-def _check_state(instance: dg.DagsterInstance, key: dg.AssetCheckKey, made: dg.EventLogEntry) -> str:
+def _check_state(instance: dg.DagsterInstance, key: dg.AssetCheckKey, materialization: dg.EventLogEntry) -> str:
     record = instance.get_latest_asset_check_evaluation_record(key)
     event = record.event.dagster_event if record and record.event else None
     if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
@@ -181,7 +181,7 @@ def _check_state(instance: dg.DagsterInstance, key: dg.AssetCheckKey, made: dg.E
     evaluation = event.asset_check_evaluation_data
     target = evaluation.target_materialization_data
     # a result counts for the materialization that was judged, not for a later one
-    if target is None or target.timestamp < made.timestamp:
+    if target is None or target.timestamp < materialization.timestamp:
         return "not judged"
     return "passed" if evaluation.passed else "failed"
 

@@ -18,8 +18,13 @@ from resources.releases import ReleaseKind, Releases
 _KINDS: tuple[ReleaseKind, ...] = ("adapter", "collection")
 # The keys of the figures in the summary of the evaluation: `<system>_<arm>_<metric>` and `<metric>_<model>`. The keys
 # of a nested summary are joined (`base_fused_ndcg_at_10`).
-RETRIEVAL = ("embedding_evaluation", ("base", "trained"), ("dense", "sparse", "fused"), ("ndcg_at_10", "recall_at_10"))
-ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("exact_match", "f1"))
+_RETRIEVAL = (
+    "embedding_evaluation",
+    ("base", "trained"),
+    ("dense", "sparse", "fused"),
+    ("ndcg_at_10", "recall_at_10"),
+)
+_ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("exact_match", "f1"))
 
 
 @click.command("summary")
@@ -53,7 +58,7 @@ def print_report(project: Project, console: Console | None = None) -> None:
 
 def retrieval_table(store: ArtifactStore) -> Table:
     """Return nDCG@10 and Recall@10 of each arm, before and after training, and the difference."""
-    asset, systems, arms, metrics = RETRIEVAL
+    asset, systems, arms, metrics = _RETRIEVAL
     titles = [f"{_title(metric)} {when}" for metric, when in product(metrics, ("before", "after", "change"))]
     table = _table("arm", *titles)
     values = _summary(store, asset)
@@ -70,7 +75,7 @@ def retrieval_table(store: ArtifactStore) -> Table:
 
 def answers_table(store: ArtifactStore) -> Table:
     """Return exact match and character F1 of the base model and of each adapter, with 95 % intervals."""
-    asset, models, metrics = ANSWERS
+    asset, models, metrics = _ANSWERS
     table = _table("model", *(_title(metric) for metric in metrics))
     values = _summary(store, asset)
     for model in models:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from expectations.formats.dialect import Policy, Thinking
+from expectations.formats.dialect import ReadPolicy, Thinking
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
 
@@ -40,7 +40,10 @@ _STDOUT = "-"
     default="keep",
     help="How to convert traditional Chinese.",
 )
-@click.option("--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows that may fail.")
+@click.option(
+    "--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows (0 to 1) that may fail."
+)
+@click.option("--strict", is_flag=True, help="Fail a file with keys that are not read.")
 @click.option("--tokenizer", metavar="NAME_OR_FOLDER", help="Show the first record as tokens (needs transformers).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--junit", "junit", is_flag=False, flag_value=_STDOUT, metavar="[PATH]", help="Print or write JUnit XML.")
@@ -56,6 +59,7 @@ def command(  # noqa: PLR0917 - one for each option
     min_margin: float,
     traditional: str,
     max_quarantined: float,
+    strict: bool,
     tokenizer: str | None,
     as_json: bool,
     junit: str | None,
@@ -74,13 +78,20 @@ def command(  # noqa: PLR0917 - one for each option
     from expectations.contracts.consumer import find_consumer
     from expectations.verify import verify_file
 
-    policy = Policy(
+    policy = ReadPolicy(
         thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
     )
     try:
         consumer = find_consumer(against) if against else None
         reports = [
-            verify_file(path, format_name, policy=policy, against=consumer, max_quarantined=max_quarantined)
+            verify_file(
+                path,
+                format_name,
+                policy=policy,
+                against=consumer,
+                max_quarantined=max_quarantined,
+                strict=strict,
+            )
             for path in files
         ]
         show_training(reports, tokenizer, thinking)

@@ -7,12 +7,12 @@ from typing import Any, Literal, overload
 from ft_assets.config.model import (
     SETTINGS_ASSETS,
     AnswerSettings,
+    ConfigSection,
     CorpusSettings,
     DatasetSettings,
     DpoSettings,
     EmbeddingSettings,
     RetrievalSettings,
-    Section,
     Settings,
     SftSettings,
 )
@@ -35,7 +35,7 @@ def settings_of(store: ArtifactStore, section: Literal["embedding"]) -> Embeddin
 def settings_of(store: ArtifactStore, section: Literal["retrieval"]) -> RetrievalSettings: ...
 @overload
 def settings_of(store: ArtifactStore, section: Literal["answers"]) -> AnswerSettings: ...
-def settings_of(store: ArtifactStore, section: str) -> Section:
+def settings_of(store: ArtifactStore, section: str) -> ConfigSection:
     """Return the typed section of the current settings artifact. Raises Refused if it was never materialized."""
     model: Any = Settings.model_fields[section].annotation
     return model.model_validate(store.require(SETTINGS_ASSETS[section]).json(SETTINGS_FILE))

@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 SCHEMA_VERSION = 1
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A frozen section of config.yaml that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class CorpusSettings(Section):
+class CorpusSettings(ConfigSection):
     files: list[str] = Field(min_length=1)
     """Globs of the documents, relative to config.yaml: Markdown, text, HTML; rows (BEIR, UltraRAG) as JSONL, JSON,
     Parquet or a folder that the `datasets` library saved."""
@@ -39,7 +39,7 @@ class CorpusSettings(Section):
     words of Taiwan. Japanese text is never converted. The default changes no text that you did not ask to change."""
 
 
-class InstructionFiles(Section):
+class InstructionFiles(ConfigSection):
     files: list[str] = []
     """Globs of the SFT rows, relative to config.yaml (Alpaca, messages, ShareGPT, prompt / completion, KBAlign, SQuAD).
     Empty: there is no such data set, and an asset that needs it refuses to run."""
@@ -49,7 +49,7 @@ class InstructionFiles(Section):
     reasoning. The default suits a model that answers with or without reasoning."""
 
 
-class PreferenceFiles(Section):
+class PreferenceFiles(ConfigSection):
     files: list[str] = []
     """Globs of the DPO rows, relative to config.yaml (DDR of UltraRAG or RAG-DDR, prompt / chosen / rejected). Empty:
     there is no such data set, and an asset that needs it refuses to run."""
@@ -58,16 +58,16 @@ class PreferenceFiles(Section):
     quarantined. The default rejects ties and pairs in the wrong order; rows without scores pass."""
 
 
-class RetrievalFiles(Section):
+class RetrievalFiles(ConfigSection):
     queries: list[str] = []
     """Globs of BEIR queries.jsonl files, relative to config.yaml. Empty: there is no retrieval data set, and an asset
     that needs it refuses to run."""
     qrels: list[str] = []
-    """Globs of BEIR qrels .tsv files (query-id, corpus-id, score). They say which passage, section or document answers
+    """Globs of BEIR qrels .tsv files (query-id, corpus-id, score). They name which passage, section or document answers
     which query."""
 
 
-class SplitSettings(Section):
+class SplitSettings(ConfigSection):
     train: float = Field(default=0.7, gt=0, lt=1)
     """Share of the clusters for training (0 to 1). Rows meet the shares on average only, because a cluster is never
     divided. The three shares add up to 1."""
@@ -100,7 +100,7 @@ class SplitSettings(Section):
         return self
 
 
-class DatasetSettings(Section):
+class DatasetSettings(ConfigSection):
     instruction: InstructionFiles = InstructionFiles()
     preference: PreferenceFiles = PreferenceFiles()
     retrieval: RetrievalFiles = RetrievalFiles()
@@ -111,6 +111,9 @@ class DatasetSettings(Section):
     max_line_bytes: PositiveInt = 8 * 2**20
     """Bytes of one row, at most (default 8 MiB). A longer row is quarantined (FT-ROW-006) without being parsed, so that
     a file without line ends cannot fill the memory."""
+    strict: bool = False
+    """True blocks where a row has a key that no field takes (`ft verify --strict` does the same). By default such keys
+    are only listed: files often carry notes of their own, and keys that change a row's meaning are refused anyway."""
     traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
     """How to write Traditional Chinese in records; the values are those of `corpus.traditional`. Set both alike:
     then questions and passages use the same characters."""
@@ -119,7 +122,7 @@ class DatasetSettings(Section):
     warns. Generous, because short answers seldom repeat the term of the question."""
 
 
-class LoraSettings(Section):
+class LoraSettings(ConfigSection):
     """The shape of the adapter that SFT trains; DPO continues it in the same shape. Without effect where `method` is
     `full`."""
 
@@ -137,7 +140,7 @@ class LoraSettings(Section):
     `[q_proj, v_proj]`. The default fits every architecture without knowing its names."""
 
 
-class OomSettings(Section):
+class OomSettings(ConfigSection):
     """When memory runs out, training resumes with smaller batches, then with gradient checkpointing, then with
     offloading. None of these changes the result. The two steps here do, so they must be allowed; each is recorded."""
 
@@ -149,7 +152,7 @@ class OomSettings(Section):
     listed in too_long.jsonl. Off, because those rows are then not learned."""
 
 
-class TrainSettings(Section):
+class TrainSettings(ConfigSection):
     """The settings that SFT and DPO share."""
 
     usual_full_rate: ClassVar[float]
@@ -321,7 +324,7 @@ class DpoSettings(TrainSettings):
         return self
 
 
-class EmbeddingSettings(Section):
+class EmbeddingSettings(ConfigSection):
     base_model: str
     """The encoder to train: a hub name, a folder, or `package:NAME` for a model in a Python package."""
     revision: str | None = None
@@ -392,7 +395,7 @@ class EmbeddingSettings(Section):
         return self
 
 
-class RetrievalSettings(Section):
+class RetrievalSettings(ConfigSection):
     distance: Literal["cosine", "dot", "euclid"] = "cosine"
     """Measure of the dense arm in Qdrant. Vectors have length 1, so all three rank the dense arm alike; choose what
     another service expects. A change builds a new collection."""
@@ -450,7 +453,7 @@ class RetrievalSettings(Section):
         return self
 
 
-class AnswerSettings(Section):
+class AnswerSettings(ConfigSection):
     top_k: PositiveInt = 3
     """Retrieved passages in the prompt of `answer_evaluation`. Few, because each one makes the prompt longer and the
     answers slower."""
@@ -488,14 +491,14 @@ class AnswerSettings(Section):
         return self
 
 
-class ArtifactSettings(Section):
+class ArtifactSettings(ConfigSection):
     keep: PositiveInt = 5
     """Artifacts to keep for each asset, and last releases whose artifacts are kept as well (at least `retrieval.keep`
     of them). What is released or current is never removed, nor is what it was made from. Lower it when the disk is
     full."""
 
 
-class QdrantSettings(Section):
+class QdrantSettings(ConfigSection):
     engine: Literal["local", "server", "edge"] = "local"
     """`local` and `edge` keep points below the state folder; `server` needs `url`, and its API key comes from
     QDRANT_API_KEY. `local` needs no service and is enough up to 20,000 passages; `edge` (extra `edge`) is Qdrant's own
@@ -518,7 +521,7 @@ class QdrantSettings(Section):
         return self
 
 
-class LauncherSettings(Section):
+class LauncherSettings(ConfigSection):
     kind: Literal["inline", "subprocess", "torchrun"] = "subprocess"
     """Place of heavy work: `subprocess` runs it in one child process, so that its memory is given back and it can be
     stopped; `inline` in the same process, for debugging; `torchrun` trains adapters in `processes` processes and runs
@@ -540,7 +543,7 @@ class LauncherSettings(Section):
         return self
 
 
-class AcceleratorSettings(Section):
+class AcceleratorSettings(ConfigSection):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of every model. `auto` takes the GPU if there is one; `cuda` makes a missing GPU an error (FT-ACC-001)
     instead of a slow surprise."""
@@ -549,7 +552,7 @@ class AcceleratorSettings(Section):
     measured 2.3 times faster encoding), float16 on other GPUs, else float32. A CPU refuses float16 (FT-ACC-002)."""
 
 
-class Settings(Section):
+class Settings(ConfigSection):
     """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

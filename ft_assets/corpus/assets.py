@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
+from msgspec import to_builtins
 
 from expectations.text.glossary import Term, count_terms, load_terms
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import Settings
 from ft_assets.corpus.checks import GATES
-from ft_assets.corpus.collect import PASSAGES, collect_passages
+from ft_assets.corpus.collect import PASSAGES, PassagesSummary, collect_passages
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.observe import observed_files
@@ -55,6 +57,14 @@ _GLOSSARY = AssetSpec(
 SPECS = (_PASSAGES, _GLOSSARY)
 
 
+class GlossarySummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Summary of `glossary`. `terms_met`: terms that a passage names."""
+
+    files: int
+    terms: int
+    terms_met: int
+
+
 def _documents(settings: Settings, root: Path) -> list[Path]:
     return match_files(settings.corpus.files, root, "corpus.files")
 
@@ -94,7 +104,7 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
 
     def compute(staging: Staging) -> Mapping[str, object]:
         write_json(staging.path / FILES, inventory)
-        return collect_passages(files, root, settings, staging.path)
+        return to_builtins(collect_passages(files, root, settings, staging.path))
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_passages)
 
@@ -112,7 +122,7 @@ def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materia
         terms = count_terms(load_terms(files), texts)
         write_table(staging.path / GLOSSARY, arrow_schema(Term), terms)
         met = sum(term.passages > 0 for term in terms)
-        return {"files": len(files), "terms": len(terms), "terms_met": met}
+        return to_builtins(GlossarySummary(files=len(files), terms=len(terms), terms_met=met))
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_glossary)
 
@@ -121,7 +131,7 @@ def _show_passages(artifact: Artifact) -> Mapping[str, object]:
     path = artifact.file(PASSAGES)
     lengths = (row["end"] - row["start"] for row in read_rows(path, ["start", "end"]))
     return {
-        "dagster/row_count": artifact.summary["passages"],
+        "dagster/row_count": artifact.summary_as(PassagesSummary).passages,
         "dagster/column_schema": column_schema(path),
         "length": bars(_histogram(lengths), "characters a passage"),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
@@ -132,7 +142,7 @@ def _show_glossary(artifact: Artifact) -> Mapping[str, object]:
     path = artifact.file(GLOSSARY)
     terms = sorted(read_rows(path), key=lambda row: -row["passages"])
     shown: dict[str, object] = {
-        "dagster/row_count": artifact.summary["terms"],
+        "dagster/row_count": artifact.summary_as(GlossarySummary).terms,
         "dagster/column_schema": column_schema(path),
         "never_met": [row["term"] for row in terms if not row["passages"]][:50],
     }

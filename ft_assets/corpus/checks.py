@@ -11,7 +11,7 @@ from expectations.reading import Rejected
 from expectations.rules import passages as rules
 from expectations.text.documents import read_document
 from expectations.text.traditional import Traditional
-from ft_assets.corpus.collect import PASSAGES
+from ft_assets.corpus.collect import PASSAGES, PassagesSummary
 from ft_assets.corpus.cut import passage_text
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from ft_assets.graph.source_files import FILES
@@ -20,12 +20,12 @@ from resources.parquet import read_columns, read_rows
 
 
 def _passages_fit(evidence: Evidence) -> Verdict:
-    """The table fits its Great Expectations suite, judged on lengths, flags and counts."""
+    """The table fits its Great Expectations suite, which tests lengths, flags and counts."""
     return Verdict(*table_fits(evidence.store, evidence.store.require("passages"), PASSAGES, "passages"))
 
 
 def _ids_are_unique(evidence: Evidence) -> Verdict:
-    """No two passages share an id."""
+    """Every passage has its own id."""
     ids = read_columns(evidence.store.require("passages").file(PASSAGES), ["passage_id"])["passage_id"]
     return Verdict(rules.ids_are_unique("passages", ids), {"passages": len(ids)})
 
@@ -34,7 +34,7 @@ def _offsets_point_at_the_text(evidence: Evidence) -> Verdict:
     """Each passage is the text of its source between its offsets; only unchanged sources are compared."""
     artifact = evidence.store.require("passages")
     inventory: list[dict[str, Any]] = artifact.json(FILES)
-    root = Path(artifact.summary["root"])
+    root = Path(artifact.summary_as(PassagesSummary).root)
     changed = {row["document"] for row in inventory if not _is_same(root / row["file"], row["sha256"])}
     documents = list(dict.fromkeys(row["document"] for row in inventory))
     unchanged = [name for name in documents if name not in changed]

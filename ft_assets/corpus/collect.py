@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from expectations.reading import Rejected
 from expectations.records.read import write_quarantine
 from expectations.text.documents import Section, read_document
@@ -19,7 +21,24 @@ PASSAGES = "passages.parquet"
 ALIASES = "aliases.parquet"
 
 
-def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings, folder: Path) -> dict[str, object]:
+class PassagesSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Summary of `passages`."""
+
+    root: str
+    """The folder of the project, which the names of the sources are relative to."""
+    files: int
+    documents: int
+    passages: int
+    aliases: int
+    quarantined: int
+    codes: dict[str, int]
+    """Code of a rule -> quarantined passages."""
+    languages: dict[str, int]
+    """Language -> passages."""
+    mean_chars: float
+
+
+def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings, folder: Path) -> PassagesSummary:
     """Cut `files` into passages below `folder`; return the summary."""
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
@@ -47,17 +66,17 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
 
         write_quarantine(folder / QUARANTINE, count_codes(write_kept(), codes))
     write_table(folder / ALIASES, arrow_schema(Alias), aliases)
-    return {
-        "root": str(root),
-        "files": len(files),
-        "documents": len(documents),
-        "passages": table.rows,
-        "aliases": len(aliases),
-        "quarantined": codes.total(),
-        "codes": dict(codes),
-        "languages": dict(languages),
-        "mean_chars": round(chars / table.rows, 1) if table.rows else 0.0,
-    }
+    return PassagesSummary(
+        root=str(root),
+        files=len(files),
+        documents=len(documents),
+        passages=table.rows,
+        aliases=len(aliases),
+        quarantined=codes.total(),
+        codes=dict(codes),
+        languages=dict(languages),
+        mean_chars=round(chars / table.rows, 1) if table.rows else 0.0,
+    )
 
 
 def _sections(files: Sequence[Path], root: Path) -> Iterator[Section | Rejected]:

@@ -12,6 +12,7 @@ import dagster as dg
 from msgspec import to_builtins
 
 from expectations.canonical import folder_digest
+from expectations.formats.unread import UnreadKeys
 from expectations.rules.splits import SPLITS
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import DatasetSettings, Settings
@@ -31,6 +32,7 @@ from ft_assets.datasets.ledger import (
 )
 from ft_assets.datasets.passage_index import read_index
 from ft_assets.datasets.split import split_file, write_splits
+from ft_assets.datasets.summaries import LedgerSummary, RecordsSummary, SplitsSummary
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.observe import observed_files
@@ -50,7 +52,7 @@ def _records_spec(dataset: DataSet) -> AssetSpec:
         name=dataset.records,
         group="datasets",
         kinds={"parquet"},
-        code_version="2",
+        code_version="3",
         description=f"Clean {dataset.name} records; unusable rows are quarantined with file, line and reason.",
         inputs=(dataset.sources, *passages),
         reads=("dataset_settings",),
@@ -136,12 +138,13 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
 
         def compute(staging: Staging) -> Mapping[str, object]:
             if not inventory:
-                return write_nothing(dataset, staging.path)
+                return to_builtins(write_nothing(dataset, staging.path))
             hashes = {row["file"]: row["sha256"] for row in inventory}
             hashes |= {shown_path(path, root): folder_digest(path) for path in paths if path.is_dir()}
             index = read_index(store.require("passages")) if dataset.finds_passages else None
-            rows = read_files(dataset, files, root, **options)
-            return clean_records(dataset, rows, hashes, staging.path, index=index)
+            unread = UnreadKeys()
+            rows = read_files(dataset, files, root, unread=unread, **options)
+            return to_builtins(clean_records(dataset, rows, hashes, staging.path, index=index, unread=unread))
 
         return produce(
             artifacts, spec.recipe_from(to_builtins(options), versions), compute=compute, metadata=_show_records
@@ -163,7 +166,7 @@ def split_ledger(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Mat
         recipe.inputs[ASSET] = before.data_version
 
     def compute(staging: Staging) -> Mapping[str, object]:
-        return write_ledger(store, settings, before, recipe.id, staging.path)
+        return to_builtins(write_ledger(store, settings, before, recipe.id, staging.path))
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_ledger)
 
@@ -177,9 +180,10 @@ def _splits_asset(dataset: DataSet) -> dg.AssetsDefinition:
         spec.enforce(evidence_of(artifacts, qdrant))
 
         def compute(staging: Staging) -> Mapping[str, object]:
-            records = store.require(dataset.records)
-            figures = write_splits(dataset, records.file(RECORDS), read_ledger(store.require(ASSET)), staging.path)
-            return {"configured": records.summary["configured"], **figures}
+            records, ledger = store.require(dataset.records), read_ledger(store.require(ASSET))
+            configured = records.summary_as(RecordsSummary).configured
+            summary = write_splits(dataset, records.file(RECORDS), ledger, staging.path, configured=configured)
+            return to_builtins(summary)
 
         return produce(artifacts, spec.recipe(artifacts, {}), compute=compute, metadata=_show_splits)
 
@@ -187,24 +191,25 @@ def _splits_asset(dataset: DataSet) -> dg.AssetsDefinition:
 
 
 def _show_records(artifact: Artifact) -> Mapping[str, object]:
-    path = artifact.file(RECORDS)
+    summary, path = artifact.summary_as(RecordsSummary), artifact.file(RECORDS)
     shown: dict[str, object] = {
-        "dagster/row_count": artifact.summary["kept"],
+        "dagster/row_count": summary.kept,
         "dagster/column_schema": column_schema(path),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
-    if artifact.summary["codes"]:
-        shown["quarantined_by_code"] = bars(artifact.summary["codes"], "quarantined rows by code")
-    if artifact.summary["conflicts"]:
+    if summary.codes:
+        shown["quarantined_by_code"] = bars(summary.codes, "quarantined rows by code")
+    if summary.conflicts:
         shown["first_conflicts"] = artifact.json(CONFLICTS)[:_SHOWN_CONFLICTS]
     return shown
 
 
 def _show_ledger(artifact: Artifact) -> Mapping[str, object]:
-    totals = {split: sum(counts[split] for counts in artifact.summary["splits"].values()) for split in SPLITS}
+    summary = artifact.summary_as(LedgerSummary)
+    totals = {split: sum(counts[split] for counts in summary.splits.values()) for split in SPLITS}
     path = artifact.file(LEDGER)
     return {
-        "dagster/row_count": artifact.summary["records"],
+        "dagster/row_count": summary.records,
         "dagster/column_schema": column_schema(path),
         "shares": bars(totals, "records by split"),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
@@ -212,7 +217,7 @@ def _show_ledger(artifact: Artifact) -> Mapping[str, object]:
 
 
 def _show_splits(artifact: Artifact) -> Mapping[str, object]:
-    counts = {split: artifact.summary[split] for split in SPLITS}
+    counts = artifact.summary_as(SplitsSummary).counts()
     return {
         "dagster/row_count": sum(counts.values()),
         "dagster/column_schema": column_schema(artifact.file(split_file(SPLITS[0]))),

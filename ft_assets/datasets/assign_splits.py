@@ -100,7 +100,7 @@ def question_form(question: str) -> str:
     return matching_key(_FILLERS.sub(" ", folded)) or matching_key(folded)
 
 
-def question_key(question: str) -> str:
+def cluster_key(question: str) -> str:
     """Return the key that records of this form of a question share."""
     return f"question:{text_digest(question)[:32]}"
 
@@ -142,7 +142,7 @@ def _assign_once(
 
 
 def _keys(record: RecordKeys, twins: _Twins) -> list[str]:
-    return [*record.keys, *map(question_key, twins.of(record.question))]
+    return [*record.keys, *map(cluster_key, twins.of(record.question))]
 
 
 class _Twins:

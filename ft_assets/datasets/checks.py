@@ -17,6 +17,7 @@ from ft_assets.datasets.find_contamination import search_contamination, touches
 from ft_assets.datasets.ledger import ASSET, LEDGER, read_ledger, read_record_keys, record_ids, unknown_evidence
 from ft_assets.datasets.near_duplicates import near_pairs
 from ft_assets.datasets.split import split_file
+from ft_assets.datasets.summaries import RecordsSummary, SplitsSummary
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from ft_assets.graph.table_gate import table_fits
@@ -33,7 +34,7 @@ _contamination_found = Memo[Search](size=4)
 
 def is_configured(store: ArtifactStore, dataset: DataSet) -> bool:
     """Return whether config.yaml names files for a data set."""
-    return bool(store.require(dataset.records).summary["configured"])
+    return store.require(dataset.records).summary_as(RecordsSummary).configured
 
 
 def placed_ids(splits_artifact: Artifact, dataset: DataSet) -> Iterator[tuple[str, str]]:
@@ -47,9 +48,9 @@ def placed_ids(splits_artifact: Artifact, dataset: DataSet) -> Iterator[tuple[st
 # -- records --------------------------------------------------------------------------------------------------------
 def _records_fit(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """The table fits its Great Expectations suite, judged on lengths, flags and counts."""
+        """The table fits its Great Expectations suite, which tests lengths, flags and counts."""
         artifact = evidence.store.require(dataset.records)
-        if not artifact.summary["configured"]:
+        if not artifact.summary_as(RecordsSummary).configured:
             return Verdict(figures=_NOT_CONFIGURED)
         return Verdict(*table_fits(evidence.store, artifact, RECORDS, dataset.suite))
 
@@ -61,10 +62,10 @@ def _few_quarantined(dataset: DataSet) -> Callable[[Evidence], Verdict]:
         """No more rows are quarantined than datasets.max_quarantined_share allows, and at least one row was read."""
         asset = dataset.records
         artifact = evidence.store.require(asset)
-        if not artifact.summary["configured"]:
+        if not artifact.summary_as(RecordsSummary).configured:
             return Verdict(figures=_NOT_CONFIGURED)
         most = settings_of(evidence.store, "datasets").max_quarantined_share
-        read, quarantined = artifact.summary["rows_read"], _quarantined(artifact)
+        read, quarantined = artifact.summary_as(RecordsSummary).rows_read, _quarantined(artifact)
         violations = conservation.few_are_quarantined(asset, read, quarantined, most)
         violations += conservation.something_was_read(asset, read, dataset.config_key)
         figures = {
@@ -82,11 +83,26 @@ def _rows_accounted_for(dataset: DataSet) -> Callable[[Evidence], Verdict]:
         """Every row that was read is in the table or in the quarantine."""
         asset = dataset.records
         artifact = evidence.store.require(asset)
-        read, quarantined = artifact.summary["rows_read"], _quarantined(artifact)
-        kept = _lines_kept(artifact, dataset)
-        figures = {"rows_read": read, "kept": kept, "quarantined": quarantined}
-        figures["configured"] = artifact.summary["configured"]
-        return Verdict(conservation.every_row_is_accounted_for(asset, read, kept, quarantined), figures)
+        summary = artifact.summary_as(RecordsSummary)
+        kept, quarantined = _lines_kept(artifact, dataset), _quarantined(artifact)
+        figures = {
+            "rows_read": summary.rows_read,
+            "kept": kept,
+            "quarantined": quarantined,
+            "configured": summary.configured,
+        }
+        return Verdict(conservation.every_row_is_accounted_for(asset, summary.rows_read, kept, quarantined), figures)
+
+    return rule
+
+
+def _keys_are_read(dataset: DataSet) -> Callable[[Evidence], Verdict]:
+    def rule(evidence: Evidence) -> Verdict:
+        """Every key of the rows is read, where datasets.strict demands it; otherwise the others are only listed."""
+        not_read = evidence.store.require(dataset.records).summary_as(RecordsSummary).not_read
+        strict = settings_of(evidence.store, "datasets").strict
+        violations = conservation.every_key_is_read(dataset.records, not_read) if strict else []
+        return Verdict(violations, {"not_read": not_read, "strict": strict})
 
     return rule
 
@@ -96,7 +112,7 @@ def _quarantined(artifact: Artifact) -> int:
 
 
 def _lines_kept(artifact: Artifact, dataset: DataSet) -> int:
-    """Return the number of lines of the files that the table stands for."""
+    """Return the number of lines of the files that the table accounts for."""
     if not dataset.line_lists:
         return row_count(artifact.file(RECORDS))
     return sum(map(dataset.lines_of, read_rows(artifact.file(RECORDS), list(dataset.line_lists))))
@@ -128,7 +144,7 @@ def _clusters_are_whole(evidence: Evidence) -> Verdict:
 
 
 def _nothing_leaks(evidence: Evidence) -> Verdict:
-    """No document, passage, group or (nearly) equal question is in two splits, over all data sets at once."""
+    """No document, passage, group or (nearly) equal question is in two splits. All data sets are compared at once."""
     store, settings = evidence.store, _split_settings(evidence)
     return _leaks_judged.get(_versions(store, settings), lambda: _judge_leaks(store, settings))
 
@@ -203,7 +219,7 @@ def _splits_are_filled(dataset: DataSet) -> Callable[[Evidence], Verdict]:
 
 def _splits_follow_the_ledger(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Every record is once in the split that the ledger names, or quarantined by it; there is no other row."""
+        """Every record is once in the split that the ledger names, or is quarantined there. No other row exists."""
         asset = dataset.splits
         placed = list(placed_ids(evidence.store.require(asset), dataset))
         by_id = _split_by_id(evidence.store.require(ASSET))
@@ -221,10 +237,9 @@ def _shares_are_near(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
         """Each split's share of the records is near the share in config.yaml."""
         asset = dataset.splits
-        summary = evidence.store.require(asset).summary
         settings = _split_settings(evidence)
         wanted = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-        counts: dict[str, int] = {split: summary[split] for split in splits.SPLITS}
+        counts = evidence.store.require(asset).summary_as(SplitsSummary).counts()
         total = sum(counts.values())
         shares = {f"{split}_share": count / total if total else 0.0 for split, count in counts.items()}
         return Verdict(splits.shares_are_near(asset, counts, wanted), shares)
@@ -234,13 +249,13 @@ def _shares_are_near(dataset: DataSet) -> Callable[[Evidence], Verdict]:
 
 def _strata_are_alike(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Each source, difficulty and language has the shares of all records in the splits, within noise.
+        """Each source, difficulty and language is split in the same shares as all records, within noise.
 
-        It does not block: a hash gives the shares and nothing forces them, so the rows are right. But if it fails, the
-        test split has another mixture than the train split, and figures on test do not hold for that mixture.
+        It does not block, because the rows are right: a hash decides the shares. But if it fails, the test split is
+        not the same mixture as the train split, and figures on test do not apply to that mixture.
         """
         asset = dataset.splits
-        strata = evidence.store.require(asset).summary["strata"]
+        strata = evidence.store.require(asset).summary_as(SplitsSummary).strata
         figures = {"strata": splits.strata_table(strata)} if any(strata.values()) else _NOT_CONFIGURED
         return Verdict(splits.strata_are_alike(asset, strata), figures)
 
@@ -251,8 +266,8 @@ def _no_contamination(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
         """No question or answer of validation or test is in a text or a passage that training sees.
 
-        Compared by runs of 13 words or Chinese characters over all data sets at once, without boilerplate; the
-        passages that queries should find too. See expectations/rules/contamination.py for the exact rule.
+        Texts of all data sets are compared by runs of 13 words or Chinese characters, without boilerplate.
+        Passages that held-out queries should find are compared too. Exact rule: expectations/rules/contamination.py.
         """
         store, settings = evidence.store, _split_settings(evidence)
         search = _contamination_found.get(_versions(store, settings), lambda: search_contamination(store, settings))
@@ -275,6 +290,7 @@ def _record_gates(dataset: DataSet) -> list[Gate]:
         Gate(asset, "table_fits_its_suite", _records_fit(dataset)),
         Gate(asset, "few_rows_are_quarantined", _few_quarantined(dataset)),
         Gate(asset, "every_row_is_accounted_for", _rows_accounted_for(dataset)),
+        Gate(asset, "keys_are_read", _keys_are_read(dataset), needs=("dataset_settings",)),
     ]
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from expectations.formats.dialect import Kind, Policy
+from expectations.formats.dialect import ReadPolicy
+from expectations.formats.unread import UnreadKeys
 from expectations.reading import Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import Record, read_records, write_quarantine
 from ft_assets.datasets.dataset import DataSet, Join
 from ft_assets.datasets.passage_index import PassageIndex
+from ft_assets.datasets.summaries import RecordsSummary
 from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.graph.source_files import shown_path
 from resources.artifacts import write_json
@@ -28,14 +30,23 @@ CONFLICTS = "conflicts.json"
 
 
 def read_files(
-    dataset: DataSet, files: Mapping[str, Sequence[Path]], root: Path, *, max_line_bytes: int, policy: Policy
+    dataset: DataSet,
+    files: Mapping[str, Sequence[Path]],
+    root: Path,
+    *,
+    max_line_bytes: int,
+    policy: ReadPolicy,
+    unread: UnreadKeys,
 ) -> dict[str, Iterator[Record | Rejected]]:
-    """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project."""
+    """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project.
 
-    def read(kind: Kind, paths: Sequence[Path]) -> Iterator[Record | Rejected]:
+    `unread` counts the keys that no field takes.
+    """
+
+    def read(kind: str, paths: Sequence[Path]) -> Iterator[Record | Rejected]:
         for path in paths:
             name = shown_path(path, root)
-            yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy)
+            yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy, unread=unread)
 
     return {key: read(kind, files[key]) for key, kind in dataset.files.items()}
 
@@ -47,22 +58,25 @@ def clean_records(
     folder: Path,
     *,
     index: PassageIndex | None = None,
-) -> dict[str, object]:
+    unread: UnreadKeys,
+) -> RecordsSummary:
     """Write the rows of `read_files` as records.parquet below `folder`; return the summary.
 
     `hashes`: sha256 of the files by their shown path. `index`: the passages of the corpus, for a data set that finds
-    passages. `rows_read` in the summary counts lines of the files.
+    passages. `unread`: the keys that reading the rows counts. `rows_read` in the summary counts lines of the files.
     """
     duplicates = Duplicates(hashes)
     streams = {key: duplicates.sift(stream) for key, stream in rows.items()}
     if dataset.join is None:
-        return _write(dataset, duplicates, chain.from_iterable(streams.values()), folder)
+        summary = _write(dataset, duplicates, chain.from_iterable(streams.values()), folder)
+        return msgspec.structs.replace(summary, not_read=unread.sorted())
     if index is None:
         raise ValueError(f"the records of {dataset.name} need the passages")
-    return _write(dataset, duplicates, _join(dataset.join, streams, index, hashes), folder)
+    summary = _write(dataset, duplicates, _join(dataset.join, streams, index, hashes), folder)
+    return msgspec.structs.replace(summary, not_read=unread.sorted())
 
 
-def write_nothing(dataset: DataSet, folder: Path) -> dict[str, object]:
+def write_nothing(dataset: DataSet, folder: Path) -> RecordsSummary:
     """Write the empty table of a data set without files in config.yaml; return its summary."""
     return _write(dataset, Duplicates(), (), folder, configured=False)
 
@@ -98,7 +112,7 @@ def _write(
     folder: Path,
     *,
     configured: bool = True,
-) -> dict[str, object]:
+) -> RecordsSummary:
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     thinking: Counter[str] = Counter()
@@ -121,17 +135,15 @@ def _write(
         write_quarantine(folder / QUARANTINE, count_codes(write_kept(), codes))
     write_json(folder / CONFLICTS, [msgspec.to_builtins(conflict) for conflict in duplicates.conflicts])
     read = lines + codes.total()
-    summary: dict[str, object] = {
-        "configured": configured,
-        "rows_read": read,
-        "kept": table.rows,
-        "quarantined": codes.total(),
-        "quarantined_share": round(codes.total() / read, 6) if read else 0.0,
-        "conflicts": len(duplicates.conflicts),
-        "codes": dict(codes),
-        "languages": dict(languages),
-        "thinking": dict(thinking),
-    }
-    if configured and dataset.line_lists:
-        summary["lines_kept"] = lines
-    return summary
+    return RecordsSummary(
+        configured=configured,
+        rows_read=read,
+        kept=table.rows,
+        quarantined=codes.total(),
+        quarantined_share=round(codes.total() / read, 6) if read else 0.0,
+        conflicts=len(duplicates.conflicts),
+        codes=dict(codes),
+        languages=dict(languages),
+        thinking=dict(thinking),
+        lines_kept=lines if configured and dataset.line_lists else msgspec.UNSET,
+    )

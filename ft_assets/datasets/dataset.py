@@ -1,4 +1,4 @@
-"""The data sets: one `DataSet` says all that the stage needs to know of one. A new one is an entry in `DATASETS`."""
+"""The data sets: one `DataSet` holds all that this stage needs to know about a data set. `DATASETS` lists them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from expectations.formats.dialect import Kind, Policy
+from expectations.formats.dialect import ReadPolicy
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.preference import PreferenceRecord
 from expectations.formats.retrieval import QrelRecord, QueryRecord
@@ -28,20 +28,20 @@ Join = Callable[[Mapping[str, Sequence[Record]], PassageIndex], Iterator[msgspec
 class DataSet:
     """One data set: its files, its records, and the columns that mean the same in every data set.
 
-    >>> INSTRUCTION.records, INSTRUCTION.splits, INSTRUCTION.config_key
+    >>> INSTRUCTION_DATA.records, INSTRUCTION_DATA.splits, INSTRUCTION_DATA.config_key
     ('instruction_records', 'instruction_splits', 'datasets.instruction')
     """
 
     name: str
     """Its section below `datasets` in config.yaml, and the start of the names of its assets."""
-    files: Mapping[str, Kind]
+    files: Mapping[str, str]
     """Keys of that section that hold globs -> the format of the rows in these files."""
     record: type[msgspec.Struct]
     """The type of a row of records.parquet."""
     suite: Table
     """The Great Expectations suite of records.parquet."""
     policy: tuple[str, ...] = ()
-    """Keys of that section that are fields of the reader's Policy."""
+    """Keys of that section that are fields of the reader's ReadPolicy."""
     join: Join | None = field(default=None, repr=False)
     """Joins the files' rows and the passages they name into records; None where each row is a record already."""
     id_column: str = "record_id"
@@ -90,18 +90,18 @@ class DataSet:
         section = getattr(settings, self.name)
         return {key: getattr(section, key) for key in self.files}
 
-    def read_policy(self, settings: DatasetSettings) -> Policy:
+    def read_policy(self, settings: DatasetSettings) -> ReadPolicy:
         """Return the settings that decide what a row of this data set becomes."""
         section = getattr(settings, self.name)
         own = {key: getattr(section, key) for key in self.policy}
-        return structs.replace(Policy(traditional=settings.traditional), **own)
+        return structs.replace(ReadPolicy(traditional=settings.traditional), **own)
 
     def id_of(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """Return the key of a row of its records in the ledger: (data set, record id)."""
         return self.name, row[self.id_column]
 
     def lines_of(self, row: Mapping[str, Any]) -> int:
-        """Return the number of lines of its files that a row of its records stands for."""
+        """Return the number of lines of its files that became one row of its records."""
         return 1 + sum(len(row[column]) for column in self.line_lists)
 
 
@@ -111,7 +111,7 @@ def _join_retrieval(rows: Mapping[str, Sequence[Record]], index: PassageIndex) -
     return join_judgements(queries, qrels, index)
 
 
-INSTRUCTION = DataSet(
+INSTRUCTION_DATA = DataSet(
     name="instruction",
     files={"files": "instruction"},
     record=InstructionRecord,
@@ -121,7 +121,7 @@ INSTRUCTION = DataSet(
     reasoning="reasoning",
     texts=("question", "reasoning", "answer"),
 )
-PREFERENCE = DataSet(
+PREFERENCE_DATA = DataSet(
     name="preference",
     files={"files": "preference"},
     record=PreferenceRecord,
@@ -130,7 +130,7 @@ PREFERENCE = DataSet(
     answer="chosen",
     texts=("question", "chosen", "rejected"),
 )
-RETRIEVAL = DataSet(
+RETRIEVAL_DATA = DataSet(
     name="retrieval",
     files={"queries": "query", "qrels": "qrels"},
     record=RetrievalRecord,
@@ -143,5 +143,5 @@ RETRIEVAL = DataSet(
     group="",
     line_lists=("positive_ids", "negative_ids"),
 )
-DATASETS = (INSTRUCTION, PREFERENCE, RETRIEVAL)
+DATASETS = (INSTRUCTION_DATA, PREFERENCE_DATA, RETRIEVAL_DATA)
 BY_NAME = {dataset.name: dataset for dataset in DATASETS}

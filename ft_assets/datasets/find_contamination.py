@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from expectations.rules.contamination import Hit, Search, Text, find_contamination
+from expectations.rules.contamination import ContaminationHit, Search, Text, find_contamination
 from expectations.rules.splits import QUARANTINED, SPLITS
 from ft_assets.config.model import SplitSettings
 from ft_assets.corpus.collect import PASSAGES
@@ -37,12 +37,12 @@ def search_contamination(store: ArtifactStore, settings: SplitSettings) -> Searc
     if not passages_apart:
         return own
     queries = [dataset for dataset in DATASETS if dataset.finds_passages]
-    found = search(texts.passages(queries, held_out=True), lambda: texts.passages(queries, held_out=False))
+    shared = search(texts.passages(queries, held_out=True), lambda: texts.passages(queries, held_out=False))
     return Search(
-        hits=[*own.hits, *found.hits],
-        held_out=own.held_out + found.held_out,
-        seen=own.seen + found.seen,
-        boilerplate=own.boilerplate + found.boilerplate,
+        hits=[*own.hits, *shared.hits],
+        held_out=own.held_out + shared.held_out,
+        seen=own.seen + shared.seen,
+        boilerplate=own.boilerplate + shared.boilerplate,
     )
 
 
@@ -88,7 +88,7 @@ class _Texts:
                     yield dataset, row
 
 
-def touches(hit: Hit, dataset: DataSet) -> bool:
+def touches(hit: ContaminationHit, dataset: DataSet) -> bool:
     """Return whether either side of a hit belongs to the data set."""
     return dataset.name in (hit.held_out.dataset, hit.seen.dataset)
 

@@ -12,7 +12,7 @@ from expectations.text.glossary import TermFinder
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.assets import GLOSSARY
 from ft_assets.datasets.clean import RECORDS
-from ft_assets.datasets.dataset import DATASETS, INSTRUCTION, DataSet
+from ft_assets.datasets.dataset import DATASETS, INSTRUCTION_DATA, DataSet
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 from resources.artifacts import Artifact
 from resources.memo import Memo
@@ -21,11 +21,11 @@ from resources.plots import bars
 
 _SHOWN_TERMS = 20
 _covered = Memo[Coverage](size=16)
-"""The coverage of a data set, by its path and both versions: two gates ask for the same one."""
+"""The coverage of a data set, by its path and both versions, because two gates need the same one."""
 
 
 def _terms_are_covered(evidence: Evidence) -> Verdict:
-    """Questions name terms of the glossary; shown: how many terms questions, answers and passages name."""
+    """Questions name terms of the glossary. The figures count the terms that questions, answers and passages name."""
     store = evidence.store
     terms = store.require("glossary")
     present = [dataset for dataset in DATASETS if store.current(dataset.records)]
@@ -33,13 +33,13 @@ def _terms_are_covered(evidence: Evidence) -> Verdict:
     rows = list(read_rows(terms.file(GLOSSARY)))
     figures: dict[str, Any] = {"terms": len(rows), "met_in_passages": sum(row["passages"] > 0 for row in rows)}
     for dataset in present:
-        figures[f"met_in_{dataset.name}_questions"] = len(coverages[dataset.name].asked)
+        figures[f"met_in_{dataset.name}_questions"] = len(coverages[dataset.name].questions)
         if dataset.answer:
-            figures[f"met_in_{dataset.name}_answers"] = len(coverages[dataset.name].answered)
+            figures[f"met_in_{dataset.name}_answers"] = len(coverages[dataset.name].answers)
     if rows:
         figures["terms_met"] = bars({name: n for name, n in figures.items() if name.startswith("met_in")}, "terms met")
         figures["terms_in_passages_but_in_no_question"] = _missing(rows, coverages.values())
-    violations = glossary.questions_name_terms(INSTRUCTION.records, coverages[INSTRUCTION.name], len(rows))
+    violations = glossary.questions_name_terms(INSTRUCTION_DATA.records, coverages[INSTRUCTION_DATA.name], len(rows))
     return Verdict(violations, figures)
 
 
@@ -80,8 +80,8 @@ def _rows(records: Artifact, dataset: DataSet) -> Iterator[tuple[str, str, str]]
 
 def _missing(rows: list[dict[str, Any]], coverages: Iterable[Coverage]) -> str:
     """Return the terms that most passages and no question name, as a Markdown table."""
-    asked = set[str]().union(*(coverage.asked for coverage in coverages))
-    missing = [row for row in rows if row["passages"] and row["term"] not in asked]
+    in_questions = set[str]().union(*(coverage.questions for coverage in coverages))
+    missing = [row for row in rows if row["passages"] and row["term"] not in in_questions]
     if not missing:
         return "#### Every term of the passages is in a question"
     missing.sort(key=lambda row: -row["passages"])
@@ -98,10 +98,10 @@ def _table(coverage: Coverage) -> str:
 
 
 # the terms of all data sets are counted on the page of one of them
-_OTHERS = tuple(dataset.records for dataset in DATASETS if dataset is not INSTRUCTION)
+_OTHERS = tuple(dataset.records for dataset in DATASETS if dataset is not INSTRUCTION_DATA)
 GATES: list[Gate] = [
     Gate(
-        INSTRUCTION.records,
+        INSTRUCTION_DATA.records,
         "terms_are_covered",
         _terms_are_covered,
         blocking=False,

@@ -21,12 +21,13 @@ from ft_assets.datasets.assign_splits import (
     Bridge,
     RecordKeys,
     assign_splits,
+    cluster_key,
     question_form,
-    question_key,
 )
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.datasets.dataset import DATASETS, DataSet
 from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index, section_of
+from ft_assets.datasets.summaries import LedgerSummary
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import TableWriter, arrow_schema, read_rows
@@ -87,7 +88,7 @@ def record_ids(store: ArtifactStore) -> Iterator[tuple[str, str]]:
 
 def write_ledger(
     store: ArtifactStore, settings: SplitSettings, before: Artifact | None, recipe_id: str, folder: Path
-) -> dict[str, object]:
+) -> LedgerSummary:
     """Write the rows of the ledger before and those of new records below `folder`; return the summary.
 
     Files: ledger.parquet and quarantine.jsonl.
@@ -104,13 +105,13 @@ def write_ledger(
     rejected = list(read_quarantine(before.file(QUARANTINE))) if before else []
     rejected += _reject_bridges(store, result.bridges)
     write_quarantine(folder / QUARANTINE, rejected)
-    return {
-        "records": table.rows,
-        "new": table.rows - len(known),
-        "clusters": len(clusters - {""}),
-        "quarantined": len(rejected),
-        "splits": {name: {split: count[split] for split in SPLITS} for name, count in counts.items()},
-    }
+    return LedgerSummary(
+        records=table.rows,
+        new=table.rows - len(known),
+        clusters=len(clusters - {""}),
+        quarantined=len(rejected),
+        splits={name: {split: count[split] for split in SPLITS} for name, count in counts.items()},
+    )
 
 
 def unknown_evidence(store: ArtifactStore) -> list[tuple[str, str, str]]:
@@ -142,7 +143,7 @@ def _record_keys(dataset: DataSet, row: Mapping[str, Any], index: PassageIndex, 
         keys.append(f"group:{group}")
     question = question_form(row[dataset.question]) if "question" in settings.group_by else ""
     if question:
-        keys.append(question_key(question))
+        keys.append(cluster_key(question))
     return RecordKeys(*key, tuple(dict.fromkeys(keys)) or (f"record:{':'.join(key)}",), question)
 
 

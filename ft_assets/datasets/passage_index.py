@@ -35,7 +35,7 @@ class PassageIndex:
         return [name] if name in self.document else []
 
     def kept(self, name: str) -> str:
-        """Return the passage that an alias stands for; any other name as it is."""
+        """Return the passage id of an alias; return any other name unchanged."""
         return self._kept.get(name, name)
 
     def _name(self, passage_id: str, document_id: str, kept: str) -> None:

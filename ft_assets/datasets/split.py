@@ -10,6 +10,7 @@ from pathlib import Path
 from expectations.rules.splits import QUARANTINED, SPLITS
 from ft_assets.datasets.assign_splits import Assignment
 from ft_assets.datasets.dataset import DataSet
+from ft_assets.datasets.summaries import SplitsSummary
 from resources.parquet import TableWriter, arrow_schema, read_rows
 
 STRATA = ("source", "difficulty", "language")
@@ -22,9 +23,14 @@ def split_file(split: str) -> str:
 
 
 def write_splits(
-    dataset: DataSet, records: Path, ledger: Mapping[tuple[str, str], Assignment], folder: Path
-) -> dict[str, object]:
-    """Write train, validation and test.parquet below `folder`; return the counts by split and stratum."""
+    dataset: DataSet,
+    records: Path,
+    ledger: Mapping[tuple[str, str], Assignment],
+    folder: Path,
+    *,
+    configured: bool,
+) -> SplitsSummary:
+    """Write train, validation and test.parquet below `folder`; return the summary."""
     schema = arrow_schema(dataset.record)
     strata = {field: defaultdict[str, Stratum](Stratum) for field in STRATA if field in schema.names}
     quarantined = 0
@@ -38,11 +44,12 @@ def write_splits(
             tables[assignment.split].add(row)
             for field, by_value in strata.items():
                 by_value[row[field] or "not stated"].add(assignment)
-    return {
+    return SplitsSummary(
+        configured=configured,
         **{split: table.rows for split, table in tables.items()},
-        "quarantined": quarantined,
-        "strata": {field: _summaries(by_value) for field, by_value in strata.items()},
-    }
+        quarantined=quarantined,
+        strata={field: _summaries(by_value) for field, by_value in strata.items()},
+    )
 
 
 class Stratum:
@@ -57,11 +64,11 @@ class Stratum:
         self._splits[assignment.split] += 1
         self._clusters[assignment.cluster] += 1
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, int | float]:
         """Return the records by split, and `draws`: the number of equally large clusters that would vary as much."""
         squares = sum(size * size for size in self._clusters.values())
         return {**{split: self._splits[split] for split in SPLITS}, "draws": self._splits.total() ** 2 / squares}
 
 
-def _summaries(strata: Mapping[str, Stratum]) -> dict[str, dict[str, float]]:
+def _summaries(strata: Mapping[str, Stratum]) -> dict[str, dict[str, int | float]]:
     return {name: stratum.summary() for name, stratum in sorted(strata.items())}

@@ -1,12 +1,10 @@
 """The embedding model and the gain from its training. Declares the assets; train.py and evaluate.py compute them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 
-from expectations.contracts.embedding import FILE as CONTRACT_FILE
-from expectations.contracts.embedding import read_contract
+from expectations.contracts.embedding import CONTRACT_FILE, read_contract
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES
@@ -50,7 +48,7 @@ SPECS = [EMBEDDING_MODEL, EMBEDDING_EVALUATION]
 @EMBEDDING_MODEL.asset
 def embedding_model(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     EMBEDDING_MODEL.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(artifacts.store(), "embedding")
     base = models.version(settings.base_model, artifacts.state(), settings.revision)
@@ -65,7 +63,7 @@ def embedding_model(
 @EMBEDDING_EVALUATION.asset
 def embedding_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     EMBEDDING_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     # the settings that the model was trained with, which may no longer be the current ones
     values = dict(artifacts.store().require("embedding_model").manifest.recipe.settings)
@@ -76,16 +74,16 @@ def embedding_evaluation(
     )
 
 
-def describe_scores(artifact: Artifact) -> Mapping[str, Any]:
+def describe_scores(artifact: Artifact) -> Mapping[str, object]:
     """Return the table of metrics and a bar for each arm."""
     scores = read_scores(artifact)
     means = {f"{s} {arm}": sum(m["ndcg_at_10"]) / len(m["ndcg_at_10"]) for (s, arm), m in scores.items()}
     return {"metrics": as_table(scores), "ndcg_at_10": bars(means, "nDCG@10")}
 
 
-def _describe_model(artifact: Artifact) -> Mapping[str, Any]:
+def _describe_model(artifact: Artifact) -> Mapping[str, object]:
     contract = artifact.json(CONTRACT_FILE)
-    shown: dict[str, Any] = {"contract": {name: value for name, value in contract.items() if name != "probes"}}
+    shown: dict[str, object] = {"contract": {name: value for name, value in contract.items() if name != "probes"}}
     shown["encode_fp"] = read_contract(contract, artifact.asset).encode_fp
     if METRICS_FILE in artifact.manifest.files:
         losses = [float(record["loss"]) for record in read_metrics(artifact.file(METRICS_FILE)) if "loss" in record]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from expectations.contracts.compare import Difference
-from expectations.contracts.embedding import FILE as CONTRACT_FILE
-from expectations.contracts.embedding import EmbeddingContract, probe_drift, read_contract
+from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, probe_drift, read_contract
 from expectations.rules.retrieval import (
     MAX_EMPTY_PROBE_SHARE,
     lexical_head_is_alive,

@@ -23,7 +23,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from expectations.canonical import digest, file_digest
-from expectations.contracts.embedding import FILE, Base, Dense, EmbeddingContract, Probe, Sparse, Texts, read_contract
+from expectations.contracts.embedding import (
+    CONTRACT_FILE,
+    Base,
+    Dense,
+    EmbeddingContract,
+    Probe,
+    Sparse,
+    Texts,
+    read_contract,
+)
 from ft_assets.config.model import EmbeddingSettings
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
@@ -133,7 +142,7 @@ class HybridEncoder:
     @classmethod
     def load(cls, folder: Path, compute: Compute | None = None) -> HybridEncoder:
         """Return the encoder that `save` wrote. Raises Refused (FT-EMB-001) on a contract this release cannot read."""
-        contract = read_contract(json.loads((folder / FILE).read_text("utf-8")), str(folder))
+        contract = read_contract(json.loads((folder / CONTRACT_FILE).read_text("utf-8")), str(folder))
         backbone, tokenizer = _load_backbone(folder / MODEL_FOLDER)
         head = LexicalHead(int(backbone.config.hidden_size))
         head.load_state_dict(load_file(folder / HEAD_FILE))
@@ -170,7 +179,7 @@ class HybridEncoder:
             probes=self.probe(),
             libraries={name: versions[name] for name in _RECORDED_LIBRARIES if name in versions},
         )
-        write_json(folder / FILE, contract.to_json())
+        write_json(folder / CONTRACT_FILE, contract.to_json())
         self.contract = contract
         return contract
 

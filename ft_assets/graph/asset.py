@@ -32,7 +32,7 @@ class AssetSpec:
     group: str
     kinds: set[str]
     code_version: str
-    """Raise it when equal inputs give another artifact: nothing made before is reused then."""
+    """Raise it when equal inputs give another artifact: then no earlier artifact is reused."""
     description: str
     inputs: tuple[str, ...] = ()
     """Assets whose versions are in the recipe."""

@@ -1,4 +1,4 @@
-"""Requests of the daemon and the reasons for them, and the named jobs that a person or CI launches."""
+"""The conditions on which the daemon requests assets, and the named jobs that a person or CI launches."""
 
 # the signatures of define_asset_job and map_asset_specs are partly untyped
 # pyright: reportUnknownMemberType=false

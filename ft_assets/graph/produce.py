@@ -15,7 +15,7 @@ from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_resources import ArtifactsResource
 from resources.launcher import ComputeParams
 
-Compute = Callable[[Staging], Mapping[str, object]]
+ComputeFiles = Callable[[Staging], Mapping[str, object]]
 """Fills a staging folder and returns the summary."""
 
 
@@ -29,7 +29,7 @@ def produce(
     artifacts: ArtifactsResource,
     recipe: Recipe,
     *,
-    compute: Compute | None = None,
+    compute: ComputeFiles | None = None,
     launch: Callable[[Recipe], Artifact] | None = None,
     metadata: Callable[[Artifact], Mapping[str, object]] | None = None,
 ) -> dg.MaterializeResult[Any]:

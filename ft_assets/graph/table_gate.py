@@ -1,4 +1,4 @@
-"""The judgement of an artifact's table by its Great Expectations suite, with a report that people can open."""
+"""Gate of an artifact's table: apply its Great Expectations suite and write an HTML report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from expectations.canonical import file_digest
-from expectations.tables.gate import Table, Validation, judge, slim_frame, suite_of
+from expectations.tables.gate import Table, Validation, judge_frame, slim_frame, suite_of
 from expectations.tables.report import render_markdown, render_report
 from expectations.violations import Violation
 from resources.artifacts import Artifact, ArtifactStore
@@ -18,21 +18,22 @@ from resources.memo import Memo
 
 _REPORTS_KEPT = 20
 _judged = Memo[tuple[Validation, float]](size=64)
-"""Judgements and when they were made, by the hashes of table and suite: Great Expectations takes a second for each."""
+"""Results and their times, by the hashes of table and suite: Great Expectations takes a second for each."""
 _LIBRARIES = ("ft-assets", "great-expectations", "pandas", "pyarrow")
 
 
 def table_fits(
     store: ArtifactStore, artifact: Artifact, file: str, table: Table
 ) -> tuple[list[Violation], dict[str, Any]]:
-    """Return the violations of a table's suite (none means it fits) and figures. Each table is judged once by a suite.
+    """Return the violations of a table's suite (none: the table fits) and figures. A suite runs once on each table.
 
-    The figures hold each rule with the observed value, and the path of the HTML report. Reports are next to the store,
-    `<state>/reports/<asset>/<recipe>-<suite>.html`, because artifacts are immutable; an asset keeps its newest 20.
+    The figures are the number of rows, each rule with the observed value, and the path of the HTML report. Reports are
+    written to `<state>/reports/<asset>/<recipe>-<suite>.html`, outside the store, because artifacts are immutable. The
+    newest 20 of each asset are kept.
     """
     path, suite_sha256 = artifact.file(file), file_digest(suite_of(table))
     key = (path, artifact.manifest.files[file].sha256, table, suite_sha256)
-    validation, judged_at = _judged.get(key, lambda: (judge(slim_frame(path, table), suite_of(table)), time.time()))
+    validation, judged_at = _judged.get(key, lambda: (_judge(path, table), time.time()))
     report = store.root.absolute().with_name("reports") / artifact.asset
     report /= f"{artifact.recipe_id}-{suite_sha256[:8]}.html"
     if not report.is_file() or report.stat().st_mtime < judged_at:
@@ -48,8 +49,12 @@ def table_fits(
     return validation.violations, figures
 
 
+def _judge(path: Path, table: Table) -> Validation:
+    return judge_frame(slim_frame(path, table), suite_of(table))
+
+
 def _publish(report: Path, page: str) -> None:
-    """Write a report so that a reader sees a whole page, and forget the oldest ones beside it."""
+    """Write a report in one atomic step, and delete the oldest reports of its folder."""
     write_text(report, page)
     newest_first = sorted(report.parent.glob("[!.]*.html"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in newest_first[_REPORTS_KEPT:]:

@@ -4,7 +4,6 @@ A candidate collection is built next to the one that serves, which stays as it i
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 import msgspec
@@ -101,14 +100,14 @@ SPECS = [PASSAGE_VECTORS, QDRANT_COLLECTION, RETRIEVAL_EVALUATION, FUSION_SWEEP,
 @PASSAGE_VECTORS.asset
 def passage_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     PASSAGE_VECTORS.enforce(evidence_of(artifacts, qdrant))
     recipe = PASSAGE_VECTORS.recipe(artifacts, {})
     return produce(artifacts, recipe, launch=PASSAGE_VECTORS.launch(context, launcher, compute_params(artifacts)))
 
 
 @QDRANT_COLLECTION.asset
-def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
+def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
     QDRANT_COLLECTION.enforce(evidence_of(artifacts, qdrant))
     store, engine = artifacts.store(), qdrant.engine()
     vectors, passages = store.require("passage_vectors"), store.require("passages")
@@ -120,7 +119,7 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
         built = build(client, name, contract, vectors, passages, progress=_report_points)
     cost = {"upserted": built.upserted, "copied": built.copied, "deleted": built.deleted}
 
-    def compute(staging: Staging) -> dict[str, Any]:
+    def compute(staging: Staging) -> dict[str, object]:
         described = CollectionFile(collection=name, contract=contract.to_json(), points=built.points)
         write_json(staging.path / COLLECTION_FILE, msgspec.to_builtins(described))
         return msgspec.to_builtins(CollectionSummary(points=built.points, collection=name, **cost))
@@ -133,7 +132,7 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
 @RETRIEVAL_EVALUATION.asset
 def retrieval_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     RETRIEVAL_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     store, releases = artifacts.store(), artifacts.releases()
     settings = settings_of(store, "retrieval")
@@ -157,7 +156,7 @@ def retrieval_evaluation(
 @FUSION_SWEEP.asset
 def fusion_sweep(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[Any]:
+) -> dg.MaterializeResult[object]:
     FUSION_SWEEP.enforce(evidence_of(artifacts, qdrant))
     recipe = FUSION_SWEEP.recipe(artifacts, {})
     launch = FUSION_SWEEP.launch(context, launcher, compute_params(artifacts))
@@ -165,7 +164,7 @@ def fusion_sweep(
 
 
 @RELEASED_COLLECTION.asset
-def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
+def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
     store, releases, engine = artifacts.store(), artifacts.releases(), qdrant.engine()
     telemetry.emit(telemetry.Progress(asset=RELEASED_COLLECTION.name, kind="start"))
     RELEASED_COLLECTION.enforce(evidence_of(artifacts, qdrant))
@@ -192,7 +191,7 @@ def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) ->
     return dg.MaterializeResult(data_version=dg.DataVersion(release.version), metadata=as_metadata(figures))
 
 
-def _describe_contract(contract: EmbeddingContract) -> dict[str, Any]:
+def _describe_contract(contract: EmbeddingContract) -> dict[str, object]:
     """Return the contract as asset metadata, without its probes."""
     shown = {name: value for name, value in contract.to_json().items() if name != "probes"}
     return {"index_fp": contract.index_fp, "contract": shown}
@@ -203,7 +202,7 @@ def _report_points(done: int, total: int) -> None:
     telemetry.emit(telemetry.Progress(asset=QDRANT_COLLECTION.name, kind="step", step=done, total=total, text=text))
 
 
-def _describe_sweep(artifact: Artifact) -> Mapping[str, Any]:
+def _describe_sweep(artifact: Artifact) -> Mapping[str, object]:
     means = artifact.summary_as(SweepSummary).ndcg_at_10
     curve = [value for name, value in means.items() if name.startswith("1.0 / ")]
     return {

@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from resources.artifacts import Artifact, ArtifactStore, write_json
 from resources.launcher import ComputeParams, Job, run_worker
 from resources.parquet import row_count
 from resources.telemetry import Metrics
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _CHUNK = 1024  # passages between two writes: it sets the peak of memory, whatever the size of the corpus
 _NAMES = ("passage_id", "document_id", "heading", "content_sha256")
@@ -71,20 +74,21 @@ class _Vectors:
         self._model, self._params, self._earlier, self._width = model, params, earlier, width
         self._encoder: HybridEncoder | None = None
 
-    def of(self, chunk: Any) -> Any:
+    def of(self, chunk: pa.RecordBatch) -> pa.Table:
         """Return a table with the vectors of a chunk's passages, in their order."""
         import pyarrow as pa
 
         hashes: list[str] = chunk.column("content_sha256").to_pylist()
-        table = self._earlier.take(hashes)
-        known = set(table.column("content_sha256").to_pylist()) if table else set[str]()
+        earlier = self._earlier.take(hashes)
+        tables = [earlier] if earlier else []
+        known = set(earlier.column("content_sha256").to_pylist()) if earlier else set[str]()
         fresh = {sha: row for row, sha in enumerate(hashes) if sha not in known}
         if fresh:
             texts = chunk.column("content").take(list(fresh.values())).to_pylist()
-            encodings = _encodings(list(fresh), self._encode(texts), self._width)
-            table = pa.concat_tables([table, encodings]) if table else encodings
+            tables.append(_encodings(list(fresh), self._encode(texts), self._width))
         self.encoded += len(fresh)
         self.reused += len(chunk) - len(fresh)
+        table = pa.concat_tables(tables)
         # each text is in the table once; passages with equal texts take the same row
         rows = {sha: row for row, sha in enumerate(table.column("content_sha256").to_pylist())}
         return table.take([rows[sha] for sha in hashes])
@@ -112,7 +116,7 @@ class Earlier:
         order = np.argsort(keys)
         self._keys, self._groups = keys[order], groups[order]
 
-    def take(self, hashes: Sequence[str]) -> Any:
+    def take(self, hashes: Sequence[str]) -> pa.Table | None:
         """Return a table with content hash and vectors of the texts that it has, or None if it has none of them.
 
         Texts that are close together in the file cost one read.
@@ -154,7 +158,7 @@ def _find_earlier(store: ArtifactStore, encode_fp: str) -> Earlier:
     return Earlier(None)
 
 
-def _encodings(hashes: list[str], encoded: Encoded, width: int) -> Any:
+def _encodings(hashes: list[str], encoded: Encoded, width: int) -> pa.Table:
     """Return a table like that of `Earlier.take` for texts that were encoded now."""
     import pyarrow as pa
 
@@ -173,7 +177,7 @@ def _release_memory() -> None:
         trim(0)
 
 
-def _chunks(passages: Artifact) -> Iterator[Any]:
+def _chunks(passages: Artifact) -> Iterator[pa.RecordBatch]:
     """Yield the passages as record batches."""
     import pyarrow.parquet as pq
 

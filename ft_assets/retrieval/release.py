@@ -7,7 +7,6 @@ collection with a contract, and the next run completes the release.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import msgspec
 
@@ -16,7 +15,7 @@ from expectations.violations import Refused, violation
 from ft_assets.retrieval.collection import is_ours, set_fusion, stored_contract
 from ft_assets.retrieval.jobs import read_collection_file
 from resources.artifacts import ArtifactStore
-from resources.engines.protocol import VectorClient
+from resources.engines.protocol import OpenJson, VectorClient
 from resources.qdrant import QdrantEngine
 from resources.releases import Release, ReleaseBook, Releases
 
@@ -34,7 +33,7 @@ def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantE
     name = read_collection_file(artifacts["qdrant_collection"]).collection
     fusion = msgspec.convert(artifacts["retrieval_evaluation"].manifest.recipe.settings["fusion"], Fusion)
     with engine.open() as client:
-        details: dict[str, Any] = {
+        details: dict[str, object] = {
             "collection": name,
             "alias": engine.alias,
             "index_fp": stored_contract(client, name).index_fp,
@@ -99,7 +98,7 @@ def retire_collections(engine: QdrantEngine, book: ReleaseBook, keep: int, candi
     return sorted(retired)
 
 
-def _may_be_under_build(metadata: dict[str, Any], released: bool) -> bool:
+def _may_be_under_build(metadata: OpenJson, released: bool) -> bool:
     if released and metadata.get("whole"):
         return False
     return time.time() - float(metadata.get("touched", 0.0)) < _BUILD_SECONDS

@@ -8,13 +8,16 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from expectations.contracts.embedding import FILE as CONTRACT_FILE
-from expectations.contracts.embedding import EmbeddingContract, read_contract
+from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, read_contract
 from resources.artifacts import Artifact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 VECTORS_FILE = "vectors.parquet"
 
@@ -32,7 +35,7 @@ class VectorRow:
     values: np.ndarray
 
 
-def schema(dimension: int) -> Any:
+def schema(dimension: int) -> pa.Schema:
     """Return the Arrow schema of vectors.parquet: its type gives every dense vector `dimension` values."""
     import pyarrow as pa
 
@@ -49,7 +52,7 @@ def schema(dimension: int) -> Any:
     )
 
 
-def vector_writer(path: Path, dimension: int) -> Any:
+def vector_writer(path: Path, dimension: int) -> pq.ParquetWriter:
     """Return a ParquetWriter of this schema."""
     import pyarrow.parquet as pq
 
@@ -77,7 +80,7 @@ def read_vectors(artifact: Artifact, batch: int = 1024, only: Container[str] | N
             yield VectorRow(*row)
 
 
-def _holds_any(file: Any, group: int, passages: Container[str]) -> bool:
+def _holds_any(file: pq.ParquetFile, group: int, passages: Container[str]) -> bool:
     """Return whether a row group has the row of one of these passages."""
     return any(value.as_py() in passages for value in file.read_row_group(group, ["passage_id"]).column(0))
 
@@ -115,17 +118,17 @@ def count_empty(artifact: Artifact) -> tuple[int, int]:
     return int((lengths == 0).sum()), len(lengths)
 
 
-def _blocks(artifact: Artifact, columns: list[str]) -> Iterator[Any]:
+def _blocks(artifact: Artifact, columns: list[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     yield from pq.ParquetFile(artifact.file(VECTORS_FILE)).iter_batches(columns=columns)
 
 
-def _lengths(column: Any) -> np.ndarray:
+def _lengths(column: pa.Array) -> np.ndarray:
     return column.value_lengths().to_numpy(zero_copy_only=False)
 
 
-def _arrays(column: Any) -> list[np.ndarray]:
+def _arrays(column: pa.Array) -> list[np.ndarray]:
     """Return one array for each row of a list column, without a Python object for each number."""
     bounds = np.concatenate([[0], np.cumsum(_lengths(column))])
     flat = column.flatten().to_numpy(zero_copy_only=False)

@@ -23,6 +23,7 @@ from resources.engines.protocol import (
     DENSE,
     SPARSE,
     Algebra,
+    OpenJson,
     Points,
     Query,
     Scored,
@@ -38,7 +39,7 @@ _QUERIES = 64  # in one request
 _FILE, _META = "storage.sqlite", "meta.json"
 _PAGE = 10_000  # points in one page of a scroll without vectors
 _DISTANCES = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT, "euclid": models.Distance.EUCLID}
-_ALGEBRA = Algebra(
+_ALGEBRA = Algebra[models.Expression](
     constant=float,
     variable=str,
     add=lambda parts: models.SumExpression(sum=parts),
@@ -65,7 +66,7 @@ class ServerClient:
     def aliases(self) -> dict[str, str]:
         return {alias.alias_name: alias.collection_name for alias in self.client.get_aliases().aliases}
 
-    def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+    def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         self.client.create_collection(
             name,
             vectors_config={DENSE: models.VectorParams(size=serving.dimension, distance=_DISTANCES[serving.distance])},
@@ -73,7 +74,7 @@ class ServerClient:
             metadata=dict(metadata),
         )
 
-    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
+    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
         """A server has no call that copies a collection, and reading points out costs more than sending them."""
         del source, name, serving, metadata
         return False
@@ -86,10 +87,10 @@ class ServerClient:
     def serving(self, name: str) -> Serving | None:
         return configured_serving(self.client.get_collection(name).config)
 
-    def metadata(self, name: str) -> dict[str, Any]:
+    def metadata(self, name: str) -> OpenJson:
         return dict(self.client.get_collection(name).config.metadata or {})
 
-    def set_metadata(self, name: str, changes: Mapping[str, Any]) -> None:
+    def set_metadata(self, name: str, changes: Mapping[str, object]) -> None:
         self.client.update_collection(name, metadata=dict(changes))
 
     def count(self, name: str, holding: str | None = None) -> int:
@@ -138,16 +139,16 @@ class ServerClient:
             if offset is None:
                 return
 
-    def field(self, name: str, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def field(self, name: str, key: str) -> OpenJson:
+        values: OpenJson = {}
         offset = None
         while True:
             records, offset = self.client.scroll(
                 name, limit=_PAGE, offset=offset, with_payload=[key], with_vectors=False
             )
-            found |= {str(record.id): (record.payload or {}).get(key) for record in records}
+            values |= {str(record.id): (record.payload or {}).get(key) for record in records}
             if offset is None:
-                return found
+                return values
 
     def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
         answers: list[list[Scored]] = []
@@ -196,7 +197,7 @@ class LocalClient(ServerClient):
         dense = (self._meta()["collections"][name].get("vectors") or {}).get(DENSE)
         return Serving(dimension=dense["size"], distance=dense["distance"].lower()) if dense else None
 
-    def metadata(self, name: str) -> dict[str, Any]:
+    def metadata(self, name: str) -> OpenJson:
         return dict(self._meta()["collections"][name].get("metadata") or {})
 
     def count(self, name: str, holding: str | None = None) -> int:
@@ -209,7 +210,7 @@ class LocalClient(ServerClient):
         except sqlite3.DatabaseError as error:
             raise unreadable(self._folder.parent, error) from error
 
-    def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+    def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         _ = self.client  # its lock is held before a folder is removed
         if name not in self.names():
             place = self._folder / name
@@ -220,7 +221,7 @@ class LocalClient(ServerClient):
                 file.execute("PRAGMA journal_mode=WAL")
         super().create(name, serving, metadata)
 
-    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
+    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
         """Copies the file that holds the points, which the new collection then reads."""
         _ = self.client  # its lock is held before a folder is removed
         file = self._folder / source / _FILE
@@ -237,7 +238,7 @@ class LocalClient(ServerClient):
         super().create(name, serving, metadata)
         return True
 
-    def _meta(self) -> dict[str, Any]:
+    def _meta(self) -> OpenJson:
         if not self._meta_file.is_file():  # nobody connected yet
             return {"collections": {}, "aliases": {}}
         try:
@@ -275,7 +276,7 @@ def _request(query: Query) -> models.QueryRequest:
         indices=np.asarray(query.sparse[0]).tolist(), values=np.asarray(query.sparse[1]).tolist()
     )
     params = models.SearchParams(exact=True) if query.exact else None
-    request: dict[str, Any]
+    request: OpenJson
     if query.arm == "dense":
         request = {"query": query.dense, "using": DENSE, "params": params}
     elif query.arm == "sparse":

@@ -14,7 +14,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,9 +25,11 @@ from resources.engines.protocol import (
     DENSE,
     SPARSE,
     Algebra,
+    OpenJson,
     Points,
     Query,
     Scored,
+    TokenWeights,
     dense_rows,
     require_sound,
     require_unaliased,
@@ -52,7 +53,7 @@ class _Entry(msgspec.Struct):
     """The entry of a collection in meta.json."""
 
     serving: Serving
-    metadata: dict[str, Any]
+    metadata: OpenJson
 
 
 class _Meta(msgspec.Struct):
@@ -80,7 +81,7 @@ class EdgeClient:
     def aliases(self) -> dict[str, str]:
         return dict(self._meta.aliases)
 
-    def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+    def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         self._clear(name)
         place = self._folder / name
         place.mkdir(parents=True)
@@ -88,7 +89,7 @@ class EdgeClient:
         self._shards[name].flush()
         self._enter(name, serving, metadata)
 
-    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
+    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
         """Copies the folder of the shard, with the index that was built in it."""
         self._clear(name)
         if shard := self._shards.pop(source, None):
@@ -110,10 +111,10 @@ class EdgeClient:
         self._shard(name)  # opening it compares the entry with what the segments hold
         return self._meta.collections[name].serving
 
-    def metadata(self, name: str) -> dict[str, Any]:
+    def metadata(self, name: str) -> OpenJson:
         return dict(self._meta.collections[name].metadata)
 
-    def set_metadata(self, name: str, changes: Mapping[str, Any]) -> None:
+    def set_metadata(self, name: str, changes: Mapping[str, object]) -> None:
         self._meta.collections[name].metadata.update(changes)
         self._save()
 
@@ -142,8 +143,8 @@ class EdgeClient:
         for records in self._pages(name, batch, with_payload=True, with_vector=True):
             yield _columns(records)
 
-    def field(self, name: str, key: str) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+    def field(self, name: str, key: str) -> OpenJson:
+        values: OpenJson = {}
         for records in self._pages(name, _PAGE, with_payload=[key], with_vector=False):
             values |= {str(record.id): (record.payload or {}).get(key) for record in records}
         return values
@@ -195,10 +196,13 @@ class EdgeClient:
                 raise Refused(f"opening {name}", [refusal]) from error
         return self._shards[name]
 
-    def _pages(self, name: str, size: int, **fields: Any) -> Iterator[list[edge.Record]]:
+    def _pages(
+        self, name: str, size: int, *, with_payload: bool | list[str], with_vector: bool
+    ) -> Iterator[list[edge.Record]]:
         offset = None
         while True:
-            records, offset = self._shard(name).scroll(edge.ScrollRequest(offset=offset, limit=size, **fields))
+            request = edge.ScrollRequest(offset=offset, limit=size, with_payload=with_payload, with_vector=with_vector)
+            records, offset = self._shard(name).scroll(request)
             if records:
                 yield records
             if offset is None:
@@ -210,7 +214,7 @@ class EdgeClient:
             raise ValueError(f"collection {name} already exists")
         shutil.rmtree(self._folder / name, ignore_errors=True)
 
-    def _enter(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+    def _enter(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         self._meta.collections[name] = _Entry(serving, dict(metadata))
         self._save()
 
@@ -225,7 +229,7 @@ def _config(serving: Serving) -> edge.EdgeConfig:
     )
 
 
-def _sparse(sparse: Any) -> edge.SparseVector:
+def _sparse(sparse: TokenWeights) -> edge.SparseVector:
     return edge.SparseVector(indices=np.asarray(sparse[0]).tolist(), values=np.asarray(sparse[1]).tolist())
 
 
@@ -233,7 +237,7 @@ def _request(query: Query) -> edge.QueryRequest:
     dense = edge.Query.Nearest(query.dense, using=DENSE)
     lexical = edge.Query.Nearest(_sparse(query.sparse), using=SPARSE)
     params = edge.SearchParams(exact=True) if query.exact else None
-    request: dict[str, Any]
+    request: OpenJson
     if query.arm == "dense":
         request = {"query": dense, "params": params}
     elif query.arm == "sparse":
@@ -255,7 +259,7 @@ def _request(query: Query) -> edge.QueryRequest:
 
 
 def _columns(records: Sequence[edge.Record]) -> Points:
-    vectors: list[dict[str, Any]] = [dict(record.vector or {}) for record in records]  # type: ignore[arg-type]
+    vectors: list[OpenJson] = [dict(record.vector or {}) for record in records]  # type: ignore[arg-type]
     sparse = [vector.get(SPARSE) for vector in vectors]
     return Points(
         ids=[str(record.id) for record in records],

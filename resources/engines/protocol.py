@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from expectations.contracts.embedding import Fusion, Serving
 from expectations.violations import Refused, violation
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 DENSE, SPARSE = "dense", "sparse"
 Arm = Literal["dense", "sparse", "fused"]
-TokenWeights = tuple[Any, Any]
+TokenWeights = tuple["Sequence[int] | np.ndarray", "Sequence[float] | np.ndarray"]
 """Token ids and their weights, as arrays or lists."""
+OpenJson = dict[str, Any]
+"""A JSON object with keys that only its writer knows: a payload, or the metadata of a collection."""
+Term = TypeVar("Term")
+"""One part of a formula, as the engine's own library types it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Points:
     ids: list[str]
     dense: np.ndarray
     sparse: list[tuple[np.ndarray, np.ndarray]]
-    payloads: list[dict[str, Any]]
+    payloads: list[OpenJson]
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Scored(NamedTuple):
 
     id: str
     score: float
-    payload: dict[str, Any]
+    payload: OpenJson
 
 
 class VectorClient(Protocol):
@@ -76,11 +80,11 @@ class VectorClient(Protocol):
         """Alias -> collection."""
         ...
 
-    def create(self, name: str, serving: Serving, metadata: Mapping[str, Any]) -> None:
+    def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         """Create an empty collection with the named vectors `dense` and `sparse`."""
         ...
 
-    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, Any]) -> bool:
+    def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
         """Create a collection with the points of `source`. Return False, with nothing made, if that is impossible."""
         ...
 
@@ -92,9 +96,9 @@ class VectorClient(Protocol):
         """Return dimension and distance of `dense`, as the engine is configured; None if there is no such vector."""
         ...
 
-    def metadata(self, name: str) -> dict[str, Any]: ...
+    def metadata(self, name: str) -> OpenJson: ...
 
-    def set_metadata(self, name: str, changes: Mapping[str, Any]) -> None:
+    def set_metadata(self, name: str, changes: Mapping[str, object]) -> None:
         """Write these keys in one step: a reader sees all old or all new values."""
         ...
 
@@ -119,7 +123,7 @@ class VectorClient(Protocol):
         """Yield every point, `batch` at a time."""
         ...
 
-    def field(self, name: str, key: str) -> dict[str, Any]:
+    def field(self, name: str, key: str) -> OpenJson:
         """Return one payload field of every point, by point id."""
         ...
 
@@ -138,16 +142,16 @@ class VectorClient(Protocol):
     def close(self) -> None: ...
 
 
-class Algebra(NamedTuple):
-    """The words in which one engine writes a formula."""
+class Algebra(NamedTuple, Generic[Term]):
+    """The functions that build one engine's formula out of its terms."""
 
-    constant: Callable[[float], Any]
-    variable: Callable[[str], Any]
-    add: Callable[[list[Any]], Any]
-    multiply: Callable[[list[Any]], Any]
+    constant: Callable[[float], Term]
+    variable: Callable[[str], Term]
+    add: Callable[[list[Term]], Term]
+    multiply: Callable[[list[Term]], Term]
 
 
-def weighted_sum(fusion: Fusion, distance: str, a: Algebra) -> tuple[Any, dict[str, float]]:
+def weighted_sum(fusion: Fusion, distance: str, a: Algebra[Term]) -> tuple[Term, dict[str, float]]:
     """Return the formula over both raw scores, and the score that counts where an arm did not find the point.
 
     This is the one definition of the weighted sum. Every engine writes it in its own words, so the ranking is equal.

@@ -16,7 +16,7 @@ def test_texts_are_the_same_every_time_different_from_each_other_and_mixed_in_le
 
 
 @pytest.mark.slow
-def test_a_corpus_that_was_encoded_before_is_taken_over_whole(tmp_path: Path):
+def test_all_vectors_of_a_corpus_that_was_encoded_before_are_reused(tmp_path: Path):
     encode.small_corpus(tmp_path, 60)
     first, second = (encode.encode_corpus(tmp_path) for _ in range(2))
     assert (first["encoded"], first["reused"]) == (60, 0)

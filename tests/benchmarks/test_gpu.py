@@ -32,7 +32,7 @@ def test_the_tiled_head_gives_the_log_probabilities_and_gradients_of_whole_logit
     torch.testing.assert_close(gradient, hidden.grad)
 
 
-def test_four_bit_weights_come_back_close_and_their_gradient_is_that_of_what_came_back():
+def test_dequantised_weights_are_close_and_give_the_gradient():
     torch.manual_seed(0)
     weight = torch.randn(128, 128) * 0.02
     layer = gpu.Nf4Linear(weight, None)
@@ -56,7 +56,7 @@ def test_every_case_runs_on_tiny_shapes(engine: str):
     assert all(case["tokens_per_second"] > 0 for case in found)
 
 
-def test_a_results_file_gets_its_estimates_afterwards(tmp_path: Path):
+def test_estimates_are_added_to_a_results_file(tmp_path: Path):
     out = tmp_path / "gpu.json"
     case = {**gpu.list_cases([1024], 4, tiny=False)[0], "state": "measured", "peak_gib": 5.0}
     gpu.write(out, {"gpu": "a card"}, [case])
@@ -65,7 +65,7 @@ def test_a_results_file_gets_its_estimates_afterwards(tmp_path: Path):
     assert row["estimate_over_peak"] == pytest.approx(row["estimate_gib"] / 5, abs=0.01)
 
 
-def test_what_there_was_no_time_for_is_said(tmp_path: Path):
+def test_cases_without_time_are_marked_as_not_run(tmp_path: Path):
     cases = gpu.list_cases([64], 2, tiny=True)
     gpu.measure(cases, "cpu", tmp_path / "gpu.json", minutes=0)
     rows = json.loads((tmp_path / "gpu.json").read_text("utf-8"))["cases"]

@@ -21,11 +21,21 @@ def lines(path: Path) -> list[dict[str, str]]:
 def test_a_statute_is_identified_by_its_text_and_not_by_its_number(tmp_path: Path):
     rows = [
         # the numbers are in another order than the names, and one text has two names
-        {"query_id": 1, "问题": " 谁可以休假？ ", "match_id": [7, 3], "match_name": ["甲法第一条", "乙法第二条"],
-         "相关法规": {"甲法第一条": "员工可以休假。\n", "乙法第二条": "假期五天。"}},
-        {"query_id": 2, "问题": "假期几天？", "match_id": [7], "match_name": ["丙法第三条"],
-         "相关法规": {"丙法第三条": "假期五天。\n"}},
-    ]  # fmt: skip
+        {
+            "query_id": 1,
+            "问题": " 谁可以休假？ ",
+            "match_id": [7, 3],
+            "match_name": ["甲法第一条", "乙法第二条"],
+            "相关法规": {"甲法第一条": "员工可以休假。\n", "乙法第二条": "假期五天。"},
+        },
+        {
+            "query_id": 2,
+            "问题": "假期几天？",
+            "match_id": [7],
+            "match_name": ["丙法第三条"],
+            "相关法规": {"丙法第三条": "假期五天。\n"},
+        },
+    ]
     (tmp_path / "queries.json").write_text(json.dumps(rows), "utf-8")
     retrieval.prepare_stard(tmp_path, tmp_path / "work")
     corpus = {row["text"]: row for row in lines(tmp_path / "work/corpus.jsonl")}
@@ -45,8 +55,11 @@ def test_a_passage_of_cmrc_answers_its_own_questions(tmp_path: Path):
     retrieval.prepare_cmrc(tmp_path, tmp_path / "work")
     assert [row["_id"] for row in lines(tmp_path / "work/corpus.jsonl")] == ["P1", "P2"]
     assert (tmp_path / "work/qrels/all.tsv").read_text("utf-8").splitlines()[1:] == [
-        "1-0\tP1\t1", "1-1\tP1\t1", "2-0\tP2\t1", "2-1\tP2\t1",
-    ]  # fmt: skip
+        "1-0\tP1\t1",
+        "1-1\tP1\t1",
+        "2-0\tP2\t1",
+        "2-1\tP2\t1",
+    ]
 
 
 def test_terms_are_pairs_of_chinese_characters_and_words_of_other_scripts():
@@ -91,7 +104,9 @@ def test_other_tools_compute_the_same_metrics_from_the_runs(tmp_path: Path):
 def test_own_data_needs_only_its_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for split, share in (("TRAIN", 0.5), ("VALIDATION", 0.25), ("TEST", 0.25)):  # fourteen questions in all
         monkeypatch.setenv(f"FT__DATASETS__SPLIT__{split}", str(share))
-    asked = [(name, question) for name, questions in ASKED.items() for question in questions]
+    asked: list[tuple[str, str]] = []
+    for name, questions in ASKED.items():
+        asked += [(name, question) for question in questions]
     corpus = [{"_id": name, "title": "", "text": text} for name, text in TEXTS.items()]
     queries = [{"_id": f"q{n}", "text": text} for n, (_, text) in enumerate(asked)]
     retrieval._write(tmp_path, corpus, queries, [(f"q{n}", name) for n, (name, _) in enumerate(asked)])
@@ -100,8 +115,15 @@ def test_own_data_needs_only_its_paths(tmp_path: Path, monkeypatch: pytest.Monke
     assert report["passages"] == len(TEXTS)
     assert sum(report["questions"].values()) == len(asked)
     assert list(report["scores"]) == [
-        "BM25 bigram", "base dense", "base sparse", "base fused", "trained dense", "trained sparse", "trained fused",
-    ]  # fmt: skip
-    assert all(0 <= metric["mean"] <= 1 for metrics in report["scores"].values() for metric in metrics.values())
+        "BM25 bigram",
+        "base dense",
+        "base sparse",
+        "base fused",
+        "trained dense",
+        "trained sparse",
+        "trained fused",
+    ]
+    for metrics in report["scores"].values():
+        assert all(0 <= metric["mean"] <= 1 for metric in metrics.values())
     assert len(list((tmp_path / "runs").glob("*.run"))) == len(report["scores"])
     assert "| trained fused |" in retrieval.table(report)

@@ -14,9 +14,16 @@ from benchmarks import training
 
 def run(**changes: Any) -> dict[str, Any]:
     return {
-        "step_seconds": [2.0, 4.0], "step_cpu_seconds": [3.0, 5.0], "ahead_seconds": 1.0, "ahead_cpu_seconds": 1.0,
-        "wall_seconds": 20.0, "cpu_seconds": 30.0, "peak_mib": 1000, "losses": [2.0, 1.0], "load_before": 0.5,
-    } | changes  # fmt: skip
+        "step_seconds": [2.0, 4.0],
+        "step_cpu_seconds": [3.0, 5.0],
+        "ahead_seconds": 1.0,
+        "ahead_cpu_seconds": 1.0,
+        "wall_seconds": 20.0,
+        "cpu_seconds": 30.0,
+        "peak_mib": 1000,
+        "losses": [2.0, 1.0],
+        "load_before": 0.5,
+    } | changes
 
 
 def test_rows_are_the_same_every_time_and_mixed_in_length():
@@ -29,7 +36,7 @@ def test_rows_are_the_same_every_time_and_mixed_in_length():
     assert all(row["answer"] and row["question"] for row in rows)
 
 
-def test_each_step_counts_at_its_best_and_what_was_computed_ahead_is_part_of_training():
+def test_each_step_counts_with_its_best_time_and_the_reference_is_part_of_training():
     found = training.summarise([run(), run(step_seconds=[3.0, 3.0], ahead_seconds=2.0, peak_mib=900)], tokens=600)
     assert found["step_seconds"] == 2.5  # 2.0 of one run, 3.0 of the other
     assert found["training_seconds"] == 6.0
@@ -37,7 +44,7 @@ def test_each_step_counts_at_its_best_and_what_was_computed_ahead_is_part_of_tra
     assert found["peak_mib"] == 900
 
 
-def test_a_ratio_above_one_says_that_the_other_takes_longer():
+def test_a_ratio_above_one_means_that_the_other_takes_longer():
     mine, other = (training.summarise([one], 600) for one in (run(), run(step_seconds=[4.0, 8.0], losses=[2.0, 1.25])))
     ratios = training.compare({"ft-assets": mine, "TRL defaults": other})
     assert list(ratios) == ["TRL defaults"]
@@ -47,13 +54,16 @@ def test_a_ratio_above_one_says_that_the_other_takes_longer():
 
 @pytest.mark.slow
 @pytest.mark.skipif("FT_BENCHMARKS" not in os.environ, reason="takes five minutes and 9 GB: FT_BENCHMARKS=1 runs it")
-def test_the_platform_trains_what_a_tuned_script_trains(project: Path, tmp_path: Path):
+def test_the_platform_has_the_losses_of_a_tuned_script(project: Path, tmp_path: Path):
     out = tmp_path / "training.json"
     command = [sys.executable, "benchmarks/training.py", "--repeats", "1", "--sft-steps", "2", "--dpo-steps", "1"]
     subprocess.run(
         [*command, "--only", "TRL tuned as ours", "--out", str(out)],
-        cwd=project, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=project,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
     report = json.loads(out.read_text("utf-8"))
     for method in ("sft", "dpo"):
         assert report[method]["others_over_ours"]["TRL tuned as ours"]["largest_loss_difference"] < 5e-3

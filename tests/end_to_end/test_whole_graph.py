@@ -1,4 +1,4 @@
-"""Files to a released adapter and a released collection, then every change the platform promises to survive."""
+"""Files to a released adapter and a released collection, then every change that the platform must survive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify_file` tells what a file is, which rows fail and why, and its exit code says whether a CI may go on."""
+"""`verify_file` reports the format of a file, the rows that fail and why; a CI job stops on its exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from expectations.contracts.consumer import Consumer, find_consumer
-from expectations.formats.dialect import Policy
+from expectations.formats.dialect import ReadPolicy
 from expectations.formats.registry import FORMATS
 from expectations.verify import Report, show_value, verify_file
 from expectations.verify_reports import (
@@ -162,7 +162,7 @@ def test_reasoning_is_counted(write: Write) -> None:
     report = verify_file(path)
     assert (report.thinking, report.with_reasoning, report.without_reasoning) == ("allow_empty", 5, 1)
     assert "5 rows with reasoning, 1 without" in report_table(report)
-    required = verify_file(path, policy=Policy(thinking="require"))
+    required = verify_file(path, policy=ReadPolicy(thinking="require"))
     assert (required.counts, required.with_reasoning) == ({"FT-INST-005": 1}, 5)
 
 

@@ -1,4 +1,4 @@
-"""What is here, what was chosen, and what a process is seen to use."""
+"""The devices of this machine, the choice of one, and the measured use of a process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from resources.accelerator import Sampler, choose, gpus, memory, sample
 HAS_GPU = bool(gpus())
 
 
-def test_a_cpu_is_chosen_with_the_dtype_that_it_multiplies():
+def test_a_cpu_is_chosen_with_the_dtype_that_it_computes_in():
     assert choose("cpu").dtype == ("bfloat16" if accelerator.cpu_has_bf16() else "float32")
     assert choose("cpu", "float32").dtype == "float32"
     with pytest.raises(Refused, match=r"FT-ACC-002.*A CPU does not train in float16"):
@@ -22,7 +22,7 @@ def test_a_cpu_is_chosen_with_the_dtype_that_it_multiplies():
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_not_chosen():
+def test_a_missing_gpu_is_not_chosen():
     with pytest.raises(Refused, match=r"FT-ACC-001.*No GPU"):
         choose("cuda")
     assert choose().device == "cpu"
@@ -30,17 +30,17 @@ def test_a_gpu_that_is_not_there_is_not_chosen():
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="there is no GPU")
-def test_a_gpu_tells_its_kind_and_its_use():
+def test_a_gpu_reports_its_kind_and_its_use():
     assert all(gpu.free <= gpu.total and gpu.capability >= (3, 0) and gpu.driver for gpu in gpus())
     assert {"gpu_used_gib", "gpu_percent"} <= sample().keys()
 
 
-def test_memory_is_what_this_process_may_use():
+def test_memory_is_the_limit_of_this_process():
     total, available = memory()
     assert 0 < available <= total
 
 
-def test_a_sample_sees_what_is_allocated_and_costs_next_to_nothing():
+def test_a_sample_counts_allocated_memory_and_is_fast():
     before = sample()["rss_gib"]
     block = bytearray(200 * 2**20)
     assert sample()["rss_gib"] - before == pytest.approx(200 / 1024, abs=0.05)
@@ -51,7 +51,7 @@ def test_a_sample_sees_what_is_allocated_and_costs_next_to_nothing():
     assert (time.process_time() - started) / 50 < 1e-3
 
 
-def test_a_peak_between_two_readings_is_seen_once():
+def test_a_peak_between_two_readings_is_reported_once():
     with Sampler(seconds=0.01) as sampler:
         before = sampler.take()["rss_gib"]
         block = bytearray(200 * 2**20)
@@ -63,7 +63,7 @@ def test_a_peak_between_two_readings_is_seen_once():
     assert [one["time"] for one in sampler.samples] == sorted(one["time"] for one in sampler.samples)
 
 
-def test_the_thread_ends_at_once_and_the_ring_stays_small():
+def test_the_thread_ends_at_once_and_the_buffer_stays_small():
     with Sampler(seconds=0.001, keep=5) as sampler:
         time.sleep(0.05)
     assert len(sampler.samples) == 5

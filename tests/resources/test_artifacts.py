@@ -36,7 +36,7 @@ def test_a_published_artifact_is_found_by_its_recipe_and_carries_its_summary(tmp
     assert found.file("sub/data.txt").read_text() == "hello"
 
 
-def test_what_another_process_made_anew_is_read_anew(tmp_path: Path):
+def test_an_artifact_that_another_process_built_again_is_read_again(tmp_path: Path):
     here, there = ArtifactStore(tmp_path), ArtifactStore(tmp_path)
     there.discard(publish(here, log="first"))
     publish(there, log="second run")
@@ -55,14 +55,14 @@ def test_the_recipe_changes_with_every_part_of_it():
     assert len({RECIPE.id, *(r.id for r in others)}) == 5
 
 
-def test_the_data_version_is_the_content_and_ignores_how_the_run_went(tmp_path: Path):
+def test_the_data_version_covers_the_content_and_not_the_log_of_the_run(tmp_path: Path):
     one = publish(ArtifactStore(tmp_path / "1"), log="took 3 s")
     two = publish(ArtifactStore(tmp_path / "2"), log="took 4 s")
     three = publish(ArtifactStore(tmp_path / "3"), text="hello!")
     assert one.data_version == two.data_version != three.data_version
 
 
-def test_work_that_fails_leaves_nothing(tmp_path: Path):
+def test_a_failed_build_leaves_no_files(tmp_path: Path):
     store = ArtifactStore(tmp_path)
     with pytest.raises(RuntimeError), store.stage(RECIPE) as staging:
         (staging.path / "half").write_text("half")
@@ -71,13 +71,13 @@ def test_work_that_fails_leaves_nothing(tmp_path: Path):
     assert list((tmp_path / ".staging").iterdir()) == []
 
 
-def test_a_folder_without_a_whole_manifest_does_not_exist(tmp_path: Path):
+def test_a_folder_without_a_whole_manifest_is_not_an_artifact(tmp_path: Path):
     store = ArtifactStore(tmp_path)
     artifact = publish(store)
     manifest = artifact.path / "manifest.json"
     manifest.write_text(manifest.read_text()[:-40])
     assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is None
-    publish(ArtifactStore(tmp_path))  # and a new one can take its place
+    publish(ArtifactStore(tmp_path))  # and a new artifact can replace it
     assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is not None
 
 
@@ -118,7 +118,7 @@ def test_retention_keeps_the_newest_the_current_and_the_protected(tmp_path: Path
     assert {a.recipe_id for a in store.versions("corpus")} == {made[n].recipe_id for n in (0, 1, 4)}
 
 
-def test_sweeping_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path):
+def test_sweeping_removes_only_the_folders_of_dead_processes(tmp_path: Path):
     store = ArtifactStore(tmp_path)
     dead = tmp_path / ".staging/corpus-dead"
     dead.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Every engine that is present does the same: the same answers, the same refusals, nothing lost.
+"""All installed engines behave alike: the same answers, the same refusals, no lost points.
 
 `server` is tested where QDRANT_URL names one (its key in QDRANT_API_KEY); its collections are named `ft_test_…`.
 """
@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def key(number: int) -> str:
 
 
 def points(first: int, last: int, seed: int = 0) -> Points:
-    """Points that are the same on every call; each has its own generator."""
+    """Return points that are the same on every call; each has its own generator."""
     dense: list[np.ndarray] = []
     sparse: list[tuple[np.ndarray, np.ndarray]] = []
     for number in range(first, last):
@@ -64,7 +65,7 @@ def points(first: int, last: int, seed: int = 0) -> Points:
     return Points([key(n) for n in range(first, last)], rows, sparse, payloads)
 
 
-def asked(arm: Arm, limit: int = 10, fusion: Fusion = WEIGHTED, distance: str = "cosine") -> list[Query]:
+def queries_of(arm: Arm, limit: int = 10, fusion: Fusion = WEIGHTED, distance: str = "cosine") -> list[Query]:
     made = points(0, 8, seed=7)
     return [
         Query(dense, sparse, arm, limit, ("passage_id",), None, fusion, distance)
@@ -101,13 +102,15 @@ def filled(client: VectorClient, name: str) -> str:
 
 
 def exact(arm: Arm, query: Query, stored: Points, distance: str = "cosine") -> list[tuple[str, float]]:
-    """The ranking by definition, in numpy. Unseen by an arm counts 0: here the prefetch reaches every point."""
+    """Return the ranking by definition, in numpy. The prefetch reaches every point here, so no arm misses one."""
     dense = stored.dense @ np.asarray(query.dense, np.float32)
     mine = dict(zip(*(np.asarray(part).tolist() for part in query.sparse), strict=True))
-    lexical = np.asarray([
-        sum(mine.get(i, 0.0) * v for i, v in zip(ids.tolist(), values.tolist(), strict=True))
-        for ids, values in stored.sparse
-    ])  # fmt: skip
+    lexical = np.asarray(
+        [
+            sum(mine.get(i, 0.0) * v for i, v in zip(ids.tolist(), values.tolist(), strict=True))
+            for ids, values in stored.sparse
+        ]
+    )
     assert query.fusion is not None
     fused = query.fusion.dense_weight * dense + query.fusion.sparse_weight * lexical
     scores = {"dense": dense, "sparse": lexical, "fused": fused}[arm]
@@ -124,14 +127,14 @@ def same(found: list[Scored], wanted: list[tuple[str, float]]) -> None:
 
 @pytest.mark.parametrize("arm", ["dense", "sparse", "fused"])
 @pytest.mark.parametrize("distance", ["cosine", "dot", "euclid"])
-def test_every_arm_ranks_as_it_is_defined_for_every_distance(
+def test_every_arm_ranks_by_its_definition_for_every_distance(
     client: VectorClient, name: str, arm: Arm, distance: Any
 ) -> None:
     client.create(name, Serving(dimension=DIMENSION, distance=distance), {})
     client.upsert(name, points(0, 40))
     client.index(name)
     for query, found in zip(
-        asked(arm, distance=distance), client.query(name, asked(arm, distance=distance)), strict=True
+        queries_of(arm, distance=distance), client.query(name, queries_of(arm, distance=distance)), strict=True
     ):
         same(found, exact(arm, query, points(0, 40), distance))
 
@@ -141,7 +144,9 @@ def test_the_weighted_sum_follows_its_weights(client: VectorClient, name: str, w
     fusion = Fusion(fusion="weighted_sum", dense_weight=weights[0], sparse_weight=weights[1], prefetch_limit=100)
     client.create(name, SERVING, {})
     client.upsert(name, points(0, 40))
-    for query, found in zip(asked("fused", 5, fusion), client.query(name, asked("fused", 5, fusion)), strict=True):
+    for query, found in zip(
+        queries_of("fused", 5, fusion), client.query(name, queries_of("fused", 5, fusion)), strict=True
+    ):
         same(found, exact("fused", query, points(0, 40)))
 
 
@@ -149,24 +154,22 @@ def test_the_weighted_sum_follows_its_weights(client: VectorClient, name: str, w
 def test_every_fusion_ranks_as_on_the_local_engine(
     client: VectorClient, filled: str, tmp_path: Path, fusion: Any
 ) -> None:
-    # fewer than there are points: what an arm did not fetch counts 0 in both
+    # fewer than the points: a point that an arm did not fetch counts 0 in both
     how = Fusion(fusion=fusion, dense_weight=1.0, sparse_weight=0.3, prefetch_limit=20)
-    here = client.query(filled, asked("fused", 10, how))
+    here = client.query(filled, queries_of("fused", 10, how))
     with engine(tmp_path / "other").open() as local:
         local.create("c", SERVING, {})
         local.upsert("c", points(0, 60))
-        there = local.query("c", asked("fused", 10, how))
+        there = local.query("c", queries_of("fused", 10, how))
     for mine, theirs in zip(here, there, strict=True):
-        # equal scores may stand in either order: rrf makes many
+        # equal scores, of which rrf makes many, may be in any order
         assert [p.score for p in mine] == pytest.approx([p.score for p in theirs], abs=1e-4)
         least = mine[-1].score + 1e-6
         assert {p.id for p in mine if p.score > least} == {p.id for p in theirs if p.score > least}
 
 
-def test_answers_carry_the_payload_that_was_asked_for_and_only_the_asked_points(
-    client: VectorClient, filled: str
-) -> None:
-    query = replace(asked("dense")[0], ids=(key(3), key(5)))
+def test_answers_have_the_requested_payload_and_only_the_requested_points(client: VectorClient, filled: str) -> None:
+    query = replace(queries_of("dense")[0], ids=(key(3), key(5)))
     (found,) = client.query(filled, [query])
     assert {point.id for point in found} == {key(3), key(5)}
     assert {point.payload["passage_id"] for point in found} == {"段落3", "段落5"}
@@ -174,23 +177,23 @@ def test_answers_carry_the_payload_that_was_asked_for_and_only_the_asked_points(
 
 
 @pytest.mark.parametrize("arm", ["dense", "sparse", "fused"])
-def test_an_exact_question_is_answered_as_any_other(client: VectorClient, filled: str, arm: Arm) -> None:
-    exactly = [replace(query, exact=True) for query in asked(arm)]
+def test_an_exact_query_has_the_same_answers(client: VectorClient, filled: str, arm: Arm) -> None:
+    exactly = [replace(query, exact=True) for query in queries_of(arm)]
     for query, found in zip(exactly, client.query(filled, exactly), strict=True):
         same(found, exact(arm, query, points(0, 60)))
 
 
-def test_more_questions_than_fit_a_request_are_answered_in_order(client: VectorClient, filled: str) -> None:
-    queries = asked("fused", 3) * 20
+def test_more_queries_than_fit_in_a_request_are_answered_in_order(client: VectorClient, filled: str) -> None:
+    queries = queries_of("fused", 3) * 20
     answers = client.query(filled, queries)
     assert len(answers) == 160
     assert [[p.id for p in found] for found in answers] == [[p.id for p in found] for found in answers[:8]] * 20
 
 
-def test_points_come_back_as_they_were_written(client: VectorClient, filled: str) -> None:
+def test_points_are_read_as_they_were_written(client: VectorClient, filled: str) -> None:
     wanted = points(0, 60)
     found = list(client.scroll(filled, batch=64))
-    assert sorted(i for block in found for i in block.ids) == sorted(wanted.ids)
+    assert sorted(chain.from_iterable(block.ids for block in found)) == sorted(wanted.ids)
     place = {point: n for n, point in enumerate(wanted.ids)}
     for block in found:
         for point, dense, (ids, values), payload in zip(
@@ -205,7 +208,9 @@ def test_points_come_back_as_they_were_written(client: VectorClient, filled: str
     assert client.field(filled, "passage_id") == {key(n): f"段落{n}" for n in range(60)}
 
 
-def test_writing_twice_is_writing_once_and_deleting_deletes(client: VectorClient, filled: str) -> None:
+def test_a_second_write_of_the_same_points_changes_nothing_and_deleted_points_are_gone(
+    client: VectorClient, filled: str
+) -> None:
     client.upsert(filled, points(0, 20, seed=1))
     assert client.count(filled) == 60
     assert client.field(filled, "version")[key(19)] == "1"
@@ -214,20 +219,20 @@ def test_writing_twice_is_writing_once_and_deleting_deletes(client: VectorClient
     assert client.count(filled) == client.count(filled, "dense") == client.count(filled, "sparse") == 58
 
 
-def test_an_empty_lexical_vector_is_a_vector_and_an_empty_question_finds_nothing(
+def test_an_empty_lexical_vector_counts_as_a_vector_and_an_empty_query_finds_nothing(
     client: VectorClient, filled: str
 ) -> None:
     empty = (np.empty(0, np.int32), np.empty(0, np.float32))
     client.upsert(filled, replace(points(0, 1), sparse=[empty]))
     assert client.count(filled, "sparse") == 60
-    assert client.query(filled, [replace(asked("sparse")[0], sparse=empty)]) == [[]]
-    (fused,) = client.query(filled, [replace(asked("fused")[0], sparse=empty)])
-    (dense,) = client.query(filled, [asked("dense")[0]])
+    assert client.query(filled, [replace(queries_of("sparse")[0], sparse=empty)]) == [[]]
+    (fused,) = client.query(filled, [replace(queries_of("fused")[0], sparse=empty)])
+    (dense,) = client.query(filled, [queries_of("dense")[0]])
     assert [point.id for point in fused] == [point.id for point in dense]
 
 
 @pytest.mark.parametrize("fault", ["nan", "inf", "dimension", "twice", "sparse_inf"])
-def test_vectors_that_would_spoil_a_collection_are_refused_alike(client: VectorClient, filled: str, fault: str) -> None:
+def test_all_engines_refuse_invalid_vectors(client: VectorClient, filled: str, fault: str) -> None:
     good = points(0, 3, seed=3)
     dense, sparse = good.dense.copy(), list(good.sparse)
     if fault in ("nan", "inf"):
@@ -250,7 +255,7 @@ def test_configuration_and_metadata_are_read_back_and_one_key_changes_alone(clie
     assert client.metadata(filled) == {"contract": {"b": [2, None, "语"]}, "whole": "abc"}
 
 
-def test_an_alias_moves_in_one_step_and_what_it_names_cannot_be_deleted(client: VectorClient, filled: str) -> None:
+def test_an_alias_moves_in_one_step_and_its_collection_cannot_be_deleted(client: VectorClient, filled: str) -> None:
     other, alias = f"{filled}_b", f"{filled}_alias"
     client.create(other, SERVING, {})
     assert aliased(client, alias) is None
@@ -269,7 +274,7 @@ def test_an_alias_moves_in_one_step_and_what_it_names_cannot_be_deleted(client: 
     assert aliased(client, alias) == other
 
 
-def test_a_copy_is_a_collection_of_its_own(client: VectorClient, filled: str, kind: str) -> None:
+def test_a_copy_is_independent_of_its_source(client: VectorClient, filled: str, kind: str) -> None:
     copy = f"{filled}_copy"
     assert client.copy(filled, copy, SERVING, {"contract": {"c": 3}}) is (kind != "server")
     if kind == "server":
@@ -283,12 +288,12 @@ def test_a_copy_is_a_collection_of_its_own(client: VectorClient, filled: str, ki
     stored = points(5, 60)
     more = points(200, 203)
     both = Points(stored.ids + more.ids, np.concatenate([stored.dense, more.dense]), stored.sparse + more.sparse, [])
-    (found,) = client.query(copy, asked("dense")[:1])
-    same(found, exact("dense", asked("dense")[0], both))
+    (found,) = client.query(copy, queries_of("dense")[:1])
+    same(found, exact("dense", queries_of("dense")[0], both))
 
 
 @pytest.mark.parametrize("kind", EMBEDDED)
-def test_everything_is_there_again_after_closing(tmp_path: Path, kind: str) -> None:
+def test_points_and_metadata_survive_closing(tmp_path: Path, kind: str) -> None:
     with engine(tmp_path, kind).open() as client:
         client.create("c", SERVING, {"m": 1})
         client.upsert("c", points(0, 30))
@@ -305,7 +310,7 @@ def test_everything_is_there_again_after_closing(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", EMBEDDED)
-def test_what_an_interrupted_creation_left_behind_is_no_collection(tmp_path: Path, kind: str) -> None:
+def test_files_of_an_interrupted_creation_are_not_a_collection(tmp_path: Path, kind: str) -> None:
     with engine(tmp_path, kind).open() as client:
         client.create("a", SERVING, {})
         client.upsert("a", points(0, 30))
@@ -319,7 +324,7 @@ def test_what_an_interrupted_creation_left_behind_is_no_collection(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", EMBEDDED)
-def test_a_second_opening_waits_says_for_whom_and_then_gives_up(
+def test_a_second_opening_waits_names_the_holder_and_then_gives_up(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with engine(tmp_path, kind).open():
@@ -333,7 +338,7 @@ def test_a_second_opening_waits_says_for_whom_and_then_gives_up(
 
 
 @pytest.mark.parametrize("kind", EMBEDDED)
-def test_a_second_opening_gets_in_as_soon_as_the_first_is_closed(tmp_path: Path, kind: str) -> None:
+def test_a_second_opening_continues_as_soon_as_the_first_is_closed(tmp_path: Path, kind: str) -> None:
     first = engine(tmp_path, kind).open()
     first.__enter__()
     threading.Timer(0.3, lambda: first.__exit__(None, None, None)).start()
@@ -349,7 +354,7 @@ def test_the_lock_is_free_again_after_an_error_inside(tmp_path: Path, kind: str)
         assert client.names() == []
 
 
-def test_a_foreign_client_in_the_folder_is_waited_for_too(tmp_path: Path) -> None:
+def test_opening_also_waits_for_another_program_in_the_folder(tmp_path: Path) -> None:
     from qdrant_client import QdrantClient
 
     foreign = QdrantClient(path=str(tmp_path))
@@ -361,7 +366,7 @@ def test_a_foreign_client_in_the_folder_is_waited_for_too(tmp_path: Path) -> Non
         assert client.names() == ["c"]
 
 
-def test_the_local_engine_reads_no_points_to_say_what_stands(tmp_path: Path) -> None:
+def test_the_local_engine_reads_names_and_counts_without_reading_points(tmp_path: Path) -> None:
     with engine(tmp_path).open() as client:
         client.create("c", SERVING, {"m": 1})
         client.upsert("c", points(0, 30))
@@ -418,7 +423,7 @@ def test_processes_that_open_in_turn_lose_no_collection(tmp_path: Path, kind: st
     ]
     assert [writer.wait() for writer in writers] == [0, 0, 0, 0]
     with engine(tmp_path, kind).open() as client:
-        assert client.names() == [f"c{number}_{n}" for number in range(4) for n in range(5)]
+        assert client.names() == [f"c{number}_{n}" for number, n in product(range(4), range(5))]
         assert {client.count(name) for name in client.names()} == {3}
 
 
@@ -428,7 +433,7 @@ def test_an_api_key_over_plain_http_is_refused(tmp_path: Path, url: str) -> None
         QdrantEngine("server", tmp_path, url, "passages", "secret", 0.3).open().__enter__()
 
 
-def test_a_key_to_the_loopback_is_let_through_and_a_silent_server_is_named(tmp_path: Path) -> None:
+def test_a_key_to_the_loopback_is_allowed_and_a_silent_server_is_named(tmp_path: Path) -> None:
     silent = QdrantEngine("server", tmp_path, "http://127.0.0.1:9", "passages", "secret", 0.3)
     with pytest.raises(Refused, match=r"FT-QDR-003.*127\.0\.0\.1:9") as refusal:
         silent.open().__enter__()
@@ -436,16 +441,14 @@ def test_a_key_to_the_loopback_is_let_through_and_a_silent_server_is_named(tmp_p
     assert (silent.address, engine(tmp_path).address) == ("http://127.0.0.1:9", "local")
 
 
-def test_a_missing_library_is_named_with_the_extra_that_brings_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resources.engines.edge", None)
     with pytest.raises(Refused, match="FT-QDR-008") as refusal:
         QdrantEngine("edge", tmp_path, None, "passages", None, 0.3).open().__enter__()
     assert "ft-assets[edge]" in refusal.value.violations[0].fix
 
 
-def test_a_collection_whose_folder_was_deleted_is_gone_and_is_made_again(tmp_path: Path) -> None:
+def test_a_collection_whose_folder_was_deleted_is_gone_and_can_be_created_again(tmp_path: Path) -> None:
     with engine(tmp_path, "edge").open() as client:
         client.create("c", SERVING, {})
         client.upsert("c", points(0, 3))
@@ -459,7 +462,7 @@ def test_a_collection_whose_folder_was_deleted_is_gone_and_is_made_again(tmp_pat
         assert client.count("c") == 5
 
 
-def test_a_shard_that_does_not_hold_what_its_entry_says_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_shard_that_differs_from_its_entry_is_refused_by_name(tmp_path: Path) -> None:
     with engine(tmp_path, "edge").open() as client:
         client.create("c", SERVING, {})
         client.upsert("c", points(0, 3))

@@ -1,4 +1,4 @@
-"""The estimator against published measurements, the table we promise, and where shapes come from."""
+"""The estimator compared with published measurements and with the table in the docs; and the sources of shapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import distributions
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ SHAPES = {
 
 
 def training(*, tokens: int = 1024, **options: Any) -> tuple[TrainingTarget, TrainingSetup]:
-    """The options of a training, each in the struct that has it."""
+    """Return the options of a training in the struct that each belongs to."""
     of_target = {name: options.pop(name) for name in TrainingTarget.__struct_fields__ if name in options}
     return TrainingTarget(**of_target), TrainingSetup(tokens=tokens, **options)
 
@@ -54,8 +55,8 @@ def estimated(model: str, **options: Any) -> Estimate:
     return estimate_training(SHAPES[model], *training(**options))
 
 
-# torchtune prints what torch allocated, so without CUDA's context; the others what the card showed.
-# Unsloth's are for its shortest rows; their "GB" are those of cards.
+# torchtune prints the memory that torch allocated, without CUDA's context; the others print the card's figure.
+# Unsloth's figures are for its shortest rows, and its "GB" are those of cards.
 PUBLISHED: list[tuple[str, str, float, dict[str, Any]]] = [
     ("torchtune README, QLoRA, 2 x 2048, compiled", "Llama-3.1-8B", 7.4,
      {"method": "qlora", "r": 8, "tokens": 2048, "micro_batch": 2, "context": 0}),
@@ -72,12 +73,14 @@ PUBLISHED: list[tuple[str, str, float, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("source", "model", "published", "settings"), PUBLISHED, ids=[point[0] for point in PUBLISHED])
-def test_published_memory_is_met_within_15_percent(source: str, model: str, published: float, settings: dict[str, Any]):
+def test_the_estimate_is_within_15_percent_of_published_memory(
+    source: str, model: str, published: float, settings: dict[str, Any]
+):
     assert estimated(model, **settings).total / GIB == pytest.approx(published, rel=0.15), source
 
 
-# Peak memory of SmolLM2-135M (r=16, half of each row supervised if nothing else is said) on a CPU with AMX, as the
-# kernel counted it
+# Peak memory of SmolLM2-135M (r=16, half of each row supervised by default) on a CPU with AMX, as the kernel
+# counted it
 MEASURED_ON_CPU = [
     (2.41, {"bf16": True, "checkpointing": False, "micro_batch": 4, "tokens": 128}),
     (3.58, {"bf16": True, "checkpointing": True, "micro_batch": 4, "tokens": 512}),
@@ -90,7 +93,7 @@ SMOLLM2 = ModelShape.from_sizes(layers=30, hidden=576, heads=9, kv_heads=3, ffn=
 
 
 @pytest.mark.parametrize(("measured", "settings"), MEASURED_ON_CPU)
-def test_memory_measured_on_a_cpu_is_met_within_10_percent(measured: float, settings: dict[str, Any]):
+def test_the_estimate_is_within_10_percent_of_memory_measured_on_a_cpu(measured: float, settings: dict[str, Any]):
     found = estimate_training(
         SMOLLM2, *training(**{"device": "cpu", "supervised": settings["tokens"] // 2, **settings})
     )
@@ -98,6 +101,7 @@ def test_memory_measured_on_a_cpu_is_met_within_10_percent(measured: float, sett
 
 
 # one row of 1k, 2k, 4k tokens: SFT, then DPO
+COLUMNS = list(product((False, True), (1024, 2048, 4096)))
 PROMISED = {
     ("Qwen3-4B", "qlora"): (3.9, 4.3, 5.1, 4.3, 5.1, 6.3),
     ("Qwen3-4B", "lora"): (9.2, 9.5, 10.3, 9.5, 10.3, 11.5),
@@ -107,35 +111,30 @@ PROMISED = {
 
 
 @pytest.mark.parametrize(("model", "method"), PROMISED)
-def test_the_promised_table_holds(model: str, method: Any):
-    found = tuple(
-        estimated(model, method=method, tokens=tokens, dpo=dpo).total / GIB
-        for dpo in (False, True)
-        for tokens in (1024, 2048, 4096)
-    )
+def test_the_estimates_match_the_expected_table(model: str, method: Any):
+    found = tuple(estimated(model, method=method, tokens=tokens, dpo=dpo).total / GIB for dpo, tokens in COLUMNS)
     assert found == pytest.approx(PROMISED[model, method], abs=0.2)
 
 
-def test_the_table_in_the_docs_is_what_is_computed(project: Path):
+def test_the_table_in_the_docs_equals_the_computed_one(project: Path):
     page = (project / "docs" / "estimate.md").read_text("utf-8")
     rows = re.findall(r"^\| (\S+) (QLoRA|LoRA) \|(.*)\|$", page, re.MULTILINE)
     assert [(model, method.lower()) for model, method, _ in rows] == list(PROMISED)
     for model, method, cells in rows:
         found = [
             f"{estimated(model, method=method.lower(), tokens=tokens, dpo=dpo).total / GIB:.1f}"
-            for dpo in (False, True)
-            for tokens in (1024, 2048, 4096)
+            for dpo, tokens in COLUMNS
         ]
         assert [cell.strip() for cell in cells.split("|")] == found
 
 
 def test_seven_billion_parameters_fit_into_ten_gigabytes_only_in_4_bits():
-    asked: dict[str, Any] = {"tokens": 2048, "dpo": True}
-    assert estimated("Qwen2.5-7B", method="qlora", **asked).fits(10 * GIB)
-    assert not estimated("Qwen2.5-7B", method="lora", **asked).fits(10 * GIB)
+    options: dict[str, Any] = {"tokens": 2048, "dpo": True}
+    assert estimated("Qwen2.5-7B", method="qlora", **options).fits(10 * GIB)
+    assert not estimated("Qwen2.5-7B", method="lora", **options).fits(10 * GIB)
 
 
-def test_whole_logits_are_what_breaks_long_rows():
+def test_whole_logits_need_most_memory_for_long_rows():
     fused, whole = (estimated("Qwen3-4B", method="qlora", tokens=4096, fused_head=fused) for fused in (True, False))
     assert whole.total / GIB == pytest.approx(10.6, abs=0.2)
     assert whole.parts["logits"] > 20 * fused.parts["logits"]
@@ -150,7 +149,7 @@ def test_full_fine_tuning_takes_16_bytes_a_parameter():
     assert "reference" not in dpo.parts, "its log-probabilities are computed before, by the same model"
 
 
-def test_every_part_says_how_it_was_found():
+def test_every_part_has_an_explanation():
     for method in ("full", "lora", "qlora"):
         for device in ("cpu", "cuda"):
             found = estimated("Qwen3-4B", method=method, tokens=512, dpo=True, device=device)
@@ -168,14 +167,14 @@ def test_time_grows_with_rows_and_longer_rows_cost_more_than_their_length():
     assert short.seconds(2000, 1.0, 1e13) == pytest.approx(2 * short.seconds(1000, 1.0, 1e13))
     assert short.seconds(1000, 1.0, 1e13, processes=2) == pytest.approx(short.seconds(1000, 1.0, 1e13) / 2)
     assert long.flops_per_row > 4 * short.flops_per_row
-    # torchtune's README: 8035 tokens a second with QLoRA of a 3B on an A100; ours says how long that takes at most
+    # torchtune's README: 8035 tokens a second with QLoRA of a 3B on an A100; our estimate is an upper bound
     published = estimated("Llama-3.2-3B", method="qlora", r=8, tokens=4096)
     card = find_card("NVIDIA A100-SXM4-80GB")
     assert card and 1.0 <= published.seconds(1000, 1.0, card.tflops * 0.35e12) / (4096 * 1000 / 8035) < 2.0
 
 
 @pytest.mark.parametrize(
-    ("asked", "memory", "gpus", "strategy", "method"),
+    ("options", "memory", "gpus", "strategy", "method"),
     [
         ({"method": "lora", "tokens": 1024}, 10, 1, "single", "lora"),
         ({"method": "lora", "tokens": 1024}, 10, 2, "ddp", "lora"),
@@ -187,28 +186,30 @@ def test_time_grows_with_rows_and_longer_rows_cost_more_than_their_length():
         ({"method": "full", "tokens": 2048}, 80, 1, "single", "full"),
     ],
 )
-def test_the_strategy_follows_from_what_fits(asked: dict[str, Any], memory: int, gpus: int, strategy: str, method: str):
-    plan = recommend(SHAPES["Qwen3-4B"], *training(**asked), memory=memory * GIB, gpus=gpus)
+def test_the_strategy_follows_from_what_fits(
+    options: dict[str, Any], memory: int, gpus: int, strategy: str, method: str
+):
+    plan = recommend(SHAPES["Qwen3-4B"], *training(**options), memory=memory * GIB, gpus=gpus)
     assert plan and (plan.strategy, plan.method) == (strategy, method)
     assert plan.estimate.fits(memory * GIB)
     assert plan.reasons
 
 
-def test_smaller_batches_come_before_another_method_and_grow_again_where_that_made_room():
+def test_smaller_batches_come_before_another_method_and_grow_again_if_that_made_room():
     smaller = recommend(SHAPES["Qwen3-4B"], *training(method="lora", tokens=2048, micro_batch=8), memory=12 * GIB)
     assert smaller and (smaller.method, smaller.micro_batch) == ("lora", 2)
     other = recommend(SHAPES["Qwen3-4B"], *training(method="lora", tokens=2048, micro_batch=8), memory=9 * GIB)
     assert other and (other.method, other.micro_batch) == ("qlora", 4)
 
 
-def test_rows_are_shortened_last_and_nothing_is_said_where_nothing_fits():
+def test_rows_are_shortened_last_and_there_is_no_plan_if_nothing_fits():
     plan = recommend(SHAPES["Qwen2.5-7B"], *training(method="qlora", tokens=8192), memory=8 * GIB)
     assert plan and plan.tokens == largest_length(SHAPES["Qwen2.5-7B"], *training(method="qlora"), memory=8 * GIB)
     assert 1024 < plan.tokens < 4096
     assert recommend(SHAPES["Qwen2.5-7B"], *training(tokens=1024), memory=4 * GIB) is None
 
 
-def test_the_largest_fits_and_the_next_one_does_not():
+def test_the_largest_size_fits_and_the_next_one_does_not():
     shape, requested, memory = SHAPES["Qwen3-4B"], training(method="qlora", tokens=2048), 10 * GIB
     rows, length = (
         largest_micro_batch(shape, *requested, memory=memory),
@@ -227,7 +228,7 @@ QWEN3_4B = {
 
 
 @pytest.mark.parametrize("config", [QWEN3_4B, {"text_config": QWEN3_4B, "vision_config": {}, "model_type": "vl"}])
-def test_a_folder_tells_its_shape_and_its_parameters(tmp_path: Path, config: dict[str, Any]):
+def test_the_shape_and_the_parameters_are_read_from_a_folder(tmp_path: Path, config: dict[str, Any]):
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = find_shape(str(tmp_path))
     assert found.parameters / 1e9 == pytest.approx(4.02, abs=0.01)
@@ -236,7 +237,7 @@ def test_a_folder_tells_its_shape_and_its_parameters(tmp_path: Path, config: dic
 
 
 @pytest.mark.parametrize(
-    ("config", "code", "said"),
+    ("config", "code", "reason"),
     [
         (None, "FT-EST-002", "config.json"),
         ("{half", "FT-EST-002", "JSON"),
@@ -244,15 +245,15 @@ def test_a_folder_tells_its_shape_and_its_parameters(tmp_path: Path, config: dic
         ({**QWEN3_4B, "num_experts": 128}, "FT-EST-003", "num_experts"),
     ],
 )
-def test_what_cannot_be_estimated_is_refused_with_a_fix(
-    tmp_path: Path, config: dict[str, Any] | str | None, code: str, said: str
+def test_a_model_that_cannot_be_estimated_is_refused_with_a_fix(
+    tmp_path: Path, config: dict[str, Any] | str | None, code: str, reason: str
 ):
     if config is not None:
         (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(Refused) as refused:
         find_shape(str(tmp_path))
     (violation,) = refused.value.violations
-    assert violation.code == code and said in violation.message and violation.fix
+    assert violation.code == code and reason in violation.message and violation.fix
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,7 @@ def test_what_cannot_be_estimated_is_refused_with_a_fix(
         ("Qwen/not-in-the-cache", "FT-EST-001"),
     ],
 )
-def test_a_model_that_is_nowhere_is_refused_by_name(name: str, code: str):
+def test_a_missing_model_is_refused_by_name(name: str, code: str):
     with pytest.raises(Refused) as refused:
         find_shape(name)
     (violation,) = refused.value.violations
@@ -280,7 +281,7 @@ def test_a_packed_model_is_read_from_its_gguf_header():
     assert found.parameters == pytest.approx(134_515_008, rel=1e-3)
 
 
-def test_it_loads_at_once(project: Path):
+def test_the_estimator_loads_no_large_library(project: Path):
     code = (
         "import sys, resources.estimate, resources.fit_plan, resources.model_shape\n"
         "print([m for m in ('torch', 'transformers', 'numpy', 'huggingface_hub') if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""A file lock, a write that is never seen half done, and the stamp of a file."""
+"""A file lock, an atomic write, and the stamp of a file."""
 
 from __future__ import annotations
 

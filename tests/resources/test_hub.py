@@ -1,4 +1,4 @@
-"""Whether the hub answers, on a real server."""
+"""Reachability of the hub, tested on a real server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -34,17 +34,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Generator[HTTPServer]:
         server.shutdown()
 
 
-@pytest.mark.parametrize(("status", "said"), [(200, None), (405, None), (503, "503")])
-def test_an_answer_is_an_answer_unless_the_server_is_down(
-    server: HTTPServer, monkeypatch: pytest.MonkeyPatch, status: int, said: str | None
+@pytest.mark.parametrize(("status", "reason"), [(200, None), (405, None), (503, "503")])
+def test_any_status_counts_as_reachable_unless_the_server_is_down(
+    server: HTTPServer, monkeypatch: pytest.MonkeyPatch, status: int, reason: str | None
 ):
     monkeypatch.setattr(Answer, "status", status)
     assert endpoint() == f"http://127.0.0.1:{server.server_port}"
     found = why_unreachable()
-    assert found is None if said is None else said in (found or "")
+    assert found is None if reason is None else reason in (found or "")
 
 
-def test_a_hub_that_stays_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+def test_a_silent_hub_is_given_up_after_the_time_limit(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -54,10 +54,12 @@ def test_a_hub_that_stays_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "reason"),
     [("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE"), ("HF_ENDPOINT", "file:///etc/hosts", "not an http address")],
 )
-def test_what_is_not_asked_is_said(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str):
+def test_the_reason_why_the_hub_is_not_contacted_is_returned(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
+):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv(name, value)
-    assert said in (why_unreachable() or "")
+    assert reason in (why_unreachable() or "")

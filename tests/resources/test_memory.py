@@ -9,7 +9,7 @@ import torch
 from resources.memory import is_oom, with_smaller_batches
 
 
-def test_every_way_of_running_out_of_memory_is_told_from_other_errors() -> None:
+def test_out_of_memory_errors_are_distinguished_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)  # the CPU allocator's own error
     assert is_oom(caught.value)
@@ -20,7 +20,7 @@ def test_every_way_of_running_out_of_memory_is_told_from_other_errors() -> None:
     assert not is_oom(ValueError("out of memory"))
 
 
-def test_the_batch_is_halved_until_it_fits_and_the_failed_trys_tensors_are_gone() -> None:
+def test_the_batch_is_halved_until_it_fits_and_the_tensors_of_failed_attempts_are_freed() -> None:
     held: list[weakref.ref[torch.Tensor]] = []
     rungs: list[tuple[int, str]] = []
 
@@ -33,7 +33,7 @@ def test_the_batch_is_halved_until_it_fits_and_the_failed_trys_tensors_are_gone(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return batch_size
 
-    assert with_smaller_batches(work, 8, lambda size, said: rungs.append((size, said))) == 2
+    assert with_smaller_batches(work, 8, lambda size, reason: rungs.append((size, reason))) == 2
     assert rungs == [(4, "CUDA out of memory"), (2, "CUDA out of memory")]
 
 

@@ -31,17 +31,17 @@ def test_higher_values_are_drawn_higher():
     assert heights == sorted(heights, reverse=True) and len(set(heights)) == 3
 
 
-def test_bars_that_do_not_fit_are_summed_up_and_any_name_is_safe():
+def test_bars_that_do_not_fit_are_counted_in_one_line_and_names_are_escaped():
     svg = _svg(bars({f"FT-PREF-{n:03d} <密钥&>": 1 for n in range(30)}, "codes"))
     texts = [element.text for element in _tags(svg, "tspan")]
     assert texts[-2] == "others" and sum(float(text or 0) for text in texts[1::2]) == 30
 
 
-def test_nothing_to_plot_says_so():
+def test_an_empty_plot_is_replaced_by_text():
     assert "no values" in sparkline([]) and "no values" in bars({})
 
 
-def test_a_histogram_draws_one_column_a_count_and_leaves_out_what_is_empty():
+def test_a_histogram_draws_one_column_for_each_count_and_omits_empty_ones():
     svg = _svg(histogram([1, 0, 4] * 8, 0, 4096, "tokens of a row"))
     (path,) = _tags(svg, "path")
     assert path.attrib["d"].count("M") == 16

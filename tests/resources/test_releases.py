@@ -33,7 +33,7 @@ def test_rollback_goes_one_back_or_to_a_named_version(tmp_path: Path):
         releases.target("adapter", "nowhere")
 
 
-def test_what_a_released_artifact_was_made_from_is_protected_too(tmp_path: Path):
+def test_the_inputs_of_a_released_artifact_are_protected_too(tmp_path: Path):
     store, releases = ArtifactStore(tmp_path / "artifacts"), Releases(tmp_path / "released")
     with store.stage(Recipe("splits", "1")) as staging:
         (staging.path / "a").write_text("a")
@@ -45,7 +45,7 @@ def test_what_a_released_artifact_was_made_from_is_protected_too(tmp_path: Path)
     assert releases.protected(store, 1) == {"adapter": {adapter.recipe_id}, "splits": {splits.recipe_id}}
 
 
-def test_the_last_releases_and_what_serves_are_protected_and_no_more(tmp_path: Path):
+def test_only_the_last_releases_and_the_serving_one_are_protected(tmp_path: Path):
     store, releases = ArtifactStore(tmp_path / "artifacts"), Releases(tmp_path / "released")
     for number in range(5):
         with store.stage(Recipe("adapter", str(number))) as staging:
@@ -62,7 +62,7 @@ def test_the_last_releases_and_what_serves_are_protected_and_no_more(tmp_path: P
         require_kept(store, history[0])
 
 
-def test_what_was_rolled_back_from_is_withheld_until_it_is_asked_for_or_another_is_released(tmp_path: Path):
+def test_a_version_is_withheld_after_a_rollback_until_it_is_requested_or_another_is_released(tmp_path: Path):
     releases = Releases(tmp_path)
     candidates = [({"dpo_adapter": f"r{n}"}, {}) for n in range(3)]
     made = [releases.move("adapter", *candidate) for candidate in candidates]
@@ -74,9 +74,9 @@ def test_what_was_rolled_back_from_is_withheld_until_it_is_asked_for_or_another_
     assert withheld() == [False, False, True]
     releases.point("adapter", made[0])
     assert withheld() == [False, True, True]
-    releases.point("adapter", made[2])  # a person goes forward again
+    releases.point("adapter", made[2])  # a person chooses a newer version again
     assert withheld() == [False, True, False]
-    # evaluated anew, beside another release, it is the same candidate
+    # evaluated again, next to another release, it is the same candidate
     assert releases.is_withheld("adapter", {"dpo_adapter": "r1", "adapter_evaluation": "other"}, {"metrics": {}})
     releases.move("adapter", {"dpo_adapter": "new"}, {})
     assert withheld() == [False, False, False]

@@ -16,7 +16,7 @@ from resources.telemetry import (
 )
 
 
-def test_a_watcher_sees_each_step_once_and_never_half_a_line(tmp_path: Path):
+def test_a_reader_gets_each_step_once_and_never_half_a_line(tmp_path: Path):
     tail = Tail(tmp_path / METRICS_FILE)
     metrics = Metrics(tmp_path)
     metrics.log("train", 1, 3, loss=2.5)
@@ -30,23 +30,23 @@ def test_a_watcher_sees_each_step_once_and_never_half_a_line(tmp_path: Path):
     assert [record["loss"] for record in tail.new()] == [2.0]
 
 
-def test_a_watcher_that_comes_after_a_killed_run_reads_the_next_one_whole(tmp_path: Path):
+def test_a_reader_that_starts_after_a_killed_run_reads_the_next_run_whole(tmp_path: Path):
     Metrics(tmp_path).log("train", 1, 3, loss=2.5)
     with (tmp_path / METRICS_FILE).open("a") as stream:
-        stream.write('{"phase": "train", "st')  # where it was killed
+        stream.write('{"phase": "train", "st')  # the process was killed here
     tail = Tail(tmp_path / METRICS_FILE)
     Metrics(tmp_path).log("train", 2, 3, loss=2.0)
     assert [record["loss"] for record in tail.new()] == [2.0]
 
 
-def test_a_step_tells_its_metrics_its_rate_and_the_time_left():
+def test_a_step_is_described_with_its_metrics_its_rate_and_the_time_left():
     record = {"phase": "train", "step": 4, "total": 10, "seconds": 90.0, "seconds_per_step": 2.5, "loss": 1.25}
     text, metrics = describe_step(record)
     assert text == "train · loss 1.25 · 2.5 s/step · 0:15 left"
     assert metrics == {"loss": 1.25}
 
 
-def test_the_rate_is_of_the_phase_and_does_not_count_what_came_before_it(tmp_path: Path):
+def test_the_rate_counts_only_the_time_of_its_own_phase(tmp_path: Path):
     metrics = Metrics(tmp_path)
     for step in (1, 2):
         metrics.log("train", step, 2, loss=1.0)
@@ -55,7 +55,7 @@ def test_the_rate_is_of_the_phase_and_does_not_count_what_came_before_it(tmp_pat
     assert second["seconds_per_step"] < 1
 
 
-def test_a_file_that_begins_anew_is_read_from_its_beginning(tmp_path: Path):
+def test_a_file_that_was_started_again_is_read_from_its_beginning(tmp_path: Path):
     path = tmp_path / METRICS_FILE
     Metrics(tmp_path).log("train", 100, 100, loss=1.0, grad_norm=2.0)
     tail = Tail(path)
@@ -65,7 +65,7 @@ def test_a_file_that_begins_anew_is_read_from_its_beginning(tmp_path: Path):
     assert [record["step"] for record in tail.new()] == [1]
 
 
-def test_listeners_hear_until_they_leave():
+def test_listeners_are_called_until_they_unsubscribe():
     heard: list[Progress] = []
     leave = subscribe(heard.append)
     emit(Progress(asset="a", kind="start"))
@@ -88,7 +88,7 @@ def test_a_step_done_again_after_going_back_counts_once_on_a_curve(tmp_path: Pat
     assert describe_step(list(read_metrics(path))[4]) == ("goes on from checkpoint-1", {})
 
 
-def test_half_a_line_that_a_killed_process_left_is_cut_before_the_next_one(tmp_path: Path):
+def test_half_a_line_of_a_killed_process_is_removed_before_the_next_line(tmp_path: Path):
     path = tmp_path / METRICS_FILE
     path.write_text('{"phase": "train", "step": 1, "total": 2, "loss": 2.0}\n{"phase": "tr')
     Metrics(tmp_path).log("train", 2, 2, loss=1.0)

@@ -16,7 +16,7 @@ from resources.launcher import job_environment
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_a_process_alone_is_the_main_one_and_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_is_the_main_one_and_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert (torchrun.rank(), torchrun.local_rank(), torchrun.world_size()) == (0, 0, 1)
@@ -26,19 +26,28 @@ def test_a_process_alone_is_the_main_one_and_waits_for_nobody(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("asked", "given", "each"),
-    [((8, 1), None, "8"), ((8, 2), None, "4"), ((1, 2), None, "1"), ((8, 2), "3", "4"), ((8, 2), "4", "4"),
-     ((None, 2), "3", "3")],
-)  # fmt: skip
-def test_threads_are_shared_and_the_setting_goes_before_the_environment(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asked: tuple[int | None, int], given: str | None,
-    each: str,
-) -> None:  # fmt: skip
+    ("setting", "environment", "threads"),
+    [
+        ((8, 1), None, "8"),
+        ((8, 2), None, "4"),
+        ((1, 2), None, "1"),
+        ((8, 2), "3", "4"),
+        ((8, 2), "4", "4"),
+        ((None, 2), "3", "3"),
+    ],
+)
+def test_threads_are_shared_and_the_setting_overrides_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    setting: tuple[int | None, int],
+    environment: str | None,
+    threads: str,
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert job_environment(*asked)["OMP_NUM_THREADS"] == each
-    assert ("is not used" in caplog.text) is (given is not None and given != each)
+    if environment:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    assert job_environment(*setting)["OMP_NUM_THREADS"] == threads
+    assert ("is not used" in caplog.text) is (environment is not None and environment != threads)
 
 
 def test_one_process_gets_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +75,7 @@ def test_the_command_starts_the_worker_on_its_job_and_logs_each_rank_in_the_run_
 @pytest.mark.parametrize(
     ("launcher", "rank", "ends"), [("parent", None, False), ("another", None, True), ("grandparent", "0", False)]
 )
-def test_a_worker_whose_launcher_was_gone_before_it_asked_linux_ends_at_once(
+def test_a_worker_whose_launcher_ended_before_it_registered_ends_at_once(
     launcher: str, rank: str | None, ends: bool
 ) -> None:
     pids = {"parent": os.getpid(), "another": 2**22 + 1, "grandparent": os.getppid()}
@@ -79,7 +88,7 @@ def test_a_worker_whose_launcher_was_gone_before_it_asked_linux_ends_at_once(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
-def test_a_rank_ends_when_its_parent_is_gone() -> None:
+def test_a_rank_ends_with_its_parent() -> None:
     child = (
         "import time; from resources import torchrun as t; t.end_with_parent(); print('', flush=True); time.sleep(60)"
     )

@@ -8,7 +8,7 @@ A whole model needs no merge: it is only written in another dtype, with the same
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
@@ -24,6 +24,10 @@ from resources.trained_model import (
     load_weights,
     read_adapter_contract,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
 
 MergedDtype = Literal["float32", "bfloat16", "float16"]
 # How much a logit may change, as a share of the largest one: float32 rounds sums only; bfloat16 keeps 8 bits of a
@@ -70,7 +74,7 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     contract = read_adapter_contract(adapter)
     mismatches = compare_base(contract, describe_base(base, tokenizer)).violations(f"{adapter.name} on {base}")
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
@@ -90,12 +94,12 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
     prompts = _probe_prompts(tokenizer, contract.prompt)
     # one model in memory at a time
     plain = _logits(load_weights(base, dtype=torch.float32), prompts)
-    model = load_trained(base, adapter, dtype=torch.float32)
+    model: Any = load_trained(base, adapter, dtype=torch.float32)
     before = _logits(model, prompts)
     if contract.method == "lora":
         model = model.merge_and_unload(safe_merge=True)
     merged = _logits(model, prompts)
-    model.to(getattr(torch, saved_as)).save_pretrained(target)
+    model.to(getattr(torch, saved_as)).save_pretrained(str(target))
     del model
     copy_companions(base, target)
     saved = _logits(load_weights(target, dtype=torch.float32), prompts)
@@ -131,15 +135,15 @@ def check_merged(figures: Merged, where: str) -> list[Violation]:
     ]
 
 
-def _probe_prompts(tokenizer: Any, prompt: RagPrompt) -> list[list[int]]:
+def _probe_prompts(tokenizer: PreTrainedTokenizerBase, prompt: RagPrompt) -> list[list[int]]:
     return [render(tokenizer, build_messages(prompt, question, passages)) for question, passages in _PROBES]
 
 
-def _root_mean_square(values: Any) -> float:
+def _root_mean_square(values: Tensor) -> float:
     return float(values.square().mean().sqrt())
 
 
-def _logits(model: Any, prompts: list[list[int]]) -> Any:
+def _logits(model: nn.Module, prompts: list[list[int]]) -> Tensor:
     """Return the logits [N, V] of all N positions of the prompts."""
     import torch
 

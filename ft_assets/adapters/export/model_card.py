@@ -82,7 +82,7 @@ def base_licence(folder: Path) -> dict[str, str]:
     card, config = folder / "README.md", folder / "config.json"
     text = card.read_text("utf-8") if card.is_file() else ""
     yaml: Any = YAML(typ="safe", pure=True)  # plain values only: a card must not create objects
-    header: Any = None
+    header: object = None
     with contextlib.suppress(YAMLError):  # a broken card states no licence; it must not stop a training
         header = yaml.load(text[4:].partition("\n---")[0]) if text.startswith("---\n") else None
     sources: list[object] = [header, json.loads(config.read_text("utf-8")) if config.is_file() else None]

@@ -8,7 +8,7 @@ import re
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from expectations.contracts.adapter import RagPrompt
 from expectations.formats.instruction import split_thinking
@@ -16,6 +16,9 @@ from expectations.rules.training import Thought, TokenisedRow
 from ft_assets.adapters.prompt import build_messages
 from resources.artifacts import Artifact
 from resources.generator import ChatMessage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Row = Mapping[str, Any]
 
@@ -96,12 +99,14 @@ def answer_message(answer: Answer) -> ChatMessage:
     return {"role": "assistant", "content": f"{reasoning}{answer.text}"}
 
 
-def opens_thought(tokenizer: Any) -> bool:
+def opens_thought(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether the chat template ends every prompt with <think>, as that of a model that always reasons does."""
     return bool(_OPENED.search(_render_all(tokenizer, [[{"role": "user", "content": "?"}]], prompts=True)[0]))
 
 
-def tokenise(tokenizer: Any, rows: Sequence[Row], prompt: RagPrompt, thinking: str) -> list[list[TokenisedRow]]:
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], prompt: RagPrompt, thinking: str
+) -> list[list[TokenisedRow]]:
     """Return for each row its answers, each as the token ids of prompt and answer.
 
     Only the answer carries loss. Under the policy `mask_empty`, empty reasoning (<think></think>) that the template
@@ -147,7 +152,11 @@ def tokenise(tokenizer: Any, rows: Sequence[Row], prompt: RagPrompt, thinking: s
 
 
 def _render_completions(
-    tokenizer: Any, rows: Sequence[Row], chats: Sequence[list[ChatMessage]], prompts: Sequence[str], thinking: str
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    chats: Sequence[list[ChatMessage]],
+    prompts: Sequence[str],
+    thinking: str,
 ) -> list[_Completion]:
     """Return every answer of every row, in the order of the rows."""
     answers: list[tuple[int, Answer]] = []
@@ -176,7 +185,7 @@ def _render_all(tokenizer: Any, chats: Sequence[Sequence[ChatMessage]], *, promp
     return tokenizer.apply_chat_template([list(chat) for chat in chats], add_generation_prompt=prompts, tokenize=False)
 
 
-def _encode(tokenizer: Any, texts: Sequence[str]) -> list[array[int]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[array[int]]:
     """Return the token ids of texts that already hold their special tokens. Many texts in one call give the same ids as
     one by one, and faster.
 

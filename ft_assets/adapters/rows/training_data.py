@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expectations.contracts.adapter import RagPrompt
 from expectations.formats.dialect import RowError
@@ -41,6 +41,11 @@ from ft_assets.adapters.rows.tokenise import (
 )
 from ft_assets.config.model import SftSettings, TrainSettings
 from resources.artifacts import Artifact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+    from transformers import Trainer
 
 _PARTS = ("train", "validation")
 
@@ -114,7 +119,7 @@ class TrainingData:
                 return where(row)
         return None
 
-    def check_against(self, trainer: Any) -> None:
+    def check_against(self, trainer: Trainer) -> None:
         """Refuse (FT-TRAIN-007) a trainer with other rows than the gates judged: TRL drops and cuts rows silently."""
         for part, prepared in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
             judged = self.datasets[part]
@@ -139,12 +144,12 @@ def take_token_ids(trainer_class: type[Any]) -> type[Any]:
     """
 
     class Trainer(trainer_class):
-        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        def _prepare_dataset(self, dataset: Dataset, *args: object, **kwargs: object) -> Dataset:
             return (
                 dataset if "prompt_ids" in dataset.column_names else super()._prepare_dataset(dataset, *args, **kwargs)
             )
 
-        def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        def _precompute_ref_logps(self, dataset: Dataset, *args: object, **kwargs: object) -> Dataset:
             return dataset
 
     Trainer.__name__ = trainer_class.__name__
@@ -295,7 +300,7 @@ def _build_datasets(tokenised: Mapping[str, list[list[TokenisedRow]]]) -> dict[s
     return {part: Dataset(_table(rows)) for part, rows in tokenised.items()}
 
 
-def _table(rows: Sequence[Sequence[TokenisedRow]]) -> Any:
+def _table(rows: Sequence[Sequence[TokenisedRow]]) -> pa.Table:
     """Return the rows in the columns that the trainer reads."""
     import pyarrow as pa
 
@@ -311,7 +316,7 @@ def _table(rows: Sequence[Sequence[TokenisedRow]]) -> Any:
     )
 
 
-def _column(lists: Iterable[Sequence[int]]) -> Any:
+def _column(lists: Iterable[Sequence[int]]) -> pa.ListArray:
     """Return lists of token ids as an Arrow column, without a Python object for each id."""
     import pyarrow as pa
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
@@ -20,6 +20,10 @@ from ft_assets.config.model import DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.telemetry import Metrics
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase, TrainerState
+
 # label smoothing that the papers recommend: robust DPO and EXO
 _SMOOTHING: Mapping[str, float] = {"robust": 0.1, "exo_pair": 1e-3}
 _OPTIMIZERS = {"adamw": "adamw_torch_fused", "paged_adamw_8bit": "paged_adamw_8bit"}
@@ -30,9 +34,9 @@ _LEAK = 1e-3
 def build_trainer(
     settings: SftSettings | DpoSettings,
     compute: accelerator.Compute,
-    model: Any,
+    model: nn.Module,
     *,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     data: TrainingData,
     metrics: Metrics,
     run_dir: Path,
@@ -98,7 +102,7 @@ def _build_sft(settings: SftSettings, arguments: dict[str, Any], common: dict[st
     return trainer
 
 
-def _cast_trainable_to_fp32(model: Any) -> None:
+def _cast_trainable_to_fp32(model: nn.Module) -> None:
     """Cast the trained parameters: the loss scaler of fp16 takes fp32 gradients only."""
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -195,7 +199,7 @@ def _order_rows(trainer: Any, settings: SftSettings | DpoSettings) -> None:
 
     class BeginEpoch(TrainerCallback):
         # not by the sampler's `set_epoch`: accelerate does not pass it on when several processes resume
-        def on_epoch_begin(self, args: object, state: Any, control: object, **_: object) -> None:
+        def on_epoch_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
             order.begin_epoch(state.global_step)
 
     trainer.add_callback(BeginEpoch())
@@ -225,7 +229,7 @@ def _refuse_leaks(trainer: Any) -> None:
         )
 
 
-def _second_logits(trainer: Any, first: list[int], second: list[int]) -> Any:
+def _second_logits(trainer: Any, first: list[int], second: list[int]) -> Tensor:
     """Return the logits of the second of two packed rows."""
     import torch
 

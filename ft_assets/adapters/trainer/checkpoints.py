@@ -21,7 +21,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,6 +32,9 @@ from resources import torchrun
 from resources.artifacts import MANIFEST, FileSeal, seal_files
 from resources.files import file_lock, sync_to_disk, write_json
 from resources.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 KEPT = 2  # checkpoints of a run
 _STATE = "trainer_state.json"
@@ -69,7 +72,7 @@ def lock_run(run_dir: Path) -> Iterator[None]:
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------
-def train_to_the_end(trainer: Any, run_dir: Path, metrics: Metrics) -> None:
+def train_to_the_end(trainer: Trainer, run_dir: Path, metrics: Metrics) -> None:
     """Train to the last step, from the newest whole checkpoint if there is one; a finished run trains no further."""
     from transformers import TrainerState
 
@@ -174,7 +177,7 @@ def kept(run_dir: Path) -> str:
         return "unknown (the folder cannot be read)"
 
 
-def _seal(trainer: Any, written: Path, run_dir: Path) -> None:
+def _seal(trainer: Trainer, written: Path, run_dir: Path) -> None:
     final = run_dir / written.name
     best = trainer.state.best_model_checkpoint
     if best is not None and Path(best) == written:  # transformers named the folder it wrote into
@@ -231,7 +234,7 @@ def load_with_new_settings(trainer: Any, checkpoint: Path, load: Callable[[], No
         {name: group[name] for name in ("initial_lr", "weight_decay")} for group in trainer.optimizer.param_groups
     ]
     _load_states(trainer, checkpoint, load, metrics)
-    changed: dict[str, tuple[Any, Any]] = {}
+    changed: dict[str, tuple[float, float]] = {}
     for group, settings in zip(trainer.optimizer.param_groups, requested, strict=True):
         changed |= {name: (group[name], value) for name, value in settings.items() if group[name] != value}
         group.update(settings)

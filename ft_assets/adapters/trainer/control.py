@@ -18,10 +18,10 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from ruamel.yaml import YAML
@@ -33,6 +33,9 @@ from ft_assets.adapters.trainer.checkpoints import kept
 from resources import torchrun
 from resources.files import ABSENT, file_stamp
 from resources.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 CONTROL_FILE = "control.yaml"
 _CADENCES = ("logging_steps", "eval_steps", "save_steps")
@@ -68,7 +71,7 @@ class Stop:
         self._waits = False
 
     def __enter__(self) -> Self:
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._handle)
@@ -106,24 +109,26 @@ class Stop:
             self.refuse()
 
 
-def build_control(run_dir: Path, metrics: Metrics, stop: Stop) -> Any:
+def build_control(run_dir: Path, metrics: Metrics, stop: Stop) -> TrainerCallback:
     """Return the callback that applies requests between two steps."""
     from transformers import TrainerCallback
 
     file = ControlFile(run_dir / CONTROL_FILE)
 
     class Control(TrainerCallback):
-        def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:
+        def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
             state.compute_steps(args, state.max_steps)  # else a checkpoint would restore its own
             self._follow(state, at_start=True)
 
-        def on_step_end(self, args: object, state: Any, control: Any, **_: object) -> None:
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+        ) -> None:
             self._follow(state)
             if any(torchrun.gather(bool(stop.requested_by))):  # processes receive a signal at different steps
                 stop.requested_by = stop.requested_by or "another process"
                 control.should_save = control.should_training_stop = True
 
-        def _follow(self, state: Any, at_start: bool = False) -> None:
+        def _follow(self, state: TrainerState, at_start: bool = False) -> None:
             requests = torchrun.gather(file.read() if torchrun.is_main() else None)[0]
             if isinstance(requests, str):
                 text = f"{CONTROL_FILE} is invalid and is ignored: {requests}"

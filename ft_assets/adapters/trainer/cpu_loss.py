@@ -6,13 +6,18 @@ from __future__ import annotations
 
 import functools
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expectations.rules.training import IGNORED
 from resources.estimate import CPU_HEAD_TOKENS
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+    from trl.trainer.utils import FusedCausalLMOutput
 
-def project_supervised_only(model: Any) -> None:
+
+def project_supervised_only(model: PreTrainedModel) -> None:
     """Make the fused forward of `model` (patched by a TRL trainer, without PEFT's wrapper) score only the positions
     that carry loss. The values equal TRL's (tested). Measured: steps are 1.7 times faster where answers are short.
 
@@ -25,7 +30,13 @@ def project_supervised_only(model: Any) -> None:
     fused = model.forward
 
     @functools.wraps(type(model).forward)
-    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        self: Any,
+        *args: object,
+        fused_lm_head: bool = False,
+        labels: Tensor | None = None,
+        **kwargs: object,
+    ) -> FusedCausalLMOutput:
         unusual = {"shift_labels", "num_items_in_batch", "output_router_logits"} & kwargs.keys()
         if not fused_lm_head or labels is None or unusual or int((labels != IGNORED).sum()) > CPU_HEAD_TOKENS:
             # with more tokens the memory of the logits costs more than is saved: use TRL's, which works in tiles
@@ -37,7 +48,7 @@ def project_supervised_only(model: Any) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-def _score(logits: Any, labels: Any, mask: Any) -> Any:
+def _score(logits: Tensor, labels: Tensor, mask: Tensor) -> FusedCausalLMOutput:
     """Return TRL's output from the logits [N, V] of the N positions that `mask` [B, T] selects."""
     import torch
     from trl.trainer.utils import FusedCausalLMOutput
@@ -50,7 +61,7 @@ def _score(logits: Any, labels: Any, mask: Any) -> Any:
         mean_logits = logits.mean(-1)
         is_top1 = logits.argmax(-1) == targets
 
-    def spread(values: Any) -> Any:
+    def spread(values: Tensor) -> Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
     return FusedCausalLMOutput(

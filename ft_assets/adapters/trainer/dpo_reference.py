@@ -15,7 +15,7 @@ import logging
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +24,9 @@ from resources import torchrun
 from resources.accelerator import Compute
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _ASSET = "dpo_reference"
 _VERSION = "1"
@@ -98,7 +101,7 @@ def _find(store: ArtifactStore, recipe: Recipe) -> Artifact | None:
 
 
 def _make(
-    trainer: Any, parts: dict[str, Any], *, recipe: Recipe, store: ArtifactStore, batch_rows: int, metrics: Metrics
+    trainer: Any, parts: dict[str, Dataset], *, recipe: Recipe, store: ArtifactStore, batch_rows: int, metrics: Metrics
 ) -> Artifact:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -128,7 +131,7 @@ def _make(
 
 
 def _compute(
-    trainer: Any, dataset: Any, batch_rows: int, report: Callable[[int], None]
+    trainer: Any, dataset: Dataset, batch_rows: int, report: Callable[[int], None]
 ) -> tuple[list[float], list[float]]:
     """Return the log-probabilities of every chosen and every rejected answer, in the order of the rows. Each rank takes
     every n-th batch; rows of similar length share a batch."""

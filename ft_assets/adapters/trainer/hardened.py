@@ -6,31 +6,37 @@ within the available memory, and the time spent on data."""
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft_assets.adapters.trainer.checkpoints import load_with_new_settings, staged
 from resources import torchrun
 from resources.memory import with_smaller_batches
 from resources.telemetry import Metrics
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def harden(trainer_class: Any, metrics: Metrics) -> Any:
+Batch = Mapping[str, "Tensor"]
+
+
+def harden(trainer_class: type[Any], metrics: Metrics) -> type[Any]:
     """Return a subclass of a TRL trainer. Whatever it changes by itself is logged to `metrics`."""
 
     class HardenedTrainer(trainer_class):
         _stage: Path | None = None
         data_seconds = 0.0
         """Time spent waiting for batches so far."""
-        step_batches: list[dict[str, Any]] = []  # noqa: RUF012  replaced, never changed
+        step_batches: list[Batch] = []  # noqa: RUF012  replaced, never changed
         """The batches of the current step."""
-        grad_norm: Any = None
+        grad_norm: Tensor | float | None = None
         """Gradient norm of the current step, before clipping."""
 
-        def _get_output_dir(self, trial: Any) -> str:
+        def _get_output_dir(self, trial: object) -> str:
             return super()._get_output_dir(trial) if self._stage is None else str(self._stage)
 
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        def _save_checkpoint(self, model: object, trial: object) -> None:
             with staged(self) as stage:
                 self._stage = stage
                 try:
@@ -43,7 +49,7 @@ def harden(trainer_class: Any, metrics: Metrics) -> Any:
             if checkpoint is not None:
                 load_with_new_settings(self, Path(checkpoint), lambda: load(checkpoint), metrics)
 
-        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
             import torch
 
             evaluate = super().evaluate
@@ -65,11 +71,11 @@ def harden(trainer_class: Any, metrics: Metrics) -> Any:
                 return evaluate_by(rows)
             return with_smaller_batches(evaluate_by, rows, report)
 
-        def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        def _get_grad_norm(self, *args: object, **kwargs: object) -> Tensor | float | None:
             self.grad_norm = super()._get_grad_norm(*args, **kwargs)
             return self.grad_norm
 
-        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        def get_batch_samples(self, *args: object, **kwargs: object) -> tuple[list[Batch], Tensor | int | None]:
             started = time.perf_counter()
             batches, items = super().get_batch_samples(*args, **kwargs)
             self.data_seconds += time.perf_counter() - started

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
@@ -16,6 +16,10 @@ from resources.artifacts import Artifact
 from resources.estimate import EAGER_TOKENS
 from resources.trained_model import load_trained, read_adapter_contract
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 
 def load_model(
     folder: Path,
@@ -24,7 +28,7 @@ def load_model(
     sft: Artifact | None,
     *,
     longest: int,
-) -> Any:
+) -> PreTrainedModel | PeftModel:
     """Return the model to train: the base in `folder` with a new adapter on it, or the SFT model to continue from.
 
     Adapters are trained on a frozen base in the compute dtype. `full` trains every weight in fp32, after merging the

@@ -11,13 +11,18 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.adapters.trainer.checkpoints import kept
 from resources.accelerator import Sampler
 from resources.telemetry import Metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 # logged with the figures of an evaluation, but not useful as a curve
 _TIMINGS = {
@@ -32,7 +37,7 @@ _SHOWN_ROWS = 8
 
 def build_reporter(
     trainer: Any, metrics: Metrics, sampler: Sampler, name_row: Callable[[Sequence[int]], str | None]
-) -> Any:
+) -> TrainerCallback:
     """Return the callback that logs every figure and stops the run on the first one that is not finite.
 
     `trainer`: a hardened one; `sampler`: started already; `name_row`: returns the place of a row by its token ids.
@@ -56,10 +61,10 @@ class Reporter:
         trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
         self._watched = trained[:: len(trained) // _WATCHED | 1]  # an odd step: A and B matrices take turns
 
-    def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self._board = _open_board(self._run_dir, state.global_step) if state.is_world_process_zero else None
         self._busy = self._tokens = self._data = 0.0  # seconds and tokens since the last record
-        self._copies: list[Any] = []
+        self._copies: list[Tensor] = []
         self._logged: dict[str, float] = {}
 
     def on_train_end(self, *_: object, **__: object) -> None:
@@ -69,7 +74,7 @@ class Reporter:
     def on_step_begin(self, *_: object, **__: object) -> None:
         self._began = time.perf_counter()
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: object, **_: object) -> None:
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
         # before the weights change; under fp16 the loss scaler skips such steps itself
         if not args.fp16 and not math.isfinite(norm := float(self._trainer.grad_norm)):
             refuse_non_finite("gradient", norm, state.global_step + 1, kept(self._run_dir), self._rows())
@@ -90,7 +95,12 @@ class Reporter:
         self._busy += time.perf_counter() - self._began
 
     def on_log(
-        self, args: Any, state: Any, control: object, logs: dict[str, object] | None = None, **_: object
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: object,
+        logs: dict[str, object] | None = None,
+        **_: object,
     ) -> None:
         values = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         # under fp16 gradients may be infinite: the loss scaler finds its scale by them
@@ -107,14 +117,14 @@ class Reporter:
         elif "eval_loss" in figures:
             self._report("eval", state, figures)
 
-    def _report(self, phase: str, state: Any, values: dict[str, float]) -> None:
+    def _report(self, phase: str, state: TrainerState, values: dict[str, float]) -> None:
         self._metrics.log(phase, state.global_step, max(state.max_steps, 0), **values)
         if (board := getattr(self, "_board", None)) is not None:
             for name, value in values.items():
                 board.add_scalar(f"{phase}/{name.removeprefix('eval_')}", value, state.global_step)
             board.flush()
 
-    def _take_sample(self) -> list[Any]:
+    def _take_sample(self) -> list[Tensor]:
         return [parameter.detach().flatten()[:_VALUES] for parameter in self._watched]
 
     def _throughput(self, values: dict[str, float]) -> dict[str, float]:
@@ -133,7 +143,7 @@ class Reporter:
         return list(filter(None, map(self._name_row, rows)))
 
 
-def _split(batch: Mapping[str, Any]) -> Iterator[list[int]]:
+def _split(batch: Mapping[str, Tensor]) -> Iterator[list[int]]:
     """Yield the token ids of each row of a batch, without padding; packed rows are split again."""
     if "position_ids" not in batch:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
@@ -162,7 +172,7 @@ def refuse_non_finite(name: str, value: float, step: int, checkpoint: str, rows:
     )
 
 
-def _open_board(run_dir: Path, step: int) -> Any:
+def _open_board(run_dir: Path, step: int) -> SummaryWriter | None:
     """Return TensorBoard's writer if it is installed. Entries that were written after `step` are removed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None

@@ -8,14 +8,18 @@ import copy
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Row = Mapping[str, list[int]]
 _STEPS = 2
 # attributes to which TRL's trainers add with every loss
 _COUNTERS = ("_metrics", "_total_train_tokens")
 
 
-def run_trial_steps(trainer: Any) -> dict[str, Any]:
+def run_trial_steps(trainer: Any) -> dict[str, object]:
     """Run two real optimizer steps on the longest rows and return their figures.
 
     Weights, random numbers and the trainer's counters are then restored bit for bit, so that the training is the same
@@ -44,7 +48,7 @@ def run_trial_steps(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _train_steps(trainer: Any, trained: list[Any], rows: list[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+def _train_steps(trainer: Any, trained: list[Tensor], rows: list[Row]) -> tuple[list[float], list[float]]:
     """Return the loss and the gradient norm of each trial step."""
     import torch
 
@@ -66,7 +70,7 @@ def _train_steps(trainer: Any, trained: list[Any], rows: list[Mapping[str, Any]]
 
 
 @contextmanager
-def _restored(trainer: Any) -> Iterator[tuple[list[Any], list[Any]]]:
+def _restored(trainer: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     """Yield the trainable tensors and their copies; on leaving, restore tensors, random numbers and counters."""
     import torch
 
@@ -91,14 +95,14 @@ def _restored(trainer: Any) -> Iterator[tuple[list[Any], list[Any]]]:
         vars(trainer).update(counters)
 
 
-def _longest_rows(trainer: Any, count: int) -> list[Mapping[str, Any]]:
+def _longest_rows(trainer: Any, count: int) -> list[Row]:
     dataset = trainer.train_dataset
     lengths = [_length(row) for row in dataset]
     order = sorted(range(len(lengths)), key=lambda n: lengths[n], reverse=True)
     return [dataset[n] for n in order[:count]]
 
 
-def _length(row: Mapping[str, Any]) -> int:
+def _length(row: Row) -> int:
     if "input_ids" in row:
         return len(row["input_ids"])
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))

@@ -1,4 +1,4 @@
-"""Files of every dialect are told apart by what is in them; what is mixed or ambiguous is named as such."""
+"""Files of every dialect are recognised by their content; mixed and ambiguous files are reported as such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quick lane gives what the general way gives, and nothing slips by on it."""
+"""The quick lane gives the same rows and the same refusals as the general way."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from expectations.formats.dialect import DEFAULT_POLICY
 from expectations.formats.recognise import recognise_rows
-from expectations.reading import BATCH, Rejected, Row, read_rows
+from expectations.reading import READ_BATCH, RawRow, Rejected, read_raw_rows
 from expectations.records.read import OpenedFile, Record, convert_rows, read_records
 
-SAMPLE = 2 * BATCH
+SAMPLE = 2 * READ_BATCH
 """Rows that are decoded before the lane opens."""
 DDR: dict[str, Any] = {
     "id": 1, "query": "AES 的分组多长？", "retrieval_result": ["一", "AES 的分组为 128 比特。"],
@@ -38,18 +38,20 @@ def _many(count: int) -> list[str]:
 
 def _slowly(path: Path) -> list[Record | Rejected]:
     """The records by the general way: no lane is ever opened."""
-    rows = list(read_rows(path))
-    found = recognise_rows([row for row in rows[:100] if isinstance(row, Row)], name=path.name, formats=["preference"])
+    rows = list(read_raw_rows(path))
+    found = recognise_rows(
+        [row for row in rows[:100] if isinstance(row, RawRow)], name=path.name, formats=["preference"]
+    )
     return list(convert_rows(path, rows, found and found.dialect, DEFAULT_POLICY, to="preference"))
 
 
 def _typed(path: Path) -> list[bool]:
-    """Which rows came by the lane."""
+    """True for each row that was read by the lane."""
     opened = OpenedFile(path)
     found = recognise_rows(opened.read, name=path.name)
     assert found
     rest = [*opened.rows(found.dialect)][SAMPLE:]
-    return [isinstance(row, Row) and row.typed is not None for row in rest]
+    return [isinstance(row, RawRow) and row.typed is not None for row in rest]
 
 
 def test_rows_of_one_shape_come_by_the_lane_and_become_the_same_records(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What parsers accept and should not: each case is rejected on its own line, and its neighbours are read."""
+"""Rows that parsers should not accept are rejected, each on its own line, and the rows around them are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expectations.formats.recognise import recognise
-from expectations.reading import Rejected, Row, Source, read_rows
+from expectations.reading import RawRow, Rejected, Source, read_raw_rows
 from expectations.reading.decode import _USUAL, decode_json, decode_row
 from expectations.reading.rows import Unreadable
 from expectations.text.cleaning import clean, find_control_character
@@ -22,8 +22,8 @@ from expectations.violations import Refused
 GOOD = b'{"a": 1}'
 
 
-def _read(path: Path, **options: int) -> list[Row | Rejected]:
-    return list(read_rows(path, **options))
+def _read(path: Path, **options: int) -> list[RawRow | Rejected]:
+    return list(read_raw_rows(path, **options))
 
 
 def _bad(path: Path, **options: int) -> list[tuple[int, str]]:
@@ -61,7 +61,7 @@ def test_a_planted_line_is_rejected_on_its_line_and_its_neighbours_are_read(tmp_
     path.write_bytes(b"\n".join([GOOD, GOOD, line, GOOD]) + b"\n")
     rows = _read(path, max_line_bytes=250_000)
     assert [(row.line, row.code) for row in rows if isinstance(row, Rejected)] == [(3, code)]
-    assert [(row.line, row.value) for row in rows if isinstance(row, Row)] == [
+    assert [(row.line, row.value) for row in rows if isinstance(row, RawRow)] == [
         (1, {"a": 1}),
         (2, {"a": 1}),
         (4, {"a": 1}),
@@ -82,7 +82,7 @@ def test_the_same_defects_inside_a_json_array_are_rejected_on_the_line_their_ele
         path = tmp_path / "rows.json"
         path.write_bytes(b"[\n" + b",\n".join([GOOD, element, b'{\n "a":\n 1}', GOOD]) + b"\n]\n")
         rows = _read(path)
-        assert [(row.line, isinstance(row, Row)) for row in rows] == [(2, True), (3, False), (4, True), (7, True)], (
+        assert [(row.line, isinstance(row, RawRow)) for row in rows] == [(2, True), (3, False), (4, True), (7, True)], (
             defect
         )
         assert rows[1].code == code, defect  # pyright: ignore
@@ -100,20 +100,20 @@ def test_bom_crlf_blank_lines_and_a_missing_last_line_end_are_fine(tmp_path: Pat
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + b"\r\n\r\n" + GOOD + b"\r\n  \n" + GOOD)
     assert [(row.line, row.offset) for row in _read(path)] == [(1, 0), (3, 15), (5, 28)]
-    assert all(isinstance(row, Row) for row in _read(path))
+    assert all(isinstance(row, RawRow) for row in _read(path))
 
 
 def test_line_separators_inside_texts_do_not_split_a_row(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps({"a": "x\u2028y\u0085z"}, ensure_ascii=False).encode() + b"\n" + GOOD + b"\n")
-    assert [row.line for row in _read(path) if isinstance(row, Row)] == [1, 2]
+    assert [row.line for row in _read(path) if isinstance(row, RawRow)] == [1, 2]
 
 
 def test_a_large_integer_stays_an_integer_and_a_surrogate_pair_is_a_character(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1180591620717411303424, "b": "\\ud83d\\ude00"}\n')
     (row,) = _read(path)
-    assert isinstance(row, Row)
+    assert isinstance(row, RawRow)
     assert row.value == {"a": 2**70, "b": "😀"}
 
 
@@ -147,7 +147,7 @@ def test_a_100_mb_line_is_read_past_in_bounded_memory(tmp_path: Path) -> None:
             stream.write(b"x" * (1 << 20))
         stream.write(b"\n" + GOOD)
     tracemalloc.start()
-    rows = [(row.line, isinstance(row, Row)) for row in read_rows(path, max_line_bytes=1 << 20)]
+    rows = [(row.line, isinstance(row, RawRow)) for row in read_raw_rows(path, max_line_bytes=1 << 20)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert rows == [(1, False), (2, True)]
@@ -158,7 +158,7 @@ class TestArray:
     def test_an_array_named_jsonl_is_read_with_its_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "part2_verify.jsonl"
         path.write_text(json.dumps([{"a": "x[1], {2}\\"}, {"a": '“”"}'}, {"a": [1, [2]]}], indent=4))
-        assert [(row.line, row.value) for row in _read(path) if isinstance(row, Row)] == [
+        assert [(row.line, row.value) for row in _read(path) if isinstance(row, RawRow)] == [
             (2, {"a": "x[1], {2}\\"}),
             (5, {"a": '“”"}'}),
             (8, {"a": [1, [2]]}),
@@ -170,7 +170,7 @@ class TestArray:
         for text in (json.dumps(rows), json.dumps(rows, ensure_ascii=False, indent=1)):
             path.write_text(text, encoding="utf-8")
             read = _read(path)
-            assert [row.value for row in read if isinstance(row, Row)] == rows
+            assert [row.value for row in read if isinstance(row, RawRow)] == rows
             data = path.read_bytes()
             assert all(data[row.offset : row.offset + 1] == b"{" for row in read)
             assert all(data.count(b"\n", 0, row.offset) + 1 == row.line for row in read)
@@ -178,7 +178,10 @@ class TestArray:
     def test_an_overlong_element_is_rejected_and_the_next_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.json"
         path.write_bytes(b'[{"a": "' + b"x" * 600_000 + b'"},\n' + GOOD + b"]")
-        assert [(row.line, isinstance(row, Row)) for row in _read(path, max_line_bytes=1000)] == [(1, False), (2, True)]
+        assert [(row.line, isinstance(row, RawRow)) for row in _read(path, max_line_bytes=1000)] == [
+            (1, False),
+            (2, True),
+        ]
 
     @pytest.mark.parametrize(
         ("data", "expected"),
@@ -206,14 +209,14 @@ class TestArray:
     def test_jsonl_whose_first_row_is_an_array_is_no_array(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl"
         path.write_bytes(b"[1, 2]\n" + GOOD + b"\n")
-        assert [row.value for row in _read(path) if isinstance(row, Row)] == [[1, 2], {"a": 1}]
+        assert [row.value for row in _read(path) if isinstance(row, RawRow)] == [[1, 2], {"a": 1}]
 
 
 class TestCompressed:
     def test_gzip_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.jsonl.gz"
         path.write_bytes(gzip.compress(GOOD + b"\n" + GOOD))
-        assert [row.line for row in _read(path) if isinstance(row, Row)] == [1, 2]
+        assert [row.line for row in _read(path) if isinstance(row, RawRow)] == [1, 2]
 
     @pytest.mark.parametrize("damage", ["cut", "flipped", "not gzip"])
     def test_a_damaged_file_gives_no_row_at_all(self, tmp_path: Path, damage: str) -> None:
@@ -275,7 +278,7 @@ class TestTables:
 
         path = tmp_path / "rows.parquet"
         pq.write_table(pa.table({"a": ["x", None, "z"], "b": [1.0, 2.0, float("nan")]}), path)
-        assert [(row.line, row.value) for row in _read(path) if isinstance(row, Row)] == [
+        assert [(row.line, row.value) for row in _read(path) if isinstance(row, RawRow)] == [
             (1, {"a": "x", "b": 1.0}), (2, {"b": 2.0}),
         ]  # fmt: skip
         assert _bad(path) == [(3, "FT-ROW-004")]
@@ -287,7 +290,7 @@ class TestTables:
         path = tmp_path / "rows.parquet"
         turns = [[{"role": "user", "content": "？"}, {"role": "assistant", "content": "。"}]] * 2
         pq.write_table(pa.table({"messages": turns, "golden_reference": [None, None], "id": ["1", None]}), path)
-        assert [sorted(row.value) for row in _read(path) if isinstance(row, Row)] == [
+        assert [sorted(row.value) for row in _read(path) if isinstance(row, RawRow)] == [
             ["golden_reference", "id", "messages"], ["golden_reference", "messages"],
         ]  # fmt: skip
         assert recognise(path).name == "kbalign-merged"
@@ -307,7 +310,7 @@ class TestTables:
         parts = {"train": datasets.Dataset.from_list([{"a": "x"}, {"a": "y"}]),
                  "test": datasets.Dataset.from_list([{"a": "z"}])}  # fmt: skip
         datasets.DatasetDict(parts).save_to_disk(str(folder))
-        rows = [(row.line, row.value) for row in _read(folder) if isinstance(row, Row)]
+        rows = [(row.line, row.value) for row in _read(folder) if isinstance(row, RawRow)]
         assert rows == [(1, {"a": "x"}), (2, {"a": "y"}), (3, {"a": "z"})]
         next(folder.glob("*/data-*.arrow")).unlink()
         assert _bad(folder) == [(0, "FT-ROW-008")]
@@ -330,7 +333,7 @@ _JSON = st.recursive(
 def test_what_any_writer_writes_is_read_as_it_was_written(value: object, ascii: bool, spaced: str) -> None:
     text = json.dumps(value, ensure_ascii=ascii, separators=(",", spaced))
     row = decode_row(Source(Path("rows.jsonl")), 1, 0, text.encode())
-    assert isinstance(row, Row)
+    assert isinstance(row, RawRow)
     assert row.value == value
 
 
@@ -347,12 +350,12 @@ def test_a_key_given_twice_is_always_found(key: str, value: object, spaced: str,
 def test_tsv_rows_are_objects_under_a_header_and_else_lists_of_cells(tmp_path: Path) -> None:
     path = tmp_path / "qrels.tsv"
     path.write_bytes(b"\xef\xbb\xbfquery-id\tcorpus-id\tscore\r\nq1\td1\t1\r\n\xff\td1\t1\n")
-    assert [row.value for row in _read(path) if isinstance(row, Row)] == [
+    assert [row.value for row in _read(path) if isinstance(row, RawRow)] == [
         {"query-id": "q1", "corpus-id": "d1", "score": 1}
     ]
     assert _bad(path) == [(3, "FT-ROW-001")]
     path.write_bytes(b"q1\td1\t1\r\n\xff\td1\t1\n")
-    assert [row.value for row in _read(path) if isinstance(row, Row)] == [["q1", "d1", "1"]]
+    assert [row.value for row in _read(path) if isinstance(row, RawRow)] == [["q1", "d1", "1"]]
     assert _bad(path) == [(2, "FT-ROW-001")]
 
 

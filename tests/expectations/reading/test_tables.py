@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expectations.formats.registry import DIALECTS
-from expectations.reading import Rejected, Row, read_rows
+from expectations.reading import RawRow, Rejected, read_raw_rows
 from expectations.reading.tables import COLUMNS
 from expectations.verify import Report, verify_file
 
@@ -29,7 +29,7 @@ def _verify(folder: Path, name: str, text: str | bytes) -> Report:
 
 
 def _values(path: Path) -> list[Any]:
-    return [row.value for row in read_rows(path) if isinstance(row, Row)]
+    return [row.value for row in read_raw_rows(path) if isinstance(row, RawRow)]
 
 
 def test_the_reader_knows_the_columns_of_every_dialect() -> None:
@@ -69,7 +69,7 @@ def test_quotes_and_line_ends_within_cells_are_read(
 def test_the_line_of_a_row_is_its_first_and_the_offset_its_place_in_the_file(tmp_path: Path) -> None:
     text = 'question,answer\n"a\n\nb",c\nd,e\nf\n"g",h\n'
     path = _write(tmp_path, "rows.csv", text)
-    rows = list(read_rows(path))
+    rows = list(read_raw_rows(path))
     assert [(row.line, row.offset) for row in rows] == [(2, 16), (5, 25), (6, 29), (7, 31)]
     assert isinstance(rows[2], Rejected)
     assert (rows[2].code, rows[2].reason) == (
@@ -96,10 +96,10 @@ def test_quotes_in_a_table_that_uses_none_stay_as_they_are(tmp_path: Path) -> No
     ],
 )
 def test_broken_quotes_swallow_no_row_without_a_word(tmp_path: Path, text: str, lines: list[int]) -> None:
-    rows = list(read_rows(_write(tmp_path, "rows.csv", text)))
+    rows = list(read_raw_rows(_write(tmp_path, "rows.csv", text)))
     assert [row.line for row in rows if isinstance(row, Rejected)] == lines
     assert {row.code for row in rows if isinstance(row, Rejected)} == {"FT-TAB-003"}
-    assert all("Alpha" not in json.dumps(row.value) for row in rows if isinstance(row, Row))
+    assert all("Alpha" not in json.dumps(row.value) for row in rows if isinstance(row, RawRow))
 
 
 def test_an_index_column_numbers_truth_and_lists_have_their_types(tmp_path: Path) -> None:

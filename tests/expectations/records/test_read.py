@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from expectations.formats.dialect import Policy, Turn
+from expectations.formats.dialect import ReadPolicy, Turn
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.passage import PassageRecord
 from expectations.formats.preference import PreferenceRecord
 from expectations.formats.recognise import recognise
 from expectations.formats.retrieval import QrelRecord, QueryRecord
-from expectations.formats.schemas import FOLDER, FORMATS, schema_text
+from expectations.formats.schemas import SCHEMA_FOLDER, SCHEMAS, schema_text
 from expectations.reading import Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import read_records, write_quarantine
@@ -110,7 +110,7 @@ class TestInstruction:
         self, write: Write, policy: str, thought: str, thoughtless: str | None
     ) -> None:
         path = write("rows.jsonl", [ALPACA, {**ALPACA, "output": "分组密码。"}])
-        first, second = read_records(path, "instruction", policy=Policy(thinking=policy))  # pyright: ignore
+        first, second = read_records(path, "instruction", policy=ReadPolicy(thinking=policy))  # pyright: ignore
         assert first.reasoning == thought  # pyright: ignore
         if thoughtless is None:
             assert (second.code, second.line) == ("FT-INST-005", 2)  # pyright: ignore
@@ -119,7 +119,7 @@ class TestInstruction:
 
     def test_the_thinking_policy_does_not_change_the_id(self, write: Write) -> None:
         ids = {
-            _one(write, "instruction", ALPACA, policy=Policy(thinking=policy)).record_id
+            _one(write, "instruction", ALPACA, policy=ReadPolicy(thinking=policy)).record_id
             for policy in ("strip", "require")
         }
         assert len(ids) == 1
@@ -246,8 +246,8 @@ class TestPreference:
 
     def test_a_margin_that_is_not_above_the_least_is_a_tie(self, write: Write) -> None:
         row = _with(_with(DDR, "chosen.rouge_score", 0.8), "rejected.rouge_score", 0.7)
-        assert _one(write, "preference", row, policy=Policy(min_margin=0.1)).code == "FT-PREF-005"
-        assert _one(write, "preference", row, policy=Policy(min_margin=0.09)).margin == 0.1
+        assert _one(write, "preference", row, policy=ReadPolicy(min_margin=0.1)).code == "FT-PREF-005"
+        assert _one(write, "preference", row, policy=ReadPolicy(min_margin=0.09)).margin == 0.1
 
     def test_formulas_that_differ_in_a_sign_are_no_equals(self, write: Write) -> None:
         row = {"prompt": "q", "chosen": "2⁶⁴", "rejected": "264"}
@@ -370,9 +370,9 @@ def test_the_quarantine_is_jsonl_with_place_reason_and_fix(write: Write, tmp_pat
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", SCHEMAS)
 def test_the_published_schemas_are_fresh(name: str) -> None:
-    published = (FOLDER / f"{name}.json").read_text("utf-8")
+    published = (SCHEMA_FOLDER / f"{name}.json").read_text("utf-8")
     assert published == schema_text(name), "run `python -m expectations.formats.schemas`"
 
 
@@ -380,7 +380,7 @@ class TestRealData:
     def test_the_chinese_cryptography_set_reads_as_instruction(self, shared: Path) -> None:
         path = shared / "data" / "crypto_qa_zh" / "thinking_training_data.json"
         duplicates = Duplicates()
-        records = list(duplicates.sift(read_records(path, "instruction", policy=Policy(thinking="require"))))
+        records = list(duplicates.sift(read_records(path, "instruction", policy=ReadPolicy(thinking="require"))))
         rejected = [record for record in records if isinstance(record, Rejected)]
         assert len(records) == 73
         # Seven answers hold the next question with its own <thinking>: glued on when the set was made.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from expectations.rules.contamination import (
     RUN,
-    Hit,
+    ContaminationHit,
     Search,
     Text,
     find_contamination,
@@ -145,4 +145,4 @@ def test_shares_are_those_that_comparing_every_pair_of_texts_gives():
 def test_hits_are_plain_values():
     text = Text("instruction", "a", "question", "a.jsonl:1", "x")
     assert str(text) == "the question of instruction record a (a.jsonl:1)"
-    assert Hit(text, text, 0.5, "x").share == 0.5
+    assert ContaminationHit(text, text, 0.5, "x").share == 0.5

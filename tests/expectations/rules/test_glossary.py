@@ -16,8 +16,8 @@ def test_an_answer_keeps_its_questions_terms_under_any_name() -> None:
     ]
     coverage = cover(finder, rows)
     assert (coverage.rows, coverage.naming, [row.where for row in coverage.lost]) == (4, 3, ["a.json:3"])
-    assert coverage.asked == {"hash function": 1, "AES": 2, "SM4": 1}
-    assert coverage.answered == {"hash function": 1, "SM4": 1, "AES": 1}
+    assert coverage.questions == {"hash function": 1, "AES": 2, "SM4": 1}
+    assert coverage.answers == {"hash function": 1, "SM4": 1, "AES": 1}
     assert answers_keep_their_terms("instruction_records", coverage, 0.4) == []
     (violation,) = answers_keep_their_terms("instruction_records", coverage, 0.3)
     assert (violation.code, violation.where, violation.expected) == ("FT-TERM-001", "a.json:3", "AES")

@@ -1,4 +1,4 @@
-"""Passage ids are unique, and every passage says what its source says."""
+"""Passage ids are unique, and every passage has the text of its source."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expectations.tables import gate
-from expectations.tables.gate import SUITES, judge, slim_frame, suite_of, validate
+from expectations.tables.gate import SUITES, judge_frame, slim_frame, suite_of, validate
 
 TABLES: dict[str, dict[str, Any]] = {
     "passages": {
@@ -99,7 +99,7 @@ def _frame(**columns: list[Any]) -> pd.DataFrame:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_good_table_passes_its_suite(tmp_path: Path, table: Any) -> None:
-    validation = judge(slim_frame(_write(tmp_path / "t.parquet", table, {}), table), suite_of(table))
+    validation = judge_frame(slim_frame(_write(tmp_path / "t.parquet", table, {}), table), suite_of(table))
     assert validation.violations == []
     entries = json.loads(suite_of(table).read_text("utf-8"))["expectations"]
     assert [(j.expectation, j.rule, j.outcome) for j in validation.judgements] == [
@@ -155,18 +155,18 @@ class TestFailingRows:
     def test_they_are_named_by_line_and_value_whatever_the_index_of_the_frame(self, suite: Callable[..., Path]) -> None:
         frame = _frame(n=[5, 0, 7], source=["a.jsonl", "中文.jsonl", "a.jsonl"]).set_index(pd.Index([9, 9, 9]))
         path = suite(("expect_column_values_to_be_between", {"column": "n", "min_value": 1}))
-        (judgement,) = judge(frame, path).judgements
+        (judgement,) = judge_frame(frame, path).judgements
         assert [(row.place, row.value) for row in judgement.rows] == [("中文.jsonl:2", 0)]
         assert (judgement.judged, judgement.failing) == (3, 1)
 
     def test_a_missing_source_and_a_missing_value_stand_as_such(self, suite: Callable[..., Path]) -> None:
         path = suite(("expect_column_values_to_not_be_null", {"column": "source"}))
-        (judgement,) = judge(_frame(source=["a", None]), path).judgements
+        (judgement,) = judge_frame(_frame(source=["a", None]), path).judgements
         assert [(row.place, row.value) for row in judgement.rows] == [("?:2", None)]
 
-    def test_counts_beside_missing_ones_stay_counts(self, suite: Callable[..., Path]) -> None:
+    def test_counts_stay_counts_where_others_are_missing(self, suite: Callable[..., Path]) -> None:
         path = suite(("expect_column_values_to_be_between", {"column": "n", "min_value": 1}))
-        (judgement,) = judge(_frame(n=[1, None, 0]), path).judgements
+        (judgement,) = judge_frame(_frame(n=[1, None, 0]), path).judgements
         assert repr(judgement.rows[0].value) == "0"
         assert (judgement.judged, judgement.failing) == (2, 1)
 
@@ -248,7 +248,7 @@ class TestGuards:
     def test_a_nullable_column_is_judged_where_it_has_values(self, suite: Callable[..., Path]) -> None:
         frame = _frame(n=[1, 2, 3]).assign(n=pd.array([1, None, -3], dtype="Int64"))
         path = suite(("expect_column_values_to_be_between", {"column": "n", "min_value": 0}))
-        (judgement,) = judge(frame, path).judgements
+        (judgement,) = judge_frame(frame, path).judgements
         assert (judgement.outcome, judgement.judged, judgement.rows[0].place) == ("failed", 2, "3")
 
     def test_a_missing_column_is_a_broken_check(self, suite: Callable[..., Path]) -> None:
@@ -313,7 +313,7 @@ class TestGuards:
         path = suite(
             *((f"expect_column_{k}", {"column": "n"} | ({"value_set": [1]} if "set" in k else {})) for k in kinds)
         )
-        judgements = judge(_frame(n=[1, 2]), path).judgements
+        judgements = judge_frame(_frame(n=[1, 2]), path).judgements
         assert [(j.expectation.removeprefix("expect_column_"), j.outcome) for j in judgements] == [
             (kinds[0], "passed"),
             (kinds[1], "failed"),

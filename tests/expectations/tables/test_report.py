@@ -1,4 +1,4 @@
-"""The report says what was judged and what came of it, for every eye, without network, script or foreign markup."""
+"""The report shows the table, the rules and their results, is readable for all, and needs no network or script."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from expectations.tables.gate import FailingRow, Judgement, Validation
 from expectations.tables.report import (
     expected_in_words,
     observed_in_words,
+    outcome_in_words,
     render_markdown,
     render_report,
-    summarise,
 )
 from expectations.violations import Violation
 
@@ -106,11 +106,11 @@ def test_a_table_that_was_not_judged_never_reads_as_passed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("judgements", "says"),
+    ("judgements", "outcome"),
     [([PASSED], "Passed: all 1"), ([PASSED, FAILED], "Failed: 1 of 2"), ([FAILED, BROKEN], "1 of 2 checks are broken")],
 )
-def test_the_summary_counts(judgements: list[Judgement], says: str) -> None:
-    assert says in summarise(_validation(*judgements))
+def test_the_summary_counts(judgements: list[Judgement], outcome: str) -> None:
+    assert outcome in outcome_in_words(_validation(*judgements))
 
 
 def test_a_page_needs_no_network_and_runs_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Cleaning keeps meaning, keys only compare, languages are told by script, sentences keep their offsets."""
+"""Cleaning keeps the meaning, keys are only for comparing, the script shows the language, sentences keep offsets."""
 
 from __future__ import annotations
 

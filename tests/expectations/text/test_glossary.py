@@ -66,7 +66,7 @@ def test_a_malformed_glossary_names_every_mistake(tmp_path: Path) -> None:
         "FT-GLOSS-002",
         "FT-GLOSS-001",
     ]
-    assert "One name stands for two terms" in str(refused.value)
+    assert "One name belongs to two terms" in str(refused.value)
 
 
 def test_a_later_file_gives_more_names_to_a_term(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Adapter training in two gloo processes of this machine: equal losses, checkpoints that cross, nothing left behind."""
+"""Adapter training in two gloo processes: equal losses, checkpoints resume in one or two processes, none is left."""
 
 from __future__ import annotations
 

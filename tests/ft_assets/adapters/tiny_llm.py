@@ -80,7 +80,7 @@ def publish_splits(store: ArtifactStore, asset: str, parts: Mapping[str, Sequenc
     with store.stage(Recipe(asset=asset, code_version="test", settings={"ids": ids})) as staging:
         for part in ("train", "validation", "test"):
             pq.write_table(pa.Table.from_pylist(list(parts[part])), staging.path / f"{part}.parquet")
-        artifact = staging.publish({"configured": True})
+        artifact = staging.publish({"configured": True, **{part: len(rows) for part, rows in parts.items()}})
     store.point(artifact)
     return artifact
 

@@ -1,4 +1,4 @@
-"""`ft convert`: where the files go, exit codes, and Parquet that says what it holds."""
+"""`ft convert`: the paths of its outputs, exit codes, and the metadata of Parquet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def convert(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli, ["convert", *map(str, arguments)])
 
 
-def test_without_a_place_the_file_lies_beside_its_source(rows: Path) -> None:
+def test_without_a_place_the_file_is_next_to_its_source(rows: Path) -> None:
     result = convert(rows, "--to", "instruction")
     assert result.exit_code == 0, result.output
     out = rows.with_name("rows.instruction.jsonl")
@@ -72,7 +72,7 @@ def test_exit_1_says_that_rows_are_in_the_quarantine(rows: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--to", "preference"], "becomes instruction"),
         (["--to", "nothing"], "FT-DIALECT-003"),
@@ -80,10 +80,10 @@ def test_exit_1_says_that_rows_are_in_the_quarantine(rows: Path) -> None:
         (["--to", "instruction", "--format", "messages"], "FT-DIALECT-001"),
     ],
 )
-def test_what_cannot_be_done_is_exit_2_with_what_can(rows: Path, arguments: list[str], said: str) -> None:
+def test_what_cannot_be_done_is_exit_2_with_what_can(rows: Path, arguments: list[str], message: str) -> None:
     result = convert(rows, *arguments)
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
     assert [path.name for path in rows.parent.iterdir()] == ["rows.json"]
 
 

@@ -1,4 +1,4 @@
-"""`ft doctor`: each line says what is here, and where something is missing what to do."""
+"""`ft doctor`: each line reports one part, and how to fix it where it is missing."""
 
 from __future__ import annotations
 

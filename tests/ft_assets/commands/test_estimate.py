@@ -1,4 +1,4 @@
-"""`ft estimate`: what a person reads, what a script reads, and the exit code between them."""
+"""`ft estimate`: its table, its JSON and its exit code."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_it_needs_no_project(estimate: Estimate, folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--layers", "12"], "--hidden"),
         (["./model", *SIZES], "not both"),
@@ -141,10 +141,10 @@ def test_it_needs_no_project(estimate: Estimate, folder: Path, tmp_path: Path) -
         (["--length", "0"], "length"),
     ],
 )
-def test_what_cannot_be_told_is_exit_2_with_its_fix(estimate: Estimate, arguments: list[str], said: str) -> None:
+def test_an_impossible_estimate_is_exit_2_with_its_fix(estimate: Estimate, arguments: list[str], message: str) -> None:
     result = estimate(*arguments)
     assert result.exit_code == 2
-    assert said in result.stderr and "Traceback" not in result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr
 
 
 class Hub(BaseHTTPRequestHandler):

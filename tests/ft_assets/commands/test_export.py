@@ -61,7 +61,7 @@ def _publish_adapter(store: ArtifactStore, base: Path, asset: str, seed: int) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(seed)
-    # random numbers in both factors: an adapter that changes what the base says
+    # random numbers in both factors: an adapter that changes the answers of the base
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
     contract = AdapterContract(

@@ -115,7 +115,7 @@ def test_a_tokenizer_renders_the_template_and_counts_the_tokens(exports: Path) -
     assert "prompt, 4 tokens:" in ft("verify", "pairs.jsonl", "--tokenizer", "./tokenizer").output
 
 
-def test_junit_is_printed_or_written_beside_another_output(exports: Path) -> None:
+def test_junit_is_printed_or_written_next_to_another_output(exports: Path) -> None:
     assert ElementTree.fromstring(ft("verify", "sft.jsonl", "--junit").output).tag == "testsuites"  # noqa: S314
     result = ft("verify", "bad.jsonl", "--github", "--junit", "build/verify.xml")
     assert result.output.startswith("::error file=bad.jsonl,line=2,title=FT-INST-003::")

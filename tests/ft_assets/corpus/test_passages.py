@@ -220,7 +220,7 @@ def test_what_cannot_be_a_passage_is_quarantined_with_file_line_and_reason(tmp_p
     ]  # fmt: skip
     assert all(row["reason"] and row["suggestion"] for row in found)
     assert [row["passage_id"] for row in read_rows(folder / "passages.parquet")] == ["a#good"]
-    assert (summary["passages"], summary["quarantined"], summary["aliases"]) == (1, 6, 1)
+    assert (summary.passages, summary.quarantined, summary.aliases) == (1, 6, 1)
     assert list(read_rows(folder / "aliases.parquet")) == [
         {"alias": "b#copy", "document_id": "b", "passage_id": "a#good"}
     ]
@@ -238,7 +238,7 @@ def test_a_traditional_copy_is_an_alias_and_japanese_stays_as_it_is(tmp_path: Pa
         files, tmp_path, CorpusSettings(files=["*.md"], min_chars=5, traditional="t2s"), tmp_path
     )
     rows = {row["passage_id"]: row for row in read_rows(tmp_path / "passages.parquet")}
-    assert [row["alias"] for row in read_rows(tmp_path / "aliases.parquet")] == ["b#金鑰"] and summary["aliases"] == 1
+    assert [row["alias"] for row in read_rows(tmp_path / "aliases.parquet")] == ["b#金鑰"] and summary.aliases == 1
     assert rows["c#鍵"]["content"] == "暗号學 > 鍵\n暗號鍵管理技術標準學會編集發行資料目錄。"
     _write(tmp_path / "d.md", "# 雜湊函數\n\n雜湊函數將任意長度的訊息壓縮。\n")
     collect_passages(

@@ -13,8 +13,8 @@ from ft_assets.datasets.assign_splits import (
     RecordKeys,
     assign_splits,
     choose_split,
+    cluster_key,
     question_form,
-    question_key,
 )
 from ft_assets.datasets.near_duplicates import jaccard
 from ft_assets.datasets.passage_index import PassageIndex, document_of, resolve_passages
@@ -37,7 +37,7 @@ def _families(count: int, size: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def _cards(rows: list[tuple[str, str]]) -> list[RecordKeys]:
-    return [RecordKeys("instruction", record_id, (question_key(text),), text) for record_id, text in rows]
+    return [RecordKeys("instruction", record_id, (cluster_key(text),), text) for record_id, text in rows]
 
 
 def _pairs_across(rows: list[tuple[str, str]], assignments: dict[tuple[str, str], Assignment]) -> list[tuple[str, str]]:

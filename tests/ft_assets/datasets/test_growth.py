@@ -11,7 +11,7 @@ import pytest
 
 from expectations.rules.splits import QUARANTINED, SPLITS
 from ft_assets.config.model import SplitSettings
-from ft_assets.datasets.assign_splits import RecordKeys, assign_splits, question_form, question_key
+from ft_assets.datasets.assign_splits import RecordKeys, assign_splits, cluster_key, question_form
 from tests.ft_assets.datasets.conftest import TOPICS, Project, instruction
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ class Planted:
 
     def cards(self, record_ids: Iterable[str]) -> list[RecordKeys]:
         forms = ((record_id, question_form(self.questions[record_id])) for record_id in record_ids)
-        return [RecordKeys("instruction", record_id, (question_key(form),), form) for record_id, form in forms]
+        return [RecordKeys("instruction", record_id, (cluster_key(form),), form) for record_id, form in forms]
 
     def alike(self, record_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
         """All pairs of near-duplicates: every pair of each family is compared, without the code that is tested."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from expectations.formats.dialect import Policy
+from expectations.formats.dialect import ReadPolicy
 from expectations.formats.instruction import InstructionRecord
 from expectations.records.read import read_records
 from expectations.rules.training import TokenisedRow
@@ -45,7 +45,7 @@ def qwen(shared: Path) -> Any:
 def cryptography(shared: Path) -> list[dict[str, Any]]:
     """Chinese questions with `<thinking>` answers, as our reader gives them."""
     path = shared / "data" / "crypto_qa_zh" / "thinking_training_data.json"
-    found = read_records(path, "instruction", policy=Policy(thinking="require"))
+    found = read_records(path, "instruction", policy=ReadPolicy(thinking="require"))
     return [msgspec.to_builtins(record) for record in found if isinstance(record, InstructionRecord)]
 
 
