@@ -68,8 +68,8 @@ CODES: dict[str, Code] = {
         "Check where the file comes from; decompress it yourself if the size is intended.",
     ),
     "FT-ROW-011": Code(
-        "The kind of file is not supported",
-        "Supported: JSON, JSONL and TSV, also compressed with gzip or zstd; Parquet; folders of the datasets library.",
+        "A kind of file that is not supported",
+        "Supported: JSON, JSONL, CSV, TSV, also compressed (gzip, zstd); Parquet; folders of the datasets library.",
         "Convert the file to UTF-8 JSONL.",
     ),
     "FT-ROW-012": Code(
@@ -162,6 +162,42 @@ CODES: dict[str, Code] = {
         "The rows are inside another object",
         "The file is one object around its rows: read as a single row it would lose them.",
         "Take the rows out with the command that the reason names.",
+    ),
+    "FT-ROW-020": Code(
+        "A column holds bytes: images, sound or other files",
+        "Records are texts: the bytes would be dropped, and a model would be taught about a picture that it never saw.",
+        "Leave these rows out, or delete the column if the texts do not need it; cast a column of texts to string.",
+    ),
+    # Tables
+    "FT-TAB-001": Code(
+        "The columns are those of no format",
+        "A header says what the columns are; reading them as something else fills fields with the wrong text.",
+        "Rename the columns in the first row to those of one of the dialects that the reason names.",
+    ),
+    "FT-TAB-002": Code(
+        "A row has more or fewer cells than the header",
+        "A delimiter or a line end within a text moves every text behind it to another column.",
+        "Put texts that hold the delimiter, a quote or a line end in quotes, or write JSONL.",
+    ),
+    "FT-TAB-003": Code(
+        "The quotes of a row are broken",
+        "Until the next quote, everything is one cell: rows would vanish in a text.",
+        'Close the quote; write a quote within a text as two (`""`).',
+    ),
+    "FT-TAB-004": Code(
+        "Two columns have one name",
+        "Which of the two counts would depend on the reader.",
+        "Rename one of the columns, or delete it.",
+    ),
+    "FT-TAB-005": Code(
+        "A table without a header whose meaning cannot be told",
+        "The number of columns tells nothing: judgements, negatives, runs and texts look alike.",
+        "Write a first row that names the columns, such as `query-id`, `corpus-id`, `score`; or choose with --format.",
+    ),
+    "FT-TAB-006": Code(
+        "A TREC run instead of judgements",
+        "A run is what a search system found; as judgements it would make the system right by definition.",
+        "Give the judgements (qrels: query, iteration, passage, grade).",
     ),
     # Text of any format
     "FT-TEXT-001": Code(
@@ -429,6 +465,16 @@ CODES: dict[str, Code] = {
         "One pair is judged twice with different scores",
         "The order of the rows would decide which of the two counts.",
         "Keep one of the two judgements.",
+    ),
+    "FT-QREL-005": Code(
+        "A grade above 10 in a table without a header",
+        "Three columns of ids (MS MARCO's triples) and the ranks of a run look like judgements.",
+        "If it is a grade, write a first row `query-id`, `corpus-id`, `score` with tabs between them.",
+    ),
+    "FT-QREL-006": Code(
+        "Two columns of ids without a score",
+        "Lists of negatives have the same two columns: each would become a right answer.",
+        "Add a column `score`; or name the file `qrels…` if every pair is a right answer.",
     ),
     "FT-PSG-001": Code(
         "A field is missing or of another type",

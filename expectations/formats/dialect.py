@@ -163,6 +163,7 @@ class Dialect(Generic[_Row]):
 
     name: str
     marks: tuple[str, ...]
+    """Keys that a row has. A mark of several keys, `qid|query_id`, is one of them."""
     row: type[_Row]
     """The typed row: a msgspec Struct, or a list type for TSV."""
     convert: Callable[[_Row, Any, Place, ReadPolicy], Record]
@@ -175,7 +176,11 @@ class Dialect(Generic[_Row]):
     suits: Callable[[Any], bool] | None = None
     """A test of the values, where keys or the number of columns are not enough."""
     file_names: tuple[str, ...] = ()
-    """RowParts of a file's name that decide for this dialect where others fit equally well."""
+    """Parts of a file's name that decide for this dialect where others fit equally well."""
+    only_named: bool = False
+    """True if the rows alone do not tell: the file's name, or the reader, must name it."""
+    likely: Callable[[Any], float] | None = None
+    """How probable it is, 0 to 1, that a row has this dialect and not another one that fits equally well."""
     headers: tuple[list[str], ...] = ()
     """First lines of a table that are no rows."""
     also_has: tuple[str, ...] = ()
@@ -198,7 +203,7 @@ class Dialect(Generic[_Row]):
             return float(not self.marks), int(self.suits is not None)
         if not isinstance(value, dict) or not self.marks:
             return 0.0, 0
-        marks = sum(mark in value for mark in self.marks)
+        marks = sum(_has(cast("dict[str, Any]", value), mark) for mark in self.marks)
         return marks / len(self.marks), marks + sum(mark in value for mark in self.extra_marks)
 
     def decode(self, value: Any, place: Place, policy: ReadPolicy) -> Record:
@@ -210,6 +215,10 @@ class Dialect(Generic[_Row]):
     def type(self, value: object) -> _Row:
         """Return the typed row of a raw value; RowError where a field is missing or of another type."""
         return convert_row(value, self.row, self.format.wrong_type)
+
+
+def _has(value: dict[str, Any], mark: str) -> bool:
+    return mark in value or ("|" in mark and any(key in value for key in mark.split("|")))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,13 +1,15 @@
 """Format `retrieval_pair`: a query with texts that answer it and texts that do not, for the embedding model.
 
-Dialects: FlagEmbedding's rows, questions with the texts of the laws that answer them (STARD), and the canonical form.
+Dialects: FlagEmbedding's rows, those of sentence-transformers (anchor, positive, negative), queries with passages as
+objects (Tevatron, MIRACL), questions with the texts of the laws that answer them (STARD), MS MARCO's triples of texts,
+and the canonical form.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -22,6 +24,7 @@ from expectations.formats.build import (
     tidy,
     tidy_required,
 )
+from expectations.formats.columns import is_bare_id, is_table_row
 from expectations.formats.dialect import Dialect, Extras, Format, Keys, Place, ReadPolicy, Record, RowError
 from expectations.text.cleaning import comparison_key, comparison_key_of_clean
 
@@ -73,12 +76,47 @@ class FlagEmbeddingRow(Extras, kw_only=True):
     query: str
     pos: RawTexts
     neg: RawTexts | None = None
-    pos_scores: list[float] | None = None
-    neg_scores: list[float] | None = None
+    pos_scores: list[float | None] | None = None
+    neg_scores: list[float | None] | None = None
     prompt: str | None = None
     type: str | None = None
     batch_size: int | None = None
     no_in_batch_neg: bool = False
+
+
+_MOST_NEGATIVES = 64
+
+
+class AnchorRow(Extras, kw_only=True):
+    positive: str | RawTexts
+    anchor: str | None = None
+    query: str | None = None
+    question: str | None = None
+    negative: str | RawTexts | None = None
+
+
+MinedRow: Any = msgspec.defstruct(
+    "MinedRow",
+    [(f"negative_{n}", str | None, None) for n in range(_MOST_NEGATIVES + 1)],
+    bases=(AnchorRow,),
+    kw_only=True,
+)
+"""With columns `negative_1`, `negative_2` …, as sentence-transformers writes mined negatives."""
+
+
+class Judged(msgspec.Struct, kw_only=True):
+    """A passage of a query. `docid` is its name in the corpus."""
+
+    text: str
+    title: str | None = None
+    docid: str | int | None = None
+
+
+class PassagesRow(Extras, kw_only=True):
+    query: str
+    positive_passages: list[Judged]
+    negative_passages: list[Judged] | None = None
+    query_id: str | int | None = None
 
 
 class StatutesRow(Extras, rename={"question": "问题", "statutes": "相关法规", "id": "query_id"}, kw_only=True):
@@ -99,6 +137,8 @@ class Fields(msgspec.Struct, frozen=True):
 
 _CANONICAL = Fields("query", "positives", "negatives", "positive_scores", "negative_scores")
 _FLAG_EMBEDDING = Fields("query", "pos", "neg", "pos_scores", "neg_scores")
+_TEVATRON = Fields("query", "positive_passages", "negative_passages")
+_TRIPLE = Fields("[0]", "[1]", "[2]")
 _STARD = Fields("问题", "相关法规", "negatives")
 
 
@@ -120,7 +160,10 @@ class Contrast(msgspec.Struct, kw_only=True, gc=False):
 def _build(row: Extras, given: Contrast, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     """Return the record of a query with its texts; RowError when it breaks a rule, the same in every dialect."""
     fields = given.fields
-    query_at, positives_at, negatives_at = f"$.{fields.query}", f"$.{fields.positives}", f"$.{fields.negatives}"
+    query_at, positives_at, negatives_at = (
+        f"${name}" if name.startswith("[") else f"$.{name}"
+        for name in (fields.query, fields.positives, fields.negatives)
+    )
     query = tidy_required("FT-PAIR-002", given.query, query_at, place)
     if not given.positives:
         raise RowError("FT-PAIR-003", positives_at, "found no positive")
@@ -208,13 +251,76 @@ def _from_flag_embedding(row: FlagEmbeddingRow, _raw: object, place: Place, poli
         query=row.query,
         positives=row.pos,
         negatives=row.neg,
-        positive_scores=row.pos_scores,
-        negative_scores=row.neg_scores,
+        positive_scores=_scores(row.pos_scores, "$.pos_scores"),
+        negative_scores=_scores(row.neg_scores, "$.neg_scores"),
         prompt=row.prompt,
         task_type=row.type,
         in_batch_negatives=not alone,
     )
     return _build(row, given, place, policy)
+
+
+def _scores(scores: list[float | None] | None, path: str) -> list[float] | None:
+    """Return scores; None for a list of nulls, which says that there are none. RowError where only some are null."""
+    if scores is None or (scores and all(score is None for score in scores)):
+        return None
+    for n, score in enumerate(scores):
+        if score is None:
+            raise RowError("FT-PAIR-007", f"{path}[{n}]", "found null next to numbers, expected a number for each text")
+    return cast("list[float]", scores)
+
+
+def _from_anchor(row: AnchorRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
+    named = [name for name in ("anchor", "query", "question") if getattr(row, name) is not None]
+    if len(named) != 1:
+        found = " and ".join(f"`{name}`" for name in named) or "none"
+        raise RowError("FT-PAIR-001", "$.anchor", f"found {found}, expected one of `anchor`, `query`, `question`")
+    numbered_negatives = [
+        text for n in range(_MOST_NEGATIVES + 1) if (text := getattr(row, f"negative_{n}")) is not None
+    ]
+    negatives = [*_listed(row.negative), *numbered_negatives]
+    given = Contrast(
+        fields=Fields(named[0], "positive", "negative"),
+        query=getattr(row, named[0]),
+        positives=_listed(row.positive),
+        negatives=negatives,
+    )
+    return _build(row, given, place, policy)
+
+
+def _listed(texts: str | RawTexts | None) -> RawTexts:
+    """Return a list of texts; of one text, or of none, too."""
+    if texts is None:
+        return []
+    return [texts] if isinstance(texts, str) else texts
+
+
+def _from_passages(row: PassagesRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
+    given = Contrast(
+        fields=_TEVATRON,
+        query=row.query,
+        positives=[_titled(passage) for passage in row.positive_passages],
+        negatives=[_titled(passage) for passage in row.negative_passages or ()],
+        record_id=stated_id(row.query_id, place, "$.query_id"),
+    )
+    return _build(row, given, place, policy)
+
+
+def _titled(passage: Judged) -> str:
+    """Return the text of a passage, below its title."""
+    title, text = (passage.title or "").strip(), passage.text.strip()
+    return f"{title}\n{text}" if title and text else text
+
+
+def _from_triple(cells: list[str], _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
+    if len(cells) != 3:
+        raise RowError("FT-PAIR-001", "$", f"found {len(cells)} columns, expected 3 (query, positive, negative)")
+    given = Contrast(fields=_TRIPLE, query=cells[0], positives=[cells[1]], negatives=[cells[2]])
+    return _build(Extras(), given, place, policy)
+
+
+def _is_triple(row: Any) -> bool:
+    return is_table_row(row, 3) and not any(is_bare_id(cell) for cell in row)
 
 
 def _from_statutes(row: StatutesRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
@@ -239,6 +345,29 @@ RETRIEVAL_PAIR = Format(
             extra_marks=("neg", "pos_scores", "neg_scores", "prompt", "type"),
             row=FlagEmbeddingRow,
             convert=_from_flag_embedding,
+        ),
+        Dialect(
+            name="sentence-transformers",
+            marks=("anchor|query|question", "positive"),
+            extra_marks=("negative", "negative_1"),
+            row=MinedRow,
+            convert=_from_anchor,
+        ),
+        Dialect(
+            name="tevatron",
+            marks=("query", "positive_passages"),
+            extra_marks=("negative_passages", "query_id"),
+            row=PassagesRow,
+            convert=_from_passages,
+        ),
+        Dialect(
+            name="msmarco-triples",
+            marks=(),
+            suits=_is_triple,
+            file_names=("triple",),
+            only_named=True,
+            row=list[str],
+            convert=_from_triple,
         ),
         Dialect(
             name="stard",

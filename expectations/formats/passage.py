@@ -1,13 +1,24 @@
 """Format `passage`: a document to be cut, embedded and found.
 
-Dialects: BEIR's corpus.jsonl, UltraRAG's two forms of a corpus, and the canonical form.
+Dialects: BEIR's corpus.jsonl, UltraRAG's two forms of a corpus, an id and a text under other names (MTEB, T2Ranking,
+DPR, MIRACL), MS MARCO's table of two columns, and the canonical form.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from expectations.formats.build import content_id, stated_id, tidy
+from expectations.formats.columns import (
+    Names,
+    has_training_keys,
+    is_id_and_text,
+    likely_passage,
+    one_of,
+    optional_row,
+)
 from expectations.formats.dialect import Dialect, Format, Keys, Place, ReadPolicy, Record, RowError, rename_line
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
@@ -48,6 +59,16 @@ class PassageRow(msgspec.Struct, kw_only=True):
     title: str | None = None
 
 
+_IDS = Names(
+    "id pid docid doc_id doc-id did docno passage_id passage-id corpus-id corpus_id corpusid paragraph_id document_id"
+)
+_TEXTS = Names("text passage body paragraph segment")
+_FILES = ("corpus", "passage", "document", "collection", "psgs", "docs")
+
+
+ColumnsRow = optional_row("PassageColumnsRow", {_IDS: str | int, _TEXTS: str, Names("title"): str})
+
+
 def _build(
     document_id: str | int, title: str | None, text: str, fields: tuple[str, str], place: Place
 ) -> PassageRecord:
@@ -74,6 +95,26 @@ def _from_titled(row: TitledRow, _raw: object, place: Place, _policy: ReadPolicy
     return _build(name, row.title, row.content, ("id", "content"), place)
 
 
+def _from_columns(row: Any, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
+    document_id, text = one_of(row, _IDS, "FT-PSG-001"), one_of(row, _TEXTS, "FT-PSG-001")
+    return _build(document_id[1], row.title, text[1], (document_id[0], text[0]), place)
+
+
+def _has_columns(value: Any) -> bool:
+    """True for an id and a text, and nothing to train on: `document_id` with `text` is the canonical form."""
+    return isinstance(value, dict) and not has_training_keys(value) and not {"document_id", "text"} <= value.keys()
+
+
+def _from_cells(cells: list[str], _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
+    if len(cells) != 2:
+        raise RowError("FT-PSG-001", "$", f"found {len(cells)} columns, expected 2 (id, text)")
+    name, text = stated_id(cells[0], place, "$[0]"), tidy(cells[1], "$[1]", place)
+    for value, path in ((name, "$[0]"), (text, "$[1]")):
+        if not value:
+            raise RowError("FT-PSG-002", path, "found an empty text")
+    return PassageRecord(document_id=name, title="", text=text, source=place.source, line_no=place.line)
+
+
 def _from_canonical(row: PassageRow, _raw: object, place: Place, _policy: ReadPolicy) -> PassageRecord:
     return _build(row.document_id, row.title, row.text, ("document_id", "text"), place)
 
@@ -93,7 +134,8 @@ PASSAGE = Format(
     dialects=(
         Dialect(
             name="beir-corpus",
-            file_names=("corpus", "passage", "document"),
+            file_names=_FILES,
+            likely=likely_passage,
             marks=("_id", "text"),
             extra_marks=("title",),
             row=BeirPassageRow,
@@ -110,6 +152,25 @@ PASSAGE = Format(
             marks=("title", "content"),
             row=TitledRow,
             convert=_from_titled,
+        ),
+        Dialect(
+            name="passage-columns",
+            file_names=_FILES,
+            likely=likely_passage,
+            suits=_has_columns,
+            marks=(_IDS.mark, _TEXTS.mark),
+            extra_marks=("title",),
+            row=ColumnsRow,
+            convert=_from_columns,
+        ),
+        Dialect(
+            name="passages-tsv",
+            file_names=_FILES,
+            likely=likely_passage,
+            suits=is_id_and_text,
+            marks=(),
+            row=list[str],
+            convert=_from_cells,
         ),
         Dialect(
             name="passage",

@@ -1,9 +1,9 @@
 """Format `qa`: a question and its answer made from a knowledge base, for SFT with and without references (KBAlign).
 
 Dialects: KBAlign's file of questions a chunk, its flat and merged forms, the form of BMTrain (`data: [user,
-assistant]`), verification records in any of these containers, SQuAD's documents (CMRC 2018, DRCD), RAGEval's samples,
-and the canonical form. Where KBAlign wrote a whole prompt, question and references are taken out of it again, so
-that one template, ours, is trained on.
+assistant]`), verification records in any of these containers, SQuAD's documents (CMRC 2018, DRCD) and its rows on the
+hub, UltraRAG's questions with golden answers, RAGEval's samples, and the canonical form. Where KBAlign wrote a whole
+prompt, question and references are taken out of it again, so that one template, ours, is trained on.
 """
 
 from __future__ import annotations
@@ -138,6 +138,25 @@ class SquadDocument(msgspec.Struct, kw_only=True):
 
 class SquadFile(msgspec.Struct, kw_only=True):
     data: list[SquadDocument]
+
+
+class HubAnswers(msgspec.Struct, kw_only=True):
+    """The answers of a row on the hub: other cuts of the same text, without any where the context does not answer."""
+
+    text: list[str]
+    answer_start: list[int] | None = None
+
+
+class HubSquadRow(Extras, kw_only=True):
+    question: str
+    context: str
+    answers: HubAnswers
+    title: str | None = None
+
+
+class GoldenRow(Extras, kw_only=True):
+    question: str
+    golden_answers: list[str] | str
 
 
 class RagEvalQuery(msgspec.Struct, kw_only=True):
@@ -307,6 +326,36 @@ def _from_messages(
 
 def _from_bm(row: BmRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
     return _build_exchange(row, row.data, ("$.data[0]", "$.data[1]"), place, policy)
+
+
+def _from_hub_squad(row: HubSquadRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
+    answered = bool(row.answers.text)
+    given = Answered(
+        paths=("$.question", "$.answers.text[0]" if answered else "$.answers.text"),
+        question=row.question,
+        answer=row.answers.text[0] if answered else "",
+        golden_reference=row.context,
+        dependency="short",
+        record_id=stated_id(row.id, place),
+    )
+    return _build(row, given, place, policy)
+
+
+def _from_golden(row: GoldenRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
+    answers = [row.golden_answers] if isinstance(row.golden_answers, str) else row.golden_answers
+    given = Answered(
+        paths=("$.question", "$.golden_answers[0]" if answers else "$.golden_answers"),
+        question=row.question,
+        answer=answers[0] if answers else "",
+        record_id=stated_id(row.id, place),
+    )
+    return _build(row, given, place, policy)
+
+
+def _holds_answers(value: Any) -> bool:
+    """True if `answers` is an object with texts, as `datasets` writes SQuAD's answers."""
+    answers = cast("dict[str, Any]", value).get("answers") if isinstance(value, dict) else None
+    return isinstance(answers, dict) and "text" in answers
 
 
 def _from_rageval(row: RagEvalRow, _raw: object, place: Place, policy: ReadPolicy) -> QaRecord:
@@ -485,6 +534,21 @@ QA = Format(
             row=Part,
             convert=_from_part,
             parts=_squad_document_parts,
+        ),
+        Dialect(
+            name="squad-hub",
+            marks=("question", "context", "answers"),
+            extra_marks=("id", "title"),
+            suits=_holds_answers,
+            row=HubSquadRow,
+            convert=_from_hub_squad,
+        ),
+        Dialect(
+            name="golden-answers",
+            marks=("question", "golden_answers"),
+            extra_marks=("golden_answers",),
+            row=GoldenRow,
+            convert=_from_golden,
         ),
         Dialect(
             name="rageval",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from expectations.formats.columns import describe_table
 from expectations.formats.dialect import Dialect
 from expectations.formats.registry import DIALECTS
 from expectations.formats.wrapped import WRAPPED, explain_wrapper
@@ -26,6 +27,7 @@ _SEVERAL_NAMES = re.compile(
 )
 _LEAST_SHARE = 0.5  # of a dialect's marks: a row without one of two fields is still refused as a row of this dialect
 _LEAST_SHARE_UNNAMED = 0.51  # where no format was named, half of two marks may be a coincidence
+_SURE_SHARE = 0.85  # of what the texts of a file say
 
 
 class Recognition(NamedTuple):
@@ -52,18 +54,26 @@ def recognise_rows(rows: Sequence[RawRow], *, name: str, formats: Sequence[str] 
     """
     if explain_wrapper(rows):
         return None
-    candidates = [dialect for dialect in DIALECTS if not formats or _is_one_of(dialect, formats)]
+    candidates = [
+        dialect
+        for dialect in DIALECTS
+        if (_is_one_of(dialect, formats) if formats else not dialect.only_named or _is_named(dialect, name))
+    ]
     least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
-    fits: list[tuple[int, list[Dialect[Any]]]] = []
-    tied: set[str] = set()
+    alike: dict[tuple[Dialect[Any], ...], list[RawRow]] = {}
     for row in rows:
         equals = _best_fits(row.value, candidates, least)
         if not equals:
             continue
         if named := next((dialect for dialect in equals if _is_named(dialect, name)), None):
             equals = [named]
-        fits.append((row.line, equals))
-        if len(equals) > 1 and equals[0].fit(row.value)[0] == 1.0:  # a row that lacks a key fits many
+        alike.setdefault(tuple(equals), []).append(row)
+    fits: list[tuple[int, Sequence[Dialect[Any]]]] = []
+    tied: set[str] = set()
+    for equals, found in alike.items():
+        kept, is_sure = _choose(equals, [row.value for row in found])
+        fits += [(row.line, kept) for row in found]
+        if not is_sure:
             tied.update(dialect.name for dialect in equals)
     if not fits:
         return None
@@ -71,11 +81,29 @@ def recognise_rows(rows: Sequence[RawRow], *, name: str, formats: Sequence[str] 
     lines: dict[str, list[int]] = {winner.name: []}
     for line, equals in fits:
         lines.setdefault((winner if winner in equals else equals[0]).name, []).append(line)
+    if not formats and _is_guess(rows, lines):
+        return None
     ranked = [(winner.name, lines.pop(winner.name)), *sorted(lines.items(), key=lambda vote: -len(vote[1]))]
     notes = _notes(rows, ranked, tied - {winner.name}) + [winner.note] * bool(winner.note)
     if used := _used_keys(winner, rows):
         notes.append(f"also used: {', '.join(f'`{key}`' for key in used)}")
     return Recognition(winner, notes)
+
+
+def _choose(equals: Sequence[Dialect[Any]], values: Sequence[Any]) -> tuple[Sequence[Dialect[Any]], bool]:
+    """Return the dialects that rows may have, of several that fit equally well, and whether the first one is sure."""
+    likely = [sum(dialect.likely(value) for value in values) if dialect.likely else 0.0 for dialect in equals]
+    best = max(likely)
+    if best > 0:
+        return [equals[likely.index(best)]], best >= _SURE_SHARE * len(values)
+    # a row that lacks a key fits many dialects, and is refused in any of them
+    return equals, len(equals) == 1 or equals[0].fit(values[0])[0] < 1.0
+
+
+def _is_guess(rows: Sequence[RawRow], lines: dict[str, list[int]]) -> bool:
+    """Return whether most rows of a table without a header fit no dialect: the others may fit by chance."""
+    cells = sum(isinstance(row.value, list) for row in rows)
+    return cells * 2 > len(rows) and max(map(len, lines.values())) * 2 < len(rows)
 
 
 def _best_fits(value: Any, candidates: Sequence[Dialect[Any]], least: float) -> list[Dialect[Any]]:
@@ -120,6 +148,11 @@ def _field_keys(dialect: Dialect[Any]) -> list[str]:
     return [field.encode_name for field in msgspec.structs.fields(row)]
 
 
+def _mark_keys(marks: Iterable[str]) -> set[str]:
+    """Return the keys of marks; a mark may name several, of which a row has one (`qid|query_id`)."""
+    return set(chain.from_iterable(mark.split("|") for mark in marks))
+
+
 def better_fit(value: Any, dialect: Dialect[Any]) -> Dialect[Any] | None:
     """Return another dialect all of whose marks a row has, where it does not have all of `dialect`; None without one.
 
@@ -127,10 +160,10 @@ def better_fit(value: Any, dialect: Dialect[Any]) -> Dialect[Any] | None:
     """
     if dialect.fit(value)[0] == 1.0:
         return None
-    own = {*dialect.marks, *_field_keys(dialect)}
+    own = {*_mark_keys(dialect.marks), *_field_keys(dialect)}
     for other in DIALECTS:
         if other.marks and other.fit(value)[0] == 1.0:
-            found = {mark for mark in (*other.marks, *other.extra_marks) if mark in value}
+            found = {key for key in _mark_keys((*other.marks, *other.extra_marks)) if key in value}
             if not own.issuperset(found):
                 return other
     return None
@@ -144,6 +177,16 @@ def unknown(where: str, rows: Sequence[RawRow], formats: Sequence[str] = ()) -> 
     """Return the violation for a file, or rows, of no known dialect: the keys found, and the dialects that are read."""
     if wrapper := explain_wrapper(rows):
         return violation(WRAPPED, where=where, message=wrapper)
+    if rows and all(isinstance(row.value, list) for row in rows) and rows[0].data[:1] != b"[":
+        code, reason = describe_table([row.value for row in rows])
+        return violation(code, where=where, message=reason, expected=describe_dialects(formats))
+    if rows and rows[0].named:
+        return violation(
+            "FT-TAB-001",
+            where=where,
+            message=f"the columns {_keys(row.value for row in rows)} are those of no format that is read here",
+            expected=describe_dialects(formats),
+        )
     return violation(
         "FT-DIALECT-001",
         where=where,
@@ -155,14 +198,17 @@ def unknown(where: str, rows: Sequence[RawRow], formats: Sequence[str] = ()) -> 
 def describe_dialects(formats: Sequence[str] = ()) -> str:
     """Return the dialects of some formats with their keys: `alpaca (instruction, output), messages (messages)`."""
     return ", ".join(
-        f"{dialect.name} ({', '.join(dialect.marks) or 'tab-separated columns'})"
+        f"{dialect.name} ({', '.join(mark.partition('|')[0] for mark in dialect.marks) or 'tab-separated columns'})"
         for dialect in DIALECTS
         if not formats or _is_one_of(dialect, formats)
     )
 
 
 def _is_one_of(dialect: Dialect[Any], names: Sequence[str]) -> bool:
-    return dialect.format.name in names or dialect.name in names
+    if dialect.format.name in names or dialect.name in names:
+        return True
+    # under a header the rows of a table are objects, and another dialect of the same format reads them
+    return any(other.name in names and not other.marks and other is not dialect for other in dialect.format.dialects)
 
 
 def _keys(values: Iterable[Any]) -> str:

@@ -88,7 +88,7 @@ MEANINGS: dict[str, Meaning] = {
     **dict.fromkeys(("context", "contexts", "documents", "passages", "references", "retrieved_contexts"), _PASSAGES),
     **dict.fromkeys(("retrieved_passages", "retrieved_documents", "retrieval_result", "docs"), _PASSAGES),
     **dict.fromkeys(("system", "system_prompt", "system_message"), _SYSTEM),
-    **dict.fromkeys(("thinking", "reasoning", "reasoning_content"), _REASONING),
+    **dict.fromkeys(("thinking", "reasoning", "reasoning_content", "complex_cot"), _REASONING),
     **dict.fromkeys(("chosen_score", "rejected_score", "score_chosen", "score_rejected", "margin"), _SCORES),
 }
 """Key -> what it would change. A key that a dialect reads is not looked up here. See also `*_rating` below."""

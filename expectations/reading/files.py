@@ -13,9 +13,10 @@ from expectations.reading.columns import is_dataset_folder, read_folder, read_pa
 from expectations.reading.decode import decode_row
 from expectations.reading.encodings import name_wide_encoding
 from expectations.reading.lane import Lane
-from expectations.reading.lines import ArrayReader, read_lines, read_tsv
+from expectations.reading.lines import ArrayReader, read_lines
 from expectations.reading.rows import BLANK, BOM, RawRow, Rejected, Source, Unreadable, show_name
-from expectations.reading.streams import CHUNK, open_stream, packing_of
+from expectations.reading.streams import CHUNK, markup_of, not_read, open_stream, packing_of
+from expectations.reading.tables import read_table, shape_of
 from expectations.violations import Refused, violation
 
 MAX_LINE_BYTES = 8 << 20
@@ -32,11 +33,11 @@ def read_raw_rows(
 ) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a file, in file order.
 
-    Supported are JSONL, a JSON array (whatever its name), one pretty-printed JSON object, TSV; these compressed with
-    gzip or zstd; Parquet; a folder that `datasets` saved. A row of an array has the line on which its element starts.
-    Blank lines are no rows. A damaged compressed or binary file gives one `Rejected` and no row. `max_line_bytes`
-    limits a row, and so the memory. `lane` may be opened while the rows are read: see lane.py. Refused (FT-ROW-012)
-    when there is no such file.
+    Supported are JSONL, a JSON array (whatever its name), one pretty-printed JSON object, CSV, TSV and TREC's tables;
+    these compressed with gzip or zstd; Parquet; a folder that `datasets` saved. A row of an array has the line on which
+    its element starts. Blank lines are no rows. A damaged compressed or binary file gives one `Rejected` and no row.
+    `max_line_bytes` limits a row, and so the memory. `lane` may be opened while the rows are read: see lane.py. Refused
+    (FT-ROW-012) when there is no such file.
     """
     if not is_readable(path):
         problem = "not a file" if path.exists() else "no such file"
@@ -51,19 +52,22 @@ def read_raw_rows(
 def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[RawRow | Rejected]:
     path = source.path
     if path.is_dir():
-        yield from read_folder(source)
+        yield from read_folder(source, max_line_bytes)
         return
     packing = packing_of(path)
     if packing == "parquet":
-        yield from read_parquet(source)
+        yield from read_parquet(source, max_line_bytes)
         return
     with open_stream(path, packing) as stream:
-        start = cast(io.BufferedReader, stream).peek(CHUNK)
-        if wide := name_wide_encoding(start):
+        peeked = cast(io.BufferedReader, stream).peek(CHUNK)
+        if wide := name_wide_encoding(peeked):
             raise Unreadable("FT-ROW-014", f"the file is {wide}: `iconv -f {wide} -t UTF-8 {show_name(path)} > NEW`")
-        start = start.removeprefix(BOM).lstrip(BLANK)
-        if start[:1] not in (b"{", b"[") and _is_tsv(path, start):
-            yield from read_tsv(stream, source, max_line_bytes)
+        peeked = peeked.removeprefix(BOM)
+        start = peeked.lstrip(BLANK)
+        if markup := markup_of(start):
+            raise not_read(markup)
+        if shape := shape_of(path.name, peeked):
+            yield from read_table(stream, source, shape, max_line_bytes)
         elif _is_array(start):
             yield from ArrayReader(source, max_line_bytes).read(stream)
         elif start.split(b"\n", 1)[0].strip(BLANK) == b"{":
@@ -73,9 +77,9 @@ def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Ra
 
 
 def holds_rows(path: Path) -> bool:
-    """Return whether a plain text file has the shape of a table (`train.query.txt` with tabs), and is no document."""
+    """Return whether a plain text file is a table (`train.query.txt` with tabs, TREC's judgements), and no document."""
     with path.open("rb") as stream:
-        return _is_tsv(path, stream.read(CHUNK).removeprefix(BOM).lstrip(BLANK))
+        return shape_of(path.name, stream.read(CHUNK).removeprefix(BOM)) is not None
 
 
 def _read_object(stream: BinaryIO, source: Source) -> Iterator[RawRow | Rejected]:
@@ -87,17 +91,6 @@ def _read_object(stream: BinaryIO, source: Source) -> Iterator[RawRow | Rejected
     body = data.removeprefix(BOM)
     blank = len(data) - len(body.lstrip(BLANK))
     yield decode_row(source, 1 + data.count(b"\n", 0, blank), blank, body.strip(BLANK), whole=False)
-
-
-def _is_tsv(path: Path, start: bytes) -> bool:
-    """Return whether a file is TSV: by its name, or when each of its first lines has the same number of tabs."""
-    if path.name.removesuffix(".gz").removesuffix(".zst").endswith(".tsv"):
-        return True
-    lines = [line for line in start.split(b"\n")[:20] if line.strip(BLANK)]
-    if len(start) >= CHUNK and len(lines) > 1:
-        lines.pop()
-    tabs = {line.count(b"\t") for line in lines}
-    return len(tabs) == 1 and tabs.pop() in (1, 2, 3)
 
 
 def _is_array(start: bytes) -> bool:

@@ -17,7 +17,9 @@ RAW_CHARS = 200
 READ_BATCH = 64
 """Rows that pass through a step together. This is a fifth faster than one row through every step, since the processor's
 caches hold the code of one step."""
-FILE_CODES = frozenset({"FT-ROW-008", "FT-ROW-010", "FT-ROW-011", "FT-ROW-012", "FT-ROW-014"})
+FILE_CODES = frozenset(
+    {"FT-ROW-008", "FT-ROW-010", "FT-ROW-011", "FT-ROW-012", "FT-ROW-014", "FT-ROW-020", "FT-TAB-004"}
+)
 """Codes by which a whole file is rejected: no row of it is used."""
 
 
@@ -35,6 +37,8 @@ class RawRow(msgspec.Struct, frozen=True, gc=False):
     several searches of every field. False means that the fields must be searched."""
     typed: Any = None
     """The dialect's own Struct, where the row came by the quick lane."""
+    named: bool = False
+    """True for a row of a table with a header: its keys are the names of the columns."""
 
     @property
     def value(self) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -22,21 +23,47 @@ _SUFFIXES: dict[str, Packing] = {".gz": "gzip", ".zst": "zstd", ".parquet": "par
 _NOT_READ = {
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
-    b"PK\x03\x04": "a zip archive or an Office file",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x05\x06": "an empty zip archive",
     b"%PDF": "a PDF",
     b"7z\xbc\xaf": "7z",
+    b"Rar!\x1a": "a RAR archive",
     b"ARROW1": "an Arrow file",
-    b"\xd0\xcf\x11\xe0": "an Office file",
+    b"FEA1": "a Feather file",
+    b"Obj\x01": "an Avro file",
+    b"SQLite format 3": "an SQLite database",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "an HDF5 file",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"{\\rtf": "an RTF text",
+    b"\xd0\xcf\x11\xe0": "an old Office file (XLS, DOC): save the sheet as CSV",
+    b"version https://git-lfs": "a pointer of Git LFS, the data itself was not downloaded: run `git lfs pull`",
 }
+_IN_ZIP = (
+    (b"xl/", "an Excel workbook (XLSX): save the sheet as CSV (UTF-8)"),
+    (b"application/vnd.oasis.opendocument.spreadsheet", "an OpenDocument spreadsheet (ODS): save the sheet as CSV"),
+    (b"application/vnd.oasis.opendocument", "an OpenDocument file"),
+    (b"word/", "a Word document (DOCX)"),
+    (b"ppt/", "a PowerPoint file (PPTX)"),
+    (b"Index/Document.iwa", "an Apple iWork file: save the sheet as CSV"),
+    (b".npy", "a NumPy archive"),
+)
+_ZIP = b"PK\x03\x04"
+_ZIP_SEARCHED = 1 << 16  # bytes at the start, which name the first files, and at the end, which list all of them
+_MARKUP = re.compile(rb"<(?:[?!/]|[A-Za-z][\w:.-]*[\s/>])")
+_WEB_PAGE = re.compile(rb"<!doctype html|<html[\s>]", re.IGNORECASE)
 
 
 def packing_of(path: Path) -> Packing:
     """Return the packing of a file, by its first bytes; Unreadable when its name contradicts or it is not supported."""
     with path.open("rb") as stream:
-        start = stream.read(8)
+        start = stream.read(24)
+    if start.startswith(_ZIP):
+        raise not_read(_name_zip(path))
     for magic, name in _NOT_READ.items():
         if start.startswith(magic):
-            raise Unreadable("FT-ROW-011", f"it is {name}, which is not supported")
+            raise not_read(name)
     packing: Packing = "plain"
     for magic, candidate in _MAGIC:
         if start.startswith(magic):
@@ -45,6 +72,32 @@ def packing_of(path: Path) -> Packing:
     if suffix in _SUFFIXES and _SUFFIXES[suffix] != packing:
         raise Unreadable("FT-ROW-008", f"its name ends with {suffix}, but its first bytes are not those of such a file")
     return packing
+
+
+def not_read(kind: str) -> Unreadable:
+    """Return the refusal of a kind of file; `kind` may say behind a colon what to do instead."""
+    name, _, advice = kind.partition(": ")
+    return Unreadable("FT-ROW-011", f"it is {name}, which is not supported" + (f"; {advice}" if advice else ""))
+
+
+def _name_zip(path: Path) -> str:
+    """Return the kind of a file with a zip archive's first bytes, by the names of the files in it."""
+    with path.open("rb") as stream:
+        part = stream.read(_ZIP_SEARCHED)
+        stream.seek(max(0, path.stat().st_size - _ZIP_SEARCHED))
+        part += stream.read(_ZIP_SEARCHED)
+    return next((kind for sign, kind in _IN_ZIP if sign in part), "a zip archive: unpack it first")
+
+
+def markup_of(start: bytes) -> str:
+    """Return the name of a file of tags by its first bytes, which no file of rows begins with; empty for another."""
+    if not _MARKUP.match(start):
+        return ""
+    if _WEB_PAGE.search(start[:1024]):
+        return "a web page (HTML): perhaps an error page, or a page for signing in, was downloaded instead of the file"
+    if b"schemas-microsoft-com:office:spreadsheet" in start[:4096]:
+        return "a spreadsheet in XML: save the sheet as CSV"
+    return "XML" if start.startswith(b"<?xml") or b"</" in start else "a file of tags (XML or HTML)"
 
 
 def open_stream(path: Path, packing: Packing) -> BinaryIO:

@@ -158,7 +158,9 @@ DOCUMENTS: dict[str, Read] = {
     ".html": _read_html,
     ".htm": _read_html,
 }
-READERS: dict[str, Read] = DOCUMENTS | dict.fromkeys((".jsonl", ".json", ".gz", ".zst", ".parquet"), _read_passages)
+READERS: dict[str, Read] = DOCUMENTS | dict.fromkeys(
+    (".jsonl", ".json", ".csv", ".tsv", ".gz", ".zst", ".parquet"), _read_passages
+)
 
 
 def _headings(whole: str) -> Iterator[Heading]:

@@ -217,10 +217,26 @@ FILES: dict[str, tuple[str, str, list[Any]]] = {
     "beir-queries": ("query", "queries.jsonl", [{"_id": "q1", "text": Q}]),
     "query": ("query", "rows.jsonl", [{"query_id": "q1", "query": Q}]),
     "queries-tsv": ("query", "rows.tsv", [f"928\t{Q}", "929\tSM3 的摘要多长？"]),
-    "beir-qrels-tsv": ("qrels", "rows.tsv", ["query-id\tcorpus-id\tscore", "q1\td1\t1"]),
+    "beir-qrels-tsv": ("qrels", "rows.tsv", ["q1\td1\t1", "q1\td2\t0"]),
     "trec-qrels-tsv": ("qrels", "rows.tsv", ["347\t0\t25469\t1"]),
     "qrels-tsv": ("qrels", "qrels.dev.tsv", ["928\t25351", "1212\t6"]),
     "beir-qrels": ("qrels", "rows.jsonl", [{"query-id": "q1", "corpus-id": "d1", "score": 1}]),
+    "query-columns": ("query", "rows.jsonl", [{"qid": 4, "text": Q}]),
+    "passage-columns": ("passage", "rows.jsonl", [{"pid": 9, "title": "SM4", "text": TEXT}]),
+    "passages-tsv": ("passage", "collection.tsv", [f"9\t{TEXT}"]),
+    "sentence-transformers": ("retrieval_pair", "rows.jsonl", [{"anchor": Q, "positive": TEXT, "negative": "SM3。"}]),
+    "tevatron": (
+        "retrieval_pair",
+        "rows.jsonl",
+        [{"query_id": "7", "query": Q, "positive_passages": [{"docid": "d1", "title": "SM4", "text": TEXT}]}],
+    ),
+    "msmarco-triples": ("retrieval_pair", "triples.train.tsv", [f"{Q}\t{TEXT}\tSM3 是散列算法。"]),
+    "squad-hub": (
+        "qa",
+        "rows.jsonl",
+        [{"id": "s1", "title": "SM4", "context": TEXT, "question": Q, "answers": {"text": [A], "answer_start": [0]}}],
+    ),
+    "golden-answers": ("qa", "rows.jsonl", [{"id": 0, "question": Q, "golden_answers": [A], "meta_data": {}}]),
     "qrels": ("qrels", "rows.jsonl", [{"query_id": "q1", "passage_id": "d1", "score": 1}]),
     "beir-corpus": ("passage", "corpus.jsonl", [{"_id": "d1", "title": "SM4", "text": TEXT}]),
     "ultrarag-contents": ("passage", "rows.jsonl", [{"id": 17, "contents": TEXT}]),
@@ -299,14 +315,13 @@ def test_a_verdict_on_a_passage_is_no_answer_to_prefer(write: Write) -> None:
     assert [row.code for row in rejected if isinstance(row, Rejected)] == ["FT-PREF-009"] * 2 + ["FT-PREF-001"] * 2
 
 
-def test_two_columns_of_ids_are_ambiguous_unless_the_name_tells(write: Write) -> None:
+def test_two_columns_of_ids_are_judgements_only_if_the_name_or_the_reader_says_so(write: Write) -> None:
     rows = ["928\t25351", "1212\t6"]
     assert verify_file(write("qrels.tsv", rows)).format == "qrels"
-    assert verify_file(write("queries.tsv", rows)).format == "query"
     report = verify_file(write("pairs.tsv", rows))
-    assert report.dialect == "qrels-tsv"
-    assert "`queries-tsv`" in report.notes[0]
-    assert report.notes[0].startswith("ambiguous")
+    assert (report.unreadable_code, report.clean) == ("FT-TAB-005", 0)
+    assert "two ids a row" in report.unreadable
+    assert verify_file(write("pairs.tsv", rows), "qrels").clean == 2
 
 
 def test_a_table_of_other_columns_is_refused_row_by_row(write: Write) -> None:
@@ -370,7 +385,7 @@ REAL = {
     "ultrarag_examples/examples/workflow/*.jsonl": (None, "passage", "ultrarag-documents"),
     "ultrarag_examples/examples/finetuning/embedding/corpus*.jsonl": (None, "passage", "beir-corpus"),
     "ultrarag_examples/examples/finetuning/embedding/queries*.jsonl": (None, "query", "beir-queries"),
-    "ultrarag_examples/examples/finetuning/embedding/qrels*.tsv": (None, "qrels", "beir-qrels-tsv"),
+    "ultrarag_examples/examples/finetuning/embedding/qrels*.tsv": (None, "qrels", "beir-qrels"),
     "ultrarag_examples/examples/finetuning/generation/*.jsonl": (None, "qa", "rageval"),
 }
 KNOWN = {"FT-INST-004", "FT-QA-002", "FT-DUP-002"}

@@ -347,14 +347,16 @@ def test_a_key_given_twice_is_always_found(key: str, value: object, spaced: str,
         decode_json(text, text.encode(), whole=True)
 
 
-def test_tsv_rows_are_lists_of_cells(tmp_path: Path) -> None:
+def test_tsv_rows_are_objects_under_a_header_and_else_lists_of_cells(tmp_path: Path) -> None:
     path = tmp_path / "qrels.tsv"
     path.write_bytes(b"\xef\xbb\xbfquery-id\tcorpus-id\tscore\r\nq1\td1\t1\r\n\xff\td1\t1\n")
     assert [row.value for row in _read(path) if isinstance(row, RawRow)] == [
-        ["query-id", "corpus-id", "score"],
-        ["q1", "d1", "1"],
+        {"query-id": "q1", "corpus-id": "d1", "score": 1}
     ]
     assert _bad(path) == [(3, "FT-ROW-001")]
+    path.write_bytes(b"q1\td1\t1\r\n\xff\td1\t1\n")
+    assert [row.value for row in _read(path) if isinstance(row, RawRow)] == [["q1", "d1", "1"]]
+    assert _bad(path) == [(2, "FT-ROW-001")]
 
 
 @pytest.mark.parametrize("name", [".", "missing.jsonl"])
@@ -388,7 +390,7 @@ def test_arbitrary_bytes_never_crash_it_and_every_line_is_accounted_for(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=200), st.sampled_from(["rows.json", "rows.json.gz", "rows.tsv"]))
+@given(st.binary(max_size=200), st.sampled_from(["rows.json", "rows.json.gz", "rows.tsv", "rows.csv", "rows.qrels"]))
 def test_arbitrary_files_and_arrays_never_crash_it(tmp_path: Path, data: bytes, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(data)
