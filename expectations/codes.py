@@ -86,7 +86,7 @@ CODES: dict[str, Code] = {
     "FT-KEY-001": Code(
         "The row is KTO data: an answer with a verdict, not an answer to learn",
         "Where the verdict is false the model would learn the bad answer.",
-        "Keep only the rows whose verdict is true and delete the key, or write pairs of chosen and rejected answers.",
+        "Keep only the rows whose verdict (`label`, `kto_tag`, `desired`) is true and delete the key, or write pairs.",
     ),
     "FT-KEY-002": Code(
         "The answer is marked as not to be learned",

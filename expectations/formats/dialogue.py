@@ -20,14 +20,14 @@ _TEXT_PARTS = (None, "text", "input_text", "output_text")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
-class Part(msgspec.Struct, kw_only=True):
+class TextPart(msgspec.Struct, kw_only=True):
     """One part of a message: only texts are read."""
 
     type: str | None = None
     text: str | None = None
 
 
-Content = str | list[str | Part] | None | UnsetType
+Content = str | list[str | TextPart] | None | UnsetType
 
 
 class Message(msgspec.Struct, kw_only=True):
@@ -106,7 +106,7 @@ def choose_text(row: object, keys: Sequence[str], path: str = "$") -> tuple[str,
     return f"{path}.{chosen}" if chosen else "", text
 
 
-def _join(content: str | list[str | Part], path: str) -> str:
+def _join(content: str | list[str | TextPart], path: str) -> str:
     """Return a text, or the texts of its parts, one a line; RowError (FT-KEY-004) for a part of another kind."""
     if isinstance(content, str):
         return content

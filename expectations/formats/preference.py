@@ -193,7 +193,7 @@ class RejectedMessagesRow(ScoredRow, kw_only=True):
     rejected_messages: list[Message]
 
 
-class PairRow(ScoredRow, kw_only=True):
+class RankedRow(ScoredRow, kw_only=True):
     """A question with two answers; each dialect has its own names for the three."""
 
     question: str
@@ -202,12 +202,12 @@ class PairRow(ScoredRow, kw_only=True):
     history: list[tuple[str, str]] | None = None
 
 
-class AlpacaPairRow(PairRow, kw_only=True):
+class AlpacaPairRow(RankedRow, kw_only=True):
     question: str = msgspec.field(name="instruction")
     input: str | None = None
 
 
-class AlpacaRejectedRow(PairRow, kw_only=True):
+class AlpacaRejectedRow(RankedRow, kw_only=True):
     question: str = msgspec.field(name="instruction")
     chosen: str = msgspec.field(name="output")
     input: str | None = None
@@ -222,11 +222,11 @@ class AlpacaRankedRow(ScoredRow, kw_only=True):
     history: list[tuple[str, str]] | None = None
 
 
-class QueryPairRow(PairRow, kw_only=True):
+class QueryPairRow(RankedRow, kw_only=True):
     question: str = msgspec.field(name="query")
 
 
-class SwiftPairRow(PairRow, kw_only=True):
+class SwiftPairRow(RankedRow, kw_only=True):
     question: str = msgspec.field(name="query")
     chosen: str = msgspec.field(name="response")
     rejected: str = msgspec.field(name="rejected_response")
@@ -452,11 +452,11 @@ def _from_canonical(row: PreferenceRow, _raw: object, place: Place, policy: Read
 
 def _pair_converter(
     question: str, chosen: str, rejected: str
-) -> Callable[[PairRow, Any, Place, ReadPolicy], PreferenceRecord]:
+) -> Callable[[RankedRow, Any, Place, ReadPolicy], PreferenceRecord]:
     """Return the function that makes a record of a row with these names for the question and its answers."""
     paths = (f"$.{question}", f"$.{chosen}", f"$.{rejected}")
 
-    def convert(row: PairRow, _raw: object, place: Place, policy: ReadPolicy) -> PreferenceRecord:
+    def convert(row: RankedRow, _raw: object, place: Place, policy: ReadPolicy) -> PreferenceRecord:
         pair = AnswerPair(
             paths=paths, question=row.question, chosen=row.chosen, rejected=row.rejected, scores=_find_scores(row)
         )
