@@ -10,8 +10,8 @@ import msgspec
 
 from expectations.formats import registry
 
-SCHEMA_FOLDER = Path(__file__).parent / "schemas"
-SCHEMAS: dict[str, tuple[type[msgspec.Struct], int]] = {
+FOLDER = Path(__file__).parent / "schemas"
+FORMATS: dict[str, tuple[type[msgspec.Struct], int]] = {
     name: (format.record, format.version) for name, format in registry.FORMATS.items()
 }
 """Format -> its record and its version."""
@@ -19,7 +19,7 @@ SCHEMAS: dict[str, tuple[type[msgspec.Struct], int]] = {
 
 def schema_of(name: str) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a format, with its version in `$id`."""
-    record, version = SCHEMAS[name]
+    record, version = FORMATS[name]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:ft-assets:{name}:{version}",
@@ -32,9 +32,9 @@ def schema_text(name: str) -> str:
     return json.dumps(schema_of(name), ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
 
-def write_schemas(folder: Path = SCHEMA_FOLDER) -> None:
+def write_schemas(folder: Path = FOLDER) -> None:
     """Write every schema file again."""
-    for name in SCHEMAS:
+    for name in FORMATS:
         (folder / f"{name}.json").write_text(schema_text(name), encoding="utf-8")
 
 

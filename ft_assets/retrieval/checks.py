@@ -6,7 +6,7 @@ import msgspec
 
 from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
 from expectations.contracts.embedding import EmbeddingContract, Fusion
-from expectations.formats.schemas import SCHEMAS
+from expectations.formats.schemas import FORMATS
 from expectations.rules import retrieval as rules
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
@@ -176,7 +176,7 @@ def consumers(evidence: Evidence) -> Verdict:
     recall_at_10 = evaluation.summary_as(CandidateScores).candidate_fused_recall_at_10
     fusion = msgspec.convert(evaluation.manifest.recipe.settings["fusion"], Fusion)
     served = msgspec.structs.replace(wanted_contract(evidence), fusion=fusion)
-    offered = {name: version for name, (_, version) in SCHEMAS.items()}
+    offered = {name: version for name, (_, version) in FORMATS.items()}
     known = load_consumers()
     violations: list[Violation] = []
     for consumer in known:

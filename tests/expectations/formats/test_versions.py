@@ -13,7 +13,7 @@ import pytest
 
 from expectations.formats.dialect import Format
 from expectations.formats.registry import FORMATS
-from expectations.formats.schemas import SCHEMA_FOLDER, schema_text
+from expectations.formats.schemas import FOLDER, schema_text
 from expectations.reading import Rejected
 from expectations.records.read import read_records
 
@@ -88,10 +88,10 @@ def test_a_migration_leaves_the_row_it_is_given_as_it_was() -> None:
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_the_published_schema_is_fresh_and_names_its_version(kind: str) -> None:
-    published = (SCHEMA_FOLDER / f"{kind}.json").read_text("utf-8")
+    published = (FOLDER / f"{kind}.json").read_text("utf-8")
     assert published == schema_text(kind)
     assert f"urn:ft-assets:{kind}:{FORMATS[kind].version}" in published
 
 
 def test_no_schema_is_published_that_is_of_no_format() -> None:
-    assert {path.stem for path in SCHEMA_FOLDER.glob("*.json")} == set(NAMES)
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(NAMES)

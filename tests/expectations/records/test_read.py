@@ -16,7 +16,7 @@ from expectations.formats.passage import PassageRecord
 from expectations.formats.preference import PreferenceRecord
 from expectations.formats.recognise import recognise
 from expectations.formats.retrieval import QrelRecord, QueryRecord
-from expectations.formats.schemas import SCHEMA_FOLDER, SCHEMAS, schema_text
+from expectations.formats.schemas import FOLDER, FORMATS, schema_text
 from expectations.reading import Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import read_records, write_quarantine
@@ -370,9 +370,9 @@ def test_the_quarantine_is_jsonl_with_place_reason_and_fix(write: Write, tmp_pat
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_the_published_schemas_are_fresh(name: str) -> None:
-    published = (SCHEMA_FOLDER / f"{name}.json").read_text("utf-8")
+    published = (FOLDER / f"{name}.json").read_text("utf-8")
     assert published == schema_text(name), "run `python -m expectations.formats.schemas`"
 
 

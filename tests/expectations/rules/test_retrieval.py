@@ -115,9 +115,9 @@ def test_a_format_in_another_version_is_named() -> None:
 
 
 def test_our_own_consumers_are_readable_and_accept_the_usual_release() -> None:
-    from expectations.formats.schemas import SCHEMAS
+    from expectations.formats.schemas import FORMATS
 
-    offered = {name: version for name, (_, version) in SCHEMAS.items()}
+    offered = {name: version for name, (_, version) in FORMATS.items()}
     known = load_consumers()
     assert {consumer.name for consumer in known} == {"ddr", "retrieval"}
     assert [v for c in known for v in (*broken_retrieval_needs(c, CONTRACT, 0.9), *broken_formats(c, offered))] == []
