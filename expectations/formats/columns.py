@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import msgspec
@@ -162,7 +163,7 @@ def describe_table(rows: Sequence[Sequence[Any]]) -> tuple[str, str]:
 
 
 def _describe_two(rows: Sequence[Sequence[Any]]) -> str:
-    if all(is_id(cell) for row in rows for cell in row):
+    if all(map(is_id, chain.from_iterable(rows))):
         return "two ids a row and no header: judgements, negatives and other lists of pairs look the same"
     return "two texts a row and no header: question and answer, query and passage, or another pair"
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -134,7 +135,7 @@ class KeyReader:
 
     def must_search(self, samples: Iterable[object]) -> bool:
         """Return whether the rows of a file must be searched one by one, judged by samples: the values decide."""
-        return any(meaning_of(found.key) for sample in samples for found in self.find(sample))
+        return any(meaning_of(found.key) for found in chain.from_iterable(map(self.find, samples)))
 
     def likely_typo(self, name: str) -> str:
         """Return the key that is read and nearly has this name; empty where none is near."""

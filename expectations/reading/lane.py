@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, cast, get_args
 
 import msgspec
@@ -71,7 +72,7 @@ class Lane:
                 objects = [cast("dict[str, Any]", value) for value in values if isinstance(value, dict)]
                 return self._shape(part, objects, {}) if len(objects) == len(values) else None
         listed = all(isinstance(value, list) for value in values)
-        parts = [part for value in values for part in value] if listed else values
+        parts = list(chain.from_iterable(values)) if listed else values
         if not all(isinstance(part, _Scalar) for part in parts):
             return None
         return stated or (list[_Scalar] if listed else _Scalar)

@@ -210,7 +210,7 @@ def find_header(first: Sequence[str], following: Sequence[Sequence[str]]) -> lis
 
 
 def _contrasts(first: Sequence[str], following: Sequence[Sequence[str]]) -> bool:
-    if not following or any(char.isdigit() for cell in first for char in cell):
+    if not following or any(char.isdigit() for char in "".join(first)):
         return False
     pairs = chain.from_iterable(zip(first, row, strict=False) for row in following)
     return any(
