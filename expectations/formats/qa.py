@@ -136,6 +136,10 @@ class SquadDocument(msgspec.Struct, kw_only=True):
     paragraphs: list[SquadParagraph]
 
 
+SQUAD_KEYS = ("version", "title", "id", "answer_start", "is_impossible", "plausible_answers")
+"""Keys of SQuAD's files that only describe a text or an answer."""
+
+
 class SquadFile(msgspec.Struct, kw_only=True):
     data: list[SquadDocument]
 
@@ -501,6 +505,7 @@ QA = Format(
             row=Part,
             convert=_from_part,
             parts=_chunk_parts,
+            outer=ChunkRow,
         ),
         Dialect(
             name="kbalign-flat",
@@ -527,6 +532,8 @@ QA = Format(
             row=Part,
             convert=_from_part,
             parts=_squad_parts,
+            outer=SquadFile,
+            also_has=SQUAD_KEYS,
         ),
         Dialect(
             name="squad-document",
@@ -534,6 +541,8 @@ QA = Format(
             row=Part,
             convert=_from_part,
             parts=_squad_document_parts,
+            outer=SquadDocument,
+            also_has=SQUAD_KEYS,
         ),
         Dialect(
             name="squad-hub",

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError
-from expectations.formats.recognise import SAMPLE, better_fit, describe_dialects, recognise_rows
+from expectations.formats.recognise import SAMPLE, better_fit, recognise_rows, unknown
 from expectations.formats.registry import FORMATS
 from expectations.formats.unread import KeyReader, Unread, UnreadKeys
-from expectations.formats.wrapped import WRAPPED, explain_wrapper
 from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
 from expectations.text.residue import Residues
 
@@ -153,12 +152,14 @@ class _KeyCheck:
 def _reject_all(source: Source, rows: Iterable[RawRow | Rejected], formats: Sequence[str]) -> Iterator[Rejected]:
     """Yield every row of a file that no dialect fits as rejected."""
     remaining = iter(rows)
-    start = list(islice(remaining, 2))
-    code, reason = "FT-DIALECT-001", f"no dialect fits; read are {describe_dialects(formats)}"
-    if wrapper := explain_wrapper([row for row in start if isinstance(row, RawRow)]):
-        code, reason = WRAPPED, wrapper
+    start = list(islice(remaining, SAMPLE))
+    problem = unknown(source.name, [row for row in start if isinstance(row, RawRow)], formats)
+    reason = f"{problem.message}; read are {problem.expected}" if problem.expected else problem.message
     for row in chain(start, remaining):
-        yield row if isinstance(row, Rejected) else source.reject(code, row.line, row.offset, reason, raw=row.raw)
+        if isinstance(row, Rejected):
+            yield row
+        else:
+            yield source.reject(problem.code, row.line, row.offset, reason, raw=row.raw)
 
 
 def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -94,3 +94,14 @@ def test_no_key_with_a_meaning_is_silently_lost_in_any_dialect_that_trains() -> 
             unread = reader.find({key: [{"x": 1}]})
             assert key in reader.tree or key in dialect.also_has or [found.key for found in unread] == [key]
             assert MEANINGS[key].code in CODES
+
+
+def test_the_keys_around_the_records_of_one_row_are_searched_too(tmp_path: Path) -> None:
+    question = {
+        "id": "q1",
+        "question": "How long is an AES block?",
+        "answers": [{"text": "128 bits", "answer_start": 0}],
+    }
+    paragraph = {"context": "128 bits is the size of an AES block.", "qas": [question | {"level": "easy"}]}
+    report = verify(tmp_path, {"version": "1", "data": [{"title": "AES", "paragraphs": [paragraph]}]})
+    assert (report.dialect, report.clean, report.not_read) == ("squad", 1, {"data[].paragraphs[].qas[].level": 1})
