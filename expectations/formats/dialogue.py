@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -11,13 +12,15 @@ from msgspec import UNSET, UnsetType
 from expectations.formats.dialect import RowError, Turn
 
 _ROLES = {
-    **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bot", "model"), "assistant"),
+    "system": "system",
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model"), "assistant"),
     "developer": "system",
 }
 _TOOL_ROLES = ("tool", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_MORE_OF = attrgetter("sender", *REASONING_KEYS)
 
 
 class TextPart(msgspec.Struct, kw_only=True):
@@ -67,7 +70,15 @@ class Dialogue(NamedTuple):
 
 def read_messages(messages: Sequence[Message], path: str, wrong_type: str) -> list[Said]:
     """Return the messages of a list; RowError (`wrong_type`) where one has no role or no text."""
-    return [read_message(message, f"{path}[{n}]", wrong_type) for n, message in enumerate(messages)]
+    said: list[Said] = []
+    for n, message in enumerate(messages):
+        at, text, role = f"{path}[{n}]", message.content, _ROLES.get(message.role or "")
+        # most messages are so, and the general way takes three times as long
+        if role and type(text) is str and message.value is UNSET and not any(_MORE_OF(message)):
+            said.append(Said(role, text, f"{at}.content", f"{at}.role"))
+        else:
+            said.append(read_message(message, at, wrong_type))
+    return said
 
 
 def read_message(message: Message, path: str, wrong_type: str) -> Said:
@@ -85,8 +96,8 @@ def read_message(message: Message, path: str, wrong_type: str) -> Said:
         reason = f"the field `{text_key}` is missing" if own is UNSET else "found null, expected text"
         raise RowError(wrong_type, at, reason)
     reasoning_path, reasoning = choose_text(message, REASONING_KEYS, path)
-    name = role.strip().lower()[:40]
-    return Said(_ROLES.get(name, name), _join(own, at), at, f"{path}.{role_key}", reasoning, reasoning_path)
+    name = role.strip().lower()
+    return Said(_ROLES.get(name, name[:40]), _join(own, at), at, f"{path}.{role_key}", reasoning, reasoning_path)
 
 
 def choose_text(row: object, keys: Sequence[str], path: str = "$") -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -311,6 +312,8 @@ def _from_turns(row: TrainingRow, dialogue: Dialogue, place: Place, policy: Read
 
 def _build_with_extras(row: TrainingRow, exchange: Exchange, place: Place, policy: ReadPolicy) -> InstructionRecord:
     """Return the record of an exchange together with the passages, the system text and the reasoning of its row."""
+    if not any(_EXTRAS_OF(row)):  # most rows
+        return _build(row, exchange, place, policy)
     if not exchange.context:
         exchange.context_path, exchange.context = find_context(row)
     exchange.system = exchange.system or row.find_system()
@@ -322,8 +325,15 @@ def _build_with_extras(row: TrainingRow, exchange: Exchange, place: Place, polic
     return _build(row, exchange, place, policy)
 
 
+_PASSAGES = ("context", "contexts", "documents", "passages", "references", "retrieved_contexts")
+_PASSAGES_OF = attrgetter(*_PASSAGES)
+_EXTRAS_OF = attrgetter("system", "system_prompt", *REASONING_KEYS, *_PASSAGES)
+
+
 def find_context(row: TrainingExtras) -> tuple[str, list[str]]:
     """Return (JSON path, texts) of the passages of a row; the path ends with `[]` where they are a list."""
+    if not any(_PASSAGES_OF(row)):
+        return "$.context", []
     path, texts = row.find_passages()
     return (path if isinstance(getattr(row, path[2:]), str) else f"{path}[]"), texts
 

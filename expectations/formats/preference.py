@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
+from operator import attrgetter
 from typing import Any, cast
 
 import msgspec
@@ -121,6 +123,7 @@ _SCORES = (
     ("chosen_rating_dashed", "rejected_rating_dashed"),
     ("chosen_reward", "rejected_reward"),
 )
+_SCORES_OF = attrgetter(*chain.from_iterable(_SCORES))
 
 
 class PreferenceRow(ScoredRow, kw_only=True):
@@ -408,6 +411,8 @@ def _find_scores(row: ScoredRow) -> tuple[float | None, float | None]:
     RowError (FT-KEY-010) where two names order the answers differently.
     """
     first: tuple[float | None, float | None] = (None, None)
+    if _SCORES_OF(row).count(None) == 2 * len(_SCORES):
+        return first
     named = ""
     for left, right in _SCORES:
         scores: tuple[float | None, float | None] = (getattr(row, left), getattr(row, right))
@@ -431,7 +436,8 @@ def _build_scored(row: ScoredRow, pair: AnswerPair, place: Place, policy: ReadPo
         pair.context_path, pair.context = find_context(row)
     pair.system = pair.system or row.find_system()
     pair.margin = row.margin
-    pair.record_id = pair.record_id or stated_id(row.id, place)
+    if row.id is not None and not pair.record_id:
+        pair.record_id = stated_id(row.id, place)
     return _build(row, pair, place, policy)
 
 

@@ -70,6 +70,8 @@ class Lane:
         for part in (stated, *get_args(stated)):
             if isinstance(part, type) and issubclass(part, msgspec.Struct):
                 objects = [cast("dict[str, Any]", value) for value in values if isinstance(value, dict)]
+                if not objects:  # of `text or object`, texts alone: a row with an object has more keys
+                    continue
                 return self._shape(part, objects, {}) if len(objects) == len(values) else None
         listed = all(isinstance(value, list) for value in values)
         parts = list(chain.from_iterable(values)) if listed else values

@@ -27,7 +27,7 @@ def test_every_planted_defect_is_quarantined_with_file_and_line_and_good_rows_ar
         ("data/preference.jsonl", 12, "FT-PREF-002", "$.chosen.text"),
         ("data/preference.jsonl", 13, "FT-PREF-003", "$.rejected.text"),
         ("data/preference.jsonl", len(rows) - 1, "FT-DUP-002", "$"),
-        ("data/preference.jsonl", len(rows), "FT-ROW-002", "$"),
+        ("data/preference.jsonl", len(rows), "FT-ROW-016", "$"),
     ]
     kept = project.rows("preference_records", "records.parquet")
     assert [row["question"] for row in kept] == [row["query"] for row in good]
