@@ -145,7 +145,7 @@ def test_on_a_gpu_the_last_fallbacks_are_offloading_and_the_8_bit_optimizer(lab:
     pytest.importorskip("bitsandbytes")
     out_of_memory(lambda trainer, inputs: trainer.args.optim != "paged_adamw_8bit" and trainer.state.global_step == 3)
     job = lab.sft_job(lab.instructions(), save_steps=2, oom={"allow_8bit": True}, **PLAIN)
-    job.params.update(device="cuda", dtype="bfloat16")
+    job.params["compute"].update(device="cuda", dtype="bfloat16")
     artifact = train.main(job)
     taken = [event.rpartition("): ")[2].split(",")[0] for event in rungs(artifact)]
     assert taken[-2:] == ["activation offloading", "8-bit paged optimizer"]
