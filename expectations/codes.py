@@ -135,7 +135,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-ROW-014": Code(
         "The file is UTF-16 or UTF-32",
-        "None of its lines is JSON as it stands; Excel and PowerShell write such files.",
+        "None of its lines is readable as JSON; Excel and PowerShell write such files.",
         "Convert the file: `iconv -f UTF-16 -t UTF-8 FILE > NEW`.",
     ),
     "FT-ROW-015": Code(

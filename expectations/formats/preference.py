@@ -395,7 +395,7 @@ def _margin(scores: tuple[float | None, float | None], stated: float | None, lea
 
 
 def _check_margin(margin: float | None, least: float) -> float | None:
-    """Return a margin that stands without scores; RowError when it is too small."""
+    """Return a margin that is given without scores; RowError when it is too small."""
     if margin is None:
         return None
     if margin < 0:

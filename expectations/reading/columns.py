@@ -106,7 +106,7 @@ class _Dictionary(NamedTuple):
 def _read_dictionary_size(stream: BinaryIO, chunk: Any) -> _Dictionary | None:
     """Return the size of the texts in a column's dictionary page; None without one.
 
-    It stands in the page's header, and not in the file's metadata. The header is written in Thrift's compact protocol:
+    It is in the page's header, and not in the file's metadata. The header is written in Thrift's compact protocol:
     type of the page, its size unpacked and packed, perhaps a checksum, and a struct that begins with the number of
     texts.
     """

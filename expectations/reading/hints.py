@@ -33,9 +33,7 @@ def explain_json(text: str, error: json.JSONDecodeError) -> Hint:
     rest = text[at:].lstrip()
     before = text[:at].rstrip()
     if text.startswith("\ufeff") or rest.startswith("\ufeff"):
-        reason = (
-            "a byte order mark (BOM, U+FEFF) stands inside the file: files were joined with `cat`, each with its own"
-        )
+        reason = "a byte order mark (BOM, U+FEFF) is inside the file: files were joined with `cat`, each with its own"
         return Hint("FT-ROW-015", reason)
     if _COMMENT.match(rest) and not _is_in_string(text, at):
         return Hint(NOT_JSON, f"JSON has no comments, found {_show(rest)}: delete the comment")
@@ -54,9 +52,7 @@ def _explain_commas(text: str, error: json.JSONDecodeError, before: str, rest: s
             COMMA, "a comma follows the object: rows of JSONL have only a line end between them, delete the comma"
         )
     if before.endswith(",") and rest[:1] in ("}", "]"):
-        return Hint(
-            COMMA, f"a comma stands before `{rest[0]}` at character {error.pos + 1}: delete this trailing comma"
-        )
+        return Hint(COMMA, f"a comma is before `{rest[0]}` at character {error.pos + 1}: delete this trailing comma")
     if error.msg.startswith("Expecting ',' delimiter") and rest[:1] in ('"', "{", "["):
         return Hint(OTHER, f"a comma is missing before {_show(rest)}, at character {error.pos + 1}")
     return None
@@ -72,9 +68,7 @@ def _explain_lines(text: str, error: json.JSONDecodeError, before: str, rest: st
         )
         return Hint(NOT_LINES, reason)
     if error.msg.startswith("Invalid control character") and text[error.pos] in "\r\n":
-        return Hint(
-            NOT_LINES, f"a raw line break stands in the text that ends with {_show(before[-_SHOWN:])}: write `\\n`"
-        )
+        return Hint(NOT_LINES, f"a raw line break is in the text that ends with {_show(before[-_SHOWN:])}: write `\\n`")
     if (not rest and "\n" not in text) or _PIECE.fullmatch(text):
         reason = (
             "the line is a part of an object that is written over several lines (pretty-printed), or lacks a bracket"
