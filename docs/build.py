@@ -144,6 +144,8 @@ def _type_name(annotation: object) -> str:
 
 # what Python writes of a type -> what the page says, in this order
 _TYPES = (
+    (r"list\[.*FileEntry.*\]", "list of globs"),
+    (r"dict\[.*\]", "mapping"),
     (r"Annotated\[(\w+), [^\]]*\]", r"\1"),
     (r"Optional\[(\w+)\]", r"\1 or null"),
     (r"Union\[(\w+), (.*)\]", r"\1 or \2"),

@@ -133,6 +133,21 @@ CODES: dict[str, Code] = {
         "Which of the two was meant cannot be known.",
         "Keep one of the keys, with texts.",
     ),
+    "FT-MAP-001": Code(
+        "The column map names a key that is not read",
+        "The column would be lost, and its key would be missing in every row.",
+        "Name the key as docs/bring-your-own-data.md does, and the column after it: `question: query`.",
+    ),
+    "FT-MAP-002": Code(
+        "The column map names a column that no row of the file has",
+        "The key would be missing in every row. Where it is optional, nothing else would say so.",
+        "Correct the name of the column, or give this file a map of its own.",
+    ),
+    "FT-MAP-003": Code(
+        "The column map contradicts itself",
+        "Which of the two was meant cannot be known.",
+        "Give each key a column of its own, and each file one map.",
+    ),
     "FT-ROW-014": Code(
         "The file is UTF-16 or UTF-32",
         "None of its lines is readable as JSON; Excel and PowerShell write such files.",

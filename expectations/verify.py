@@ -12,9 +12,10 @@ import msgspec
 
 from expectations.codes import CODES
 from expectations.contracts.consumer import Consumer
+from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Record
 from expectations.formats.passage import PASSAGE, PassageRecord
-from expectations.formats.recognise import recognise_rows, unknown
+from expectations.formats.recognise import unknown
 from expectations.formats.registry import DIALECTS, FORMATS
 from expectations.formats.unread import UnreadKeys
 from expectations.reading import FILE_CODES, MAX_LINE_BYTES, READ_BATCH, RawRow, Rejected, escape, holds_rows
@@ -122,18 +123,20 @@ def verify_file(
     against: Consumer | None = None,
     max_quarantined: float = 0.0,
     strict: bool = False,
+    mapping: ColumnMap = NO_MAP,
 ) -> Report:
     """Read a file once and check every row, duplicates included. `format` is the name of a format or of a dialect.
 
     Conflicting answers (FT-DUP-003) are reported and fail nothing. `against`: a consumer that must know the file's
-    format in this version. `strict`: a key that is not read fails the file. Refused when `format` is unknown.
+    format in this version. `strict`: a key that is not read fails the file. `mapping`: the file's names for keys and
+    roles. Refused when `format` is unknown.
     """
     check_format(format, str(path))
     report = Report(file=str(path), max_quarantined=max_quarantined, strict=strict)
-    if opens_as_document(path, format):
+    if opens_as_document(path, format) and not mapping.columns:
         _verify_document(report, path)
     else:
-        _verify_rows(report, path, format, max_line_bytes, policy)
+        _verify_rows(report, path, format, max_line_bytes, policy, mapping)
     if against and report.format and not report.unreadable:
         report.violations = _broken_contract(against, report)
     return report
@@ -224,14 +227,16 @@ def _verify_document(report: Report, path: Path) -> None:
     _finish(report)
 
 
-def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes: int, policy: ReadPolicy) -> None:
+def _verify_rows(  # noqa: PLR0917 - as `verify_file`
+    report: Report, path: Path, format: str | None, max_line_bytes: int, policy: ReadPolicy, mapping: ColumnMap
+) -> None:
+    formats = [format] if format else []
     try:
-        opened = OpenedFile(path, max_line_bytes=max_line_bytes)
+        opened = OpenedFile(path, max_line_bytes=max_line_bytes, mapping=mapping)
+        recognition = opened.recognise(formats)
     except (Refused, OSError) as error:
         _give_up(report, error)
         return
-    formats = [format] if format else []
-    recognition = recognise_rows(opened.read, name=path.name, formats=formats)
     if recognition is None and opened.read:
         problem = unknown(str(path), opened.read, formats)
         known = f"; read are: {problem.expected}" if problem.expected else ""
@@ -247,7 +252,11 @@ def _verify_rows(report: Report, path: Path, format: str | None, max_line_bytes:
     rows = _RecentRows(opened.rows(dialect), dialect)
     duplicates = Duplicates()
     unread = UnreadKeys()
-    _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy, unread=unread)), rows.find)
+    try:
+        _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy, unread=unread)), rows.find)
+    except Refused as error:  # the map names a column that no row has
+        _give_up(report, error)
+        return
     report.not_read = unread.sorted()
     report.typos = {name: typo for name, typo in unread.typos.items() if typo}
     report.conflicts = duplicates.conflicts
@@ -333,7 +342,10 @@ def _finish(report: Report) -> None:
 
 def _give_up(report: Report, error: Refused | OSError) -> None:
     if isinstance(error, Refused):
-        report.unreadable_code, report.unreadable = error.violations[0].code, error.violations[0].message
+        first = error.violations[0]
+        report.unreadable_code, report.unreadable = first.code, first.message
+        if first.field:  # of the column map: both names, and the fix
+            report.unreadable = "; ".join(problem.text for problem in error.violations)
     else:
         report.unreadable_code, report.unreadable = "FT-ROW-012", error.strerror or str(error)
 

@@ -26,7 +26,12 @@ class Violation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fix: str = ""
 
     def __str__(self) -> str:
-        text = f"[{self.code}] {self.where}: {self.message}"
+        return f"[{self.code}] {self.where}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        """The message, both values and the fix."""
+        text = self.message
         if self.field:
             text += f" ({self.field}: found {self.found!r}, expected {self.expected!r})"
         if not self.fix:

@@ -192,6 +192,8 @@ class Dialect(Generic[_Row]):
     """A note for the report of a file of this dialect."""
     canonical: bool = False
     """True for the format's own form, whose rows may state their version."""
+    their_path: Callable[[str], str] | None = None
+    """JSON path with our keys -> the one in the row, where a map renames columns (see column_map.py)."""
     format: Format[Any] = field(init=False, repr=False)
     """The format that the dialect belongs to; the format sets it."""
 

@@ -95,7 +95,7 @@ class InstructionRow(TrainingRow, kw_only=True):
     question: str
     answer: str
     record_id: str | None = None
-    history: list[Turn] | None = None
+    history: list[Turn | tuple[str, str]] | None = None
 
 
 class PairRow(TrainingRow, kw_only=True):
@@ -339,13 +339,13 @@ def find_context(row: TrainingExtras) -> tuple[str, list[str]]:
 
 
 def _from_canonical(row: InstructionRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:
-    history = row.history or ()
+    history, history_paths = read_turns(row.history)
     exchange = Exchange(
         paths=("$.question", "$.answer"),
         question=row.question,
         answer=row.answer,
         history=history,
-        history_paths=[(f"$.history[{n}].question", f"$.history[{n}].answer") for n in range(len(history))],
+        history_paths=history_paths,
         record_id=row.record_id,
     )
     return _build_with_extras(row, exchange, place, policy)
@@ -370,6 +370,17 @@ def read_pairs(history: Sequence[tuple[str, str]] | None) -> tuple[list[Turn], l
     pairs = history or ()
     paths = [(f"$.history[{n}][0]", f"$.history[{n}][1]") for n in range(len(pairs))]
     return [Turn(*pair) for pair in pairs], paths
+
+
+def read_turns(history: Sequence[Turn | tuple[str, str]] | None) -> tuple[list[Turn], list[tuple[str, str]]]:
+    """Return the turns of a canonical `history`, whose items may also be pairs, with their JSON paths."""
+    turns: list[Turn] = []
+    paths: list[tuple[str, str]] = []
+    for n, turn in enumerate(history or ()):
+        keys = (".question", ".answer") if isinstance(turn, Turn) else ("[0]", "[1]")
+        turns.append(turn if isinstance(turn, Turn) else Turn(*turn))
+        paths.append((f"$.history[{n}]{keys[0]}", f"$.history[{n}]{keys[1]}"))
+    return turns, paths
 
 
 def _from_alpaca(row: AlpacaRow, _raw: object, place: Place, policy: ReadPolicy) -> InstructionRecord:

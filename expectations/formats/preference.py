@@ -52,6 +52,7 @@ from expectations.formats.instruction import (
     find_alpaca_context,
     find_context,
     read_pairs,
+    read_turns,
     split_thinking,
 )
 from expectations.formats.keys import history_texts
@@ -133,7 +134,7 @@ class PreferenceRow(ScoredRow, kw_only=True):
     chosen: str
     rejected: str
     record_id: str | None = None
-    history: list[Turn] | None = None
+    history: list[Turn | tuple[str, str]] | None = None
 
 
 Side = str | Message | list[Message]
@@ -442,7 +443,7 @@ def _build_scored(row: ScoredRow, pair: AnswerPair, place: Place, policy: ReadPo
 
 
 def _from_canonical(row: PreferenceRow, _raw: object, place: Place, policy: ReadPolicy) -> PreferenceRecord:
-    history = row.history or ()
+    history, history_paths = read_turns(row.history)
     pair = AnswerPair(
         paths=("$.question", "$.chosen", "$.rejected"),
         question=row.question,
@@ -450,7 +451,7 @@ def _from_canonical(row: PreferenceRow, _raw: object, place: Place, policy: Read
         rejected=row.rejected,
         scores=_find_scores(row),
         history=history,
-        history_paths=[(f"$.history[{n}].question", f"$.history[{n}].answer") for n in range(len(history))],
+        history_paths=history_paths,
         record_id=stated_id(row.record_id or row.id, place),
     )
     return _build_scored(row, pair, place, policy)

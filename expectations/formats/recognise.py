@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from expectations.formats.column_map import NO_MAP, ColumnMap, map_dialects
 from expectations.formats.columns import describe_table
 from expectations.formats.dialect import Dialect
 from expectations.formats.registry import DIALECTS
@@ -46,20 +47,23 @@ def recognise(path: Path) -> Dialect[Any]:
     return recognition.dialect
 
 
-def recognise_rows(rows: Sequence[RawRow], *, name: str, formats: Sequence[str] = ()) -> Recognition | None:
+def recognise_rows(
+    rows: Sequence[RawRow], *, name: str, formats: Sequence[str] = (), mapping: ColumnMap = NO_MAP
+) -> Recognition | None:
     """Return the dialect of most of the rows; None when no dialect fits.
 
     `formats`: names of formats or of dialects that the file may have; any by default. The file's name decides between
-    dialects that fit equally well.
+    dialects that fit equally well. Refused where `mapping` names keys that no dialect has.
     """
-    if explain_wrapper(rows):
+    if not mapping.columns and explain_wrapper(rows):
         return None
     candidates = [
         dialect
         for dialect in DIALECTS
         if (_is_one_of(dialect, formats) if formats else not dialect.only_named or _is_named(dialect, name))
     ]
-    least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
+    candidates = map_dialects(mapping, candidates, formats)
+    least = _LEAST_SHARE if formats or mapping.columns else _LEAST_SHARE_UNNAMED
     alike: dict[tuple[Dialect[Any], ...], list[RawRow]] = {}
     for row in rows:
         equals = _best_fits(row.value, candidates, least)
@@ -87,6 +91,9 @@ def recognise_rows(rows: Sequence[RawRow], *, name: str, formats: Sequence[str] 
     notes = _notes(rows, ranked, tied - {winner.name}) + [winner.note] * bool(winner.note)
     if used := _used_keys(winner, rows):
         notes.append(f"also used: {', '.join(f'`{key}`' for key in used)}")
+    if mapping != NO_MAP:
+        renamed = [f"`{theirs}` as `{ours}`" for theirs, ours in (mapping.by_column() | mapping.roles).items()]
+        notes.append(f"mapped: {', '.join(renamed)}")
     return Recognition(winner, notes)
 
 
@@ -162,7 +169,7 @@ def better_fit(value: Any, dialect: Dialect[Any]) -> Dialect[Any] | None:
         return None
     own = {*_mark_keys(dialect.marks), *_field_keys(dialect)}
     for other in DIALECTS:
-        if other.marks and other.fit(value)[0] == 1.0:
+        if other.marks and other.name != dialect.name and other.fit(value)[0] == 1.0:
             found = {key for key in _mark_keys((*other.marks, *other.extra_marks)) if key in value}
             if not own.issuperset(found):
                 return other

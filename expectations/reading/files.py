@@ -16,7 +16,7 @@ from expectations.reading.lane import Lane
 from expectations.reading.lines import ArrayReader, read_lines
 from expectations.reading.rows import BLANK, BOM, RawRow, Rejected, Source, Unreadable, show_name
 from expectations.reading.streams import CHUNK, markup_of, not_read, open_stream, packing_of
-from expectations.reading.tables import read_table, shape_of
+from expectations.reading.tables import NO_COLUMNS, Mapped, read_table, shape_of
 from expectations.violations import Refused, violation
 
 MAX_LINE_BYTES = 8 << 20
@@ -29,27 +29,33 @@ def is_readable(path: Path) -> bool:
 
 
 def read_raw_rows(
-    path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, lane: Lane | None = None
+    path: Path,
+    *,
+    name: str = "",
+    max_line_bytes: int = MAX_LINE_BYTES,
+    lane: Lane | None = None,
+    mapped: Mapped = NO_COLUMNS,
 ) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a file, in file order.
 
     Supported are JSONL, a JSON array (whatever its name), one pretty-printed JSON object, CSV, TSV and TREC's tables;
     these compressed with gzip or zstd; Parquet; a folder that `datasets` saved. A row of an array has the line on which
     its element starts. Blank lines are no rows. A damaged compressed or binary file gives one `Rejected` and no row.
-    `max_line_bytes` limits a row, and so the memory. `lane` may be opened while the rows are read: see lane.py. Refused
-    (FT-ROW-012) when there is no such file.
+    `max_line_bytes` limits a row, and so the memory. `lane` may be opened while the rows are read: see lane.py. The
+    columns of a table that are `mapped` have the values of the keys that they are read as. Refused (FT-ROW-012) when
+    there is no such file.
     """
     if not is_readable(path):
         problem = "not a file" if path.exists() else "no such file"
         raise Refused(str(path), [violation("FT-ROW-012", where=str(path), message=problem)])
     source = Source(path, name)
     try:
-        yield from _read(source, max_line_bytes, lane)
+        yield from _read(source, max_line_bytes, lane, mapped)
     except Unreadable as error:
         yield source.reject(error.code, 0, 0, error.reason, raw="")
 
 
-def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[RawRow | Rejected]:
+def _read(source: Source, max_line_bytes: int, lane: Lane | None, mapped: Mapped) -> Iterator[RawRow | Rejected]:
     path = source.path
     if path.is_dir():
         yield from read_folder(source, max_line_bytes)
@@ -66,8 +72,8 @@ def _read(source: Source, max_line_bytes: int, lane: Lane | None) -> Iterator[Ra
         start = peeked.lstrip(BLANK)
         if markup := markup_of(start):
             raise not_read(markup)
-        if shape := shape_of(path.name, peeked):
-            yield from read_table(stream, source, shape, max_line_bytes)
+        if shape := shape_of(path.name, peeked, mapped):
+            yield from read_table(stream, source, shape, max_line_bytes, mapped)
         elif _is_array(start):
             yield from ArrayReader(source, max_line_bytes).read(stream)
         elif start.split(b"\n", 1)[0].strip(BLANK) == b"{":

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, BinaryIO, cast
 
@@ -63,6 +63,11 @@ _ID = re.compile(r"\S{1,80}")
 _QUOTED_CELL = re.compile(r'(?<=[\t\n])"(?:[^"]|"")*"(?=[\t\r\n]|\Z)')
 
 
+Mapped = Mapping[str, str]
+"""Columns that a map names -> the key that each is read as."""
+NO_COLUMNS: Mapped = {}
+
+
 class Shape(msgspec.Struct, frozen=True):
     """How the cells of a table are separated."""
 
@@ -76,7 +81,7 @@ class Shape(msgspec.Struct, frozen=True):
     """Lines before the table: Excel's `sep=;`."""
 
 
-def shape_of(name: str, start: bytes) -> Shape | None:
+def shape_of(name: str, start: bytes, mapped: Mapped = NO_COLUMNS) -> Shape | None:
     """Return the shape of a table, by the file's name and its first bytes; None for a file that is no table."""
     if start.lstrip(BLANK)[:1] in (b"{", b"[") or b"\x00" in start[:4]:  # a NUL: UTF-16, which is refused row by row
         return None
@@ -89,20 +94,20 @@ def shape_of(name: str, start: bytes) -> Shape | None:
     if not lines:
         return None
     if suffix == "csv":
-        return _csv_shape(text, lines)
+        return _csv_shape(text, lines, mapped)
     tabs = {line.count("\t") for line in lines}
     if len(tabs) == 1 and tabs <= {1, 2, 3, 5}:
-        return _tab_shape(text)
+        return _tab_shape(text, mapped)
     width = lines[0].count("\t")
-    is_headed = _is_known_header(lines[0].split("\t")) and any(line.count("\t") == width for line in lines[1:])
+    is_headed = _is_known_header(lines[0].split("\t"), mapped) and any(line.count("\t") == width for line in lines[1:])
     has_tabs = suffix in ("tsv", "tab") or is_headed
-    return _blank_shape(name, lines) or (_tab_shape(text) if has_tabs else _shape_by_header(text, lines))
+    return _blank_shape(name, lines) or (_tab_shape(text, mapped) if has_tabs else _shape_by_header(text, lines, mapped))
 
 
-def _tab_shape(text: str) -> Shape:
+def _tab_shape(text: str, mapped: Mapped) -> Shape:
     """Return the shape of a TSV file: quoted when it has a header, and every quote in it is that of a quoted cell."""
     lines = text.split("\n", 1)
-    if not _is_known_header(lines[0].rstrip("\r").split("\t")) or '"' not in text:
+    if not _is_known_header(lines[0].rstrip("\r").split("\t"), mapped) or '"' not in text:
         return Shape("\t")
     rest = _QUOTED_CELL.sub("", "\n" + text)
     if len(text) >= CHUNK // 4:
@@ -110,7 +115,7 @@ def _tab_shape(text: str) -> Shape:
     return Shape("\t", quoted='"' not in rest)
 
 
-def _csv_shape(text: str, lines: Sequence[str]) -> Shape:
+def _csv_shape(text: str, lines: Sequence[str], mapped: Mapped) -> Shape:
     """Return the shape of a CSV file: the delimiter that finds most known columns in the first row, then most cells."""
     stated = re.match(r"sep=(.)\r?\n", text)
     if stated:
@@ -118,7 +123,7 @@ def _csv_shape(text: str, lines: Sequence[str]) -> Shape:
     found: list[tuple[int, int, int, str]] = []
     for order, delimiter in enumerate(",;\t|"):
         cells = _first_row(text, delimiter) or [lines[0]]
-        found.append((sum(column_name(cell) in COLUMNS for cell in cells), len(cells), -order, delimiter))
+        found.append((sum(_is_known(cell, mapped) for cell in cells), len(cells), -order, delimiter))
     delimiter = max(found)[3]
     return Shape(delimiter, quoted=True, skips_blanks=_follows_blank(lines[0], delimiter))
 
@@ -127,11 +132,11 @@ def _follows_blank(line: str, delimiter: str) -> bool:
     return delimiter != "\t" and 0 < line.count(delimiter) == line.count(f"{delimiter} ")
 
 
-def _shape_by_header(text: str, lines: Sequence[str]) -> Shape | None:
+def _shape_by_header(text: str, lines: Sequence[str], mapped: Mapped) -> Shape | None:
     """Return the shape of CSV in a file of another name: its first row has known columns only, and rows are as wide."""
     for delimiter in ",;|":
         cells = _first_row(text, delimiter)
-        if cells and len(cells) > 1 and all(column_name(cell) in COLUMNS for cell in cells):
+        if cells and len(cells) > 1 and all(_is_known(cell, mapped) for cell in cells):
             shape = Shape(delimiter, quoted=True, skips_blanks=_follows_blank(lines[0], delimiter))
             rows = list(islice(_parsed(text, delimiter), 4))
             if len(rows) > 1 and all(len(row) == len(cells) for row in rows[:-1]):
@@ -154,7 +159,7 @@ def _first_row(text: str, delimiter: str) -> list[str]:
 def _blank_shape(name: str, lines: Sequence[str]) -> Shape | None:
     """Return the shape of a TREC file, whose columns are separated by blanks or tabs; None for another text."""
     rows = [line.split() for line in lines]
-    if len(rows) > 1 and _is_known_header(rows[0]):
+    if len(rows) > 1 and _is_known_header(rows[0], NO_COLUMNS):
         rows = rows[1:]
     judged = "qrel" in name.lower()
     if all(_is_trec(row) or (judged and _is_judgement(row)) for row in rows) and len({len(row) for row in rows}) == 1:
@@ -173,9 +178,14 @@ def _is_judgement(row: Sequence[str]) -> bool:
     return len(row) == 3 and _NUMBER.fullmatch(row[2]) is not None
 
 
-def column_name(cell: str) -> str:
-    """Return the name of a column, in the spelling of the dialects where they know it: `Query ID` is `query_id`."""
+def column_name(cell: str, mapped: Mapped = NO_COLUMNS) -> str:
+    """Return the name of a column, in the spelling of the dialects where they know it: `Query ID` is `query_id`.
+
+    A column that a map names keeps its own spelling.
+    """
     name = cell.strip()
+    if name in mapped:
+        return name
     lower = name.lower()
     for spelled in (lower, lower.replace(" ", "_"), lower.replace("-", "_")):
         if spelled in COLUMNS:
@@ -183,10 +193,17 @@ def column_name(cell: str) -> str:
     return name
 
 
-def _is_known_header(cells: Sequence[str]) -> bool:
+def _is_known(cell: str, mapped: Mapped) -> bool:
+    name = column_name(cell, mapped)
+    return name in COLUMNS or name in mapped
+
+
+def _is_known_header(cells: Sequence[str], mapped: Mapped) -> bool:
     """Return whether the cells of a first row are names of columns, at least half of them known here."""
     named = [cell.strip().strip('"') for cell in cells if cell.strip()]
-    known = sum(column_name(cell) in COLUMNS for cell in named)
+    if mapped and mapped.keys() <= set(named):
+        return True
+    known = sum(_is_known(cell, mapped) for cell in named)
     return bool(named) and known * 2 >= len(named) and len(named) > 1 and all(map(_is_column_name, named))
 
 
@@ -194,19 +211,23 @@ def _is_column_name(cell: str) -> bool:
     return _COLUMN_NAME.fullmatch(cell.strip()) is not None and len(cell.split()) <= 4
 
 
-def find_header(first: Sequence[str], following: Sequence[Sequence[str]]) -> list[str] | None:
+def find_header(
+    first: Sequence[str], following: Sequence[Sequence[str]], mapped: Mapped = NO_COLUMNS
+) -> list[str] | None:
     """Return the names of the columns if a first row is a header; None if it is a row like the others.
 
-    It is one when it has known names, or names without a digit above rows of numbers, ids or longer texts.
+    It is one when it has all columns of a map, known names, or names without a digit above rows of numbers, ids or
+    longer texts.
     """
     named = [cell for cell in first if cell.strip()]
-    if not named or not all(map(_is_column_name, named)):
-        return None
-    known = sum(column_name(cell) in COLUMNS for cell in named)
-    if known * 2 < len(named) and not _contrasts(first, following):
-        return None
+    if not mapped or not mapped.keys() <= {cell.strip() for cell in named}:
+        if not named or not all(map(_is_column_name, named)):
+            return None
+        known = sum(_is_known(cell, mapped) for cell in named)
+        if known * 2 < len(named) and not _contrasts(first, following):
+            return None
     # pandas writes its index as a first column without a name
-    return [column_name(cell) if cell.strip() else f"Unnamed: {n}" for n, cell in enumerate(first)]
+    return [column_name(cell, mapped) if cell.strip() else f"Unnamed: {n}" for n, cell in enumerate(first)]
 
 
 def _contrasts(first: Sequence[str], following: Sequence[Sequence[str]]) -> bool:
@@ -221,13 +242,15 @@ def _contrasts(first: Sequence[str], following: Sequence[Sequence[str]]) -> bool
     )
 
 
-def read_table(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -> Iterator[RawRow | Rejected]:
+def read_table(
+    stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int, mapped: Mapped = NO_COLUMNS
+) -> Iterator[RawRow | Rejected]:
     """Yield the rows of a table: objects under a header, else lists of cells. Rows of empty cells are no rows."""
     rows = _rows(stream, source, shape, max_line_bytes)
     lead = list(islice(rows, 1 + _JUDGED_BY))
     first = lead[0] if lead else None
     following = [row.value for row in lead[1:] if isinstance(row, RawRow)]
-    header = find_header(first.value, following) if isinstance(first, RawRow) else None
+    header = find_header(first.value, following, mapped) if isinstance(first, RawRow) else None
     if header is None:
         yield from chain(lead, rows)
         return
@@ -236,7 +259,7 @@ def read_table(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: i
         reason = f"the header names {' and '.join(f'`{escape(name)}`' for name in twins)} more than once"
         raise Unreadable("FT-TAB-004", reason)
     for row in chain(lead[1:], rows):
-        yield _as_object(source, row, header) if isinstance(row, RawRow) else row
+        yield _as_object(source, row, header, mapped) if isinstance(row, RawRow) else row
 
 
 def _rows(stream: BinaryIO, source: Source, shape: Shape, max_line_bytes: int) -> Iterator[RawRow | Rejected]:
@@ -252,14 +275,14 @@ def _split(row: RawRow) -> RawRow:
     return msgspec.structs.replace(row, untyped=" ".join(cast("list[str]", row.untyped)).split())
 
 
-def _as_object(source: Source, row: RawRow, header: Sequence[str]) -> RawRow | Rejected:
+def _as_object(source: Source, row: RawRow, header: Sequence[str], mapped: Mapped) -> RawRow | Rejected:
     cells: list[str] = row.value
     if len(cells) != len(header):
         names = ", ".join(f"`{escape(name)}`" for name in header[:8])
         reason = f"found {len(cells)} cells, the header names {len(header)} columns: {names}"
         return source.reject("FT-TAB-002", row.line, row.offset, reason, raw=row.raw)
     value = {
-        name: _value(name, cell)
+        name: _value(mapped.get(name, name), cell)
         for name, cell in zip(header, cells, strict=True)
         if cell or not name.startswith("Unnamed: ")
     }

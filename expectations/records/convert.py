@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +13,14 @@ from typing import BinaryIO, Protocol, Self, cast
 import msgspec
 
 from expectations.formats.build import content_id
+from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.formats.dialect import DEFAULT_POLICY, ReadPolicy, Record
 from expectations.formats.pairs import RETRIEVAL_PAIR, RetrievalPairRecord
 from expectations.formats.passage import PASSAGE
-from expectations.formats.recognise import Recognition, recognise_rows, unknown
+from expectations.formats.recognise import Recognition, unknown
 from expectations.formats.registry import FORMATS, targets_of
 from expectations.formats.retrieval import QRELS_HEADER
-from expectations.reading import FILE_CODES, RawRow, Rejected
+from expectations.reading import FILE_CODES, Rejected
 from expectations.records.duplicates import Duplicates
 from expectations.records.read import OpenedFile, convert_rows, in_batches
 from expectations.verify import check_format, opens_as_document, read_sections
@@ -125,22 +126,23 @@ def convert_file(
     quarantine: Path,
     format: str | None = None,
     policy: ReadPolicy = DEFAULT_POLICY,
+    mapping: ColumnMap = NO_MAP,
     force: bool = False,
     open_writer: OpenWriter = JsonlWriter,
 ) -> Conversion:
     """Write the records of `path` to `out` as format `to`, and the rejected rows to `quarantine`.
 
     Both are written to temporary files next to their place and renamed when they are complete. `format` names the
-    format of `path` where it should not be recognised. `to` may also be `beir`, a folder, for files that become
-    `retrieval_pair`. Refused, with nothing written: a file that cannot be read or recognised, a format that cannot
-    become `to`. FileExistsError for files that exist, unless `force`.
+    format of `path` where it should not be recognised, `mapping` its names for keys and roles. `to` may also be `beir`,
+    a folder, for files that become `retrieval_pair`. Refused, with nothing written: a file that cannot be read or
+    recognised, a format that cannot become `to`. FileExistsError for files that exist, unless `force`.
     """
     if to not in (*FORMATS, BEIR):
         raise _refuse("FT-DIALECT-003", path, f"the format `{to}` is none of {', '.join((*FORMATS, BEIR))}")
     check_format(format, str(path))
     _refuse_overwriting(path, out, quarantine, force=force)
     target, opener = (RETRIEVAL_PAIR.name, BeirWriter) if to == BEIR else (to, open_writer)
-    (read_format, dialect), records = _open(path, target, format, policy)
+    (read_format, dialect), records = _open(path, target, format, policy, mapping)
     staged, staged_quarantine = (file.with_name(f".{file.name}.{os.getpid()}.part") for file in (out, quarantine))
     for file in (out, quarantine):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -194,39 +196,39 @@ def _remove(path: Path) -> None:
 
 
 def _open(
-    path: Path, to: str, format: str | None, policy: ReadPolicy
+    path: Path, to: str, format: str | None, policy: ReadPolicy, mapping: ColumnMap
 ) -> tuple[tuple[str, str], Iterator[Record | Rejected]]:
     """Return (format, dialect) of a file, and its records as `to`, not yet read. Refused when it cannot become `to`."""
-    if opens_as_document(path, format):
+    if opens_as_document(path, format) and not mapping.columns:
         _refuse_target(path, PASSAGE.name, to)
         return (PASSAGE.name, path.suffix[1:].lower()), read_sections(path)
-    opened = OpenedFile(path)
+    opened = OpenedFile(path, mapping=mapping)
     for row in opened.first:
         if isinstance(row, Rejected) and row.code in FILE_CODES:
             raise _refuse(row.code, path, row.reason)
     if not opened.first:
         raise _refuse("FT-ROW-012", path, "the file has no rows")
-    dialect = _recognise(path, opened.read, to, format).dialect
+    dialect = _recognise(path, opened, to, format).dialect
     name = dialect.format.name
     _refuse_target(path, name, to)
     records = convert_rows(path, opened.rows(dialect), dialect, policy, to=to)
     return (name, dialect.name), records
 
 
-def _recognise(path: Path, rows: Sequence[RawRow], to: str, format: str | None) -> Recognition:
+def _recognise(path: Path, opened: OpenedFile, to: str, format: str | None) -> Recognition:
     """Return the dialect of a file. Rows that fit another dialect fully count as that one, if only it can become `to`.
 
     Rows with `_id` and `text`, for example, may be passages or queries: the caller's target decides.
     """
     formats = [format] if format else []
-    recognition = recognise_rows(rows, name=path.name, formats=formats)
+    recognition = opened.recognise(formats)
     if recognition is None:
-        raise Refused(str(path), [unknown(str(path), rows, formats)])
-    if format or to in targets_of(recognition.dialect.format.name):
+        raise Refused(str(path), [unknown(str(path), opened.read, formats)])
+    if format or opened.mapping.columns or to in targets_of(recognition.dialect.format.name):
         return recognition
     sources = [name for name in FORMATS if to in targets_of(name)]
-    other = recognise_rows(rows, name=path.name, formats=sources)
-    return other if other and all(other.dialect.fit(row.value)[0] == 1.0 for row in rows) else recognition
+    other = opened.recognise(sources)
+    return other if other and all(other.dialect.fit(row.value)[0] == 1.0 for row in opened.read) else recognition
 
 
 def _refuse_target(path: Path, format: str, to: str) -> None:

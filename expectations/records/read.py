@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from expectations.formats.column_map import NO_MAP, ColumnMap, columns_of, missing_columns
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError
-from expectations.formats.recognise import SAMPLE, better_fit, recognise_rows, unknown
+from expectations.formats.recognise import SAMPLE, Recognition, better_fit, recognise_rows, unknown
 from expectations.formats.registry import FORMATS
 from expectations.formats.unread import KeyReader, Unread, UnreadKeys
 from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
@@ -28,16 +29,17 @@ def read_records(
     name: str = "",
     max_line_bytes: int = MAX_LINE_BYTES,
     policy: ReadPolicy = DEFAULT_POLICY,
+    mapping: ColumnMap = NO_MAP,
     unread: UnreadKeys | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of one file, in file order, and a `Rejected` for every row that becomes none.
 
     `name` is the file's name in records and quarantine, its own name by default. `unread` counts keys that no field
-    takes. Duplicates need the whole data set:
-    see duplicates.py. Refused when the file cannot be opened.
+    takes. Duplicates need the whole data set: see duplicates.py. Refused when the file cannot be opened, or when
+    `mapping` does not fit it.
     """
-    opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes)
-    recognition = recognise_rows(opened.read, name=path.name, formats=[format, *FORMATS[format].also_reads])
+    opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes, mapping=mapping)
+    recognition = opened.recognise([format, *FORMATS[format].also_reads])
     dialect = recognition and recognition.dialect
     yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread)
 
@@ -45,11 +47,24 @@ def read_records(
 class OpenedFile:
     """A file whose first rows were read, so that it can be recognised. Refused when it cannot be opened."""
 
-    def __init__(self, path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES) -> None:
+    def __init__(
+        self, path: Path, *, name: str = "", max_line_bytes: int = MAX_LINE_BYTES, mapping: ColumnMap = NO_MAP
+    ) -> None:
         self._lane = Lane()
-        self._rest = read_raw_rows(path, name=name, max_line_bytes=max_line_bytes, lane=self._lane)
+        self._path, self._name, self.mapping = path, name or str(path), mapping
+        mapped = mapping.by_column()
+        self._rest = read_raw_rows(path, name=name, max_line_bytes=max_line_bytes, lane=self._lane, mapped=mapped)
         self.first = list(islice(self._rest, SAMPLE))
         self.read = [row for row in self.first if isinstance(row, RawRow)]
+        self._missing = mapped.keys() - set(chain.from_iterable(map(columns_of, self.read))) if mapped else set[str]()
+
+    def recognise(self, formats: Sequence[str] = ()) -> Recognition | None:
+        """Return the dialect of the file, among the formats; None when none fits. Refused for a map that does not."""
+        name = self._path.name
+        recognition = recognise_rows(self.read, name=name, formats=formats, mapping=self.mapping)
+        if self._missing and self.read and (recognition is None or len(self.first) < SAMPLE):
+            raise missing_columns(sorted(self._missing), self.mapping, self.read, self._name)
+        return recognition
 
     def rows(self, dialect: Dialect[Any] | None) -> Iterator[RawRow | Rejected]:
         """Return all rows. Those after the first use the quick lane, if the first valid ones have one shape."""
@@ -58,7 +73,18 @@ class OpenedFile:
             samples = [row.value for row in self.read if _has_types_of(dialect, row)]
             if not KeyReader(dialect).must_search(samples):
                 self._lane.learn(dialect.row, samples, fixed)
-        return chain(self.first, self._rest)
+        rows = chain(self.first, self._rest)
+        return self._search_columns(rows) if self._missing else rows
+
+    def _search_columns(self, rows: Iterable[RawRow | Rejected]) -> Iterator[RawRow | Rejected]:
+        """Pass rows on; refuse the file at its end where no row had a column of the map."""
+        missing = set(self._missing)
+        for row in rows:
+            if missing and isinstance(row, RawRow) and row.typed is None:  # the quick lane knows the first rows' keys
+                missing.difference_update(columns_of(row))
+            yield row
+        if missing:
+            raise missing_columns(sorted(missing), self.mapping, self.read, self._name)
 
 
 def _has_types_of(dialect: Dialect[Any], row: RawRow) -> bool:
@@ -116,14 +142,17 @@ def convert_rows(
             if not row.plain and residues and residues.current:
                 residues.end_row(len(records) - 1, row)
         if residues:
-            _reject_repeated(source, records, residues)
+            _reject_repeated(source, records, residues, dialect)
         yield from records
 
 
-def _reject_repeated(source: Source, records: list[Record | Rejected], residues: Residues[RawRow]) -> None:
+def _reject_repeated(
+    source: Source, records: list[Record | Rejected], residues: Residues[RawRow], dialect: Dialect[Any]
+) -> None:
     """Replace the records whose residue of a template other rows repeat by their rejection."""
-    for number, row, at, reason in residues.take_repeated():
+    for number, row, path, reason in residues.take_repeated():
         if not isinstance(records[number], Rejected):
+            at = dialect.their_path(path) if dialect.their_path else path
             records[number] = source.reject("FT-TEXT-002", row.line, row.offset, reason, raw=row.raw, path=at)
 
 

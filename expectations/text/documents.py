@@ -11,6 +11,7 @@ import msgspec
 
 from expectations.canonical import file_digest
 from expectations.codes import CODES
+from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.formats.passage import PassageRecord
 from expectations.reading import Rejected
 from expectations.reading.columns import is_dataset_folder
@@ -55,13 +56,16 @@ def is_document(path: Path) -> bool:
     return path.suffix.lower() in DOCUMENTS
 
 
-def read_document(path: Path, name: str) -> Iterator[Section | Rejected]:
+def read_document(path: Path, name: str, mapping: ColumnMap = NO_MAP) -> Iterator[Section | Rejected]:
     """Yield the sections of one file, read by its suffix; `name` is the file's name in the sources of passages.
 
-    A folder that the `datasets` library saved is read as rows. Raises Refused (FT-CORPUS-007) for HTML without its
-    library.
+    `mapping`: the names of the columns, where the file has rows. A folder that the `datasets` library saved is read as
+    rows. Raises Refused (FT-CORPUS-007) for HTML without its library.
     """
     reader = _read_passages if is_dataset_folder(path) else READERS.get(path.suffix.lower())
+    if reader is _read_passages:
+        yield from _read_passages(path, name, mapping)
+        return
     if reader is not None:
         yield from reader(path, name)
         return
@@ -141,8 +145,8 @@ def _read_text(path: Path, name: str) -> Iterator[Section | Rejected]:
     yield Section(path.stem, f"{path.stem}#1", (), name, name, 1, whole, start, len(whole), numbered=True)
 
 
-def _read_passages(path: Path, name: str) -> Iterator[Section | Rejected]:
-    for row in read_records(path, "passage"):
+def _read_passages(path: Path, name: str, mapping: ColumnMap = NO_MAP) -> Iterator[Section | Rejected]:
+    for row in read_records(path, "passage", mapping=mapping):
         if isinstance(row, Rejected):
             yield msgspec.structs.replace(row, file=name)
         elif isinstance(row, PassageRecord):

@@ -12,6 +12,7 @@ import click
 from expectations.formats.dialect import ReadPolicy, Thinking
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
+from ft_assets.commands.verify import columns_option, read_map, roles_option
 
 if TYPE_CHECKING:
     from expectations.records.convert import Writer
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     "--quarantine", type=click.Path(path_type=Path), help="File for rejected rows (default OUT.quarantine.jsonl)."
 )
 @click.option("--format", "format_name", metavar="NAME", help="Format of the file (default: detect it).")
+@columns_option
+@roles_option
 @click.option(
     "--thinking",
     type=click.Choice(get_args(Thinking)),
@@ -59,6 +62,8 @@ def command(  # noqa: PLR0917 - one for each option
     out: Path | None,
     quarantine: Path | None,
     format_name: str | None,
+    columns: tuple[str, ...],
+    roles: tuple[str, ...],
     thinking: str,
     min_margin: float,
     traditional: str,
@@ -81,6 +86,7 @@ def command(  # noqa: PLR0917 - one for each option
     policy = ReadPolicy(
         thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
     )
+    mapping = read_map(columns, roles)
     try:
         conversion = convert_file(
             file,
@@ -89,6 +95,7 @@ def command(  # noqa: PLR0917 - one for each option
             quarantine=quarantine or target.with_name(f"{target.name}.quarantine.jsonl"),
             format=format_name,
             policy=policy,
+            mapping=mapping,
             force=force,
             open_writer=_open_parquet if target.suffix == ".parquet" else JsonlWriter,
         )

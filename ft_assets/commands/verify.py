@@ -14,9 +14,46 @@ from expectations.violations import Refused
 
 if TYPE_CHECKING:
     from expectations.contracts.adapter import RagPrompt
+    from expectations.formats.column_map import ColumnMap
     from expectations.verify import Report, Training
 
 _STDOUT = "-"
+columns_option = click.option(
+    "--columns",
+    multiple=True,
+    metavar="KEY=COLUMN,…",
+    help="The files' names for keys: question=query,answer=response.",
+)
+roles_option = click.option(
+    "--roles",
+    multiple=True,
+    metavar="ROLE=OURS,…",
+    help="The files' names for the roles system, user and assistant: bot=assistant.",
+)
+
+
+def read_map(columns: tuple[str, ...], roles: tuple[str, ...]) -> ColumnMap:
+    """Return the map that `--columns` and `--roles` give. UsageError for a pair without `=`, a key twice, no role."""
+    from expectations.formats.column_map import ColumnMap, Role
+
+    named = _read_pairs("--columns", columns)
+    renamed = _read_pairs("--roles", roles)
+    for role, own in renamed.items():
+        if own not in get_args(Role):
+            raise click.UsageError(f"--roles: {role}={own} must name one of {', '.join(get_args(Role))} after the `=`")
+    return ColumnMap(columns=named, roles=cast("dict[str, Role]", renamed))
+
+
+def _read_pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for pair in ",".join(values).split(",") if values else ():
+        left, equals, right = (part.strip() for part in pair.partition("="))
+        if not (left and equals and right):
+            raise click.UsageError(f"{option}: {pair!r} is no pair of names with `=` between them")
+        if left in pairs:
+            raise click.UsageError(f"{option}: {left} is both {pairs[left]} and {right}")
+        pairs[left] = right
+    return pairs
 
 
 @click.command("verify")
@@ -24,6 +61,8 @@ _STDOUT = "-"
 @click.option(
     "--format", "format_name", metavar="NAME", help="Check the files against this format (default: detect it)."
 )
+@columns_option
+@roles_option
 @click.option("--against", metavar="CONTRACT", help="A consumer's contract, by name or as a YAML file.")
 @click.option(
     "--thinking",
@@ -54,6 +93,8 @@ def command(  # noqa: PLR0917 - one for each option
     ctx: click.Context,
     files: tuple[Path, ...],
     format_name: str | None,
+    columns: tuple[str, ...],
+    roles: tuple[str, ...],
     against: str | None,
     thinking: str,
     min_margin: float,
@@ -72,6 +113,7 @@ def command(  # noqa: PLR0917 - one for each option
     Exit code: 0 clean, 1 rows fail or the contract is broken, 2 unreadable (the worst of all files).
     Example:   ft verify data/ddr.jsonl --format preference
                ft verify exports/*.jsonl --against ddr --github
+               ft verify chats.csv --columns question=query,answer=response
     """
     if sum((as_json, junit == _STDOUT, github, markdown)) > 1:
         raise click.UsageError("choose one of --json, --junit, --github, --markdown; --junit PATH goes with any.")
@@ -81,6 +123,7 @@ def command(  # noqa: PLR0917 - one for each option
     policy = ReadPolicy(
         thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
     )
+    mapping = read_map(columns, roles)
     try:
         consumer = find_consumer(against) if against else None
         reports = [
@@ -91,6 +134,7 @@ def command(  # noqa: PLR0917 - one for each option
                 against=consumer,
                 max_quarantined=max_quarantined,
                 strict=strict,
+                mapping=mapping,
             )
             for path in files
         ]

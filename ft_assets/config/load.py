@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from expectations.yaml_text import load_yaml
-from ft_assets.config.model import RENAMED, SCHEMA_VERSION, Settings
+from ft_assets.config.model import FILE_ENTRY, RENAMED, SCHEMA_VERSION, FileEntry, Settings
 from resources.artifacts import write_json
 
 ENV_PREFIX = "FT__"
@@ -154,11 +154,10 @@ def _apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> 
     return errors
 
 
-def _unknown_key(keys: list[str]) -> str | None:
+def _unknown_key(keys: list[str], model: type[BaseModel] | None = Settings, top: str = "the top level") -> str | None:
     """Return why `keys` is no path of keys in Settings, with the nearest name; None if it is one."""
-    model: type[BaseModel] | None = Settings
     for depth, key in enumerate(keys):
-        here = ".".join(keys[:depth]) or "the top level"
+        here = ".".join(keys[:depth]) or top
         if model is None:
             return f"{here} has no keys below it."
         if key not in model.model_fields:
@@ -187,7 +186,9 @@ def _explain(error: ValidationError) -> list[str]:
         if item["type"] == "extra_forbidden":
             if path[-1] in RENAMED:
                 continue  # _renamed_keys reports it with the new name
-            lines.append(f"{'.'.join(path)}: {_unknown_key(path) or 'unknown key.'}")
+            in_list = FILE_ENTRY in path
+            unknown = _unknown_key(path[-1:], FileEntry, "an entry") if in_list else _unknown_key(path)
+            lines.append(f"{'.'.join(path)}: {unknown or 'unknown key.'}")
         elif item["type"] == "missing":
             lines.append(f"{'.'.join(path)}: required, but not set.")
         else:

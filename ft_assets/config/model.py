@@ -7,9 +7,9 @@ effect, and why the default is what it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -20,10 +20,70 @@ class ConfigSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class CorpusSettings(ConfigSection):
-    files: list[str] = Field(min_length=1)
+Role = Literal["system", "user", "assistant"]
+Columns = dict[str, str]
+"""Key that is read -> column of the files."""
+
+
+class FileEntry(ConfigSection):
+    """Files with names of their own for keys and roles, among the globs of a section."""
+
+    glob: str
+    columns: Columns | None = None
+    """In place of the `columns` of the section; null takes those."""
+    roles: dict[str, Role] | None = None
+    """In place of the `roles` of the section; null takes those."""
+
+
+def _kind_of_entry(entry: object) -> str:
+    return "glob" if isinstance(entry, str) else "entry"
+
+
+# with a discriminator the errors of an entry name its keys, and do not say that it is no text
+Globs = list[Annotated[Annotated[str, Tag("glob")] | Annotated[FileEntry, Tag("entry")], Discriminator(_kind_of_entry)]]
+
+
+class RowFiles(ConfigSection):
+    """A section that names files of rows."""
+
+    formats: ClassVar[Mapping[str, str]]
+    """Key that holds globs -> format of the rows in its files."""
+
+    def own_map(self) -> tuple[Columns, dict[str, Role]]:
+        """Return the columns and the roles of files that have none of their own."""
+        return getattr(self, "columns", {}), getattr(self, "roles", {})
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        errors: list[str] = []
+        for key, format in self.formats.items():
+            entries: Globs = getattr(self, key)
+            maps = {f"{key}[{n}].columns": e.columns for n, e in enumerate(entries) if isinstance(e, FileEntry)}
+            for at, columns in {"columns": self.own_map()[0], **maps}.items():
+                if columns:
+                    errors += _explain_columns(columns, format, at)
+        if errors:
+            raise ValueError("; ".join(errors))
+        return self
+
+
+def _explain_columns(columns: Columns, format: str, at: str) -> list[str]:
+    """Return the errors of a column map. The formats are imported only where there is one."""
+    from expectations.formats.column_map import check_columns
+    from expectations.formats.registry import FORMATS
+
+    return [error.text for error in check_columns(columns, [format, *FORMATS[format].also_reads], "config.yaml", at)]
+
+
+class CorpusSettings(RowFiles):
+    formats = {"files": "passage"}
+
+    files: Globs = Field(min_length=1)
     """Globs of the documents, relative to config.yaml: Markdown, text, HTML; rows (BEIR, UltraRAG) as JSONL, JSON,
-    Parquet or a folder that the `datasets` library saved."""
+    Parquet or a folder that the `datasets` library saved. An entry may be `{glob: …, columns: {…}}`."""
+    columns: Columns = {}
+    """The names that rows have for `document_id`, `title` and `text`, as in `datasets.instruction.columns`. Documents
+    have no columns and are read as they are."""
     max_chars: PositiveInt = 1200
     """Characters of one passage, at most about this many. A longer section is cut at sentence ends. Choose it together
     with `embedding.passage_max_tokens`, because tokens beyond that limit are not encoded: on CMRC 2018 (Chinese) the
@@ -39,32 +99,50 @@ class CorpusSettings(ConfigSection):
     words of Taiwan. Japanese text is never converted. The default changes no text that you did not ask to change."""
 
 
-class InstructionFiles(ConfigSection):
-    files: list[str] = []
+class InstructionFiles(RowFiles):
+    formats = {"files": "instruction"}
+
+    files: Globs = []
     """Globs of the SFT rows, relative to config.yaml (Alpaca, messages, ShareGPT, prompt / completion, KBAlign, SQuAD).
-    Empty: there is no such data set, and an asset that needs it refuses to run."""
+    Empty: there is no such data set, and an asset that needs it refuses to run. An entry may be
+    `{glob: …, columns: {…}, roles: {…}}` for files with names of their own."""
+    columns: Columns = {}
+    """The names that the files have for keys: `{question: query, answer: response}` reads the column `query` as the
+    question. The keys are those of the forms that are read here; `messages` is a dialogue. A key that is not read, or
+    a column that no row of a file has, is refused. Empty: the form of the rows is recognised."""
+    roles: dict[str, Role] = {}
+    """The names that the messages have for roles: `{bot: assistant}`. The usual names (`human`, `gpt` …) are known."""
     thinking: Literal["require", "allow_empty", "mask_empty", "strip"] = "allow_empty"
     """How to treat reasoning in answers: `require` quarantines rows without it (for a model that always thinks),
     `allow_empty` trains rows as they are, `mask_empty` takes an empty reasoning block out of the loss, `strip` removes
     reasoning. The default suits a model that answers with or without reasoning."""
 
 
-class PreferenceFiles(ConfigSection):
-    files: list[str] = []
+class PreferenceFiles(RowFiles):
+    formats = {"files": "preference"}
+
+    files: Globs = []
     """Globs of the DPO rows, relative to config.yaml (DDR of UltraRAG or RAG-DDR, prompt / chosen / rejected). Empty:
-    there is no such data set, and an asset that needs it refuses to run."""
+    there is no such data set, and an asset that needs it refuses to run. Entries as in `datasets.instruction.files`."""
+    columns: Columns = {}
+    """The names that the files have for `question`, `chosen`, `rejected`, `chosen_score` …, as in
+    `datasets.instruction.columns`. Empty: the form of the rows is recognised."""
+    roles: dict[str, Role] = {}
+    """The names that the messages have for roles: `{bot: assistant}`. The usual names (`human`, `gpt` …) are known."""
     min_margin: float = Field(default=0.0, ge=0.0)
     """Score margin, in the unit of the rows' own scores. Pairs whose chosen score is not higher by more than this are
     quarantined. The default rejects ties and pairs in the wrong order; rows without scores pass."""
 
 
-class RetrievalFiles(ConfigSection):
-    queries: list[str] = []
+class RetrievalFiles(RowFiles):
+    formats = {"queries": "query", "qrels": "qrels"}
+
+    queries: Globs = []
     """Globs of BEIR queries.jsonl files, relative to config.yaml. Empty: there is no retrieval data set, and an asset
-    that needs it refuses to run."""
-    qrels: list[str] = []
+    that needs it refuses to run. An entry may be `{glob: …, columns: {query_id: …, query: …}}`."""
+    qrels: Globs = []
     """Globs of BEIR qrels .tsv files (query-id, corpus-id, score). They name which passage, section or document answers
-    which query."""
+    which query. An entry may be `{glob: …, columns: {query_id: …, passage_id: …, score: …}}`."""
 
 
 class SplitSettings(ConfigSection):

@@ -25,7 +25,9 @@ from ft_assets.graph.source_files import (
     file_inventory,
     files_version,
     inventory_version,
+    maps_recipe,
     match_files,
+    match_mapped,
 )
 from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -66,7 +68,7 @@ class GlossarySummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _documents(settings: Settings, root: Path) -> list[Path]:
-    return match_files(settings.corpus.files, root, "corpus.files")
+    return list(match_mapped(settings.corpus, "files", root, "corpus"))
 
 
 def _glossaries(settings: Settings, root: Path) -> list[Path]:
@@ -95,16 +97,16 @@ SOURCES = {"corpus_files": _documents, "glossary_files": _glossaries}
 def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     settings = settings_of(artifacts.store(), "corpus")
     root = artifacts.project()
-    files = match_files(settings.files, root, "corpus.files")
-    inventory = file_inventory(files, root)
+    files = match_mapped(settings, "files", root, "corpus")
+    inventory = file_inventory(list(files), root)
     recipe = _PASSAGES.recipe_from(
-        settings.model_dump(include={"max_chars", "min_chars", "traditional"}),
+        settings.model_dump(include={"max_chars", "min_chars", "traditional"}) | maps_recipe([files], root),
         {"corpus_files": inventory_version(inventory)},
     )
 
     def compute(staging: Staging) -> Mapping[str, object]:
         write_json(staging.path / FILES, inventory)
-        return to_builtins(collect_passages(files, root, settings, staging.path))
+        return to_builtins(collect_passages(list(files), root, settings, staging.path, files))
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_passages)
 

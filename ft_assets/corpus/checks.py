@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from expectations.canonical import file_digest
+from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.reading import Rejected
 from expectations.rules import passages as rules
 from expectations.text.documents import read_document
@@ -39,8 +42,10 @@ def _offsets_point_at_the_text(evidence: Evidence) -> Verdict:
     documents = list(dict.fromkeys(row["document"] for row in inventory))
     unchanged = [name for name in documents if name not in changed]
     rows = read_rows(artifact.file(PASSAGES), ["passage_id", "text", "source", "start", "end"])
-    traditional = artifact.manifest.recipe.settings["traditional"]
-    violations = rules.offsets_point_at_the_text("passages", _pairs(rows, root, unchanged, traditional))
+    settings = artifact.manifest.recipe.settings
+    maps = msgspec.convert(settings.get("maps", {}), dict[str, ColumnMap])
+    pairs = _pairs(rows, root, {name: maps.get(name, NO_MAP) for name in unchanged}, settings["traditional"])
+    violations = rules.offsets_point_at_the_text("passages", pairs)
     return Verdict(violations, {"sources": len(unchanged), "sources_changed_since": len(changed)})
 
 
@@ -49,25 +54,24 @@ def _is_same(path: Path, sha256: str) -> bool:
 
 
 def _pairs(
-    rows: Iterator[dict[str, Any]], root: Path, files: list[str], traditional: Traditional
+    rows: Iterator[dict[str, Any]], root: Path, files: Mapping[str, ColumnMap], traditional: Traditional
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (passage id, its text, the text of its source) for passages of `files`; both are in the same order."""
-    names = set(files)
     sources = _sources(root, files)
     source, whole = "", ""
     for row in rows:
-        if row["source"] not in names and row["source"].rpartition(":")[0] not in names:
+        if row["source"] not in files and row["source"].rpartition(":")[0] not in files:
             continue
         while source != row["source"]:
             source, whole = next(sources, (row["source"], ""))
         yield row["passage_id"], row["text"], passage_text(whole, row["start"], row["end"], traditional)
 
 
-def _sources(root: Path, files: list[str]) -> Iterator[tuple[str, str]]:
+def _sources(root: Path, files: Mapping[str, ColumnMap]) -> Iterator[tuple[str, str]]:
     """Yield (source, its whole text), each once, in the order of the files."""
     last = ""
-    for name in files:
-        for section in read_document(root / name, name):
+    for name, mapping in files.items():
+        for section in read_document(root / name, name, mapping):
             if not isinstance(section, Rejected) and section.source != last:
                 last = section.source
                 yield section.source, section.whole

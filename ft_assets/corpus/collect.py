@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
+from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.reading import Rejected
 from expectations.records.read import write_quarantine
 from expectations.text.documents import Section, read_document
@@ -38,8 +40,14 @@ class PassagesSummary(msgspec.Struct, frozen=True, kw_only=True):
     mean_chars: float
 
 
-def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings, folder: Path) -> PassagesSummary:
-    """Cut `files` into passages below `folder`; return the summary."""
+def collect_passages(
+    files: Sequence[Path],
+    root: Path,
+    settings: CorpusSettings,
+    folder: Path,
+    maps: Mapping[Path, ColumnMap] = MappingProxyType({}),
+) -> PassagesSummary:
+    """Cut `files` into passages below `folder`; return the summary. `maps`: of files whose columns have other names."""
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     documents: set[str] = set()
@@ -50,7 +58,9 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
         def write_kept() -> Iterator[Rejected]:
             """Write the passages to the table; yield the rejected ones."""
             nonlocal chars
-            cut = cut_sections(_sections(files, root), settings.max_chars, settings.min_chars, settings.traditional)
+            cut = cut_sections(
+                _sections(files, root, maps), settings.max_chars, settings.min_chars, settings.traditional
+            )
             for item in cut:
                 if isinstance(item, Twin):
                     aliases.append(item.alias)
@@ -79,6 +89,6 @@ def collect_passages(files: Sequence[Path], root: Path, settings: CorpusSettings
     )
 
 
-def _sections(files: Sequence[Path], root: Path) -> Iterator[Section | Rejected]:
+def _sections(files: Sequence[Path], root: Path, maps: Mapping[Path, ColumnMap]) -> Iterator[Section | Rejected]:
     for path in files:
-        yield from read_document(path, shown_path(path, root))
+        yield from read_document(path, shown_path(path, root), maps.get(path, NO_MAP))

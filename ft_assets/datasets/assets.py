@@ -12,6 +12,7 @@ import dagster as dg
 from msgspec import to_builtins
 
 from expectations.canonical import folder_digest
+from expectations.formats.column_map import ColumnMap
 from expectations.formats.unread import UnreadKeys
 from expectations.rules.splits import SPLITS
 from ft_assets.config.from_artifact import settings_of
@@ -38,7 +39,7 @@ from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.observe import observed_files
 from ft_assets.graph.produce import produce
 from ft_assets.graph.quarantine import QUARANTINE, quarantine_table
-from ft_assets.graph.source_files import file_inventory, inventory_version, match_files, shown_path
+from ft_assets.graph.source_files import file_inventory, inventory_version, maps_recipe, match_mapped, shown_path
 from resources.artifacts import Artifact, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.plots import bars
@@ -91,11 +92,10 @@ _SPLITS = {dataset.name: _splits_spec(dataset) for dataset in DATASETS}
 SPECS = (*_RECORDS.values(), _LEDGER, *_SPLITS.values())
 
 
-def _match(dataset: DataSet, settings: DatasetSettings, root: Path) -> dict[str, list[Path]]:
-    """Return the files of each key of a data set in config.yaml."""
-    return {
-        key: match_files(globs, root, f"{dataset.config_key}.{key}") for key, globs in dataset.globs(settings).items()
-    }
+def _match(dataset: DataSet, settings: DatasetSettings, root: Path) -> dict[str, dict[Path, ColumnMap]]:
+    """Return the files of each key of a data set in config.yaml, with their maps."""
+    section = dataset.section(settings)
+    return {key: match_mapped(section, key, root, dataset.config_key) for key in dataset.files}
 
 
 def _files(dataset: DataSet, settings: Settings, root: Path) -> list[Path]:
@@ -146,9 +146,8 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
             rows = read_files(dataset, files, root, unread=unread, **options)
             return to_builtins(clean_records(dataset, rows, hashes, staging.path, index=index, unread=unread))
 
-        return produce(
-            artifacts, spec.recipe_from(to_builtins(options), versions), compute=compute, metadata=_show_records
-        )
+        chosen = to_builtins(options) | maps_recipe(dict(chain.from_iterable(map(dict.items, files.values()))), root)
+        return produce(artifacts, spec.recipe_from(chosen, versions), compute=compute, metadata=_show_records)
 
     return records
 

@@ -6,12 +6,13 @@ Nothing reads the raw files after this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
 import msgspec
 
+from expectations.formats.column_map import ColumnMap
 from expectations.formats.dialect import ReadPolicy
 from expectations.formats.unread import UnreadKeys
 from expectations.reading import Rejected
@@ -31,7 +32,7 @@ CONFLICTS = "conflicts.json"
 
 def read_files(
     dataset: DataSet,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Mapping[Path, ColumnMap]],
     root: Path,
     *,
     max_line_bytes: int,
@@ -40,13 +41,20 @@ def read_files(
 ) -> dict[str, Iterator[Record | Rejected]]:
     """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project.
 
-    `unread` counts the keys that no field takes.
+    `files`: the files of each key with their maps. `unread` counts the keys that no field takes.
     """
 
-    def read(kind: str, paths: Sequence[Path]) -> Iterator[Record | Rejected]:
-        for path in paths:
-            name = shown_path(path, root)
-            yield from read_records(path, kind, name=name, max_line_bytes=max_line_bytes, policy=policy, unread=unread)
+    def read(kind: str, mapped: Mapping[Path, ColumnMap]) -> Iterator[Record | Rejected]:
+        for path, mapping in mapped.items():
+            yield from read_records(
+                path,
+                kind,
+                name=shown_path(path, root),
+                max_line_bytes=max_line_bytes,
+                policy=policy,
+                mapping=mapping,
+                unread=unread,
+            )
 
     return {key: read(kind, files[key]) for key, kind in dataset.files.items()}
 

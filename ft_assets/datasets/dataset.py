@@ -16,7 +16,7 @@ from expectations.formats.retrieval import QrelRecord, QueryRecord
 from expectations.reading import Rejected
 from expectations.records.read import Record
 from expectations.tables.gate import Table
-from ft_assets.config.model import DatasetSettings
+from ft_assets.config.model import DatasetSettings, RowFiles
 from ft_assets.datasets.join_qrels import RetrievalRecord, join_judgements
 from ft_assets.datasets.passage_index import PassageIndex
 
@@ -85,14 +85,13 @@ class DataSet:
         """True if its records are queries and the passages that answer them: its records need the corpus."""
         return self.join is not None
 
-    def globs(self, settings: DatasetSettings) -> dict[str, list[str]]:
-        """Return the globs of each key of `files`."""
-        section = getattr(settings, self.name)
-        return {key: getattr(section, key) for key in self.files}
+    def section(self, settings: DatasetSettings) -> RowFiles:
+        """Return its section of config.yaml."""
+        return getattr(settings, self.name)
 
     def read_policy(self, settings: DatasetSettings) -> ReadPolicy:
         """Return the settings that decide what a row of this data set becomes."""
-        section = getattr(settings, self.name)
+        section = self.section(settings)
         own = {key: getattr(section, key) for key in self.policy}
         return structs.replace(ReadPolicy(traditional=settings.traditional), **own)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
 from expectations.canonical import digest, file_digest
+from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.reading.columns import is_dataset_folder
 from expectations.violations import Refused, violation
+from ft_assets.config.model import FileEntry, Globs, RowFiles
 
 FILES = "files.json"
 """File of an artifact with the inventory of the files it was made from."""
@@ -46,6 +50,45 @@ def match_files(globs: Sequence[str], root: Path, key: str) -> list[Path]:
         )
     folders = {path for path in paths if path.is_dir()}
     return sorted(path for path in paths if folders.isdisjoint(path.parents))
+
+
+def match_mapped(section: RowFiles, key: str, root: Path, at: str) -> dict[Path, ColumnMap]:
+    """Return the files that the globs under a key of a section match, each with its map of columns and roles.
+
+    Refused as `match_files` is, and for two entries that give one file different maps (FT-MAP-003).
+    """
+    entries: Globs = getattr(section, key)
+    columns, roles = section.own_map()
+    maps: dict[Path, ColumnMap] = {}
+    for entry in entries:
+        if not isinstance(entry, FileEntry):
+            continue
+        own = ColumnMap(
+            columns=columns if entry.columns is None else entry.columns,
+            roles=roles if entry.roles is None else entry.roles,
+        )
+        for path in match_files([entry.glob], root, f"{at}.{key}"):
+            if (other := maps.setdefault(path, own)) != own:
+                found, expected = f"{shown_path(path, root)} with {_shown(own)}", f"{_shown(other)}, as before"
+                problem = violation(
+                    "FT-MAP-003", where="config.yaml", field=f"{at}.{key}", found=found, expected=expected
+                )
+                raise Refused(f"reading {at}.{key}", [problem])
+    globs = [entry.glob if isinstance(entry, FileEntry) else entry for entry in entries]
+    default = ColumnMap(columns=columns, roles=roles)
+    return {path: maps.get(path, default) for path in match_files(globs, root, f"{at}.{key}")}
+
+
+def maps_recipe(files: Iterable[Mapping[Path, ColumnMap]], root: Path) -> dict[str, object]:
+    """Return the part of a recipe that names the maps of files; empty without one, so that other recipes stay equal."""
+    maps: dict[str, object] = {}
+    for mapped in files:
+        maps |= {shown_path(path, root): to_builtins(mapping) for path, mapping in mapped.items() if mapping != NO_MAP}
+    return {"maps": maps} if maps else {}
+
+
+def _shown(mapping: ColumnMap) -> str:
+    return str({name: names for name, names in to_builtins(mapping).items() if names} or "no map")
 
 
 def file_inventory(

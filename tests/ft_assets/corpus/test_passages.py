@@ -17,7 +17,7 @@ from ft_assets.corpus import assets, checks
 from ft_assets.corpus.collect import collect_passages
 from ft_assets.corpus.cut import Passage, Twin, cut, cut_sections
 from ft_assets.graph.gates import Evidence, build_checks, judge
-from ft_assets.graph.source_files import file_inventory, files_version, match_files
+from ft_assets.graph.source_files import file_inventory, files_version, maps_recipe, match_files, match_mapped
 from ft_assets.settings.assets import ASSETS as SETTINGS
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -342,3 +342,24 @@ def test_a_damaged_passages_file_is_refused_by_name(run, tmp_path: Path):
     gate = next(gate for gate in checks.GATES if gate.name == "artifact_is_whole")
     (violation,) = judge(gate, Evidence(store, artifacts.releases(), None)).violations  # pyright: ignore[reportArgumentType]
     assert violation.code == "FT-ART-003" and violation.where.endswith("passages.parquet")
+
+
+def test_rows_of_the_corpus_may_have_columns_of_other_names(tmp_path: Path):
+    text = "AES encrypts blocks of 128 bits, whatever the length of its key."
+    _write(tmp_path / "kb.jsonl", json.dumps({"nr": "aes", "inhalt": text, "titel": "AES"}) + "\n")
+    _write(tmp_path / "a.md", "# Hashing\n\nSM3 is a hash function with a digest of 256 bits.\n")
+    settings = CorpusSettings(
+        files=["*.md", "*.jsonl"], columns={"document_id": "nr", "text": "inhalt", "title": "titel"}
+    )
+    files = match_mapped(settings, "files", tmp_path, "corpus")
+    summary = collect_passages(list(files), tmp_path, settings, tmp_path, files)
+    assert (summary.passages, summary.quarantined) == (2, 0)
+    assert maps_recipe([files], tmp_path)
+    assert maps_recipe([match_mapped(CorpusSettings(files=["*.md"]), "files", tmp_path, "corpus")], tmp_path) == {}
+
+
+def test_two_entries_may_not_give_one_file_two_maps(tmp_path: Path):
+    _write(tmp_path / "kb.jsonl", "{}\n")
+    entries = [{"glob": "*.jsonl", "columns": {"text": "a"}}, {"glob": "kb.*", "columns": {"text": "b"}}]
+    with pytest.raises(Refused, match="FT-MAP-003"):
+        match_mapped(CorpusSettings.model_validate({"files": entries}), "files", tmp_path, "corpus")

@@ -107,3 +107,29 @@ def test_damaged_passages_are_refused_by_name_when_records_are_made_alone(projec
     assert not result.success
     text = failures(result)
     assert "FT-ART-003" in text and "passages.parquet" in text and "retrieval_records refused" in text
+
+
+def test_files_with_names_of_their_own_are_read_by_a_map_which_is_part_of_the_recipe(project: Project):
+    rows = [instruction(topic) for topic in TOPICS]
+    chats = [{"frage": row["question"], "antwort": row["answer"]} for row in rows[:12]]
+    turns = [
+        {"dialog": [{"role": "Kunde", "content": row["question"]}, {"role": "Dienst", "content": row["answer"]}]}
+        for row in rows[12:]
+    ]
+    project.lines("chats.jsonl", chats)
+    project.lines("turns.jsonl", turns)
+    section = project.config["datasets"]["instruction"]
+    section["files"] = [
+        "data/[ct]*.jsonl",
+        {"glob": "data/turns.jsonl", "columns": {"messages": "dialog"}, "roles": {"Kunde": "user", "Dienst": "assistant"}},
+    ]
+    section["columns"] = {"question": "frage", "answer": "antwort"}
+    result = project.run("dataset_settings", "instruction_records")
+    assert result.success, failures(result)
+    kept = project.rows("instruction_records", "records.parquet")
+    assert [(row["question"], row["answer"]) for row in kept] == [(row["question"], row["answer"]) for row in rows]
+    recipe = project.store.require("instruction_records").manifest.recipe
+    assert recipe.settings["maps"]["data/turns.jsonl"]["columns"] == {"messages": "dialog"}
+    assert recipe.settings["maps"]["data/chats.jsonl"]["columns"] == section["columns"]
+    settings = project.store.require("dataset_settings").json("settings.json")
+    assert settings["instruction"]["columns"] == section["columns"]
