@@ -13,7 +13,8 @@ import msgspec
 from expectations.codes import CODES
 from expectations.contracts.consumer import Consumer
 from expectations.formats.column_map import NO_MAP, ColumnMap
-from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Record
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Record, RowNotes
+from expectations.formats.instruction import INSTRUCTION, InstructionRecord
 from expectations.formats.passage import PASSAGE, PassageRecord
 from expectations.formats.recognise import unknown
 from expectations.formats.registry import DIALECTS, FORMATS
@@ -78,6 +79,10 @@ class Report(msgspec.Struct, kw_only=True):
     with_reasoning: int = 0
     """Clean rows with reasoning after the policy was applied."""
     without_reasoning: int = 0
+    turns: str = ""
+    """The answers of a dialogue that are learned, `last` or `all`; empty where the format is not `instruction`."""
+    not_learned: int = 0
+    """Earlier answers that are history (`last`), or answers that are marked as not to be learned (`all`)."""
     conflicts: list[Conflict] = msgspec.field(default_factory=list[Conflict])
     notes: list[str] = msgspec.field(default_factory=list[str])
     """Notes on what is ambiguous or mixed."""
@@ -249,15 +254,19 @@ def _verify_rows(  # noqa: PLR0917 - as `verify_file`
         report.notes = recognition.notes
         if recognition.dialect.format.has_reasoning:
             report.thinking = policy.thinking
+        if recognition.dialect.format is INSTRUCTION:
+            report.turns = policy.turns
     rows = _RecentRows(opened.rows(dialect), dialect)
     duplicates = Duplicates()
-    unread = UnreadKeys()
+    unread, notes = UnreadKeys(), RowNotes(policy)
+    records = convert_rows(path, rows, dialect, policy, unread=unread, notes=notes)
     try:
-        _count(report, duplicates.sift(convert_rows(path, rows, dialect, policy, unread=unread)), rows.find)
+        _count(report, duplicates.sift(records), rows.find)
     except Refused as error:  # the map names a column that no row has
         _give_up(report, error)
         return
     report.not_read = unread.sorted()
+    report.not_learned += notes.skipped
     report.typos = {name: typo for name, typo in unread.typos.items() if typo}
     report.conflicts = duplicates.conflicts
     if dialect and dialect.canonical:
@@ -300,7 +309,7 @@ class _RecentRows:
 
 def _count(report: Report, records: Iterable[Record | Rejected], find_row: Callable[[Rejected], RawRow | None]) -> None:
     """Count clean and rejected rows and keep the first ones; `find_row` returns the rejected row, if it is known."""
-    clean = with_reasoning = 0
+    clean = with_reasoning = earlier = 0
     for record in records:
         if isinstance(record, Rejected):
             _note_rejected(report, record, find_row(record))
@@ -311,6 +320,9 @@ def _count(report: Report, records: Iterable[Record | Rejected], find_row: Calla
         clean += 1
         if report.thinking and getattr(record, "reasoning", ""):
             with_reasoning += 1
+        if report.turns == "last" and (history := cast(InstructionRecord, record).history):
+            earlier += len(history)
+    report.not_learned = earlier
     report.clean, report.rows = clean, report.rows + clean
     if report.thinking:
         report.with_reasoning, report.without_reasoning = with_reasoning, clean - with_reasoning

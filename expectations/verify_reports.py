@@ -70,6 +70,8 @@ def report_table(report: Report) -> str:
         console.print(f"  not read: {_not_read(report)}", soft_wrap=True)
     if report.thinking:
         console.print(f"  thinking: {_thinking(report)}")
+    if turns := _turns(report):
+        console.print(f"  turns: {turns}")
     if report.counts:
         console.print(_code_table(report))
     for conflict in report.conflicts:
@@ -187,6 +189,8 @@ def _markdown_remarks(report: Report) -> list[str]:
         remarks.append(f"- not read: {_plain(_not_read(report))}")
     if report.thinking:
         remarks.append(f"- thinking: {_thinking(report)}")
+    if turns := _turns(report):
+        remarks.append(f"- turns: {turns}")
     for conflict in report.conflicts[:SHOWN_PER_CODE]:
         places = _plain(", ".join(conflict.lines))
         remarks.append(f"- FT-DUP-003 different answers to {_code(conflict.question)}: {places}")
@@ -269,6 +273,17 @@ def _thinking(report: Report) -> str:
     if report.thinking == "strip":
         return f"reasoning is removed from all {report.clean} rows (policy strip)"
     return f"{report.with_reasoning} rows with reasoning, {report.without_reasoning} without (policy {report.thinking})"
+
+
+def _turns(report: Report) -> str:
+    """Return which answers are not learned; empty where each is, or no row is a dialogue."""
+    answers = f"{report.not_learned} earlier answer{'s are' if report.not_learned > 1 else ' is'} history"
+    if report.turns == "last" and report.not_learned:
+        return f"{answers} and not learned; `turns: all` (--turns all) learns them too"
+    if report.turns == "all":
+        marked = f", but for {report.not_learned} that are marked" if report.not_learned else ""
+        return f"every answer is learned, as a row of its own{marked} (policy all)"
+    return ""
 
 
 def _contract_text(violation: Violation) -> str:

@@ -16,6 +16,7 @@ from expectations.text.residue import Residues
 from expectations.text.traditional import Traditional
 
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
+Turns = Literal["last", "all"]
 
 
 class RowError(Exception):
@@ -30,6 +31,31 @@ class RowError(Exception):
         self.answer = answer
 
 
+class RowNotes:
+    """The notes that the reading of a row leaves beside its record, and their sums over the rows of one or more files."""
+
+    def __init__(self, policy: ReadPolicy) -> None:
+        self.every_turn = policy.turns == "all"
+        self.unlearned: set[str] = set()
+        """JSON paths of the current row's messages that are marked as not to be learned."""
+        self.earlier: list[Record] = []
+        """The records of the current row's earlier answers, where every answer is learned."""
+        self.skipped = 0
+        """Answers that are marked as not to be learned, and were not."""
+        self.their_path: Callable[[str], str] | None = None
+        """That of the file's dialect."""
+
+    def begin_row(self) -> None:
+        """Forget the row before."""
+        self.unlearned.clear()
+        self.earlier.clear()
+
+    def is_learned(self, path: str) -> bool:
+        """Return whether the answer at this path is in a message that is not marked."""
+        message = path.rpartition(".")[0]
+        return (self.their_path(message) if self.their_path else message) not in self.unlearned
+
+
 class Place(msgspec.Struct, frozen=True, gc=False):
     """The place of a row: the file's name and the line, from 1; `plain` when its texts need no cleaning."""
 
@@ -40,6 +66,8 @@ class Place(msgspec.Struct, frozen=True, gc=False):
     """The name of the folder that the file is in. FlagEmbedding's data uses it as a setting."""
     residues: Residues[Any] | None = None
     """Counts what is refused only when several rows of the file have it."""
+    notes: RowNotes | None = None
+    """None where the policy needs no notes."""
 
 
 class ReadPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +77,17 @@ class ReadPolicy(msgspec.Struct, frozen=True, kw_only=True):
     min_margin: float = 0.0
     traditional: Traditional = "keep"
     """How traditional Chinese is converted to simplified, if at all: see text/traditional.py."""
+    turns: Turns = "last"
+    """The answers of a dialogue that are learned. `all`: each becomes a record, with the turns before as history."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the settings for a recipe: keys that came later only where they are set, so that recipes stay equal."""
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        defaults: dict[str, Any] = msgspec.to_builtins(DEFAULT_POLICY)
+        return {key: value for key, value in values.items() if key not in _LATER or value != defaults[key]}
 
 
+_LATER = ("turns",)
 DEFAULT_POLICY = ReadPolicy()
 
 

@@ -66,6 +66,8 @@ class Dialogue(NamedTuple):
     system: str | None
     history: list[Turn]
     history_paths: list[tuple[str, str]]
+    history_reasoning: list[tuple[str, str | None]]
+    """(JSON path, text) of the reasoning that each earlier answer has in a field of its own."""
 
 
 def read_messages(messages: Sequence[Message], path: str, wrong_type: str) -> list[Said]:
@@ -157,6 +159,7 @@ def split_turns(messages: Sequence[Said], path: str) -> Dialogue:
         system=messages[0].text if first else None,
         history=[Turn(user.text, assistant.text) for user, assistant in pairs],
         history_paths=[(user.path, assistant.path) for user, assistant in pairs],
+        history_reasoning=[(assistant.reasoning_path, assistant.reasoning) for _, assistant in pairs],
     )
 
 

@@ -7,7 +7,7 @@ people use, and the canonical form. Of a dialogue the last answer is what is tra
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -217,11 +217,56 @@ class Exchange(msgspec.Struct, kw_only=True, gc=False):
     history: Sequence[Turn] = ()
     history_paths: Sequence[tuple[str, str]] = ()
     """JSON paths of the question and the answer of each earlier turn."""
+    history_reasoning: Sequence[tuple[str, str | None]] = ()
+    """(JSON path, text) of the reasoning of earlier answers, where they have a field for it."""
     record_id: str | None = None
 
 
 def _build(row: TrainingRow, exchange: Exchange, place: Place, policy: ReadPolicy) -> InstructionRecord:
-    """Return the record of an exchange; RowError when it breaks a rule. The rules are the same in every dialect."""
+    """Return the record of an exchange; RowError when it breaks a rule.
+
+    Where every answer is learned, the records of earlier answers go into the notes. They have the id of the last one
+    with `#1`, `#2` … for the first answer, the second …, and all are one group: they stay in one split.
+    """
+    notes = place.notes
+    if notes is None or not notes.every_turn:
+        return _build_one(row, exchange, place, policy)
+    turns = [*_earlier(exchange), exchange]
+    learned = [(n, turn) for n, turn in enumerate(turns, 1) if notes.is_learned(turn.paths[1])]
+    if not learned:
+        raise RowError("FT-KEY-002", exchange.paths[1], "every answer of the dialogue is marked")
+    *before, last = [_build_one(row, turn, place, policy) for _, turn in learned]
+    notes.skipped += len(turns) - len(learned)
+    if not before:
+        return last
+    group = last.group or last.record_id
+    for (n, _), record in zip(learned, before, strict=False):
+        notes.earlier.append(msgspec.structs.replace(record, record_id=f"{last.record_id}#{n}", group=group))
+    return msgspec.structs.replace(last, group=group)
+
+
+def _earlier(exchange: Exchange) -> Iterator[Exchange]:
+    """Yield the earlier turns of a dialogue as exchanges. Alpaca's `input` belongs to the last question alone."""
+    has_input = exchange.context_path == "$.input"
+    for n, (turn, paths) in enumerate(zip(exchange.history, exchange.history_paths, strict=True)):
+        reasoning_path, reasoning = exchange.history_reasoning[n] if exchange.history_reasoning else ("", None)
+        yield Exchange(
+            paths=paths,
+            question=turn.question,
+            answer=turn.answer,
+            reasoning=reasoning,
+            reasoning_path=reasoning_path,
+            context=() if has_input else exchange.context,
+            context_path=exchange.context_path,
+            system=exchange.system,
+            history=exchange.history[:n],
+            history_paths=exchange.history_paths[:n],
+            record_id=exchange.record_id,
+        )
+
+
+def _build_one(row: TrainingRow, exchange: Exchange, place: Place, policy: ReadPolicy) -> InstructionRecord:
+    """Return the record of one answer; RowError when it breaks a rule. The rules are the same in every dialect."""
     asked_at, answered_at = exchange.paths
     question = tidy_required("FT-INST-002", exchange.question, asked_at, place)
     reasoning, answer = _split_answer(exchange, question, place, policy)
@@ -306,6 +351,7 @@ def _from_turns(row: TrainingRow, dialogue: Dialogue, place: Place, policy: Read
         system=dialogue.system,
         history=dialogue.history,
         history_paths=dialogue.history_paths,
+        history_reasoning=dialogue.history_reasoning,
     )
     return _build_with_extras(row, exchange, place, policy)
 

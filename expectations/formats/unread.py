@@ -121,6 +121,16 @@ class KeyReader:
         """Return the keys of a raw row that are not read and have a value."""
         return list(self._search(value, self.tree, "$", last=True)) if self.tree is not None else []
 
+    def take_marks(self, unread: Sequence[Unread], unlearned: set[str]) -> list[Unread]:
+        """Return the keys without the marks of messages that are or are not to be learned; note the paths of those."""
+        kept: list[Unread] = []
+        for found in unread:
+            if meaning_of(found.key) is not _OFF or not found.path.endswith("]") or not _is_verdict(found.value):
+                kept.append(found)
+            elif _is_off(found.value):
+                unlearned.add(found.path)
+        return kept
+
     def refuse(self, unread: Sequence[Unread]) -> None:
         """Refuse a row with a key that changes its meaning (RowError FT-KEY-…)."""
         for found in unread:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from expectations.formats.column_map import NO_MAP, ColumnMap, columns_of, missing_columns
-from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError
+from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError, RowNotes
+from expectations.formats.instruction import INSTRUCTION
 from expectations.formats.recognise import SAMPLE, Recognition, better_fit, recognise_rows, unknown
 from expectations.formats.registry import FORMATS
 from expectations.formats.unread import KeyReader, Unread, UnreadKeys
@@ -20,6 +21,8 @@ from expectations.text.residue import Residues
 __all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
 
 Item = TypeVar("Item")
+_Outcome = Record | Rejected | list[Record]
+"""Of a row: its record, the reason why it has none, or a record for each answer of its dialogue."""
 
 
 def read_records(
@@ -31,17 +34,18 @@ def read_records(
     policy: ReadPolicy = DEFAULT_POLICY,
     mapping: ColumnMap = NO_MAP,
     unread: UnreadKeys | None = None,
+    notes: RowNotes | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of one file, in file order, and a `Rejected` for every row that becomes none.
 
     `name` is the file's name in records and quarantine, its own name by default. `unread` counts keys that no field
-    takes. Duplicates need the whole data set: see duplicates.py. Refused when the file cannot be opened, or when
-    `mapping` does not fit it.
+    takes, `notes` (of the same policy) what else a caller may report. Duplicates need the whole data set: see
+    duplicates.py. Refused when the file cannot be opened, or when `mapping` does not fit it.
     """
     opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes, mapping=mapping)
     recognition = opened.recognise([format, *FORMATS[format].also_reads])
     dialect = recognition and recognition.dialect
-    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread)
+    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread, notes=notes)
 
 
 class OpenedFile:
@@ -104,28 +108,35 @@ def convert_rows(
     to: str | None = None,
     name: str = "",
     unread: UnreadKeys | None = None,
+    notes: RowNotes | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the rows of one file as records. Without a dialect every row is rejected, with the dialects that are read.
 
-    `to`: the format that the records must have, where the dialect's own format has a bridge to it.
+    `to`: the format that the records must have, where the dialect's own format has a bridge to it. `notes`: of the
+    same policy, for a caller that reports them.
     """
     source = Source(path, name)
     if dialect is None:
         yield from _reject_all(source, rows, [to] if to else [])
         return
     file, folder = source.name, path.absolute().parent.name
-    keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys())
+    notes = (notes or RowNotes(policy)) if policy.turns == "all" else None
+    if notes:
+        notes.their_path = dialect.their_path
+    keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys(), notes if dialect.format is INSTRUCTION else None)
     bridge = dialect.format.bridges.get(to) if to else None
     residues = None if dialect.parts else Residues[RawRow]()
     for batch in in_batches(rows):
-        records: list[Record | Rejected] = []
+        records: list[_Outcome] = []
         for row in batch:
             if isinstance(row, Rejected):
                 records.append(row)
                 continue
             if row.line == 1 and row.value in dialect.headers:
                 continue
-            place = Place(file, row.line, row.plain, folder, residues)
+            place = Place(file, row.line, row.plain, folder, residues, notes)
+            if notes:
+                notes.begin_row()
             try:
                 keys.check(row)
                 if dialect.parts:
@@ -137,17 +148,27 @@ def convert_rows(
                 else:
                     record = dialect.decode(row.value, place, policy)
                 records.append(bridge(record) if bridge else record)
+                if notes and notes.earlier:
+                    records[-1] = [*notes.earlier, record]
             except RowError as error:
                 records.append(_reject(source, row, error, dialect))
             if not row.plain and residues and residues.current:
                 residues.end_row(len(records) - 1, row)
         if residues:
             _reject_repeated(source, records, residues, dialect)
-        yield from records
+        yield from _flat(records) if notes else cast("list[Record | Rejected]", records)
+
+
+def _flat(records: Iterable[_Outcome]) -> Iterator[Record | Rejected]:
+    for record in records:
+        if isinstance(record, list):
+            yield from record
+        else:
+            yield record
 
 
 def _reject_repeated(
-    source: Source, records: list[Record | Rejected], residues: Residues[RawRow], dialect: Dialect[Any]
+    source: Source, records: list[_Outcome], residues: Residues[RawRow], dialect: Dialect[Any]
 ) -> None:
     """Replace the records whose residue of a template other rows repeat by their rejection."""
     for number, row, path, reason in residues.take_repeated():
@@ -159,9 +180,11 @@ def _reject_repeated(
 class _KeyCheck:
     """The check of every row of a file for keys that its dialect does not read."""
 
-    def __init__(self, reader: KeyReader, unread: UnreadKeys) -> None:
+    def __init__(self, reader: KeyReader, unread: UnreadKeys, notes: RowNotes | None) -> None:
         self._reader = reader
         self._unread = unread
+        self._notes = notes
+        """Given where marks of single answers are used: they are no keys that are not read."""
         self._shape: type | None = None
         self._of_shape: list[Unread] = []
 
@@ -173,6 +196,8 @@ class _KeyCheck:
             found = self._of_shape
         else:
             found = self._reader.find(row.value)
+            if self._notes:
+                found = self._reader.take_marks(found, self._notes.unlearned)
             self._reader.refuse(found)
         if found:
             self._unread.count(found, self._reader)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from expectations.formats.dialect import ReadPolicy, Thinking
+from expectations.formats.dialect import ReadPolicy, Thinking, Turns
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
 
@@ -74,6 +74,12 @@ def _read_pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
     "--min-margin", type=click.FloatRange(min=0), default=0.0, help="Reject pairs whose score margin is not above this."
 )
 @click.option(
+    "--turns",
+    type=click.Choice(get_args(Turns)),
+    default="last",
+    help="Answers of a dialogue that are learned; all: each as a row of its own.",
+)
+@click.option(
     "--traditional",
     type=click.Choice(get_args(Traditional)),
     default="keep",
@@ -98,6 +104,7 @@ def command(  # noqa: PLR0917 - one for each option
     against: str | None,
     thinking: str,
     min_margin: float,
+    turns: str,
     traditional: str,
     max_quarantined: float,
     strict: bool,
@@ -121,7 +128,10 @@ def command(  # noqa: PLR0917 - one for each option
     from expectations.verify import verify_file
 
     policy = ReadPolicy(
-        thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
+        thinking=cast("Thinking", thinking),
+        min_margin=min_margin,
+        traditional=cast("Traditional", traditional),
+        turns=cast("Turns", turns),
     )
     mapping = read_map(columns, roles)
     try:

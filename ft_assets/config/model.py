@@ -116,6 +116,11 @@ class InstructionFiles(RowFiles):
     """How to treat reasoning in answers: `require` quarantines rows without it (for a model that always thinks),
     `allow_empty` trains rows as they are, `mask_empty` takes an empty reasoning block out of the loss, `strip` removes
     reasoning. The default suits a model that answers with or without reasoning."""
+    turns: Literal["last", "all"] = "last"
+    """Answers of a dialogue that are learned: the `last` one, with the turns before as history, or `all`. With `all` each
+    answer is a record of its own (`id#1`, `id#2` …) in one group, so that a dialogue stays in one split; an answer with
+    `weight`, `train`, `loss` or `training` of 0 or false is history only. The default repeats no text: a dialogue of
+    ten turns is read ten times with `all`."""
 
 
 class PreferenceFiles(RowFiles):

@@ -127,10 +127,9 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
         files = _match(dataset, settings, root)
         paths = list(chain.from_iterable(files.values()))
         inventory = file_inventory(paths, root)
-        options: dict[str, Any] = {
-            "max_line_bytes": settings.max_line_bytes,
-            "policy": dataset.read_policy(settings),
-        }
+        policy = dataset.read_policy(settings)
+        options: dict[str, Any] = {"max_line_bytes": settings.max_line_bytes, "policy": policy.recipe()}
+        options |= maps_recipe(dict(chain.from_iterable(map(dict.items, files.values()))), root)
         versions = {dataset.sources: inventory_version(inventory)}
         if dataset.finds_passages and inventory:
             spec.enforce(evidence_of(artifacts, qdrant))
@@ -143,11 +142,12 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
             hashes |= {shown_path(path, root): folder_digest(path) for path in paths if path.is_dir()}
             index = read_index(store.require("passages")) if dataset.finds_passages else None
             unread = UnreadKeys()
-            rows = read_files(dataset, files, root, unread=unread, **options)
+            rows = read_files(
+                dataset, files, root, max_line_bytes=settings.max_line_bytes, policy=policy, unread=unread
+            )
             return to_builtins(clean_records(dataset, rows, hashes, staging.path, index=index, unread=unread))
 
-        chosen = to_builtins(options) | maps_recipe(dict(chain.from_iterable(map(dict.items, files.values()))), root)
-        return produce(artifacts, spec.recipe_from(chosen, versions), compute=compute, metadata=_show_records)
+        return produce(artifacts, spec.recipe_from(options, versions), compute=compute, metadata=_show_records)
 
     return records
 
