@@ -96,6 +96,8 @@ class Report(msgspec.Struct, kw_only=True):
     """Keys that no field takes, each with its number of rows."""
     typos: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     """Key that is not read -> the key that was probably meant."""
+    allowed: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """Code of a rule that is allowed -> rows that break it and are used."""
     strict: bool = False
     """True if a key that is not read fails the file."""
     max_quarantined: float = 0.0
@@ -267,6 +269,7 @@ def _verify_rows(  # noqa: PLR0917 - as `verify_file`
         return
     report.not_read = unread.sorted()
     report.not_learned += notes.skipped
+    report.allowed = dict(sorted(notes.allowed_rows.items()))
     report.typos = {name: typo for name, typo in unread.typos.items() if typo}
     report.conflicts = duplicates.conflicts
     if dialect and dialect.canonical:

@@ -72,6 +72,8 @@ def report_table(report: Report) -> str:
         console.print(f"  thinking: {_thinking(report)}")
     if turns := _turns(report):
         console.print(f"  turns: {turns}")
+    if report.allowed:
+        console.print(f"  allowed: {_allowed(report)}")
     if report.counts:
         console.print(_code_table(report))
     for conflict in report.conflicts:
@@ -191,6 +193,8 @@ def _markdown_remarks(report: Report) -> list[str]:
         remarks.append(f"- thinking: {_thinking(report)}")
     if turns := _turns(report):
         remarks.append(f"- turns: {turns}")
+    if report.allowed:
+        remarks.append(f"- allowed: {_allowed(report)}")
     for conflict in report.conflicts[:SHOWN_PER_CODE]:
         places = _plain(", ".join(conflict.lines))
         remarks.append(f"- FT-DUP-003 different answers to {_code(conflict.question)}: {places}")
@@ -273,6 +277,11 @@ def _thinking(report: Report) -> str:
     if report.thinking == "strip":
         return f"reasoning is removed from all {report.clean} rows (policy strip)"
     return f"{report.with_reasoning} rows with reasoning, {report.without_reasoning} without (policy {report.thinking})"
+
+
+def _allowed(report: Report) -> str:
+    """Return the rules that rows break and are allowed to: "FT-TEXT-002 (3 rows)"."""
+    return ", ".join(f"{code} ({rows} row{'' if rows == 1 else 's'})" for code, rows in report.allowed.items())
 
 
 def _turns(report: Report) -> str:

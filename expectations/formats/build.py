@@ -44,10 +44,18 @@ def tidy(text: str | None, path: str, place: Place) -> str:
     """
     if not text:
         return ""
-    tidied = text.strip() if place.plain else _tidy_searched(text, path)
+    tidied = text.strip() if place.plain else _tidy_searched(text, path, place)
     if tidied in NULLS and path not in _NAMES:
-        raise RowError("FT-TEXT-005", path, f"the whole text is {tidied!r}, the print of a missing value")
+        refuse("FT-TEXT-005", path, f"the whole text is {tidied!r}, the print of a missing value", place)
     return tidied
+
+
+def refuse(code: str, path: str, reason: str, place: Place | None) -> None:
+    """Refuse a text that breaks a rule (RowError `code`); where the policy allows the rule, note it instead."""
+    notes = place and place.notes
+    if not notes or code not in notes.allow:
+        raise RowError(code, path, reason)
+    notes.allowed.add(code)
 
 
 # Texts that were found, not written for training: pages of the web have a word of mojibake here and there (2 of the 10
@@ -57,28 +65,29 @@ _NAMES = frozenset({"$.group", "$.difficulty", "$.type"})
 """Fields that are names, not texts."""
 
 
-def _tidy_searched(text: str, path: str) -> str:
+def _tidy_searched(text: str, path: str, place: Place | None = None) -> str:
     cleaned = clean(text).strip()
     if not cleaned.isascii():
         if is_invisible(cleaned):
             return ""
-        _refuse_wrong_characters(cleaned, path)
+        _refuse_wrong_characters(cleaned, path, place)
     if control := find_control_character(cleaned):
         raise RowError("FT-TEXT-001", path, f"found the control character {control}")
     return cleaned
 
 
-def _refuse_wrong_characters(text: str, path: str) -> None:
+def _refuse_wrong_characters(text: str, path: str, place: Place | None) -> None:
     """Refuse a text with characters that were lost, read wrongly, or turn the direction of writing (RowError)."""
     if "\ufffd" in text:
         around = text[max(0, text.index("\ufffd") - 10) :][:20]
         reason = f"found the replacement character U+FFFD {text.count(chr(0xFFFD))} times, first in {around!r}"
         raise RowError("FT-TEXT-006", path, reason)
     if bidi := find_bidi_control(text):
-        raise RowError("FT-TEXT-008", path, f"found the invisible control {bidi} of the writing direction")
+        refuse("FT-TEXT-008", path, f"found the invisible control {bidi} of the writing direction", place)
     if not _FOUND_TEXT.search(path) and (mojibake := find_mojibake(text)):
         word, meant = mojibake
-        raise RowError("FT-TEXT-007", path, f"found {word!r}, which is {meant!r} read in the wrong encoding (mojibake)")
+        reason = f"found {word!r}, which is {meant!r} read in the wrong encoding (mojibake)"
+        refuse("FT-TEXT-007", path, reason, place)
 
 
 def tidy_all(texts: Iterable[str], path: str, place: Place) -> list[str]:
@@ -118,10 +127,10 @@ def refuse_empty(code: str, path: str, text: str) -> None:
         raise RowError(code, path, "found an empty text")
 
 
-def refuse_label(path: str, text: str) -> None:
+def refuse_label(path: str, text: str, place: Place | None = None) -> None:
     """Refuse a cleaned text that begins or ends with a speaker's label (RowError FT-TEXT-002)."""
     if label := find_role_label(text):
-        raise RowError("FT-TEXT-002", path, f"found the label {label!r} of a prompt template")
+        refuse("FT-TEXT-002", path, f"found the label {label!r} of a prompt template", place)
 
 
 def refuse_special_tokens(code: str, texts: Iterable[PathText]) -> None:
@@ -131,21 +140,22 @@ def refuse_special_tokens(code: str, texts: Iterable[PathText]) -> None:
             raise RowError(code, path, f"found the special token {token}")
 
 
-def refuse_residue(texts: Sequence[PathText], place: Place | None = None) -> None:
+def refuse_residue(texts: Sequence[PathText], place: Place | None = None, *, may_repeat: bool = True) -> None:
     """Refuse the first text with a template's slot or label, an object's print, a file's placeholder (RowError).
 
-    The first text is the question. Residue that counts only if other rows repeat it is noted in the place.
+    The first text is the question. Residue that counts only if other rows repeat it is noted in the place, if it
+    `may_repeat` at all.
     """
     question = texts[0][1] if texts else ""
     for n, (path, text) in enumerate(texts):
         residue, repeating = find_template_residue(text, question if n else "")
         if residue:
-            raise RowError("FT-TEXT-002", path, f"found the template residue {residue[:60]!r}")
-        if repeating and place is not None and place.residues is not None:
+            refuse("FT-TEXT-002", path, f"found the template residue {residue[:60]!r}", place)
+        if repeating and may_repeat and place is not None and place.residues is not None:
             place.residues.note(path, repeating)
         if printed := find_object_print(text):
-            raise RowError("FT-TEXT-003", path, f"found the print of an object, {printed[:60]!r}")
-    refuse_media(texts)
+            refuse("FT-TEXT-003", path, f"found the print of an object, {printed[:60]!r}", place)
+    refuse_media(texts, place)
 
 
 def numbered(path: str, texts: Sequence[str]) -> list[PathText]:
@@ -166,11 +176,11 @@ def paths_of_turns(turns: Sequence[Turn], paths: Sequence[tuple[str, str]]) -> l
     return texts
 
 
-def refuse_media(texts: Iterable[PathText]) -> None:
+def refuse_media(texts: Iterable[PathText], place: Place | None = None) -> None:
     """Refuse the first text with the placeholder of an image, a sound or a video (RowError FT-TEXT-009)."""
     for path, text in texts:
         if placeholder := find_media_placeholder(text):
-            raise RowError("FT-TEXT-009", path, f"found the placeholder {placeholder} of a file that is not read here")
+            refuse("FT-TEXT-009", path, f"found the placeholder {placeholder} of a file that is not read here", place)
 
 
 def simplified(texts: _Texts, policy: ReadPolicy) -> _Texts:
@@ -203,7 +213,7 @@ def stated_id(given: str | int | None, place: Place, path: str = "$.id") -> str:
     """Return the id that the row states, as text; empty when it states none."""
     if given is None:
         return ""
-    return str(given).strip() if place.plain else _tidy_searched(str(given), path)
+    return str(given).strip() if place.plain else _tidy_searched(str(given), path, place)
 
 
 def choose_language(stated: str | None, text: str) -> str:

@@ -6,17 +6,33 @@ A format's own file (instruction.py, qa.py, …) builds one `Format`; registry.p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
+from expectations.codes import CODES
 from expectations.text.residue import Residues
 from expectations.text.traditional import Traditional
 
 Thinking = Literal["require", "allow_empty", "mask_empty", "strip"]
 Turns = Literal["last", "all"]
+ALLOWABLE = (
+    *("FT-TEXT-002", "FT-TEXT-003", "FT-TEXT-005", "FT-TEXT-007", "FT-TEXT-008", "FT-TEXT-009"),
+    *("FT-INST-009", "FT-QA-004"),
+)
+"""Rules that judge by the look of a text what it is: they can be wrong, so that a data set may allow them. The others find
+what is wrong in any text (an empty answer, control characters, special tokens, lost characters)."""
+
+
+def explain_not_allowed(codes: Iterable[str]) -> str:
+    """Return why these codes cannot be allowed; empty when each can."""
+    wrong = [f"{code} ({CODES[code].title})" if code in CODES else code for code in codes if code not in ALLOWABLE]
+    if not wrong:
+        return ""
+    return f"{', '.join(wrong)} cannot be allowed; only rules that judge a text by its look can: {', '.join(ALLOWABLE)}"
 
 
 class RowError(Exception):
@@ -35,6 +51,11 @@ class RowNotes:
     """The notes that the reading of a row leaves beside its record, and their sums over the rows of one or more files."""
 
     def __init__(self, policy: ReadPolicy) -> None:
+        self.allow = frozenset(policy.allow)
+        self.allowed: set[str] = set()
+        """Allowed rules that the current row breaks."""
+        self.allowed_rows: Counter[str] = Counter()
+        """Code of an allowed rule -> rows that break it."""
         self.every_turn = policy.turns == "all"
         self.unlearned: set[str] = set()
         """JSON paths of the current row's messages that are marked as not to be learned."""
@@ -47,8 +68,13 @@ class RowNotes:
 
     def begin_row(self) -> None:
         """Forget the row before."""
+        self.allowed.clear()
         self.unlearned.clear()
         self.earlier.clear()
+
+    def end_row(self) -> None:
+        """Count the row, which has a record."""
+        self.allowed_rows.update(self.allowed)
 
     def is_learned(self, path: str) -> bool:
         """Return whether the answer at this path is in a message that is not marked."""
@@ -77,8 +103,15 @@ class ReadPolicy(msgspec.Struct, frozen=True, kw_only=True):
     min_margin: float = 0.0
     traditional: Traditional = "keep"
     """How traditional Chinese is converted to simplified, if at all: see text/traditional.py."""
+    allow: tuple[str, ...] = ()
+    """Codes of rules (`ALLOWABLE`) that a row may break."""
     turns: Turns = "last"
     """The answers of a dialogue that are learned. `all`: each becomes a record, with the turns before as history."""
+
+    @property
+    def needs_notes(self) -> bool:
+        """True if the reading of a row leaves more than a record."""
+        return bool(self.allow) or self.turns == "all"
 
     def recipe(self) -> dict[str, Any]:
         """Return the settings for a recipe: keys that came later only where they are set, so that recipes stay equal."""
@@ -87,7 +120,7 @@ class ReadPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return {key: value for key, value in values.items() if key not in _LATER or value != defaults[key]}
 
 
-_LATER = ("turns",)
+_LATER = ("allow", "turns")
 DEFAULT_POLICY = ReadPolicy()
 
 

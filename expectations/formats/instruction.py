@@ -19,6 +19,7 @@ from expectations.formats.build import (
     history_json,
     paths_of,
     paths_of_turns,
+    refuse,
     refuse_empty,
     refuse_label,
     refuse_media,
@@ -270,8 +271,8 @@ def _build_one(row: TrainingRow, exchange: Exchange, place: Place, policy: ReadP
     asked_at, answered_at = exchange.paths
     question = tidy_required("FT-INST-002", exchange.question, asked_at, place)
     reasoning, answer = _split_answer(exchange, question, place, policy)
-    refuse_label(asked_at, question)
-    refuse_label(answered_at, answer)
+    refuse_label(asked_at, question, place)
+    refuse_label(answered_at, answer, place)
     context = tidy_all(exchange.context, exchange.context_path.removesuffix("[]"), place)
     system = tidy(exchange.system, "$.system", place)
     history = [
@@ -281,7 +282,7 @@ def _build_one(row: TrainingRow, exchange: Exchange, place: Place, policy: ReadP
         learned = [(asked_at, question), (answered_at, f"{reasoning}\n{answer}")]
         past = paths_of_turns(history, exchange.history_paths)
         given = paths_of(exchange.context_path, context)
-        refuse_media(past)
+        refuse_media(past, place)
         refuse_special_tokens("FT-INST-006", [*learned, *given, ("$.system", system), *past])
         refuse_residue([(asked_at, question), (answered_at, answer), *given], place)
     # The id is computed before the policy applies: a change of the policy moves no row to another split.
@@ -322,7 +323,7 @@ def _split_answer(exchange: Exchange, question: str, place: Place, policy: ReadP
     if policy.thinking == "require" and not reasoning:
         raise RowError("FT-INST-005", path, "found no reasoning, and the policy is `require`")
     if lost := find_lost_number(answer):
-        raise RowError("FT-INST-009", path, f"the answer begins with {lost!r}: the text before it is missing")
+        refuse("FT-INST-009", path, f"the answer begins with {lost!r}: the text before it is missing", place)
     return reasoning, answer
 
 

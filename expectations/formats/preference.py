@@ -302,14 +302,14 @@ def _build(row: Extras, pair: AnswerPair, place: Place, policy: ReadPolicy) -> P
     """Return the record of a comparison; RowError when it breaks a rule. The rules are the same in every dialect."""
     question, chosen, rejected = tidy_each((pair.question, pair.chosen, pair.rejected), pair.paths, place)
     context = tidy_all(pair.context, pair.context_path.removesuffix("[]"), place)
-    _refuse_answers(pair, question, chosen, rejected)
+    _refuse_answers(pair, question, chosen, rejected, place)
     system = tidy(pair.system, "$.system", place) if pair.system else ""
     history = tidy_turns(pair.history, pair.history_paths, place) if pair.history else []
     if not place.plain:
         texts = list(zip(pair.paths, (question, chosen, rejected), strict=True))
         past = paths_of_turns(history, pair.history_paths)
         given = paths_of(pair.context_path, context)
-        refuse_media(past)
+        refuse_media(past, place)
         refuse_special_tokens("FT-PREF-007", [*texts, *given, ("$.system", system), *past])
         refuse_residue([*texts, *given], place)
         for path, text in texts[1:]:
@@ -341,13 +341,13 @@ def _build(row: Extras, pair: AnswerPair, place: Place, policy: ReadPolicy) -> P
     )
 
 
-def _refuse_answers(pair: AnswerPair, question: str, chosen: str, rejected: str) -> None:
+def _refuse_answers(pair: AnswerPair, question: str, chosen: str, rejected: str, place: Place) -> None:
     """Refuse cleaned texts that are empty, begin with a label, or do not differ (RowError)."""
     if not (question and chosen and rejected):
         for code, path, text in zip(_EMPTY, pair.paths, (question, chosen, rejected), strict=True):
             refuse_empty(code, path, text)
-    refuse_label(pair.paths[0], question)
-    refuse_label(pair.paths[1], chosen)
+    refuse_label(pair.paths[0], question, place)
+    refuse_label(pair.paths[1], chosen, place)
     if _are_equal(chosen, rejected):
         how = "are the same" if pair.chosen == pair.rejected else "are the same after normalisation"
         raise RowError("FT-PREF-003", pair.paths[2], f"chosen and rejected {how}")

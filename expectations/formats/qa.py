@@ -19,6 +19,7 @@ from expectations.formats.build import (
     choose_language,
     content_id,
     numbered,
+    refuse,
     refuse_label,
     refuse_residue,
     refuse_special_tokens,
@@ -204,9 +205,9 @@ def _build(row: Extras, given: Answered, place: Place, policy: ReadPolicy) -> Qa
     question = tidy_required("FT-QA-002", given.question, asked_at, place)
     answer = tidy_required("FT-QA-003", given.answer, answered_at, place)
     if lost := find_lost_number(answer):
-        raise RowError("FT-QA-004", answered_at, f"the answer begins with {lost!r}: the text before it is missing")
-    refuse_label(asked_at, question)
-    refuse_label(answered_at, answer)
+        refuse("FT-QA-004", answered_at, f"the answer begins with {lost!r}: the text before it is missing", place)
+    refuse_label(asked_at, question, place)
+    refuse_label(answered_at, answer, place)
     references_at = given.references_path or asked_at
     references = [text for text in (tidy(text, references_at, place) for text in given.references) if text]
     golden = tidy(given.golden_reference, "$.golden_reference", place)
@@ -215,7 +216,7 @@ def _build(row: Extras, given: Answered, place: Place, policy: ReadPolicy) -> Qa
         texts = [(asked_at, f"{question}\n{student}"), (answered_at, f"{answer}\n{explanation}")]
         refuse_special_tokens("FT-QA-006", texts)
         refuse_residue([(asked_at, question), (answered_at, answer)], place)
-        _refuse_markup_in_references(given, references)
+        _refuse_markup_in_references(given, references, place)
     verdict = given.verdict
     record_id = given.record_id or content_id(
         "qa", question, references, golden, answer, student, verdict or "", explanation
@@ -244,7 +245,7 @@ def _build(row: Extras, given: Answered, place: Place, policy: ReadPolicy) -> Qa
     )
 
 
-def _refuse_markup_in_references(given: Answered, references: Sequence[str]) -> None:
+def _refuse_markup_in_references(given: Answered, references: Sequence[str], place: Place) -> None:
     """Refuse a reference with a special token or the residue of a template (RowError)."""
     texts: list[PathText] = (
         numbered(given.references_path, references)
@@ -253,7 +254,7 @@ def _refuse_markup_in_references(given: Answered, references: Sequence[str]) -> 
     )
     for text in texts:
         refuse_special_tokens("FT-QA-006", [text])
-        refuse_residue([text])
+        refuse_residue([text], place, may_repeat=False)
 
 
 def _build_exchange(

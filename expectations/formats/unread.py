@@ -111,6 +111,7 @@ class KeyReader:
         is_struct = isinstance(row, type) and issubclass(row, msgspec.Struct)
         self.tree: Tree | None = _tree(inspect.type_info(row)) if is_struct else None
         self._trained = dialect.format.trained or "instruction" in dialect.format.bridges
+        self.has_turns = dialect.format.name == "instruction"
         self._exact = frozenset(key for key in dialect.also_has if "*" not in key)
         self._patterns = tuple(pattern for pattern in dialect.also_has if "*" in pattern)
         if self.tree is not None and dialect.canonical:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -11,7 +11,6 @@ import msgspec
 
 from expectations.formats.column_map import NO_MAP, ColumnMap, columns_of, missing_columns
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError, RowNotes
-from expectations.formats.instruction import INSTRUCTION
 from expectations.formats.recognise import SAMPLE, Recognition, better_fit, recognise_rows, unknown
 from expectations.formats.registry import FORMATS
 from expectations.formats.unread import KeyReader, Unread, UnreadKeys
@@ -21,6 +20,8 @@ from expectations.text.residue import Residues
 __all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
 
 Item = TypeVar("Item")
+_Bridge = Callable[[Any], Record]
+_RESIDUE = "FT-TEXT-002"
 _Outcome = Record | Rejected | list[Record]
 """Of a row: its record, the reason why it has none, or a record for each answer of its dialogue."""
 
@@ -120,10 +121,10 @@ def convert_rows(
         yield from _reject_all(source, rows, [to] if to else [])
         return
     file, folder = source.name, path.absolute().parent.name
-    notes = (notes or RowNotes(policy)) if policy.turns == "all" else None
+    notes = (notes or RowNotes(policy)) if policy.needs_notes else None
     if notes:
         notes.their_path = dialect.their_path
-    keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys(), notes if dialect.format is INSTRUCTION else None)
+    keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys(), notes)
     bridge = dialect.format.bridges.get(to) if to else None
     residues = None if dialect.parts else Residues[RawRow]()
     for batch in in_batches(rows):
@@ -135,28 +136,35 @@ def convert_rows(
             if row.line == 1 and row.value in dialect.headers:
                 continue
             place = Place(file, row.line, row.plain, folder, residues, notes)
-            if notes:
-                notes.begin_row()
             try:
                 keys.check(row)
                 if dialect.parts:
-                    parts = _convert_parts(source, row, dialect, place, policy)
-                    records += [bridge(part) if bridge and not isinstance(part, Rejected) else part for part in parts]
+                    records += _convert_parts(source, row, dialect, place, policy, bridge)
                     continue
-                if row.typed is not None:
-                    record = dialect.convert(row.typed, None, place, policy)
-                else:
-                    record = dialect.decode(row.value, place, policy)
-                records.append(bridge(record) if bridge else record)
-                if notes and notes.earlier:
-                    records[-1] = [*notes.earlier, record]
+                records.append(_convert_row(row, dialect, place, policy, bridge))
             except RowError as error:
                 records.append(_reject(source, row, error, dialect))
             if not row.plain and residues and residues.current:
-                residues.end_row(len(records) - 1, row)
+                residues.end_row(len(records) - 1, row, counted=notes is not None and _RESIDUE in notes.allowed)
         if residues:
-            _reject_repeated(source, records, residues, dialect)
+            _reject_repeated(source, records, residues, dialect, notes)
         yield from _flat(records) if notes else cast("list[Record | Rejected]", records)
+
+
+def _convert_row(
+    row: RawRow, dialect: Dialect[Any], place: Place, policy: ReadPolicy, bridge: _Bridge | None
+) -> Record | list[Record]:
+    """Return the record of a row, or one for each answer of its dialogue; RowError when it breaks a rule."""
+    if row.typed is not None:
+        record = dialect.convert(row.typed, None, place, policy)
+    else:
+        record = dialect.decode(row.value, place, policy)
+    if bridge:
+        record = bridge(record)
+    if place.notes is None:
+        return record
+    place.notes.end_row()
+    return [*place.notes.earlier, record] if place.notes.earlier else record
 
 
 def _flat(records: Iterable[_Outcome]) -> Iterator[Record | Rejected]:
@@ -168,13 +176,24 @@ def _flat(records: Iterable[_Outcome]) -> Iterator[Record | Rejected]:
 
 
 def _reject_repeated(
-    source: Source, records: list[_Outcome], residues: Residues[RawRow], dialect: Dialect[Any]
+    source: Source,
+    records: list[_Outcome],
+    residues: Residues[RawRow],
+    dialect: Dialect[Any],
+    notes: RowNotes | None,
 ) -> None:
-    """Replace the records whose residue of a template other rows repeat by their rejection."""
+    """Replace the records whose residue of a template other rows repeat by their rejection; count them if allowed."""
+    allowed = set[int]()
     for number, row, path, reason in residues.take_repeated():
-        if not isinstance(records[number], Rejected):
-            at = dialect.their_path(path) if dialect.their_path else path
-            records[number] = source.reject("FT-TEXT-002", row.line, row.offset, reason, raw=row.raw, path=at)
+        if isinstance(records[number], Rejected):
+            continue
+        if notes and _RESIDUE in notes.allow:
+            allowed.add(number)
+            continue
+        at = dialect.their_path(path) if dialect.their_path else path
+        records[number] = source.reject(_RESIDUE, row.line, row.offset, reason, raw=row.raw, path=at)
+    if notes and allowed:
+        notes.allowed_rows[_RESIDUE] += len(allowed)
 
 
 class _KeyCheck:
@@ -184,19 +203,21 @@ class _KeyCheck:
         self._reader = reader
         self._unread = unread
         self._notes = notes
-        """Given where marks of single answers are used: they are no keys that are not read."""
+        """Where every answer is learned, they take the marks of single answers, which are read then."""
         self._shape: type | None = None
         self._of_shape: list[Unread] = []
 
     def check(self, row: RawRow) -> None:
         """Count the keys of a row that are not read; RowError for one that changes what the row means."""
+        if self._notes:
+            self._notes.begin_row()
         if row.typed is not None:
             if type(row.typed) is not self._shape:  # all rows of the quick lane have one shape
                 self._shape, self._of_shape = type(row.typed), self._reader.find(row.value)
             found = self._of_shape
         else:
             found = self._reader.find(row.value)
-            if self._notes:
+            if self._notes and self._notes.every_turn and self._reader.has_turns:
                 found = self._reader.take_marks(found, self._notes.unlearned)
             self._reader.refuse(found)
         if found:
@@ -223,8 +244,13 @@ def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _convert_parts(
-    source: Source, row: RawRow, dialect: Dialect[Any], place: Place, policy: ReadPolicy
+def _convert_parts(  # noqa: PLR0917 - as `_convert_row`
+    source: Source,
+    row: RawRow,
+    dialect: Dialect[Any],
+    place: Place,
+    policy: ReadPolicy,
+    bridge: _Bridge | None,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of a row that holds several: each is kept or rejected on its own."""
     try:
@@ -233,8 +259,13 @@ def _convert_parts(
         yield _reject(source, row, error, dialect)
         return
     for path, value in values:
+        if place.notes:
+            place.notes.begin_row()
         try:
-            yield dialect.decode(value, place, policy)
+            record = dialect.decode(value, place, policy)
+            yield bridge(record) if bridge else record
+            if place.notes:
+                place.notes.end_row()
         except RowError as error:
             yield _reject(source, row, error, dialect, within=path)
 

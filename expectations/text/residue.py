@@ -25,10 +25,11 @@ class Residues(Generic[_Row]):
         """Note residue in a field of the current row."""
         self.current.add((path, residue))
 
-    def end_row(self, number: int, row: _Row) -> None:
-        """Count what the current row has. `number` is the caller's own."""
+    def end_row(self, number: int, row: _Row, *, counted: bool = False) -> None:
+        """Count what the current row has. `number` is the caller's own. `counted`: the row need not be taken later."""
         self._rows.update(self.current)
-        self._waiting += [(number, row, key) for key in sorted(self.current)]
+        if not counted:
+            self._waiting += [(number, row, key) for key in sorted(self.current)]
         self.current.clear()
 
     def take_repeated(self) -> Iterator[tuple[int, _Row, str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from expectations.formats.dialect import ReadPolicy, Thinking, Turns
+from expectations.formats.dialect import ReadPolicy, Thinking, Turns, explain_not_allowed
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
 
@@ -42,6 +42,14 @@ def read_map(columns: tuple[str, ...], roles: tuple[str, ...]) -> ColumnMap:
         if own not in get_args(Role):
             raise click.UsageError(f"--roles: {role}={own} must name one of {', '.join(get_args(Role))} after the `=`")
     return ColumnMap(columns=named, roles=cast("dict[str, Role]", renamed))
+
+
+def read_codes(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the codes that `--allow` gives, each once. BadParameter for one that cannot be allowed."""
+    codes = {code.strip() for code in ",".join(values).split(",")} if values else set[str]()
+    if wrong := explain_not_allowed(sorted(codes)):
+        raise click.BadParameter(wrong)
+    return tuple(sorted(codes))
 
 
 def _read_pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
@@ -88,6 +96,9 @@ def _read_pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows (0 to 1) that may fail."
 )
+@click.option(
+    "--allow", multiple=True, callback=read_codes, metavar="CODE,…", help="Use rows that break this rule on texts."
+)
 @click.option("--strict", is_flag=True, help="Fail a file with keys that are not read.")
 @click.option("--tokenizer", metavar="NAME_OR_FOLDER", help="Show the first record as tokens (needs transformers).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -107,6 +118,7 @@ def command(  # noqa: PLR0917 - one for each option
     turns: str,
     traditional: str,
     max_quarantined: float,
+    allow: tuple[str, ...],
     strict: bool,
     tokenizer: str | None,
     as_json: bool,
@@ -132,6 +144,7 @@ def command(  # noqa: PLR0917 - one for each option
         min_margin=min_margin,
         traditional=cast("Traditional", traditional),
         turns=cast("Turns", turns),
+        allow=allow,
     )
     mapping = read_map(columns, roles)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
 SCHEMA_VERSION = 1
 
@@ -197,12 +197,26 @@ class DatasetSettings(ConfigSection):
     strict: bool = False
     """True blocks where a row has a key that no field takes (`ft verify --strict` does the same). By default such keys
     are only listed: files often carry notes of their own, and keys that change a row's meaning are refused anyway."""
+    allow: list[str] = []
+    """Codes of rules on texts that rows may break, `[FT-TEXT-002]`. Only rules that judge a text by its look can be
+    allowed (docs/bring-your-own-data.md lists them). Such rows are used and counted. Empty: a row that breaks a rule is
+    quarantined."""
     traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
     """How to write Traditional Chinese in records; the values are those of `corpus.traditional`. Set both alike:
     then questions and passages use the same characters."""
     max_lost_terms_share: float = Field(default=0.8, ge=0, le=1)
     """Share (0 to 1) of answers that may name none of the glossary terms that their question names; above it the check
     warns. Generous, because short answers seldom repeat the term of the question."""
+
+
+    @field_validator("allow")
+    @classmethod
+    def _check_allow(cls, codes: list[str]) -> list[str]:
+        from expectations.formats.dialect import explain_not_allowed
+
+        if wrong := explain_not_allowed(codes):
+            raise ValueError(wrong)
+        return sorted(set(codes))
 
 
 class LoraSettings(ConfigSection):

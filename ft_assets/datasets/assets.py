@@ -13,6 +13,7 @@ from msgspec import to_builtins
 
 from expectations.canonical import folder_digest
 from expectations.formats.column_map import ColumnMap
+from expectations.formats.dialect import RowNotes
 from expectations.formats.unread import UnreadKeys
 from expectations.rules.splits import SPLITS
 from ft_assets.config.from_artifact import settings_of
@@ -141,11 +142,20 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
             hashes = {row["file"]: row["sha256"] for row in inventory}
             hashes |= {shown_path(path, root): folder_digest(path) for path in paths if path.is_dir()}
             index = read_index(store.require("passages")) if dataset.finds_passages else None
-            unread = UnreadKeys()
+            unread, notes = UnreadKeys(), RowNotes(policy)
             rows = read_files(
-                dataset, files, root, max_line_bytes=settings.max_line_bytes, policy=policy, unread=unread
+                dataset,
+                files,
+                root,
+                max_line_bytes=settings.max_line_bytes,
+                policy=policy,
+                unread=unread,
+                notes=notes,
             )
-            return to_builtins(clean_records(dataset, rows, hashes, staging.path, index=index, unread=unread))
+            summary = clean_records(
+                dataset, rows, hashes, staging.path, index=index, unread=unread, notes=notes
+            )
+            return to_builtins(summary)
 
         return produce(artifacts, spec.recipe_from(options, versions), compute=compute, metadata=_show_records)
 
@@ -198,6 +208,8 @@ def _show_records(artifact: Artifact) -> Mapping[str, object]:
     }
     if summary.codes:
         shown["quarantined_by_code"] = bars(summary.codes, "quarantined rows by code")
+    if summary.allowed:
+        shown["allowed"] = summary.allowed
     if summary.conflicts:
         shown["first_conflicts"] = artifact.json(CONFLICTS)[:_SHOWN_CONFLICTS]
     return shown

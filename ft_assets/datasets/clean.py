@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from expectations.formats.column_map import ColumnMap
-from expectations.formats.dialect import ReadPolicy
+from expectations.formats.dialect import ReadPolicy, RowNotes
 from expectations.formats.unread import UnreadKeys
 from expectations.reading import Rejected
 from expectations.records.duplicates import Duplicates
@@ -38,10 +38,12 @@ def read_files(
     max_line_bytes: int,
     policy: ReadPolicy,
     unread: UnreadKeys,
+    notes: RowNotes,
 ) -> dict[str, Iterator[Record | Rejected]]:
     """Return a stream of rows for each key of config.yaml. A row names its file by the path in the project.
 
-    `files`: the files of each key with their maps. `unread` counts the keys that no field takes.
+    `files`: the files of each key with their maps. `unread` counts the keys that no field takes, `notes` the rows that
+    an allowed rule lets pass.
     """
 
     def read(kind: str, mapped: Mapping[Path, ColumnMap]) -> Iterator[Record | Rejected]:
@@ -54,6 +56,7 @@ def read_files(
                 policy=policy,
                 mapping=mapping,
                 unread=unread,
+                notes=notes,
             )
 
     return {key: read(kind, files[key]) for key, kind in dataset.files.items()}
@@ -67,21 +70,24 @@ def clean_records(
     *,
     index: PassageIndex | None = None,
     unread: UnreadKeys,
+    notes: RowNotes,
 ) -> RecordsSummary:
     """Write the rows of `read_files` as records.parquet below `folder`; return the summary.
 
     `hashes`: sha256 of the files by their shown path. `index`: the passages of the corpus, for a data set that finds
-    passages. `unread`: the keys that reading the rows counts. `rows_read` in the summary counts lines of the files.
+    passages. `unread`, `notes`: those of `read_files`. `rows_read` in the summary counts lines of the files.
     """
     duplicates = Duplicates(hashes)
     streams = {key: duplicates.sift(stream) for key, stream in rows.items()}
+    records: Iterable[msgspec.Struct | Rejected]
     if dataset.join is None:
-        summary = _write(dataset, duplicates, chain.from_iterable(streams.values()), folder)
-        return msgspec.structs.replace(summary, not_read=unread.sorted())
-    if index is None:
+        records = chain.from_iterable(streams.values())
+    elif index is None:
         raise ValueError(f"the records of {dataset.name} need the passages")
-    summary = _write(dataset, duplicates, _join(dataset.join, streams, index, hashes), folder)
-    return msgspec.structs.replace(summary, not_read=unread.sorted())
+    else:
+        records = _join(dataset.join, streams, index, hashes)
+    summary = _write(dataset, duplicates, records, folder)
+    return msgspec.structs.replace(summary, not_read=unread.sorted(), allowed=dict(sorted(notes.allowed_rows.items())))
 
 
 def write_nothing(dataset: DataSet, folder: Path) -> RecordsSummary:

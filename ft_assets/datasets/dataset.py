@@ -93,7 +93,8 @@ class DataSet:
         """Return the settings that decide what a row of this data set becomes."""
         section = self.section(settings)
         own = {key: getattr(section, key) for key in self.policy}
-        return structs.replace(ReadPolicy(traditional=settings.traditional), **own)
+        shared = ReadPolicy(traditional=settings.traditional, allow=tuple(settings.allow))
+        return structs.replace(shared, **own)
 
     def id_of(self, row: Mapping[str, Any]) -> tuple[str, str]:
         """Return the key of a row of its records in the ledger: (data set, record id)."""

@@ -25,6 +25,8 @@ class RecordsSummary(msgspec.Struct, frozen=True, kw_only=True):
     thinking: dict[str, int] = {}
     not_read: dict[str, int] = {}
     """Key that no field takes -> rows that have it."""
+    allowed: dict[str, int] = {}
+    """Code of a rule that `datasets.allow` names -> rows that break it and are used."""
     lines_kept: int | msgspec.UnsetType = msgspec.UNSET
     """Lines of the files that became records, where one record comes from several lines."""
 
