@@ -139,6 +139,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         line_no: int
 
 
+SYSTEM_KEYS = ("system", "system_prompt")
+PASSAGE_KEYS = ("context", "contexts", "documents", "passages", "references", "retrieved_contexts")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""The names that system texts, passages and reasoning have in the files that are read: fields of typed rows."""
 Passages = str | list[str | dict[str, Any]] | None
 """Passages given along with a question, as people write them."""
 
@@ -170,7 +174,7 @@ class TrainingExtras(Extras, kw_only=True):
         RowError (FT-KEY-010) where two keys hold different ones, or a passage has no text.
         """
         path, texts = "$.context", list[str]()
-        for name in _PASSAGE_KEYS:
+        for name in PASSAGE_KEYS:
             given: Passages = getattr(self, name)
             if not given:
                 continue
@@ -187,7 +191,6 @@ class TrainingExtras(Extras, kw_only=True):
         return self.system or self.system_prompt
 
 
-_PASSAGE_KEYS = ("context", "contexts", "documents", "passages", "references", "retrieved_contexts")
 _TEXT_KEYS = ("text", "content", "contents", "page_content", "passage", "segment", "body")
 
 

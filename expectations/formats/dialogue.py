@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from expectations.formats.dialect import RowError, Turn
+from expectations.formats.dialect import REASONING_KEYS, RowError, Turn
 
 _ROLES = {
     "system": "system",
@@ -19,7 +19,6 @@ _ROLES = {
 }
 _TOOL_ROLES = ("tool", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _MORE_OF = attrgetter("sender", *REASONING_KEYS)
 
 

@@ -32,6 +32,9 @@ from expectations.formats.build import (
     tidy_required,
 )
 from expectations.formats.dialect import (
+    PASSAGE_KEYS,
+    REASONING_KEYS,
+    SYSTEM_KEYS,
     Dialect,
     Format,
     Keys,
@@ -44,7 +47,6 @@ from expectations.formats.dialect import (
     rename_line,
 )
 from expectations.formats.dialogue import (
-    REASONING_KEYS,
     Dialogue,
     Message,
     Said,
@@ -372,9 +374,8 @@ def _build_with_extras(row: TrainingRow, exchange: Exchange, place: Place, polic
     return _build(row, exchange, place, policy)
 
 
-_PASSAGES = ("context", "contexts", "documents", "passages", "references", "retrieved_contexts")
-_PASSAGES_OF = attrgetter(*_PASSAGES)
-_EXTRAS_OF = attrgetter("system", "system_prompt", *REASONING_KEYS, *_PASSAGES)
+_PASSAGES_OF = attrgetter(*PASSAGE_KEYS)
+_EXTRAS_OF = attrgetter(*SYSTEM_KEYS, *REASONING_KEYS, *PASSAGE_KEYS)
 
 
 def find_context(row: TrainingExtras) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ import msgspec
 
 from expectations.formats.column_map import NO_MAP, ColumnMap, map_dialects
 from expectations.formats.columns import describe_table
-from expectations.formats.dialect import Dialect
+from expectations.formats.dialect import PASSAGE_KEYS, REASONING_KEYS, SYSTEM_KEYS, Dialect
 from expectations.formats.registry import DIALECTS
 from expectations.formats.wrapped import WRAPPED, explain_wrapper
 from expectations.reading import RawRow, read_raw_rows
@@ -23,8 +23,8 @@ SAMPLE = 100
 """The number of rows by which a file is recognised."""
 
 _SEVERAL_NAMES = re.compile(
-    r"system|system_prompt|contexts?|documents|passages|references|retrieved_contexts|margin"
-    r"|reasoning|reasoning_content|thinking|Complex_CoT|\w+[_-](?:score|rating|reward)|(?:score|rating|reward)_\w+"
+    "|".join((*SYSTEM_KEYS, *PASSAGE_KEYS, *REASONING_KEYS, "Complex_CoT", "margin"))
+    + r"|\w+[_-](?:score|rating|reward)|(?:score|rating|reward)_\w+"
 )
 _LEAST_SHARE = 0.5  # of a dialect's marks: a row without one of two fields is still refused as a row of this dialect
 _LEAST_SHARE_UNNAMED = 0.51  # where no format was named, half of two marks may be a coincidence

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import inspect
 
-from expectations.formats.dialect import Dialect, RowError
+from expectations.formats.dialect import PASSAGE_KEYS, REASONING_KEYS, SYSTEM_KEYS, Dialect, RowError
 
 Tree = dict[str, Any]
 """Key that is read -> the tree of the keys below it; None where nothing below it has keys."""
@@ -86,10 +86,10 @@ MEANINGS: dict[str, Meaning] = {
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),
     **dict.fromkeys(("rejected", "rejected_response", "rejected_messages", "chosen", "chosen_response"), _PREFERENCE),
     **dict.fromkeys(("rejected_answer", "rejected_output", "non_preferred_output", "preferred_output"), _PREFERENCE),
-    **dict.fromkeys(("context", "contexts", "documents", "passages", "references", "retrieved_contexts"), _PASSAGES),
+    **dict.fromkeys(PASSAGE_KEYS, _PASSAGES),
     **dict.fromkeys(("retrieved_passages", "retrieved_documents", "retrieval_result", "docs"), _PASSAGES),
-    **dict.fromkeys(("system", "system_prompt", "system_message"), _SYSTEM),
-    **dict.fromkeys(("thinking", "reasoning", "reasoning_content", "complex_cot"), _REASONING),
+    **dict.fromkeys((*SYSTEM_KEYS, "system_message"), _SYSTEM),
+    **dict.fromkeys((*REASONING_KEYS, "complex_cot"), _REASONING),
     **dict.fromkeys(("chosen_score", "rejected_score", "score_chosen", "score_rejected", "margin"), _SCORES),
 }
 """Key -> what it would change. A key that a dialect reads is not looked up here. See also `*_rating` below."""
