@@ -176,9 +176,10 @@ class ResponseRow(TrainingRow, rename={"completion": "response"}, kw_only=True):
     history: list[tuple[str, str]] | None = None
 
 
-_OPENED = re.compile(r"\s*<(think|thinking)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
-_CLOSED = re.compile(r"(.*?)</(?:think|thinking)>", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"</?(?:think|thinking)>", re.IGNORECASE)
+# a tag may have blanks in it, which no tokenizer and no template would see as a tag
+_OPENED = re.compile(r"\s*<\s*(think|thinking)\s*>(.*?)<\s*/\s*\1\s*>", re.DOTALL | re.IGNORECASE)
+_CLOSED = re.compile(r"(.*?)<\s*/\s*(?:think|thinking)\s*>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<\s*/?\s*(?:think|thinking)\s*>", re.IGNORECASE)
 
 
 def split_thinking(text: str, reasoning: str, path: str) -> tuple[str, str]:
