@@ -14,7 +14,7 @@ from expectations.codes import CODES
 from expectations.contracts.consumer import Consumer
 from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Record, RowNotes
-from expectations.formats.instruction import INSTRUCTION, InstructionRecord
+from expectations.formats.instruction import INSTRUCTION
 from expectations.formats.passage import PASSAGE, PassageRecord
 from expectations.formats.recognise import unknown
 from expectations.formats.registry import DIALECTS, FORMATS
@@ -313,6 +313,7 @@ class _RecentRows:
 def _count(report: Report, records: Iterable[Record | Rejected], find_row: Callable[[Rejected], RawRow | None]) -> None:
     """Count clean and rejected rows and keep the first ones; `find_row` returns the rejected row, if it is known."""
     clean = with_reasoning = earlier = 0
+    of_dialogues = report.turns == "last"
     for record in records:
         if isinstance(record, Rejected):
             _note_rejected(report, record, find_row(record))
@@ -323,7 +324,7 @@ def _count(report: Report, records: Iterable[Record | Rejected], find_row: Calla
         clean += 1
         if report.thinking and getattr(record, "reasoning", ""):
             with_reasoning += 1
-        if report.turns == "last" and (history := cast(InstructionRecord, record).history):
+        if of_dialogues and (history := getattr(record, "history", ())):
             earlier += len(history)
     report.not_learned = earlier
     report.clean, report.rows = clean, report.rows + clean

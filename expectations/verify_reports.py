@@ -68,12 +68,8 @@ def report_table(report: Report) -> str:
         console.print(f"  note: {note}")
     if report.not_read:
         console.print(f"  not read: {_not_read(report)}", soft_wrap=True)
-    if report.thinking:
-        console.print(f"  thinking: {_thinking(report)}")
-    if turns := _turns(report):
-        console.print(f"  turns: {turns}")
-    if report.allowed:
-        console.print(f"  allowed: {_allowed(report)}")
+    for remark in _policy_remarks(report):
+        console.print(f"  {remark}")
     if report.counts:
         console.print(_code_table(report))
     for conflict in report.conflicts:
@@ -189,12 +185,7 @@ def _markdown_remarks(report: Report) -> list[str]:
     remarks += [f"- note: {_plain(note)}" for note in report.notes]
     if report.not_read:
         remarks.append(f"- not read: {_plain(_not_read(report))}")
-    if report.thinking:
-        remarks.append(f"- thinking: {_thinking(report)}")
-    if turns := _turns(report):
-        remarks.append(f"- turns: {turns}")
-    if report.allowed:
-        remarks.append(f"- allowed: {_allowed(report)}")
+    remarks += [f"- {remark}" for remark in _policy_remarks(report)]
     for conflict in report.conflicts[:SHOWN_PER_CODE]:
         places = _plain(", ".join(conflict.lines))
         remarks.append(f"- FT-DUP-003 different answers to {_code(conflict.question)}: {places}")
@@ -279,9 +270,17 @@ def _thinking(report: Report) -> str:
     return f"{report.with_reasoning} rows with reasoning, {report.without_reasoning} without (policy {report.thinking})"
 
 
-def _allowed(report: Report) -> str:
-    """Return the rules that rows break and are allowed to: "FT-TEXT-002 (3 rows)"."""
-    return ", ".join(f"{code} ({rows} row{'' if rows == 1 else 's'})" for code, rows in report.allowed.items())
+def _policy_remarks(report: Report) -> list[str]:
+    """Return what the policy made of the rows: reasoning, turns, and rules that rows break and are allowed to."""
+    remarks: list[str] = []
+    if report.thinking:
+        remarks.append(f"thinking: {_thinking(report)}")
+    if turns := _turns(report):
+        remarks.append(f"turns: {turns}")
+    if report.allowed:
+        rows = [f"{code} ({count} row{'' if count == 1 else 's'})" for code, count in report.allowed.items()]
+        remarks.append(f"allowed: {', '.join(rows)}")
+    return remarks
 
 
 def _turns(report: Report) -> str:
@@ -290,7 +289,7 @@ def _turns(report: Report) -> str:
     if report.turns == "last" and report.not_learned:
         return f"{answers} and not learned; `turns: all` (--turns all) learns them too"
     if report.turns == "all":
-        marked = f", but for {report.not_learned} that are marked" if report.not_learned else ""
+        marked = f"; {report.not_learned} marked as not to be learned" if report.not_learned else ""
         return f"every answer is learned, as a row of its own{marked} (policy all)"
     return ""
 

@@ -23,8 +23,8 @@ ALLOWABLE = (
     *("FT-TEXT-002", "FT-TEXT-003", "FT-TEXT-005", "FT-TEXT-007", "FT-TEXT-008", "FT-TEXT-009"),
     *("FT-INST-009", "FT-QA-004"),
 )
-"""Rules that judge by the look of a text what it is: they can be wrong, so that a data set may allow them. The others find
-what is wrong in any text (an empty answer, control characters, special tokens, lost characters)."""
+"""Rules that judge by the look of a text what it is: they can be wrong, so that a data set may allow them. The others
+find what is wrong in any text (an empty answer, control characters, special tokens, lost characters)."""
 
 
 def explain_not_allowed(codes: Iterable[str]) -> str:
@@ -48,7 +48,7 @@ class RowError(Exception):
 
 
 class RowNotes:
-    """The notes that the reading of a row leaves beside its record, and their sums over the rows of one or more files."""
+    """The notes that the reading of a row leaves beside its record, and their sums over the rows of files."""
 
     def __init__(self, policy: ReadPolicy) -> None:
         self.allow = frozenset(policy.allow)
@@ -114,7 +114,7 @@ class ReadPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.allow) or self.turns == "all"
 
     def recipe(self) -> dict[str, Any]:
-        """Return the settings for a recipe: keys that came later only where they are set, so that recipes stay equal."""
+        """Return the settings for a recipe: later keys only where they are set, so that recipes stay equal."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         defaults: dict[str, Any] = msgspec.to_builtins(DEFAULT_POLICY)
         return {key: value for key, value in values.items() if key not in _LATER or value != defaults[key]}

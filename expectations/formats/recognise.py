@@ -63,7 +63,7 @@ def recognise_rows(
         if (_is_one_of(dialect, formats) if formats else not dialect.only_named or _is_named(dialect, name))
     ]
     candidates = map_dialects(mapping, candidates, formats)
-    least = _LEAST_SHARE if formats or mapping.columns else _LEAST_SHARE_UNNAMED
+    least = _LEAST_SHARE if formats else _LEAST_SHARE_UNNAMED
     alike: dict[tuple[Dialect[Any], ...], list[RawRow]] = {}
     for row in rows:
         equals = _best_fits(row.value, candidates, least)

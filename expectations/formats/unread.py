@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -39,6 +40,18 @@ class Unread(NamedTuple):
         """The key with the path of its object, without numbers: `messages[].weight`."""
         path = "".join("[" if char == "[" else char for char in self.path if not char.isdigit())
         return f"{path.removeprefix('$').removeprefix('.')}.{self.key}".lstrip(".")
+
+
+class ShapeKey(NamedTuple):
+    """A key that is not read, in all rows of one shape (see lane.py)."""
+
+    path: str
+    key: str
+    name: str
+    get: Callable[[Any], object]
+    """Returns its value in a typed row."""
+    matters: bool
+    """True if some value of it changes what a row means."""
 
 
 class Meaning(NamedTuple):
@@ -122,6 +135,28 @@ class KeyReader:
         """Return the keys of a raw row that are not read and have a value."""
         return list(self._search(value, self.tree, "$", last=True)) if self.tree is not None else []
 
+    def find_in_shape(self, shape: type[msgspec.Struct]) -> list[ShapeKey]:
+        """Return the keys that are not read in the rows of a shape, those that may change a row's meaning first."""
+        if self.tree is None:
+            return []
+        return sorted(self._search_shape(shape, self.tree, "$", ""), key=lambda key: not key.matters)
+
+    def _search_shape(self, shape: type[msgspec.Struct], tree: Tree, path: str, at: str) -> Iterator[ShapeKey]:
+        for field in msgspec.structs.fields(shape):
+            key, inner = field.encode_name, cast("object", field.type)
+            if not field.required:  # of the dialect, and not in these rows
+                continue
+            if key not in tree:
+                if not self._is_ours(key, path):
+                    name = Unread(path, key, None, last=True).name
+                    yield ShapeKey(path, key, name, attrgetter(f"{at}{field.name}"), meaning_of(key) is not None)
+            elif isinstance(inner, type) and issubclass(inner, msgspec.Struct) and (below := tree[key]) is not None:
+                yield from self._search_shape(inner, below, f"{path}.{key}", f"{at}{field.name}.")
+
+    def _is_ours(self, key: str, path: str) -> bool:
+        """True if a key belongs to the dialect, although its typed row has no field for it."""
+        return key in self._exact or (path != "$" and any(fnmatchcase(key, pattern) for pattern in self._patterns))
+
     def take_marks(self, unread: Sequence[Unread], unlearned: set[str]) -> list[Unread]:
         """Return the keys without the marks of messages that are or are not to be learned; note the paths of those."""
         kept: list[Unread] = []
@@ -158,10 +193,6 @@ class KeyReader:
             return ""
         return next(iter(get_close_matches(key.lower(), tree, 1, _TYPO_RATIO)), "")
 
-    def _matches(self, key: str) -> bool:
-        """True if a key of an object below the row is one that the dialect also has."""
-        return any(fnmatchcase(key, pattern) for pattern in self._patterns)
-
     def _search(self, value: object, tree: Tree | None, path: str, *, last: bool) -> Iterator[Unread]:
         if tree is None:
             return
@@ -171,8 +202,8 @@ class KeyReader:
                 yield from self._search(item, tree, f"{path}[{number}]", last=last and number == len(items) - 1)
         elif isinstance(value, dict):
             fields = cast("dict[str, object]", value)
-            for key in fields.keys() - tree.keys() - self._exact:
-                if fields[key] is not None and not (path != "$" and self._matches(key)):
+            for key in fields.keys() - tree.keys():
+                if fields[key] is not None and not self._is_ours(key, path):
                     yield Unread(path, key, fields[key], last)
             for key, below in tree.items():
                 if below is not None and key in fields:
@@ -206,9 +237,13 @@ class UnreadKeys:
     def count(self, unread: Sequence[Unread], reader: KeyReader) -> None:
         """Count one row with these keys."""
         for name in {found.name for found in unread}:
-            self.rows[name] += 1
-            if name not in self.typos:
-                self.typos[name] = reader.likely_typo(name)
+            self.count_name(name, reader)
+
+    def count_name(self, name: str, reader: KeyReader) -> None:
+        """Count one row with this key."""
+        self.rows[name] += 1
+        if name not in self.typos:
+            self.typos[name] = reader.likely_typo(name)
 
     def sorted(self) -> dict[str, int]:
         """Return name -> rows, the most frequent first."""

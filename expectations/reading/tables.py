@@ -101,7 +101,9 @@ def shape_of(name: str, start: bytes, mapped: Mapped = NO_COLUMNS) -> Shape | No
     width = lines[0].count("\t")
     is_headed = _is_known_header(lines[0].split("\t"), mapped) and any(line.count("\t") == width for line in lines[1:])
     has_tabs = suffix in ("tsv", "tab") or is_headed
-    return _blank_shape(name, lines) or (_tab_shape(text, mapped) if has_tabs else _shape_by_header(text, lines, mapped))
+    return _blank_shape(name, lines) or (
+        _tab_shape(text, mapped) if has_tabs else _shape_by_header(text, lines, mapped)
+    )
 
 
 def _tab_shape(text: str, mapped: Mapped) -> Shape:

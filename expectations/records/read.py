@@ -13,7 +13,7 @@ from expectations.formats.column_map import NO_MAP, ColumnMap, columns_of, missi
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError, RowNotes
 from expectations.formats.recognise import SAMPLE, Recognition, better_fit, recognise_rows, unknown
 from expectations.formats.registry import FORMATS
-from expectations.formats.unread import KeyReader, Unread, UnreadKeys
+from expectations.formats.unread import KeyReader, ShapeKey, Unread, UnreadKeys
 from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
 from expectations.text.residue import Residues
 
@@ -46,7 +46,9 @@ def read_records(
     opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes, mapping=mapping)
     recognition = opened.recognise([format, *FORMATS[format].also_reads])
     dialect = recognition and recognition.dialect
-    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread, notes=notes)
+    yield from convert_rows(
+        path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread, notes=notes
+    )
 
 
 class OpenedFile:
@@ -205,23 +207,34 @@ class _KeyCheck:
         self._notes = notes
         """Where every answer is learned, they take the marks of single answers, which are read then."""
         self._shape: type | None = None
-        self._of_shape: list[Unread] = []
+        self._of_shape: list[ShapeKey] = []
 
     def check(self, row: RawRow) -> None:
         """Count the keys of a row that are not read; RowError for one that changes what the row means."""
         if self._notes:
             self._notes.begin_row()
         if row.typed is not None:
-            if type(row.typed) is not self._shape:  # all rows of the quick lane have one shape
-                self._shape, self._of_shape = type(row.typed), self._reader.find(row.value)
-            found = self._of_shape
-        else:
-            found = self._reader.find(row.value)
-            if self._notes and self._notes.every_turn and self._reader.has_turns:
-                found = self._reader.take_marks(found, self._notes.unlearned)
-            self._reader.refuse(found)
+            self._check_typed(row.typed)
+            return
+        found = self._reader.find(row.value)
+        if self._notes and self._notes.every_turn and self._reader.has_turns:
+            found = self._reader.take_marks(found, self._notes.unlearned)
+        self._reader.refuse(found)
         if found:
             self._unread.count(found, self._reader)
+
+    def _check_typed(self, typed: msgspec.Struct) -> None:
+        """Check a row of the quick lane: all of them have the same keys, and some of the values may be null."""
+        shape: type[msgspec.Struct] = type(typed)
+        if shape is not self._shape:
+            self._shape, self._of_shape = shape, self._reader.find_in_shape(shape)
+        for key in self._of_shape:
+            value = key.get(typed)
+            if value is None:
+                continue
+            if key.matters:
+                self._reader.refuse([Unread(key.path, key.key, value, last=True)])
+            self._unread.count_name(key.name, self._reader)
 
 
 def _reject_all(source: Source, rows: Iterable[RawRow | Rejected], formats: Sequence[str]) -> Iterator[Rejected]:

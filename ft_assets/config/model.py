@@ -35,12 +35,18 @@ class FileEntry(ConfigSection):
     """In place of the `roles` of the section; null takes those."""
 
 
+FILE_ENTRY = "entry"
+"""In the path of an error: the entry of a list is a mapping, and no glob."""
+
+
 def _kind_of_entry(entry: object) -> str:
-    return "glob" if isinstance(entry, str) else "entry"
+    return "glob" if isinstance(entry, str) else FILE_ENTRY
 
 
 # with a discriminator the errors of an entry name its keys, and do not say that it is no text
-Globs = list[Annotated[Annotated[str, Tag("glob")] | Annotated[FileEntry, Tag("entry")], Discriminator(_kind_of_entry)]]
+Globs = list[
+    Annotated[Annotated[str, Tag("glob")] | Annotated[FileEntry, Tag(FILE_ENTRY)], Discriminator(_kind_of_entry)]
+]
 
 
 class RowFiles(ConfigSection):
@@ -117,10 +123,10 @@ class InstructionFiles(RowFiles):
     `allow_empty` trains rows as they are, `mask_empty` takes an empty reasoning block out of the loss, `strip` removes
     reasoning. The default suits a model that answers with or without reasoning."""
     turns: Literal["last", "all"] = "last"
-    """Answers of a dialogue that are learned: the `last` one, with the turns before as history, or `all`. With `all` each
-    answer is a record of its own (`id#1`, `id#2` …) in one group, so that a dialogue stays in one split; an answer with
-    `weight`, `train`, `loss` or `training` of 0 or false is history only. The default repeats no text: a dialogue of
-    ten turns is read ten times with `all`."""
+    """Answers of a dialogue that are learned: the `last` one, with the turns before as history, or `all`. With `all`
+    each answer is a record of its own (`id#1`, `id#2` …) in one group, so that a dialogue stays in one split; an answer
+    with `weight`, `train`, `loss` or `training` of 0 or false is history only. The default repeats no text: a dialogue
+    of ten turns is read ten times with `all`."""
 
 
 class PreferenceFiles(RowFiles):
@@ -207,7 +213,6 @@ class DatasetSettings(ConfigSection):
     max_lost_terms_share: float = Field(default=0.8, ge=0, le=1)
     """Share (0 to 1) of answers that may name none of the glossary terms that their question names; above it the check
     warns. Generous, because short answers seldom repeat the term of the question."""
-
 
     @field_validator("allow")
     @classmethod

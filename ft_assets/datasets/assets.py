@@ -130,7 +130,7 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
         inventory = file_inventory(paths, root)
         policy = dataset.read_policy(settings)
         options: dict[str, Any] = {"max_line_bytes": settings.max_line_bytes, "policy": policy.recipe()}
-        options |= maps_recipe(dict(chain.from_iterable(map(dict.items, files.values()))), root)
+        options |= maps_recipe(files.values(), root)
         versions = {dataset.sources: inventory_version(inventory)}
         if dataset.finds_passages and inventory:
             spec.enforce(evidence_of(artifacts, qdrant))
@@ -152,9 +152,7 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
                 unread=unread,
                 notes=notes,
             )
-            summary = clean_records(
-                dataset, rows, hashes, staging.path, index=index, unread=unread, notes=notes
-            )
+            summary = clean_records(dataset, rows, hashes, staging.path, index=index, unread=unread, notes=notes)
             return to_builtins(summary)
 
         return produce(artifacts, spec.recipe_from(options, versions), compute=compute, metadata=_show_records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +106,28 @@ def test_the_keys_around_the_records_of_one_row_are_searched_too(tmp_path: Path)
     paragraph = {"context": "128 bits is the size of an AES block.", "qas": [question | {"level": "easy"}]}
     report = verify(tmp_path, {"version": "1", "data": [{"title": "AES", "paragraphs": [paragraph]}]})
     assert (report.dialect, report.clean, report.not_read) == ("squad", 1, {"data[].paragraphs[].qas[].level": 1})
+
+
+def test_a_key_that_is_null_in_the_first_rows_is_counted_and_refused_where_it_has_a_value(tmp_path: Path) -> None:
+    empty: dict[str, Any] = {"note": None, "label": None}
+    rows = [ALPACA | empty | {"instruction": f"Case {n}?"} for n in range(200)]
+    rows[150]["note"] = rows[160]["note"] = "later"
+    rows[170]["label"] = False
+    report = verify(tmp_path, *rows)
+    assert report.not_read == {"note": 2}
+    assert [(row.line, row.code, row.path) for row in report.rejected] == [(171, "FT-KEY-001", "$.label")]
+
+
+def test_a_key_in_an_object_is_counted_in_the_rows_that_have_a_value(tmp_path: Path) -> None:
+    answer: dict[str, Any] = {"text": "128 bits.", "rouge_score": 0.9, "remark": None}
+    rows: list[dict[str, Any]] = [
+        {
+            "query": f"Case {n}?",
+            "retrieval_result": [],
+            "chosen": answer,
+            "rejected": answer | {"text": "64", "rouge_score": 0},
+        }
+        for n in range(200)
+    ]
+    rows[150] = rows[150] | {"chosen": answer | {"remark": "good"}}
+    assert verify(tmp_path, *rows).not_read == {"chosen.remark": 1}

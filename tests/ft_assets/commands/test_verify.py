@@ -36,6 +36,7 @@ def exports(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copy(project / "examples/en/preferences.jsonl", "exports/pairs.jsonl")
     (tmp_path / "handbook.md").write_text("# Hashing\n\nSM3 is a hash function.\n")
     Path("sft.jsonl").write_text(json.dumps(SFT) + "\n")
+    Path("slot.jsonl").write_text(json.dumps(SFT | {"output": "{question}"}) + "\n")
     Path("bad.jsonl").write_text(json.dumps(SFT) + '\n{"instruction": "x", "output": ""}\n')
     return tmp_path
 
@@ -65,6 +66,17 @@ def training_of(*arguments: str) -> dict[str, Any]:
         (["exports/pairs.jsonl", "--min-margin", "5"], 1),
         (["sft.jsonl", "--json", "--github"], 2),
         (["sft.jsonl", "--tokenizer", "./gone"], 2),
+        (["sft.jsonl", "--columns", "question=instruction,answer=output"], 0),
+        (["sft.jsonl", "--columns", "qestion=instruction,answer=output"], 2),
+        (["sft.jsonl", "--columns", "question=instruktion,answer=output"], 2),
+        (["sft.jsonl", "--columns", "question"], 2),
+        (["sft.jsonl", "--columns", "question=instruction", "--columns", "question=input"], 2),
+        (["sft.jsonl", "--roles", "bot=robot"], 2),
+        (["sft.jsonl", "--turns", "all"], 0),
+        (["slot.jsonl"], 1),
+        (["slot.jsonl", "--allow", "FT-TEXT-002"], 0),
+        (["slot.jsonl", "--allow", "FT-TEXT-003, FT-TEXT-002"], 0),
+        (["slot.jsonl", "--allow", "FT-INST-003"], 2),
     ],
 )
 def test_the_exit_code_says_whether_a_ci_may_go_on(exports: Path, arguments: list[str], code: int) -> None:

@@ -131,3 +131,46 @@ def test_every_profile_of_the_project_loads(project: Path):
     assert {"demo", "zh", "gpu-10gb", "gpu-24gb"} <= set(profiles(path))
     for profile in profiles(path):
         assert load_settings(path, profile, environ={}).schema_version == 1
+
+
+def test_a_column_map_is_checked_when_the_configuration_is_read(config: Path):
+    config.write_text(
+        BASE
+        + """
+datasets:
+  instruction:
+    files: [a.jsonl, {glob: b/*.jsonl, columns: {qestion: query}}, {glob: c.jsonl, colums: {}}]
+    columns: {question: query, answer: query}
+    roles: {bot: robot}
+  preference: {files: [p.jsonl], columns: {chosen: good, answr: bad}}
+  retrieval: {queries: [{glob: q.csv, columns: {query: text, passage_id: nr}}]}
+"""
+    )
+    with pytest.raises(SettingsError) as error:
+        load_settings(config, environ={})
+    text = str(error.value)
+    assert "datasets.instruction.files.2.entry.colums" in text and "Did you mean 'columns'?" in text
+    assert "datasets.instruction.roles.bot" in text and "'robot'" in text
+    assert "datasets.preference" in text and "columns.answr" in text
+    assert "datasets.retrieval" in text and "queries[0].columns" in text
+    config.write_text(
+        BASE
+        + """
+datasets:
+  instruction:
+    files: [a.jsonl, {glob: b/*.jsonl, columns: {qestion: query}}]
+    columns: {question: query, answer: query}
+"""
+    )
+    with pytest.raises(SettingsError) as error:
+        load_settings(config, environ={})
+    text = str(error.value)
+    assert "files[1].columns.qestion" in text and "question: query" in text
+    assert "`query` for `question` and `answer`" in text
+
+
+def test_only_rules_that_judge_a_text_can_be_allowed(config: Path):
+    allowed = load_settings(config, environ={"FT__DATASETS__ALLOW": "[FT-TEXT-009, FT-TEXT-002]"}).datasets.allow
+    assert allowed == ["FT-TEXT-002", "FT-TEXT-009"]
+    with pytest.raises(SettingsError, match=r"datasets\.allow: FT-INST-003 \(The answer is empty\) cannot be allowed"):
+        load_settings(config, environ={"FT__DATASETS__ALLOW": "[FT-INST-003]"})

@@ -121,7 +121,11 @@ def test_files_with_names_of_their_own_are_read_by_a_map_which_is_part_of_the_re
     section = project.config["datasets"]["instruction"]
     section["files"] = [
         "data/[ct]*.jsonl",
-        {"glob": "data/turns.jsonl", "columns": {"messages": "dialog"}, "roles": {"Kunde": "user", "Dienst": "assistant"}},
+        {
+            "glob": "data/turns.jsonl",
+            "columns": {"messages": "dialog"},
+            "roles": {"Kunde": "user", "Dienst": "assistant"},
+        },
     ]
     section["columns"] = {"question": "frage", "answer": "antwort"}
     result = project.run("dataset_settings", "instruction_records")
@@ -133,3 +137,38 @@ def test_files_with_names_of_their_own_are_read_by_a_map_which_is_part_of_the_re
     assert recipe.settings["maps"]["data/chats.jsonl"]["columns"] == section["columns"]
     settings = project.store.require("dataset_settings").json("settings.json")
     assert settings["instruction"]["columns"] == section["columns"]
+
+
+def test_a_recipe_without_a_map_allowed_rules_and_all_turns_is_that_of_earlier_releases(project: Project):
+    assert project.run("dataset_settings", "instruction_records").success
+    recipe = project.store.require("instruction_records").manifest.recipe
+    assert recipe.settings == {
+        "max_line_bytes": 8 * 2**20,
+        "policy": {"thinking": "allow_empty", "min_margin": 0.0, "traditional": "keep"},
+    }
+
+
+def test_every_answer_of_a_dialogue_stays_in_one_split_and_allowed_rows_are_counted(project: Project):
+    rows: list[dict[str, Any]] = []
+    for topic in TOPICS:
+        chat: list[dict[str, str]] = []
+        for n in range(3):
+            chat += [{"role": "user", "content": question(topic, n)}, {"role": "assistant", "content": f"{topic} {n}."}]
+        rows.append({"id": topic, "messages": chat})
+    rows[0]["messages"][-1]["content"] = "Dear {question}"
+    project.instructions(rows)
+    section = project.config["datasets"]
+    section["instruction"]["turns"], section["allow"] = "all", ["FT-TEXT-002"]
+    result = project.run()
+    assert result.success, failures(result)
+    records = project.store.require("instruction_records")
+    summary = records.manifest.summary
+    assert (summary["kept"], summary["allowed"]) == (3 * len(TOPICS), {"FT-TEXT-002": 1})
+    assert records.manifest.recipe.settings["policy"]["turns"] == "all"
+    shown = result.asset_materializations_for_node("instruction_records")[0].metadata
+    assert shown["allowed"].value == {"FT-TEXT-002": 1}
+    splits: dict[str, set[str]] = {}
+    for (dataset, record), split in project.splits().items():
+        if dataset == "instruction":
+            splits.setdefault(record.partition("#")[0], set()).add(split)
+    assert len(splits) == len(TOPICS) and all(len(found) == 1 for found in splits.values())
