@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from expectations.formats.column_map import ColumnMap
+from expectations.formats.column_map import ColumnMap, keys_of
+from expectations.formats.dialect import Dialect
 from expectations.formats.instruction import InstructionRecord
+from expectations.formats.registry import DIALECTS
 from expectations.records.read import read_records
 from expectations.verify import Report, verify_file
+from tests.expectations.formats.test_dialects import FILES
 
 CHATS = [
     {"frage": "How long is an AES block?", "antwort": "128 bits.", "quelle": "FIPS 197"},
@@ -30,7 +32,8 @@ def write(folder: Path, rows: Sequence[dict[str, Any]], suffix: str = ".jsonl") 
         case ".json":
             path.write_text(json.dumps(rows), "utf-8")
         case ".parquet":
-            pq.write_table(pa.Table.from_pylist(list(rows)), path)
+            pa: Any = import_module("pyarrow")  # it has no types
+            import_module("pyarrow.parquet").write_table(pa.Table.from_pylist(list(rows)), path)
         case ".csv" | ".tsv":
             with path.open("w", encoding="utf-8", newline="") as stream:
                 table = csv.DictWriter(stream, list(rows[0]), delimiter="," if suffix == ".csv" else "\t")
@@ -238,3 +241,22 @@ def test_the_quick_lane_and_the_general_way_agree(tmp_path: Path) -> None:
     rows[300] |= {"answer": "a stranger"}  # a row that the lane does not fit
     report = verify(tmp_path, rows, QA)
     assert (report.clean, report.not_read) == (400, {"quelle": 400, "answer": 1})
+
+
+MAPPED = [dialect for dialect in DIALECTS if keys_of(dialect)]
+
+
+@pytest.mark.parametrize("dialect", MAPPED, ids=[dialect.name for dialect in MAPPED])
+def test_rows_of_every_dialect_are_the_same_under_other_names(tmp_path: Path, dialect: Dialect[Any]) -> None:
+    _, name, rows = FILES[dialect.name]
+    columns = {key: f"Spalte {key}" for key in sorted({key for row in rows for key in row} & keys_of(dialect))}
+    renamed = [{columns.get(key, key): cell for key, cell in row.items()} for row in rows]
+    reports: list[Report] = []
+    for folder, lines, mapping in (("ours", rows, ColumnMap()), ("theirs", renamed, ColumnMap(columns=columns))):
+        path = tmp_path / folder / name
+        path.parent.mkdir()
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        reports.append(verify_file(path, dialect.name, mapping=mapping))
+    ours, theirs = reports
+    assert (theirs.unreadable, theirs.rows, theirs.counts) == ("", ours.rows, ours.counts)
+    assert theirs.first == ours.first
