@@ -91,7 +91,7 @@ CODES: dict[str, Code] = {
     "FT-KEY-002": Code(
         "The answer is marked as not to be learned",
         "It would be learned in spite of the mark.",
-        "Delete the row, or let it end with an answer that is learned.",
+        "Delete the row, let it end with an answer that is learned, or learn its other answers with `turns: all`.",
     ),
     "FT-KEY-003": Code(
         "The row calls a tool",

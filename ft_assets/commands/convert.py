@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from expectations.formats.dialect import ReadPolicy, Thinking
+from expectations.formats.dialect import ReadPolicy, Thinking, Turns
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
-from ft_assets.commands.verify import columns_option, read_map, roles_option
+from ft_assets.commands.verify import allow_option, columns_option, read_map, roles_option, turns_option
 
 if TYPE_CHECKING:
     from expectations.records.convert import Writer
@@ -46,12 +46,14 @@ if TYPE_CHECKING:
 @click.option(
     "--min-margin", type=click.FloatRange(min=0), default=0.0, help="Reject pairs whose score margin is not above this."
 )
+@turns_option
 @click.option(
     "--traditional",
     type=click.Choice(get_args(Traditional)),
     default="keep",
     help="How to convert traditional Chinese.",
 )
+@allow_option
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -66,7 +68,9 @@ def command(  # noqa: PLR0917 - one for each option
     roles: tuple[str, ...],
     thinking: str,
     min_margin: float,
+    turns: str,
     traditional: str,
+    allow: tuple[str, ...],
     force: bool,
     as_json: bool,
 ) -> None:
@@ -84,7 +88,11 @@ def command(  # noqa: PLR0917 - one for each option
     if to != BEIR and target.suffix not in {".jsonl", ".parquet"}:
         raise click.UsageError(f"--out must end with .jsonl or .parquet, not {target.name}")
     policy = ReadPolicy(
-        thinking=cast("Thinking", thinking), min_margin=min_margin, traditional=cast("Traditional", traditional)
+        thinking=cast("Thinking", thinking),
+        min_margin=min_margin,
+        traditional=cast("Traditional", traditional),
+        turns=cast("Turns", turns),
+        allow=allow,
     )
     mapping = read_map(columns, roles)
     try:

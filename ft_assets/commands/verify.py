@@ -64,6 +64,17 @@ def _read_pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
+turns_option = click.option(
+    "--turns",
+    type=click.Choice(get_args(Turns)),
+    default="last",
+    help="Answers of a dialogue that are learned; all: each as a row of its own.",
+)
+allow_option = click.option(
+    "--allow", multiple=True, callback=read_codes, metavar="CODE,…", help="Use rows that break this rule on texts."
+)
+
+
 @click.command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option(
@@ -81,12 +92,7 @@ def _read_pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--min-margin", type=click.FloatRange(min=0), default=0.0, help="Reject pairs whose score margin is not above this."
 )
-@click.option(
-    "--turns",
-    type=click.Choice(get_args(Turns)),
-    default="last",
-    help="Answers of a dialogue that are learned; all: each as a row of its own.",
-)
+@turns_option
 @click.option(
     "--traditional",
     type=click.Choice(get_args(Traditional)),
@@ -96,9 +102,7 @@ def _read_pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--max-quarantined", type=click.FloatRange(0, 1), default=0.0, help="Share of rows (0 to 1) that may fail."
 )
-@click.option(
-    "--allow", multiple=True, callback=read_codes, metavar="CODE,…", help="Use rows that break this rule on texts."
-)
+@allow_option
 @click.option("--strict", is_flag=True, help="Fail a file with keys that are not read.")
 @click.option("--tokenizer", metavar="NAME_OR_FOLDER", help="Show the first record as tokens (needs transformers).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -100,3 +100,17 @@ def test_traditional_chinese_becomes_simplified_when_it_is_asked_for(tmp_path: P
     assert convert(source, "--to", "instruction", "--traditional", "tw2sp").exit_code == 0
     (row,) = (tmp_path / "rows.instruction.jsonl").read_text("utf-8").splitlines()
     assert (json.loads(row)["question"], json.loads(row)["answer"]) == ("什么是软件？", "电脑程序。")
+
+
+def test_maps_turns_and_allowed_rules_are_those_of_verify(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    turns = [("Kunde", "How long is an AES block?"), ("Bot", "{question}"), ("Kunde", "Sure?"), ("Bot", "Yes.")]
+    row = {"nr": "c7", "dialog": [{"role": role, "content": text} for role, text in turns]}
+    source.write_text(json.dumps(row) + "\n", "utf-8")
+    names = ["--columns", "messages=dialog,id=nr", "--roles", "Kunde=user,Bot=assistant"]
+    result = convert(source, "--to", "instruction", *names, "--turns", "all", "--allow", "FT-TEXT-002")
+    assert result.exit_code == 0, result.output
+    lines = (tmp_path / "rows.instruction.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["record_id"] for line in lines] == ["c7#1", "c7"]
+    missing = convert(source, "--to", "instruction", "--columns", "messages=dialogue", "--force")
+    assert missing.exit_code == 2 and "messages: dialog" in missing.output
