@@ -23,6 +23,7 @@ from expectations.violations import Refused, Violation, violation
 
 Role = Literal["system", "user", "assistant"]
 
+_NEAR = 0.7  # of difflib: `fragen` is 0.9 to `frage`, `version` 0.67 to `question`
 _FIRST_KEY = re.compile(r"\$\.([^.\[]+)")
 
 
@@ -53,7 +54,7 @@ def check_columns(columns: dict[str, str], formats: Sequence[str], where: str, a
     found: list[Violation] = []
     for key, column in columns.items():
         if key not in known:
-            near = next(iter(get_close_matches(key, sorted(known), 1)), "")
+            near = next(iter(get_close_matches(key, sorted(known), 1, _NEAR)), "")
             found.append(
                 violation(
                     "FT-MAP-001",
@@ -244,7 +245,7 @@ def missing_columns(missing: Iterable[str], mapping: ColumnMap, rows: Sequence[R
         free = [name for name in found if name not in by_column]
         lower = {name.lower(): name for name in free}
         longer = [name for name in lower if column.lower() in name]
-        near = next(iter(get_close_matches(column.lower(), list(lower), 1) or longer), "")
+        near = next(iter(get_close_matches(column.lower(), list(lower), 1, _NEAR) or longer), "")
         fix = f"write `{by_column[column]}: {escape(lower[near])}`" if near else ""
         problems.append(
             violation(
