@@ -168,6 +168,11 @@ CODES: dict[str, Code] = {
         "Records are texts: the bytes would be dropped, and a model would be taught about a picture that it never saw.",
         "Leave these rows out, or delete the column if the texts do not need it; cast a column of texts to string.",
     ),
+    "FT-ROW-021": Code(
+        "The row holds no record",
+        "Its list of questions, or of paragraphs, is empty: nothing comes of the row.",
+        "Fill the list, or delete the row.",
+    ),
     # Tables
     "FT-TAB-001": Code(
         "The columns are those of no format",

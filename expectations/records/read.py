@@ -178,6 +178,8 @@ def _convert_parts(
     except RowError as error:
         yield _reject(source, row, error, dialect)
         return
+    if not values:
+        yield source.reject("FT-ROW-021", row.line, row.offset, "the row holds no record", raw=row.raw, path="$")
     for path, value in values:
         try:
             yield dialect.decode(value, place, policy)
