@@ -71,6 +71,12 @@ class Manifest(msgspec.Struct, frozen=True):
     summary: dict[str, Any] = {}
 
 
+class _Pointer(msgspec.Struct, frozen=True):
+    """Content of current.json: the recipe id of the current artifact."""
+
+    recipe: str
+
+
 Summary = TypeVar("Summary", bound=msgspec.Struct)
 
 
@@ -167,11 +173,20 @@ class ArtifactStore:
         return cached[1]
 
     def current(self, asset: str) -> Artifact | None:
-        """Return the current artifact of an asset, or None if it was never made."""
-        pointer = self.root / asset / "current.json"
-        if not pointer.is_file():
+        """Return the current artifact of an asset, or None if it was never made.
+
+        Raises Refused (FT-ART-005) if the file that names it is damaged.
+        """
+        path = self.root / asset / "current.json"
+        try:
+            pointer = msgspec.json.decode(path.read_bytes(), type=_Pointer)
+        except FileNotFoundError:
             return None
-        return self.find(asset, json.loads(pointer.read_text("utf-8"))["recipe"])
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            fix = f"delete {path} and run `ft run --asset {asset}`: an artifact that is whole is reused"
+            damaged = violation("FT-ART-005", where=str(path), field="recipe", found=str(error), fix=fix)
+            raise Refused(f"reading {asset}", [damaged]) from error
+        return self.find(asset, pointer.recipe)
 
     def require(self, asset: str) -> Artifact:
         """Return the current artifact. Raises Refused (FT-ART-001) with the command that makes it if there is none."""
