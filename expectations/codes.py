@@ -716,6 +716,16 @@ CODES: dict[str, Code] = {
         "Which of its artifacts is current cannot be known.",
         "Delete the file and run `ft run --asset ASSET`: an artifact that is whole is reused.",
     ),
+    "FT-ART-006": Code(
+        "A file that was not published is in an artifact's folder",
+        "A library that loads the folder would read it too.",
+        "Delete the file, or delete the artifact's folder and run `ft run --asset ASSET`.",
+    ),
+    "FT-ART-007": Code(
+        "The manifest of an artifact is damaged",
+        "It is the proof of what the files are; nothing in the folder can be trusted without it.",
+        "Run `ft run --asset ASSET`: the folder is set aside and the artifact is made again.",
+    ),
     # Configuration
     "FT-CFG-001": Code(
         "A setting is invalid",
