@@ -1,6 +1,6 @@
-"""Write docs/configuration.md and docs/rules.md from the code, so that they are always current.
+"""Write docs/configuration.md, docs/rules.md and docs/dialects.md from the code, so that they are always current.
 
-python docs/build.py          # write both pages
+python docs/build.py          # write the pages
 python docs/build.py --check  # exit 1 if a page is not current
 """
 
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import msgspec
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -26,7 +29,7 @@ Written from the code by `python docs/build.py`.
 There is one file, config.yaml: a base, and `profiles:` whose keys replace those of the base (`FT_PROFILE`, else
 `default_profile`). The environment overrides any key: `FT__RETRIEVAL__SPARSE_WEIGHT=0.4`; lists and mappings are written
 as YAML. A mistyped name is an error, and all errors are reported at once. Secrets come only from the environment
-(`QDRANT_API_KEY`, `HF_TOKEN`). State lies below `FT_STATE_DIR` (default `.ft/` next to config.yaml); `FT_CONFIG` names
+(`QDRANT_API_KEY`, `HF_TOKEN`, `FT_SEAL_KEY`). State lies below `FT_STATE_DIR` (default `.ft/` next to config.yaml); `FT_CONFIG` names
 another config.yaml.
 """
 
@@ -43,7 +46,37 @@ stops the release.
 |---|---|---|---|
 """
 
+INTRODUCTION = """# Every dialect
+
+Written from the code by `python docs/build.py`: each sample below was read, and the record under it is what came out (without its id, its language
+and its place).
+
+A file is recognised by its keys or columns, so none of these names is needed; `ft verify FILE` prints the one that was found, `--format NAME` requires
+one. Any of them may be JSONL, a JSON array, CSV or TSV with a header, Parquet, or a saved `datasets` folder; gzip and zstd are opened. A key that is
+not read is listed in the report, and one that would change the meaning of the row is refused (`FT-KEY-…`, [rules](rules.md)).
+"""
+
 CODES = """A violation, a quarantined row and a refused run each name one of these codes (`expectations/codes.py`)."""
+
+UNSHOWN = ("record_id", "language", "group", "source", "line_no")
+
+DESCRIPTIONS = {
+    "instruction": "A question with its answer, for SFT.",
+    "preference": "A question with a better and a worse answer, for DPO.",
+    "qa": "Questions about a text, as KBAlign and SQuAD have them. A data set of instructions takes them too.",
+    "retrieval_pair": "A query with texts that answer it and texts that do not; `ft convert --to beir` makes a BEIR folder of it.",
+    "query": "A question with its id, for retrieval.",
+    "qrels": "A judgement: which passage, section or document answers which query.",
+    "passage": "A document or passage of the corpus.",
+}
+
+
+class Sample(msgspec.Struct, rename={"origin": "from"}, forbid_unknown_fields=True):
+    """One entry of samples.yaml: a file of a dialect."""
+
+    origin: str
+    text: str
+    file: str = ""
 
 
 def main() -> int:
@@ -52,7 +85,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
     check = parser.parse_args().check
     status = 0
-    for name, text in (("configuration.md", configuration()), ("rules.md", rules())):
+    for name, text in (("configuration.md", configuration()), ("rules.md", rules()), ("dialects.md", dialects())):
         path = HERE / name
         if not check:
             path.write_text(text, "utf-8")
@@ -86,6 +119,41 @@ def rules() -> str:
     ]
     codes = ["", "## Codes", "", CODES, "", codes_markdown().strip(), ""]
     return RULES + "\n".join([*gates, *codes])
+
+
+def dialects() -> str:
+    """Return docs/dialects.md: a sample of every dialect and the first record that comes of it."""
+    from expectations.formats.registry import DIALECTS, FORMATS
+    from expectations.yaml_text import load_yaml
+
+    samples = msgspec.convert(load_yaml((HERE / "samples.yaml").read_text("utf-8")), dict[str, Sample])
+    known = {dialect.name for dialect in DIALECTS}
+    if wrong := known ^ samples.keys():
+        raise SystemExit(f"docs/samples.yaml: no sample, or no dialect, of this name: {', '.join(sorted(wrong))}")
+    parts = [INTRODUCTION]
+    for name, format in FORMATS.items():
+        parts.append(f"## Format `{name}`\n\n{DESCRIPTIONS[name]}\n")
+        parts += [_dialect(dialect.name, name, samples[dialect.name]) for dialect in format.dialects]
+    return "\n".join(parts)
+
+
+def _dialect(name: str, format: str, sample: Sample) -> str:
+    """Return the section of a dialect. SystemExit where its sample is not read as that dialect."""
+    from expectations.verify import verify_file
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / (sample.file or "rows.jsonl")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(sample.text, "utf-8")
+        report = verify_file(path)
+    if (report.format, report.dialect, report.failed) != (format, name, 0) or report.first is None:
+        raise SystemExit(f"docs/samples.yaml: the sample `{name}` is read as {report}")
+    record = {key: value for key, value in report.first.items() if key not in UNSHOWN and value not in ("", [], None)}
+    shown = json.dumps(record, ensure_ascii=False)
+    language = {".csv": "csv", ".tsv": "tsv", ".txt": "text"}.get(path.suffix, "json")
+    file = f" (`{sample.file}`)" if sample.file else ""
+    text = sample.text.strip()
+    return f"### `{name}`\n\n{sample.origin}{file}\n\n```{language}\n{text}\n```\n\nbecomes\n\n```json\n{shown}\n```\n"
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:

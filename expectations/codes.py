@@ -183,6 +183,11 @@ CODES: dict[str, Code] = {
         "Records are texts: the bytes would be dropped, and a model would be taught about a picture that it never saw.",
         "Leave these rows out, or delete the column if the texts do not need it; cast a column of texts to string.",
     ),
+    "FT-ROW-021": Code(
+        "The row holds no record",
+        "Its list of questions, or of paragraphs, is empty: nothing comes of the row.",
+        "Fill the list, or delete the row.",
+    ),
     # Tables
     "FT-TAB-001": Code(
         "The columns are those of no format",
@@ -721,6 +726,21 @@ CODES: dict[str, Code] = {
         "Another version would give a different result under the same recipe.",
         "Run `ft run --asset ASSET`.",
     ),
+    "FT-ART-005": Code(
+        "The file that names an asset's current artifact is damaged",
+        "Which of its artifacts is current cannot be known.",
+        "Delete the file and run `ft run --asset ASSET`: an artifact that is whole is reused.",
+    ),
+    "FT-ART-006": Code(
+        "A file that was not published is in an artifact's folder",
+        "A library that loads the folder would read it too.",
+        "Delete the file, or delete the artifact's folder and run `ft run --asset ASSET`.",
+    ),
+    "FT-ART-007": Code(
+        "The manifest of an artifact is damaged",
+        "It is the proof of what the files are; nothing in the folder can be trusted without it.",
+        "Run `ft run --asset ASSET`: the folder is set aside and the artifact is made again.",
+    ),
     # Configuration
     "FT-CFG-001": Code(
         "A setting is invalid",
@@ -983,6 +1003,29 @@ CODES: dict[str, Code] = {
         "Artifacts of the release are no longer kept",
         "It could not give the same answers as before.",
         "Choose another release (`ft rollback KIND --list`); `artifacts.keep` decides how many are kept.",
+    ),
+    "FT-REL-003": Code(
+        "The record of releases is damaged",
+        "It is the only list of what was judged before it served.",
+        "Restore the file from a backup. Without one, delete it and run `ft run --asset released_collection` (or "
+        "`released_adapter`): the candidate is released after its gates, and the history is lost.",
+    ),
+    "FT-REL-004": Code(
+        "The alias serves a collection, and there is no record of releases",
+        "Nothing proves that what serves was ever judged.",
+        "Restore `released/collection.json` from a backup, or run `ft run --asset released_collection`.",
+    ),
+    "FT-REL-005": Code(
+        "The alias does not name the collection of the current release",
+        "Another collection than the one that was judged answers, or none does.",
+        "Find out who moved the alias, then run `ft rollback collection --to VERSION` with the version of the current "
+        "release: it points the alias there.",
+    ),
+    "FT-REL-006": Code(
+        "The served collection is not configured as it was released",
+        "Its fusion, its contract or its vectors' form was changed after the release, and so was the ranking.",
+        "Run `ft rollback collection --to VERSION` with the version of the current release: it writes the fusion that "
+        "was judged. Another contract needs a new collection: `ft run --group retrieval`.",
     ),
     # Retrieval
     "FT-RET-001": Code(

@@ -25,6 +25,9 @@ from ft_assets.graph.automation import JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
+from ft_assets.retrieval import served_checks
+from ft_assets.rollback import rollback
+from ft_assets.served import served_state
 from ft_assets.settings import assets as settings_assets
 from ft_assets.settings import checks as settings_checks
 from ft_assets.watcher import watch_settings, watch_sources
@@ -43,6 +46,7 @@ GATES = tuple(
             adapter_checks,
             embedding_checks,
             retrieval_checks,
+            served_checks,
             answer_checks,
         )
     )
@@ -60,8 +64,8 @@ def build_defs(
     return dg.Definitions(
         assets=automate(chain.from_iterable(stage.ASSETS for stage in STAGES)),
         asset_checks=build_checks(GATES, judge_again()),
-        jobs=JOBS,
-        sensors=[*SENSORS, watch_settings(GATES), watch_sources],
+        jobs=[*JOBS, rollback],
+        sensors=[*SENSORS, watch_settings(GATES), watch_sources, served_state],
         resources={**_resources(settings, state, config), **(resource_overrides or {})},
         # Heavy work runs in child processes already, so a step needs no process: a run that reuses everything takes
         # seconds.

@@ -171,7 +171,8 @@ def _is_handled(
     event = entry.dagster_event
     if event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         target = event.asset_check_evaluation_data.target_materialization_data
-        if target and target.timestamp >= asset_update:
+        # a result without a target was reported by a sensor, which judges the version of that moment
+        if target is None or target.timestamp >= asset_update:
             return True
     return _was_requested_here(instance, run_id)  # it was planned, and gave no result
 

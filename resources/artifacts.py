@@ -4,13 +4,19 @@
     <root>/<asset>/current.json          the recipe that is current (replaced in one step)
     <root>/.staging/<asset>-<recipe>-*   work in progress; swept when its process is gone
 
-A folder without a whole manifest does not exist to the rest of the system. Everything here is plain Python, so that
-workers use it without Dagster; dagster_resources.py has the resource that Dagster sees.
+A folder without a whole manifest does not exist to the rest of the system. The manifest carries its own digest, so a
+changed byte in it is found, and the recipe that it states must be the folder's name. That proves integrity. Against a
+person who may write here and computes the digests again, only FT_SEAL_KEY helps: with it, every manifest is signed
+(HMAC-SHA256), and one without a right signature is refused.
+
+Everything here is plain Python, so that workers use it without Dagster; dagster_resources.py has the resource that
+Dagster sees.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import os
 import shutil
@@ -31,6 +37,9 @@ from expectations.violations import Refused, Violation, violation
 from resources.files import ABSENT, file_stamp, sync_to_disk, write_json
 
 MANIFEST = "manifest.json"
+SEAL_KEY = "FT_SEAL_KEY"
+_OWNER = ".owner"
+_YOUNG = 600.0  # seconds
 # Files about the run, not about its result: the manifest seals them, but they do not make a new data version.
 VOLATILE = ("training.log", "metrics.jsonl", "preflight.json", "*.svg", "report.html", "timing.json")
 _LIBRARIES = (
@@ -60,8 +69,11 @@ class FileSeal(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """Proof that an artifact is whole. `summary` holds the small figures worth showing (counts, metrics)."""
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Proof that an artifact is whole. `summary` holds the small figures worth showing (counts, metrics).
+
+    The file has two more keys: `digest`, the sha256 of all the others, and `seal`, its HMAC where FT_SEAL_KEY is set.
+    """
 
     recipe: Recipe
     data_version: str
@@ -69,6 +81,12 @@ class Manifest(msgspec.Struct, frozen=True):
     libraries: dict[str, str]
     created_at: float
     summary: dict[str, Any] = {}
+
+
+class _Pointer(msgspec.Struct, frozen=True):
+    """Content of current.json: the recipe id of the current artifact."""
+
+    recipe: str
 
 
 Summary = TypeVar("Summary", bound=msgspec.Struct)
@@ -113,7 +131,13 @@ class Artifact:
         return path
 
     def folder(self, name: str = "") -> Path:
-        """Return the path of a sub-folder (or of the whole artifact) after verifying every file in it."""
+        """Return the path of a sub-folder (or of the whole artifact) after verifying every file in it.
+
+        Raises Refused as `file` does, and (FT-ART-006) on a file that was not published: a library that loads a folder
+        would read it too.
+        """
+        if unlisted := self._unlisted(name):
+            raise Refused(f"reading {self.asset}", unlisted)
         for file_name in self.manifest.files:
             if file_name.startswith(name):
                 self.file(file_name)
@@ -124,15 +148,29 @@ class Artifact:
         return json.loads(self.file(name).read_text("utf-8"))
 
     def verify(self) -> list[Violation]:
-        """Return a violation for every file that is missing or differs from the manifest."""
-        return list(chain.from_iterable(map(self._check, self.manifest.files)))
+        """Return a violation for every file that is missing, differs from the manifest, or is not in it."""
+        return [*chain.from_iterable(map(self._check, self.manifest.files)), *self._unlisted()]
+
+    def _unlisted(self, name: str = "") -> list[Violation]:
+        """Return a violation for every file below a sub-folder that the manifest does not list."""
+        found = [path.relative_to(self.path).as_posix() for path in list_files(self.path / name)]
+        return [
+            violation("FT-ART-006", where=str(self.path / file), field="file", found="present", expected="not there")
+            for file in found
+            if file not in self.manifest.files and file != MANIFEST
+        ]
+
+    def _is_link(self, name: str) -> bool:
+        """Return whether a file, or a folder on the way to it inside the artifact, is a symbolic link."""
+        path = self.path / name
+        return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(self.path))
 
     def _check(self, name: str) -> list[Violation]:
         seal = self.manifest.files.get(name)
         path = self.path / name
         fix = f"delete {self.path} and run `ft run --asset {self.asset}`"
         where = str(path)
-        if seal is None or not path.is_file() or path.is_symlink():
+        if seal is None or not path.is_file() or self._is_link(name):
             return [violation("FT-ART-002", where=where, field="file", found="missing", expected="present", fix=fix)]
         sha256 = file_digest(path)
         if FileSeal(size=path.stat().st_size, sha256=sha256) == seal:
@@ -151,34 +189,61 @@ class ArtifactStore:
 
     # -- reading ------------------------------------------------------------------------------------------------
     def find(self, asset: str, recipe_id: str) -> Artifact | None:
-        """Return the whole artifact of this recipe, or None."""
+        """Return the whole artifact of this recipe, or None: there is none, or its manifest is damaged."""
+        found = self._load(asset, recipe_id)
+        return found if isinstance(found, Artifact) else None
+
+    def _load(self, asset: str, recipe_id: str) -> Artifact | str | None:
+        """Return the artifact of this recipe, the reason why its manifest cannot be trusted, or None without one."""
         path = self.root / asset / recipe_id
-        manifest_path = path / MANIFEST
-        stamp = file_stamp(manifest_path)
+        stamp = file_stamp(path / MANIFEST)
         if stamp == ABSENT:
             return None
         cached = self._cache.get(path)
         if cached is None or cached[0] != stamp:  # another process may have built it again
-            try:
-                manifest = msgspec.json.decode(manifest_path.read_bytes(), type=Manifest)
-            except msgspec.MsgspecError:
-                return None
+            manifest = _read_manifest(path)
+            if isinstance(manifest, str):
+                return manifest
             cached = self._cache[path] = (stamp, Artifact(path, manifest))
         return cached[1]
 
     def current(self, asset: str) -> Artifact | None:
-        """Return the current artifact of an asset, or None if it was never made."""
-        pointer = self.root / asset / "current.json"
-        if not pointer.is_file():
+        """Return the current artifact of an asset, or None if it was never made.
+
+        Raises Refused (FT-ART-005) if the file that names it is damaged.
+        """
+        recipe = self._pointer(asset)
+        return self.find(asset, recipe) if recipe else None
+
+    def _pointer(self, asset: str) -> str | None:
+        """Return the recipe id in current.json; None if the asset was never made. Raises Refused (FT-ART-005)."""
+        path = self.root / asset / "current.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=_Pointer).recipe
+        except FileNotFoundError:
             return None
-        return self.find(asset, json.loads(pointer.read_text("utf-8"))["recipe"])
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            fix = f"delete {path} and run `ft run --asset {asset}`: an artifact that is whole is reused"
+            damaged = violation("FT-ART-005", where=str(path), field="recipe", found=str(error), fix=fix)
+            raise Refused(f"reading {asset}", [damaged]) from error
 
     def require(self, asset: str) -> Artifact:
-        """Return the current artifact. Raises Refused (FT-ART-001) with the command that makes it if there is none."""
+        """Return the current artifact.
+
+        Raises Refused with the command that makes it: FT-ART-001 there is none, FT-ART-007 its manifest is damaged.
+        """
         artifact = self.current(asset)
         if artifact is None:
-            raise Refused(f"reading {asset}", [violation("FT-ART-001", where=asset, fix=f"ft run --asset {asset}")])
+            raise Refused(f"reading {asset}", [self._missing(asset)])
         return artifact
+
+    def _missing(self, asset: str) -> Violation:
+        fix, recipe = f"ft run --asset {asset}", self._pointer(asset)
+        reason = self._load(asset, recipe) if recipe else None
+        if not isinstance(reason, str):
+            return violation("FT-ART-001", where=asset, fix=fix)
+        where = str(self.root / asset / str(recipe) / MANIFEST)
+        return violation("FT-ART-007", where=where, field="manifest", found=reason, expected="as published", fix=fix)
 
     def versions(self, asset: str) -> list[Artifact]:
         """Return every whole artifact of an asset, newest first."""
@@ -193,7 +258,7 @@ class ArtifactStore:
         name = f"{recipe.asset}-{recipe.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         folder = self.root / ".staging" / name
         folder.mkdir(parents=True)
-        (folder / ".owner").write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         try:
             yield Staging(self, recipe, folder)
         finally:
@@ -204,13 +269,20 @@ class ArtifactStore:
         write_json(self.root / artifact.asset / "current.json", {"recipe": artifact.recipe_id})
 
     def sweep(self) -> list[str]:
-        """Remove staging and trash folders whose process is gone. Returns their names."""
+        """Remove staging and trash folders whose process is gone, and files of interrupted writes. Returns their names.
+
+        Another process may sweep at the same time.
+        """
         removed: list[str] = []
         for parent in (self.root / ".staging", self.root / ".trash"):
-            for folder in parent.iterdir() if parent.is_dir() else ():
+            for folder in list(parent.iterdir()) if parent.is_dir() else ():
                 if not _is_owned(folder):
                     shutil.rmtree(folder, ignore_errors=True)
                     removed.append(folder.name)
+        for path in self.root.glob("*/.*.tmp"):
+            if _is_old(path):
+                path.unlink(missing_ok=True)
+                removed.append(path.name)
         return removed
 
     def prune(self, asset: str, keep: int, protected: Iterable[str] = ()) -> list[str]:
@@ -226,10 +298,14 @@ class ArtifactStore:
         return retired
 
     def discard(self, artifact: Artifact) -> None:
-        """Remove one artifact: one rename hides it from readers, then its files are deleted."""
+        """Remove one artifact: one rename hides it from readers, then its files are deleted.
+
+        Nothing happens if another process has removed it already.
+        """
         trash = self.root / ".trash" / f"{artifact.asset}-{artifact.recipe_id}-{uuid.uuid4().hex[:8]}"
         trash.parent.mkdir(parents=True, exist_ok=True)
-        artifact.path.rename(trash)
+        with contextlib.suppress(FileNotFoundError):
+            artifact.path.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
         self._cache.pop(artifact.path, None)
 
@@ -244,7 +320,6 @@ class Staging:
 
     def publish(self, summary: Mapping[str, object] | msgspec.Struct | None = None) -> Artifact:
         """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
-        (self.path / ".owner").unlink(missing_ok=True)
         files = seal_files(self.path)
         manifest = Manifest(
             recipe=self.recipe,
@@ -254,7 +329,9 @@ class Staging:
             created_at=time.time(),
             summary=dict(msgspec.to_builtins(summary) or {}),
         )
-        write_json(self.path / MANIFEST, msgspec.to_builtins(manifest))
+        write_json(self.path / MANIFEST, _signed(manifest))
+        # the mark of the owner stays until here: hashing takes minutes, and a sweep must not take this for left behind
+        (self.path / _OWNER).unlink(missing_ok=True)
         target = self._store.root / self.recipe.asset / self.recipe.id
         target.parent.mkdir(parents=True, exist_ok=True)
         if self._store.find(self.recipe.asset, self.recipe.id) is None:
@@ -272,15 +349,67 @@ class Staging:
         return artifact
 
 
+def list_files(folder: Path) -> list[Path]:
+    """Return every file below a folder, sorted. Raises OSError where a folder cannot be listed: nothing is skipped."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    walked = os.walk(folder, onerror=fail)
+    return sorted(chain.from_iterable((Path(at, name) for name in names) for at, _, names in walked))
+
+
 def seal_files(folder: Path) -> dict[str, FileSeal]:
-    """Return the seal of every file below `folder`, by its path there. Files and folders are on the disk then."""
+    """Return the seal of every file below `folder`, by its path there. Files and folders are on the disk then.
+
+    Raises OSError where a file or a folder cannot be read.
+    """
     files: dict[str, FileSeal] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in list_files(folder):
+        if path.parent == folder and path.name == _OWNER:
+            continue
         sync_to_disk(path)
         files[path.relative_to(folder).as_posix()] = FileSeal(path.stat().st_size, file_digest(path))
-    for path in {folder, *(p for p in folder.rglob("*") if p.is_dir())}:
-        sync_to_disk(path)
+    for path in {folder, *(folder / name for name in files)}:
+        sync_to_disk(path if path.is_dir() else path.parent)
     return files
+
+
+def _signed(manifest: Manifest) -> dict[str, Any]:
+    """Return the content of manifest.json: the manifest, its digest, and the HMAC of that if there is a key."""
+    content: dict[str, Any] = msgspec.to_builtins(manifest)
+    own = digest(content)
+    return {**content, "digest": own, **({"seal": seal} if (seal := _hmac(own)) else {})}
+
+
+def _hmac(text: str) -> str:
+    key = os.environ.get(SEAL_KEY, "")
+    return hmac.new(key.encode(), text.encode(), "sha256").hexdigest() if key else ""
+
+
+def _read_manifest(path: Path) -> Manifest | str:
+    """Return the manifest of an artifact's folder, or the reason why it cannot be trusted."""
+    if path.is_symlink() or path.parent.is_symlink():
+        return "the folder is a symbolic link"
+    try:
+        content: dict[str, Any] = msgspec.json.decode((path / MANIFEST).read_bytes(), type=dict[str, Any])
+        stated, seal = content.pop("digest", None), content.pop("seal", "")
+        manifest = msgspec.convert(content, Manifest)
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+        return str(error)
+    # artifacts of the first product versions have no digest
+    if stated is not None and stated != digest(content):
+        return f"its digest is {digest(content)}, and it states {stated}"
+    expected = _hmac(digest(content))
+    if expected and not hmac.compare_digest(str(seal), expected):
+        return f"it is not signed with {SEAL_KEY}"
+    facts = {
+        "asset": (path.parent.name, manifest.recipe.asset),
+        "recipe": (path.name, manifest.recipe.id),
+        "data version": (manifest.data_version, _content_version(manifest.files)),
+    }
+    wrong = [f"the {name} is {found}, expected {right}" for name, (found, right) in facts.items() if found != right]
+    return "; ".join(wrong) or manifest
 
 
 def library_versions() -> dict[str, str]:
@@ -299,20 +428,23 @@ def _content_version(files: Mapping[str, FileSeal]) -> str:
 
 def _is_owned(folder: Path) -> bool:
     """Return whether a process still works in a staging folder. One of another machine counts as working."""
-    owner_file = folder / ".owner"
-    if not owner_file.is_file():
-        # being published right now, or left behind: a young folder counts as in use
-        return time.time() - folder.stat().st_mtime < 600
     try:
-        owner = json.loads(owner_file.read_text())
-    except ValueError:
-        return False
-    if owner["host"] != socket.gethostname():
-        return True
-    try:
+        owner = json.loads((folder / _OWNER).read_text())
+        if owner["host"] != socket.gethostname():
+            return True
         os.kill(int(owner["pid"]), 0)
-    except ProcessLookupError:
+    except FileNotFoundError:
+        return not _is_old(folder)  # being made or published right now, or left behind
+    except (ValueError, ProcessLookupError):
         return False
     except PermissionError:
         return True
     return True
+
+
+def _is_old(path: Path) -> bool:
+    """Return whether a file or folder was last changed ten minutes ago, or is gone."""
+    try:
+        return time.time() - path.stat().st_mtime > _YOUNG
+    except FileNotFoundError:
+        return True

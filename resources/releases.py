@@ -1,4 +1,11 @@
-"""Releases: a pointer file for each kind (adapter, collection) names the release that serves."""
+"""Releases: a pointer file for each kind (adapter, collection) names the release that serves.
+
+    <folder>/<kind>.json          the record: what serves, every release, every move
+    <folder>/<kind>.intent.json   a move that has begun: whoever opens next finishes it, or withdraws it
+
+A release of a collection is two writes, the engine's alias and the record. `exclusive` keeps other releases and
+rollbacks out between them, and the intent survives a kill there.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -27,6 +34,26 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, Any] = {}
 
 
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of what serves."""
+
+    at: float
+    """Seconds since 1970."""
+    kind: Literal["release", "rollback"]
+    before: str
+    """The version that served before; empty for the first one."""
+    after: str
+    who: str = ""
+    why: str = ""
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """A move that is about to be made."""
+
+    release: Release
+    move: Move
+
+
 class ReleaseBook(msgspec.Struct, frozen=True, kw_only=True):
     """Content of a pointer file: the version that serves, and every release, oldest first."""
 
@@ -34,6 +61,20 @@ class ReleaseBook(msgspec.Struct, frozen=True, kw_only=True):
     history: list[Release]
     withheld: list[str] = []
     """Versions that a person rolled back from. They are not released again until another version was released."""
+    moves: list[Move] = []
+    """Every change of what serves, oldest first. Records of earlier product versions have none."""
+
+    def find(self, version: str) -> Release | None:
+        """Return the release of this version."""
+        return next((release for release in self.history if release.version == version), None)
+
+
+_Document = TypeVar("_Document", ReleaseBook, Intent)
+
+
+def version_of(artifacts: Mapping[str, str], details: Mapping[str, object]) -> str:
+    """Return the version of a release: the hash of its artifacts and details, so that equal ones are one."""
+    return digest({"artifacts": artifacts, "details": details})[:12]
 
 
 def _served(artifacts: dict[str, str], details: Mapping[str, object]) -> tuple[dict[str, str], object]:
@@ -61,14 +102,35 @@ class Releases:
     def path(self, kind: ReleaseKind) -> Path:
         return self.folder / f"{kind}.json"
 
+    def exclusive(self, kind: ReleaseKind, *, wait: bool = True) -> AbstractContextManager[object]:
+        """Keep every other release and rollback of this kind out, from the judging of a candidate to the record.
+
+        Raises BlockingIOError if another process is in there and `wait` is False.
+        """
+        return file_lock(self.folder / f".{kind}.exclusive.lock", wait=wait)
+
+    # -- reading ------------------------------------------------------------------------------------------------
     def book(self, kind: ReleaseKind) -> ReleaseBook | None:
-        path = self.path(kind)
-        return msgspec.json.decode(path.read_bytes(), type=ReleaseBook) if path.is_file() else None
+        """Return the record; None if nothing was ever released. Raises Refused (FT-REL-003) if it is damaged."""
+        book = _read(self.path(kind), ReleaseBook)
+        if book is None:
+            return None
+        if book.find(book.current) is None:
+            raise _damaged(self.path(kind), "current", book.current, [r.version for r in book.history])
+        for release in book.history:
+            made_of = version_of(release.artifacts, release.details)
+            if release.version != made_of:
+                raise _damaged(self.path(kind), "version", release.version, made_of)
+        return book
 
     def current(self, kind: ReleaseKind) -> Release | None:
-        """Return the release that serves, or None."""
+        """Return the release that serves, or None. Raises Refused (FT-REL-003) as `book` does."""
         book = self.book(kind)
-        return next((r for r in book.history if r.version == book.current), None) if book else None
+        return book.find(book.current) if book else None
+
+    def announced(self, kind: ReleaseKind) -> Intent | None:
+        """Return the move that has begun and is not in the record yet. Raises Refused (FT-REL-003) if it is damaged."""
+        return _read(self._intent_path(kind), Intent)
 
     def is_withheld(self, kind: ReleaseKind, artifacts: dict[str, str], details: Mapping[str, object]) -> bool:
         """Return whether these artifacts equal a release that a person rolled back from."""
@@ -76,46 +138,73 @@ class Releases:
         left = [r for r in book.history if r.version in book.withheld] if book else []
         return any(_served(r.artifacts, r.details) == _served(artifacts, details) for r in left)
 
-    def move(self, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, object]) -> Release:
-        """Point `kind` at these artifacts. The version is the hash of artifacts and details: equal ones are one.
-
-        Versions that were withheld before may then be released again.
-        """
-        version = digest({"artifacts": artifacts, "details": details})[:12]
-        with self._lock(kind):
-            book = self.book(kind)
-            history = list(book.history) if book else []
-            release = next((r for r in history if r.version == version), None)
-            if release is None:
-                release = Release(version=version, released_at=time.time(), artifacts=artifacts, details=details)
-                history.append(release)
-            write_json(self.path(kind), msgspec.to_builtins(ReleaseBook(current=version, history=history)))
-        return release
-
     def target(self, kind: ReleaseKind, to: str | None = None) -> Release:
         """Return the release to roll back to: `to`, or the one before the current. Raises Refused (FT-REL-001)."""
         book = self.book(kind)
         versions = [r.version for r in book.history] if book else []
         if book and to is None and versions.index(book.current) > 0:
             to = versions[versions.index(book.current) - 1]
-        found = next((r for r in book.history if r.version == to), None) if book else None
+        found = book.find(to) if book and to else None
         if found is None:
             requested, where = to or "none before the current", str(self.path(kind))
             refusal = violation("FT-REL-001", where=where, field="version", found=requested, expected=versions)
             raise Refused(f"rollback of {kind}", [refusal])
         return found
 
-    def point(self, kind: ReleaseKind, release: Release) -> None:
-        """Point at a release in the book. After a rollback, the version that served before is withheld."""
-        with self._lock(kind):
+    # -- moving -------------------------------------------------------------------------------------------------
+    def plan_release(self, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, object]) -> Intent:
+        """Return the move to these artifacts."""
+        book, version = self.book(kind), version_of(artifacts, details)
+        release = (book.find(version) if book else None) or Release(
+            version=version, released_at=time.time(), artifacts=artifacts, details=details
+        )
+        move = Move(at=time.time(), kind="release", before=book.current if book else "", after=version)
+        return Intent(release=release, move=move)
+
+    def plan_rollback(self, kind: ReleaseKind, release: Release, *, who: str = "", why: str = "") -> Intent:
+        """Return the move to a release in the record."""
+        before = self.current(kind)
+        move = Move(
+            at=time.time(),
+            kind="rollback",
+            before=before.version if before else "",
+            after=release.version,
+            who=who,
+            why=why,
+        )
+        return Intent(release=release, move=move)
+
+    def announce(self, kind: ReleaseKind, intent: Intent) -> None:
+        """Write down a move before it is made, so that one that was interrupted can be finished or withdrawn."""
+        write_json(self._intent_path(kind), msgspec.to_builtins(intent))
+
+    def withdraw(self, kind: ReleaseKind) -> None:
+        """Delete an announced move that was not made."""
+        self._intent_path(kind).unlink(missing_ok=True)
+
+    def commit(self, kind: ReleaseKind, intent: Intent) -> Release:
+        """Record a move that was made. After a rollback to an earlier release, the one that served is withheld.
+
+        A release ends what was withheld before: these versions may then be released again.
+        """
+        release = intent.release
+        with file_lock(self.folder / f".{kind}.lock"):
             book = self.book(kind)
-            if book is None:
-                raise FileNotFoundError(self.path(kind))
-            versions = [r.version for r in book.history]
-            backwards = versions.index(release.version) < versions.index(book.current)
-            left = {*book.withheld, *([book.current] if backwards else [])} - {release.version}
-            moved = ReleaseBook(current=release.version, history=book.history, withheld=sorted(left))
+            history = list(book.history) if book else []
+            moves = list(book.moves) if book else []
+            withheld: set[str] = set()
+            if release.version not in [r.version for r in history]:
+                history.append(release)
+            if book and intent.move.kind == "rollback":
+                versions = [r.version for r in history]
+                backwards = versions.index(release.version) < versions.index(book.current)
+                withheld = {*book.withheld, *([book.current] if backwards else [])} - {release.version}
+            if book is None or book.current != release.version:
+                moves.append(intent.move)
+            moved = ReleaseBook(current=release.version, history=history, withheld=sorted(withheld), moves=moves)
             write_json(self.path(kind), msgspec.to_builtins(moved))
+        self.withdraw(kind)
+        return release
 
     def protected(self, store: ArtifactStore, keep: int) -> dict[str, set[str]]:
         """Return asset -> recipe ids that retention must keep.
@@ -139,5 +228,20 @@ class Releases:
                 todo += [(name, a.recipe_id) for a in store.versions(name) if a.data_version == version]
         return found
 
-    def _lock(self, kind: ReleaseKind) -> AbstractContextManager[object]:
-        return file_lock(self.folder / f".{kind}.lock")
+    def _intent_path(self, kind: ReleaseKind) -> Path:
+        return self.folder / f"{kind}.intent.json"
+
+
+def _read(path: Path, kind: type[_Document]) -> _Document | None:
+    """Return a file's content; None if there is no such file. Raises Refused (FT-REL-003) if it is damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise _damaged(path, "content", str(error), f"the JSON of a {kind.__name__}") from error
+
+
+def _damaged(path: Path, field: str, found: object, expected: object) -> Refused:
+    refusal = violation("FT-REL-003", where=str(path), field=field, found=found, expected=expected)
+    return Refused("reading the releases", [refusal])

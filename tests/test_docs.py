@@ -18,6 +18,7 @@ PAGES = [
     "docs/architecture.md",
     "docs/automation.md",
     "docs/bring-your-own-data.md",
+    "docs/dialects.md",
     "docs/configuration.md",
     "docs/engines.md",
     "docs/estimate.md",

@@ -50,9 +50,17 @@ class Consumer(_Strict):
     retrieval: RetrievalNeeds | None = None
 
 
-def load_consumers(folder: Path = CONSUMER_FOLDER) -> list[Consumer]:
-    """Return every consumer contract in `folder`. Raises Refused (FT-CON-001) with every error in every file."""
-    return _load(sorted(folder.glob("*.yaml")))
+def load_consumers(folder: Path | None = None) -> list[Consumer]:
+    """Return every consumer contract in `folder` (default: consumers/ next to this file).
+
+    Raises Refused (FT-CON-001) with every error in every file. A folder without a contract is an error too: it would
+    let every candidate pass.
+    """
+    folder = folder or CONSUMER_FOLDER
+    paths = sorted(folder.glob("*.yaml"))
+    if not paths:
+        raise Refused("reading the consumer contracts", [_unreadable(folder, "", "the folder has no contract")])
+    return _load(paths)
 
 
 def find_consumer(name: str, folder: Path = CONSUMER_FOLDER) -> Consumer:

@@ -271,6 +271,8 @@ def _convert_parts(  # noqa: PLR0917 - as `_convert_row`
     except RowError as error:
         yield _reject(source, row, error, dialect)
         return
+    if not values:
+        yield source.reject("FT-ROW-021", row.line, row.offset, "the row holds no record", raw=row.raw, path="$")
     for path, value in values:
         if place.notes:
             place.notes.begin_row()

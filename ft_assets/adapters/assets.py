@@ -131,8 +131,10 @@ def adapter_evaluation(
 
 @RELEASED_ADAPTER.asset
 def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
-    RELEASED_ADAPTER.enforce(evidence_of(artifacts, qdrant))
-    outcome = release.release_adapter(artifacts.store(), artifacts.releases())
+    releases = artifacts.releases()
+    with releases.exclusive("adapter"):
+        RELEASED_ADAPTER.enforce(evidence_of(artifacts, qdrant))
+        outcome = release.release_adapter(artifacts.store(), releases)
     version = outcome.release.version
     text = f"version {version}" + ("; candidate not released: it was rolled back earlier" if outcome.withheld else "")
     kind = "reused" if outcome.reused else "made"

@@ -40,7 +40,7 @@ def contract_of(adapter: Artifact) -> AdapterContract:
 
 
 def release_adapter(store: ArtifactStore, releases: Releases) -> Outcome:
-    """Release the current candidate. The caller has enforced the gates.
+    """Release the current candidate. The caller holds `Releases.exclusive` and has enforced the gates.
 
     A candidate that a person rolled back is not released again: the current release stays and is returned.
     Raises Refused (FT-ADP-005) where the evaluation is of other adapters.
@@ -54,7 +54,7 @@ def release_adapter(store: ArtifactStore, releases: Releases) -> Outcome:
     current = releases.current("adapter")
     if current is not None and releases.is_withheld("adapter", recipes, details):
         return Outcome(current, reused=True, withheld=True, metrics=metrics)
-    release = releases.move("adapter", recipes, details)
+    release = releases.commit("adapter", releases.plan_release("adapter", recipes, details))
     reused = current is not None and current.version == release.version
     return Outcome(release, reused=reused, withheld=False, metrics=metrics)
 

@@ -262,10 +262,13 @@ def _save_adapter(task: Task, model: Any, folder: Path) -> AdapterContract:
     target, config = folder / ADAPTER_FOLDER, model.peft_config[ADAPTER_NAME]
     # with a local path, equal adapters would differ between machines
     config.base_model_name_or_path = task.settings.base_model
+    # PEFT has a set, which would be written in the order of its hashes: they differ between processes
+    targets = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules)
+    config.target_modules = targets
     # for DPO, TRL adds a copy of the SFT adapter (`ref`), which is not published
     model.save_pretrained(target, selected_adapters=[ADAPTER_NAME])
     (target / "README.md").unlink(missing_ok=True)
-    shape = LoraShape(r=config.r, alpha=config.lora_alpha, targets=sorted(config.target_modules))
+    shape = LoraShape(r=config.r, alpha=config.lora_alpha, targets=[targets] if isinstance(targets, str) else targets)
     return AdapterContract(base=task.base, prompt=task.prompt, reasoning=task.thinking, lora=shape)
 
 

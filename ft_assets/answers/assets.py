@@ -14,6 +14,7 @@ from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.produce import compute_params, produce
+from ft_assets.retrieval.served_checks import GATES as SERVED_GATES
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.releases import Release, ReleaseKind, Releases
 
@@ -27,8 +28,8 @@ ANSWER_EVALUATION = AssetSpec(
     "retriever.",
     inputs=("released_collection", "released_adapter", "instruction_splits"),
     reads=("sft_adapter", "answer_settings"),
-    enforces=("instruction_splits", "released_adapter"),
-    gates=(DATASET_GATES, ADAPTER_GATES),
+    enforces=("instruction_splits", "released_adapter", "released_collection"),
+    gates=(DATASET_GATES, ADAPTER_GATES, SERVED_GATES),
     worker="ft_assets.answers.answer",
 )
 SPECS = [ANSWER_EVALUATION]

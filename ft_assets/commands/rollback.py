@@ -10,37 +10,44 @@ from rich.table import Table
 
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
-from resources.releases import ReleaseKind, require_kept
+from resources.releases import ReleaseKind
 
 
 @click.command("rollback")
 @click.argument("kind", type=click.Choice(["adapter", "collection"]))
 @click.option("--to", "version", metavar="VERSION", help="The release to serve (default: the one before the current).")
+@click.option("--reason", default="", metavar="TEXT", help="The reason, for the record and the asset's page.")
 @click.option("--list", "only_list", is_flag=True, help="Show the releases and change nothing.")
-def command(kind: str, version: str | None, only_list: bool) -> None:
+def command(kind: str, version: str | None, reason: str, only_list: bool) -> None:
     """Make an earlier release serve again, in one step.
 
     The release that you leave is not released again automatically before another one is. To return to it, use --to.
+    The same is possible in Dagster's UI: launch the job `rollback`.
 
     \b
-    Example: ft rollback collection --to 3f2a9c01d4e5
+    Example: ft rollback collection --to 3f2a9c01d4e5 --reason "wrong answers on tariffs"
     """
     project = Project.here()
     release_kind = cast("ReleaseKind", kind)
     if only_list:
         _print_history(project, release_kind)
         return
-    before = project.releases.current(release_kind)
-    target = project.releases.target(release_kind, version)
-    require_kept(project.store, target)
-    if release_kind == "collection":
-        # the alias and the pointer move together
-        from ft_assets.retrieval.release import rollback_collection
+    from ft_assets.rollback import as_event, current_user, roll_back
 
-        rollback_collection(project.releases, project.engine, target)
-    else:
-        project.releases.point(release_kind, target)
-    click.echo(f"{kind}: {before.version if before else 'none'} -> {target.version}")
+    intent = roll_back(
+        release_kind,
+        project.store,
+        project.releases,
+        project.engine,
+        to=version,
+        who=current_user(),
+        why=reason,
+    )
+    click.echo(f"{kind}: {intent.move.before or 'none'} -> {intent.move.after}")
+    try:
+        project.instance.report_runless_asset_event(as_event(release_kind, project.store, intent))
+    except Exception as error:  # a damaged database of Dagster must not stop a rollback
+        click.echo(f"note: the rollback is done, but Dagster could not record it: {error}", err=True)
 
 
 def _print_history(project: Project, kind: ReleaseKind) -> None:
@@ -59,3 +66,8 @@ def _print_history(project: Project, kind: ReleaseKind) -> None:
         note = "rolled back" if release.version in book.withheld else ""
         table.add_row(current, release.version, at, made_of, note)
     console.print(table)
+    for move in book.moves:
+        if move.kind == "rollback":
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(move.at))
+            why = f": {move.why}" if move.why else ""
+            console.print(f"{at} {move.before} -> {move.after} by {move.who}{why}", markup=False, soft_wrap=True)

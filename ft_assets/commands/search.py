@@ -23,8 +23,9 @@ def show(text: str) -> Text:
 @click.command("search")
 @click.argument("text")
 @click.option("-k", "count", type=click.IntRange(min=1), help="Number of passages (default: retrieval.top_k).")
+@click.option("--unreleased", is_flag=True, help="Search what the alias names, also if it is not what was released.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, passages in full.")
-def command(text: str, count: int | None, as_json: bool) -> None:
+def command(text: str, count: int | None, unreleased: bool, as_json: bool) -> None:
     """Search the released collection.
 
     \b
@@ -33,10 +34,14 @@ def command(text: str, count: int | None, as_json: bool) -> None:
     from ft_assets.retrieval.search import Retriever
 
     project = Project.here()
-    with Retriever.open(project.store, project.releases, project.engine) as retriever:
+    with Retriever.open(project.store, project.releases, project.engine, unreleased=unreleased) as retriever:
         hits = retriever.search([text], count or project.settings.retrieval.top_k)[0]
+    if retriever.note:
+        click.echo(f"note: {retriever.note}", err=True)
     if as_json:
-        answer = {"query": text, "hits": msgspec.to_builtins(hits)}
+        answer = {"query": text, "hits": msgspec.to_builtins(hits)} | (
+            {"note": retriever.note} if retriever.note else {}
+        )
         click.echo(json.dumps(answer, ensure_ascii=False, indent=2))
         return
     table = Table(box=None, header_style="bold", pad_edge=False)

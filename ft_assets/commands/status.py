@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.canonical import digest
+from expectations.violations import Refused
 from ft_assets.commands.execution import execute
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
@@ -132,7 +134,11 @@ def print_status(statuses: list[AssetStatus], releases: Releases, console: Conso
         )
     console.print(table)
     for kind in _KINDS:
-        release = releases.current(kind)
+        try:
+            release = releases.current(kind)
+        except Refused as damaged:
+            console.print(f"released {kind}: [red]{escape(str(damaged.violations[0]))}[/]", soft_wrap=True)
+            continue
         console.print(f"released {kind}: {release.version if release else 'none'}" + (" (●)" if release else ""))
 
 
@@ -151,8 +157,13 @@ def _code_reasons(tags: Mapping[str, str], code_version: str | None) -> list[str
 
 
 def _section_reasons(store: ArtifactStore, name: str, sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    current = store.current(name)
-    if name not in sections or current is None:
+    if name not in sections:
+        return []
+    try:
+        current = store.current(name)
+    except Refused as damaged:
+        return [str(damaged.violations[0])]
+    if current is None:
         return []
     before, now = current.manifest.recipe.settings, sections[name]
     if digest(before) == digest(now):
@@ -175,13 +186,16 @@ def _parent_reasons(tags: Mapping[str, str], parent: AssetStatus) -> list[str]:
 
 def _check_state(instance: dg.DagsterInstance, key: dg.AssetCheckKey, materialization: dg.EventLogEntry) -> str:
     record = instance.get_latest_asset_check_evaluation_record(key)
-    event = record.event.dagster_event if record and record.event else None
-    if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+    entry = record.event if record else None
+    event = entry.dagster_event if entry else None
+    if entry is None or event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         return "not judged"  # it was planned, but crashed or never started
     evaluation = event.asset_check_evaluation_data
     target = evaluation.target_materialization_data
-    # a result counts for the materialization that was judged, not for a later one
-    if target is None or target.timestamp < materialization.timestamp:
+    # a result counts for the materialization that was judged, not for a later one; one without a target was reported by
+    # a sensor, which judges the version of that moment
+    judged_at = target.timestamp if target else entry.timestamp
+    if judged_at < materialization.timestamp:
         return "not judged"
     return "passed" if evaluation.passed else "failed"
 
@@ -192,9 +206,10 @@ def _recipe(materialization: dg.AssetMaterialization) -> str:
 
 
 def _released(releases: Releases) -> dict[str, str]:
-    """Return asset -> recipe id of the current releases."""
+    """Return asset -> recipe id of the current releases. A damaged record names none; `print_status` shows it."""
     recipes: dict[str, str] = {}
     for kind in _KINDS:
-        if release := releases.current(kind):
-            recipes |= release.artifacts
+        with suppress(Refused):
+            if release := releases.current(kind):
+                recipes |= release.artifacts
     return recipes

@@ -11,6 +11,7 @@ import click
 from expectations.formats.dialect import ReadPolicy, Thinking, Turns, explain_not_allowed
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
+from ft_assets.commands.find_files import find_files
 
 if TYPE_CHECKING:
     from expectations.contracts.adapter import RagPrompt
@@ -76,7 +77,7 @@ allow_option = click.option(
 
 
 @click.command("verify")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE|FOLDER|GLOB...")
 @click.option(
     "--format", "format_name", metavar="NAME", help="Check the files against this format (default: detect it)."
 )
@@ -108,11 +109,15 @@ allow_option = click.option(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--junit", "junit", is_flag=False, flag_value=_STDOUT, metavar="[PATH]", help="Print or write JUnit XML.")
 @click.option("--github", is_flag=True, help="Print annotations for GitHub Actions.")
-@click.option("--markdown", is_flag=True, help="Print Markdown, for $GITHUB_STEP_SUMMARY.")
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@click.option(
+    "--summary", type=click.Path(path_type=Path), metavar="PATH", help="Append Markdown to $GITHUB_STEP_SUMMARY."
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print only the files that fail.")
 @click.pass_context
 def command(  # noqa: PLR0917 - one for each option
     ctx: click.Context,
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     format_name: str | None,
     columns: tuple[str, ...],
     roles: tuple[str, ...],
@@ -129,13 +134,16 @@ def command(  # noqa: PLR0917 - one for each option
     junit: str | None,
     github: bool,
     markdown: bool,
+    summary: Path | None,
+    quiet: bool,
 ) -> None:
     """Verify files against the record formats: report each file's format, its records, and which rows fail and why.
 
     \b
     Exit code: 0 clean, 1 rows fail or the contract is broken, 2 unreadable (the worst of all files).
     Example:   ft verify data/ddr.jsonl --format preference
-               ft verify exports/*.jsonl --against ddr --github
+               ft verify exports/ --quiet
+               ft verify "exports/**/*.jsonl" --against ddr --github
                ft verify chats.csv --columns question=query,answer=response
     """
     if sum((as_json, junit == _STDOUT, github, markdown)) > 1:
@@ -163,7 +171,7 @@ def command(  # noqa: PLR0917 - one for each option
                 strict=strict,
                 mapping=mapping,
             )
-            for path in files
+            for path in find_files(files)
         ]
         show_training(reports, tokenizer, thinking)
     except Refused as refusal:  # of a wrong option; exit 1 would mean that rows fail
@@ -174,7 +182,14 @@ def command(  # noqa: PLR0917 - one for each option
         target = Path(junit)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(report_junit(reports))
-    click.echo(_render(reports, as_json=as_json, junit=junit == _STDOUT, github=github, markdown=markdown))
+    if summary is not None:
+        from expectations.verify_reports import report_markdown
+
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(report_markdown(reports))
+    printed = [report for report in reports if report.exit_code] if quiet else reports
+    if printed or not quiet:
+        click.echo(_render(printed, as_json=as_json, junit=junit == _STDOUT, github=github, markdown=markdown))
     ctx.exit(max(report.exit_code for report in reports))
 
 

@@ -167,14 +167,15 @@ def fusion_sweep(
 def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
     store, releases, engine = artifacts.store(), artifacts.releases(), qdrant.engine()
     telemetry.emit(telemetry.Progress(asset=RELEASED_COLLECTION.name, kind="start"))
-    RELEASED_COLLECTION.enforce(evidence_of(artifacts, qdrant))
-    before = releases.current("collection")
-    release = release_collection(store, releases, engine)
-    book = releases.book("collection")
-    # read again: a run at the same time may have built another candidate since
-    candidate = read_collection_file(store.require("qdrant_collection")).collection
-    keep = settings_of(store, "retrieval").keep
-    retired = retire_collections(engine, book, keep, candidate) if book else []
+    with releases.exclusive("collection"):
+        RELEASED_COLLECTION.enforce(evidence_of(artifacts, qdrant))
+        before = releases.current("collection")
+        release = release_collection(store, releases, engine)
+        book = releases.book("collection")
+        # read again: a run at the same time may have built another candidate since
+        candidate = read_collection_file(store.require("qdrant_collection")).collection
+        keep = settings_of(store, "retrieval").keep
+        retired = retire_collections(engine, book, keep, candidate) if book else []
     reused = before is not None and before.version == release.version
     withheld = release.artifacts["retrieval_evaluation"] != store.require("retrieval_evaluation").recipe_id
     text = f"{engine.alias} -> {release.details['collection']}"

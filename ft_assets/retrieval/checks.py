@@ -13,11 +13,11 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.checks import contract_of_model
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
+from ft_assets.retrieval.audit import Audit, audit, point_violations
 from ft_assets.retrieval.collection import (
     fusion_of,
     inspect,
     passage_versions,
-    sample_cosines,
     serving_of,
     stored_contract,
 )
@@ -104,12 +104,18 @@ def contract(evidence: Evidence) -> Verdict:
 
 
 def current_points(evidence: Evidence) -> Verdict:
-    """Every point was made from the current version of its passage, also a point copied from an earlier collection."""
+    """Every point holds the text that its passage has now, also a point copied from an earlier collection. The texts of
+    all points are hashed; stored vectors are the ones that were encoded: all of them up to 20,000 passages, beyond that
+    a sample that changes every hour."""
+    vectors = evidence.store.require(_VECTORS)
     name = candidate_name(evidence)
-    wanted = passage_versions(evidence.store.require(_VECTORS))
     with evidence.collections() as client:
-        stored = client.field(name, "version") if name in client.names() else {}
-    return Verdict(rules.points_are_current(name, wanted, stored), {"points": len(stored), "passages": len(wanted)})
+        if name not in client.names():
+            audited = Audit(passage_versions(vectors), {}, {})
+        else:
+            audited = audit(client, name, vectors, wanted_contract(evidence))
+    figures = {"points": len(audited.versions), "vectors_compared": len(audited.deviations)}
+    return Verdict(point_violations(name, audited), figures)
 
 
 def engine_is_enough(evidence: Evidence) -> Verdict:
@@ -117,16 +123,6 @@ def engine_is_enough(evidence: Evidence) -> Verdict:
     points = evidence.store.require(_VECTORS).summary_as(VectorsSummary).passages
     violations = rules.local_engine_is_enough(_COLLECTION, evidence.qdrant.kind, points)
     return Verdict(violations, {"engine": evidence.qdrant.kind, "points": points})
-
-
-def stored_vectors(evidence: Evidence) -> Verdict:
-    """Sampled points hold the vectors that were encoded."""
-    vectors = evidence.store.require(_VECTORS)
-    name = candidate_name(evidence)
-    with evidence.collections() as client:
-        cosines = sample_cosines(client, name, vectors, wanted_contract(evidence))
-    figures = {"sampled": len(cosines), "least": min(cosines.values(), default=1.0)}
-    return Verdict(rules.stored_vectors_match(name, cosines), figures)
 
 
 def fusion_is_worth_it(evidence: Evidence) -> Verdict:
@@ -208,7 +204,6 @@ GATES = [
     Gate(_COLLECTION, "collection_is_complete", complete),
     Gate(_COLLECTION, "collection_matches_contract", contract),
     Gate(_COLLECTION, "points_are_current", current_points),
-    Gate(_COLLECTION, "stored_vectors_match", stored_vectors),
     Gate(_COLLECTION, "engine_is_enough", engine_is_enough, blocking=False),
     whole_gate(_EVALUATION),
     lineage_gate(_EVALUATION),

@@ -42,8 +42,6 @@ from resources.engines.protocol import DENSE, SPARSE, Points, VectorClient
 from resources.parquet import read_columns
 
 BATCH = 256
-_SAMPLED = 16
-_SparsePair = tuple[np.ndarray, np.ndarray]
 _NAMESPACE = uuid.UUID("6f0e4c3a-2d0b-5f0e-9d1f-0c7d5b7a4e21")  # of this project: the same point ids on every run
 
 
@@ -107,8 +105,14 @@ def point_id(passage_id: str) -> str:
 
 
 def passage_versions(vectors: Artifact) -> dict[str, str]:
-    """Return point id -> version of its passage: a hash of all that a point holds except the vectors."""
+    """Return point id -> version of its passage (see `version_of`)."""
     return {row.point_id: row.version for row in _passages(vectors).values()}
+
+
+def version_of(content_sha256: str, document_id: str | None, heading: str | None) -> str:
+    """Return the version of a passage's point: a hash of all that the point holds except the vectors."""
+    content = "\0".join(part or "" for part in (content_sha256, document_id, heading))
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 def build(
@@ -192,26 +196,6 @@ def stored_contract(client: VectorClient, name: str) -> EmbeddingContract:
     return read_contract(client.metadata(name).get("contract") or {}, f"collection {name}")
 
 
-def sample_cosines(client: VectorClient, name: str, vectors: Artifact, contract: EmbeddingContract) -> dict[str, float]:
-    """Return the cosine of stored and encoded vectors, dense and sparse, for passages sampled over the corpus.
-
-    Raises Refused (FT-COL-006) if the collection is missing.
-    """
-    _require(client, name)
-    ids = read_columns(vectors.file(VECTORS_FILE), ["passage_id"])["passage_id"]
-    sampled = set(ids[:: max(len(ids) // _SAMPLED, 1)])
-    rows = {point_id(row.passage_id): row for row in read_vectors(vectors, only=sampled)}
-    points = client.retrieve(name, list(rows))
-    stored = dict(zip(points.ids, zip(points.dense, points.sparse, strict=True), strict=True))
-    missing = (np.empty(0, np.float32), (np.empty(0, np.int32), np.empty(0, np.float32)))
-    cosines: dict[str, float] = {}
-    for key, row in rows.items():
-        dense, sparse = stored.get(key, missing)
-        cosines[f"{row.passage_id} (dense)"] = _cosine(dense, row.dense[: _serving(contract).dimension])
-        cosines[f"{row.passage_id} (sparse)"] = _sparse_cosine(sparse, (row.indices, row.values))
-    return cosines
-
-
 def set_fusion(client: VectorClient, name: str, contract: EmbeddingContract) -> None:
     """Write the contract with its fusion into the collection's metadata, in one call."""
     client.set_metadata(name, {"contract": contract.to_json()})
@@ -244,9 +228,7 @@ def _passages(vectors: Artifact) -> dict[str, _Passage]:
     columns = read_columns(vectors.file(VECTORS_FILE), ["passage_id", "content_sha256", "document_id", "heading"])
     passages: dict[str, _Passage] = {}
     for passage, *parts in zip(*columns.values(), strict=True):
-        content = "\0".join(part or "" for part in parts)
-        version = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-        passages[passage] = _Passage(point_id(passage), version)
+        passages[passage] = _Passage(point_id(passage), version_of(*parts))
     return passages
 
 
@@ -320,20 +302,3 @@ def _other_contract(name: str, stored: EmbeddingContract, wanted: EmbeddingContr
 
 def _other_order(vector: str, passage: str) -> Violation:
     return violation("FT-VEC-007", where="passage_vectors", field="passage_id", found=vector, expected=passage)
-
-
-def _sparse_cosine(stored: _SparsePair, encoded: _SparsePair) -> float:
-    """Return the cosine of two sparse vectors; 1 if both are empty."""
-    left, right = (dict(zip(ids.tolist(), weights.tolist(), strict=True)) for ids, weights in (stored, encoded))
-    keys = sorted(left.keys() | right.keys())
-    if not keys:
-        return 1.0
-    rows = [np.asarray([vector.get(key, 0.0) for key in keys], dtype=np.float32) for vector in (left, right)]
-    return _cosine(*rows)
-
-
-def _cosine(left: np.ndarray, right: np.ndarray) -> float:
-    if left.shape != right.shape:
-        return -1.0
-    scale = float(np.linalg.norm(left) * np.linalg.norm(right))
-    return float(left @ right) / scale if scale else 0.0

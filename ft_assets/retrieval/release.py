@@ -1,7 +1,8 @@
-"""Moves what serves: the fusion into the collection's metadata, then the alias in one call, then the pointer.
+"""Moves what serves: the intent, then the fusion in the collection's metadata, the alias in one call, the record.
 
 Each step is atomic and the order is safe: if the process is killed between two steps, the alias names a whole
-collection with a contract, and the next run completes the release.
+collection with a contract, and whoever opens next finishes the move or withdraws it (`settle`). The caller holds
+`Releases.exclusive("collection")`, so that no other release comes in between.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from ft_assets.retrieval.collection import is_ours, set_fusion, stored_contract
 from ft_assets.retrieval.jobs import read_collection_file
 from resources.artifacts import ArtifactStore
 from resources.engines.protocol import OpenJson, VectorClient
-from resources.qdrant import QdrantEngine
-from resources.releases import Release, ReleaseBook, Releases
+from resources.qdrant import QdrantEngine, aliased
+from resources.releases import Intent, Release, ReleaseBook, Releases
 
 _BUILD_SECONDS = 24 * 3600.0
 _RELEASED_ASSETS = ("embedding_model", "passage_vectors", "qdrant_collection", "retrieval_evaluation")
@@ -39,18 +40,49 @@ def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantE
             "index_fp": stored_contract(client, name).index_fp,
             "fusion": msgspec.to_builtins(fusion),
         }
+        settle(client, releases, engine.alias)
         serving = releases.current("collection")
         if serving and releases.is_withheld("collection", recipes, details):
             return serving
-        serve(client, engine.alias, name, fusion)
-    return releases.move("collection", recipes, details)
+        return _move(client, releases, engine.alias, releases.plan_release("collection", recipes, details))
 
 
-def rollback_collection(releases: Releases, engine: QdrantEngine, release: Release) -> None:
-    """Make an earlier release serve again, with its collection and its fusion. Raises Refused as `serve` does."""
+def rollback_collection(releases: Releases, engine: QdrantEngine, to: str | None, *, who: str, why: str) -> Intent:
+    """Make an earlier release serve again, with its collection and its fusion, and return the move.
+
+    Raises Refused: FT-REL-001 there is no such release, and as `serve` does.
+    """
     with engine.open() as client:
-        serve(client, engine.alias, release.details["collection"], msgspec.convert(release.details["fusion"], Fusion))
-    releases.point("collection", release)
+        settle(client, releases, engine.alias)
+        intent = releases.plan_rollback("collection", releases.target("collection", to), who=who, why=why)
+        _move(client, releases, engine.alias, intent)
+    return intent
+
+
+def settle(client: VectorClient, releases: Releases, alias: str) -> None:
+    """Finish a move that was interrupted after the alias had moved; withdraw one that was interrupted before."""
+    intent = releases.announced("collection")
+    if intent is None:
+        return
+    if is_served(client, alias, intent.release):
+        releases.commit("collection", intent)
+    else:
+        releases.withdraw("collection")
+
+
+def is_served(client: VectorClient, alias: str, release: Release) -> bool:
+    """Return whether the alias names the release's collection, and that collection has the release's fusion."""
+    name = aliased(client, alias)
+    if name is None or name != release.details["collection"]:
+        return False
+    return msgspec.to_builtins(stored_contract(client, name).fusion) == release.details["fusion"]
+
+
+def _move(client: VectorClient, releases: Releases, alias: str, intent: Intent) -> Release:
+    details = intent.release.details
+    releases.announce("collection", intent)
+    serve(client, alias, details["collection"], msgspec.convert(details["fusion"], Fusion))
+    return releases.commit("collection", intent)
 
 
 def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:

@@ -16,7 +16,7 @@ from ft_assets.retrieval.vectors import contract_of
 from resources.artifacts import Artifact, ArtifactStore
 from resources.engines.protocol import Arm, Scored, VectorClient
 from resources.qdrant import QdrantEngine, aliased
-from resources.releases import Releases
+from resources.releases import Release, Releases
 
 if TYPE_CHECKING:
     from ft_assets.embedding.model import HybridEncoder
@@ -38,19 +38,29 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 class Retriever:
     """Searches the collection behind the alias with the model that made it."""
 
-    def __init__(self, client: VectorClient, name: str, contract: EmbeddingContract, encoder: HybridEncoder) -> None:
+    def __init__(
+        self, client: VectorClient, name: str, contract: EmbeddingContract, encoder: HybridEncoder, note: str = ""
+    ) -> None:
         self.name = name
         self.contract = contract
+        self.note = note
+        """The reason why nothing proves that this collection was released; empty where the record names it."""
         self._client = client
         self._encoder = encoder
 
     @classmethod
     @contextmanager
-    def open(cls, store: ArtifactStore, releases: Releases, engine: QdrantEngine) -> Generator[Retriever]:
-        """Yield a retriever after checking that its model made the index.
+    def open(
+        cls, store: ArtifactStore, releases: Releases, engine: QdrantEngine, *, unreleased: bool = False
+    ) -> Generator[Retriever]:
+        """Yield a retriever after checking that the collection is the released one and that its model made the index.
 
-        Raises Refused: FT-RET-006 nothing is released, FT-RET-007 no model in the store made this index, FT-EMB-002 the
-        contracts differ, FT-COL-003 the collection is not built as its metadata says.
+        `unreleased`: search what the alias names, also if it is not what was released. Where the record of releases is
+        missing or damaged, the search works, and `note` gives the reason.
+
+        Raises Refused: FT-RET-006 nothing is released, FT-REL-005 and FT-REL-006 the collection or its fusion is not
+        the released one, FT-RET-007 no model in the store made this index, FT-EMB-002 the contracts differ, FT-COL-003
+        the collection is not built as its metadata says.
         """
         from ft_assets.embedding.model import HybridEncoder
 
@@ -60,9 +70,12 @@ class Retriever:
                 nothing = violation("FT-RET-006", where=engine.alias, field="collection", expected="one")
                 raise Refused(f"opening {engine.alias}", [nothing])
             contract = stored_contract(client, name)
-            encoder = HybridEncoder.load(_model_of(store, releases, name, contract).folder())
+            recorded, note = _recorded(releases)
+            if recorded and not unreleased:
+                _require_released(engine.alias, name, contract, recorded)
+            encoder = HybridEncoder.load(_model_of(store, recorded, name, contract).folder())
             _guard(name, contract, client.serving(name), encoder)
-            yield cls(client, name, contract, encoder)
+            yield cls(client, name, contract, encoder, note)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return the `k` best passages for each query, best first, with the scores of both arms."""
@@ -90,11 +103,39 @@ def _hit(point: Scored, dense: dict[str, float], sparse: dict[str, float]) -> Hi
     )
 
 
-def _model_of(store: ArtifactStore, releases: Releases, name: str, contract: EmbeddingContract) -> Artifact:
+def _recorded(releases: Releases) -> tuple[list[Release], str]:
+    """Return the releases that may serve now, and a note where there is none.
+
+    They are the current one, and one that is announced: its alias may have moved a moment ago.
+    """
+    try:
+        current, announced = releases.current("collection"), releases.announced("collection")
+    except Refused as damaged:
+        return [], f"the record of releases cannot be read, so nothing proves what serves: {damaged.violations[0]}"
+    recorded = [*([current] if current else []), *([announced.release] if announced else [])]
+    return recorded, "" if recorded else "there is no record of releases, so nothing proves what serves"
+
+
+def _require_released(alias: str, name: str, contract: EmbeddingContract, recorded: Sequence[Release]) -> None:
+    """Refuse a collection, or a fusion, that is not a recorded release's (FT-REL-005, FT-REL-006)."""
+    fusion = msgspec.to_builtins(contract.fusion)
+    of_collection = [release for release in recorded if release.details["collection"] == name]
+    if any(release.details["fusion"] == fusion for release in of_collection):
+        return
+    expected = recorded[0].details
+    if of_collection:
+        code, where, field, found = "FT-REL-006", name, "fusion", fusion
+    else:
+        code, where, field, found = "FT-REL-005", alias, "collection", name
+    fix = f"ft rollback collection --to {recorded[0].version} (or search it all the same: --unreleased)"
+    refusal = violation(code, where=where, field=field, found=found, expected=expected[field], fix=fix)
+    raise Refused(f"opening {alias}", [refusal])
+
+
+def _model_of(store: ArtifactStore, recorded: Sequence[Release], name: str, contract: EmbeddingContract) -> Artifact:
     """Return the model artifact that makes these vectors: the released one if it does, else any in the store."""
-    release = releases.current("collection")
-    released = store.find("embedding_model", release.artifacts["embedding_model"]) if release else None
-    for artifact in [*([released] if released else []), *store.versions("embedding_model")]:
+    released = [store.find("embedding_model", release.artifacts["embedding_model"]) for release in recorded]
+    for artifact in [*filter(None, released), *store.versions("embedding_model")]:
         if contract_of(artifact).encode_fp == contract.encode_fp:
             return artifact
     models = store.versions("embedding_model")

@@ -28,6 +28,7 @@ from resources.engines.protocol import (
     Query,
     Scored,
     dense_rows,
+    one_field,
     require_sound,
     require_unaliased,
     weighted_sum,
@@ -139,16 +140,19 @@ class ServerClient:
             if offset is None:
                 return
 
-    def field(self, name: str, key: str) -> OpenJson:
-        values: OpenJson = {}
+    def payloads(self, name: str, keys: Sequence[str] | None = None) -> Iterator[dict[str, OpenJson]]:
+        wanted = True if keys is None else list(keys)
         offset = None
         while True:
             records, offset = self.client.scroll(
-                name, limit=_PAGE, offset=offset, with_payload=[key], with_vectors=False
+                name, limit=_PAGE, offset=offset, with_payload=wanted, with_vectors=False
             )
-            values |= {str(record.id): (record.payload or {}).get(key) for record in records}
+            yield {str(record.id): record.payload or {} for record in records}
             if offset is None:
-                return values
+                return
+
+    def field(self, name: str, key: str) -> OpenJson:
+        return one_field(self.payloads(name, [key]), key)
 
     def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
         answers: list[list[Scored]] = []

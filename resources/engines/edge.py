@@ -31,6 +31,7 @@ from resources.engines.protocol import (
     Scored,
     TokenWeights,
     dense_rows,
+    one_field,
     require_sound,
     require_unaliased,
     weighted_sum,
@@ -143,11 +144,12 @@ class EdgeClient:
         for records in self._pages(name, batch, with_payload=True, with_vector=True):
             yield _columns(records)
 
+    def payloads(self, name: str, keys: Sequence[str] | None = None) -> Iterator[dict[str, OpenJson]]:
+        for records in self._pages(name, _PAGE, with_payload=list(keys) if keys else True, with_vector=False):
+            yield {str(record.id): record.payload or {} for record in records}
+
     def field(self, name: str, key: str) -> OpenJson:
-        values: OpenJson = {}
-        for records in self._pages(name, _PAGE, with_payload=[key], with_vector=False):
-            values |= {str(record.id): (record.payload or {}).get(key) for record in records}
-        return values
+        return one_field(self.payloads(name, [key]), key)
 
     def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
         answers: list[list[Scored]] = []

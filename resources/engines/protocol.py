@@ -123,6 +123,10 @@ class VectorClient(Protocol):
         """Yield every point, `batch` at a time."""
         ...
 
+    def payloads(self, name: str, keys: Sequence[str] | None = None) -> Iterator[dict[str, OpenJson]]:
+        """Yield the payloads of every point, or these fields of them, by point id, some thousand at a time."""
+        ...
+
     def field(self, name: str, key: str) -> OpenJson:
         """Return one payload field of every point, by point id."""
         ...
@@ -164,6 +168,14 @@ def weighted_sum(fusion: Fusion, distance: str, a: Algebra[Term]) -> tuple[Term,
     arms = [(fusion.dense_weight, score), (fusion.sparse_weight, a.variable("$score[1]"))]
     formula = a.add([a.multiply([a.constant(weight), arm]) for weight, arm in arms])
     return formula, {"$score[0]": missing, "$score[1]": 0.0}
+
+
+def one_field(pages: Iterator[dict[str, OpenJson]], key: str) -> OpenJson:
+    """Return one field of payloads that come in pages, by point id."""
+    values: OpenJson = {}
+    for page in pages:
+        values |= {point: payload.get(key) for point, payload in page.items()}
+    return values
 
 
 def dense_rows(rows: Sequence[Sequence[float] | None]) -> np.ndarray:

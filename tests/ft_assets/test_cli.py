@@ -71,9 +71,20 @@ def test_a_refusal_is_exit_1_with_its_fix(runner: CliRunner) -> None:
     assert "FT-REL-001" in result.stderr
 
 
-def test_an_unexpected_error_is_a_paragraph_and_a_traceback_only_with_debug(runner: CliRunner, tmp_path: Path) -> None:
-    (tmp_path / "state" / "released").mkdir(parents=True)
-    (tmp_path / "state" / "released" / "adapter.json").write_text("{half")
+def test_a_damaged_record_is_refused_by_name_with_the_way_out(runner: CliRunner, tmp_path: Path) -> None:
+    path = tmp_path / "state" / "released" / "adapter.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{half")
+    for arguments in (["rollback", "adapter", "--list"], ["rollback", "adapter"]):
+        result = runner.invoke(cli, arguments)
+        assert result.exit_code == 1
+        assert "FT-REL-003" in result.stderr and str(path) in result.stderr and "backup" in result.stderr
+
+
+def test_an_unexpected_error_is_a_paragraph_and_a_traceback_only_with_debug(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resources.releases.Releases.book", lambda *_: 1 / 0)
     result = runner.invoke(cli, ["rollback", "adapter", "--list"])
     assert result.exit_code == 2
     assert "Traceback" not in result.stderr and "ft --debug rollback" in result.stderr
@@ -96,7 +107,8 @@ def test_an_adapter_rolls_back_to_the_release_before_and_forth_again(runner: Cli
         with store.stage(recipe) as staging:
             (staging.path / "a").write_text("a")
             staging.publish()
-    first, second = (releases.move("adapter", {"sft_adapter": recipe.id}, {}) for recipe in recipes)
+    plans = ({"sft_adapter": recipe.id} for recipe in recipes)
+    first, second = (releases.commit("adapter", releases.plan_release("adapter", plan, {})) for plan in plans)
     assert runner.invoke(cli, ["rollback", "adapter"]).output == f"adapter: {second.version} -> {first.version}\n"
     listed = runner.invoke(cli, ["rollback", "adapter", "--list"]).output
     assert next(line for line in listed.splitlines() if line.startswith("●")).split()[1] == first.version

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from expectations.canonical import digest, file_digest
 from expectations.violations import Refused
 from resources.artifacts import ArtifactStore, Recipe
 from resources.files import write_json
@@ -160,3 +162,135 @@ def test_kill_9_at_any_moment_leaves_the_last_whole_version_readable(tmp_path: P
         assert len(parts) == 1
         assert json.loads((current.path / "manifest.json").read_text())["summary"] == current.summary
     ArtifactStore(tmp_path).sweep()
+
+
+def test_every_flipped_bit_of_a_manifest_is_detected(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    path = artifact.path / "manifest.json"
+    whole = path.read_bytes()
+    undetected: list[int] = []
+    for bit in range(len(whole) * 8):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        found = ArtifactStore(tmp_path).find("corpus", RECIPE.id)
+        # the last digit of a time may be one too many: then the number is the same
+        if found is not None and found.manifest != artifact.manifest:
+            undetected.append(bit)
+    assert undetected == []
+
+
+def test_a_damaged_manifest_of_the_current_artifact_is_named_and_a_run_makes_it_again(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    store.point(artifact)
+    path = artifact.path / "manifest.json"
+    path.write_text(path.read_text().replace('"rows": 3', '"rows": 4'))
+    with pytest.raises(Refused, match=r"FT-ART-007.*its digest is .*ft run --asset corpus") as refusal:
+        ArtifactStore(tmp_path).require("corpus")
+    assert refusal.value.violations[0].where == str(path)
+    publish(ArtifactStore(tmp_path))
+    assert ArtifactStore(tmp_path).require("corpus").summary == {"rows": 3}
+
+
+def test_a_renamed_folder_and_a_linked_one_are_no_artifacts(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    other = Recipe("corpus", "other")
+    shutil.copytree(artifact.path, tmp_path / "corpus" / other.id)
+    assert store.find("corpus", other.id) is None
+    shutil.copytree(artifact.path, tmp_path / "vectors" / RECIPE.id)
+    assert store.find("vectors", RECIPE.id) is None
+    moved = tmp_path / "elsewhere"
+    artifact.path.rename(moved)
+    artifact.path.symlink_to(moved)
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is None
+    assert ArtifactStore(tmp_path).versions("corpus") == []
+
+
+def test_an_added_file_is_refused_where_a_folder_is_read(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    assert artifact.verify() == []
+    (artifact.path / "sub" / "adapter_config.json").write_text("{}")
+    with pytest.raises(Refused, match=r"FT-ART-006.*adapter_config"):
+        artifact.folder("sub")
+    assert [violation.code for violation in artifact.verify()] == ["FT-ART-006"]
+
+
+def test_a_file_behind_a_link_is_refused(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    (artifact.path / "sub").rename(tmp_path / "aside")
+    (artifact.path / "sub").symlink_to(tmp_path / "aside")
+    with pytest.raises(Refused, match="FT-ART-002"):
+        artifact.file("sub/data.txt")
+
+
+def test_with_a_key_a_manifest_that_was_written_without_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    artifact = publish(ArtifactStore(tmp_path))
+    monkeypatch.setenv("FT_SEAL_KEY", "a key")
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is None
+    publish(ArtifactStore(tmp_path))
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is not None
+    # somebody edits a figure and computes the digest again
+    path = artifact.path / "manifest.json"
+    content = json.loads(path.read_text())
+    content["summary"]["rows"] = 4
+    content["digest"] = digest({key: value for key, value in content.items() if key not in {"digest", "seal"}})
+    path.write_text(json.dumps(content))
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is None
+    monkeypatch.delenv("FT_SEAL_KEY")
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is not None  # integrity, not authenticity
+
+
+def test_a_manifest_of_the_first_versions_without_a_digest_is_read(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    path = artifact.path / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["digest"]
+    path.write_text(json.dumps(content))
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is not None
+    path.write_text(json.dumps(content | {"other": 1}))
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is None
+
+
+def test_a_folder_that_cannot_be_listed_fails_the_publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scandir = os.scandir
+
+    def failing(path: Path) -> object:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "no", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(PermissionError):
+        publish(ArtifactStore(tmp_path))
+    monkeypatch.undo()
+    assert ArtifactStore(tmp_path).find("corpus", RECIPE.id) is None
+
+
+def test_a_publication_that_hashes_for_an_hour_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = ArtifactStore(tmp_path)
+    swept: list[str] = []
+
+    def hash_slowly(path: Path) -> str:
+        os.utime(path.parent, (0, 0))
+        swept.extend(ArtifactStore(tmp_path).sweep())
+        return file_digest(path)
+
+    monkeypatch.setattr("resources.artifacts.file_digest", hash_slowly)
+    publish(store)
+    assert swept == []
+    assert store.find("corpus", RECIPE.id) is not None
+
+
+def test_what_another_process_removed_is_no_error(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    shutil.rmtree(artifact.path)
+    store.discard(artifact)
+    left = tmp_path / "corpus" / ".current.json.1.abc.tmp"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text("{}")
+    assert store.sweep() == []  # somebody may be writing it now
+    os.utime(left, (0, 0))
+    assert store.sweep() == [left.name]

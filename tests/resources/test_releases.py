@@ -1,21 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from expectations.violations import Refused
 from resources.artifacts import ArtifactStore, Recipe
-from resources.releases import Releases, require_kept
+from resources.releases import Release, ReleaseKind, Releases, require_kept
+
+
+def release(releases: Releases, kind: ReleaseKind, artifacts: dict[str, str], details: dict[str, object]) -> Release:
+    return releases.commit(kind, releases.plan_release(kind, artifacts, details))
+
+
+def roll_back(releases: Releases, kind: ReleaseKind, to: Release) -> Release:
+    return releases.commit(kind, releases.plan_rollback(kind, to, who="a person", why="worse"))
 
 
 def test_a_release_moves_the_pointer_and_keeps_history(tmp_path: Path):
     releases = Releases(tmp_path)
-    first = releases.move("collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.3]})
-    second = releases.move("collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.5]})
+    first = release(releases, "collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.3]})
+    second = release(releases, "collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.5]})
     assert releases.current("collection") == second
     assert first.version != second.version
-    again = releases.move("collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.5]})
+    again = release(releases, "collection", {"qdrant_collection": "r1"}, {"weights": [1, 0.5]})
     assert again.version == second.version
     book = releases.book("collection")
     assert book is not None and [r.version for r in book.history] == [first.version, second.version]
@@ -23,9 +32,9 @@ def test_a_release_moves_the_pointer_and_keeps_history(tmp_path: Path):
 
 def test_rollback_goes_one_back_or_to_a_named_version(tmp_path: Path):
     releases = Releases(tmp_path)
-    made = [releases.move("adapter", {"dpo_adapter": f"r{n}"}, {}) for n in range(3)]
+    made = [release(releases, "adapter", {"dpo_adapter": f"r{n}"}, {}) for n in range(3)]
     assert releases.target("adapter").version == made[1].version
-    releases.point("adapter", releases.target("adapter", made[0].version))
+    roll_back(releases, "adapter", releases.target("adapter", made[0].version))
     assert releases.current("adapter") == made[0]
     with pytest.raises(Refused, match="FT-REL-001"):
         releases.target("adapter")
@@ -41,7 +50,7 @@ def test_the_inputs_of_a_released_artifact_are_protected_too(tmp_path: Path):
     with store.stage(Recipe("adapter", "1", inputs={"splits": splits.data_version})) as staging:
         (staging.path / "b").write_text("b")
         adapter = staging.publish()
-    releases.move("adapter", {"adapter": adapter.recipe_id}, {})
+    release(releases, "adapter", {"adapter": adapter.recipe_id}, {})
     assert releases.protected(store, 1) == {"adapter": {adapter.recipe_id}, "splits": {splits.recipe_id}}
 
 
@@ -50,11 +59,11 @@ def test_only_the_last_releases_and_the_serving_one_are_protected(tmp_path: Path
     for number in range(5):
         with store.stage(Recipe("adapter", str(number))) as staging:
             (staging.path / "a").write_text(f"{number}")
-            releases.move("adapter", {"adapter": staging.publish().recipe_id}, {})
+            release(releases, "adapter", {"adapter": staging.publish().recipe_id}, {})
     history = releases.book("adapter").history  # type: ignore[union-attr]
     recipes = [release.artifacts["adapter"] for release in history]
     assert releases.protected(store, 2) == {"adapter": set(recipes[3:])}
-    releases.point("adapter", history[1])
+    roll_back(releases, "adapter", history[1])
     assert releases.protected(store, 2) == {"adapter": {recipes[1], *recipes[3:]}}
     store.prune("adapter", 1, releases.protected(store, 2)["adapter"])
     require_kept(store, history[1])
@@ -65,18 +74,80 @@ def test_only_the_last_releases_and_the_serving_one_are_protected(tmp_path: Path
 def test_a_version_is_withheld_after_a_rollback_until_it_is_requested_or_another_is_released(tmp_path: Path):
     releases = Releases(tmp_path)
     candidates = [({"dpo_adapter": f"r{n}"}, {}) for n in range(3)]
-    made = [releases.move("adapter", *candidate) for candidate in candidates]
+    made = [release(releases, "adapter", *candidate) for candidate in candidates]
 
     def withheld() -> list[bool]:
         return [releases.is_withheld("adapter", *candidate) for candidate in candidates]
 
-    releases.point("adapter", made[1])
+    roll_back(releases, "adapter", made[1])
     assert withheld() == [False, False, True]
-    releases.point("adapter", made[0])
+    roll_back(releases, "adapter", made[0])
     assert withheld() == [False, True, True]
-    releases.point("adapter", made[2])  # a person chooses a newer version again
+    roll_back(releases, "adapter", made[2])  # a person chooses a newer version again
     assert withheld() == [False, True, False]
     # evaluated again, next to another release, it is the same candidate
     assert releases.is_withheld("adapter", {"dpo_adapter": "r1", "adapter_evaluation": "other"}, {"metrics": {}})
-    releases.move("adapter", {"dpo_adapter": "new"}, {})
+    release(releases, "adapter", {"dpo_adapter": "new"}, {})
     assert withheld() == [False, False, False]
+
+
+def test_every_move_is_in_the_record_with_who_and_why(tmp_path: Path):
+    releases = Releases(tmp_path)
+    first, second = (release(releases, "adapter", {"dpo_adapter": name}, {}) for name in "ab")
+    release(releases, "adapter", {"dpo_adapter": "b"}, {})  # what serves already is no move
+    roll_back(releases, "adapter", first)
+    book = releases.book("adapter")
+    assert book is not None
+    moves = [(move.kind, move.before, move.after, move.who, move.why) for move in book.moves]
+    assert moves == [
+        ("release", "", first.version, "", ""),
+        ("release", first.version, second.version, "", ""),
+        ("rollback", second.version, first.version, "a person", "worse"),
+    ]
+
+
+def test_an_announced_move_is_kept_until_it_is_recorded_or_withdrawn(tmp_path: Path):
+    releases = Releases(tmp_path)
+    intent = releases.plan_release("collection", {"qdrant_collection": "r1"}, {"fusion": 1})
+    releases.announce("collection", intent)
+    assert Releases(tmp_path).announced("collection") == intent
+    assert releases.current("collection") is None
+    assert releases.commit("collection", intent) == releases.current("collection") == intent.release
+    assert releases.announced("collection") is None
+    releases.announce("collection", releases.plan_rollback("collection", intent.release))
+    releases.withdraw("collection")
+    assert releases.announced("collection") is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text: text[: len(text) // 2], "content"),
+        (lambda text: "", "content"),
+        (lambda text: text.replace('"current"', '"now"'), "content"),
+        (lambda text: text.replace("0.25", "0.5"), "version"),
+        (lambda text: text.replace('"current": "', '"current": "f'), "current"),
+        (lambda text: "\x00" * 40, "content"),
+    ],
+)
+def test_a_damaged_record_is_refused_with_its_path(tmp_path: Path, damage: Callable[[str], str], reason: str):
+    releases = Releases(tmp_path)
+    release(releases, "adapter", {"dpo_adapter": "a"}, {"weight": 0.25})
+    path = releases.path("adapter")
+    path.write_text(damage(path.read_text("utf-8")), "utf-8")
+    for read in (releases.current, releases.book, releases.target):
+        with pytest.raises(Refused, match="FT-REL-003") as refusal:
+            read("adapter")
+        (found,) = refusal.value.violations
+        assert (found.where, found.field) == (str(path), reason)
+    with pytest.raises(Refused, match="FT-REL-003"):
+        release(releases, "adapter", {"dpo_adapter": "b"}, {})
+
+
+def test_one_release_at_a_time(tmp_path: Path):
+    releases = Releases(tmp_path)
+    with releases.exclusive("adapter"):
+        with pytest.raises(BlockingIOError), Releases(tmp_path).exclusive("adapter", wait=False):
+            pass
+        with releases.exclusive("collection", wait=False):  # the two kinds do not wait for each other
+            pass

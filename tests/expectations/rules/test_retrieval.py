@@ -71,7 +71,7 @@ def test_good_values_pass_every_rule() -> None:
     assert rules.not_below_base("m", Interval(-0.01, -0.03, 0.01, 50)) == []
     assert rules.one_vector_a_passage("v", ["a"], ["a"]) == []
     assert rules.collection_matches_contract("c", CONTRACT, CONTRACT, CONTRACT.serving) == []
-    assert rules.stored_vectors_match("c", {"a": 1.0}) == []
+    assert rules.stored_vectors_match("c", {"a": 1e-6}) == []
     assert rules.fused_not_below_arms("e", 0.86, 0.5, 0.9, 0.05) == []
     assert rules.not_worse_than_live("e", Interval(0.03, -0.01, 0.05, 50), 0.02, "ndcg_at_10") == []
     # few questions: the interval is wide; nothing was lost, or the loss may be chance

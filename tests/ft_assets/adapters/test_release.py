@@ -80,7 +80,7 @@ def test_a_candidate_that_was_rolled_back_is_not_released_again(store: ArtifactS
     kept = release_adapter(store, releases).release
     publish_candidate(store, 2)
     release_adapter(store, releases)
-    releases.point("adapter", kept)
+    releases.commit("adapter", releases.plan_rollback("adapter", kept))
     outcome = release_adapter(store, releases)
     assert outcome.withheld and outcome.reused and outcome.release == kept
     assert find_released(store, releases).recipe_id == first.recipe_id

@@ -51,7 +51,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (base / "LICENSE").write_text("Apache License 2.0", "utf-8")
     store = ArtifactStore(state / "artifacts")
     made = {name: _publish_adapter(store, base, name, seed) for seed, name in enumerate(("sft_adapter", "dpo_adapter"))}
-    Releases(state / "released").move("adapter", {name: item.recipe_id for name, item in made.items()}, {})
+    releases = Releases(state / "released")
+    recipes = {name: item.recipe_id for name, item in made.items()}
+    releases.commit("adapter", releases.plan_release("adapter", recipes, {}))
     return state
 
 

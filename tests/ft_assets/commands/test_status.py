@@ -91,7 +91,8 @@ def test_a_lost_artifact_is_stale(folder: Path, instance: dg.DagsterInstance) ->
 def test_a_released_asset_is_marked(folder: Path, instance: dg.DagsterInstance) -> None:
     _run(folder, instance)
     artifact = ArtifactStore(folder / "state" / "artifacts").require("sft_adapter")
-    Releases(folder / "state" / "released").move("adapter", {"sft_adapter": artifact.recipe_id}, {})
+    releases = Releases(folder / "state" / "released")
+    releases.commit("adapter", releases.plan_release("adapter", {"sft_adapter": artifact.recipe_id}, {}))
     statuses = _status(folder, instance)
     assert statuses["sft_adapter"].released
     assert not statuses["total"].released

@@ -179,19 +179,26 @@ def test_the_documented_contract_is_one(exports: Path, project: Path) -> None:
     assert ft("verify", "exports/pairs.jsonl", "--against", "contract.yaml").exit_code == 0
 
 
+INPUT = re.compile(r"inputs\.([\w-]+)")
+
+
 def test_the_action_verifies_annotates_and_sums_up(exports: Path, project: Path) -> None:
     action = YAML(typ="safe").load(project / "action.yml")
     step = action["runs"]["steps"][-1]
     inputs = {name: str(given.get("default", "")) for name, given in action["inputs"].items()}
-    assert set(re.findall(r"inputs\.([\w-]+)", json.dumps(action["runs"]))) == set(inputs)
+    assert set(INPUT.findall(json.dumps(action["runs"]))) == set(inputs)
 
     def act(**given: str) -> subprocess.CompletedProcess[str]:
         values = inputs | given
-        variables = {key: values[re.findall(r"inputs\.([\w-]+)", value)[0]] for key, value in step["env"].items()}
-        return in_shell(step["run"], GITHUB_STEP_SUMMARY="summary.md", **variables)
+        variables = {key: values[names[0]] for key, value in step["env"].items() if (names := INPUT.findall(value))} | {
+            "VENV": sys.prefix
+        }
+        return in_shell(f"set -eo pipefail; {step['run']}", GITHUB_STEP_SUMMARY="summary.md", **variables)
 
-    passed = act(files="exports/*.jsonl sft.jsonl", junit="verify.xml")
+    Path("two words.jsonl").write_bytes(Path("sft.jsonl").read_bytes())
+    passed = act(files="exports/**/*.jsonl\n\ntwo words.jsonl\nexports\n", junit="verify.xml")
     assert passed.returncode == 0, passed.stderr
+    assert "2 of 2 files pass" in passed.stdout
     assert Path("verify.xml").is_file()
     failed = act(files="*.jsonl", against="$(touch broken)")
     assert failed.returncode == 2 and not Path("broken").exists()
@@ -201,5 +208,43 @@ def test_the_action_verifies_annotates_and_sums_up(exports: Path, project: Path)
 
 def test_the_pre_commit_hook_runs_on_the_files_it_names(exports: Path, project: Path) -> None:
     (hook,) = YAML(typ="safe").load(project / ".pre-commit-hooks.yaml")
-    assert re.search(hook["files"], "exports/pairs.jsonl") and not re.search(hook["files"], "package.json")
-    assert in_shell(shlex.join([*shlex.split(hook["entry"]), "sft.jsonl", "exports/pairs.jsonl"])).returncode == 0
+    taken = ["exports/pairs.jsonl", "sft.jsonl.gz", "data/qrels.tsv", "a.csv", "a.json", "a.parquet"]
+    assert [name for name in taken if re.search(hook["files"], name) and not re.search(hook["exclude"], name)] == taken
+    for name in ("package.json", "web/tsconfig.json", ".vscode/settings.json", "README.md"):
+        assert not re.search(hook["files"], name) or re.search(hook["exclude"], name), name
+
+    def commit(*files: str) -> subprocess.CompletedProcess[str]:
+        return in_shell(shlex.join([*shlex.split(hook["entry"]), *files]))
+
+    passed = commit("sft.jsonl", "exports/pairs.jsonl")
+    assert (passed.returncode, passed.stdout) == (0, "")
+    failed = commit("sft.jsonl", "bad.jsonl")
+    assert failed.returncode == 1
+    assert "bad.jsonl" in failed.stdout and "sft.jsonl" not in failed.stdout
+
+
+def test_folders_and_globs_give_their_files_once(exports: Path) -> None:
+    Path("exports/more").mkdir()
+    shutil.copy("sft.jsonl", "exports/more/two words.jsonl")
+    Path("exports/.cache").mkdir()
+    shutil.copy("bad.jsonl", "exports/.cache/bad.jsonl")
+    Path("exports/notes.log").write_text("no data")
+    result = ft("verify", "exports", "exports/**/*.jsonl", "exports/more", "--json")
+    assert result.exit_code == 0, result.output
+    assert [report["file"] for report in json.loads(result.output)] == [
+        "exports/more/two words.jsonl",
+        "exports/pairs.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("argument", ["empty", "gone/**/*.jsonl"])
+def test_a_folder_or_a_glob_without_a_file_is_refused(exports: Path, argument: str) -> None:
+    Path("empty").mkdir()
+    result = ft("verify", "sft.jsonl", argument)
+    assert result.exit_code == 2 and argument in result.output
+
+
+def test_a_summary_is_appended_in_the_same_run(exports: Path) -> None:
+    Path("summary.md").write_text("before\n")
+    assert ft("verify", "bad.jsonl", "--github", "--summary", "summary.md").output.startswith("::error")
+    assert Path("summary.md").read_text().startswith("before\n| file |")

@@ -12,6 +12,7 @@ import pytest
 from expectations.contracts.embedding import Fusion
 from expectations.rules import retrieval as rules
 from expectations.violations import Refused
+from ft_assets.retrieval.audit import audit, point_violations
 from ft_assets.retrieval.collection import (
     Built,
     build,
@@ -19,7 +20,6 @@ from ft_assets.retrieval.collection import (
     inspect,
     passage_versions,
     point_id,
-    sample_cosines,
 )
 from ft_assets.retrieval.query import ask
 from resources.artifacts import Artifact
@@ -48,7 +48,7 @@ def is_whole(client: VectorClient, name: str, vectors: Artifact) -> bool:
         rules.collection_is_complete(name, total, stored.points, stored.dense, stored.sparse)
         + rules.points_are_current(name, passage_versions(vectors), client.field(name, "version"))
         + rules.collection_matches_contract(name, stored.contract, SERVED, stored.config)
-        + rules.stored_vectors_match(name, sample_cosines(client, name, vectors, SERVED))
+        + point_violations(name, audit(client, name, vectors, SERVED))
     )
 
 
@@ -153,7 +153,7 @@ def test_a_copy_without_its_differences_is_not_whole(tmp_path: Path, kind: str) 
         assert is_whole(client, name_of(after), after)
 
 
-def test_a_point_without_a_vector_is_counted_and_its_cosine_is_nan(tmp_path: Path) -> None:
+def test_a_point_without_a_vector_is_counted_and_differs(tmp_path: Path) -> None:
     from qdrant_client import models
 
     vectors, passages = publish(tmp_path, corpus(8))
@@ -164,8 +164,8 @@ def test_a_point_without_a_vector_is_counted_and_its_cosine_is_nan(tmp_path: Pat
         )
         client.client.upsert(name_of(vectors), [bare])  # type: ignore[attr-defined]
         assert inspect(client, name_of(vectors)).dense == 7
-        cosines = sample_cosines(client, name_of(vectors), vectors, SERVED)
-        assert np.isnan(cosines["文档0#0 (dense)"])
+        deviations = audit(client, name_of(vectors), vectors, SERVED).deviations
+        assert np.isnan(deviations["文档0#0 (dense)"])
         assert not is_whole(client, name_of(vectors), vectors)
 
 
@@ -179,12 +179,8 @@ def test_a_collection_with_another_contract_is_not_overwritten(tmp_path: Path, k
 
 
 def test_a_missing_collection_is_refused_by_name(tmp_path: Path, kind: str) -> None:
-    vectors, _ = publish(tmp_path, corpus(8))
-    with engine(tmp_path, kind).open() as client:
-        with pytest.raises(Refused, match="FT-COL-006"):
-            inspect(client, "passages__none")
-        with pytest.raises(Refused, match="FT-COL-006"):
-            sample_cosines(client, "passages__none", vectors, SERVED)
+    with engine(tmp_path, kind).open() as client, pytest.raises(Refused, match="FT-COL-006"):
+        inspect(client, "passages__none")
 
 
 @pytest.mark.parametrize(("name", "points", "codes"), [

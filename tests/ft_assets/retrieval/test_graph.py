@@ -18,9 +18,9 @@ from expectations.violations import Refused
 from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, inspect, point_id
-from ft_assets.retrieval.release import rollback_collection
 from ft_assets.retrieval.search import Hit, Retriever
 from ft_assets.retrieval.vectors import contract_of, schema
+from ft_assets.rollback import roll_back
 from resources.artifacts import Recipe
 from resources.engines.protocol import VectorClient
 from resources.qdrant import QdrantEngine, aliased
@@ -200,7 +200,7 @@ def test_exchanged_vectors_in_the_engine_are_detected(graph: Graph) -> None:
         name = str(aliased(client, "passages"))
         points = next(client.scroll(name, batch=1000))
         client.upsert(name, replace(points, dense=np.roll(points.dense, 1, axis=0)))
-    assert codes_of(graph, "qdrant_collection") == {"stored_vectors_match": {"FT-COL-004"}}
+    assert codes_of(graph, "qdrant_collection") == {"points_are_current": {"FT-COL-004"}}
 
 
 def test_another_model_of_the_same_dimension_is_refused_by_name(graph: Graph) -> None:
@@ -243,6 +243,11 @@ def test_a_search_without_a_release_names_the_command(graph: Graph) -> None:
         search(graph, QUESTION)
 
 
+def back(graph: Graph, to: str | None = None) -> None:
+    store, releases = graph.artifacts.store(), graph.artifacts.releases()
+    roll_back("collection", store, releases, graph.qdrant.engine(), to=to, who="a person", why="worse")
+
+
 def test_rollback_moves_alias_fusion_and_pointer_back_and_forth(graph: Graph) -> None:
     artifacts, first = graph.artifacts, served(graph)
     one = artifacts.releases().current("collection")
@@ -253,12 +258,12 @@ def test_rollback_moves_alias_fusion_and_pointer_back_and_forth(graph: Graph) ->
     assert one is not None
     assert two is not None
     assert served(graph) != first
-    releases, engine = artifacts.releases(), graph.qdrant.engine()
-    rollback_collection(releases, engine, releases.target("collection"))
+    releases = artifacts.releases()
+    back(graph)
     assert served(graph) == first
     assert releases.current("collection") == one
     assert search(graph, QUESTION)[0] == before
-    rollback_collection(releases, engine, releases.target("collection", two.version))
+    back(graph, two.version)
     assert served(graph) == two.details["collection"]
     (hits,) = search(graph, QUESTION)
     assert hits[0].score == pytest.approx(hits[0].dense + 0.6 * hits[0].sparse, abs=1e-4)
@@ -268,21 +273,21 @@ def test_a_release_that_was_rolled_back_is_not_released_again_unless_new_or_requ
     def weight() -> float:
         return search_contract(graph).fusion.sparse_weight  # type: ignore[union-attr]
 
-    releases, engine = graph.artifacts.releases(), graph.qdrant.engine()
+    releases = graph.artifacts.releases()
     for changed in (0.5, 0.6):
         graph.configure(retrieval={"sparse_weight": changed})
         graph.run(*AFTER_WEIGHTS)
     book = releases.book("collection")
     assert book is not None
     first, _, last = book.history
-    rollback_collection(releases, engine, first)
+    back(graph, first.version)
     # as the daemon does, or a run of everything; the evaluation runs again, compared with what is live now
     again = graph.run(*AFTER_WEIGHTS)
     assert not again["retrieval_evaluation"]["reused"]
     assert (again["released_collection"]["candidate_withheld"], weight()) == (True, 0.3)
-    rollback_collection(releases, engine, last)
+    back(graph, last.version)
     assert weight() == 0.6
-    rollback_collection(releases, engine, first)
+    back(graph, first.version)
     graph.configure(retrieval={"sparse_weight": 0.7})
     assert not graph.run(*AFTER_WEIGHTS)["released_collection"]["candidate_withheld"]
     assert weight() == 0.7

@@ -133,7 +133,7 @@ def test_the_command_prints_the_new_configuration(
     first, second = (release(local, tmp_path, corpus(20 + n)) for n in range(2))
     books = Releases(tmp_path / "state/released")
     for name in (first, second):
-        books.move("collection", {}, {"collection": name})
+        books.commit("collection", books.plan_release("collection", {}, {"collection": name}))
     done = run(cli, ["migrate", "--to", "edge"])
     assert done.exit_code == 0, done.output
     assert "engine: edge" in done.output

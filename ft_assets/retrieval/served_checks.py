@@ -1,0 +1,140 @@
+"""The gates on what serves now: the alias, the served collection and the record of releases, after every release.
+
+They judge the released artifacts, not the current candidate. The sensor `served_state` (ft_assets/served.py) and
+`ft gate --served` run them by themselves.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
+from expectations.contracts.embedding import EmbeddingContract
+from expectations.formats.schemas import FORMATS
+from expectations.rules import retrieval as rules
+from expectations.violations import Violation, violation
+from ft_assets.graph.gates import Evidence, Gate, Verdict
+from ft_assets.retrieval.audit import Audit, audit, audit_sample, point_violations, sample
+from ft_assets.retrieval.collection import inspect, stored_contract
+from ft_assets.retrieval.jobs import CandidateScores, VectorsSummary
+from ft_assets.retrieval.release import settle
+from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of
+from resources.artifacts import Artifact
+from resources.engines.protocol import VectorClient
+from resources.parquet import read_columns
+from resources.qdrant import aliased
+from resources.releases import Release, require_kept
+
+ASSET = "released_collection"
+QUICK_SAMPLE = 256
+
+
+def release_serves(evidence: Evidence) -> Verdict:
+    """What serves is the current release: the record is whole, the alias names its collection, the stored fusion and
+    contract are the released ones, and the points are those of the released artifacts (the texts of all of them)."""
+    return judge_served(evidence, quick=False)
+
+
+def judge_served(evidence: Evidence, *, quick: bool) -> Verdict:
+    """Judge what serves. `quick`: compare a sample of the points, other ones every hour, in place of all of them."""
+    alias = evidence.qdrant.alias
+    with evidence.collections() as client:
+        _settle(evidence, client)
+        release, name = evidence.releases.current("collection"), aliased(client, alias)
+        if release is None:
+            return Verdict(_unrecorded(alias, name), {"version": "none"})
+        figures: dict[str, object] = {"version": release.version, "collection": release.details["collection"]}
+        if name is None or name != release.details["collection"]:
+            return Verdict([_other_collection(alias, name, release)], figures)
+        require_kept(evidence.store, release)
+        vectors = evidence.store.find("passage_vectors", release.artifacts["passage_vectors"])
+        if vectors is None:  # require_kept refuses this
+            return Verdict([], figures)
+        violations = _changed_configuration(client, name, release, vectors)
+        stored = inspect(client, name)
+        passages = vectors.summary_as(VectorsSummary).passages
+        violations += rules.collection_is_complete(name, passages, stored.points, stored.dense, stored.sparse)
+        if not client.metadata(name).get("whole"):
+            violations.append(violation("FT-COL-001", where=name, field="whole", found="", expected="a whole build"))
+        audited = _audit(client, name, vectors, stored.contract, quick=quick)
+        figures |= {"points": stored.points, "points_read": len(audited.versions)}
+        return Verdict([*violations, *point_violations(name, audited)], figures)
+
+
+def consumers_accept(evidence: Evidence) -> Verdict:
+    """Every consumer accepts what serves: a contract that was changed after the release is judged against it."""
+    release = evidence.releases.current("collection")
+    if release is None:
+        return Verdict([], {"version": "none"})
+    require_kept(evidence.store, release)
+    with evidence.collections() as client:
+        contract = stored_contract(client, release.details["collection"])
+    evaluation = evidence.store.find("retrieval_evaluation", release.artifacts["retrieval_evaluation"])
+    recall = evaluation.summary_as(CandidateScores).candidate_fused_recall_at_10 if evaluation else 0.0
+    offered = {name: version for name, (_, version) in FORMATS.items()}
+    violations: list[Violation] = []
+    for consumer in (known := load_consumers()):
+        violations += broken_retrieval_needs(consumer, contract, recall)
+        violations += broken_formats(consumer, offered)
+    return Verdict(violations, {"version": release.version, "consumers": ", ".join(one.name for one in known)})
+
+
+def _settle(evidence: Evidence, client: VectorClient) -> None:
+    """Finish or withdraw a move that was interrupted, unless another process is in the middle of it."""
+    if evidence.releases.announced("collection") is None:
+        return
+    try:
+        with evidence.releases.exclusive("collection", wait=False):
+            settle(client, evidence.releases, evidence.qdrant.alias)
+    except OSError:  # another process has it, or the state cannot be written
+        return
+
+
+def _unrecorded(alias: str, name: str | None) -> list[Violation]:
+    if name is None:
+        return []
+    return [violation("FT-REL-004", where=alias, field="record", found=name, expected="a record of its release")]
+
+
+def _other_collection(alias: str, name: str | None, release: Release) -> Violation:
+    return violation(
+        "FT-REL-005",
+        where=alias,
+        field="collection",
+        found=name or "none",
+        expected=release.details["collection"],
+        fix=f"Find out who moved it, then run `ft rollback collection --to {release.version}`.",
+    )
+
+
+def _changed_configuration(client: VectorClient, name: str, release: Release, vectors: Artifact) -> list[Violation]:
+    """Return violations where the stored contract, the fusion or the engine's configuration is not the released one."""
+    stored = stored_contract(client, name)
+    wanted = contract_of(vectors).served(stored.serving, stored.fusion) if stored.serving else stored
+    pairs = {
+        "fusion": (msgspec.to_builtins(stored.fusion), release.details["fusion"]),
+        "index_fp": (stored.index_fp, release.details["index_fp"]),
+    }
+    changed = [
+        violation(
+            "FT-REL-006",
+            where=name,
+            field=field,
+            found=found,
+            expected=expected,
+            fix=f"Run `ft rollback collection --to {release.version}`: it writes the fusion that was judged.",
+        )
+        for field, (found, expected) in pairs.items()
+        if found != expected
+    ]
+    return [*changed, *rules.collection_matches_contract(name, stored, wanted, client.serving(name))]
+
+
+def _audit(client: VectorClient, name: str, vectors: Artifact, contract: EmbeddingContract, *, quick: bool) -> Audit:
+    if not quick:
+        return audit(client, name, vectors, contract)
+    passages = read_columns(vectors.file(VECTORS_FILE), ["passage_id"])["passage_id"]
+    return audit_sample(client, name, vectors, contract, sample(passages, QUICK_SAMPLE))
+
+
+GATES = [Gate(ASSET, "release_serves", release_serves), Gate(ASSET, "consumers_accept_what_serves", consumers_accept)]

@@ -1,0 +1,85 @@
+"""The sensor that judges what serves, every few minutes, and reports on the pages of the released assets.
+
+It compares a sample of the points, other ones every hour; `ft gate --served` and the checks compare all of them.
+"""
+
+# the signature of dg.sensor is partly untyped
+# pyright: reportUnknownMemberType=false
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import dagster as dg
+import msgspec
+
+from expectations.canonical import digest
+from ft_assets.adapters import checks as adapter_checks
+from ft_assets.graph.gates import Evidence, Gate, Verdict, as_result, evidence_of, judge
+from ft_assets.retrieval import served_checks
+from resources.dagster_resources import ArtifactsResource, QdrantResource
+
+INTERVAL = 300
+_REPORT_AGAIN = 3600.0
+RELEASED = ("released_adapter", "released_collection")
+GATES: tuple[Gate, ...] = (*(gate for gate in adapter_checks.GATES if gate.asset in RELEASED), *served_checks.GATES)
+"""The gates on what serves now."""
+
+
+class _Report(msgspec.Struct):
+    """The last report of a gate: its outcome, and the time in seconds."""
+
+    outcome: str
+    at: float
+
+
+@dg.sensor(
+    target=dg.AssetSelection.checks_for_assets(*RELEASED),
+    minimum_interval_seconds=INTERVAL,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Judges what serves now: alias, collection, record of releases, consumers. Reports every change, and "
+    "once an hour that nothing changed.",
+)
+def served_state(
+    context: dg.SensorEvaluationContext, artifacts: ArtifactsResource, qdrant: QdrantResource
+) -> dg.SensorResult:
+    reports = msgspec.json.decode(context.cursor, type=dict[str, _Report]) if context.cursor else {}
+    evidence = evidence_of(artifacts, qdrant)
+    events: list[dg.AssetCheckEvaluation] = []
+    failed: list[str] = []
+    for gate in GATES:
+        made = context.instance.get_latest_materialization_event(dg.AssetKey(gate.asset))
+        if made is None:
+            continue  # nothing was released
+        verdict = _judge(gate, evidence)
+        if verdict is None:
+            return dg.SensorResult(skip_reason="another process has the engine open", cursor=context.cursor)
+        failed += [f"{gate.asset}.{gate.name}: {violation}" for violation in verdict.violations[:1]]
+        outcome, name = digest([made.timestamp, *map(str, verdict.violations)]), f"{gate.asset}.{gate.name}"
+        last = reports.get(name)
+        if last is None or last.outcome != outcome or time.time() - last.at > _REPORT_AGAIN:
+            events.append(_evaluation(gate, verdict))
+            reports[name] = _Report(outcome, time.time())
+    reason = "; ".join(failed) or "what serves is what was released"
+    return dg.SensorResult(skip_reason=reason, asset_events=events, cursor=msgspec.json.encode(reports).decode())
+
+
+def _judge(gate: Gate, evidence: Evidence) -> Verdict | None:
+    """Return the verdict on a sample; None while another process has the embedded engine open."""
+    quick = Gate(gate.asset, gate.name, partial(served_checks.judge_served, quick=True), blocking=gate.blocking)
+    verdict = judge(quick if gate.rule is served_checks.release_serves else gate, evidence)
+    locked = any(violation.code == "FT-QDR-001" for violation in verdict.violations)
+    return None if locked else verdict
+
+
+def _evaluation(gate: Gate, verdict: Verdict) -> dg.AssetCheckEvaluation:
+    result = as_result(verdict)
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(gate.asset),
+        check_name=gate.name,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+        blocking=gate.blocking,
+    )
