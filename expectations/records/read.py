@@ -11,7 +11,7 @@ import msgspec
 
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError
 from expectations.formats.recognise import SAMPLE, better_fit, recognise_rows, unknown
-from expectations.formats.registry import FORMATS
+from expectations.formats.registry import FORMATS, Bridge, bridge_of
 from expectations.formats.unread import KeyReader, Unread, UnreadKeys
 from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
 from expectations.text.residue import Residues
@@ -89,7 +89,7 @@ def convert_rows(
         return
     file, folder = source.name, path.absolute().parent.name
     keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys())
-    bridge = dialect.format.bridges.get(to) if to else None
+    bridge = bridge_of(dialect.format.name, to) if to else None
     residues = None if dialect.parts else Residues[RawRow]()
     for batch in in_batches(rows):
         records: list[Record | Rejected] = []
@@ -103,8 +103,7 @@ def convert_rows(
             try:
                 keys.check(row)
                 if dialect.parts:
-                    parts = _convert_parts(source, row, dialect, place, policy)
-                    records += [bridge(part) if bridge and not isinstance(part, Rejected) else part for part in parts]
+                    records += _convert_parts(source, row, dialect, place, policy, bridge)
                     continue
                 if row.typed is not None:
                     record = dialect.convert(row.typed, None, place, policy)
@@ -169,8 +168,8 @@ def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _convert_parts(
-    source: Source, row: RawRow, dialect: Dialect[Any], place: Place, policy: ReadPolicy
+def _convert_parts(  # noqa: PLR0917 - what reads a row
+    source: Source, row: RawRow, dialect: Dialect[Any], place: Place, policy: ReadPolicy, bridge: Bridge | None
 ) -> Iterator[Record | Rejected]:
     """Yield the records of a row that holds several: each is kept or rejected on its own."""
     try:
@@ -180,7 +179,8 @@ def _convert_parts(
         return
     for path, value in values:
         try:
-            yield dialect.decode(value, place, policy)
+            record = dialect.decode(value, place, policy)
+            yield bridge(record) if bridge else record
         except RowError as error:
             yield _reject(source, row, error, dialect, within=path)
 
