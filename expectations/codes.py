@@ -1086,6 +1086,12 @@ CODES: dict[str, Code] = {
     "FT-TRAIN-002": Code(
         "The row is longer than `max_length`",
         "Under the policy `raise` no row is cut or dropped silently.",
+    "FT-SPLIT-014": Code(
+        "Training has seen too many held-out records",
+        "A few are left out of validation and test by themselves; many mean that the data is split in the wrong place.",
+        "Give the records that share a text the same `evidence` or `group`, add their template to "
+        "`datasets.split.templates`, or raise `datasets.split.max_contaminated_share` in config.yaml.",
+    ),
         "Raise `max_length`, shorten the row, or set `too_long` to `drop` or `truncate_prompt`.",
     ),
     "FT-TRAIN-003": Code(

@@ -85,7 +85,12 @@ class SplitSettings(ConfigSection):
     (nearly) equal question. The default is the strictest. Use `[question]` where nearly all records share documents."""
     contamination: float = Field(default=0.5, gt=0, le=1)
     """Share (0 to 1) of a validation or test text's 13-token runs that one training text may hold; from this share on
-    the gate blocks. At half, a shared topic passes and a copied sentence in a short text does not."""
+    its record is left out of validation and test. At half, a shared topic passes and a copied sentence in a short text
+    does not."""
+    max_contaminated_share: float = Field(default=0.01, ge=0, le=1)
+    """Share (0 to 1) of a data set's held-out records that may be left out because training has seen them; above it the
+    gate blocks. Ordinary data has a few such records; many of them mean that the data was not split where it should be.
+    0 accepts none."""
     templates: list[str] = []
     """Texts that many records repeat around their question or answer. The contamination gate does not count them."""
     key: str = "split-v1"

@@ -34,8 +34,8 @@ from resources.parquet import TableWriter, arrow_schema, read_rows
 
 LEDGER = "ledger.parquet"
 ASSET = "split_ledger"
-JUDGING_SETTINGS = {"contamination", "templates"}
-"""Split settings that only checks read: they assign no record."""
+JUDGING_SETTINGS = {"contamination", "templates", "max_contaminated_share"}
+"""Split settings that assign no record: they decide which held-out records are left out of the files."""
 _FIX_BRIDGE = "give it evidence and a question of one split, or leave it out"
 
 
