@@ -414,6 +414,9 @@ class RetrievalSettings(ConfigSection):
     """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. It depends on the data (0.7
     was chosen for STARD): `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
     fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
+    judged_negatives: int = Field(default=1, ge=0)
+    """Passages with a judgement of 0 that are added for each question that has some, drawn at random in every step:
+    FlagEmbedding's `neg`, and others' hard negatives. Each takes the memory of one more passage; 0 leaves them out."""
     """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores
     scaled by their distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF
     can rank the lighter arm first."""
