@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,17 +29,25 @@ def read_records(
     max_line_bytes: int = MAX_LINE_BYTES,
     policy: ReadPolicy = DEFAULT_POLICY,
     unread: UnreadKeys | None = None,
+    seen: Callable[[RawRow | Rejected], None] | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of one file, in file order, and a `Rejected` for every row that becomes none.
 
     `name` is the file's name in records and quarantine, its own name by default. `unread` counts keys that no field
-    takes. Duplicates need the whole data set:
-    see duplicates.py. Refused when the file cannot be opened.
+    takes. `seen` is called with every row as it was read, in order, up to READ_BATCH rows before its record is yielded.
+    Duplicates need the whole data set: see duplicates.py. Refused when the file cannot be opened.
     """
     opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes)
     recognition = recognise_rows(opened.read, name=path.name, formats=[format, *FORMATS[format].also_reads])
     dialect = recognition and recognition.dialect
-    yield from convert_rows(path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread)
+    rows = opened.rows(dialect) if seen is None else _shown(opened.rows(dialect), seen)
+    yield from convert_rows(path, rows, dialect, policy, to=format, name=name, unread=unread)
+
+
+def _shown(rows: Iterable[RawRow | Rejected], seen: Callable[[RawRow | Rejected], None]) -> Iterator[RawRow | Rejected]:
+    for row in rows:
+        seen(row)
+        yield row
 
 
 class OpenedFile:

@@ -6,12 +6,15 @@ effect, and why the default is what it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 SCHEMA_VERSION = 1
+RESERVED_PAYLOAD = ("passage_id", "document_id", "heading", "content", "version")
+"""Fields of a point's payload that the project writes itself."""
 
 
 class ConfigSection(BaseModel):
@@ -30,13 +33,38 @@ class CorpusSettings(ConfigSection):
     two defaults leave 38 % of the tokens out, so lower it for Chinese."""
     min_chars: PositiveInt = 20
     """Characters of one section, at least. A shorter one is quarantined (FT-CORPUS-003), because a few characters
-    answer no question. Lower it for Chinese, where a whole sentence can have fewer."""
+    answer no question. A Chinese character, a kana and a Hangul syllable count as three, because they say about as much
+    as three letters: the default keeps a Chinese sentence of 7 characters."""
+    max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
+    """Share (0 to 1) of the sections, and of the files, that may be lost to the quarantine; above it the gate blocks.
+    What another passage has already is not lost. A few bad sections are normal, more point to a wrong export."""
+    payload: list[str] = []
+    """Fields of corpus rows (at their top or inside `metadata`) and of the front matter of Markdown that each passage
+    keeps, such as `[url, tenant]`: `ft search --where tenant=a` filters by them. Text, numbers, true or false, lists of
+    texts; one type a field; null where a document lacks it. A change of values encodes nothing."""
     glossary: list[str] = []
     """YAML files (globs) of terms with their other names. They are counted in passages, questions and answers; empty:
     nothing is counted."""
     traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
     """How to write Traditional Chinese: `keep` it, `t2s` converts to Simplified by character, `tw2sp` also replaces
     words of Taiwan. Japanese text is never converted. The default changes no text that you did not ask to change."""
+
+    @model_validator(mode="after")
+    def _check_payload(self) -> Self:
+        for name in self.payload:
+            if name in RESERVED_PAYLOAD:
+                raise ValueError(
+                    f"payload names `{name}`, a field that every point has already ({', '.join(RESERVED_PAYLOAD)}). "
+                    "Rename the field in the rows."
+                )
+            if not re.fullmatch(r"[^\W\d][\w-]*", name):
+                raise ValueError(
+                    f"payload names `{name}`, which a filter cannot name: use letters, digits, `_` and `-`, and begin "
+                    "with a letter."
+                )
+        if len(set(self.payload)) < len(self.payload):
+            raise ValueError(f"payload names a field twice: {', '.join(self.payload)}. Remove one.")
+        return self
 
 
 class InstructionFiles(ConfigSection):
@@ -386,6 +414,9 @@ class EmbeddingSettings(ConfigSection):
     """Wrong passages added for each question: some that the model itself ranks highest for it, never one that is judged
     right or nearly equal to a right one. Mined before every epoch but the first, which encodes the whole corpus; off
     for that cost. On STARD one of them lifted the fused nDCG@10 by 1.3 to 1.9 points."""
+    judged_negatives: int = Field(default=1, ge=0)
+    """Passages with a judgement of 0 that are added for each question that has some, drawn at random in every step:
+    FlagEmbedding's `neg`, and others' hard negatives. Each takes the memory of one more passage; 0 leaves them out."""
     seed: int = 42
     """Seed of the order of questions and of the drawn passages. The same seed on the same hardware gives the same
     result."""
@@ -414,9 +445,6 @@ class RetrievalSettings(ConfigSection):
     """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. It depends on the data (0.7
     was chosen for STARD): `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
     fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
-    judged_negatives: int = Field(default=1, ge=0)
-    """Passages with a judgement of 0 that are added for each question that has some, drawn at random in every step:
-    FlagEmbedding's `neg`, and others' hard negatives. Each takes the memory of one more passage; 0 leaves them out."""
     """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores
     scaled by their distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF
     can rank the lighter arm first."""

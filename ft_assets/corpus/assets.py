@@ -38,7 +38,7 @@ _PASSAGES = AssetSpec(
     name="passages",
     group="corpus",
     kinds={"markdown", "parquet"},
-    code_version="3",
+    code_version="4",
     description="Documents cut by section and at sentence ends, with offsets into their sources; the rest quarantined.",
     inputs=("corpus_files",),
     reads=("corpus_settings",),
@@ -97,8 +97,9 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     root = artifacts.project()
     files = match_files(settings.files, root, "corpus.files")
     inventory = file_inventory(files, root)
+    payload = {"payload": settings.payload} if settings.payload else {}
     recipe = _PASSAGES.recipe_from(
-        settings.model_dump(include={"max_chars", "min_chars", "traditional"}),
+        settings.model_dump(include={"max_chars", "min_chars", "traditional"}) | payload,
         {"corpus_files": inventory_version(inventory)},
     )
 

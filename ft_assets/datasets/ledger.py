@@ -26,7 +26,7 @@ from ft_assets.datasets.assign_splits import (
 )
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.datasets.dataset import DATASETS, DataSet
-from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index, section_of
+from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index
 from ft_assets.datasets.summaries import LedgerSummary
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from resources.artifacts import Artifact, ArtifactStore
@@ -138,7 +138,7 @@ def _record_keys(dataset: DataSet, row: Mapping[str, Any], index: PassageIndex, 
     if "document" in settings.group_by:
         keys += [f"document:{document_of(name, index)}" for name in evidence]
     if "passage" in settings.group_by:
-        keys += [f"passage:{section_of(index.kept(name))}" for name in evidence]
+        keys += [f"passage:{index.section(name)}" for name in evidence]
     if group := row.get(dataset.group):
         keys.append(f"group:{group}")
     question = question_form(row[dataset.question]) if "question" in settings.group_by else ""
