@@ -23,8 +23,14 @@ def show(text: str) -> Text:
 @click.command("search")
 @click.argument("text")
 @click.option("-k", "count", type=click.IntRange(min=1), help="Number of passages (default: retrieval.top_k).")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Condition on a field of corpus.payload: tenant=a, 'year>=2020' (repeatable; each must hold).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, passages in full.")
-def command(text: str, count: int | None, as_json: bool) -> None:
+def command(text: str, count: int | None, where: tuple[str, ...], as_json: bool) -> None:
     """Search the released collection.
 
     \b
@@ -34,7 +40,7 @@ def command(text: str, count: int | None, as_json: bool) -> None:
 
     project = Project.here()
     with Retriever.open(project.store, project.releases, project.engine) as retriever:
-        hits = retriever.search([text], count or project.settings.retrieval.top_k)[0]
+        hits = retriever.search([text], count or project.settings.retrieval.top_k, where)[0]
     if as_json:
         answer = {"query": text, "hits": msgspec.to_builtins(hits)}
         click.echo(json.dumps(answer, ensure_ascii=False, indent=2))

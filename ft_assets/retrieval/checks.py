@@ -106,7 +106,7 @@ def contract(evidence: Evidence) -> Verdict:
 def current_points(evidence: Evidence) -> Verdict:
     """Every point was made from the current version of its passage, also a point copied from an earlier collection."""
     name = candidate_name(evidence)
-    wanted = passage_versions(evidence.store.require(_VECTORS))
+    wanted = passage_versions(evidence.store.require(_VECTORS), evidence.store.require("passages"))
     with evidence.collections() as client:
         stored = client.field(name, "version") if name in client.names() else {}
     return Verdict(rules.points_are_current(name, wanted, stored), {"points": len(stored), "passages": len(wanted)})
