@@ -320,7 +320,7 @@ def print_summary(summary: RunSummary, console: Console, *, debug: bool = False)
 
 def figures_line(figures: Mapping[str, float], most: int = 4) -> str:
     """Return the first few figures of an asset as text, and what it did not use: `rows 120, quarantined 3`."""
-    names = [*islice(figures, most), *(name for name in _NOT_USED if figures.get(name))]
+    names = [*islice(figures, most), *(name for name in _NOT_USED if name in figures)]
     return ", ".join(f"{name} {_number(figures[name])}" for name in dict.fromkeys(names))
 
 

@@ -28,6 +28,7 @@ from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
 
 pytestmark = pytest.mark.slow
 
+AFTER_CORPUS = ("passages", "retrieval_records", "split_ledger", "retrieval_splits", *RETRIEVAL_SIDE[3:])
 AFTER_WEIGHTS = RETRIEVAL_SIDE[1:2] + RETRIEVAL_SIDE[4:]
 
 
@@ -76,7 +77,7 @@ def test_a_payload_travels_to_the_search_and_its_change_encodes_nothing(graph: G
     for path in files:
         label(path, "north" if path.stem == "aes" else "south")
     graph.configure(corpus={"payload": ["tenant", "year"]})
-    made = graph.run("corpus_settings", "passages", *RETRIEVAL_SIDE[4:])
+    made = graph.run("corpus_settings", *AFTER_CORPUS)
     assert made["passage_vectors"]["encoded"] == made["qdrant_collection"]["upserted"] == 0
     assert made["qdrant_collection"]["relabelled"] == graph.artifact("passages").summary["passages"]
     artifacts = graph.artifacts
@@ -93,7 +94,7 @@ def test_a_payload_travels_to_the_search_and_its_change_encodes_nothing(graph: G
     with pytest.raises(Refused, match=r"FT-RET-009.*number"):
         find("year>=new")
     label(graph.root / "corpus/aes.md", "west")
-    again = graph.run("passages", *RETRIEVAL_SIDE[4:])
+    again = graph.run(*AFTER_CORPUS)
     sections = len(find("tenant=west"))
     assert again["passage_vectors"]["encoded"] == again["qdrant_collection"]["upserted"] == 0
     assert again["qdrant_collection"]["relabelled"] == sections > 1 and not find("tenant=north")
