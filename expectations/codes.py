@@ -519,7 +519,7 @@ CODES: dict[str, Code] = {
     "FT-CORPUS-004": Code(
         "The passage id is already used",
         "Vectors and judgements are keyed by it: two passages would be mixed up.",
-        "Rename the file or the heading.",
+        "Rename the file or the heading, or give one of the two documents another id.",
     ),
     "FT-CORPUS-005": Code(
         "The passage has the same text as another one",

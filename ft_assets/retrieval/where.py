@@ -34,8 +34,10 @@ def read_conditions(texts: Sequence[str], fields: Mapping[str, PayloadType], whe
         except ValueError as error:
             faults.append((text, str(error)))
     if faults:
+        known = ", ".join(f"{name} ({kind})" for name, kind in fields.items()) or "nothing: corpus.payload is empty"
         violations = [
-            violation("FT-RET-009", where=where, message=reason, field="where", found=text) for text, reason in faults
+            violation("FT-RET-009", where=where, message=reason, field="where", found=text, expected=known)
+            for text, reason in faults
         ]
         raise Refused(f"searching {where}", violations)
     return conditions
@@ -48,8 +50,7 @@ def _read(text: str, fields: Mapping[str, PayloadType]) -> Condition:
     field, sign, value = match["field"], match["sign"], match["value"]
     kind = fields.get(field)
     if kind is None:
-        known = ", ".join(fields) or "none; corpus.payload names them"
-        raise ValueError(f"the collection has no payload field `{field}` ({known})")
+        raise ValueError(f"the collection has no payload field `{field}`")
     if sign in RANGES and kind not in {"whole", "number"}:
         raise ValueError(f"`{field}` is no number: only `=` compares it")
     if kind == "bool":
