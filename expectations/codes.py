@@ -539,7 +539,7 @@ CODES: dict[str, Code] = {
     "FT-CORPUS-004": Code(
         "The passage id is already used",
         "Vectors and judgements are keyed by it: two passages would be mixed up.",
-        "Rename the file or the heading.",
+        "Rename the file or the heading, or give one of the two documents another id.",
     ),
     "FT-CORPUS-005": Code(
         "The passage has the same text as another one",
@@ -816,6 +816,16 @@ CODES: dict[str, Code] = {
         "Its offsets would point readers to another text.",
         "Rebuild the table: `ft run --asset passages`.",
     ),
+    "FT-CORPUS-012": Code(
+        "Too much of the corpus is in the quarantine",
+        "Questions about the missing documents find nothing, or a passage that does not answer them.",
+        "Read quarantine.jsonl and fix the files, or raise `corpus.max_quarantined_share` in config.yaml.",
+    ),
+    "FT-CORPUS-013": Code(
+        "A field of `corpus.payload` cannot be stored",
+        "A filter compares values of one type: it would leave out the others without a report.",
+        "Write values of one type (text, number, bool, list of texts), or leave the field out of `corpus.payload`.",
+    ),
     # Data sets
     "FT-DATA-001": Code(
         "Too many rows are in the quarantine",
@@ -1063,6 +1073,11 @@ CODES: dict[str, Code] = {
         "Query vectors of another model rank passages almost at random, without an error, even at an equal dimension.",
         "Run `ft run --group embedding --group retrieval`.",
     ),
+    "FT-RET-009": Code(
+        "The condition of a search cannot be met",
+        "A misspelt field, or a text where a number is stored, would look like a corpus without an answer.",
+        "Name a field of `corpus.payload`, as `--where tenant=a`, or `--where 'year>=2020'` for a number.",
+    ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",
         "A release that ranks worse would go unnoticed.",
@@ -1128,6 +1143,12 @@ CODES: dict[str, Code] = {
         "The model may have memorised the answer, so the test proves nothing.",
         "Leave one of the two out, or give both one `group` and new ids (they then share a split); if they share "
         "a template, add it to `datasets.split.templates` in config.yaml.",
+    ),
+    "FT-SPLIT-014": Code(
+        "Training has seen too many held-out records",
+        "A few are left out of validation and test by themselves; many mean that the data is split in the wrong place.",
+        "Give the records that share a text the same `evidence` or `group`, add their template to "
+        "`datasets.split.templates`, or raise `datasets.split.max_contaminated_share` in config.yaml.",
     ),
     "FT-SPLIT-013": Code(
         "Nearly equal questions are in different splits",

@@ -90,6 +90,15 @@ def _refuse_wrong_characters(text: str, path: str, place: Place | None) -> None:
         refuse("FT-TEXT-007", path, reason, place)
 
 
+def find_wrong_characters(text: str) -> tuple[str, str] | None:
+    """Return (code, reason) of the first character that a found text may not hold (FT-TEXT-001, 006, 008), or None."""
+    try:
+        _tidy_searched(text, "$.text")
+    except RowError as error:
+        return error.code, error.reason
+    return None
+
+
 def tidy_all(texts: Iterable[str], path: str, place: Place) -> list[str]:
     """Return `tidy` of each text, without those that are empty then."""
     if not place.plain:

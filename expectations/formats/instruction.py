@@ -56,6 +56,7 @@ from expectations.formats.dialogue import (
     split_turns,
 )
 from expectations.formats.keys import history_texts, question_key
+from expectations.formats.pairs import RetrievalPairRecord, pair_of
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 from expectations.text.cleaning import find_lost_number
 
@@ -555,11 +556,19 @@ def _pair_dialect(question: str, answer: str, *extra_marks: str) -> Dialect[Any]
     )
 
 
+def _to_pair(record: InstructionRecord) -> RetrievalPairRecord:
+    """Return the question with the passage it was given with; RowError where earlier turns belong to the question."""
+    if record.history:
+        raise RowError("FT-PAIR-003", "$", "found earlier turns: the question alone may not say what is asked")
+    return pair_of(record, record.context)
+
+
 INSTRUCTION = Format(
     name="instruction",
     record=InstructionRecord,
     wrong_type="FT-INST-001",
     keys=_keys,
+    bridges={"retrieval_pair": _to_pair},
     migrations=(add_history,),
     also_reads=("qa",),
     trained=True,

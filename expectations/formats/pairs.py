@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -326,6 +326,49 @@ def _is_triple(row: Any) -> bool:
 def _from_statutes(row: StatutesRow, _raw: object, place: Place, policy: ReadPolicy) -> RetrievalPairRecord:
     given = Contrast(fields=_STARD, query=row.question, positives=list(row.statutes.values()))
     return _build(row, given, place, policy)
+
+
+class Asked(Protocol):
+    """A question in a record of another format."""
+
+    @property
+    def record_id(self) -> str: ...
+    @property
+    def question(self) -> str: ...
+    @property
+    def language(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def line_no(self) -> int: ...
+
+
+def pair_of(record: Asked, texts: Sequence[str]) -> RetrievalPairRecord:
+    """Return a question with the text that answers it. RowError (FT-PAIR-003) unless `texts` is one text.
+
+    Of several passages that come with a question it is not said which of them answers.
+    """
+    if len(texts) != 1:
+        raise RowError(
+            "FT-PAIR-003", "$", f"found {len(texts)} passages with the question, expected the one that answers it"
+        )
+    return RetrievalPairRecord(
+        record_id=record.record_id,
+        query=record.question,
+        positives=list(texts),
+        negatives=[],
+        positive_scores=None,
+        negative_scores=None,
+        prompt="",
+        task_type="",
+        in_batch_negatives=True,
+        language=record.language,
+        group=record.group,
+        source=record.source,
+        line_no=record.line_no,
+    )
 
 
 def _keys(record: RetrievalPairRecord) -> Keys:

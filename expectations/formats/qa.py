@@ -42,6 +42,7 @@ from expectations.formats.dialect import (
 from expectations.formats.instruction import InstructionRecord, Message, read_dialogue
 from expectations.formats.kbalign import Dependency, parse_prompt, parse_verification, split_references
 from expectations.formats.keys import question_key
+from expectations.formats.pairs import RetrievalPairRecord, pair_of
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 from expectations.text.cleaning import find_lost_number
 
@@ -493,12 +494,17 @@ def _to_instruction(record: QaRecord) -> InstructionRecord:
     )
 
 
+def _to_pair(record: QaRecord) -> RetrievalPairRecord:
+    """Return the question with the text that it was made from; without one, with its only reference."""
+    return pair_of(record, [record.golden_reference] if record.golden_reference else record.references)
+
+
 QA = Format(
     name="qa",
     record=QaRecord,
     wrong_type="FT-QA-001",
     keys=_keys,
-    bridges={"instruction": _to_instruction},
+    bridges={"instruction": _to_instruction, "retrieval_pair": _to_pair},
     dialects=(
         Dialect(
             name="kbalign-chunks",

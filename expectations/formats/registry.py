@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,7 @@ from expectations.formats.preference import PREFERENCE
 from expectations.formats.qa import QA
 from expectations.formats.retrieval import QRELS, QUERY
 
+Bridge = Callable[[Any], Record]
 _ALL: tuple[Format[Any], ...] = (
     INSTRUCTION,
     PREFERENCE,
@@ -35,4 +37,22 @@ FORMAT_OF: dict[type[Record], Format[Any]] = {format.record: format for format i
 
 def targets_of(name: str) -> list[str]:
     """Return the formats that a file of this format can be converted to, its own first."""
-    return [name, *(to for to in FORMATS if to in FORMATS[name].bridges)]
+    return [name, *(to for to in FORMATS if bridge_of(name, to))]
+
+
+def bridge_of(name: str, to: str) -> Bridge | None:
+    """Return how a record of format `name` becomes one of format `to`, in one step or two; None if it cannot.
+
+    A bridge raises RowError for a record that lacks what `to` needs.
+    """
+    direct = FORMATS[name].bridges
+    if name == to or to in direct:
+        return direct.get(to)
+    for between, first in direct.items():
+        if second := FORMATS[between].bridges.get(to):
+            return _chain(first, second)
+    return None
+
+
+def _chain(first: Bridge, second: Bridge) -> Bridge:
+    return lambda record: second(first(record))

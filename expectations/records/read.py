@@ -12,7 +12,7 @@ import msgspec
 from expectations.formats.column_map import NO_MAP, ColumnMap, columns_of, missing_columns
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, Place, ReadPolicy, Record, RowError, RowNotes
 from expectations.formats.recognise import SAMPLE, Recognition, better_fit, recognise_rows, unknown
-from expectations.formats.registry import FORMATS
+from expectations.formats.registry import FORMATS, Bridge, bridge_of
 from expectations.formats.unread import KeyReader, ShapeKey, Unread, UnreadKeys
 from expectations.reading import MAX_LINE_BYTES, READ_BATCH, Lane, RawRow, Rejected, Source, read_raw_rows
 from expectations.text.residue import Residues
@@ -36,19 +36,26 @@ def read_records(
     mapping: ColumnMap = NO_MAP,
     unread: UnreadKeys | None = None,
     notes: RowNotes | None = None,
+    seen: Callable[[RawRow | Rejected], None] | None = None,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of one file, in file order, and a `Rejected` for every row that becomes none.
 
     `name` is the file's name in records and quarantine, its own name by default. `unread` counts keys that no field
-    takes, `notes` (of the same policy) what else a caller may report. Duplicates need the whole data set: see
-    duplicates.py. Refused when the file cannot be opened, or when `mapping` does not fit it.
+    takes, `notes` (of the same policy) what else a caller may report. `seen` is called with every row as it was read,
+    in order, up to READ_BATCH rows before its record is yielded. Duplicates need the whole data set: see duplicates.py.
+    Refused when the file cannot be opened, or when `mapping` does not fit it.
     """
     opened = OpenedFile(path, name=name, max_line_bytes=max_line_bytes, mapping=mapping)
     recognition = opened.recognise([format, *FORMATS[format].also_reads])
     dialect = recognition and recognition.dialect
-    yield from convert_rows(
-        path, opened.rows(dialect), dialect, policy, to=format, name=name, unread=unread, notes=notes
-    )
+    rows = opened.rows(dialect) if seen is None else _shown(opened.rows(dialect), seen)
+    yield from convert_rows(path, rows, dialect, policy, to=format, name=name, unread=unread, notes=notes)
+
+
+def _shown(rows: Iterable[RawRow | Rejected], seen: Callable[[RawRow | Rejected], None]) -> Iterator[RawRow | Rejected]:
+    for row in rows:
+        seen(row)
+        yield row
 
 
 class OpenedFile:
@@ -127,7 +134,7 @@ def convert_rows(
     if notes:
         notes.their_path = dialect.their_path
     keys = _KeyCheck(KeyReader(dialect), unread or UnreadKeys(), notes)
-    bridge = dialect.format.bridges.get(to) if to else None
+    bridge = bridge_of(dialect.format.name, to) if to else None
     residues = None if dialect.parts else Residues[RawRow]()
     for batch in in_batches(rows):
         records: list[_Outcome] = []
@@ -154,7 +161,7 @@ def convert_rows(
 
 
 def _convert_row(
-    row: RawRow, dialect: Dialect[Any], place: Place, policy: ReadPolicy, bridge: _Bridge | None
+    row: RawRow, dialect: Dialect[Any], place: Place, policy: ReadPolicy, bridge: Bridge | None
 ) -> Record | list[Record]:
     """Return the record of a row, or one for each answer of its dialogue; RowError when it breaks a rule."""
     if row.typed is not None:
@@ -263,7 +270,7 @@ def _convert_parts(  # noqa: PLR0917 - as `_convert_row`
     dialect: Dialect[Any],
     place: Place,
     policy: ReadPolicy,
-    bridge: _Bridge | None,
+    bridge: Bridge | None,
 ) -> Iterator[Record | Rejected]:
     """Yield the records of a row that holds several: each is kept or rejected on its own."""
     try:

@@ -116,6 +116,22 @@ def nothing_was_seen(where: str, hits: Iterable[ContaminationHit], threshold: fl
     ][:_SHOWN]
 
 
+def few_were_seen(where: str, dataset: str, seen: int, held_out: int, most: float) -> list[Violation]:
+    """FT-SPLIT-014: training has seen at most the share `most` (0 to 1) of a data set's held-out records."""
+    if seen <= most * held_out:
+        return []
+    return [
+        violation(
+            "FT-SPLIT-014",
+            where=where,
+            message=f"Training has seen {seen} of {held_out} held-out {dataset} records",
+            field="contaminated share",
+            found=round(seen / held_out, 4),
+            expected=f"at most {most:g}",
+        )
+    ]
+
+
 def _count_holders(index: _Index, seen: Callable[[], Iterable[Text]]) -> tuple[Any, int]:
     """Return how many texts hold each run (int64 [R]), held-out ones included, and the number of training texts."""
     import numpy as np

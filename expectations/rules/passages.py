@@ -1,9 +1,9 @@
-"""Rules on the passages: each has its own id, and its text is the source's text at its offsets."""
+"""Rules on the passages: few are lost, each has its own id, and its text is the source's text at its offsets."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from expectations.violations import Violation, violation
 
@@ -25,6 +25,22 @@ def ids_are_unique(where: str, ids: Iterable[str]) -> list[Violation]:
         for passage_id, count in Counter(ids).items()
         if count > 1
     ][:_SHOWN]
+
+
+def few_are_quarantined(where: str, lost: Mapping[str, tuple[int, int]], most: float) -> list[Violation]:
+    """FT-CORPUS-012: the share of lost parts is at most `most` (0 to 1). `lost`: kind of part -> (lost, all)."""
+    return [
+        violation(
+            "FT-CORPUS-012",
+            where=where,
+            message=f"{count} of {total} {kind} are in the quarantine",
+            field=f"quarantined share of the {kind}",
+            found=round(count / total, 4),
+            expected=f"at most {most}",
+        )
+        for kind, (count, total) in lost.items()
+        if total and count / total > most
+    ]
 
 
 def offsets_point_at_the_text(where: str, pairs: Iterable[tuple[str, str, str]]) -> list[Violation]:

@@ -105,6 +105,10 @@ _BEHEADED = re.compile(r"%(?![%A-Za-z0-9_({]|\.\d*[A-Za-z])|‰|[,，]\d{3}|\.\d
 
 _KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+# A character of these scripts says about as much as three letters of an alphabet.
+_DENSE = re.compile(
+    "[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7a3\U00020000-\U0003134f]"
+)
 # Han characters among digits and Chinese punctuation: one match finds most Chinese texts.
 _ALL_CHINESE = re.compile(
     "[\\d\\s，。？！：；、（）《》“”]*[\u3400-\u4dbf\u4e00-\u9fff][\u3400-\u4dbf\u4e00-\u9fff\\d\\s，。？！：；、（）《》“”]*"
@@ -202,6 +206,15 @@ def sentences(text: str) -> list[tuple[int, int]]:
 def has_han(text: str) -> bool:
     """Return whether the text has a Chinese character (or one that Japanese borrowed)."""
     return not text.isascii() and _HAN.search(text) is not None
+
+
+def text_size(text: str) -> int:
+    """Return the characters of a text, where a Chinese character, a kana and a Hangul syllable count as three.
+
+    >>> text_size("It works."), text_size("它可以用。")
+    (9, 13)
+    """
+    return len(text) if text.isascii() else len(text) + 2 * len(_DENSE.findall(text))
 
 
 def has_kana(text: str) -> bool:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from expectations.canonical import file_digest
 from expectations.codes import CODES
+from expectations.formats.build import find_wrong_characters
 from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.formats.passage import PassageRecord
-from expectations.reading import Rejected
+from expectations.reading import RawRow, Rejected
 from expectations.reading.columns import is_dataset_folder
 from expectations.reading.decode import explain_encoding
 from expectations.reading.encodings import name_wide_encoding
-from expectations.reading.rows import show_name
+from expectations.reading.rows import escape, show_name
 from expectations.records.quarantine import set_aside
-from expectations.records.read import read_records
+from expectations.records.read import Record, read_records
 from expectations.text.cleaning import clean
 from expectations.text.webpages import Heading, read_page, says_utf8
 
 _HEADING = re.compile(r"[ ]{0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$")
 _FENCE = re.compile(r"[ ]{0,3}(`{3,}|~{3,})")
 _NOT_SLUG = re.compile(r"[^\w]+")
-_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?\n---[ \t]*\r?\n", re.DOTALL)
+_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(?P<yaml>.*?)\n---[ \t]*\r?\n", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,12 @@ class Section:
     end: int
     numbered: bool = False
     """True if its pieces are `#1`, `#2` … of the document, not `~2` … of the section."""
+    payload: Mapping[str, object] = field(default_factory=dict[str, object])
+    """The extra fields that were asked for, as the row or the front matter has them."""
 
 
-Read = Callable[[Path, str], Iterator["Section | Rejected"]]
+Read = Callable[[Path, str, Sequence[str]], Iterator["Section | Rejected"]]
+"""(path, name of the file, names of extra fields) -> its sections."""
 
 
 def is_document(path: Path) -> bool:
@@ -56,18 +62,22 @@ def is_document(path: Path) -> bool:
     return path.suffix.lower() in DOCUMENTS
 
 
-def read_document(path: Path, name: str, mapping: ColumnMap = NO_MAP) -> Iterator[Section | Rejected]:
+def read_document(
+    path: Path, name: str, payload: Sequence[str] = (), mapping: ColumnMap = NO_MAP
+) -> Iterator[Section | Rejected]:
     """Yield the sections of one file, read by its suffix; `name` is the file's name in the sources of passages.
 
+    `payload`: fields of rows and of front matter that the sections carry; a document that lacks one has null.
     `mapping`: the names of the columns, where the file has rows. A folder that the `datasets` library saved is read as
     rows. Raises Refused (FT-CORPUS-007) for HTML without its library.
     """
     reader = _read_passages if is_dataset_folder(path) else READERS.get(path.suffix.lower())
     if reader is _read_passages:
-        yield from _read_passages(path, name, mapping)
+        yield from _read_passages(path, name, payload, mapping)  # rows were checked when they were read
         return
     if reader is not None:
-        yield from reader(path, name)
+        for section in reader(path, name, payload):
+            yield section if isinstance(section, Rejected) else _checked(section, reader is not _read_html)
         return
     known = ", ".join(sorted(READERS))
     yield set_aside(
@@ -85,15 +95,25 @@ def section_slug(heading: str) -> str:
     return _NOT_SLUG.sub("-", clean(heading).casefold()).strip("-") or "section"
 
 
-def _read_markdown(path: Path, name: str) -> Iterator[Section | Rejected]:
+def _document_id(path: Path) -> str:
+    """Return the name of a file in the form that judgements are read in: NFC, which a file system may not keep."""
+    return clean(path.stem).strip()
+
+
+def _read_markdown(path: Path, name: str, payload: Sequence[str]) -> Iterator[Section | Rejected]:
     whole = _decode(path, name)
     if isinstance(whole, Rejected):
         yield whole
         return
-    yield from _by_heading(path.stem, name, whole, list(_headings(whole)), body=_body_start(whole))
+    values = _front_matter(whole) if payload else None
+    if isinstance(values, str):
+        yield set_aside("FT-CORPUS-013", name, 1, f"the front matter cannot be read: {values}", "correct its YAML")
+        return
+    for section in _by_heading(_document_id(path), name, whole, list(_headings(whole)), body=_body_start(whole)):
+        yield replace(section, payload=pick_fields(values, payload)) if payload else section
 
 
-def _read_html(path: Path, name: str) -> Iterator[Section | Rejected]:
+def _read_html(path: Path, name: str, payload: Sequence[str]) -> Iterator[Section | Rejected]:
     html = _decode(path, name)
     if isinstance(html, Rejected):
         yield html
@@ -110,7 +130,8 @@ def _read_html(path: Path, name: str) -> Iterator[Section | Rejected]:
         )
         return
     title = "" if any(heading.level == 1 for heading in page.headings) else page.title
-    yield from _by_heading(path.stem, name, page.text, page.headings, title=title)
+    for section in _by_heading(_document_id(path), name, page.text, page.headings, title=title):
+        yield replace(section, payload=dict.fromkeys(payload))
 
 
 def _by_heading(
@@ -136,23 +157,67 @@ def _by_heading(
         yield Section(stem, f"{stem}#{slug}", path_of_headings, name, name, heading.line or 1, whole, start, end)
 
 
-def _read_text(path: Path, name: str) -> Iterator[Section | Rejected]:
+def _read_text(path: Path, name: str, payload: Sequence[str]) -> Iterator[Section | Rejected]:
     whole = _decode(path, name)
     if isinstance(whole, Rejected):
         yield whole
         return
-    start = _body_start(whole)
-    yield Section(path.stem, f"{path.stem}#1", (), name, name, 1, whole, start, len(whole), numbered=True)
+    start, stem = _body_start(whole), _document_id(path)
+    fields = dict.fromkeys(payload)
+    yield Section(stem, f"{stem}#1", (), name, name, 1, whole, start, len(whole), numbered=True, payload=fields)
 
 
-def _read_passages(path: Path, name: str, mapping: ColumnMap = NO_MAP) -> Iterator[Section | Rejected]:
-    for row in read_records(path, "passage", mapping=mapping):
+def _checked(section: Section, is_of_file: bool) -> Section | Rejected:
+    """Return a section, or its rejection for characters that no text may hold (FT-TEXT-001, 006, 008).
+
+    `is_of_file`: `whole` is the text of the file, so that the line can be found.
+    """
+    text = section.whole[section.start : section.end]
+    wrong = {part: fault for part in (*section.headings, text) if (fault := find_wrong_characters(part))}
+    if not wrong:
+        return section
+    part, (code, reason) = next(iter(wrong.items()))
+    line = section.line
+    if part == text and is_of_file:
+        before = next(n for n, line in enumerate(text.split("\n")) if find_wrong_characters(line))
+        line = section.whole.count("\n", 0, section.start) + 1 + before
+    return set_aside(code, section.file, line, reason, CODES[code].fix, path=section.section_id, raw=escape(part))
+
+
+def _read_passages(
+    path: Path, name: str, payload: Sequence[str], mapping: ColumnMap = NO_MAP
+) -> Iterator[Section | Rejected]:
+    raw = deque[RawRow | Rejected]()
+    for row in read_records(path, "passage", mapping=mapping, seen=raw.append if payload else None):
+        values = _raw_value(raw, row) if payload else None
         if isinstance(row, Rejected):
             yield msgspec.structs.replace(row, file=name)
         elif isinstance(row, PassageRecord):
             headings = (row.title,) if row.title else ()
             doc, source = row.document_id, f"{name}:{row.line_no}"
-            yield Section(doc, doc, headings, name, source, row.line_no, row.text, 0, len(row.text))
+            fields = pick_fields(values, payload)
+            yield Section(doc, doc, headings, name, source, row.line_no, row.text, 0, len(row.text), payload=fields)
+
+
+def _raw_value(raw: deque[RawRow | Rejected], row: Record | Rejected) -> object:
+    """Return the value that a record was made of: the first row that is left, after the header of a table."""
+    line = row.line if isinstance(row, Rejected) else row.line_no
+    while raw[0].line != line:
+        raw.popleft()
+    read = raw.popleft()
+    return read.value if isinstance(read, RawRow) else None
+
+
+def pick_fields(values: object, names: Sequence[str]) -> dict[str, object]:
+    """Return these fields of a row, at its top or inside its `metadata`; null for one that it lacks.
+
+    >>> pick_fields({"url": "a", "metadata": {"tenant": "b"}}, ["url", "tenant", "year"])
+    {'url': 'a', 'tenant': 'b', 'year': None}
+    """
+    row = cast("dict[str, object]", values) if isinstance(values, dict) else {}
+    metadata = row.get("metadata")
+    inner = cast("dict[str, object]", metadata) if isinstance(metadata, dict) else {}
+    return {name: inner.get(name) if row.get(name) is None else row[name] for name in names}
 
 
 DOCUMENTS: dict[str, Read] = {
@@ -189,6 +254,20 @@ def _body_start(whole: str) -> int:
     start = 1 if whole.startswith("\ufeff") else 0
     front = _FRONT_MATTER.match(whole, start)
     return front.end() if front else start
+
+
+def _front_matter(whole: str) -> dict[str, object] | str | None:
+    """Return the values of a document's front matter: None without one, a text with the reason if it is no YAML."""
+    front = _FRONT_MATTER.match(whole, 1 if whole.startswith("\ufeff") else 0)
+    if front is None:
+        return None
+    from expectations.yaml_text import YAMLError, load_yaml
+
+    try:
+        values = load_yaml(front["yaml"])
+    except YAMLError as error:
+        return " ".join(str(error).split())
+    return cast("dict[str, object]", values) if isinstance(values, dict) else None
 
 
 def _decode(path: Path, name: str) -> str | Rejected:

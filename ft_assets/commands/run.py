@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # not exported by Dagster
 
 # counts of a run: name -> (asset, key of its summary)
 COUNTED = {"encoded": ("passage_vectors", "encoded"), "upserted": ("qdrant_collection", "upserted")}
+_NOT_USED = ("quarantined", "left_out")  # figures that a line never leaves out
 _VERSION_TAG = "dagster/data_version"
 _NOT_FIGURES = {"recipe", "reused", "artifact"}
 
@@ -317,8 +319,9 @@ def print_summary(summary: RunSummary, console: Console, *, debug: bool = False)
 
 
 def figures_line(figures: Mapping[str, float], most: int = 4) -> str:
-    """Return the first few figures of an asset as text: `rows 120, dropped 3`."""
-    return ", ".join(f"{name} {_number(value)}" for name, value in list(figures.items())[:most])
+    """Return the first few figures of an asset as text, and what it did not use: `rows 120, quarantined 3`."""
+    names = [*islice(figures, most), *(name for name in _NOT_USED if name in figures)]
+    return ", ".join(f"{name} {_number(figures[name])}" for name in dict.fromkeys(names))
 
 
 def _number(value: float) -> str:

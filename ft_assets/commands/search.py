@@ -23,9 +23,15 @@ def show(text: str) -> Text:
 @click.command("search")
 @click.argument("text")
 @click.option("-k", "count", type=click.IntRange(min=1), help="Number of passages (default: retrieval.top_k).")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Condition on a field of corpus.payload: tenant=a, 'year>=2020' (repeatable; each must hold).",
+)
 @click.option("--unreleased", is_flag=True, help="Search what the alias names, also if it is not what was released.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, passages in full.")
-def command(text: str, count: int | None, unreleased: bool, as_json: bool) -> None:
+def command(text: str, count: int | None, where: tuple[str, ...], unreleased: bool, as_json: bool) -> None:
     """Search the released collection.
 
     \b
@@ -35,7 +41,7 @@ def command(text: str, count: int | None, unreleased: bool, as_json: bool) -> No
 
     project = Project.here()
     with Retriever.open(project.store, project.releases, project.engine, unreleased=unreleased) as retriever:
-        hits = retriever.search([text], count or project.settings.retrieval.top_k)[0]
+        hits = retriever.search([text], count or project.settings.retrieval.top_k, where)[0]
     if retriever.note:
         click.echo(f"note: {retriever.note}", err=True)
     if as_json:

@@ -6,12 +6,15 @@ effect, and why the default is what it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
 SCHEMA_VERSION = 1
+RESERVED_PAYLOAD = ("passage_id", "document_id", "heading", "content", "version")
+"""Fields of a point's payload that the project writes itself."""
 
 
 class ConfigSection(BaseModel):
@@ -96,13 +99,38 @@ class CorpusSettings(RowFiles):
     two defaults leave 38 % of the tokens out, so lower it for Chinese."""
     min_chars: PositiveInt = 20
     """Characters of one section, at least. A shorter one is quarantined (FT-CORPUS-003), because a few characters
-    answer no question. Lower it for Chinese, where a whole sentence can have fewer."""
+    answer no question. A Chinese character, a kana and a Hangul syllable count as three, because they say about as much
+    as three letters: the default keeps a Chinese sentence of 7 characters."""
+    max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
+    """Share (0 to 1) of the sections, and of the files, that may be lost to the quarantine; above it the gate blocks.
+    What another passage has already is not lost. A few bad sections are normal, more point to a wrong export."""
+    payload: list[str] = []
+    """Fields of corpus rows (at their top or inside `metadata`) and of the front matter of Markdown that each passage
+    keeps, such as `[url, tenant]`: `ft search --where tenant=a` filters by them. Text, numbers, true or false, lists of
+    texts; one type a field; null where a document lacks it. A change of values encodes nothing."""
     glossary: list[str] = []
     """YAML files (globs) of terms with their other names. They are counted in passages, questions and answers; empty:
     nothing is counted."""
     traditional: Literal["keep", "t2s", "tw2sp"] = "keep"
     """How to write Traditional Chinese: `keep` it, `t2s` converts to Simplified by character, `tw2sp` also replaces
     words of Taiwan. Japanese text is never converted. The default changes no text that you did not ask to change."""
+
+    @model_validator(mode="after")
+    def _check_payload(self) -> Self:
+        for name in self.payload:
+            if name in RESERVED_PAYLOAD:
+                raise ValueError(
+                    f"payload names `{name}`, a field that every point has already ({', '.join(RESERVED_PAYLOAD)}). "
+                    "Rename the field in the rows."
+                )
+            if not re.fullmatch(r"[^\W\d][\w-]*", name):
+                raise ValueError(
+                    f"payload names `{name}`, which a filter cannot name: use letters, digits, `_` and `-`, and begin "
+                    "with a letter."
+                )
+        if len(set(self.payload)) < len(self.payload):
+            raise ValueError(f"payload names a field twice: {', '.join(self.payload)}. Remove one.")
+        return self
 
 
 class InstructionFiles(RowFiles):
@@ -174,7 +202,12 @@ class SplitSettings(ConfigSection):
     (nearly) equal question. The default is the strictest. Use `[question]` where nearly all records share documents."""
     contamination: float = Field(default=0.5, gt=0, le=1)
     """Share (0 to 1) of a validation or test text's 13-token runs that one training text may hold; from this share on
-    the gate blocks. At half, a shared topic passes and a copied sentence in a short text does not."""
+    its record is left out of validation and test. At half, a shared topic passes and a copied sentence in a short text
+    does not."""
+    max_contaminated_share: float = Field(default=0.01, ge=0, le=1)
+    """Share (0 to 1) of a data set's held-out records that may be left out because training has seen them; above it the
+    gate blocks. Ordinary data has a few such records; many of them mean that the data was not split where it should be.
+    0 accepts none."""
     templates: list[str] = []
     """Texts that many records repeat around their question or answer. The contamination gate does not count them."""
     key: str = "split-v1"
@@ -483,6 +516,9 @@ class EmbeddingSettings(ConfigSection):
     """Wrong passages added for each question: some that the model itself ranks highest for it, never one that is judged
     right or nearly equal to a right one. Mined before every epoch but the first, which encodes the whole corpus; off
     for that cost. On STARD one of them lifted the fused nDCG@10 by 1.3 to 1.9 points."""
+    judged_negatives: int = Field(default=1, ge=0)
+    """Passages with a judgement of 0 that are added for each question that has some, drawn at random in every step:
+    FlagEmbedding's `neg`, and others' hard negatives. Each takes the memory of one more passage; 0 leaves them out."""
     seed: int = 42
     """Seed of the order of questions and of the drawn passages. The same seed on the same hardware gives the same
     result."""

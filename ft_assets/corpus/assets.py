@@ -40,7 +40,7 @@ _PASSAGES = AssetSpec(
     name="passages",
     group="corpus",
     kinds={"markdown", "parquet"},
-    code_version="3",
+    code_version="4",
     description="Documents cut by section and at sentence ends, with offsets into their sources; the rest quarantined.",
     inputs=("corpus_files",),
     reads=("corpus_settings",),
@@ -99,8 +99,10 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     root = artifacts.project()
     files = match_mapped(settings, "files", root, "corpus")
     inventory = file_inventory(list(files), root)
+    payload = {"payload": settings.payload} if settings.payload else {}
+    values = settings.model_dump(include={"max_chars", "min_chars", "traditional"})
     recipe = _PASSAGES.recipe_from(
-        settings.model_dump(include={"max_chars", "min_chars", "traditional"}) | maps_recipe([files], root),
+        values | payload | maps_recipe([files], root),
         {"corpus_files": inventory_version(inventory)},
     )
 

@@ -1,4 +1,4 @@
-"""Gates on the corpus: passages fit their suite, have unique ids, and match the text of their sources."""
+"""Gates on the corpus: few sections are lost; passages fit their suite, have unique ids, and match their sources."""
 
 from __future__ import annotations
 
@@ -14,17 +14,49 @@ from expectations.reading import Rejected
 from expectations.rules import passages as rules
 from expectations.text.documents import read_document
 from expectations.text.traditional import Traditional
+from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.collect import PASSAGES, PassagesSummary
-from ft_assets.corpus.cut import passage_text
+from ft_assets.corpus.cut import SAME_TEXT, passage_text
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
+from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from ft_assets.graph.source_files import FILES
 from ft_assets.graph.table_gate import table_fits
-from resources.parquet import read_columns, read_rows
+from resources.artifacts import Artifact
+from resources.parquet import read_columns, read_rows, row_count
 
 
 def _passages_fit(evidence: Evidence) -> Verdict:
     """The table fits its Great Expectations suite, which tests lengths, flags and counts."""
     return Verdict(*table_fits(evidence.store, evidence.store.require("passages"), PASSAGES, "passages"))
+
+
+def _few_quarantined(evidence: Evidence) -> Verdict:
+    """No more sections or files are lost to the quarantine than corpus.max_quarantined_share allows.
+
+    A section whose text another passage has is not lost. A file is lost if no passage is made of it: one line of the
+    quarantine may be a document of a thousand sections that could not be read.
+    """
+    artifact = evidence.store.require("passages")
+    most = settings_of(evidence.store, "corpus").max_quarantined_share
+    files = {row["document"] for row in artifact.json(FILES)}
+    used = {source if source in files else source.rpartition(":")[0] for source in _sources_of(artifact)}
+    sections, missed = 0, set[str]()
+    for row in read_quarantine(artifact.file(QUARANTINE)):
+        if row.code == SAME_TEXT:
+            used.add(row.file)
+        else:
+            sections += 1
+            missed.add(row.file)
+    lost = {
+        "sections": (sections, sections + row_count(artifact.file(PASSAGES))),
+        "files": (len(missed - used), len(files)),
+    }
+    figures = {f"{kind}_lost": count for kind, (count, _) in lost.items()}
+    return Verdict(rules.few_are_quarantined("passages", lost, most), {**figures, "most": most})
+
+
+def _sources_of(passages: Artifact) -> Iterator[str]:
+    return (row["source"] for row in read_rows(passages.file(PASSAGES), ["source"]))
 
 
 def _ids_are_unique(evidence: Evidence) -> Verdict:
@@ -71,7 +103,7 @@ def _sources(root: Path, files: Mapping[str, ColumnMap]) -> Iterator[tuple[str, 
     """Yield (source, its whole text), each once, in the order of the files."""
     last = ""
     for name, mapping in files.items():
-        for section in read_document(root / name, name, mapping):
+        for section in read_document(root / name, name, mapping=mapping):
             if not isinstance(section, Rejected) and section.source != last:
                 last = section.source
                 yield section.source, section.whole
@@ -80,6 +112,7 @@ def _sources(root: Path, files: Mapping[str, ColumnMap]) -> Iterator[tuple[str, 
 GATES: list[Gate] = [
     whole_gate("passages"),
     Gate("passages", "table_fits_its_suite", _passages_fit),
+    Gate("passages", "few_sections_are_quarantined", _few_quarantined),
     Gate("passages", "ids_are_unique", _ids_are_unique),
     Gate("passages", "offsets_point_at_the_text", _offsets_point_at_the_text),
     whole_gate("glossary"),

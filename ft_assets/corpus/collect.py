@@ -14,16 +14,25 @@ from expectations.reading import Rejected
 from expectations.records.read import write_quarantine
 from expectations.text.documents import Section, read_document
 from ft_assets.config.model import CorpusSettings
-from ft_assets.corpus.cut import Alias, Passage, Twin, cut_sections
+from ft_assets.corpus.cut import Alias, Passage, PassageWithPayload, Twin, cut_sections
+from ft_assets.corpus.payload import PayloadFields
 from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.graph.source_files import shown_path
+from resources.engines.protocol import PayloadType
 from resources.parquet import TableWriter, arrow_schema, write_table
 
 PASSAGES = "passages.parquet"
 ALIASES = "aliases.parquet"
 
 
-class PassagesSummary(msgspec.Struct, frozen=True, kw_only=True):
+class PayloadSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the summary of `passages` on their payload."""
+
+    payload: dict[str, PayloadType] = {}
+    """Field of `corpus.payload` -> the type of its values, if any document has it."""
+
+
+class PassagesSummary(PayloadSummary, frozen=True, kw_only=True):
     """Summary of `passages`."""
 
     root: str
@@ -31,8 +40,8 @@ class PassagesSummary(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     documents: int
     passages: int
-    aliases: int
     quarantined: int
+    aliases: int
     codes: dict[str, int]
     """Code of a rule -> quarantined passages."""
     languages: dict[str, int]
@@ -53,15 +62,14 @@ def collect_passages(
     documents: set[str] = set()
     aliases: list[Alias] = []
     chars = 0
-    with TableWriter(folder / PASSAGES, arrow_schema(Passage)) as table:
+    fields = PayloadFields() if settings.payload else None
+    with TableWriter(folder / PASSAGES, arrow_schema(PassageWithPayload if fields else Passage)) as table:
 
         def write_kept() -> Iterator[Rejected]:
             """Write the passages to the table; yield the rejected ones."""
             nonlocal chars
-            cut = cut_sections(
-                _sections(files, root, maps), settings.max_chars, settings.min_chars, settings.traditional
-            )
-            for item in cut:
+            sections = _sections(files, root, settings.payload, maps)
+            for item in cut_sections(sections, settings.max_chars, settings.min_chars, settings.traditional, fields):
                 if isinstance(item, Twin):
                     aliases.append(item.alias)
                     yield item.rejected
@@ -81,14 +89,17 @@ def collect_passages(
         files=len(files),
         documents=len(documents),
         passages=table.rows,
-        aliases=len(aliases),
+        aliases=sum(alias.passage_id != "" for alias in aliases),
         quarantined=codes.total(),
         codes=dict(codes),
         languages=dict(languages),
         mean_chars=round(chars / table.rows, 1) if table.rows else 0.0,
+        payload=fields.types if fields else {},
     )
 
 
-def _sections(files: Sequence[Path], root: Path, maps: Mapping[Path, ColumnMap]) -> Iterator[Section | Rejected]:
+def _sections(
+    files: Sequence[Path], root: Path, payload: Sequence[str], maps: Mapping[Path, ColumnMap]
+) -> Iterator[Section | Rejected]:
     for path in files:
-        yield from read_document(path, shown_path(path, root), maps.get(path, NO_MAP))
+        yield from read_document(path, shown_path(path, root), payload, maps.get(path, NO_MAP))

@@ -13,10 +13,16 @@ import msgspec
 from expectations.canonical import text_digest
 from expectations.reading import Rejected
 from expectations.records.quarantine import set_aside
-from expectations.text.cleaning import clean, language_of, sentences
+from expectations.text.cleaning import clean, language_of, sentences, text_size
 from expectations.text.documents import Section
 from expectations.text.traditional import Traditional, simplify
+from ft_assets.corpus.payload import PayloadFields
 
+SAME_TEXT = "FT-CORPUS-005"
+"""Code of a passage that is quarantined because another has its text: the text is not lost."""
+_SAME_ID = "FT-CORPUS-004"
+_FIX_TWIN = "nothing, or keep one of the two"
+_FIX_ID = "give one of the two another id; ids are compared in Unicode's NFC, without blanks around them"
 # Places to cut a sentence that is too long, best first: between clauses, after a comma, at white space.
 _PLACES = tuple(
     re.compile(pattern)
@@ -40,60 +46,108 @@ class Passage(msgspec.Struct, frozen=True):
     language: str
 
 
+class PassageWithPayload(Passage, frozen=True):
+    """A row of passages.parquet where `corpus.payload` names fields."""
+
+    payload: str
+    """Their values as a JSON object."""
+
+
 class Alias(msgspec.Struct, frozen=True):
-    """A row of aliases.parquet: a passage whose text another passage has already. Its names mean that other passage."""
+    """A row of aliases.parquet: a passage that is not in the table. Its names mean the passage that has its text."""
 
     alias: str
-    """The passage id, which is not in the table."""
+    """The passage id."""
     document_id: str
     passage_id: str
-    """The passage that is kept."""
+    """The passage that is kept; empty for an id that two documents have: it means neither of them."""
 
 
 class Twin(msgspec.Struct, frozen=True):
-    """A passage that is quarantined because another has its text, and the alias that its id becomes."""
+    """A passage that is quarantined because another has its text or its id, and the alias that its id becomes."""
 
     alias: Alias
     rejected: Rejected
 
 
 def cut_sections(
-    sections: Iterable[Section | Rejected], max_chars: int, min_chars: int, traditional: Traditional = "keep"
+    sections: Iterable[Section | Rejected],
+    max_chars: int,
+    min_chars: int,
+    traditional: Traditional = "keep",
+    fields: PayloadFields | None = None,
 ) -> Iterator[Passage | Twin | Rejected]:
     """Yield passages of at most about `max_chars` characters.
 
-    Quarantined: a section that is empty or shorter than `min_chars`, an id that an earlier passage has, and whatever
-    the reader rejected. A text that an earlier passage has is quarantined too, and its id becomes an alias.
+    Quarantined: a section that is empty or shorter than `min_chars` (see `text_size`), a section or a piece whose id
+    an earlier passage has, and whatever the reader rejected. A text that an earlier passage has is quarantined too, and
+    its id becomes an alias. With `fields`, passages carry the payload of their sections; one that no filter can use is
+    quarantined, and texts are equal only if their payloads are.
     """
     seen = _Seen()
     for section in sections:
         if isinstance(section, Rejected):
             yield section
             continue
-        file, line = section.file, section.line
         text = clean(section.whole[section.start : section.end]).strip()
-        if len(text) < min_chars:
-            code, reason = "FT-CORPUS-003", f"the section has {len(text)} characters, fewer than {min_chars}."
-            if not text:
-                code, reason = "FT-CORPUS-002", "the section has no text."
-            fix = "write the section, delete it, or lower corpus.min_chars"
-            yield set_aside(code, file, line, reason, fix, path=section.section_id, raw=text)
+        if text_size(text) < min_chars:
+            yield _reject_short(section, text, min_chars)
+            continue
+        payload = _encode_payload(section, fields) if fields else None
+        if isinstance(payload, Rejected):
+            yield payload
             continue
         for number, (start, end) in enumerate(cut(section.whole, section.start, section.end, max_chars, min_chars), 1):
-            passage = _passage(section, number, start, end, traditional)
-            name = passage.passage_id
-            if used := seen.id_is_used(passage):
-                reason = f"the id {name} is already used in {used}."
-                yield set_aside(
-                    "FT-CORPUS-004", file, line, reason, "rename the file or the heading", path=name, raw=passage.text
-                )
-            elif kept := seen.twin_of(passage):
-                reason = f"{kept} has the same text; {name} becomes an alias of it."
-                fix = "nothing, or keep one of the two"
-                rejected = set_aside("FT-CORPUS-005", file, line, reason, fix, path=name, raw=passage.text)
-                yield Twin(Alias(name, passage.document_id, kept), rejected)
-            else:
-                yield passage
+            item = _compare(_passage(section, number, (start, end), traditional, payload), section, seen)
+            yield item
+            if number == 1 and _code(item) == _SAME_ID:
+                break  # the other pieces would be taken for pieces of the section that has the id
+
+
+def _compare(passage: Passage, section: Section, seen: _Seen) -> Passage | Twin | Rejected:
+    """Return a passage, or its rejection where an earlier one has its id or its text."""
+    name = passage.passage_id
+    used, kept = seen.find(passage)
+    if used is None and kept is None:
+        seen.add(passage, name)
+        return passage
+
+    def reject(code: str, reason: str, fix: str) -> Rejected:
+        return set_aside(code, section.file, section.line, reason, fix, path=name, raw=passage.text)
+
+    if used is None:
+        seen.add(passage, kept or name)
+        reason = f"{kept} has the same text; {name} becomes an alias of it."
+        return Twin(Alias(name, passage.document_id, kept or name), reject(SAME_TEXT, reason, _FIX_TWIN))
+    if kept is not None and seen.kept(name) == kept:
+        return reject(SAME_TEXT, f"{used} has the same id and the same text.", _FIX_TWIN)
+    if name != section.document_id:
+        return reject(_SAME_ID, f"the id {name} is already used in {used}.", "rename the file or the heading")
+    reason = f"the id {name} is already used in {used}, for another text: judgements that name it are not used."
+    return Twin(Alias(name, name, ""), reject(_SAME_ID, reason, _FIX_ID))
+
+
+def _code(item: Passage | Twin | Rejected) -> str:
+    """Return the code that an item is quarantined with; empty for a passage."""
+    if isinstance(item, Passage):
+        return ""
+    return item.rejected.code if isinstance(item, Twin) else item.code
+
+
+def _encode_payload(section: Section, fields: PayloadFields) -> str | Rejected:
+    try:
+        return fields.encode(section.payload)
+    except ValueError as error:
+        fix = "write one type of value, or leave the field out of corpus.payload"
+        return set_aside("FT-CORPUS-013", section.file, section.line, str(error), fix, path=section.section_id)
+
+
+def _reject_short(section: Section, text: str, min_chars: int) -> Rejected:
+    code, reason = "FT-CORPUS-003", f"the section counts {text_size(text)} characters, fewer than {min_chars}."
+    if not text:
+        code, reason = "FT-CORPUS-002", "the section has no text."
+    fix = "write the section, delete it, or lower corpus.min_chars"
+    return set_aside(code, section.file, section.line, reason, fix, path=section.section_id, raw=text)
 
 
 def cut(whole: str, start: int, end: int, max_chars: int, min_chars: int) -> list[tuple[int, int]]:
@@ -150,7 +204,10 @@ def _belongs_together(left: str, right: str) -> bool:
     )
 
 
-def _passage(section: Section, number: int, start: int, end: int, traditional: Traditional) -> Passage:
+def _passage(
+    section: Section, number: int, place: tuple[int, int], traditional: Traditional, payload: str | None
+) -> Passage:
+    start, end = place
     text = passage_text(section.whole, start, end, traditional)
     heading = " > ".join(section.headings)
     if not _is_japanese(section.whole):
@@ -160,7 +217,7 @@ def _passage(section: Section, number: int, start: int, end: int, traditional: T
         passage_id = f"{section.document_id}#{number}"
     else:
         passage_id = section.section_id if number == 1 else f"{section.section_id}~{number}"
-    return Passage(
+    passage = Passage(
         passage_id=passage_id,
         document_id=section.document_id,
         heading=heading,
@@ -172,6 +229,7 @@ def _passage(section: Section, number: int, start: int, end: int, traditional: T
         end=end,
         language=language_of(text),
     )
+    return passage if payload is None else PassageWithPayload(**msgspec.structs.asdict(passage), payload=payload)
 
 
 def passage_text(whole: str, start: int, end: int, traditional: Traditional = "keep") -> str:
@@ -191,20 +249,28 @@ class _Seen:
     def __init__(self) -> None:
         self._ids: dict[bytes, str] = {}
         self._texts: dict[bytes, str] = {}
+        self._aliases: dict[str, str] = {}
 
-    def id_is_used(self, passage: Passage) -> str | None:
-        """Return the source that used the passage's id before; remember the id if none did."""
-        key = _short(passage.passage_id)
-        used = self._ids.get(key)
-        self._ids.setdefault(key, passage.source)
-        return used
+    def find(self, passage: Passage) -> tuple[str | None, str | None]:
+        """Return the source that has the passage's id already, and the id of the passage that has its text."""
+        return self._ids.get(_short(passage.passage_id)), self._texts.get(_text_key(passage))
 
-    def twin_of(self, passage: Passage) -> str | None:
-        """Return the id of the passage that has this text already; remember the text if none has."""
-        key = _short(passage.text)
-        kept = self._texts.get(key)
-        self._texts.setdefault(key, passage.passage_id)
-        return kept
+    def add(self, passage: Passage, kept: str) -> None:
+        """Remember a passage; `kept` is the passage that has its text, itself or an earlier one."""
+        self._ids[_short(passage.passage_id)] = passage.source
+        if kept == passage.passage_id:
+            self._texts[_text_key(passage)] = kept
+        else:
+            self._aliases[passage.passage_id] = kept
+
+    def kept(self, name: str) -> str:
+        """Return the passage that has the text of this id."""
+        return self._aliases.get(name, name)
+
+
+def _text_key(passage: Passage) -> bytes:
+    payload = passage.payload if isinstance(passage, PassageWithPayload) else ""
+    return _short(f"{passage.text}\0{payload}" if payload else passage.text)
 
 
 def _short(text: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 from msgspec import to_builtins
 
-from expectations.canonical import folder_digest
+from expectations.canonical import digest, folder_digest
 from expectations.formats.column_map import ColumnMap
 from expectations.formats.dialect import RowNotes
 from expectations.formats.unread import UnreadKeys
@@ -23,6 +23,7 @@ from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES
 from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_records, read_files, write_nothing
 from ft_assets.datasets.dataset import DATASETS, DataSet
+from ft_assets.datasets.find_contamination import search_contamination
 from ft_assets.datasets.ledger import (
     ASSET,
     JUDGING_SETTINGS,
@@ -71,6 +72,7 @@ def _splits_spec(dataset: DataSet) -> AssetSpec:
         code_version="2",
         description=f"The {dataset.name} records as train, validation and test, as the split ledger assigns them.",
         inputs=(dataset.records, ASSET),
+        reads=("dataset_settings", "passages", *(other.records for other in DATASETS if other is not dataset)),
         enforces=(dataset.records, ASSET),
         gates=(GATES,),
     )
@@ -185,14 +187,19 @@ def _splits_asset(dataset: DataSet) -> dg.AssetsDefinition:
     def splits(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
         store = artifacts.store()
         spec.enforce(evidence_of(artifacts, qdrant))
+        left_out = search_contamination(store, settings_of(store, "datasets").split).of(dataset)
+        # no part of the recipe where nothing is left out, as in most data: the search then changes no version
+        values = {"left_out": digest(to_builtins(sorted(left_out.items())))} if left_out else {}
 
         def compute(staging: Staging) -> Mapping[str, object]:
             records, ledger = store.require(dataset.records), read_ledger(store.require(ASSET))
             configured = records.summary_as(RecordsSummary).configured
-            summary = write_splits(dataset, records.file(RECORDS), ledger, staging.path, configured=configured)
+            summary = write_splits(
+                dataset, records.file(RECORDS), ledger, left_out, staging.path, configured=configured
+            )
             return to_builtins(summary)
 
-        return produce(artifacts, spec.recipe(artifacts, {}), compute=compute, metadata=_show_splits)
+        return produce(artifacts, spec.recipe(artifacts, values), compute=compute, metadata=_show_splits)
 
     return splits
 
@@ -226,8 +233,11 @@ def _show_ledger(artifact: Artifact) -> Mapping[str, object]:
 
 
 def _show_splits(artifact: Artifact) -> Mapping[str, object]:
-    counts = artifact.summary_as(SplitsSummary).counts()
+    summary = artifact.summary_as(SplitsSummary)
+    counts = summary.counts()
+    shown = {"left_out_rows": quarantine_table(artifact.file(QUARANTINE))} if summary.left_out else {}
     return {
+        **shown,
         "dagster/row_count": sum(counts.values()),
         "dagster/column_schema": column_schema(artifact.file(split_file(SPLITS[0]))),
         "shares": bars(counts, "records by split"),

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from expectations.rules import conservation, contamination, splits
-from expectations.rules.contamination import Search
+from expectations.rules.splits import QUARANTINED
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import SplitSettings
 from ft_assets.datasets.assign_splits import RecordKeys
 from ft_assets.datasets.clean import CONFLICTS, RECORDS
-from ft_assets.datasets.dataset import DATASETS, DataSet
+from ft_assets.datasets.dataset import BY_NAME, DATASETS, DataSet
 from ft_assets.datasets.find_contamination import search_contamination, touches
 from ft_assets.datasets.ledger import ASSET, LEDGER, read_ledger, read_record_keys, record_ids, unknown_evidence
 from ft_assets.datasets.near_duplicates import near_pairs
@@ -27,9 +27,8 @@ from resources.parquet import read_columns, read_rows, row_count
 
 _NOT_CONFIGURED = {"configured": False}
 
-# Every consumer's guard calls these rules again. The keys are the versions of the inputs; whole_gate checks the bytes.
+# Every consumer's guard calls this rule again. The keys are the versions of the inputs; whole_gate checks the bytes.
 _leaks_judged = Memo[Verdict](size=4)
-_contamination_found = Memo[Search](size=4)
 
 
 def is_configured(store: ArtifactStore, dataset: DataSet) -> bool:
@@ -173,7 +172,7 @@ def _placed_records(store: ArtifactStore, settings: SplitSettings) -> Iterator[t
     ledger = read_ledger(store.require(ASSET))
     for record in read_record_keys(store, settings):
         assignment = ledger.get(record.id)
-        if assignment is not None and assignment.split != splits.QUARANTINED:
+        if assignment is not None and assignment.split != QUARANTINED:
             yield record, assignment.split
 
 
@@ -219,16 +218,28 @@ def _splits_are_filled(dataset: DataSet) -> Callable[[Evidence], Verdict]:
 
 def _splits_follow_the_ledger(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """Every record is once in the split that the ledger names, or is quarantined there. No other row exists."""
-        asset = dataset.splits
-        placed = list(placed_ids(evidence.store.require(asset), dataset))
-        by_id = _split_by_id(evidence.store.require(ASSET))
-        ledger = {record_id: split for (owner, record_id), split in by_id.items() if owner == dataset.name}
-        records = evidence.store.require(dataset.records).file(RECORDS)
-        ids = read_columns(records, [dataset.id_column])[dataset.id_column]
+        """Every record is once in the split that the ledger names, or is quarantined there. No other row exists.
+
+        Left out are held-out records that training has seen, and no others; the artifact's quarantine lists them.
+        """
+        store, asset = evidence.store, dataset.splits
+        artifact = store.require(asset)
+        placed = list(placed_ids(artifact, dataset))
+        seen = search_contamination(store, _split_settings(evidence)).of(dataset)
+        ledger = {
+            record_id: QUARANTINED if (owner, record_id) in seen else split
+            for (owner, record_id), split in _split_by_id(store.require(ASSET)).items()
+            if owner == dataset.name
+        }
+        ids = read_columns(store.require(dataset.records).file(RECORDS), [dataset.id_column])[dataset.id_column]
+        summary = artifact.summary_as(SplitsSummary)
+        listed = _quarantined(artifact) if summary.left_out else 0
         violations = splits.no_id_twice(asset, placed)
         violations += splits.every_record_has_its_place(asset, ids, dict(placed), ledger)
-        return Verdict(violations, {"records": len(ids), "placed": len(placed)})
+        violations += conservation.every_row_is_accounted_for(
+            asset, len(ids), len(placed), summary.quarantined + listed
+        )
+        return Verdict(violations, {"records": len(ids), "placed": len(placed), "left_out": listed})
 
     return rule
 
@@ -264,21 +275,32 @@ def _strata_are_alike(dataset: DataSet) -> Callable[[Evidence], Verdict]:
 
 def _no_contamination(dataset: DataSet) -> Callable[[Evidence], Verdict]:
     def rule(evidence: Evidence) -> Verdict:
-        """No question or answer of validation or test is in a text or a passage that training sees.
+        """Few questions or answers of validation or test are in a text or a passage that training sees.
 
         Texts of all data sets are compared by runs of 13 words or Chinese characters, without boilerplate.
-        Passages that held-out queries should find are compared too. Exact rule: expectations/rules/contamination.py.
+        Passages that held-out queries should find are compared too. Such records are left out of validation and test;
+        more of them than datasets.split.max_contaminated_share block. Exact rule: expectations/rules/contamination.py.
         """
-        store, settings = evidence.store, _split_settings(evidence)
-        search = _contamination_found.get(_versions(store, settings), lambda: search_contamination(store, settings))
-        hits = [hit for hit in search.hits if touches(hit, dataset)]
+        settings = _split_settings(evidence)
+        found = search_contamination(evidence.store, settings)
+        hits = [hit for hit in found.search.hits if touches(hit, dataset)]
+        violations: list[Violation] = []
+        for name in dict.fromkeys(hit.held_out.dataset for hit in hits):
+            count, total = len(found.of(BY_NAME[name])), found.held_out[name]
+            too_many = contamination.few_were_seen(dataset.splits, name, count, total, settings.max_contaminated_share)
+            if too_many:
+                examples = [hit for hit in hits if hit.held_out.dataset == name]
+                violations += too_many
+                violations += contamination.nothing_was_seen(dataset.splits, examples, settings.contamination)
         figures = {
-            "held_out_texts": search.held_out,
-            "training_texts": search.seen,
+            "held_out_texts": found.search.held_out,
+            "training_texts": found.search.seen,
             "hits": len(hits),
-            "boilerplate_runs": search.boilerplate,
+            "left_out": len(found.of(dataset)),
+            "most": settings.max_contaminated_share,
+            "boilerplate_runs": found.search.boilerplate,
         }
-        return Verdict(contamination.nothing_was_seen(dataset.splits, hits, settings.contamination), figures)
+        return Verdict(violations, figures)
 
     return rule
 
@@ -299,7 +321,7 @@ def _split_gates(dataset: DataSet) -> list[Gate]:
     return [
         whole_gate(asset),
         Gate(asset, "every_split_is_filled", _splits_are_filled(dataset)),
-        Gate(asset, "splits_follow_the_ledger", _splits_follow_the_ledger(dataset)),
+        Gate(asset, "splits_follow_the_ledger", _splits_follow_the_ledger(dataset), needs=("dataset_settings",)),
         Gate(asset, "no_contamination", _no_contamination(dataset), needs=("dataset_settings",)),
         Gate(asset, "shares_are_near", _shares_are_near(dataset), blocking=False, needs=("dataset_settings",)),
         Gate(asset, "strata_are_alike", _strata_are_alike(dataset), blocking=False),

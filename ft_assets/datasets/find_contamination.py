@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from expectations.rules.contamination import ContaminationHit, Search, Text, find_contamination
 from expectations.rules.splits import QUARANTINED, SPLITS
@@ -11,15 +12,34 @@ from ft_assets.config.model import SplitSettings
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.datasets.dataset import DATASETS, DataSet
-from ft_assets.datasets.ledger import ASSET, read_ledger
+from ft_assets.datasets.ledger import ASSET, read_ledger, record_ids
 from ft_assets.datasets.passage_index import read_index, resolve_passages
 from resources.artifacts import ArtifactStore
+from resources.memo import Memo
 from resources.parquet import read_rows
 
 _PASSAGE_COLUMNS = ["passage_id", "text", "source", "start"]
 
 
-def search_contamination(store: ArtifactStore, settings: SplitSettings) -> Search:
+class Contamination(NamedTuple):
+    """The search, the held-out records that it found, and how many there are."""
+
+    search: Search
+    left_out: dict[tuple[str, str], ContaminationHit]
+    """(data set, record id) of a validation or test record that training has seen -> its worst case."""
+    held_out: Counter[str]
+    """Data set -> records that the ledger holds out, those of `left_out` included."""
+
+    def of(self, dataset: DataSet) -> dict[tuple[str, str], ContaminationHit]:
+        """Return the records of a data set that its validation and test files leave out."""
+        return {key: hit for key, hit in self.left_out.items() if key[0] == dataset.name}
+
+
+# every asset of the splits and every guard asks again; the key is the versions of all that is read
+_found = Memo[Contamination](size=4)
+
+
+def search_contamination(store: ArtifactStore, settings: SplitSettings) -> Contamination:
     """Search the questions and answers of validation and test in all that training sees, and passages in passages.
 
     Training sees its own questions and answers, the contexts they come with, and the passages they name as evidence.
@@ -27,23 +47,32 @@ def search_contamination(store: ArtifactStore, settings: SplitSettings) -> Searc
     training queries should find. A passage counts only if records may not share it across splits (`group_by` has
     `document` or `passage`): otherwise config.yaml allows shared passages.
     """
+    inputs = [store.require(asset) for asset in (ASSET, "passages", *(dataset.records for dataset in DATASETS))]
+    versions = (str(store.root), settings.model_dump_json(), *(artifact.data_version for artifact in inputs))
+    return _found.get(versions, lambda: _search(store, settings))
+
+
+def _search(store: ArtifactStore, settings: SplitSettings) -> Contamination:
     passages_apart = not {"document", "passage"}.isdisjoint(settings.group_by)
     texts = _Texts(store)
 
     def search(held_out: Iterator[Text], seen: Callable[[], Iterator[Text]]) -> Search:
         return find_contamination(held_out, seen, settings.contamination, settings.templates)
 
-    own = search(texts.own(held_out=True), lambda: texts.training(passages=passages_apart))
-    if not passages_apart:
-        return own
-    queries = [dataset for dataset in DATASETS if dataset.finds_passages]
-    shared = search(texts.passages(queries, held_out=True), lambda: texts.passages(queries, held_out=False))
-    return Search(
-        hits=[*own.hits, *shared.hits],
-        held_out=own.held_out + shared.held_out,
-        seen=own.seen + shared.seen,
-        boilerplate=own.boilerplate + shared.boilerplate,
-    )
+    found = search(texts.own(held_out=True), lambda: texts.training(passages=passages_apart))
+    left_out = {(hit.held_out.dataset, hit.held_out.record_id): hit for hit in found.hits}
+    if passages_apart:
+        queries = [dataset for dataset in DATASETS if dataset.finds_passages]
+        shared = search(texts.passages(queries, held_out=True), lambda: texts.passages(queries, held_out=False))
+        for hit in shared.hits:
+            left_out = dict.fromkeys(texts.owners[hit.held_out.where], hit) | left_out
+        found = Search(
+            hits=[*found.hits, *shared.hits],
+            held_out=found.held_out + shared.held_out,
+            seen=found.seen + shared.seen,
+            boilerplate=found.boilerplate + shared.boilerplate,
+        )
+    return Contamination(found, left_out, texts.held_out_records())
 
 
 class _Texts:
@@ -52,6 +81,13 @@ class _Texts:
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
         self._ledger = read_ledger(store.require(ASSET))
+        self.owners: dict[str, list[tuple[str, str]]] = {}
+        """Place of a held-out passage -> the records that name it, once `passages` has yielded it."""
+
+    def held_out_records(self) -> Counter[str]:
+        """Return data set -> records of validation and test."""
+        keys = record_ids(self._store)
+        return Counter(dataset for dataset, record_id in keys if self._split((dataset, record_id)) in SPLITS[1:])
 
     def own(self, *, held_out: bool) -> Iterator[Text]:
         """Yield the questions and answers of validation and test, or of training."""
@@ -70,22 +106,26 @@ class _Texts:
     def passages(self, datasets: Sequence[DataSet], *, held_out: bool) -> Iterator[Text]:
         """Yield the passages that the records of these data sets name, each with the first record that names it."""
         index = read_index(self._store.require("passages"))
-        owners: dict[str, tuple[str, str]] = {}
+        owners: dict[str, list[tuple[str, str]]] = {}
         for dataset, row in self._rows(datasets, held_out):
             for passage in resolve_passages(row[dataset.evidence], index):
-                owners.setdefault(passage, dataset.id_of(row))
+                owners.setdefault(passage, []).append(dataset.id_of(row))
         for row in read_rows(self._store.require("passages").file(PASSAGES), _PASSAGE_COLUMNS):
-            if owner := owners.get(row["passage_id"]):
-                yield Text(*owner, "passage", f"{row['source']}, character {row['start']}", row["text"])
+            if named_by := owners.get(row["passage_id"]):
+                place = f"{row['source']}, character {row['start']}"
+                if held_out:
+                    self.owners[place] = named_by
+                yield Text(*named_by[0], "passage", place, row["text"])
 
     def _rows(self, datasets: Sequence[DataSet], held_out: bool) -> Iterator[tuple[DataSet, Mapping[str, Any]]]:
         for dataset in datasets:
             for row in read_rows(self._store.require(dataset.records).file(RECORDS)):
-                assignment = self._ledger.get(dataset.id_of(row))
-                if assignment is None or assignment.split == QUARANTINED:
-                    continue
-                if (assignment.split != SPLITS[0]) is held_out:
+                if self._split(dataset.id_of(row)) in (SPLITS[1:] if held_out else SPLITS[:1]):
                     yield dataset, row
+
+    def _split(self, key: tuple[str, str]) -> str:
+        assignment = self._ledger.get(key)
+        return assignment.split if assignment else QUARANTINED
 
 
 def touches(hit: ContaminationHit, dataset: DataSet) -> bool:

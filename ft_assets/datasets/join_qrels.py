@@ -42,8 +42,7 @@ def join_judgements(
         if qrel.query_id not in by_id:
             yield _reject(qrel, "FT-LINK-001", f"no query has the id {qrel.query_id}.", "add the query to the queries")
         elif not index.resolve(qrel.passage_id):
-            reason = f"the corpus has no passage, section or document {qrel.passage_id}."
-            yield _reject(qrel, "FT-LINK-002", reason, "correct the id, or add the document to corpus.files")
+            yield _reject(qrel, "FT-LINK-002", *_unresolved(qrel.passage_id, index))
         else:
             judgements[qrel.query_id].append(qrel)
     for query in by_id.values():
@@ -66,6 +65,15 @@ def join_judgements(
         yield set_aside("FT-LINK-003", query.source, query.line_no, reason, fix, raw=query.query)
         for qrel in judged:
             yield _reject(qrel, "FT-LINK-004", f"its query {qrel.query_id} is quarantined.", "fix the query first")
+
+
+def _unresolved(name: str, index: PassageIndex) -> tuple[str, str]:
+    """Return the reason why a name means no passage, and the fix."""
+    if name in index.disputed:
+        reason = f"two documents of the corpus have the id {name} (FT-CORPUS-004 in the quarantine of passages)."
+        return reason, "give one of the two another id"
+    reason = f"the corpus has no passage, section or document {name}."
+    return reason, "correct the id, or add the document to corpus.files"
 
 
 def _reject(qrel: QrelRecord, code: str, reason: str, fix: str) -> Rejected:

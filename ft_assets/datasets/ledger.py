@@ -26,7 +26,7 @@ from ft_assets.datasets.assign_splits import (
 )
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.datasets.dataset import DATASETS, DataSet
-from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index, section_of
+from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index
 from ft_assets.datasets.summaries import LedgerSummary
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from resources.artifacts import Artifact, ArtifactStore
@@ -34,8 +34,8 @@ from resources.parquet import TableWriter, arrow_schema, read_rows
 
 LEDGER = "ledger.parquet"
 ASSET = "split_ledger"
-JUDGING_SETTINGS = {"contamination", "templates"}
-"""Split settings that only checks read: they assign no record."""
+JUDGING_SETTINGS = {"contamination", "templates", "max_contaminated_share"}
+"""Split settings that assign no record: they decide which held-out records are left out of the files."""
 _FIX_BRIDGE = "give it evidence and a question of one split, or leave it out"
 
 
@@ -138,7 +138,7 @@ def _record_keys(dataset: DataSet, row: Mapping[str, Any], index: PassageIndex, 
     if "document" in settings.group_by:
         keys += [f"document:{document_of(name, index)}" for name in evidence]
     if "passage" in settings.group_by:
-        keys += [f"passage:{section_of(index.kept(name))}" for name in evidence]
+        keys += [f"passage:{index.section(name)}" for name in evidence]
     if group := row.get(dataset.group):
         keys.append(f"group:{group}")
     question = question_form(row[dataset.question]) if "question" in settings.group_by else ""

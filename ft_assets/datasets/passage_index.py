@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import chain
 
 from ft_assets.corpus.collect import ALIASES, PASSAGES
@@ -14,20 +14,25 @@ from resources.parquet import read_rows
 class PassageIndex:
     """Passages by their id, their section and their document, and by those of their aliases."""
 
-    def __init__(self, passages: Iterable[tuple[str, str]], aliases: Iterable[Alias] = ()) -> None:
+    def __init__(self, passages: Iterable[tuple[str, str]], aliases: Collection[Alias] = ()) -> None:
         """`passages`: (passage_id, document_id), in the order of the corpus."""
         self.document: dict[str, str] = {}
         self._named: dict[str, list[str]] = {}
         self._kept: dict[str, str] = {}
+        self.disputed = {alias.alias for alias in aliases if not alias.passage_id}
+        """Ids that two documents of the corpus have: they mean none of them."""
         for passage_id, document_id in passages:
             self.document[passage_id] = document_id
             self._name(passage_id, document_id, passage_id)
         for alias in aliases:  # they follow the document's own passages
-            self._kept[alias.alias] = alias.passage_id
-            self._name(alias.alias, alias.document_id, alias.passage_id)
+            if alias.passage_id:
+                self._kept[alias.alias] = alias.passage_id
+                self._name(alias.alias, alias.document_id, alias.passage_id)
 
     def resolve(self, name: str) -> list[str]:
         """Return the passages that `name` means (for an alias, the passage with its text); none if it is unknown."""
+        if name in self.disputed:
+            return []
         # the name of a section means all of its pieces: its first piece has no name of its own
         if name in self._named:
             return self._named[name]
@@ -38,8 +43,13 @@ class PassageIndex:
         """Return the passage id of an alias; return any other name unchanged."""
         return self._kept.get(name, name)
 
+    def section(self, name: str) -> str:
+        """Return the section of an evidence name: that of a piece, of the passage kept for an alias, or the name."""
+        kept = self.kept(name)
+        return section_of(kept, self.document.get(kept, ""))
+
     def _name(self, passage_id: str, document_id: str, kept: str) -> None:
-        for name in dict.fromkeys((section_of(passage_id), document_id)):
+        for name in dict.fromkeys((section_of(passage_id, document_id), document_id)):
             passages = self._named.setdefault(name, [])
             if kept not in passages[-1:]:
                 passages.append(kept)
@@ -61,10 +71,13 @@ def resolve_passages(ids: Iterable[str], index: PassageIndex) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(map(index.resolve, ids))))
 
 
-def section_of(passage_id: str) -> str:
-    """Return the section of a piece: `aes#rounds~2` -> `aes#rounds`."""
-    section, mark, piece = passage_id.rpartition("~")
-    return section if mark and piece.isdigit() else passage_id
+def section_of(passage_id: str, document_id: str = "") -> str:
+    """Return the section of a piece of this document: `aes#rounds~2` -> `aes#rounds`.
+
+    A document may be named `7~2` itself: that is no piece of the document `7`.
+    """
+    section, mark, piece = passage_id.removeprefix(document_id).rpartition("~")
+    return document_id + section if mark and piece.isdigit() else passage_id
 
 
 def document_of(name: str, index: PassageIndex) -> str:

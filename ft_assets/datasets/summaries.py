@@ -51,6 +51,9 @@ class SplitsSummary(msgspec.Struct, frozen=True, kw_only=True):
     validation: int
     test: int
     quarantined: int = 0
+    """Records that the ledger quarantined."""
+    left_out: int = 0
+    """Records that the ledger holds out, and that training has seen: the artifact's own quarantine lists them."""
     strata: dict[str, dict[str, dict[str, int | float]]] = {}
     """Column -> its value -> records by split, and `draws` (see `Stratum.summary`)."""
 

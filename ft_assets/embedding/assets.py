@@ -9,6 +9,7 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES
 from ft_assets.embedding.jobs import EmbeddingJob
+from ft_assets.embedding.pairs import has_negatives
 from ft_assets.embedding.scores import as_table, read_scores
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
@@ -53,7 +54,11 @@ def embedding_model(
     settings = settings_of(artifacts.store(), "embedding")
     base = models.version(settings.base_model, artifacts.state(), settings.revision)
     values = settings.model_dump(mode="json")
-    recipe = EMBEDDING_MODEL.recipe(artifacts, {**values, "base_version": base})
+    # no part of the recipe where the data has no such passage: it then changes nothing
+    judged = has_negatives(artifacts.store().require("retrieval_splits"), "train")
+    unused = set[str]() if judged else {"judged_negatives"}
+    recipe_values = {name: value for name, value in values.items() if name not in unused}
+    recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, "base_version": base})
     params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
     return produce(
         artifacts, recipe, launch=EMBEDDING_MODEL.launch(context, launcher, params), metadata=_describe_model

@@ -27,6 +27,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     questions: int
     unresolved: int
+    judged_negatives: int = 0
+    """Passages judged not to answer a training question."""
     steps: int
     loss_first: float | None
     loss_last: float | None

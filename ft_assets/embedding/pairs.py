@@ -31,6 +31,8 @@ class Questions:
     texts: list[str]
     qrels: list[dict[str, int]]
     unresolved: list[str]
+    negatives: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    """Query id -> passages judged not to answer it, for the queries that have some."""
 
 
 def read_passages(passages: Artifact) -> Passages:
@@ -39,13 +41,18 @@ def read_passages(passages: Artifact) -> Passages:
     return Passages(*columns.values(), aliases=read_aliases(passages))
 
 
+def has_negatives(splits: Artifact, split: str) -> bool:
+    """Return whether a query of the split has a passage that was judged not to answer it."""
+    return any(row["negative_ids"] for row in read_rows(splits.file(f"{split}.parquet"), ["negative_ids"]))
+
+
 def read_questions(splits: Artifact, split: str, passages: Passages) -> Questions:
-    """Return one split of `retrieval_splits`, its positives resolved to passages.
+    """Return one split of `retrieval_splits`, its positives and negatives resolved to passages.
 
     The ids of queries that name no passage of this corpus are in `unresolved`.
     """
     index = PassageIndex(zip(passages.ids, passages.documents, strict=True), passages.aliases)
-    columns = ["query_id", "query", "positive_ids", "scores"]
+    columns = ["query_id", "query", "positive_ids", "scores", "negative_ids"]
     questions = Questions([], [], [], [])
     for row in read_rows(splits.file(f"{split}.parquet"), columns):
         names, scores = row["positive_ids"], row["scores"] or [1] * len(row["positive_ids"])
@@ -59,4 +66,6 @@ def read_questions(splits: Artifact, split: str, passages: Passages) -> Question
         questions.ids.append(row["query_id"])
         questions.texts.append(row["query"])
         questions.qrels.append(qrels)
+        if wrong := [passage for passage in resolve_passages(row["negative_ids"], index) if passage not in qrels]:
+            questions.negatives[row["query_id"]] = wrong
     return questions

@@ -55,6 +55,7 @@ def main(job: Job) -> Artifact:
         summary = ModelSummary(
             questions=len(questions.ids),
             unresolved=len(questions.unresolved),
+            judged_negatives=sum(map(len, questions.negatives.values())),
             steps=len(losses),
             loss_first=_mean(losses[:tenth]),
             loss_last=_mean(losses[-tenth:]),
@@ -93,6 +94,8 @@ def train(
             negatives, mined_in = _mine(encoder, questions, passages), epoch
             metrics.log("mine", step, len(batches), hard_negatives=sum(map(len, negatives)))
         drawn = [random.choice(list(questions.qrels[row])) for row in batch]
+        if questions.negatives:
+            drawn += _draw_judged(batch, questions, settings.judged_negatives, random)
         if negatives:
             drawn += _draw_negatives(batch, negatives, settings.hard_negatives, passages, random)
         twins = _mask_twins(batch, drawn, questions, passages, row_of).to(encoder.compute.device)
@@ -178,6 +181,15 @@ def _draw_negatives(
     for query in batch:
         rows = random.sample(negatives[query], min(count, len(negatives[query])))
         ids += [passages.ids[row] for row in rows]
+    return ids
+
+
+def _draw_judged(batch: Sequence[int], questions: Questions, count: int, random: Random) -> list[str]:
+    """Return ids of up to `count` passages for each query of the batch that were judged not to answer it."""
+    ids: list[str] = []
+    for query in batch:
+        judged = questions.negatives.get(questions.ids[query], [])
+        ids += random.sample(judged, min(count, len(judged)))
     return ids
 
 

@@ -17,7 +17,7 @@ from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce
 from ft_assets.retrieval.checks import GATES
-from ft_assets.retrieval.collection import build, collection_name, fusion_of, serving_of
+from ft_assets.retrieval.collection import build, collection_name, fusion_of, points_version, serving_of
 from ft_assets.retrieval.jobs import (
     COLLECTION_FILE,
     CollectionFile,
@@ -113,11 +113,12 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
     vectors, passages = store.require("passage_vectors"), store.require("passages")
     serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors))
     contract = contract_of(vectors).served(serving, None)
-    name = collection_name(engine.alias, contract, vectors.data_version)
+    name = collection_name(engine.alias, contract, points_version(vectors, passages))
     # Always built, also when the artifact exists: the engine may have lost its folder. Free if the collection is whole.
     with engine.open() as client:
         built = build(client, name, contract, vectors, passages, progress=_report_points)
     cost = {"upserted": built.upserted, "copied": built.copied, "deleted": built.deleted}
+    cost |= {"relabelled": built.relabelled} if built.relabelled else {}
 
     def compute(staging: Staging) -> dict[str, object]:
         described = CollectionFile(collection=name, contract=contract.to_json(), points=built.points)

@@ -109,11 +109,12 @@ def current_points(evidence: Evidence) -> Verdict:
     a sample that changes every hour."""
     vectors = evidence.store.require(_VECTORS)
     name = candidate_name(evidence)
+    passages = evidence.store.require("passages")
     with evidence.collections() as client:
         if name not in client.names():
-            audited = Audit(passage_versions(vectors), {}, {})
+            audited = Audit(passage_versions(vectors, passages), {}, {})
         else:
-            audited = audit(client, name, vectors, wanted_contract(evidence))
+            audited = audit(client, name, vectors, passages, wanted_contract(evidence))
     figures = {"points": len(audited.versions), "vectors_compared": len(audited.deviations)}
     return Verdict(point_violations(name, audited), figures)
 

@@ -14,13 +14,14 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from expectations.canonical import digest
 from expectations.contracts.embedding import (
     EmbeddingContract,
     Fusion,
@@ -33,15 +34,18 @@ from expectations.contracts.embedding import (
 from expectations.rules.retrieval import vectors_match_texts, without_fusion
 from expectations.violations import Refused, Violation, violation
 from ft_assets.config.model import RetrievalSettings
-from ft_assets.corpus.collect import PASSAGES
+from ft_assets.corpus.collect import PASSAGES, PayloadSummary
+from ft_assets.corpus.payload import read_payload
 from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.jobs import VectorsSummary
 from ft_assets.retrieval.vectors import VECTORS_FILE, VectorRow, read_vectors
+from ft_assets.retrieval.where import FIELDS
 from resources.artifacts import Artifact
-from resources.engines.protocol import DENSE, SPARSE, Points, VectorClient
+from resources.engines.protocol import DENSE, SPARSE, OpenJson, PayloadType, Points, VectorClient
 from resources.parquet import read_columns
 
 BATCH = 256
+_Row = TypeVar("_Row")
 _NAMESPACE = uuid.UUID("6f0e4c3a-2d0b-5f0e-9d1f-0c7d5b7a4e21")  # of this project: the same point ids on every run
 
 
@@ -57,6 +61,8 @@ class Built:
     upserted: int
     copied: int
     deleted: int
+    relabelled: int = 0
+    """Points that got other values of their payload, and kept their vectors."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,17 @@ def fusion_of(settings: RetrievalSettings) -> Fusion:
     )
 
 
-def collection_name(alias: str, contract: EmbeddingContract, vectors_version: str) -> str:
-    """Return the name of the collection that holds these vectors in this form."""
-    return f"{alias}__{contract.index_fp[:12]}_{vectors_version[:8]}"
+def collection_name(alias: str, contract: EmbeddingContract, version: str) -> str:
+    """Return the name of the collection that holds points of this version (see `points_version`) in this form."""
+    return f"{alias}__{contract.index_fp[:12]}_{version[:8]}"
+
+
+def points_version(vectors: Artifact, passages: Artifact) -> str:
+    """Return one version of all that points hold: that of the vectors, and with `corpus.payload` that of its values."""
+    if not _payload_types(passages):
+        return vectors.data_version
+    values = read_columns(passages.file(PASSAGES), ["passage_id", "payload"])
+    return digest([vectors.data_version, values])
 
 
 def is_ours(name: str, alias: str) -> bool:
@@ -104,15 +118,17 @@ def point_id(passage_id: str) -> str:
     return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
-def passage_versions(vectors: Artifact) -> dict[str, str]:
-    """Return point id -> version of its passage (see `version_of`)."""
-    return {row.point_id: row.version for row in _passages(vectors).values()}
+def passage_versions(vectors: Artifact, passages: Artifact) -> dict[str, str]:
+    """Return point id -> version of its passage: a hash of all that a point holds except the vectors.
+
+    With `corpus.payload` a second hash, that of the payload's values, follows after a dot.
+    """
+    return {row.point_id: row.version for row in _passages(vectors, passages).values()}
 
 
 def version_of(content_sha256: str, document_id: str | None, heading: str | None) -> str:
     """Return the version of a passage's point: a hash of all that the point holds except the vectors."""
-    content = "\0".join(part or "" for part in (content_sha256, document_id, heading))
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    return _hash("\0".join(part or "" for part in (content_sha256, document_id, heading)))
 
 
 def build(
@@ -130,6 +146,7 @@ def build(
     stored under this name, FT-VEC-004 vectors of other texts, FT-VEC-007 vectors in another order.
     """
     serving = _serving(contract)
+    version = points_version(vectors, passages)
     total = vectors.summary_as(VectorsSummary).passages
     if violations := dimension_violations(contract, serving.dimension, name):
         raise Refused(f"building {name}", violations)
@@ -138,23 +155,29 @@ def build(
         stored = stored_contract(client, name)
         if compare(without_fusion(stored), without_fusion(contract)).level is not Level.IDENTICAL:
             raise Refused(f"building {name}", [_other_contract(name, stored, contract)])
-        if client.metadata(name).get("whole") == vectors.data_version and client.count(name) == total:
+        if client.metadata(name).get("whole") == version and client.count(name) == total:
             return Built(name, total, 0, 0, 0)
-    rows = _passages(vectors)
+    rows = _passages(vectors, passages)
     wanted = {row.point_id: row.version for row in rows.values()}
     stored_versions = _continue(client, name) if exists else _start(client, name, contract, wanted)
     gone = sorted(stored_versions.keys() - wanted.keys())
     for start in range(0, len(gone), BATCH):
         client.delete(name, gone[start : start + BATCH])
     changed = {passage: row for passage, row in rows.items() if stored_versions.get(row.point_id) != row.version}
+    relabelled = {passage: row for passage, row in changed.items() if row.has_text_of(stored_versions)}
+    types = _payload_types(passages)
+    client.index_payload(name, types)
+    for payloads in _batches(_payloads(passages, relabelled)):
+        client.set_payloads(name, dict(payloads))
+    rewritten = {passage: row for passage, row in changed.items() if passage not in relabelled}
     upserted, copied = 0, len(rows) - len(changed)
-    for points in _points(vectors, passages, serving.dimension, changed):
+    for points in _points(vectors, passages, serving.dimension, rewritten):
         client.upsert(name, points)
         upserted += len(points.ids)
-        progress(copied + upserted, total)
+        progress(copied + len(relabelled) + upserted, total)
     client.index(name)
-    client.set_metadata(name, {"whole": vectors.data_version, "touched": time.time()})
-    return Built(name, client.count(name), upserted, copied, len(gone))
+    client.set_metadata(name, {"whole": version, "touched": time.time(), **({FIELDS: types} if types else {})})
+    return Built(name, client.count(name), upserted, copied, len(gone), len(relabelled))
 
 
 def _continue(client: VectorClient, name: str) -> dict[str, str]:
@@ -212,7 +235,7 @@ def _nearest(client: VectorClient, name: str, wanted: dict[str, str]) -> tuple[s
     whole = [other for other, metadata in same_form.items() if metadata.get("whole")]
     for other in sorted(whole, key=lambda other: same_form[other].get("touched", 0.0), reverse=True):
         versions = client.field(other, "version")
-        if sum(wanted.get(key) == version for key, version in versions.items()) * 2 >= len(wanted):
+        if sum(_text_of(wanted.get(key, "")) == _text_of(found) for key, found in versions.items()) * 2 >= len(wanted):
             return other, versions
     return "", {}
 
@@ -223,46 +246,105 @@ class _Passage(NamedTuple):
     point_id: str
     version: str
 
+    def has_text_of(self, stored: Mapping[str, str]) -> bool:
+        """True if a stored point differs only in the values of its payload."""
+        return _text_of(stored.get(self.point_id, "")) == _text_of(self.version)
 
-def _passages(vectors: Artifact) -> dict[str, _Passage]:
+
+def _text_of(version: str) -> str:
+    """Return the part of a passage's version that its texts decide."""
+    return version.partition(".")[0]
+
+
+def _payload_types(passages: Artifact) -> dict[str, PayloadType]:
+    return passages.summary_as(PayloadSummary).payload
+
+
+def _passages(vectors: Artifact, passages: Artifact) -> dict[str, _Passage]:
     columns = read_columns(vectors.file(VECTORS_FILE), ["passage_id", "content_sha256", "document_id", "heading"])
-    passages: dict[str, _Passage] = {}
+    labels = payload_labels(passages)
+    found: dict[str, _Passage] = {}
     for passage, *parts in zip(*columns.values(), strict=True):
-        passages[passage] = _Passage(point_id(passage), version_of(*parts))
-    return passages
+        version = version_of(*parts)
+        label = labels.get(passage)
+        found[passage] = _Passage(point_id(passage), f"{version}.{_hash(label)}" if label else version)
+    return found
+
+
+def payload_labels(passages: Artifact) -> dict[str, str]:
+    """Return passage id -> its payload as JSON; empty without `corpus.payload`."""
+    if not _payload_types(passages):
+        return {}
+    columns = read_columns(passages.file(PASSAGES), ["passage_id", "payload"])
+    return dict(zip(columns["passage_id"], columns["payload"], strict=True))
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _points(vectors: Artifact, passages: Artifact, dimension: int, changed: dict[str, _Passage]) -> Iterator[Points]:
     """Yield the points of these passages, in batches, each with its text."""
-    if not changed:
-        return
-    rows = zip(read_vectors(vectors, only=changed), _texts(passages, changed), strict=True)
+    if changed:
+        for batch in _batches(zip(read_vectors(vectors, only=changed), _texts(passages, changed), strict=True)):
+            yield _batch_points(batch, dimension, changed)
+
+
+def _batches(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
     while batch := list(islice(rows, BATCH)):
-        yield _batch_points(batch, dimension, changed)
+        yield batch
 
 
-def _texts(passages: Artifact, only: Container[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield passage id, content and content hash of these passages, in order."""
+def _payloads(passages: Artifact, changed: dict[str, _Passage]) -> Iterator[tuple[str, OpenJson]]:
+    """Yield (point id, payload) of these passages."""
+    for text in _texts(passages, changed) if changed else ():
+        row = changed[text.passage_id]
+        yield row.point_id, _payload(text, row)
+
+
+class _Text(NamedTuple):
+    """What the table of passages holds for a point."""
+
+    passage_id: str
+    document_id: str
+    heading: str
+    content: str
+    content_sha256: str
+    payload: str = "{}"
+
+
+def _texts(passages: Artifact, only: Container[str]) -> Iterator[_Text]:
+    """Yield the texts of these passages, in order."""
     import pyarrow.parquet as pq
 
-    columns = ["passage_id", "content", "content_sha256"]
+    columns = [name for name in _Text._fields if name != "payload" or _payload_types(passages)]
     for block in pq.ParquetFile(passages.file(PASSAGES)).iter_batches(batch_size=1024, columns=columns):
         numbers = [n for n, passage in enumerate(block.column("passage_id").to_pylist()) if passage in only]
         if numbers:
             rows = block.take(numbers)
-            yield from zip(*(rows.column(name).to_pylist() for name in columns), strict=True)
+            for cells in zip(*(rows.column(name).to_pylist() for name in columns), strict=True):
+                yield _Text(*cells)
 
 
-def _batch_points(
-    batch: list[tuple[VectorRow, tuple[str, str, str]]], dimension: int, passages: dict[str, _Passage]
-) -> Points:
+def _payload(text: _Text, passage: _Passage) -> OpenJson:
+    return {
+        "passage_id": text.passage_id,
+        "document_id": text.document_id,
+        "heading": text.heading,
+        "content": text.content,
+        "version": passage.version,
+        **read_payload(text.payload),
+    }
+
+
+def _batch_points(batch: list[tuple[VectorRow, _Text]], dimension: int, passages: dict[str, _Passage]) -> Points:
     rows = [row for row, _ in batch]
-    for row, (passage, _, _) in batch:
-        if row.passage_id != passage:
-            raise Refused("building a collection", [_other_order(row.passage_id, passage)])
+    for row, text in batch:
+        if row.passage_id != text.passage_id:
+            raise Refused("building a collection", [_other_order(row.passage_id, text.passage_id)])
     violations = vectors_match_texts(
         "passage_vectors",
-        {passage: sha for _, (passage, _, sha) in batch},
+        {text.passage_id: text.content_sha256 for _, text in batch},
         {row.passage_id: row.content_sha256 for row in rows},
     )
     if violations:
@@ -271,16 +353,7 @@ def _batch_points(
         ids=[passages[row.passage_id].point_id for row in rows],
         dense=truncate(np.stack([row.dense for row in rows]), dimension),
         sparse=[(row.indices, row.values) for row in rows],
-        payloads=[
-            {
-                "passage_id": row.passage_id,
-                "document_id": row.document_id,
-                "heading": row.heading,
-                "content": content,
-                "version": passages[row.passage_id].version,
-            }
-            for row, (_, content, _) in batch
-        ],
+        payloads=[_payload(text, passages[text.passage_id]) for _, text in batch],
     )
 
 

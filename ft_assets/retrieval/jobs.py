@@ -54,6 +54,8 @@ class CollectionSummary(msgspec.Struct, frozen=True, kw_only=True):
     upserted: int
     copied: int
     deleted: int
+    relabelled: int = 0
+    """Points of which only the payload was written."""
     collection: str
 
 

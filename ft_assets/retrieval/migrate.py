@@ -20,6 +20,7 @@ from expectations.rules.retrieval import (
 )
 from expectations.violations import Refused, violation
 from ft_assets.retrieval.collection import BATCH, Collection, inspect
+from ft_assets.retrieval.where import payload_fields
 from resources.engines.protocol import Arm, Points, Query, Scored, VectorClient
 from resources.qdrant import QdrantEngine, aliased
 
@@ -84,6 +85,7 @@ def _move(
         if source.contract.serving is None:
             raise ValueError(f"the contract of {name} does not say how it is served")
         new.create(name, source.contract.serving, {"contract": without_fusion(source.contract).to_json(), "whole": ""})
+    new.index_payload(name, payload_fields(old.metadata(name)))
     wanted, copied = old.field(name, "version"), new.field(name, "version")
     gone = sorted(copied.keys() - wanted.keys())
     for start in range(0, len(gone), BATCH):

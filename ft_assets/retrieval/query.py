@@ -15,7 +15,7 @@ import numpy as np
 from expectations.contracts.embedding import EmbeddingContract
 from expectations.violations import Refused, violation
 from ft_assets.embedding.truncate import truncate
-from resources.engines.protocol import Arm, Query, Scored, VectorClient
+from resources.engines.protocol import Arm, Condition, Query, Scored, VectorClient
 
 if TYPE_CHECKING:
     from ft_assets.embedding.model import Encoded
@@ -30,13 +30,23 @@ def ask(
     *,
     limit: int,
     payload: Sequence[str] = ("passage_id",),
+    where: Sequence[Condition] = (),
 ) -> list[list[Scored]]:
     """Return the best `limit` points for each query. Raises Refused (FT-RET-005) on queries of another dimension."""
     if contract.serving is None or (arm == "fused" and contract.fusion is None):
         raise ValueError("a query needs a contract that says how the collection is served")
     dense = _served_vectors(queries.dense, contract, name).tolist()
     requests = [
-        Query(vector, sparse, arm, limit, tuple(payload), None, contract.fusion, contract.serving.distance)
+        Query(
+            vector,
+            sparse,
+            arm,
+            limit,
+            payload=tuple(payload),
+            fusion=contract.fusion,
+            distance=contract.serving.distance,
+            where=tuple(where),
+        )
         for vector, sparse in zip(dense, queries.sparse, strict=True)
     ]
     return client.query(name, requests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,9 @@ from expectations.violations import Refused, violation
 from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.query import arm_scores, ask
 from ft_assets.retrieval.vectors import contract_of
+from ft_assets.retrieval.where import payload_fields, read_conditions
 from resources.artifacts import Artifact, ArtifactStore
-from resources.engines.protocol import Arm, Scored, VectorClient
+from resources.engines.protocol import Arm, OpenJson, Scored, VectorClient
 from resources.qdrant import QdrantEngine, aliased
 from resources.releases import Release, Releases
 
@@ -33,6 +34,8 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     dense: float
     sparse: float
+    payload: OpenJson = {}
+    """The fields that `corpus.payload` names."""
 
 
 class Retriever:
@@ -45,6 +48,8 @@ class Retriever:
         self.contract = contract
         self.note = note
         """The reason why nothing proves that this collection was released; empty where the record names it."""
+        self.fields = payload_fields(client.metadata(name))
+        """Payload fields that conditions may name, with their types."""
         self._client = client
         self._encoder = encoder
 
@@ -77,22 +82,29 @@ class Retriever:
             _guard(name, contract, client.serving(name), encoder)
             yield cls(client, name, contract, encoder, note)
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return the `k` best passages for each query, best first, with the scores of both arms."""
+    def search(self, queries: Sequence[str], k: int, where: Sequence[str] = ()) -> list[list[Hit]]:
+        """Return the `k` best passages for each query, best first, with the scores of both arms.
+
+        `where`: conditions that each passage meets, such as `tenant=a` or `year>=2020`. Raises Refused (FT-RET-009) for
+        one that names no payload field, or a value of another type.
+        """
+        conditions = read_conditions(where, self.fields, self.name)
         if not queries:
             return []
         encoded = self._encoder.encode(list(queries), "query")
-        fields = ("passage_id", "document_id", "content")
-        answers = ask(self._client, self.name, self.contract, encoded, "fused", limit=k, payload=fields)
+        names = ("passage_id", "document_id", "content", *self.fields)
+        answers = ask(
+            self._client, self.name, self.contract, encoded, "fused", limit=k, payload=names, where=conditions
+        )
         ids = [[point.id for point in points] for points in answers]
         dense, sparse = (arm_scores(self._client, self.name, self.contract, encoded, arm, ids=ids) for arm in _ARMS)
         return [
-            [_hit(point, dense_scores, sparse_scores) for point in points]
+            [_hit(point, dense_scores, sparse_scores, self.fields) for point in points]
             for points, dense_scores, sparse_scores in zip(answers, dense, sparse, strict=True)
         ]
 
 
-def _hit(point: Scored, dense: dict[str, float], sparse: dict[str, float]) -> Hit:
+def _hit(point: Scored, dense: dict[str, float], sparse: dict[str, float], fields: Iterable[str]) -> Hit:
     return Hit(
         passage_id=point.payload["passage_id"],
         document_id=point.payload["document_id"],
@@ -100,6 +112,7 @@ def _hit(point: Scored, dense: dict[str, float], sparse: dict[str, float]) -> Hi
         score=point.score,
         dense=dense.get(point.id, 0.0),
         sparse=sparse.get(point.id, 0.0),
+        payload={name: point.payload.get(name) for name in fields},
     )
 
 

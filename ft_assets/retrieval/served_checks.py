@@ -9,19 +9,17 @@ from __future__ import annotations
 import msgspec
 
 from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
-from expectations.contracts.embedding import EmbeddingContract
 from expectations.formats.schemas import FORMATS
 from expectations.rules import retrieval as rules
 from expectations.violations import Violation, violation
 from ft_assets.graph.gates import Evidence, Gate, Verdict
-from ft_assets.retrieval.audit import Audit, audit, audit_sample, point_violations, sample
+from ft_assets.retrieval.audit import audit, audit_sample, point_violations
 from ft_assets.retrieval.collection import inspect, stored_contract
 from ft_assets.retrieval.jobs import CandidateScores, VectorsSummary
 from ft_assets.retrieval.release import settle
-from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of
-from resources.artifacts import Artifact
+from ft_assets.retrieval.vectors import contract_of
+from resources.artifacts import Artifact, ArtifactStore
 from resources.engines.protocol import VectorClient
-from resources.parquet import read_columns
 from resources.qdrant import aliased
 from resources.releases import Release, require_kept
 
@@ -48,15 +46,19 @@ def judge_served(evidence: Evidence, *, quick: bool) -> Verdict:
             return Verdict([_other_collection(alias, name, release)], figures)
         require_kept(evidence.store, release)
         vectors = evidence.store.find("passage_vectors", release.artifacts["passage_vectors"])
-        if vectors is None:  # require_kept refuses this
-            return Verdict([], figures)
+        passages = _passages_of(evidence.store, vectors) if vectors else None
+        if vectors is None or passages is None:
+            return Verdict([_gone(release)], figures)
         violations = _changed_configuration(client, name, release, vectors)
         stored = inspect(client, name)
-        passages = vectors.summary_as(VectorsSummary).passages
-        violations += rules.collection_is_complete(name, passages, stored.points, stored.dense, stored.sparse)
+        points = vectors.summary_as(VectorsSummary).passages
+        violations += rules.collection_is_complete(name, points, stored.points, stored.dense, stored.sparse)
         if not client.metadata(name).get("whole"):
             violations.append(violation("FT-COL-001", where=name, field="whole", found="", expected="a whole build"))
-        audited = _audit(client, name, vectors, stored.contract, quick=quick)
+        if quick:
+            audited = audit_sample(client, name, vectors, passages, stored.contract, QUICK_SAMPLE)
+        else:
+            audited = audit(client, name, vectors, passages, stored.contract)
         figures |= {"points": stored.points, "points_read": len(audited.versions)}
         return Verdict([*violations, *point_violations(name, audited)], figures)
 
@@ -130,11 +132,15 @@ def _changed_configuration(client: VectorClient, name: str, release: Release, ve
     return [*changed, *rules.collection_matches_contract(name, stored, wanted, client.serving(name))]
 
 
-def _audit(client: VectorClient, name: str, vectors: Artifact, contract: EmbeddingContract, *, quick: bool) -> Audit:
-    if not quick:
-        return audit(client, name, vectors, contract)
-    passages = read_columns(vectors.file(VECTORS_FILE), ["passage_id"])["passage_id"]
-    return audit_sample(client, name, vectors, contract, sample(passages, QUICK_SAMPLE))
+def _passages_of(store: ArtifactStore, vectors: Artifact) -> Artifact | None:
+    """Return the passages that the vectors were made from."""
+    version = vectors.manifest.recipe.inputs["passages"]
+    return next((found for found in store.versions("passages") if found.data_version == version), None)
+
+
+def _gone(release: Release) -> Violation:
+    where = f"release {release.version}"
+    return violation("FT-REL-002", where=where, field="artifacts", found="not all of them", expected="all of them")
 
 
 GATES = [Gate(ASSET, "release_serves", release_serves), Gate(ASSET, "consumers_accept_what_serves", consumers_accept)]

@@ -23,12 +23,15 @@ from resources.engines.protocol import (
     DENSE,
     SPARSE,
     Algebra,
+    Condition,
     OpenJson,
+    PayloadType,
     Points,
     Query,
     Scored,
     dense_rows,
     one_field,
+    range_of,
     require_sound,
     require_unaliased,
     weighted_sum,
@@ -40,6 +43,13 @@ _QUERIES = 64  # in one request
 _FILE, _META = "storage.sqlite", "meta.json"
 _PAGE = 10_000  # points in one page of a scroll without vectors
 _DISTANCES = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT, "euclid": models.Distance.EUCLID}
+_SCHEMAS: dict[PayloadType, models.PayloadSchemaType] = {
+    "text": models.PayloadSchemaType.KEYWORD,
+    "texts": models.PayloadSchemaType.KEYWORD,
+    "whole": models.PayloadSchemaType.INTEGER,
+    "number": models.PayloadSchemaType.FLOAT,
+    "bool": models.PayloadSchemaType.BOOL,
+}
 _ALGEBRA = Algebra[models.Expression](
     constant=float,
     variable=str,
@@ -128,6 +138,18 @@ class ServerClient:
         if ids:
             self.client.delete(name, models.PointIdsList(points=list(ids)), wait=True)
 
+    def set_payloads(self, name: str, payloads: Mapping[str, OpenJson]) -> None:
+        operations = [
+            models.OverwritePayloadOperation(overwrite_payload=models.SetPayload(payload=payload, points=[key]))
+            for key, payload in payloads.items()
+        ]
+        if operations:
+            self.client.batch_update_points(name, operations, wait=True)
+
+    def index_payload(self, name: str, fields: Mapping[str, PayloadType]) -> None:
+        for field, kind in fields.items():
+            self.client.create_payload_index(name, field, _SCHEMAS[kind], wait=True)
+
     def retrieve(self, name: str, ids: Sequence[str]) -> Points:
         return _columns(self.client.retrieve(name, list(ids), with_payload=True, with_vectors=True))
 
@@ -214,6 +236,9 @@ class LocalClient(ServerClient):
         except sqlite3.DatabaseError as error:
             raise unreadable(self._folder.parent, error) from error
 
+    def index_payload(self, name: str, fields: Mapping[str, PayloadType]) -> None:
+        """Nothing to do: this engine has no index."""
+
     def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         _ = self.client  # its lock is held before a folder is removed
         if name not in self.names():
@@ -280,6 +305,10 @@ def _request(query: Query) -> models.QueryRequest:
         indices=np.asarray(query.sparse[0]).tolist(), values=np.asarray(query.sparse[1]).tolist()
     )
     params = models.SearchParams(exact=True) if query.exact else None
+    must: list[Any] = [_condition(condition) for condition in query.where]
+    if query.ids is not None:
+        must.append(models.HasIdCondition(has_id=list(query.ids)))
+    only = models.Filter(must=must) if must else None
     request: OpenJson
     if query.arm == "dense":
         request = {"query": query.dense, "using": DENSE, "params": params}
@@ -291,17 +320,23 @@ def _request(query: Query) -> models.QueryRequest:
             raise ValueError("the fused arm needs a fusion")
         # the limit is always given: the engine's own default is 10, and beyond it an arm counts 0
         prefetch = [
-            models.Prefetch(query=query.dense, using=DENSE, limit=fusion.prefetch_limit, params=params),
-            models.Prefetch(query=lexical, using=SPARSE, limit=fusion.prefetch_limit),
+            models.Prefetch(query=query.dense, using=DENSE, limit=fusion.prefetch_limit, params=params, filter=only),
+            models.Prefetch(query=lexical, using=SPARSE, limit=fusion.prefetch_limit, filter=only),
         ]
         if fusion.fusion == "weighted_sum":
             formula, defaults = weighted_sum(fusion, query.distance, _ALGEBRA)
             request = {"prefetch": prefetch, "query": models.FormulaQuery(formula=formula, defaults=defaults)}
         else:
             request = {"prefetch": prefetch, "query": models.FusionQuery(fusion=models.Fusion(fusion.fusion))}
-    only = models.Filter(must=[models.HasIdCondition(has_id=list(query.ids))]) if query.ids is not None else None
     payload = models.PayloadSelectorInclude(include=list(query.payload)) if query.payload else False
     return models.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **request)
+
+
+def _condition(condition: Condition) -> models.FieldCondition:
+    if limits := range_of(condition):
+        return models.FieldCondition(key=condition.field, range=models.Range(**limits))
+    value: Any = condition.value
+    return models.FieldCondition(key=condition.field, match=models.MatchValue(value=value))
 
 
 def _columns(records: Sequence[Any]) -> Points:

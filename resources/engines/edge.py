@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,13 +26,16 @@ from resources.engines.protocol import (
     DENSE,
     SPARSE,
     Algebra,
+    Condition,
     OpenJson,
+    PayloadType,
     Points,
     Query,
     Scored,
     TokenWeights,
     dense_rows,
     one_field,
+    range_of,
     require_sound,
     require_unaliased,
     weighted_sum,
@@ -42,6 +46,13 @@ _QUERIES = 64  # in one batch
 _PAGE = 10_000  # points in one page of a scroll without vectors
 _RRF_K = 2  # the server's default; this library has none
 _DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot, "euclid": edge.Distance.Euclid}
+_SCHEMAS: dict[PayloadType, edge.PayloadSchemaType] = {
+    "text": edge.PayloadSchemaType.Keyword,
+    "texts": edge.PayloadSchemaType.Keyword,
+    "whole": edge.PayloadSchemaType.Integer,
+    "number": edge.PayloadSchemaType.Float,
+    "bool": edge.PayloadSchemaType.Bool,
+}
 _ALGEBRA = Algebra(
     constant=edge.Expression.Constant,
     variable=edge.Expression.Variable,
@@ -136,6 +147,14 @@ class EdgeClient:
     def delete(self, name: str, ids: Sequence[str]) -> None:
         if ids:
             self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
+
+    def set_payloads(self, name: str, payloads: Mapping[str, OpenJson]) -> None:
+        for key, payload in payloads.items():
+            self._shard(name).update(edge.UpdateOperation.overwrite_payload([key], payload))
+
+    def index_payload(self, name: str, fields: Mapping[str, PayloadType]) -> None:
+        for field, kind in fields.items():
+            self._shard(name).update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
 
     def retrieve(self, name: str, ids: Sequence[str]) -> Points:
         return _columns(self._shard(name).retrieve(list(ids), with_payload=True, with_vector=True))
@@ -239,6 +258,10 @@ def _request(query: Query) -> edge.QueryRequest:
     dense = edge.Query.Nearest(query.dense, using=DENSE)
     lexical = edge.Query.Nearest(_sparse(query.sparse), using=SPARSE)
     params = edge.SearchParams(exact=True) if query.exact else None
+    must: list[Any] = [_condition(condition) for condition in query.where]
+    if query.ids is not None:
+        must.append(edge.HasIdCondition(set(query.ids)))
+    only = edge.Filter(must=must) if must else None
     request: OpenJson
     if query.arm == "dense":
         request = {"query": dense, "params": params}
@@ -248,16 +271,30 @@ def _request(query: Query) -> edge.QueryRequest:
         fusion = query.fusion
         if fusion is None:
             raise ValueError("the fused arm needs a fusion")
-        prefetches = [edge.Prefetch(limit=fusion.prefetch_limit, query=arm, params=params) for arm in (dense, lexical)]
+        prefetches = [
+            edge.Prefetch(limit=fusion.prefetch_limit, query=arm, params=params, filter=only)
+            for arm in (dense, lexical)
+        ]
         if fusion.fusion == "weighted_sum":
             formula, defaults = weighted_sum(fusion, query.distance, _ALGEBRA)
             request = {"prefetches": prefetches, "query": edge.Formula(formula, defaults)}
         else:
             how = edge.Fusion.Dbsf() if fusion.fusion == "dbsf" else edge.Fusion.Rrf(k=_RRF_K)
             request = {"prefetches": prefetches, "query": how}
-    only = edge.Filter(must=[edge.HasIdCondition(set(query.ids))]) if query.ids is not None else None
     payload = list(query.payload) if query.payload else False
     return edge.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **request)
+
+
+def _condition(condition: Condition) -> edge.FieldCondition:
+    if limits := range_of(condition):
+        return edge.FieldCondition(condition.field, range=edge.RangeFloat(**limits))
+    if isinstance(condition.value, bool):  # the library takes true for 1, which no stored bool equals
+        reason = f"`{condition.field}` is true or false, which the library of the edge engine cannot compare"
+        fix = "store a text or a number, or use `qdrant.engine: local` or `server`"
+        refusal = violation("FT-RET-009", where="qdrant", message=reason, field="where", found=condition.value, fix=fix)
+        raise Refused("searching", [refusal])
+    value: Any = condition.value
+    return edge.FieldCondition(condition.field, match=edge.MatchValue(value))
 
 
 def _columns(records: Sequence[edge.Record]) -> Points:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DENSE, SPARSE = "dense", "sparse"
 Arm = Literal["dense", "sparse", "fused"]
+PayloadType = Literal["text", "texts", "whole", "number", "bool"]
+"""Type of a payload field that filters name: a text, a list of texts, a whole number, a number, true or false."""
 TokenWeights = tuple["Sequence[int] | np.ndarray", "Sequence[float] | np.ndarray"]
 """Token ids and their weights, as arrays or lists."""
 OpenJson = dict[str, Any]
@@ -42,10 +44,19 @@ class Points:
     payloads: list[OpenJson]
 
 
+class Condition(NamedTuple):
+    """A condition on a payload field. `sign` is `=`, or one of `>=`, `>`, `<=`, `<` for a number."""
+
+    field: str
+    sign: str
+    value: str | float | bool
+
+
 @dataclass(frozen=True)
 class Query:
     """One question. `fusion` and `distance` are needed for the fused arm; `ids` limits the answer to these points;
-    `exact` compares with every point, where an index would be faster and nearly as good."""
+    `where` to those that meet every condition, in each arm before the fusion. `exact` compares with every point, where
+    an index would be faster and nearly as good."""
 
     dense: list[float]
     sparse: TokenWeights
@@ -56,6 +67,7 @@ class Query:
     fusion: Fusion | None = None
     distance: str = "cosine"
     exact: bool = False
+    where: tuple[Condition, ...] = ()
 
 
 class Scored(NamedTuple):
@@ -114,6 +126,14 @@ class VectorClient(Protocol):
         ...
 
     def delete(self, name: str, ids: Sequence[str]) -> None: ...
+
+    def set_payloads(self, name: str, payloads: Mapping[str, OpenJson]) -> None:
+        """Replace the whole payload of these points, and leave their vectors as they are."""
+        ...
+
+    def index_payload(self, name: str, fields: Mapping[str, PayloadType]) -> None:
+        """Build an index for filters on these fields, where the engine has one. Does nothing where it exists."""
+        ...
 
     def retrieve(self, name: str, ids: Sequence[str]) -> Points:
         """Return those of these points that exist."""
@@ -207,6 +227,17 @@ def require_sound(where: str, points: Points, dimension: int) -> None:
         raise _unsound(where, "sparse", "a token id twice, or without its weight", "one weight a token id")
     if not np.isfinite(np.concatenate([values for _, values in points.sparse])).all():
         raise _unsound(where, "sparse", "NaN or an infinity", "finite numbers")
+
+
+RANGES = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
+"""Sign of a condition -> its name in Qdrant's ranges."""
+
+
+def range_of(condition: Condition) -> dict[str, float] | None:
+    """Return a condition as Qdrant's range; None for a text, a whole number or a bool, which are matched."""
+    if condition.sign in RANGES:
+        return {RANGES[condition.sign]: float(condition.value)}
+    return {"gte": condition.value, "lte": condition.value} if isinstance(condition.value, float) else None
 
 
 def require_unaliased(name: str, aliases: Mapping[str, str]) -> None:

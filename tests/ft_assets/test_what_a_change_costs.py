@@ -88,6 +88,18 @@ def test_a_new_document_costs_its_passages(whole: Whole) -> None:
     assert cost.made >= EVALUATE_AND_RELEASE
 
 
+def test_a_payload_and_its_change_cost_no_encoding_and_no_upsert(whole: Whole) -> None:
+    whole.write("corpus/note-03.md", f"---\ntenant: a\n---\n{note(3)}")
+    whole.configure(corpus={"payload": ["tenant"]})
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, 0, 1)
+    whole.write("corpus/note-03.md", f"---\ntenant: b\n---\n{note(3)}")
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, 0, 1)
+    assert whole.store.require("qdrant_collection").summary["relabelled"] == SECTIONS
+    assert cost.made >= EVALUATE_AND_RELEASE and whole.daemon.failed_checks() == set()
+
+
 def test_a_deleted_document_costs_no_encoding(whole: Whole) -> None:
     (whole.root / "corpus/note-03.md").unlink()
     cost = whole.cost()

@@ -13,18 +13,19 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from expectations.contracts.embedding import Fusion, Serving
 from expectations.violations import Refused
-from resources.engines.protocol import Arm, Points, Query, Scored, VectorClient
+from resources.engines.protocol import Arm, Condition, Points, Query, Scored, VectorClient
 from resources.qdrant import QdrantEngine, aliased
 
 DIMENSION, VOCABULARY = 16, 400
@@ -470,3 +471,71 @@ def test_a_shard_that_differs_from_its_entry_is_refused_by_name(tmp_path: Path) 
     meta.write_text(meta.read_text("utf-8").replace('"dimension": 16', '"dimension": 8'), "utf-8")
     with engine(tmp_path, "edge").open() as client, pytest.raises(Refused, match="FT-QDR-007"):
         client.count("c")
+
+
+def labelled(first: int, last: int) -> Points:
+    """Return `points` with fields that conditions can name; every tenth point has none."""
+    made = points(first, last)
+    for n, payload in enumerate(made.payloads, first):
+        fields = {
+            "tenant": f"t{n % 5}",
+            "year": 2000 + n,
+            "share": n / 10,
+            "open": n % 2 == 0,
+            "tags": ["all", f"g{n % 3}"],
+        }
+        payload.update(fields if n % 10 else dict.fromkeys(fields))
+    return made
+
+
+CONDITIONS: list[tuple[Condition, Callable[[int], bool]]] = [
+    (Condition("tenant", "=", "t3"), lambda n: n % 5 == 3),
+    (Condition("tags", "=", "g1"), lambda n: n % 3 == 1),
+    (Condition("open", "=", value=True), lambda n: n % 2 == 0),
+    (Condition("year", "=", 2012), lambda n: n == 12),
+    (Condition("year", ">=", 2050.0), lambda n: n >= 50),
+    (Condition("year", "<", 2003.0), lambda n: n < 3),
+    (Condition("share", ">", 5.5), lambda n: n > 55),
+    (Condition("share", "<=", 0.5), lambda n: n <= 5),
+    (Condition("share", "=", 1.1), lambda n: n == 11),
+    (Condition("tenant", "=", "none"), lambda _: False),
+]
+
+
+@pytest.mark.parametrize("arm", ["dense", "sparse", "fused"])
+def test_a_condition_limits_each_arm_before_the_fusion(client: VectorClient, kind: str, name: str, arm: Arm) -> None:
+    client.create(name, SERVING, {})
+    client.index_payload(name, {"tenant": "text", "year": "whole", "share": "number", "open": "bool", "tags": "texts"})
+    client.index_payload(name, {"tenant": "text"})
+    client.upsert(name, labelled(0, 60))
+    client.index(name)
+    small = msgspec.structs.replace(WEIGHTED, prefetch_limit=6)
+    (query,) = queries_of(arm, limit=60, fusion=small)[:1]
+    for condition, meets in CONDITIONS:
+        if isinstance(condition.value, bool) and kind == "edge":
+            with pytest.raises(Refused, match="FT-RET-009"):
+                client.query(name, [replace(query, where=(condition,))])
+            continue
+        wanted = {key(n) for n in range(60) if n % 10 and meets(n)}
+        (found,) = client.query(name, [replace(query, where=(condition,))])
+        ids = {point.id for point in found}
+        assert ids <= wanted, condition
+        if arm == "dense":
+            assert ids == wanted, condition
+        elif arm == "fused":  # without the condition in the prefetch, few or none of its six points would meet it
+            assert len(ids) >= min(6, len(wanted)), condition
+    (both,) = client.query(name, [replace(query, arm="dense", where=(CONDITIONS[0][0], CONDITIONS[4][0]))])
+    assert {point.id for point in both} == {key(53), key(58)}
+
+
+def test_a_payload_is_replaced_whole_and_the_vectors_stay(client: VectorClient, name: str) -> None:
+    client.create(name, SERVING, {})
+    client.upsert(name, labelled(0, 8))
+    before = client.retrieve(name, [key(1)])
+    client.set_payloads(name, {key(1): {"version": "new", "tenant": "other"}, key(2): {"version": "new"}})
+    client.set_payloads(name, {})
+    after = client.retrieve(name, [key(1)])
+    assert after.payloads == [{"version": "new", "tenant": "other"}]
+    assert np.array_equal(after.dense, before.dense) and np.array_equal(after.sparse[0][1], before.sparse[0][1])
+    versions = client.field(name, "version")
+    assert [versions[key(n)] for n in range(4)] == ["0", "new", "new", "0"]

@@ -84,7 +84,7 @@ def test_a_preference_becomes_an_instruction_that_answers_with_the_chosen_text(w
 
 def test_where_there_is_no_way_it_says_what_the_file_can_become(write: Write) -> None:
     path = write("rows.jsonl", SFT)
-    with pytest.raises(Refused, match="becomes instruction, not `preference`"):
+    with pytest.raises(Refused, match="becomes instruction, retrieval_pair, not `preference`"):
         convert(path, "preference")
     with pytest.raises(Refused, match="FT-DIALECT-003"):
         convert(path, "prefrence")
@@ -172,9 +172,60 @@ def test_pairs_become_a_folder_in_beir_layout_that_is_clean_itself(write: Write)
 
 
 def test_what_is_no_pair_does_not_become_beir_and_leaves_nothing(write: Write) -> None:
-    path = write("rows.jsonl", DDR)
+    path = write("rows.jsonl", [{"query_id": "q", "passage_id": "p", "score": 1}])
     with pytest.raises(Refused, match="FT-DIALECT-003"):
         convert_file(path, "beir", path.with_name("beir"), quarantine=path.with_name("bad.jsonl"))
     with pytest.raises(FileExistsError):
         convert_file(write("p.jsonl", TRIPLETS), "beir", path.parent, quarantine=path.with_name("bad.jsonl"))
     assert {file.name for file in path.parent.iterdir()} == {"rows.jsonl", "p.jsonl"}
+
+
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Valve",
+            "paragraphs": [
+                {
+                    "context": "A check valve keeps water from flowing back.",
+                    "qas": [
+                        {"id": "1", "question": "What keeps water from flowing back?", "answers": [
+                            {"text": "A check valve", "answer_start": 0}]},
+                        {"id": "2", "question": "Who made it?", "answers": [], "is_impossible": True},
+                        {"id": "3", "question": "What does a check valve do?", "answers": [
+                            {"text": "keeps water from flowing back", "answer_start": 14}]},
+                    ],
+                },
+            ],
+        },
+    ],
+}  # fmt: skip
+
+
+def test_squad_becomes_a_beir_folder_of_its_questions_and_contexts(tmp_path: Path) -> None:
+    path, out = tmp_path / "dev.json", tmp_path / "beir"
+    path.write_text(json.dumps(SQUAD), "utf-8")
+    made = convert_file(path, "beir", out, quarantine=tmp_path / "bad.jsonl")
+    assert (made.format, made.written, made.counts) == ("qa", 2, {"FT-QA-003": 1})
+    (passage,) = [json.loads(line) for line in (out / "corpus.jsonl").read_text("utf-8").splitlines()]
+    assert passage["text"] == SQUAD["data"][0]["paragraphs"][0]["context"]
+    queries = [json.loads(line) for line in (out / "queries.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["_id"], row["text"]) for row in queries] == [
+        ("1", "What keeps water from flowing back?"), ("3", "What does a check valve do?"),
+    ]  # fmt: skip
+    judged = (out / "qrels/all.tsv").read_text("utf-8").splitlines()[1:]
+    assert judged == [f"1\t{passage['_id']}\t1", f"3\t{passage['_id']}\t1"]
+
+
+def test_a_format_that_is_two_bridges_away_is_reached_and_a_row_without_one_passage_is_not(write: Write) -> None:
+    many = {**DDR[0], "query": "Is 9 prime?", "retrieval_result": ["one", "two"]}
+    made = convert(write("rows.jsonl", [*DDR, many]), "retrieval_pair")
+    assert (made.format, made.written, made.counts) == ("preference", 3, {"FT-PAIR-003": 1})
+    rows = without_place(Path(made.out))
+    assert [(row["query"], row["positives"]) for row in rows[:1]] == [("Is 0 prime?", ["passage"])]
+
+
+def test_a_question_without_its_text_is_no_pair(write: Write) -> None:
+    rows = [{"question": "What is a valve?", "golden_answers": ["a check"], "id": "a"}]
+    made = convert(write("golden.jsonl", rows), "retrieval_pair")
+    assert (made.written, made.counts) == (0, {"FT-PAIR-003": 1})

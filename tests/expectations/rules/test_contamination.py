@@ -10,6 +10,7 @@ from expectations.rules.contamination import (
     ContaminationHit,
     Search,
     Text,
+    few_were_seen,
     find_contamination,
     nothing_was_seen,
 )
@@ -146,3 +147,10 @@ def test_hits_are_plain_values():
     text = Text("instruction", "a", "question", "a.jsonl:1", "x")
     assert str(text) == "the question of instruction record a (a.jsonl:1)"
     assert ContaminationHit(text, text, 0.5, "x").share == 0.5
+
+
+def test_a_few_seen_records_pass_and_a_larger_share_does_not():
+    assert few_were_seen("instruction_splits", "instruction", 2, 7017, 0.01) == []
+    assert few_were_seen("instruction_splits", "instruction", 0, 0, 0.0) == []
+    (violation,) = few_were_seen("instruction_splits", "instruction", 2, 100, 0.01)
+    assert violation.code == "FT-SPLIT-014" and "2 of 100 held-out instruction records" in str(violation)

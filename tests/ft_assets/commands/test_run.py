@@ -14,7 +14,7 @@ from click.testing import Result
 from rich.console import Console
 
 from ft_assets.commands.execution import HOST_TAG, PID_TAG, bury_dead_runs
-from ft_assets.commands.run import RunSummary, print_summary, run_assets, select
+from ft_assets.commands.run import RunSummary, figures_line, print_summary, run_assets, select
 from resources.artifacts import Recipe
 from resources.dagster_resources import LauncherResource
 
@@ -168,3 +168,9 @@ def test_the_error_of_a_worker_process_is_shown(
     result = ft("run", "--all", defs=dg.Definitions(assets=[model], resources={"launcher": launcher}))
     assert result.exit_code == outcome[0]
     assert outcome[1] in result.output
+
+
+def test_a_line_of_figures_always_names_what_was_not_used() -> None:
+    figures = {"rows": 9.0, "files": 2.0, "documents": 2.0, "passages": 9.0, "quarantined": 3.0, "mean_chars": 7.5}
+    assert figures_line(figures) == "rows 9, files 2, documents 2, passages 9, quarantined 3"
+    assert figures_line({"rows": 9.0, "quarantined": 1.0, "left_out": 2.0}) == "rows 9, quarantined 1, left_out 2"

@@ -363,3 +363,64 @@ def test_two_entries_may_not_give_one_file_two_maps(tmp_path: Path):
     entries = [{"glob": "*.jsonl", "columns": {"text": "a"}}, {"glob": "kb.*", "columns": {"text": "b"}}]
     with pytest.raises(Refused, match="FT-MAP-003"):
         match_mapped(CorpusSettings.model_validate({"files": entries}), "files", tmp_path, "corpus")
+
+
+def test_a_chinese_sentence_counts_by_what_it_says(tmp_path: Path):
+    sentences = {
+        "kept": "密钥必须每年更换。",
+        "kana": "かぎをこうかんする",
+        "short": "见上文。",
+        "latin": "See above, page 3.",
+    }
+    text = "".join(f"## {name}\n\n{sentence}\n\n" for name, sentence in sentences.items())
+    passages, out = _cut(_write(tmp_path / "a.md", text))
+    assert [p.passage_id for p in passages] == ["a#kept", "a#kana"]
+    assert [(r.line, r.code) for r in out] == [(9, "FT-CORPUS-003"), (13, "FT-CORPUS-003")]
+    assert "counts 10 characters, fewer than 20" in out[0].reason
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("\x1b[31m", "FT-TEXT-001"), ("\ufffd\ufffd", "FT-TEXT-006"), ("\u202e", "FT-TEXT-008")]
+)
+@pytest.mark.parametrize("suffix", ["md", "txt", "html"])
+def test_a_section_with_characters_that_no_text_may_hold_is_quarantined(
+    tmp_path: Path, fault: str, code: str, suffix: str
+):
+    good = "A section that is long enough to be kept as a passage."
+    head, end = ("<meta charset=utf-8><h1>A</h1>\n<h2>B</h2>\n", "\n<h2>C</h2>\n") if suffix == "html" else (
+        "# A\n\n## B\n\n", "\n\n## C\n\n"
+    )  # fmt: skip
+    passages, out = _cut(_write(tmp_path / f"a.{suffix}", f"{head}{good}\nIt has {fault} in it.{end}{good} Again."))
+    assert [(r.file, r.line, r.code) for r in out] == [
+        (f"a.{suffix}", {"md": 6, "txt": 6, "html": 2}[suffix], code)
+    ] and out[0].raw.isprintable()  # fmt: skip
+    assert [p.passage_id for p in passages] == ([] if suffix == "txt" else ["a#c"])
+
+
+def test_a_heading_with_lost_characters_takes_its_sections_with_it_and_mojibake_stays(tmp_path: Path):
+    text = "A section that is long enough to be kept as a passage, number {}."
+    path = _write(
+        tmp_path / "a.md", f"# Gr\ufffd\ufffde\n\n{text.format(1)}\n\n# Plan\n\nSie fÃ¤hrt. {text.format(2)}\n"
+    )
+    passages, out = _cut(path)
+    assert [p.passage_id for p in passages] == ["a#plan"]
+    assert [(r.line, r.code) for r in out] == [(1, "FT-TEXT-006")]
+
+
+def test_the_gate_counts_lost_files_as_well_as_lost_sections(run, tmp_path: Path):
+    materialize, artifacts = run
+    part = "## Part {}\n\nThis is part {} of a long document, and it can be kept.\n\n"
+    _write(tmp_path / "docs/long.md", "# Long\n\n" + "".join(part.format(n, n) for n in range(60)))
+    (tmp_path / "docs/gbk.md").write_bytes("# 标题\n\n中文内容在这里，足够长，可以保留下来。".encode("gb18030"))
+    _write(tmp_path / "docs/copy.md", MARKDOWN)  # all its texts are in sm4.md: nothing is lost
+    materialize()
+    gate = next(gate for gate in checks.GATES if gate.name == "few_sections_are_quarantined")
+    verdict = judge(gate, Evidence(artifacts.store(), artifacts.releases(), None))  # pyright: ignore[reportArgumentType]
+    (violation,) = verdict.violations
+    assert violation.code == "FT-CORPUS-012" and "1 of 5 files are in the quarantine" in str(violation)
+    assert verdict.figures == {"sections_lost": 1, "files_lost": 1, "most": 0.05}
+    config = json.loads((tmp_path / "config.yaml").read_text("utf-8"))
+    config["corpus"]["max_quarantined_share"] = 0.2
+    _write(tmp_path / "config.yaml", json.dumps(config))
+    result, _ = materialize()
+    assert result.success

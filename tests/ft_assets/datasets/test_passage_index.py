@@ -6,7 +6,7 @@ import pytest
 
 from ft_assets.corpus.cut import Alias
 from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index
-from ft_assets.embedding.pairs import read_passages, read_questions
+from ft_assets.embedding.pairs import has_negatives, read_passages, read_questions
 from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruction, question
 
 pytestmark = pytest.mark.slow
@@ -43,3 +43,20 @@ def test_judgements_and_evidence_that_name_a_twin_hold_and_stay_in_its_split(pro
     asked = read_questions(project.store.require("retrieval_splits"), split, read_passages(passages))
     assert dict(zip(asked.ids, asked.qrels, strict=True))["q-twin"] == {"topic00#basics": 1}
     assert asked.unresolved == []
+
+
+def test_a_passage_that_is_judged_0_is_a_negative_of_the_training(project: Project) -> None:
+    assert project.run(checks=False).success
+    asked = project.splits()
+    train = next(topic for topic in TOPICS if asked[("retrieval", f"q-{topic}")] == "train")
+    wrong = next(topic for topic in TOPICS if topic != train)
+    plain = project.store.require("retrieval_splits")
+    assert not has_negatives(plain, "train")
+    lines = (project.root / "data/qrels.tsv").read_text("utf-8").splitlines()
+    project.lines("qrels.tsv", [*lines, f"q-{train}\t{wrong}\t0"])
+    result = project.run()
+    assert result.success, failures(result)
+    splits = project.store.require("retrieval_splits")
+    assert has_negatives(splits, "train") and not has_negatives(splits, "test")
+    questions = read_questions(splits, "train", read_passages(project.store.require("passages")))
+    assert questions.negatives == {f"q-{train}": [f"{wrong}#basics"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,7 @@ from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
 from ft_assets.embedding.train import (
     _batches_of_epoch,
+    _draw_judged,
     _mask_twins,
     batch_lexical_scores,
     changed_share,
@@ -119,3 +121,27 @@ def test_a_batch_in_parts_gives_the_same_rows_as_one_forward(base: Path, passage
     assert torch.equal(tokens, whole)
     torch.testing.assert_close(in_order, vectors, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(their_weights, weights, atol=1e-5, rtol=1e-4)
+
+
+def test_a_passage_that_is_judged_wrong_is_a_negative_and_without_one_nothing_changes(
+    base: Path, questions: Questions, passages: Passages, tmp_path: Path
+) -> None:
+    def losses(negatives: dict[str, list[str]], count: int = 1) -> list[float]:
+        encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
+        asked = replace(questions, negatives=negatives)
+        values = settings(epochs=1, judged_negatives=count, self_distill=False)
+        return train(encoder, asked, passages, values, Metrics(tmp_path))
+
+    plain = losses({})
+    wrong = {
+        name: ["badge" if "badge" not in qrels else "pump"]
+        for name, qrels in zip(questions.ids, questions.qrels, strict=True)
+    }
+    assert losses(wrong, count=0) == plain
+    assert losses(wrong)[0] > plain[0]  # more passages to tell apart, before the first step
+
+
+def test_judged_negatives_are_drawn_for_the_queries_that_have_some(questions: Questions) -> None:
+    asked = replace(questions, negatives={questions.ids[0]: ["badge", "年假"], questions.ids[3]: ["pump"]})
+    drawn = _draw_judged([3, 0, 1], asked, 2, Random(1))  # noqa: S311
+    assert drawn[0] == "pump" and sorted(drawn[1:]) == ["badge", "年假"]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expectations.contracts.embedding import Base, Dense, EmbeddingContract, Probe, Serving, Sparse, Texts
+from ft_assets.corpus.payload import PayloadFields
 from ft_assets.embedding.model import Encoded
 from ft_assets.retrieval.vectors import schema
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
@@ -50,15 +51,16 @@ def encode(texts: list[str]) -> Encoded:
 
 
 def publish(
-    root: Path, texts: Mapping[str, str], made_by: EmbeddingContract | None = None
+    root: Path,
+    texts: Mapping[str, str],
+    made_by: EmbeddingContract | None = None,
+    payloads: Mapping[str, Mapping[str, object]] | None = None,
 ) -> tuple[Artifact, Artifact]:
-    """Return `passage_vectors` and `passages` of these texts, published once in the store below `root`."""
+    """Return `passage_vectors` and `passages` of these texts, published once in the store below `root`.
+
+    `payloads`: passage id -> the fields of `corpus.payload`.
+    """
     store = ArtifactStore(root / "artifacts")
-    version = hashlib.sha256(repr(list(texts.items())).encode()).hexdigest()
-    recipes = [Recipe(asset=asset, code_version=version) for asset in ("passage_vectors", "passages")]
-    known_vectors, known_passages = (store.find(recipe.asset, recipe.id) for recipe in recipes)
-    if known_vectors and known_passages:
-        return known_vectors, known_passages
     hashes = [hashlib.sha256(text.encode()).hexdigest() for text in texts.values()]
     columns = {
         "passage_id": list(texts),
@@ -66,21 +68,33 @@ def publish(
         "heading": ["标题"] * len(texts),
         "content_sha256": hashes,
     }
-    with store.stage(recipes[1]) as staging:
-        table = pa.table({**columns, "content": list(texts.values())})
-        pq.write_table(table, staging.path / "passages.parquet", row_group_size=97)
-        passages = staging.publish({"passages": len(texts)})
-    encoded = encode(list(texts.values()))
-    with store.stage(recipes[0]) as staging:
-        arms = {
-            "dense": list(encoded.dense),
-            "sparse_indices": [ids for ids, _ in encoded.sparse],
-            "sparse_values": [values for _, values in encoded.sparse],
-        }
-        table = pa.table({**columns, **arms}, schema=schema(DIMENSION))
-        pq.write_table(table, staging.path / "vectors.parquet", row_group_size=61)
-        write_json(staging.path / "contract.json", (made_by or contract()).to_json())
-        vectors = staging.publish({"passages": len(texts), "dimension": DIMENSION})
+    passages_recipe = _recipe("passages", [*texts.items(), payloads])
+    passages = store.find("passages", passages_recipe.id)
+    if passages is None:
+        fields = PayloadFields()
+        labels = [fields.encode(payloads[passage]) for passage in texts] if payloads else []
+        with store.stage(passages_recipe) as staging:
+            table = pa.table({**columns, "content": list(texts.values()), **({"payload": labels} if labels else {})})
+            pq.write_table(table, staging.path / "passages.parquet", row_group_size=97)
+            passages = staging.publish({"passages": len(texts), "payload": fields.types})
+    vectors_recipe = _recipe("passage_vectors", [*texts.items()])
+    vectors = store.find("passage_vectors", vectors_recipe.id)
+    if vectors is None:
+        encoded = encode(list(texts.values()))
+        with store.stage(vectors_recipe) as staging:
+            arms = {
+                "dense": list(encoded.dense),
+                "sparse_indices": [ids for ids, _ in encoded.sparse],
+                "sparse_values": [values for _, values in encoded.sparse],
+            }
+            table = pa.table({**columns, **arms}, schema=schema(DIMENSION))
+            pq.write_table(table, staging.path / "vectors.parquet", row_group_size=61)
+            write_json(staging.path / "contract.json", (made_by or contract()).to_json())
+            vectors = staging.publish({"passages": len(texts), "dimension": DIMENSION})
     store.point(passages)
     store.point(vectors)
     return vectors, passages
+
+
+def _recipe(asset: str, content: list[object]) -> Recipe:
+    return Recipe(asset=asset, code_version=hashlib.sha256(repr(content).encode()).hexdigest())

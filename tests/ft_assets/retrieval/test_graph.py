@@ -28,6 +28,7 @@ from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
 
 pytestmark = pytest.mark.slow
 
+AFTER_CORPUS = ("passages", "retrieval_records", "split_ledger", "retrieval_splits", *RETRIEVAL_SIDE[3:])
 AFTER_WEIGHTS = RETRIEVAL_SIDE[1:2] + RETRIEVAL_SIDE[4:]
 
 
@@ -65,6 +66,40 @@ def test_the_released_collection_answers_with_both_arms_scores(released: Graph) 
         assert hit.score == pytest.approx(hit.dense + 0.3 * hit.sparse, abs=1e-4)
     assert hits[0].content
     assert hits[0].document_id == hits[0].passage_id.split("#")[0]
+
+
+def test_a_payload_travels_to_the_search_and_its_change_encodes_nothing(graph: Graph) -> None:
+    def label(path: Path, tenant: str) -> None:
+        text = path.read_text("utf-8").partition("---\n\n")[2] or path.read_text("utf-8")
+        path.write_text(f"---\ntenant: {tenant}\nyear: {len(path.stem)}\n---\n\n{text}", "utf-8")
+
+    files = sorted((graph.root / "corpus").glob("*.md"))
+    for path in files:
+        label(path, "north" if path.stem == "aes" else "south")
+    graph.configure(corpus={"payload": ["tenant", "year"]})
+    made = graph.run("corpus_settings", *AFTER_CORPUS)
+    assert made["passage_vectors"]["encoded"] == made["qdrant_collection"]["upserted"] == 0
+    assert made["qdrant_collection"]["relabelled"] == graph.artifact("passages").summary["passages"]
+    artifacts = graph.artifacts
+
+    def find(*where: str) -> list[Hit]:
+        with Retriever.open(artifacts.store(), artifacts.releases(), graph.qdrant.engine()) as retriever:
+            return retriever.search([QUESTION], 50, where)[0]
+
+    assert {hit.document_id for hit in find("tenant=north")} == {"aes"}
+    assert find("tenant=north")[0].payload == {"tenant": "north", "year": 3}
+    assert {len(hit.document_id) for hit in find("tenant=south", "year<=4")} <= {3, 4}
+    with pytest.raises(Refused, match=r"FT-RET-009.*`tenent`.*tenant \(text\), year \(whole\)"):
+        find("tenent=north")
+    with pytest.raises(Refused, match=r"FT-RET-009.*number"):
+        find("year>=new")
+    label(graph.root / "corpus/aes.md", "west")
+    again = graph.run(*AFTER_CORPUS)
+    sections = len(find("tenant=west"))
+    assert again["passage_vectors"]["encoded"] == again["qdrant_collection"]["upserted"] == 0
+    assert again["qdrant_collection"]["relabelled"] == sections > 1 and not find("tenant=north")
+    for asset in ("passage_vectors", "qdrant_collection", "retrieval_evaluation"):
+        assert codes_of(graph, asset) == {}
 
 
 def test_a_second_run_with_nothing_changed_reuses_everything(graph: Graph) -> None:

@@ -44,7 +44,7 @@ def release_one(engine: QdrantEngine, vectors: Artifact, passages: Artifact, kep
     name = name_of(vectors)
     with engine.open() as client:
         build(client, name, SERVED, vectors, passages)
-        assert not violations_of(client, name, vectors)
+        assert not violations_of(client, name, vectors, passages)
         serve(client, engine.alias, name, WEIGHTED)
     kept.append(name)
     releases = [_release(name) for name in kept]
@@ -56,11 +56,11 @@ def _release(name: str) -> Release:
     return Release(version=name, released_at=0.0, artifacts={}, details={"collection": name})
 
 
-def violations_of(client: VectorClient, name: str, vectors: Artifact) -> list[Any]:
+def violations_of(client: VectorClient, name: str, vectors: Artifact, passages: Artifact) -> list[Any]:
     stored = inspect(client, name)
     return [
         *rules.collection_is_complete(name, vectors.summary["passages"], stored.points, stored.dense, stored.sparse),
-        *rules.points_are_current(name, passage_versions(vectors), client.field(name, "version")),
+        *rules.points_are_current(name, passage_versions(vectors, passages), client.field(name, "version")),
     ]
 
 
@@ -187,10 +187,10 @@ def test_killed_at_any_point_the_alias_serves_a_whole_collection_and_a_rerun_con
         released += len(printed)
         serves_a_whole_one(opened, tmp_path)
     assert worker(released, released + 1).communicate()[0].split() == [str(released)]
-    vectors, _ = publish(tmp_path, version(released))
+    vectors, passages = publish(tmp_path, version(released))
     with opened.open() as client:
         assert client.aliases() == {"passages": name_of(vectors)}
-        assert not violations_of(client, name_of(vectors), vectors)
+        assert not violations_of(client, name_of(vectors), vectors, passages)
     assert released > 3, "no release was completed between two kills"
 
 
@@ -198,7 +198,7 @@ def serves_a_whole_one(opened: QdrantEngine, root: Path) -> None:
     with opened.open() as client:
         name = client.aliases()["passages"]
         made_of = client.metadata(name)["whole"]
-        versions = ArtifactStore(root / "artifacts").versions("passage_vectors")
-        vectors = next(artifact for artifact in versions if artifact.data_version == made_of)
-        assert not violations_of(client, name, vectors)
+        store = ArtifactStore(root / "artifacts")
+        vectors = next(artifact for artifact in store.versions("passage_vectors") if artifact.data_version == made_of)
+        assert not violations_of(client, name, vectors, store.require("passages"))
         assert inspect(client, name).contract.fusion == WEIGHTED
