@@ -86,7 +86,8 @@ CODES: dict[str, Code] = {
     "FT-KEY-001": Code(
         "The row is KTO data: an answer with a verdict, not an answer to learn",
         "Where the verdict is false the model would learn the bad answer.",
-        "Keep only the rows whose verdict (`label`, `kto_tag`, `desired`) is true and delete the key, or write pairs.",
+        "Name the file in `datasets.unpaired_preference.files` (KTO learns from both verdicts), or keep the rows whose "
+        "verdict (`label`, `kto_tag`, `desired`) is true and delete the key.",
     ),
     "FT-KEY-002": Code(
         "The answer is marked as not to be learned",
@@ -305,6 +306,17 @@ CODES: dict[str, Code] = {
         "The answer lost the number it began with",
         "A rule that strips `1. ` from answers also strips numbers that belong to the answer: `75%` becomes `%`.",
         "Generate the answer again without that rule, or add the number.",
+    ),
+    # Unpaired preference records (KTO)
+    "FT-KTO-001": Code(
+        "A field is missing or of another type",
+        "A missing text would become an empty training target.",
+        "Add the field, with the type that the reason names.",
+    ),
+    "FT-KTO-002": Code(
+        "The answer has no verdict of true or false",
+        "KTO learns from the verdict; a guessed one would turn good answers into bad ones.",
+        "Write `label` as true or false (1 and 0 are read too). For grades, decide which of them are desirable.",
     ),
     # Preference records
     "FT-PREF-001": Code(

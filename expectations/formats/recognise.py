@@ -24,6 +24,7 @@ SAMPLE = 100
 _SEVERAL_NAMES = re.compile(
     r"system|system_prompt|contexts?|documents|passages|references|retrieved_contexts|margin"
     r"|reasoning|reasoning_content|thinking|Complex_CoT|\w+[_-](?:score|rating|reward)|(?:score|rating|reward)_\w+"
+    r"|label|kto_tag|desired"
 )
 _LEAST_SHARE = 0.5  # of a dialect's marks: a row without one of two fields is still refused as a row of this dialect
 _LEAST_SHARE_UNNAMED = 0.51  # where no format was named, half of two marks may be a coincidence

@@ -12,10 +12,12 @@ from expectations.formats.passage import PASSAGE
 from expectations.formats.preference import PREFERENCE
 from expectations.formats.qa import QA
 from expectations.formats.retrieval import QRELS, QUERY
+from expectations.formats.unpaired import UNPAIRED_PREFERENCE
 
 _ALL: tuple[Format[Any], ...] = (
     INSTRUCTION,
     PREFERENCE,
+    UNPAIRED_PREFERENCE,
     QA,
     RETRIEVAL_PAIR,
     QRELS,
