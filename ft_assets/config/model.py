@@ -58,6 +58,12 @@ class PreferenceFiles(ConfigSection):
     quarantined. The default rejects ties and pairs in the wrong order; rows without scores pass."""
 
 
+class UnpairedPreferenceFiles(ConfigSection):
+    files: list[str] = []
+    """Globs of the KTO rows, relative to config.yaml: an answer with a verdict (`label`, `kto_tag`, `desired`) of true
+    or false next to it. `dpo.loss: kto` trains on them. Empty: there is no such data set."""
+
+
 class RetrievalFiles(ConfigSection):
     queries: list[str] = []
     """Globs of BEIR queries.jsonl files, relative to config.yaml. Empty: there is no retrieval data set, and an asset
@@ -103,6 +109,7 @@ class SplitSettings(ConfigSection):
 class DatasetSettings(ConfigSection):
     instruction: InstructionFiles = InstructionFiles()
     preference: PreferenceFiles = PreferenceFiles()
+    unpaired_preference: UnpairedPreferenceFiles = UnpairedPreferenceFiles()
     retrieval: RetrievalFiles = RetrievalFiles()
     split: SplitSettings = SplitSettings()
     max_quarantined_share: float = Field(default=0.05, ge=0, le=1)

@@ -151,7 +151,8 @@ def test_checks_that_need_a_section_are_judged_again_with_it(project: Project) -
     """A changed prompt is compared with the adapters, though nobody trains them."""
     project.take_up()
     project.daemon.watch("watch_sources")
-    project.daemon.execute(["passages", "instruction_records", "preference_records", "retrieval_records"])
+    records = ("instruction_records", "preference_records", "unpaired_preference_records", "retrieval_records")
+    project.daemon.execute(["passages", *records])
     project.daemon.execute(["split_ledger", "instruction_splits", "preference_splits", "retrieval_splits"])
     assert project.daemon.watch("watch_settings") == []  # judged with their assets, after the section
     project.configure(datasets={"split": {"contamination": 0.4}})
