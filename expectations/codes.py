@@ -1285,6 +1285,16 @@ CODES: dict[str, Code] = {
         "It would run DataParallel, which trains another batch size than the configured one.",
         "Set `launcher.kind: torchrun` with `launcher.processes`, or CUDA_VISIBLE_DEVICES to one GPU.",
     ),
+    "FT-TRAIN-056": Code(
+        "KTO has answers of one verdict only",
+        "Without good answers, or without bad ones, it would make every answer likelier, or every one less likely.",
+        "Add rows of the other verdict, or pairs in `datasets.preference`, or train with another `dpo.loss`.",
+    ),
+    "FT-TRAIN-057": Code(
+        "All rows of a part have the same prompt",
+        "KTO compares with answers to other questions, and there are none.",
+        "Add rows on other questions, or train with another `dpo.loss`.",
+    ),
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",

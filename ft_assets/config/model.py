@@ -233,6 +233,11 @@ class TrainSettings(ConfigSection):
     """Seed of the order of rows, of a new adapter's weights and of dropout. The same seed on the same hardware gives
     the same result."""
 
+    @property
+    def is_kto(self) -> bool:
+        """True if the rows are answers with a verdict, and not pairs or answers to imitate."""
+        return False
+
     def recomputes_on(self, device: str) -> bool:
         """Return whether activations are computed again in the backward pass (`auto`: on GPUs)."""
         return device == "cuda" if self.gradient_checkpointing == "auto" else self.gradient_checkpointing
@@ -298,16 +303,30 @@ class DpoSettings(TrainSettings):
         "discopop",
         "sft",
         "sigmoid_norm",
+        "kto",
     ] = "sigmoid"
     """The loss, by its name in TRL; `sigmoid` is that of the DPO paper. `robust` expects some pairs to be in the wrong
-    order, `ipo` and `sigmoid_norm` divide by the length."""
+    order, `ipo` and `sigmoid_norm` divide by the length. `kto` learns from answers with a verdict, one by one: the rows
+    of `datasets.unpaired_preference.files`, and both answers of every pair of `datasets.preference.files`. Its KL term
+    is the mean over all rows of an optimizer step (TRL: of a micro-batch), so `micro_batch_size` may be 1 and does not
+    decide the result."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
     """Share of pairs (0 to 0.5) that may be in the wrong order, for the losses `robust`, `exo_pair`, `aot` and
     `aot_unpaired`. Null takes the value of the loss's paper: 0.1 for `robust`, 0.001 for `exo_pair`, else 0."""
+    desirable_weight: float | None = Field(default=None, gt=0)
+    """Weight of the desirable answers in the loss `kto`. Null for both weights: where desirable answers are less than 1
+    or more than 4/3 times as many as undesirable ones, the rarer kind gets the weight that leads to the nearer end of
+    this range, which the KTO paper (arXiv 2402.01306) recommends. If only one weight is given, the other one is 1."""
+    undesirable_weight: float | None = Field(default=None, gt=0)
+    """Weight of the undesirable answers in the loss `kto`; null as for `desirable_weight`."""
     precompute_reference: bool | Literal["auto"] = "auto"
     """Compute the reference log-probabilities once and cache them, instead of at every step. `auto` does so when the
-    run sees every pair at least once, and always where `method` is `full`, so that no second model is in memory. Later
-    runs on the same pairs use the cache."""
+    run sees every row at least once, and always where `method` is `full`, so that no second model is in memory. Later
+    runs on the same rows use the cache."""
+
+    @property
+    def is_kto(self) -> bool:
+        return self.loss == "kto"
 
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> Self:
@@ -319,6 +338,13 @@ class DpoSettings(TrainSettings):
             )
         if self.label_smoothing == 0 and self.loss == "exo_pair":
             raise ValueError("loss `exo_pair` takes the logarithm of label_smoothing, which is 0. Raise it (1e-3).")
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        for name in ("desirable_weight", "undesirable_weight"):
+            if (value := getattr(self, name)) is not None and not self.is_kto:
+                raise ValueError(f"{name} ({value:g}) has no effect on loss `{self.loss}`. Remove it, or choose `kto`.")
         return self
 
     @model_validator(mode="after")
