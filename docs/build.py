@@ -66,7 +66,7 @@ def configuration() -> str:
     """Return docs/configuration.md: every key of config.yaml with its type, its default and its description."""
     from ft_assets.config.model import RENAMED, Settings
 
-    sections = {name: model for name, field in Settings.model_fields.items() if (model := section_of(field))}
+    sections = {name: model for name, field in Settings.model_fields.items() if (model := _section_of(field))}
     keys = {name: field for name, field in Settings.model_fields.items() if name not in sections}
     parts = [CONFIGURATION, _table(_row(name, field) for name, field in keys.items())]
     parts += [_section(name, model) for name, model in sections.items()]
@@ -88,10 +88,10 @@ def rules() -> str:
     return RULES + "\n".join([*gates, *codes])
 
 
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model of a field that is a section, None for a key."""
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    from ft_assets.config.model import section_of
+
+    return section_of(field.annotation)
 
 
 def _section(name: str, model: type[BaseModel]) -> str:
@@ -109,13 +109,13 @@ def _notes(model: type[BaseModel], at: str, top: bool = True) -> Iterator[str]:
         text = " ".join(inspect.cleandoc(model.__doc__).split())
         yield text if top else f"`{at}`: {text}"
     for name, field in model.model_fields.items():
-        if section := section_of(field):
+        if section := _section_of(field):
             yield from _notes(section, f"{at}.{name}", top=False)
 
 
 def _rows(model: type[BaseModel], at: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if section := section_of(field):
+        if section := _section_of(field):
             yield from _rows(section, f"{at}.{name}")
         else:
             yield _row(f"{at}.{name}", field)

@@ -724,6 +724,11 @@ CODES: dict[str, Code] = {
         "A run would use values that nobody wrote. The last valid settings stay in use instead.",
         "Correct the setting in config.yaml, the profile or the environment.",
     ),
+    "FT-CFG-002": Code(
+        "config.yaml does not have this section",
+        "The asset has no settings to be made with.",
+        "Add the section, or leave the asset out of the run.",
+    ),
     # Collections
     "FT-COL-001": Code(
         "The collection is not complete",

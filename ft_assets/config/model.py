@@ -7,7 +7,7 @@ effect, and why the default is what it is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
@@ -586,15 +586,18 @@ class AcceleratorSettings(ConfigSection):
 
 
 class Settings(ConfigSection):
-    """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets."""
+    """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets.
+
+    `sft`, `dpo` and `embedding` may be left out: the graph then has no asset that needs them.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this file's keys. A release refuses a version that it does not read."""
     corpus: CorpusSettings
     datasets: DatasetSettings = DatasetSettings()
-    sft: SftSettings
-    dpo: DpoSettings
-    embedding: EmbeddingSettings
+    sft: SftSettings | None = None
+    dpo: DpoSettings | None = None
+    embedding: EmbeddingSettings | None = None
     retrieval: RetrievalSettings = RetrievalSettings()
     answers: AnswerSettings = AnswerSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
@@ -604,6 +607,10 @@ class Settings(ConfigSection):
 
     @model_validator(mode="after")
     def _check_base_models(self) -> Self:
+        if self.dpo is None:
+            return self
+        if self.sft is None:
+            raise ValueError("dpo is set and sft is not: DPO continues the SFT adapter. Add the section sft.")
         if (self.sft.base_model, self.sft.revision) != (self.dpo.base_model, self.dpo.revision):
             raise ValueError(
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
@@ -613,7 +620,7 @@ class Settings(ConfigSection):
 
     @model_validator(mode="after")
     def _check_methods(self) -> Self:
-        if self.sft.method == "full" and self.dpo.method != "full":
+        if self.sft and self.dpo and self.sft.method == "full" and self.dpo.method != "full":
             raise ValueError(
                 f"dpo.method ({self.dpo.method}) must be `full` where sft.method is `full`: an adapter is "
                 "trained on the base model, and SFT replaces that model. Set dpo.method: full, or sft.method: lora."
@@ -623,6 +630,8 @@ class Settings(ConfigSection):
     @model_validator(mode="after")
     def _check_batches_of_processes(self) -> Self:
         for name, section in (("sft", self.sft), ("dpo", self.dpo)):
+            if section is None:
+                continue
             at_once = section.micro_batch_size * self.launcher.processes
             if section.global_batch_size % at_once:
                 raise ValueError(
@@ -678,6 +687,26 @@ RENAMED: dict[str, str] = {
 }
 
 
-def section_json(settings: Settings, section: str) -> dict[str, Any]:
-    """Return one section as plain JSON values."""
-    return getattr(settings, section).model_dump(mode="json")
+def section_of(annotation: object) -> type[BaseModel] | None:
+    """Return the model of a field that is a section, also of one that may be left out; None for a key."""
+    kinds = get_args(annotation) or (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def section_model(section: str) -> type[BaseModel]:
+    """Return the model of a section of config.yaml."""
+    model = section_of(Settings.model_fields[section].annotation)
+    if model is None:
+        raise KeyError(section)
+    return model
+
+
+def missing_sections(settings: Settings) -> list[str]:
+    """Return the sections with an asset that config.yaml leaves out."""
+    return [section for section in SETTINGS_ASSETS if getattr(settings, section) is None]
+
+
+def sections_json(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return section -> its plain JSON values, for the sections with an asset that are there."""
+    missing = missing_sections(settings)
+    return {name: getattr(settings, name).model_dump(mode="json") for name in SETTINGS_ASSETS if name not in missing}
