@@ -39,8 +39,8 @@ from resources.files import write_json  # noqa: E402
 
 SECTIONS = 10
 BUILD = ("passages", "passage_vectors", "qdrant_collection")
-TRAINING = ("retrieval_records", "instruction_records", "preference_records", "split_ledger", "retrieval_splits",
-            "embedding_model")  # fmt: skip
+TRAINING = ("retrieval_records", "instruction_records", "preference_records", "unpaired_preference_records",
+            "split_ledger", "retrieval_splits", "embedding_model")  # fmt: skip
 
 
 def main() -> int:

@@ -63,6 +63,7 @@ UNSHOWN = ("record_id", "language", "group", "source", "line_no")
 DESCRIPTIONS = {
     "instruction": "A question with its answer, for SFT.",
     "preference": "A question with a better and a worse answer, for DPO.",
+    "unpaired_preference": "An answer with a verdict, for KTO.",
     "qa": "Questions about a text, as KBAlign and SQuAD have them. A data set of instructions takes them too.",
     "retrieval_pair": "A query with texts that answer it and texts that do not; `ft convert --to beir` makes a BEIR folder of it.",
     "query": "A question with its id, for retrieval.",
@@ -99,7 +100,7 @@ def configuration() -> str:
     """Return docs/configuration.md: every key of config.yaml with its type, its default and its description."""
     from ft_assets.config.model import RENAMED, Settings
 
-    sections = {name: model for name, field in Settings.model_fields.items() if (model := section_of(field))}
+    sections = {name: model for name, field in Settings.model_fields.items() if (model := _section_of(field))}
     keys = {name: field for name, field in Settings.model_fields.items() if name not in sections}
     parts = [CONFIGURATION, _table(_row(name, field) for name, field in keys.items())]
     parts += [_section(name, model) for name, model in sections.items()]
@@ -156,10 +157,10 @@ def _dialect(name: str, format: str, sample: Sample) -> str:
     return f"### `{name}`\n\n{sample.origin}{file}\n\n```{language}\n{text}\n```\n\nbecomes\n\n```json\n{shown}\n```\n"
 
 
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model of a field that is a section, None for a key."""
-    annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    from ft_assets.config.model import section_of
+
+    return section_of(field.annotation)
 
 
 def _section(name: str, model: type[BaseModel]) -> str:
@@ -177,13 +178,13 @@ def _notes(model: type[BaseModel], at: str, top: bool = True) -> Iterator[str]:
         text = " ".join(inspect.cleandoc(model.__doc__).split())
         yield text if top else f"`{at}`: {text}"
     for name, field in model.model_fields.items():
-        if section := section_of(field):
+        if section := _section_of(field):
             yield from _notes(section, f"{at}.{name}", top=False)
 
 
 def _rows(model: type[BaseModel], at: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if section := section_of(field):
+        if section := _section_of(field):
             yield from _rows(section, f"{at}.{name}")
         else:
             yield _row(f"{at}.{name}", field)

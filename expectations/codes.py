@@ -86,7 +86,8 @@ CODES: dict[str, Code] = {
     "FT-KEY-001": Code(
         "The row is KTO data: an answer with a verdict, not an answer to learn",
         "Where the verdict is false the model would learn the bad answer.",
-        "Keep only the rows whose verdict (`label`, `kto_tag`, `desired`) is true and delete the key, or write pairs.",
+        "Name the file in `datasets.unpaired_preference.files` (KTO learns from both verdicts), or keep the rows whose "
+        "verdict (`label`, `kto_tag`, `desired`) is true and delete the key.",
     ),
     "FT-KEY-002": Code(
         "The answer is marked as not to be learned",
@@ -325,6 +326,17 @@ CODES: dict[str, Code] = {
         "The answer lost the number it began with",
         "A rule that strips `1. ` from answers also strips numbers that belong to the answer: `75%` becomes `%`.",
         "Generate the answer again without that rule, or add the number.",
+    ),
+    # Unpaired preference records (KTO)
+    "FT-KTO-001": Code(
+        "A field is missing or of another type",
+        "A missing text would become an empty training target.",
+        "Add the field, with the type that the reason names.",
+    ),
+    "FT-KTO-002": Code(
+        "The answer has no verdict of true or false",
+        "KTO learns from the verdict; a guessed one would turn good answers into bad ones.",
+        "Write `label` as true or false (1 and 0 are read too). For grades, decide which of them are desirable.",
     ),
     # Preference records
     "FT-PREF-001": Code(
@@ -746,6 +758,11 @@ CODES: dict[str, Code] = {
         "A setting is invalid",
         "A run would use values that nobody wrote. The last valid settings stay in use instead.",
         "Correct the setting in config.yaml, the profile or the environment.",
+    ),
+    "FT-CFG-002": Code(
+        "config.yaml does not have this section",
+        "The asset has no settings to be made with.",
+        "Add the section, or leave the asset out of the run.",
     ),
     # Collections
     "FT-COL-001": Code(
@@ -1351,6 +1368,16 @@ CODES: dict[str, Code] = {
         "One process sees several GPUs",
         "It would run DataParallel, which trains another batch size than the configured one.",
         "Set `launcher.kind: torchrun` with `launcher.processes`, or CUDA_VISIBLE_DEVICES to one GPU.",
+    ),
+    "FT-TRAIN-056": Code(
+        "KTO has answers of one verdict only",
+        "Without good answers, or without bad ones, it would make every answer likelier, or every one less likely.",
+        "Add rows of the other verdict, or pairs in `datasets.preference`, or train with another `dpo.loss`.",
+    ),
+    "FT-TRAIN-057": Code(
+        "All rows of a part have the same prompt",
+        "KTO compares with answers to other questions, and there are none.",
+        "Add rows on other questions, or train with another `dpo.loss`.",
     ),
     # Vectors
     "FT-VEC-001": Code(

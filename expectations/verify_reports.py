@@ -229,7 +229,8 @@ def _training_lines(report: Report) -> list[str]:
     for message in training.messages:
         lines += [f"  {message['role']}:", *(f"    {line}" for line in _printable(message["content"]))]
     for name, text in training.targets.items():
-        lines += [f"  assistant ({name}, learned):", *(f"    {line}" for line in _printable(text))]
+        how = "made less likely" if name in ("rejected", "undesirable") else "learned"
+        lines += [f"  assistant ({name}, {how}):", *(f"    {line}" for line in _printable(text))]
     return [*lines, "  --tokenizer NAME_OR_FOLDER shows the chat template's text and counts the tokens"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -13,7 +14,7 @@ from ft_assets.adapters import checks as adapter_checks
 from ft_assets.answers import assets as answers
 from ft_assets.answers import checks as answer_checks
 from ft_assets.config.load import accepted_settings, config_path, state_dir
-from ft_assets.config.model import Settings
+from ft_assets.config.model import SETTINGS_ASSETS, Settings, missing_sections
 from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
@@ -21,13 +22,13 @@ from ft_assets.datasets import checks as dataset_checks
 from ft_assets.datasets import glossary_checks
 from ft_assets.embedding import assets as embedding
 from ft_assets.embedding import checks as embedding_checks
-from ft_assets.graph.automation import JOBS, SENSORS, automate, judge_again
+from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
 from ft_assets.retrieval import served_checks
 from ft_assets.rollback import rollback
-from ft_assets.served import served_state
+from ft_assets.served import watch_served
 from ft_assets.settings import assets as settings_assets
 from ft_assets.settings import checks as settings_checks
 from ft_assets.watcher import watch_settings, watch_sources
@@ -53,6 +54,16 @@ GATES = tuple(
 )
 
 
+def not_configured(settings: Settings) -> dict[str, str]:
+    """Return asset -> the section that it needs, itself or through its inputs, and that config.yaml does not have."""
+    lacking = {SETTINGS_ASSETS[section]: section for section in missing_sections(settings)}
+    for spec in SPECS:  # in the order of the data flow
+        for name in spec.deps:
+            if name in lacking:
+                lacking.setdefault(spec.name, lacking[name])
+    return lacking
+
+
 def build_defs(
     settings: Settings,
     *,
@@ -60,17 +71,24 @@ def build_defs(
     config: Path,
     resource_overrides: Mapping[str, object] | None = None,
 ) -> dg.Definitions:
-    """Return the definitions of the whole graph; folders, engine and launcher are taken from the arguments."""
+    """Return the definitions of all assets that are configured; folders, engine and launcher are from the arguments."""
+    absent = not_configured(settings).keys()
+    assets = [asset for asset in chain.from_iterable(stage.ASSETS for stage in STAGES) if _name_of(asset) not in absent]
+    gates = [gate for gate in GATES if gate.asset not in absent]
     return dg.Definitions(
-        assets=automate(chain.from_iterable(stage.ASSETS for stage in STAGES)),
-        asset_checks=build_checks(GATES, judge_again()),
-        jobs=[*JOBS, rollback],
-        sensors=[*SENSORS, watch_settings(GATES), watch_sources, served_state],
+        assets=automate(assets),
+        asset_checks=build_checks(gates, judge_again()),
+        jobs=[*(job for job in JOBS if absent.isdisjoint(ENDS[job.name])), rollback],
+        sensors=[*SENSORS, watch_settings(gates), watch_sources, *watch_served(gates)],
         resources={**_resources(settings, state, config), **(resource_overrides or {})},
         # Heavy work runs in child processes already, so a step needs no process: a run that reuses everything takes
         # seconds.
         executor=dg.in_process_executor,
     )
+
+
+def _name_of(asset: Any) -> str:
+    return asset.key.to_user_string()
 
 
 def _resources(settings: Settings, state: Path, config: Path) -> dict[str, object]:

@@ -8,6 +8,7 @@ It compares a sample of the points, other ones every hour; `ft gate --served` an
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import dagster as dg
@@ -33,21 +34,33 @@ class _Report(msgspec.Struct):
     at: float
 
 
-@dg.sensor(
-    target=dg.AssetSelection.checks_for_assets(*RELEASED),
-    minimum_interval_seconds=INTERVAL,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Judges what serves now: alias, collection, record of releases, consumers. Reports every change, and "
-    "once an hour that nothing changed.",
-)
-def served_state(
-    context: dg.SensorEvaluationContext, artifacts: ArtifactsResource, qdrant: QdrantResource
-) -> dg.SensorResult:
+def watch_served(gates: Sequence[Gate]) -> list[dg.SensorDefinition]:
+    """Return the sensor on those of `GATES` that are configured (none without one of them). `gates`: the configured."""
+    configured = [gate for gate in GATES if gate in gates]
+    if not configured:
+        return []
+
+    @dg.sensor(
+        name="served_state",
+        target=dg.AssetSelection.checks_for_assets(*dict.fromkeys(gate.asset for gate in configured)),
+        minimum_interval_seconds=INTERVAL,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Judges what serves now: alias, collection, record of releases, consumers. Reports every change, "
+        "and once an hour that nothing changed.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, artifacts: ArtifactsResource, qdrant: QdrantResource
+    ) -> dg.SensorResult:
+        return _look(context, evidence_of(artifacts, qdrant), configured)
+
+    return [sensor]
+
+
+def _look(context: dg.SensorEvaluationContext, evidence: Evidence, gates: Sequence[Gate]) -> dg.SensorResult:
     reports = msgspec.json.decode(context.cursor, type=dict[str, _Report]) if context.cursor else {}
-    evidence = evidence_of(artifacts, qdrant)
     events: list[dg.AssetCheckEvaluation] = []
     failed: list[str] = []
-    for gate in GATES:
+    for gate in gates:
         made = context.instance.get_latest_materialization_event(dg.AssetKey(gate.asset))
         if made is None:
             continue  # nothing was released

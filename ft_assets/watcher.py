@@ -8,7 +8,7 @@ An edit becomes a new version (a settings run, an observation); automation.py re
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import msgspec
 from expectations.canonical import digest, file_digest
 from expectations.violations import Refused, Violation
 from ft_assets.config.load import accepted_settings
-from ft_assets.config.model import SETTINGS_ASSETS, section_json
+from ft_assets.config.model import SETTINGS_ASSETS, sections_json
 from ft_assets.corpus import assets as corpus
 from ft_assets.datasets import assets as datasets
 from ft_assets.graph.gates import Gate, Verdict, as_result
@@ -43,11 +43,13 @@ _UNFINISHED = [
 
 
 def watch_settings(gates: Sequence[Gate]) -> dg.SensorDefinition:
-    """Return the sensor on config.yaml. `gates`: all of them; a check without a current result is run again."""
+    """Return the sensor on config.yaml. `gates`: those of the graph; a check without a current result is run again."""
+    judged = {gate.asset for gate in gates}
+    watched = {section: name for section, name in SETTINGS_ASSETS.items() if name in judged}
 
     @dg.sensor(
         name="watch_settings",
-        target=dg.AssetSelection.assets(*SETTINGS_ASSETS.values())
+        target=dg.AssetSelection.assets(*watched.values())
         | dg.AssetSelection.checks_for_assets(*(gate.asset for gate in gates)),
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -60,11 +62,11 @@ def watch_settings(gates: Sequence[Gate]) -> dg.SensorDefinition:
         violations = config_violations(path)
         cursor = digest([str(violation) for violation in violations])
         # reported once on the pages of the settings assets, and at every look in the history of the sensor
-        events = _verdicts(violations) if cursor != (context.cursor or digest([])) else []
+        events = _verdicts(violations, watched.values()) if cursor != (context.cursor or digest([])) else []
         if violations:
             request: dg.RunRequest | str = _unusable(path, violations)
         else:
-            request = _request(context.instance, artifacts, path, gates)
+            request = _request(context.instance, artifacts, path, gates, watched)
         if isinstance(request, str):
             return dg.SensorResult(skip_reason=request, asset_events=events, cursor=cursor)
         return dg.SensorResult(run_requests=[request], asset_events=events, cursor=cursor)
@@ -78,15 +80,22 @@ def _unusable(path: Path, violations: Sequence[Violation]) -> str:
 
 
 def _request(
-    instance: dg.DagsterInstance, artifacts: ArtifactsResource, path: Path, gates: Sequence[Gate]
+    instance: dg.DagsterInstance,
+    artifacts: ArtifactsResource,
+    path: Path,
+    gates: Sequence[Gate],
+    watched: Mapping[str, str],
 ) -> dg.RunRequest | str:
     """Return the run that a valid config.yaml makes necessary, or the reason why there is none."""
-    settings = accepted_settings(path, artifacts.state())
+    sections = sections_json(accepted_settings(path, artifacts.state()))
     store = artifacts.store()
-    wanted = {name: settings_recipe(name, section_json(settings, s)).id for s, name in SETTINGS_ASSETS.items()}
+    wanted = {name: settings_recipe(name, sections[s]).id for s, name in watched.items() if s in sections}
     current = {name: artifact.recipe_id for name in wanted if (artifact := store.current(name))}
     changed = sorted(name for name in wanted if wanted[name] != current.get(name))
     if not changed:
+        new = sorted(sections.keys() - watched.keys())
+        if new:
+            return f"config.yaml has {', '.join(new)} now: reload the definitions to take up the assets that need it"
         return _request_checks(instance, gates)
     if running := instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED, tags={WATCH_TAG: "settings"})):
         return f"run {running[0].run_id} is still handling the previous change"
@@ -241,7 +250,7 @@ def watch_sources(context: dg.SensorEvaluationContext, artifacts: ArtifactsResou
     return dg.SensorResult(skip_reason=reason, asset_events=events, cursor=msgspec.json.encode(seen).decode())
 
 
-def _verdicts(violations: list[Violation]) -> list[dg.AssetCheckEvaluation]:
+def _verdicts(violations: list[Violation], names: Iterable[str]) -> list[dg.AssetCheckEvaluation]:
     result = as_result(Verdict(violations))
     return [
         dg.AssetCheckEvaluation(
@@ -252,7 +261,7 @@ def _verdicts(violations: list[Violation]) -> list[dg.AssetCheckEvaluation]:
             description=result.description,
             metadata=result.metadata,
         )
-        for name in SETTINGS_ASSETS.values()
+        for name in names
     ]
 
 

@@ -76,7 +76,14 @@ class TrainingTarget(msgspec.Struct, frozen=True, kw_only=True):
     targets: str | list[str] = "all-linear"
     """Projections that get an adapter."""
     dpo: bool = False
-    """True for DPO (pairs and a reference), False for SFT."""
+    """True for DPO and KTO (with a reference), False for SFT."""
+    kto: bool = False
+    """True for KTO: one answer a row, not a pair; a mismatched one is scored without a backward pass."""
+
+    @property
+    def answers(self) -> int:
+        """Answers of one row that have a backward pass."""
+        return 2 if self.dpo and not self.kto else 1
 
     def parameters(self, shape: ModelShape) -> int:
         """Return the number of parameters that are trained."""
@@ -166,7 +173,7 @@ def _model_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup
 
 def _batch_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup) -> Parts:
     """Return what one micro-batch takes on its way through the model and back."""
-    tokens = setup.tokens * setup.micro_batch * (2 if target.dpo else 1)
+    tokens = setup.tokens * setup.micro_batch * target.answers
     kept = 1 if setup.checkpointing else shape.layers
     has_inputs = target.method != "full" and not setup.checkpointing
     inputs = sum(shape.matrices[name][0] for name in shape.chosen(target.targets)) if has_inputs else 0
@@ -235,10 +242,12 @@ def _flops_per_row(shape: ModelShape, target: TrainingTarget, setup: TrainingSet
 
     A matrix product costs 2 operations a parameter and token; its backward pass 4, or 2 where the matrix is frozen.
     """
-    tokens, dpo, again = setup.tokens, target.dpo, setup.checkpointing
-    products = (6 if target.method == "full" else 4) + 2 * again + 2 * dpo  # DPO: the reference's forward pass
-    attention = 2 * shape.layers * shape.queries * tokens * (3 + again + dpo)  # causal: half of the square
-    return tokens * (2 if dpo else 1) * (products * (shape.linear + shape.vocab * shape.hidden) + attention)
+    tokens, again = setup.tokens, setup.checkpointing
+    # DPO: the reference's forward pass; KTO: that of both models on a mismatched answer, too
+    forward = 3 if target.kto else int(target.dpo)
+    products = (6 if target.method == "full" else 4) + 2 * again + 2 * forward
+    attention = 2 * shape.layers * shape.queries * tokens * (3 + again + forward)  # causal: half of the square
+    return tokens * target.answers * (products * (shape.linear + shape.vocab * shape.hidden) + attention)
 
 
 def largest_micro_batch(

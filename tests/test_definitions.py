@@ -16,8 +16,9 @@ from syrupy.assertion import SnapshotAssertion
 
 from ft_assets.commands.run import select
 from ft_assets.config.load import load_settings
+from ft_assets.config.model import Settings
 from ft_assets.datasets.dataset import DATASETS
-from ft_assets.definitions import GATES, SPECS, build_defs
+from ft_assets.definitions import GATES, SPECS, build_defs, not_configured
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.retrieval.assets import GATED
 
@@ -122,3 +123,33 @@ def test_upstream_includes_what_the_checks_read(defs: dg.Definitions):
     names = {key.to_user_string() for key in select(defs, assets=["instruction_records"], upstream=True)}
     assert "glossary" in names  # two checks read it
     assert not {"preference_records", "retrieval_records"} & names
+
+
+@pytest.mark.parametrize(
+    ("kept", "absent", "present", "jobs"),
+    [
+        (("embedding",), {"sft_settings", "sft_adapter", "dpo_adapter", "released_adapter", "answer_evaluation"},
+         {"released_collection", "instruction_splits"}, {"retrieval_side"}),
+        (("sft", "dpo"), {"embedding_settings", "embedding_model", "released_collection", "answer_evaluation"},
+         {"released_adapter", "retrieval_splits"}, {"adapter_side"}),
+        (("sft",), {"dpo_settings", "dpo_adapter", "adapter_evaluation", "released_adapter"}, {"sft_adapter"}, set()),
+        ((), {"sft_adapter", "embedding_model"}, {"passages", "split_ledger"}, set()),
+    ],
+)  # fmt: skip
+def test_a_graph_has_no_asset_whose_section_is_missing(
+    tmp_path: Path, kept: tuple[str, ...], absent: set[str], present: set[str], jobs: set[str]
+):
+    values = {"corpus": {"files": ["kb/*.md"]}, **{name: {"base_model": "x"} for name in kept}}
+    settings = Settings.model_validate(values)
+    definitions = build_defs(settings, state=tmp_path, config=tmp_path / "config.yaml")
+    dg.Definitions.validate_loadable(definitions)
+    names = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
+    assert not absent & names and present <= names
+    assert absent <= not_configured(settings).keys() and not present & not_configured(settings).keys()
+    found = {job.name for job in definitions.resolve_all_job_defs()}
+    assert found & {"retrieval_side", "adapter_side"} == jobs
+
+
+def test_dpo_without_sft_is_refused():
+    with pytest.raises(ValueError, match="Add the section sft"):
+        Settings.model_validate({"corpus": {"files": ["kb/*.md"]}, "dpo": {"base_model": "x"}})

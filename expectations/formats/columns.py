@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d{1,18})?")
 _TRAINING_WORDS = """
 messages conversations conversation instruction output response completion prompt chosen rejected answer answers
 golden_answers questions paragraphs data pos neg positive negative positives positive_passages negative_passages
-anchor ground_truth user_input answer_paragraphs rejected_response label kto_tag
+anchor ground_truth user_input answer_paragraphs rejected_response label kto_tag desirable
 """
 _TRAINING_KEYS = frozenset(_TRAINING_WORDS.split())
 

@@ -23,7 +23,7 @@ SAMPLE = 100
 """The number of rows by which a file is recognised."""
 
 _SEVERAL_NAMES = re.compile(
-    "|".join((*SYSTEM_KEYS, *PASSAGE_KEYS, *REASONING_KEYS, "Complex_CoT", "margin"))
+    "|".join((*SYSTEM_KEYS, *PASSAGE_KEYS, *REASONING_KEYS, "Complex_CoT", "margin", "label", "kto_tag", "desired"))
     + r"|\w+[_-](?:score|rating|reward)|(?:score|rating|reward)_\w+"
 )
 _LEAST_SHARE = 0.5  # of a dialect's marks: a row without one of two fields is still refused as a row of this dialect

@@ -13,11 +13,13 @@ from expectations.formats.passage import PASSAGE
 from expectations.formats.preference import PREFERENCE
 from expectations.formats.qa import QA
 from expectations.formats.retrieval import QRELS, QUERY
+from expectations.formats.unpaired import UNPAIRED_PREFERENCE
 
 Bridge = Callable[[Any], Record]
 _ALL: tuple[Format[Any], ...] = (
     INSTRUCTION,
     PREFERENCE,
+    UNPAIRED_PREFERENCE,
     QA,
     RETRIEVAL_PAIR,
     QRELS,

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import inspect
 
 from expectations.formats.dialect import PASSAGE_KEYS, REASONING_KEYS, SYSTEM_KEYS, Dialect, RowError
+from expectations.formats.unpaired import VERDICT_KEYS, read_verdict
 
 Tree = dict[str, Any]
 """Key that is read -> the tree of the keys below it; None where nothing below it has keys."""
@@ -71,7 +72,7 @@ def _is_filled(value: object) -> bool:
 
 def _is_verdict(value: object) -> bool:
     """Return whether a value is true or false, as KTO's label: text and other numbers are labels of another kind."""
-    return isinstance(value, bool) or (type(value) in (int, float) and value in (0, 1)) or value in ("true", "false")
+    return read_verdict(value) is not None
 
 
 def _is_given(value: object) -> bool:
@@ -93,7 +94,7 @@ _REASONING = Meaning("FT-KEY-008", _is_filled)
 _SCORES = Meaning("FT-KEY-009", _is_given, row_only=True)
 
 MEANINGS: dict[str, Meaning] = {
-    **dict.fromkeys(("label", "kto_tag", "desired"), _KTO),
+    **dict.fromkeys(VERDICT_KEYS, _KTO),
     **dict.fromkeys(("weight", "train", "loss", "training"), _OFF),
     **dict.fromkeys(("tool_calls", "function_call", "tools", "functions", "tool_call_id"), _TOOLS),
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _MEDIA),

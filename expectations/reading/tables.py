@@ -28,7 +28,7 @@ question questions answer answers query queries response responses prompt comple
 chosen rejected system system_prompt context contexts documents passages references history messages
 conversations conversation reasoning reasoning_content thinking cot evidence keypoints ground_truth
 retrieval_result chosen_score rejected_score score_chosen score_rejected chosen_rating rejected_rating margin
-label kto_tag desired weight train loss training difficulty language lang group category source question_text
+label kto_tag desired desirable weight train loss training difficulty language lang group category source question_text
 answer_text user assistant human gpt user_input retrieved_contexts reference golden_answers golden_answer
 golden_reference student_answer verdict explanation dependency raw_input augment_input data_type data content
 contents index paragraphs record_id preferred_output non_preferred_output rejected_response rejected_messages id
@@ -43,8 +43,8 @@ COLUMNS = frozenset(_COLUMN_WORDS.split())
 """Names of columns in the files that are read here. A test compares them with the keys of all dialects."""
 
 _TYPED_WORDS = """
-score rel relevance relevancy grade judgment judgement rating iteration label kto_tag desired weight train loss
-training chosen_score rejected_score score_chosen score_rejected chosen_rating rejected_rating margin verdict
+score rel relevance relevancy grade judgment judgement rating iteration label kto_tag desired desirable weight train
+loss training chosen_score rejected_score score_chosen score_rejected chosen_rating rejected_rating margin verdict
 dependency in_batch_negatives format_version evidence
 """
 _TYPED = frozenset(_TYPED_WORDS.split())

@@ -15,6 +15,8 @@ import msgspec
 from expectations.violations import Violation, violation
 
 IGNORED = -100
+VERDICTS = ("desirable", "undesirable")
+"""The sides of a row of KTO."""
 _SHOWN = 20
 _STEPS = 24  # columns of the histogram of lengths
 
@@ -26,8 +28,8 @@ one is trained (empty), or an empty one carries no loss (masked)."""
 class TokenisedRow(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt with one answer, as trained: an instruction row, or one side of a preference pair.
 
-    `where` is file:line and id. `side` is answer, chosen or rejected. `serving` is the prompt as serving renders it.
-    `ids` is the whole conversation; its tokens from `start` on carry loss.
+    `where` is file:line and id. `side` is answer, chosen or rejected, desirable or undesirable. `serving` is the prompt
+    as serving renders it. `ids` is the whole conversation; its tokens from `start` on carry loss.
     """
 
     where: str
@@ -119,6 +121,20 @@ def check_pairs(pairs: Sequence[TokenisedPair]) -> list[Violation]:
     )
 
 
+def check_verdicts(parts: Mapping[str, Sequence[TokenisedRow]], where: str) -> list[Violation]:
+    """FT-TRAIN-056, FT-TRAIN-057: for KTO each part has both verdicts, and rows with different prompts."""
+    violations: list[Violation] = []
+    for part, rows in parts.items():
+        at, found = f"{where}/{part}", sorted({row.side for row in rows})
+        if rows and len(found) < len(VERDICTS):
+            violations.append(
+                violation("FT-TRAIN-056", where=at, field="verdicts", found=found, expected=list(VERDICTS))
+            )
+        if rows and all(row.serving == rows[0].serving for row in rows):
+            violations.append(violation("FT-TRAIN-057", where=at, field="prompts", found=1, expected="at least 2"))
+    return violations
+
+
 def check_thinking(where: Iterable[str], *, share: float, allowed: float) -> list[Violation]:
     """FT-TRAIN-020: a reasoning model is not taught to skip its reasoning.
 
@@ -204,9 +220,11 @@ def check_eval_loss(summary: Mapping[str, Any], where: str) -> list[Violation]:
     return [violation("FT-TRAIN-013", where=where, field="eval_loss_after", found=after, expected=f"below {before}")]
 
 
-def check_rewards(summary: Mapping[str, Any], where: str) -> list[Violation]:
-    """FT-TRAIN-014: DPO reports how often, and by how much, the chosen answer is preferred."""
-    figures = {name: float(summary.get(name, math.nan)) for name in ("reward_accuracy_after", "reward_margin_after")}
+def check_rewards(summary: Mapping[str, Any], where: str, *, kto: bool = False) -> list[Violation]:
+    """FT-TRAIN-014: DPO reports how often, and by how much, the chosen answer is preferred; KTO, by how much desirable
+    answers are preferred to undesirable ones."""
+    names = ("reward_margin_after",) if kto else ("reward_accuracy_after", "reward_margin_after")
+    figures = {name: float(summary.get(name, math.nan)) for name in names}
     return [
         violation("FT-TRAIN-014", where=where, field=name, found=str(summary.get(name)), expected="a finite number")
         for name, value in figures.items()

@@ -20,7 +20,9 @@ from expectations.violations import Violation, violation
 if TYPE_CHECKING:
     import pandas as pd
 
-Table = Literal["passages", "instruction_records", "preference_records", "retrieval_records"]
+Table = Literal[
+    "passages", "instruction_records", "preference_records", "unpaired_preference_records", "retrieval_records"
+]
 SUITES = Path(__file__).parent / "suites"
 PLACES_SHOWN = 20
 
@@ -31,24 +33,28 @@ _TEXTS = {
     "passages": ["text", "content", "heading"],
     "instruction_records": ["question", "answer", "reasoning", "system"],
     "preference_records": ["question", "chosen", "rejected"],
+    "unpaired_preference_records": ["question", "answer"],
     "retrieval_records": ["query"],
 }
 _LISTS = {
     "passages": [],
     "instruction_records": ["context", "evidence"],
     "preference_records": ["context", "evidence"],
+    "unpaired_preference_records": ["context", "evidence"],
     "retrieval_records": ["positive_ids", "scores"],
 }
 _OPTIONAL_LISTS = {
     "passages": [],
     "instruction_records": ["history"],
     "preference_records": ["history"],
+    "unpaired_preference_records": ["history"],
     "retrieval_records": ["negative_ids"],
 }
 _AS_IS = {
     "passages": ["document_id", "content_sha256", "start", "end", "language", "source"],
     "instruction_records": ["difficulty", "language", "source"],
     "preference_records": ["margin", "language", "source"],
+    "unpaired_preference_records": ["desirable", "language", "source"],
     "retrieval_records": ["language", "source"],
 }
 # Great Expectations runs these on str(x) of any value: the length of an empty list would be 2.

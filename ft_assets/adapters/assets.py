@@ -1,6 +1,6 @@
 """The adapters: SFT, DPO that continues from it, their evaluation, and the released one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 import msgspec
@@ -41,10 +41,11 @@ DPO_ADAPTER = AssetSpec(
     group="adapters",
     kinds={"huggingface", "pytorch"},
     code_version="1",
-    description="The SFT model after DPO on the preference pairs. The SFT model is the reference.",
-    inputs=("preference_splits", "sft_adapter"),
+    description="The SFT model after DPO on the preference pairs, or KTO on answers with a verdict. The SFT model is "
+    "the reference.",
+    inputs=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
     reads=("dpo_settings", "answer_settings"),
-    enforces=("preference_splits", "sft_adapter"),
+    enforces=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
     gates=(DATASET_GATES, GATES),
     worker="ft_assets.adapters.train",
 )
@@ -83,7 +84,7 @@ _CURVES = {
     "learning_rate": ("learning_rate", ""), "tokens_per_second": ("tokens_per_second", ""),
     "update_ratio": ("update_ratio", ""), "reward": ("rewards/chosen", "rewards/rejected"),
     "reward_margin": ("rewards/margins", ""), "reward_accuracy": ("rewards/accuracies", ""),
-    "logp": ("logps/chosen", "logps/rejected"),
+    "logp": ("logps/chosen", "logps/rejected"), "kl": ("kl", ""),
 }  # fmt: skip
 
 
@@ -91,18 +92,20 @@ _CURVES = {
 def sft_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
-    _refuse_unconfigured(artifacts.store(), "instruction")
+    inputs = _configured(artifacts.store(), "instruction")
     SFT_ADAPTER.enforce(evidence_of(artifacts, qdrant))
-    return _train(context, artifacts, launcher, SFT_ADAPTER, "sft")
+    return _train(context, artifacts, launcher, SFT_ADAPTER, method="sft", inputs=inputs)
 
 
 @DPO_ADAPTER.asset
 def dpo_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
-    _refuse_unconfigured(artifacts.store(), "preference")
-    DPO_ADAPTER.enforce(evidence_of(artifacts, qdrant))
-    return _train(context, artifacts, launcher, DPO_ADAPTER, "dpo")
+    store = artifacts.store()
+    datasets = ("unpaired_preference", "preference") if settings_of(store, "dpo").is_kto else ("preference",)
+    inputs = (*_configured(store, *datasets), "sft_adapter")
+    DPO_ADAPTER.enforce(evidence_of(artifacts, qdrant), inputs)
+    return _train(context, artifacts, launcher, DPO_ADAPTER, method="dpo", inputs=inputs)
 
 
 @ADAPTER_EVALUATION.asset
@@ -174,14 +177,15 @@ def show_answers(artifact: Artifact) -> dict[str, str]:
     return {"scores": show_scores(summary), "samples": show_samples(artifact.file(ANSWERS_FILE))}
 
 
-def _refuse_unconfigured(store: ArtifactStore, dataset: str) -> None:
-    """Refuse (FT-TRAIN-015) to train on a data set for which config.yaml names no files."""
-    splits = store.require(f"{dataset}_splits")
-    if splits.summary_as(SplitsSummary).configured:
-        return
-    field = f"datasets.{dataset}.files"
+def _configured(store: ArtifactStore, *datasets: str) -> tuple[str, ...]:
+    """Return the splits of the data sets for which config.yaml names files. Refuse (FT-TRAIN-015) if there is none."""
+    splits = {name: store.require(f"{name}_splits") for name in datasets}
+    configured = tuple(each.asset for each in splits.values() if each.summary_as(SplitsSummary).configured)
+    if configured:
+        return configured
+    field = " or ".join(f"datasets.{name}.files" for name in datasets)
     unconfigured = violation("FT-TRAIN-015", where="config.yaml", field=field, found=[], expected="at least one file")
-    raise Refused(f"training on {splits.asset}", [unconfigured])
+    raise Refused(f"training on {splits[datasets[0]].asset}", [unconfigured])
 
 
 def _train(
@@ -189,7 +193,9 @@ def _train(
     artifacts: ArtifactsResource,
     launcher: LauncherResource,
     spec: AssetSpec,
+    *,
     method: Method,
+    inputs: Sequence[str],
 ) -> dg.MaterializeResult[object]:
     store = artifacts.store()
     settings = settings_of(store, method)
@@ -209,12 +215,14 @@ def _train(
         compute=compute_params(artifacts),
     )
     launch = spec.launch(context, launcher, params, distributed=True)
-    return produce(artifacts, spec.recipe(artifacts, material), launch=launch, metadata=_show_training)
+    return produce(artifacts, spec.recipe(artifacts, material, inputs), launch=launch, metadata=_show_training)
 
 
 def material_of(settings: TrainSettings) -> dict[str, object]:
     """Return the fields of `sft` or `dpo` that decide the trained weights."""
     without_effect = {"lora"} if settings.method == "full" else set[str]()
+    if not settings.is_kto:
+        without_effect |= {"desirable_weight", "undesirable_weight"}
     return settings.model_dump(mode="json", exclude=_IMMATERIAL | without_effect)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import msgspec
+from msgspec import UNSET
 
 from expectations.contracts.adapter import compare_base, compare_prompt
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
@@ -82,9 +83,10 @@ def _preflight_gate(asset: str, name: str, description: str) -> Gate:
 
 
 def _rewards(evidence: Evidence) -> Verdict:
-    """DPO reports how often, and by how much, the chosen answer is preferred on the validation rows."""
-    figures = _training(evidence, "dpo_adapter").figures("reward_")
-    return Verdict(check_rewards(figures, "dpo_adapter"), figures)
+    """DPO reports how often, and by how much, the chosen answer is preferred on the validation rows; KTO how much."""
+    summary = _training(evidence, "dpo_adapter")
+    figures = summary.figures("reward_")
+    return Verdict(check_rewards(figures, "dpo_adapter", kto=summary.verdicts is not UNSET), figures)
 
 
 def _scores_are_finite(evidence: Evidence) -> Verdict:

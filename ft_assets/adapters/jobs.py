@@ -61,7 +61,7 @@ class EvaluateParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of a finished training. Only DPO reports rewards."""
+    """The figures of a finished training. Only DPO and KTO report rewards, and only DPO their accuracy."""
 
     steps: int
     eval_loss_before: float
@@ -72,6 +72,8 @@ class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
     reward_accuracy_after: float | UnsetType = UNSET
     reward_margin_before: float | UnsetType = UNSET
     reward_margin_after: float | UnsetType = UNSET
+    verdicts: dict[str, int] | UnsetType = UNSET
+    """KTO: the number of desirable and of undesirable answers."""
     max_abs_adapter_delta: float
     trainable_parameters: int
     rows: int

@@ -37,7 +37,7 @@ _DESCRIPTIONS: dict[str, str] = {
     "prompt_round_trips": "The prompt in training is the prompt in serving, token for token; the stop token carries "
     "loss, and a <think> that the prompt opens does not.",
     "rows_fit_max_length": "After `too_long` was applied, no row is longer than max_length and every row has a target.",
-    "pairs_differ": "Chosen and rejected differ after tokenisation and cutting.",
+    "pairs_differ": "Chosen and rejected differ after tokenisation and cutting; for KTO, both verdicts are there.",
     "thinking_is_kept": "A model that always reasons does not learn to skip reasoning: see max_empty_thinking_share.",
     "memory_and_disk_suffice": "The estimated memory and disk are below what was free.",
     "trial_steps_train": "Two optimizer steps on the longest rows gave finite figures and changed the weights.",

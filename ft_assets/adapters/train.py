@@ -1,4 +1,4 @@
-"""Worker: train an adapter or a whole model, by SFT on instructions or by DPO on preferences from the SFT model.
+"""Worker: train an adapter or a whole model: by SFT on instructions, or from the SFT model by DPO on pairs or KTO.
 
 Load, judge the gates, train, publish.
 """
@@ -27,7 +27,7 @@ from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_c
 from ft_assets.adapters.jobs import TrainParams, TrainSummary
 from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, judge_resources, judge_trial
 from ft_assets.adapters.refusals import refuse_if
-from ft_assets.adapters.rows.training_data import TrainingData
+from ft_assets.adapters.rows.training_data import TrainingData, name_splits
 from ft_assets.adapters.trainer.build import build_trainer, check_devices
 from ft_assets.adapters.trainer.checkpoints import checkpoints, lock_run, remove_checkpoints, train_to_the_end
 from ft_assets.adapters.trainer.control import Stop, build_control
@@ -64,9 +64,10 @@ class Task(NamedTuple):
     prompt: RagPrompt
     thinking: str
     compute: Compute
-    splits: Artifact
+    splits: tuple[Artifact, ...]
+    """Those that the recipe names: KTO may read two."""
     sft: Artifact | None
-    """The model that DPO starts from."""
+    """The model that DPO and KTO start from."""
     lora: LoraSettings | LoraShape | None
     """The adapter's shape: the configured one, or that of the SFT adapter."""
     base_folder: Path
@@ -139,7 +140,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
         prompt=params.prompt,
         thinking=params.thinking,
         compute=compute,
-        splits=job.input("preference_splits" if is_dpo else "instruction_splits"),
+        splits=tuple(job.input(name) for name in sorted(job.recipe.inputs) if name.endswith("_splits")),
         sft=sft,
         lora=lora,
         base_folder=base_folder,
@@ -152,7 +153,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
 def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Trained:
     """Train from the files to the last step, with the job's settings or with a fallback that needs less memory."""
     settings, compute, run_dir = task.settings, task.compute, task.job.folder()
-    preflight = Preflight(f"training on {task.splits.asset}", task.folder)
+    preflight = Preflight(f"training on {name_splits(task.splits)}", task.folder)
     data = TrainingData(
         task.splits,
         task.tokenizer,
@@ -225,21 +226,18 @@ def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
         trainable_parameters=sum(tensor.numel() for tensor in untrained.values()),
         rows=len(data.train),
         validation_rows=len(data.validation),
+        verdicts=data.verdicts or msgspec.UNSET,
         supervised_tokens=data.supervised_tokens,
         device=task.compute.device,
         dtype=task.compute.dtype,
         events=read_events(task.folder / METRICS_FILE),
         seconds=seconds,
     )
-    if task.sft is None:
-        return summary
-    return msgspec.structs.replace(
-        summary,
-        reward_accuracy_before=trained.before["eval_rewards/accuracies"],
-        reward_accuracy_after=trained.after["eval_rewards/accuracies"],
-        reward_margin_before=trained.before["eval_rewards/margins"],
-        reward_margin_after=trained.after["eval_rewards/margins"],
-    )
+    rewards = {"reward_accuracy": "eval_rewards/accuracies", "reward_margin": "eval_rewards/margins"}
+    reported = {name: figure for name, figure in rewards.items() if figure in trained.after}
+    before = {f"{name}_before": trained.before[figure] for name, figure in reported.items()}
+    after = {f"{name}_after": trained.after[figure] for name, figure in reported.items()}
+    return msgspec.structs.replace(summary, **before, **after)
 
 
 def _publish(task: Task, trained: Trained, summary: TrainSummary) -> Artifact:
@@ -265,7 +263,7 @@ def _save_adapter(task: Task, model: Any, folder: Path) -> AdapterContract:
     # PEFT has a set, which would be written in the order of its hashes: they differ between processes
     targets = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules)
     config.target_modules = targets
-    # for DPO, TRL adds a copy of the SFT adapter (`ref`), which is not published
+    # for DPO and KTO, TRL adds a copy of the SFT adapter (`ref`), which is not published
     model.save_pretrained(target, selected_adapters=[ADAPTER_NAME])
     (target / "README.md").unlink(missing_ok=True)
     shape = LoraShape(r=config.r, alpha=config.lora_alpha, targets=[targets] if isinstance(targets, str) else targets)

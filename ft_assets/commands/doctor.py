@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,7 +189,9 @@ def _accelerator(project: Project) -> Iterator[Finding]:
 def _models(project: Project) -> Iterator[Finding]:
     settings = project.settings
     named = {"sft and dpo": settings.sft, "embedding": settings.embedding}
-    found = [_model(f"model ({use})", section.base_model, section.revision) for use, section in named.items()]
+    found = [
+        _model(f"model ({use})", section.base_model, section.revision) for use, section in named.items() if section
+    ]
     yield from found
     yield _hub(needed=any(finding.state == "warn" for finding in found))
 
@@ -206,7 +209,10 @@ def _hub(*, needed: bool) -> Finding:
 def _training(project: Project) -> Iterator[Finding]:
     """Yield whether the configured fine-tunings fit into the free memory and onto the free disk (estimates)."""
     settings = project.settings
-    chosen = {settings.sft.method, settings.sft.optimizer, settings.dpo.method, settings.dpo.optimizer}
+    if settings.sft is None:
+        return
+    sections = {"sft": settings.sft} | ({"dpo": settings.dpo} if settings.dpo else {})
+    chosen = set(chain.from_iterable((section.method, section.optimizer) for section in sections.values()))
     needing = sorted(chosen & {"qlora", "paged_adamw_8bit"})
     if needing and importlib.util.find_spec("bitsandbytes") is None:
         fix = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"
@@ -219,7 +225,7 @@ def _training(project: Project) -> Iterator[Finding]:
     except ModuleNotFoundError as error:
         yield Finding("warn", "fit", f"{error.name} is not installed", "pip install 'ft-assets[platform]'")
         return
-    for name, section in (("sft", settings.sft), ("dpo", settings.dpo)):
+    for name, section in sections.items():
         for unusual in check_learning_rate(
             method=section.method, learning_rate=section.learning_rate, usual_full=section.usual_full_rate, where=name
         ):

@@ -51,7 +51,7 @@ class Machine(msgspec.Struct, frozen=True):
 @click.command("estimate")
 @click.argument("model", required=False)
 @click.option("--method", type=click.Choice(get_args(Method)), help="Default: as configured.")
-@click.option("--dpo", is_flag=True, help="DPO (pairs and a reference) instead of SFT.")
+@click.option("--dpo", is_flag=True, help="DPO, or KTO where it is configured, instead of SFT.")
 @click.option("--length", type=click.IntRange(min=1), metavar="TOKENS", help="Longest row. Default: as configured.")
 @click.option(
     "--batch", type=click.IntRange(min=1), metavar="ROWS", help="Rows in a micro batch. Default: as configured."
@@ -88,7 +88,7 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     project = Project.here()
     configured = project.settings if project.config.is_file() else None
     settings = _settings(configured, options)
-    lora = configured.sft.lora if configured else LoraSettings()  # DPO trains the SFT adapter on
+    lora = configured.sft.lora if configured and configured.sft else LoraSettings()  # DPO trains the SFT adapter on
     lora = lora.model_copy(update={"r": options["r"] or lora.r})
     try:
         machine = _machine(options["gpu"], options["gpus"], configured.accelerator if configured else None)
@@ -112,6 +112,7 @@ class EstimateReport(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     method: str
     dpo: bool
+    kto: bool
     r: int
     tokens: int
     micro_batch: int
@@ -136,7 +137,7 @@ def _settings(configured: Settings | None, options: dict[str, Any]) -> TrainingS
     """Return the configured section (or the defaults) with the options of the command line."""
     base: TrainingSection = DpoSettings(base_model="") if options["dpo"] else SftSettings(base_model="")
     if configured is not None:
-        base = configured.dpo if options["dpo"] else configured.sft
+        base = (configured.dpo if options["dpo"] else configured.sft) or base
     named = {
         "max_length": "length",
         "micro_batch_size": "batch",
@@ -239,6 +240,7 @@ def _report(
         parameters=shape.parameters,
         method=settings.method,
         dpo=options["dpo"],
+        kto=settings.is_kto,
         r=lora.r,
         tokens=settings.max_length,
         micro_batch=settings.micro_batch_size,
@@ -263,7 +265,7 @@ def _report(
 def _print(report: EstimateReport) -> None:
     console = make_console()
     rank = "" if report.method == "full" else f" r={report.r}"
-    kind = "DPO" if report.dpo else "SFT"
+    kind = "KTO" if report.kto else "DPO" if report.dpo else "SFT"
     console.print(
         f"[bold]{escape(report.model)}[/], {report.parameters / 1e9:.2f}G parameters: {kind}, {report.method}{rank}, "
         f"{report.micro_batch} x {report.tokens} tokens at a time"
@@ -317,7 +319,8 @@ def _disk(estimate: Estimate) -> str:
 
 
 def _time(report: EstimateReport) -> str:
-    what = f"{report.rows} {'pairs' if report.dpo else 'rows'} of {report.tokens} tokens x {report.epochs:g} epochs"
+    unit = "pairs" if report.dpo and not report.kto else "rows"
+    what = f"{report.rows} {unit} of {report.tokens} tokens x {report.epochs:g} epochs"
     if report.seconds is None:
         return f"{what}: not known; {report.machine.source}"
     speed = (report.machine.flops or 0) / 1e12

@@ -67,6 +67,13 @@ class Project:
             return build_defs(self.settings, state=self.state, config=self.config)
 
     @cached_property
+    def not_configured(self) -> dict[str, str]:
+        """Asset -> the section that it needs and that config.yaml does not have."""
+        from ft_assets.definitions import not_configured
+
+        return not_configured(self.settings)
+
+    @cached_property
     def instance(self) -> dg.DagsterInstance:
         from ft_assets.graph.instance import open_instance
 

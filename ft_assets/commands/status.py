@@ -21,7 +21,7 @@ from expectations.violations import Refused
 from ft_assets.commands.execution import execute
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
-from ft_assets.config.model import SETTINGS_ASSETS, section_json
+from ft_assets.config.model import SETTINGS_ASSETS, sections_json
 from resources.artifacts import ArtifactStore
 from resources.releases import ReleaseKind, Releases
 
@@ -38,7 +38,7 @@ class AssetStatus(msgspec.Struct, kw_only=True):
     group: str
     version: str = ""
     state: str = "in sync"
-    """in sync | stale | never made | source"""
+    """in sync | stale | never made | source | not configured (config.yaml does not have a section that it needs)"""
     reasons: list[str] = []
     made_at: float = 0.0
     checks: dict[str, str] = {}
@@ -55,14 +55,30 @@ def command(as_json: bool) -> None:
     Example: ft status --json | jq '.[] | select(.state == "stale")'
     """
     project = Project.here()
-    sections = {name: section_json(project.settings, section) for section, name in SETTINGS_ASSETS.items()}
+    sections = {SETTINGS_ASSETS[section]: values for section, values in sections_json(project.settings).items()}
     with take_terminal(project.state / "dagster" / "console.log") as console:
         statuses = read_status(project.definitions, project.instance, project.store, project.releases, sections)
+        statuses += _not_configured(project.not_configured)
         if as_json:
             text = json.dumps(msgspec.to_builtins(statuses), ensure_ascii=False, indent=2)
             console.print(text, markup=False, soft_wrap=True)
         else:
             print_status(statuses, project.releases, console)
+
+
+def _not_configured(lacking: Mapping[str, str]) -> list[AssetStatus]:
+    from ft_assets.definitions import SPECS
+
+    return [
+        AssetStatus(
+            asset=spec.name,
+            group=spec.group,
+            state="not configured",
+            reasons=[f"config.yaml does not have the section `{lacking[spec.name]}`"],
+        )
+        for spec in SPECS
+        if spec.name in lacking
+    ]
 
 
 def read_status(

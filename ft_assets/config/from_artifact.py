@@ -13,8 +13,8 @@ from ft_assets.config.model import (
     DpoSettings,
     EmbeddingSettings,
     RetrievalSettings,
-    Settings,
     SftSettings,
+    section_model,
 )
 from resources.artifacts import ArtifactStore
 
@@ -37,5 +37,5 @@ def settings_of(store: ArtifactStore, section: Literal["retrieval"]) -> Retrieva
 def settings_of(store: ArtifactStore, section: Literal["answers"]) -> AnswerSettings: ...
 def settings_of(store: ArtifactStore, section: str) -> ConfigSection:
     """Return the typed section of the current settings artifact. Raises Refused if it was never materialized."""
-    model: Any = Settings.model_fields[section].annotation
+    model: Any = section_model(section)
     return model.model_validate(store.require(SETTINGS_ASSETS[section]).json(SETTINGS_FILE))

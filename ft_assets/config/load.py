@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from expectations.yaml_text import load_yaml
-from ft_assets.config.model import FILE_ENTRY, RENAMED, SCHEMA_VERSION, FileEntry, Settings
+from ft_assets.config.model import FILE_ENTRY, RENAMED, SCHEMA_VERSION, FileEntry, Settings, section_of
 from resources.artifacts import write_json
 
 ENV_PREFIX = "FT__"
@@ -163,8 +163,7 @@ def _unknown_key(keys: list[str], model: type[BaseModel] | None = Settings, top:
         if key not in model.model_fields:
             near = difflib.get_close_matches(key, model.model_fields, n=1)
             return f"{key!r} is not a key of {here}." + (f" Did you mean {near[0]!r}?" if near else "")
-        annotation = model.model_fields[key].annotation
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+        model = section_of(model.model_fields[key].annotation)
     return None
 
 

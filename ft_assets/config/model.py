@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
@@ -173,6 +173,15 @@ class PreferenceFiles(RowFiles):
     quarantined. The default rejects ties and pairs in the wrong order; rows without scores pass."""
 
 
+class UnpairedPreferenceFiles(RowFiles):
+    formats = {"files": "unpaired_preference"}
+
+    files: Globs = []
+    """Globs of the KTO rows, relative to config.yaml: an answer with a verdict (`label`, `kto_tag`, `desired`) of true
+    or false next to it. `dpo.loss: kto` trains on them. Empty: there is no such data set. An entry may be
+    `{glob: …, columns: {…}, roles: {…}}`."""
+
+
 class RetrievalFiles(RowFiles):
     formats = {"queries": "query", "qrels": "qrels"}
 
@@ -225,6 +234,7 @@ class SplitSettings(ConfigSection):
 class DatasetSettings(ConfigSection):
     instruction: InstructionFiles = InstructionFiles()
     preference: PreferenceFiles = PreferenceFiles()
+    unpaired_preference: UnpairedPreferenceFiles = UnpairedPreferenceFiles()
     retrieval: RetrievalFiles = RetrievalFiles()
     split: SplitSettings = SplitSettings()
     max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
@@ -361,6 +371,11 @@ class TrainSettings(ConfigSection):
     """Seed of the order of rows, of a new adapter's weights and of dropout. The same seed on the same hardware gives
     the same result."""
 
+    @property
+    def is_kto(self) -> bool:
+        """True if the rows are answers with a verdict, and not pairs or answers to imitate."""
+        return False
+
     def recomputes_on(self, device: str) -> bool:
         """Return whether activations are computed again in the backward pass (`auto`: on GPUs)."""
         return device == "cuda" if self.gradient_checkpointing == "auto" else self.gradient_checkpointing
@@ -426,16 +441,30 @@ class DpoSettings(TrainSettings):
         "discopop",
         "sft",
         "sigmoid_norm",
+        "kto",
     ] = "sigmoid"
     """The loss, by its name in TRL; `sigmoid` is that of the DPO paper. `robust` expects some pairs to be in the wrong
-    order, `ipo` and `sigmoid_norm` divide by the length."""
+    order, `ipo` and `sigmoid_norm` divide by the length. `kto` learns from answers with a verdict, one by one: the rows
+    of `datasets.unpaired_preference.files`, and both answers of every pair of `datasets.preference.files`. Its KL term
+    is the mean over all rows of an optimizer step (TRL: of a micro-batch), so `micro_batch_size` may be 1 and does not
+    decide the result."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
     """Share of pairs (0 to 0.5) that may be in the wrong order, for the losses `robust`, `exo_pair`, `aot` and
     `aot_unpaired`. Null takes the value of the loss's paper: 0.1 for `robust`, 0.001 for `exo_pair`, else 0."""
+    desirable_weight: float | None = Field(default=None, gt=0)
+    """Weight of the desirable answers in the loss `kto`. Null for both weights: where desirable answers are less than 1
+    or more than 4/3 times as many as undesirable ones, the rarer kind gets the weight that leads to the nearer end of
+    this range, which the KTO paper (arXiv 2402.01306) recommends. If only one weight is given, the other one is 1."""
+    undesirable_weight: float | None = Field(default=None, gt=0)
+    """Weight of the undesirable answers in the loss `kto`; null as for `desirable_weight`."""
     precompute_reference: bool | Literal["auto"] = "auto"
     """Compute the reference log-probabilities once and cache them, instead of at every step. `auto` does so when the
-    run sees every pair at least once, and always where `method` is `full`, so that no second model is in memory. Later
-    runs on the same pairs use the cache."""
+    run sees every row at least once, and always where `method` is `full`, so that no second model is in memory. Later
+    runs on the same rows use the cache."""
+
+    @property
+    def is_kto(self) -> bool:
+        return self.loss == "kto"
 
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> Self:
@@ -447,6 +476,13 @@ class DpoSettings(TrainSettings):
             )
         if self.label_smoothing == 0 and self.loss == "exo_pair":
             raise ValueError("loss `exo_pair` takes the logarithm of label_smoothing, which is 0. Raise it (1e-3).")
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        for name in ("desirable_weight", "undesirable_weight"):
+            if (value := getattr(self, name)) is not None and not self.is_kto:
+                raise ValueError(f"{name} ({value:g}) has no effect on loss `{self.loss}`. Remove it, or choose `kto`.")
         return self
 
     @model_validator(mode="after")
@@ -691,15 +727,18 @@ class AcceleratorSettings(ConfigSection):
 
 
 class Settings(ConfigSection):
-    """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets."""
+    """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets.
+
+    `sft`, `dpo` and `embedding` may be left out: the graph then has no asset that needs them.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this file's keys. A release refuses a version that it does not read."""
     corpus: CorpusSettings
     datasets: DatasetSettings = DatasetSettings()
-    sft: SftSettings
-    dpo: DpoSettings
-    embedding: EmbeddingSettings
+    sft: SftSettings | None = None
+    dpo: DpoSettings | None = None
+    embedding: EmbeddingSettings | None = None
     retrieval: RetrievalSettings = RetrievalSettings()
     answers: AnswerSettings = AnswerSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
@@ -709,6 +748,10 @@ class Settings(ConfigSection):
 
     @model_validator(mode="after")
     def _check_base_models(self) -> Self:
+        if self.dpo is None:
+            return self
+        if self.sft is None:
+            raise ValueError("dpo is set and sft is not: DPO continues the SFT adapter. Add the section sft.")
         if (self.sft.base_model, self.sft.revision) != (self.dpo.base_model, self.dpo.revision):
             raise ValueError(
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
@@ -718,7 +761,7 @@ class Settings(ConfigSection):
 
     @model_validator(mode="after")
     def _check_methods(self) -> Self:
-        if self.sft.method == "full" and self.dpo.method != "full":
+        if self.sft and self.dpo and self.sft.method == "full" and self.dpo.method != "full":
             raise ValueError(
                 f"dpo.method ({self.dpo.method}) must be `full` where sft.method is `full`: an adapter is "
                 "trained on the base model, and SFT replaces that model. Set dpo.method: full, or sft.method: lora."
@@ -728,6 +771,8 @@ class Settings(ConfigSection):
     @model_validator(mode="after")
     def _check_batches_of_processes(self) -> Self:
         for name, section in (("sft", self.sft), ("dpo", self.dpo)):
+            if section is None:
+                continue
             at_once = section.micro_batch_size * self.launcher.processes
             if section.global_batch_size % at_once:
                 raise ValueError(
@@ -783,6 +828,26 @@ RENAMED: dict[str, str] = {
 }
 
 
-def section_json(settings: Settings, section: str) -> dict[str, Any]:
-    """Return one section as plain JSON values."""
-    return getattr(settings, section).model_dump(mode="json")
+def section_of(annotation: object) -> type[BaseModel] | None:
+    """Return the model of a field that is a section, also of one that may be left out; None for a key."""
+    kinds = get_args(annotation) or (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def section_model(section: str) -> type[BaseModel]:
+    """Return the model of a section of config.yaml."""
+    model = section_of(Settings.model_fields[section].annotation)
+    if model is None:
+        raise KeyError(section)
+    return model
+
+
+def missing_sections(settings: Settings) -> list[str]:
+    """Return the sections with an asset that config.yaml leaves out."""
+    return [section for section in SETTINGS_ASSETS if getattr(settings, section) is None]
+
+
+def sections_json(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return section -> its plain JSON values, for the sections with an asset that are there."""
+    missing = missing_sections(settings)
+    return {name: getattr(settings, name).model_dump(mode="json") for name in SETTINGS_ASSETS if name not in missing}

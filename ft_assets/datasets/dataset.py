@@ -13,6 +13,7 @@ from expectations.formats.dialect import ReadPolicy
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.preference import PreferenceRecord
 from expectations.formats.retrieval import QrelRecord, QueryRecord
+from expectations.formats.unpaired import UnpairedPreferenceRecord
 from expectations.reading import Rejected
 from expectations.records.read import Record
 from expectations.tables.gate import Table
@@ -130,6 +131,13 @@ PREFERENCE_DATA = DataSet(
     answer="chosen",
     texts=("question", "chosen", "rejected"),
 )
+UNPAIRED_DATA = DataSet(
+    name="unpaired_preference",
+    files={"files": "unpaired_preference"},
+    record=UnpairedPreferenceRecord,
+    suite="unpaired_preference_records",
+    texts=("question", "answer"),
+)
 RETRIEVAL_DATA = DataSet(
     name="retrieval",
     files={"queries": "query", "qrels": "qrels"},
@@ -143,5 +151,5 @@ RETRIEVAL_DATA = DataSet(
     group="",
     line_lists=("positive_ids", "negative_ids"),
 )
-DATASETS = (INSTRUCTION_DATA, PREFERENCE_DATA, RETRIEVAL_DATA)
+DATASETS = (INSTRUCTION_DATA, PREFERENCE_DATA, UNPAIRED_DATA, RETRIEVAL_DATA)
 BY_NAME = {dataset.name: dataset for dataset in DATASETS}

@@ -63,14 +63,20 @@ class AssetSpec:
             description=self.description,
         )
 
-    def enforce(self, evidence: Evidence) -> None:
-        """Refuse (raises Refused) unless every blocking gate on the assets of `enforces` passes now."""
-        enforce(self.name, evidence, *self.gates, assets=self.enforces)
+    def enforce(self, evidence: Evidence, assets: Sequence[str] | None = None) -> None:
+        """Refuse (raises Refused) unless every blocking gate on these assets (default: `enforces`) passes now."""
+        enforce(self.name, evidence, *self.gates, assets=self.enforces if assets is None else assets)
 
-    def recipe(self, artifacts: ArtifactsResource, settings: Mapping[str, object]) -> Recipe:
-        """Return the recipe from the current versions of all inputs (raises Refused if one was never made)."""
+    def recipe(
+        self, artifacts: ArtifactsResource, settings: Mapping[str, object], inputs: Sequence[str] | None = None
+    ) -> Recipe:
+        """Return the recipe from the current versions of these inputs (default: all of them).
+
+        Raises Refused if one was never made.
+        """
         store = artifacts.store()
-        return self.recipe_from(settings, {name: store.require(name).data_version for name in self.inputs})
+        names = self.inputs if inputs is None else inputs
+        return self.recipe_from(settings, {name: store.require(name).data_version for name in names})
 
     def recipe_from(self, settings: Mapping[str, object], versions: Mapping[str, str]) -> Recipe:
         """Return the recipe from the given versions of inputs. Raises ValueError for one that is not declared.

@@ -40,17 +40,25 @@ compat_gate = dg.define_asset_job(
     description="Every check and no asset. `ft gate` runs it and turns the results into an exit code.",
 )
 
+ENDS: dict[str, tuple[str, ...]] = {
+    "everything": (),
+    "compat_gate": (),
+    "retrieval_side": ("released_collection", "fusion_sweep"),
+    "adapter_side": ("released_adapter",),
+}
+"""Job -> the assets that it makes with all that they need. It exists only where these are configured."""
+
 # The side of the graph that serves retrieval; needs no language model.
 retrieval_side = dg.define_asset_job(
     "retrieval_side",
-    selection=dg.AssetSelection.assets("released_collection", "fusion_sweep").upstream(),
+    selection=dg.AssetSelection.assets(*ENDS["retrieval_side"]).upstream(),
     description="Passages, embedding model, collection and its release.",
 )
 
 # The side that trains the generator; needs no vector engine.
 adapter_side = dg.define_asset_job(
     "adapter_side",
-    selection=dg.AssetSelection.assets("released_adapter").upstream(),
+    selection=dg.AssetSelection.assets(*ENDS["adapter_side"]).upstream(),
     description="Records, splits, SFT and DPO adapters and their release.",
 )
 

@@ -8,9 +8,10 @@ from typing import Any
 import dagster as dg
 
 from expectations.canonical import digest
+from expectations.violations import Refused, violation
 from ft_assets.config.from_artifact import SETTINGS_FILE
 from ft_assets.config.load import load_settings
-from ft_assets.config.model import SETTINGS_ASSETS, section_json
+from ft_assets.config.model import SETTINGS_ASSETS, sections_json
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.produce import produce
 from resources.artifacts import Recipe, Staging, write_json
@@ -35,7 +36,10 @@ SPECS = tuple(_BY_SECTION.values())
 def _settings_asset(section: str, spec: AssetSpec) -> dg.AssetsDefinition:
     @spec.asset
     def asset(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
-        values = section_json(load_settings(Path(artifacts.config_path)), section)
+        sections = sections_json(load_settings(Path(artifacts.config_path)))
+        if section not in sections:  # it was deleted after the graph was loaded
+            raise Refused(spec.name, [violation("FT-CFG-002", where=artifacts.config_path, field=section)])
+        values = sections[section]
 
         def compute(staging: Staging) -> dict[str, object]:
             write_json(staging.path / SETTINGS_FILE, values)

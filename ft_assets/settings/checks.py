@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from expectations.rules.training import check_learning_rate
 from expectations.violations import Violation, violation
 from ft_assets.config.from_artifact import SETTINGS_FILE
 from ft_assets.config.load import SettingsError, load_settings
-from ft_assets.config.model import (
-    SETTINGS_ASSETS,
-    DpoSettings,
-    Settings,
-    SftSettings,
-    TrainSettings,
-)
+from ft_assets.config.model import SETTINGS_ASSETS, DpoSettings, SftSettings, TrainSettings, section_model
 from ft_assets.graph.gates import Evidence, Gate, Verdict
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 
 def _valid(section: str, asset: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
         values = evidence.store.require(asset).json(SETTINGS_FILE)
-        model = cast("type[BaseModel]", Settings.model_fields[section].annotation)
-        model.model_validate(values)
+        section_model(section).model_validate(values)
         return Verdict(figures={"settings": values})
 
     rule.__doc__ = f"Section `{section}` is valid for the settings of this version of ft-assets."

@@ -33,13 +33,13 @@ CONFIG: dict[str, Any] = {
 class Project:
     """A folder with config.yaml and two documents, and a daemon on it."""
 
-    def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+    def __init__(self, root: Path, instance: dg.DagsterInstance, config: dict[str, Any] = CONFIG) -> None:
         self.root, self.config = root, root / "config.yaml"
         (root / "state").mkdir()
         (root / "kb").mkdir()
         for name in ("one", "two"):
             (root / f"kb/{name}.md").write_text(f"# {name}\n\nThis is the text of document {name}, long enough.\n")
-        self.configure()
+        self.write(json.dumps(config))
         artifacts = ArtifactsResource(state_dir=str(root / "state"), config_path=str(self.config))
         defs = build_defs(load_settings(self.config, environ={}), state=root / "state", config=self.config)
         self.daemon = Daemon(defs, instance, artifacts)
@@ -82,6 +82,21 @@ def test_a_changed_section_becomes_a_new_version_and_the_others_are_left_alone(p
     project.configure()
     assert project.take_up() == {"retrieval_settings"}
     assert project.store.require("retrieval_settings").data_version == before
+
+
+def test_a_section_that_is_deleted_or_new_needs_the_definitions_again_and_stops_nothing(project: Project) -> None:
+    project.take_up()
+    without = {name: section for name, section in CONFIG.items() if name != "embedding"}
+    project.write(json.dumps({**without, "retrieval": {"sparse_weight": 0.5}}))
+    assert project.take_up() == {"retrieval_settings"}
+    assert project.take_up() == set()
+    with dg.DagsterInstance.ephemeral() as instance:
+        (project.root / "later").mkdir()
+        later = Project(project.root / "later", instance, without)
+        assert later.take_up() == set(SETTINGS_ASSETS.values()) - {"embedding_settings"}
+        later.configure()
+        assert later.take_up() == set()
+        assert "config.yaml has embedding now: reload the definitions" in later.daemon.skip_reasons["watch_settings"]
 
 
 def test_an_invalid_file_is_refused_by_name_and_the_last_valid_one_stays(project: Project) -> None:
@@ -151,7 +166,8 @@ def test_checks_that_need_a_section_are_judged_again_with_it(project: Project) -
     """A changed prompt is compared with the adapters, though nobody trains them."""
     project.take_up()
     project.daemon.watch("watch_sources")
-    project.daemon.execute(["passages", "instruction_records", "preference_records", "retrieval_records"])
+    records = ("instruction_records", "preference_records", "unpaired_preference_records", "retrieval_records")
+    project.daemon.execute(["passages", *records])
     project.daemon.execute(["split_ledger", "instruction_splits", "preference_splits", "retrieval_splits"])
     assert project.daemon.watch("watch_settings") == []  # judged with their assets, after the section
     project.configure(datasets={"split": {"contamination": 0.4}})

@@ -149,6 +149,14 @@ def test_full_fine_tuning_takes_16_bytes_a_parameter():
     assert "reference" not in dpo.parts, "its log-probabilities are computed before, by the same model"
 
 
+def test_kto_keeps_one_answer_of_a_row_where_dpo_keeps_two():
+    options: dict[str, Any] = {"method": "lora", "tokens": 2048, "micro_batch": 2, "dpo": True}
+    pairs, verdicts = estimated("Qwen3-4B", **options), estimated("Qwen3-4B", **options, kto=True)
+    assert verdicts.parts["activations"] * 2 == pairs.parts["activations"]
+    assert verdicts.parts["reference"] == pairs.parts["reference"]
+    assert pairs.flops_per_row / 2 < verdicts.flops_per_row < pairs.flops_per_row
+
+
 def test_every_part_has_an_explanation():
     for method in ("full", "lora", "qlora"):
         for device in ("cpu", "cuda"):

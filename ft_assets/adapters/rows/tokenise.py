@@ -14,6 +14,7 @@ from expectations.contracts.adapter import RagPrompt
 from expectations.formats.instruction import split_thinking
 from expectations.rules.training import Thought, TokenisedRow
 from ft_assets.adapters.prompt import build_messages
+from ft_assets.adapters.rows.verdicts import side_of
 from resources.artifacts import Artifact
 from resources.generator import ChatMessage
 
@@ -30,7 +31,8 @@ _EMPTY = re.compile(rf"\s*(?:{OPENING}\s*)?{CLOSING}")
 
 
 class Answer(NamedTuple):
-    """One answer to a row's question: the `answer` of an instruction, `chosen` or `rejected` of a pair."""
+    """One answer to a row's question: the `answer` of an instruction, `chosen` or `rejected` of a pair, and of KTO a
+    `desirable` or `undesirable` one."""
 
     side: str
     reasoning: str
@@ -78,9 +80,11 @@ def where(row: Row) -> str:
 
 
 def answers_of(row: Row, thinking: str) -> list[Answer]:
-    """Return the row's answers with their reasoning split off; a pair has it in <think> or <thinking> tags. Under the
-    policy `strip` all reasoning is dropped. Raises RowError if tags are not paired."""
-    if "chosen" in row:
+    """Return the row's answers with their reasoning split off; pairs and answers with a verdict have it in <think> or
+    <thinking> tags. Under the policy `strip` all reasoning is dropped. Raises RowError if tags are not paired."""
+    if "desirable" in row:
+        answers = [Answer(side_of(row), *split_thinking(row["answer"], "", "answer"))]
+    elif "chosen" in row:
         answers = [Answer(side, *split_thinking(row[side], "", side)) for side in _SIDES]
     else:
         answers = [Answer("answer", row["reasoning"] or "", row["answer"])]
@@ -175,7 +179,7 @@ def _thought(completion: str, thinking: str, answer: Answer) -> Thought:
     if not _EMPTY.match(completion):
         return "full" if CLOSING in completion else "none"
     # in a pair, empty reasoning on both sides cancels out; a gate judges the pairs with only one
-    return "masked" if thinking == "mask_empty" and answer.side == "answer" else "empty"
+    return "masked" if thinking == "mask_empty" and answer.side not in _SIDES else "empty"
 
 
 def _render_all(tokenizer: Any, chats: Sequence[Sequence[ChatMessage]], *, prompts: bool) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from expectations.contracts.adapter import RagPrompt
 from expectations.formats.dialect import RowError
 from expectations.rules.training import (
+    VERDICTS,
     TokenisedRow,
     check_counts,
     check_filled,
@@ -24,6 +25,7 @@ from expectations.rules.training import (
     check_reasoned,
     check_round_trip,
     check_thinking,
+    check_verdicts,
     measure_lengths,
 )
 from expectations.violations import Violation, violation
@@ -39,7 +41,8 @@ from ft_assets.adapters.rows.tokenise import (
     tokenise,
     where,
 )
-from ft_assets.config.model import SftSettings, TrainSettings
+from ft_assets.adapters.rows.verdicts import choose_weights, count_verdicts, pair_mismatched, split_pairs
+from ft_assets.config.model import DpoSettings, SftSettings, TrainSettings
 from resources.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 _PARTS = ("train", "validation")
+_WHOLE_ROW = (("input_ids",), ("prompt_ids", "chosen_ids"), ("prompt_ids", "completion_ids"))
+"""The columns that make a whole row, in the data of SFT, DPO and KTO."""
 
 
 class TrainingData:
@@ -55,11 +60,12 @@ class TrainingData:
 
     `train` and `validation`: the rows that are trained or validated on; `longest`: the tokens of the longest row;
     `most_supervised`: the most tokens that carry loss in one row. Packed rows are assumed to fill `max_length`.
+    For KTO a pair is two rows; `verdicts`: the numbers of desirable and undesirable answers that are trained on.
     """
 
     def __init__(
         self,
-        splits: Artifact,
+        splits: Sequence[Artifact],
         tokenizer: Any,
         *,
         prompt: RagPrompt,
@@ -71,8 +77,9 @@ class TrainingData:
         from datasets import disable_progress_bars
 
         disable_progress_bars()
-        rows: dict[str, list[Row]] = {part: list(read_rows(splits, part)) for part in _PARTS}
-        judge_rows(preflight, rows, splits.asset, thinking, chat_template=tokenizer.chat_template)
+        asset = name_splits(splits)
+        rows = {part: _read(splits, part, settings) for part in _PARTS}
+        judge_rows(preflight, rows, asset, thinking, chat_template=tokenizer.chat_template)
 
         def tokenise_rows(some: Sequence[Row]) -> list[list[TokenisedRow]]:
             return tokenise(tokenizer, some, prompt, thinking)
@@ -87,8 +94,9 @@ class TrainingData:
             stop_ids=stop_ids,
             opening=tokenizer.encode(OPENING, add_special_tokens=False) if opens_thought(tokenizer) else [],
             too_long=self.too_long,
-            left=_check_left(rows, fitted, splits.asset),
+            left=_check_left(rows, fitted, asset),
         )
+        self.verdicts = count_verdicts(_flatten(tokenised["train"])) if settings.is_kto else dict[str, int]()
         self.train, self.validation = fitted["train"].rows, fitted["validation"].rows
         self._measure(tokenised, settings)
         self.datasets = _build_datasets(tokenised)
@@ -112,10 +120,10 @@ class TrainingData:
     def name_row(self, ids: Sequence[int]) -> str | None:
         """Return the place of the training row with these token ids (of a pair: prompt and chosen side); None if there
         is no such row."""
-        wanted = list(ids)
-        for row, columns in zip(self.train, self.datasets["train"], strict=True):
-            own = columns["input_ids"] if "input_ids" in columns else columns["prompt_ids"] + columns["chosen_ids"]
-            if own == wanted:
+        wanted, rows = list(ids), self.datasets["train"]
+        names = next(names for names in _WHOLE_ROW if names[0] in rows.column_names and names[-1] in rows.column_names)
+        for row, columns in zip(self.train, rows.select_columns(list(names)), strict=True):
+            if list(itertools.chain.from_iterable(columns[name] for name in names)) == wanted:
                 return where(row)
         return None
 
@@ -137,7 +145,7 @@ class TrainingData:
 
 
 def take_token_ids(trainer_class: type[Any]) -> type[Any]:
-    """Return TRL's DPO trainer for rows that are token ids already.
+    """Return TRL's DPO or KTO trainer for rows that are token ids already.
 
     TRL's own would render and tokenise messages again, put the end of a prompt into the answer where a token crosses
     it, and drop rows silently. The log-probabilities of the reference are left to dpo_reference.py.
@@ -154,6 +162,18 @@ def take_token_ids(trainer_class: type[Any]) -> type[Any]:
 
     Trainer.__name__ = trainer_class.__name__
     return Trainer
+
+
+def name_splits(splits: Sequence[Artifact]) -> str:
+    """Return the names of the splits that are trained on, for messages."""
+    return " and ".join(each.asset for each in splits)
+
+
+def _read(splits: Sequence[Artifact], part: str, settings: TrainSettings) -> list[Row]:
+    rows: list[Row] = []
+    for each in splits:
+        rows += read_rows(each, part)
+    return list(split_pairs(rows)) if settings.is_kto else rows
 
 
 def judge_rows(
@@ -223,11 +243,29 @@ def judge_tokens(
     violations = [*left, *check_lengths(answers, max_length=settings.max_length, too_long=settings.too_long)]
     figures = _measure_too_long(rows, too_long, settings) | (measure_lengths(train) if train else {})
     preflight.judge("rows_fit_max_length", violations, figures)
-    if answers and answers[0].side != "answer":
+    if isinstance(settings, DpoSettings) and settings.is_kto:
+        parts = {part: _flatten(each) for part, each in tokenised.items()}
+        preflight.judge("pairs_differ", check_verdicts(parts, SUBJECT), _measure_verdicts(parts["train"], settings))
+    elif answers and answers[0].side != "answer":
         pairs = [(chosen, rejected) for chosen, rejected in rows]
         preflight.judge("pairs_differ", check_pairs(pairs), {"pairs": len(pairs)})
     _judge_thinking(preflight, rows, settings.max_empty_thinking_share, opens=bool(opening))
     preflight.refuse_failed()
+
+
+def _measure_verdicts(rows: Sequence[TokenisedRow], settings: DpoSettings) -> dict[str, object]:
+    """Return the number of answers by verdict, the weights, and how many answers have both verdicts."""
+    counts = count_verdicts(rows)
+    weights = choose_weights(settings, counts)
+    sides: dict[bytes, set[str]] = {}
+    for row in rows:
+        sides.setdefault(array("i", row.ids).tobytes(), set()).add(row.side)
+    return {
+        **counts,
+        "desirable_weight": round(weights[0], 4),
+        "undesirable_weight": round(weights[1], 4),
+        "answers_of_both_verdicts": sum(len(found) > 1 for found in sides.values()),
+    }
 
 
 def _measure_too_long(
@@ -252,10 +290,11 @@ def _measure_too_long(
 def _judge_thinking(preflight: Preflight, rows: Sequence[list[TokenisedRow]], allowed: float, *, opens: bool) -> None:
     """Judge the share of rows that teach a model to skip its reasoning.
 
-    An instruction does so if its empty reasoning carries loss. A pair does so only if the chosen side has empty
-    reasoning and the rejected side has some, because what both sides share cancels out.
+    An instruction does so if its empty reasoning carries loss, and so does a desirable answer. A pair does so only if
+    the chosen side has empty reasoning and the rejected side has some, because what both sides share cancels out.
     """
-    teach = [row[0].where for row in rows if row[0].thought == "empty" and (len(row) == 1 or row[1].thought == "full")]
+    empty = [row for row in rows if row[0].thought == "empty" and row[0].side != "undesirable"]
+    teach = [row[0].where for row in empty if len(row) == 1 or row[1].thought == "full"]
     share = round(len(teach) / max(len(rows), 1), 4)
     thoughts = Counter(answer.thought for answer in _flatten(rows))
     preflight.judge(
@@ -306,12 +345,29 @@ def _table(rows: Sequence[Sequence[TokenisedRow]]) -> pa.Table:
 
     if len(rows[0]) == 1:
         answers = [row[0] for row in rows]
+        if answers[0].side in VERDICTS:
+            return _verdict_table(answers)
         return pa.table({"input_ids": _column(a.ids for a in answers), "labels": _column(a.labels for a in answers)})
     return pa.table(
         {
             "prompt_ids": _column(chosen.serving for chosen, _ in rows),
             "chosen_ids": _column(chosen.trained for chosen, _ in rows),
             "rejected_ids": _column(rejected.trained for _, rejected in rows),
+        }
+    )
+
+
+def _verdict_table(answers: Sequence[TokenisedRow]) -> pa.Table:
+    """Return the rows of KTO, each with the mismatched answer of its KL term."""
+    import pyarrow as pa
+
+    partners = pair_mismatched(answers)
+    return pa.table(
+        {
+            "prompt_ids": _column(a.ids[: a.start] for a in answers),
+            "completion_ids": _column(a.trained for a in answers),
+            "KL_completion_ids": _column(answers[partner].trained for partner in partners),
+            "label": [a.side == VERDICTS[0] for a in answers],
         }
     )
 
@@ -335,7 +391,7 @@ def _digests(dataset: Any, names: Sequence[str]) -> list[bytes]:
     for row in dataset:
         start = 0
         for length in row["seq_lengths"] if packed else [None]:
-            parts = [row[name][start : start + length if length else None] for name in names]
+            parts = [row[name][start : start + length] if length else row[name] for name in names]
             digests.append(blake2b(repr(parts).encode(), digest_size=16).digest())
             start += length or 0
     return sorted(digests)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
-from ft_assets.adapters.rows.sampler import StepOrder
+from ft_assets.adapters.rows.sampler import StepOrder, row_lengths
 from ft_assets.adapters.rows.training_data import TrainingData, take_token_ids
+from ft_assets.adapters.rows.verdicts import choose_weights
 from ft_assets.adapters.trainer.cpu_loss import project_supervised_only
 from ft_assets.adapters.trainer.dpo_reference import Reference, use_reference
 from ft_assets.adapters.trainer.hardened import harden
+from ft_assets.adapters.trainer.kto import build_kto
 from ft_assets.config.model import DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.telemetry import Metrics
@@ -54,7 +56,7 @@ def build_trainer(
         "processing_class": tokenizer,
     }
     trainer = (
-        _build_dpo(settings, arguments, common, metrics)
+        _build_dpo(settings, arguments, common, metrics, data)
         if isinstance(settings, DpoSettings)
         else _build_sft(settings, arguments, common, metrics)
     )
@@ -74,7 +76,11 @@ def build_trainer(
     return trainer
 
 
-def _build_dpo(settings: DpoSettings, arguments: dict[str, Any], common: dict[str, Any], metrics: Metrics) -> Any:
+def _build_dpo(
+    settings: DpoSettings, arguments: dict[str, Any], common: dict[str, Any], metrics: Metrics, data: TrainingData
+) -> Any:
+    if settings.is_kto:
+        return build_kto(settings, arguments, common, choose_weights(settings, data.verdicts), metrics)
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -110,7 +116,7 @@ def _cast_trainable_to_fp32(model: nn.Module) -> None:
 
 
 def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute, run_dir: Path) -> dict[str, Any]:
-    """Return the arguments that SFTConfig and DPOConfig share."""
+    """Return the arguments that the configurations of all of TRL's trainers have."""
     on_cpu, processes = compute.device == "cpu", torchrun.world_size()
     return {
         "output_dir": str(run_dir),
@@ -189,13 +195,7 @@ def _order_rows(trainer: Any, settings: SftSettings | DpoSettings) -> None:
     """Make the trainer take its rows in StepOrder."""
     from transformers import TrainerCallback
 
-    rows = trainer.train_dataset
-    if "prompt_ids" in rows.column_names:
-        sides = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
-        lengths = [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in sides]
-    else:
-        lengths = [len(ids) for ids in rows["input_ids"]]
-    order = StepOrder(lengths, settings.global_batch_size, settings.seed)
+    order = StepOrder(row_lengths(trainer.train_dataset), settings.global_batch_size, settings.seed)
 
     class BeginEpoch(TrainerCallback):
         # not by the sampler's `set_epoch`: accelerate does not pass it on when several processes resume

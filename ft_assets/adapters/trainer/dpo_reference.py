@@ -1,6 +1,6 @@
-"""DPO's reference: the SFT model's log-probabilities of the preference pairs.
+"""The reference of DPO and KTO: the SFT model's log-probabilities of the pairs, or of the answers with a verdict.
 
-They are computed once, kept in the artifact store, and read by every later run on the same pairs, whatever its learning
+They are computed once, kept in the artifact store, and read by every later run on the same rows, whatever its learning
 rate, beta or loss.
 
 `dpo_reference` is an artifact without an asset: nobody materializes it, and losing it costs only time.
@@ -15,7 +15,7 @@ import logging
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -32,9 +32,22 @@ _ASSET = "dpo_reference"
 _VERSION = "1"
 _FILE = "reference.parquet"
 _KEPT = 3
-_IDS = ("prompt_ids", "chosen_ids", "rejected_ids")
-_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")  # TRL's names
 _log = logging.getLogger(__name__)
+
+
+class _Columns(NamedTuple):
+    """TRL's names for the token ids of a row, and for the two log-probabilities that the reference gives it."""
+
+    ids: tuple[str, ...]
+    logps: tuple[str, str]
+    also: tuple[str, ...] = ()
+    """Other columns that a batch needs."""
+
+
+_PAIRS = _Columns(("prompt_ids", "chosen_ids", "rejected_ids"), ("ref_chosen_logps", "ref_rejected_logps"))
+_VERDICTS = _Columns(
+    ("prompt_ids", "completion_ids", "KL_completion_ids"), ("ref_logps", "ref_KL_logps"), also=("label",)
+)
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -47,27 +60,35 @@ class Reference(msgspec.Struct, frozen=True):
 def use_reference(
     trainer: Any, reference: Reference, settings: DpoSettings, compute: Compute, metrics: Metrics
 ) -> Artifact | None:
-    """Add the reference's log-probabilities to a DPOTrainer's data as columns, so that no step computes them and no
-    second adapter or model is in memory. Return their artifact; None if they are computed at every step instead."""
+    """Add the reference's log-probabilities to the data of a DPO or KTO trainer as columns, so that no step computes
+    them and no second adapter or model is in memory. Return their artifact; None if every step computes them."""
     parts = {"train": trainer.train_dataset, "validation": trainer.eval_dataset}
     if not is_wanted(settings, len(parts["train"])):
         return None
+    names = _VERDICTS if settings.is_kto else _PAIRS
     recipe = Recipe(
         asset=_ASSET,
         code_version=_VERSION,
         settings={
-            "tokens": {part: _digest_pairs(dataset) for part, dataset in parts.items()},
+            "tokens": {part: _digest_rows(dataset, names.ids) for part, dataset in parts.items()},
             "dtype": compute.dtype,
             "method": settings.method,
+            **({"rows": "verdicts"} if settings.is_kto else {}),
         },
         inputs={"sft_adapter": reference.sft_version},
     )
     artifact = _find(reference.store, recipe) or _make(
-        trainer, parts, recipe=recipe, store=reference.store, batch_rows=settings.micro_batch_size, metrics=metrics
+        trainer,
+        parts,
+        names,
+        recipe=recipe,
+        store=reference.store,
+        batch_rows=settings.micro_batch_size,
+        metrics=metrics,
     )
-    columns = _read(artifact)
+    columns = _read(artifact, names.logps)
     for part, dataset in parts.items():
-        for name in _LOGPS:
+        for name in names.logps:
             dataset = dataset.add_column(name, columns[part][name])  # noqa: PLW2901 -- columns are added one by one
         parts[part] = dataset
     trainer.train_dataset, trainer.eval_dataset = parts["train"], parts["validation"]
@@ -78,7 +99,7 @@ def use_reference(
 
 
 def is_wanted(settings: DpoSettings, rows: int) -> bool:
-    """Return whether one pass over all pairs costs no more than it saves. A whole model has no other reference."""
+    """Return whether one pass over all rows costs no more than it saves. A whole model has no other reference."""
     if settings.method == "full":
         return True
     if settings.precompute_reference != "auto":
@@ -101,7 +122,14 @@ def _find(store: ArtifactStore, recipe: Recipe) -> Artifact | None:
 
 
 def _make(
-    trainer: Any, parts: dict[str, Dataset], *, recipe: Recipe, store: ArtifactStore, batch_rows: int, metrics: Metrics
+    trainer: Any,
+    parts: dict[str, Dataset],
+    names: _Columns,
+    *,
+    recipe: Recipe,
+    store: ArtifactStore,
+    batch_rows: int,
+    metrics: Metrics,
 ) -> Artifact:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -114,15 +142,15 @@ def _make(
         def report(rows: int, done: int = done) -> None:
             metrics.log("reference", done + rows, total)
 
-        logps = _compute(trainer, dataset, batch_rows, report)
+        logps = _compute(trainer, dataset, names, batch_rows, report)
         done += len(dataset)
-        tables.append(pa.table({"part": [part] * len(dataset), **dict(zip(_LOGPS, logps, strict=True))}))
+        tables.append(pa.table({"part": [part] * len(dataset), **dict(zip(names.logps, logps, strict=True))}))
     if torchrun.is_main():
         with store.stage(recipe) as staging:
             pq.write_table(pa.concat_tables(tables), staging.path / _FILE)
             staging.publish({"rows": total})
         store.prune(_ASSET, _KEPT)
-        _log.info("reference log-probabilities of %d pairs computed in %.1f s", total, time.monotonic() - started)
+        _log.info("reference log-probabilities of %d rows computed in %.1f s", total, time.monotonic() - started)
     torchrun.wait_for_all()
     artifact = store.find(recipe.asset, recipe.id)
     if artifact is None:
@@ -131,14 +159,14 @@ def _make(
 
 
 def _compute(
-    trainer: Any, dataset: Dataset, batch_rows: int, report: Callable[[int], None]
+    trainer: Any, dataset: Dataset, names: _Columns, batch_rows: int, report: Callable[[int], None]
 ) -> tuple[list[float], list[float]]:
-    """Return the log-probabilities of every chosen and every rejected answer, in the order of the rows. Each rank takes
-    every n-th batch; rows of similar length share a batch."""
+    """Return the log-probabilities of both answers of every row (KTO: its own and the mismatched one), in the order of
+    the rows. Each rank takes every n-th batch; rows of similar length share a batch."""
     import torch
 
-    rows = dataset.select_columns(list(_IDS))
-    order = sorted(range(len(rows)), key=lambda n: len(rows[n]["prompt_ids"]) + len(rows[n]["chosen_ids"]))
+    rows = dataset.select_columns([*names.ids, *names.also])
+    order = sorted(range(len(rows)), key=lambda n: sum(len(rows[n][name]) for name in names.ids[:2]))
     batches = [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
     own: dict[int, tuple[float, float]] = {}
     training = trainer.model.training
@@ -146,8 +174,8 @@ def _compute(
     for picked in batches[torchrun.rank() :: torchrun.world_size()]:
         batch = trainer.data_collator([rows[n] for n in picked])
         placed = {name: v.to(trainer.accelerator.device) if torch.is_tensor(v) else v for name, v in batch.items()}
-        chosen, rejected = (side.float().tolist() for side in trainer.compute_ref_log_probs(trainer.model, placed))
-        own |= dict(zip(picked, zip(chosen, rejected, strict=True), strict=True))
+        first, second = (side.float().tolist() for side in trainer.compute_ref_log_probs(trainer.model, placed))
+        own |= dict(zip(picked, zip(first, second, strict=True), strict=True))
         report(min(len(own) * torchrun.world_size(), len(rows)))
     trainer.model.train(training)
     logps: dict[int, tuple[float, float]] = {}
@@ -156,19 +184,19 @@ def _compute(
     return [logps[n][0] for n in range(len(rows))], [logps[n][1] for n in range(len(rows))]
 
 
-def _read(artifact: Artifact) -> dict[str, dict[str, list[float]]]:
+def _read(artifact: Artifact, names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     import pyarrow.parquet as pq
 
     path = artifact.file(_FILE)
     parts = {part: pq.read_table(path, filters=[("part", "=", part)]) for part in ("train", "validation")}
-    return {part: {name: table[name].to_pylist() for name in _LOGPS} for part, table in parts.items()}
+    return {part: {name: table[name].to_pylist() for name in names} for part, table in parts.items()}
 
 
-def _digest_pairs(dataset: Any) -> str:
-    """Return the sha256 over the token ids of every pair, in their order."""
+def _digest_rows(dataset: Any, names: Sequence[str]) -> str:
+    """Return the sha256 over the token ids of every row, in their order."""
     digest = hashlib.sha256()
-    for row in dataset.select_columns(list(_IDS)):
-        for name in _IDS:
+    for row in dataset.select_columns(list(names)):
+        for name in names:
             ids: Sequence[int] = row[name]
             digest.update(len(ids).to_bytes(4, "little") + array("I", ids).tobytes())
     return digest.hexdigest()

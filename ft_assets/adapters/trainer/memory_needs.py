@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from expectations.contracts.adapter import LoraShape
 from ft_assets.adapters.trainer.oom_ladder import take_all_fallbacks
 from ft_assets.config.model import DpoSettings, LoraSettings, TrainSettings
@@ -16,9 +18,9 @@ def needs_of(
 
     `lora`: the adapter's shape; `tokens`: of the longest row.
     """
-    target = TrainingTarget(method=settings.method, dpo=isinstance(settings, DpoSettings))
+    target = TrainingTarget(method=settings.method, dpo=isinstance(settings, DpoSettings), kto=settings.is_kto)
     if lora is not None:
-        target = TrainingTarget(method=target.method, dpo=target.dpo, r=lora.r, targets=lora.targets)
+        target = msgspec.structs.replace(target, r=lora.r, targets=lora.targets)
     setup = TrainingSetup(
         tokens=tokens,
         micro_batch=settings.micro_batch_size,

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ft_assets.adapters.rows.sampler import row_lengths
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,7 +32,7 @@ def run_trial_steps(trainer: Any) -> dict[str, object]:
 
     started = time.monotonic()
     on_gpu = trainer.args.device.type == "cuda"
-    rows = _longest_rows(trainer, trainer.args.per_device_train_batch_size if on_gpu else 1)
+    rows, tokens = _longest_rows(trainer, trainer.args.per_device_train_batch_size if on_gpu else 1)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     with _restored(trainer) as (trained, before):
@@ -42,7 +44,7 @@ def run_trial_steps(trainer: Any) -> dict[str, object]:
         "grad_norms": norms,
         "max_abs_adapter_delta": float(max(deltas)),
         "rows": len(rows),
-        "row_tokens": max(map(_length, rows)),
+        "row_tokens": tokens,
         "seconds": round(time.monotonic() - started, 2),
         **memory,
     }
@@ -95,14 +97,9 @@ def _restored(trainer: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         vars(trainer).update(counters)
 
 
-def _longest_rows(trainer: Any, count: int) -> list[Row]:
+def _longest_rows(trainer: Any, count: int) -> tuple[list[Row], int]:
+    """Return the longest rows and the tokens of the longest of them."""
     dataset = trainer.train_dataset
-    lengths = [_length(row) for row in dataset]
+    lengths = row_lengths(dataset)
     order = sorted(range(len(lengths)), key=lambda n: lengths[n], reverse=True)
-    return [dataset[n] for n in order[:count]]
-
-
-def _length(row: Row) -> int:
-    if "input_ids" in row:
-        return len(row["input_ids"])
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+    return [dataset[n] for n in order[:count]], lengths[order[0]]

@@ -116,7 +116,6 @@ def test_a_column_that_has_the_name_of_a_mapped_key_is_another_key_now(tmp_path:
 @pytest.mark.parametrize(
     ("more", "code"),
     [
-        ({"label": False}, "FT-KEY-001"),
         ({"weight": 0}, "FT-KEY-002"),
         ({"tool_calls": [{"id": 1}]}, "FT-KEY-003"),
         ({"images": ["a.png"]}, "FT-KEY-004"),

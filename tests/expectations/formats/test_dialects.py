@@ -178,6 +178,54 @@ FILES: dict[str, tuple[str, str, list[Any]]] = {
         "rows.jsonl",
         [{"messages": TURNS, "rejected_messages": [TURNS[0], {"role": "assistant", "content": "64 位。"}]}],
     ),
+    "kto-alpaca": (
+        "unpaired_preference",
+        "rows.jsonl",
+        [
+            {"instruction": Q, "input": TEXT, "output": A, "kto_tag": True},
+            {"instruction": Q, "output": "<think>猜</think>64 位。", "kto_tag": False},
+        ],
+    ),
+    "kto-messages": ("unpaired_preference", "rows.jsonl", [{"messages": TURNS, "label": False}]),
+    "kto-sharegpt": (
+        "unpaired_preference",
+        "rows.jsonl",
+        [{"conversations": [{"from": "human", "value": Q}, {"from": "gpt", "value": A}], "kto_tag": True}],
+    ),
+    "kto-prompt-completion": (
+        "unpaired_preference",
+        "rows.jsonl",
+        [
+            {"prompt": Q, "completion": A, "label": True},
+            {"prompt": TURNS[:1], "completion": [TURNS[1] | {"content": "64 位。"}], "label": 0},
+        ],
+    ),
+    "kto-prompt-response": ("unpaired_preference", "rows.jsonl", [{"prompt": Q, "response": A, "label": "True"}]),
+    "kto-query-response": (
+        "unpaired_preference",
+        "rows.jsonl",
+        [{"query": Q, "response": A, "label": True, "history": [["SM3 呢？", "256 位。"]]}],
+    ),
+    "kto-instruction-response": ("unpaired_preference", "rows.jsonl", [{"instruction": Q, "response": A, "label": 1}]),
+    "kto-question-response": ("unpaired_preference", "rows.jsonl", [{"question": Q, "response": A, "desired": False}]),
+    "kto-question-answer": ("unpaired_preference", "rows.jsonl", [{"question": Q, "answer": A, "label": False}]),
+    "kto-input-output": ("unpaired_preference", "rows.jsonl", [{"input": Q, "output": A, "label": False}]),
+    "kto-input-target": ("unpaired_preference", "rows.jsonl", [{"input": Q, "target": A, "label": True}]),
+    "kto-conversation": (
+        "unpaired_preference",
+        "rows.jsonl",
+        [{"conversation": [{"human": Q, "assistant": A}], "label": True}],
+    ),
+    "kto-question-response-o1": (
+        "unpaired_preference",
+        "rows.jsonl",
+        [{"Question": Q, "Complex_CoT": "查标准", "Response": A, "label": True}],
+    ),
+    "unpaired_preference": (
+        "unpaired_preference",
+        "rows.jsonl",
+        [{"question": Q, "context": [TEXT], "answer": A, "desirable": True, "group": "SM4"}],
+    ),
     "openai-preference": (
         "preference",
         "rows.jsonl",

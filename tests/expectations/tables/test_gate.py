@@ -32,6 +32,10 @@ TABLES: dict[str, dict[str, Any]] = {
         "chosen_score": None, "rejected_score": None,
         "margin": None, "evidence": [], "group": "", "language": "zh", "history": [], "source": "a.jsonl", "line_no": 0,
     },
+    "unpaired_preference_records": {
+        "record_id": "r", "question": "问", "context": [], "system": "", "history": [], "answer": "答",
+        "desirable": True, "evidence": [], "group": "", "language": "zh", "source": "a.jsonl", "line_no": 0,
+    },
     "retrieval_records": {
         "query_id": "q", "query": "问", "positive_ids": ["p1", "p2"], "scores": [1, 2], "negative_ids": [],
         "language": "zh", "source": "a.jsonl", "line_no": 0,
@@ -50,6 +54,8 @@ DEFECTS: list[tuple[str, dict[str, Any], str]] = [
     ("preference_records", {"rejected": "甲"}, "chosen_differs"),
     ("preference_records", {"margin": -0.5}, "margin"),
     ("preference_records", {"record_id": None}, "id"),
+    ("unpaired_preference_records", {"answer": ""}, "answer_len"),
+    ("unpaired_preference_records", {"desirable": None}, "desirable"),
     ("retrieval_records", {"positive_ids": [], "scores": []}, "positive_ids_count"),
     ("retrieval_records", {"scores": [1]}, "scores_match"),
     ("retrieval_records", {"positive_ids": ["p", "p"]}, "positives_differ"),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from ft_assets.config.model import DpoSettings, SftSettings
 from resources.artifacts import Artifact, ArtifactStore
 from resources.launcher import Job
 
-from .tiny_llm import build_base, instruction, preference, publish_splits, train_job
+from .tiny_llm import build_base, instruction, preference, publish_splits, train_job, verdict
 
 FAST = {"epochs": 2, "global_batch_size": 4, "micro_batch_size": 2, "max_length": 256}
 
@@ -41,11 +41,17 @@ class Lab:
         rows["validation"] = [preference(n) for n in range(20, 24)]
         return publish_splits(self.store, "preference_splits", {**rows, "test": [preference(n) for n in range(30, 34)]})
 
+    def verdicts(self, train: list[dict[str, Any]] | None = None) -> Artifact:
+        rows = {"train": train or [verdict(n, n % 2 == 0) for n in range(12)]}
+        rows["validation"] = [verdict(n, n % 2 == 0) for n in range(20, 26)]
+        rows["test"] = [verdict(n, n % 2 == 0) for n in range(30, 34)]
+        return publish_splits(self.store, "unpaired_preference_splits", rows)
+
     def sft_job(self, splits: Artifact, **settings: Any) -> Job:
         values = {"base_model": str(self.base), "learning_rate": 2e-2, **FAST, **settings}
         return train_job(self.state, self.store, SftSettings.model_validate(values), splits)
 
-    def dpo_job(self, splits: Artifact, sft: Artifact, **settings: Any) -> Job:
+    def dpo_job(self, splits: Artifact | Sequence[Artifact], sft: Artifact, **settings: Any) -> Job:
         values = {"base_model": str(self.base), "learning_rate": 1e-3, **FAST, **settings}
         return train_job(self.state, self.store, DpoSettings.model_validate(values), splits, sft)
 

@@ -40,7 +40,7 @@ def training_data(lab: Any, splits: Artifact, settings: Any, thinking: str = "al
     tokenizer.chat_template = template.get("template", tokenizer.chat_template)
     preflight = Preflight("training", lab.state)
     data = TrainingData(
-        splits, tokenizer, prompt=PROMPT, thinking=thinking, settings=settings, stop_ids=[tokenizer.eos_token_id],
+        [splits], tokenizer, prompt=PROMPT, thinking=thinking, settings=settings, stop_ids=[tokenizer.eos_token_id],
         preflight=preflight,
     )  # fmt: skip
     return data, preflight, tokenizer

@@ -19,6 +19,7 @@ from resources import torchrun
 from resources.artifacts import Artifact
 from resources.launcher import Job, job_environment, read_failure, write_job
 from resources.telemetry import read_metrics
+from tests.ft_assets.adapters.tiny_llm import verdict
 
 pytestmark = pytest.mark.slow
 
@@ -199,3 +200,15 @@ def test_a_refusal_of_one_process_is_reported_and_every_process_ends(lab: Any, r
     failure = read_failure(Path(job.run_dir))
     assert "FT-TRAIN-050" in str(failure)
     assert wait_for_none(job, 10) == []
+
+
+def test_kto_in_two_processes_has_the_figures_of_one(trained: Any, lab: Any) -> None:
+    theirs, sft, _ = trained
+    splits = theirs.verdicts([verdict(n, n % 4 != 0) for n in range(12)])
+    job = theirs.dpo_job(splits, sft, loss="kto", learning_rate=5e-3, epochs=3, eval_steps=2)
+    job = msgspec.structs.replace(job, run_dir=str(lab.state / "runs/dpo_adapter"))
+    alone, together = train.main(elsewhere(job, "one")), finish(elsewhere(job, "two"))
+    for name in ("loss", "kl", "rewards/margins"):
+        assert figures(together, name) == pytest.approx(figures(alone, name), abs=1e-3), name
+    for name in ("eval_loss_after", "reward_margin_after"):  # six rows: accelerate fills the last batch of two
+        assert together.summary[name] == pytest.approx(alone.summary[name], rel=2e-2), name

@@ -72,6 +72,16 @@ def preference(n: int, **changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
+def verdict(n: int, desirable: bool, **changes: Any) -> dict[str, Any]:
+    answer = f"{n} 比特" if desirable else f"{n + 1} 字节"
+    row = {
+        "record_id": f"u{n}{desirable}", "question": f"AES-{n} 使用多少比特?", "answer": answer, "desirable": desirable,
+        "context": [f"AES-{n} 的分组为 {n} 比特。"], "system": "", "history": [], "evidence": [f"p{n}"],
+        "group": f"d{n}", "language": "zh", "source": "verdicts.jsonl", "line_no": n + 1,
+    }  # fmt: skip
+    return {**row, **changes}
+
+
 def publish_splits(store: ArtifactStore, asset: str, parts: Mapping[str, Sequence[dict[str, Any]]]) -> Artifact:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -97,13 +107,14 @@ def train_job(
     state: Path,
     store: ArtifactStore,
     settings: SftSettings | DpoSettings,
-    splits: Artifact,
+    splits: Artifact | Sequence[Artifact],
     sft: Artifact | None = None,
 ) -> Job:
+    read = [splits] if isinstance(splits, Artifact) else list(splits)
     method = "dpo" if sft else "sft"
     recipe = Recipe(
         asset=f"{method}_adapter", code_version="test", settings=settings.model_dump(mode="json"),
-        inputs={splits.asset: splits.data_version, **({"sft_adapter": sft.data_version} if sft else {})},
+        inputs={one.asset: one.data_version for one in (*read, *([sft] if sft else []))},
     )  # fmt: skip
     params = TrainParams(
         method=method,

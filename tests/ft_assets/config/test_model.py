@@ -8,16 +8,15 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
-from ft_assets.config.model import SETTINGS_ASSETS, Settings
+from ft_assets.config.model import SETTINGS_ASSETS, Settings, section_of
 
 
 def described_keys(model: type[BaseModel] = Settings, at: str = "") -> Iterator[tuple[str, str]]:
     """Yield each leaf key with its description."""
     for name, field in model.model_fields.items():
         key = f"{at}.{name}" if at else name
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from described_keys(annotation, key)
+        if section := section_of(field.annotation):
+            yield from described_keys(section, key)
         else:
             yield key, field.description or ""
 

@@ -14,7 +14,7 @@ from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruc
 pytestmark = pytest.mark.slow
 
 MADE = ("corpus_settings", "dataset_settings", "passages", "glossary")
-MADE += ("instruction_records", "preference_records", "retrieval_records")
+MADE += ("instruction_records", "preference_records", "unpaired_preference_records", "retrieval_records")
 GLOSSARY = "分组密码: [block cipher]\n杂凑算法: [hash function]\n基本知识: []\n盲签名: []\n"
 
 
@@ -45,7 +45,8 @@ def test_terms_are_counted_in_questions_answers_and_passages(judged: Any) -> Non
     counts = {name: value for name, value in verdict.figures.items() if isinstance(value, int)}
     assert counts == {
         "terms": 4, "met_in_passages": 1, "met_in_instruction_questions": 2, "met_in_instruction_answers": 1,
-        "met_in_preference_questions": 0, "met_in_preference_answers": 0, "met_in_retrieval_questions": 0,
+        "met_in_preference_questions": 0, "met_in_preference_answers": 0, "met_in_unpaired_preference_questions": 0,
+        "met_in_retrieval_questions": 0,
     }  # fmt: skip
     assert verdict.figures["terms_met"].startswith("![")
     assert f"| 基本知识 | {len(TOPICS)} |" in verdict.figures["terms_in_passages_but_in_no_question"]

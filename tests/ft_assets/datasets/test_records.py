@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import Any
 
 from tests.ft_assets.datasets.conftest import CONFIG, TOPICS, Project, ddr, failures, instruction, preference, question
@@ -172,3 +173,27 @@ def test_every_answer_of_a_dialogue_stays_in_one_split_and_allowed_rows_are_coun
         if dataset == "instruction":
             splits.setdefault(record.partition("#")[0], set()).add(split)
     assert len(splits) == len(TOPICS) and all(len(found) == 1 for found in splits.values())
+
+
+def test_answers_with_a_verdict_become_records_in_the_split_of_their_question(project: Project):
+    rows: list[dict[str, Any]] = [
+        {"question": question(topic), "answer": f"答案 {topic} {good}", "label": good}
+        for topic, good in product(TOPICS, (True, False))
+    ]
+    rows += [rows[0] | {"label": False}, rows[1] | {"label": "maybe"}]
+    project.lines("kto.jsonl", rows)
+    project.config["datasets"]["unpaired_preference"] = {"files": ["data/kto.jsonl"]}
+    result = project.run()
+    assert result.success, failures(result)
+    kept = project.rows("unpaired_preference_records", "records.parquet")
+    assert [row["desirable"] for row in kept] == [True, False] * len(TOPICS) + [False]
+    (bad,) = project.quarantine("unpaired_preference_records")
+    assert (bad["line"], bad["code"]) == (len(rows), "FT-KTO-002")
+    (conflict,) = project.store.require("unpaired_preference_records").json("conflicts.json")
+    assert conflict["lines"] == ["data/kto.jsonl:1", f"data/kto.jsonl:{len(rows) - 1}"]
+    splits = project.splits()
+    by_question = {row["question"]: splits[("unpaired_preference", row["record_id"])] for row in kept}
+    assert by_question == {question(topic): splits[("instruction", f"i-{topic}-0")] for topic in TOPICS}
+    files = [f"{part}.parquet" for part in ("train", "validation", "test")]
+    placed = [len(project.rows("unpaired_preference_splits", file)) for file in files]
+    assert sum(placed) == len(kept) and min(placed) > 0

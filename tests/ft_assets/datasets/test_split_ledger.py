@@ -9,7 +9,7 @@ from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruc
 
 pytestmark = pytest.mark.slow
 
-DATASETS = ("instruction", "preference", "retrieval")
+DATASETS = ("instruction", "preference", "unpaired_preference", "retrieval")
 
 
 def _reused(result: Any, *names: str) -> list[bool]:

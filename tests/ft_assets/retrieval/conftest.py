@@ -118,7 +118,8 @@ def released(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Graph:
     graph = Graph(root)
     graph.run(
         "corpus_settings", "dataset_settings", "passages", "retrieval_records", "instruction_records",
-        "preference_records", "split_ledger", "retrieval_splits", *RETRIEVAL_SIDE, "fusion_sweep",
+        "preference_records", "unpaired_preference_records", "split_ledger", "retrieval_splits", *RETRIEVAL_SIDE,
+        "fusion_sweep",
     )  # fmt: skip
     return graph
 

@@ -23,7 +23,7 @@ from ft_assets.retrieval.collection import set_fusion, stored_contract
 from ft_assets.retrieval.search import Retriever
 from ft_assets.retrieval.served_checks import GATES, judge_served
 from ft_assets.rollback import rollback
-from ft_assets.served import served_state
+from ft_assets.served import watch_served
 from resources.engines.protocol import VectorClient
 from resources.qdrant import aliased
 from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
@@ -261,6 +261,7 @@ def test_the_job_rolls_back_and_leaves_an_event(graph: Graph) -> None:
 
 
 def test_the_sensor_reports_a_change_once_and_again_when_it_ends(graph: Graph) -> None:
+    (served_state,) = watch_served(GATES)
     defs = dg.Definitions(sensors=[served_state], resources={"artifacts": graph.artifacts, "qdrant": graph.qdrant})
     with dg.DagsterInstance.ephemeral() as instance:  # type: ignore[attr-defined]
         cursor = None

