@@ -18,6 +18,7 @@ from expectations.formats.instruction import INSTRUCTION
 from expectations.formats.passage import PASSAGE, PassageRecord
 from expectations.formats.recognise import unknown
 from expectations.formats.registry import DIALECTS, FORMATS
+from expectations.formats.unpaired import UNPAIRED_PREFERENCE, VERDICT_KEYS
 from expectations.formats.unread import UnreadKeys
 from expectations.reading import FILE_CODES, MAX_LINE_BYTES, READ_BATCH, RawRow, Rejected, escape, holds_rows
 from expectations.records.duplicates import Conflict, Duplicates
@@ -83,6 +84,8 @@ class Report(msgspec.Struct, kw_only=True):
     """The answers of a dialogue that are learned, `last` or `all`; empty where the format is not `instruction`."""
     not_learned: int = 0
     """Earlier answers that are history (`last`), or answers that are marked as not to be learned (`all`)."""
+    verdicts: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    """Clean answers by their verdict, where the format is `unpaired_preference`."""
     conflicts: list[Conflict] = msgspec.field(default_factory=list[Conflict])
     notes: list[str] = msgspec.field(default_factory=list[str])
     """Notes on what is ambiguous or mixed."""
@@ -312,8 +315,8 @@ class _RecentRows:
 
 def _count(report: Report, records: Iterable[Record | Rejected], find_row: Callable[[Rejected], RawRow | None]) -> None:
     """Count clean and rejected rows and keep the first ones; `find_row` returns the rejected row, if it is known."""
-    clean = with_reasoning = earlier = 0
-    of_dialogues = report.turns == "last"
+    clean = with_reasoning = earlier = desirable = 0
+    of_dialogues, has_verdicts = report.turns == "last", report.format == UNPAIRED_PREFERENCE.name
     for record in records:
         if isinstance(record, Rejected):
             _note_rejected(report, record, find_row(record))
@@ -326,7 +329,13 @@ def _count(report: Report, records: Iterable[Record | Rejected], find_row: Calla
             with_reasoning += 1
         if of_dialogues and (history := getattr(record, "history", ())):
             earlier += len(history)
+        if has_verdicts and getattr(record, "desirable", False):
+            desirable += 1
     report.not_learned = earlier
+    if has_verdicts:
+        report.verdicts = {"desirable": desirable, "undesirable": clean - desirable}
+        keys = ", ".join(f"`{key}`" for key in VERDICT_KEYS)
+        report.notes.append(f"KTO data, by its verdicts ({keys}): `dpo.loss: kto` trains on it, and SFT never does")
     report.clean, report.rows = clean, report.rows + clean
     if report.thinking:
         report.with_reasoning, report.without_reasoning = with_reasoning, clean - with_reasoning

@@ -278,6 +278,8 @@ def _policy_remarks(report: Report) -> list[str]:
         remarks.append(f"thinking: {_thinking(report)}")
     if turns := _turns(report):
         remarks.append(f"turns: {turns}")
+    if report.verdicts:
+        remarks.append(f"verdicts: {', '.join(f'{count} {name}' for name, count in report.verdicts.items())}")
     if report.allowed:
         rows = [f"{code} ({count} row{'' if count == 1 else 's'})" for code, count in report.allowed.items()]
         remarks.append(f"allowed: {', '.join(rows)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import dagster as dg
@@ -22,6 +23,7 @@ from resources.dagster_resources import ArtifactsResource, QdrantResource
 
 INTERVAL = 300
 _REPORT_AGAIN = 3600.0
+_WAIT = 5.0  # seconds for the embedded engine: Dagster ends a look after a minute, and there is another one soon
 RELEASED = ("released_adapter", "released_collection")
 GATES: tuple[Gate, ...] = (*(gate for gate in adapter_checks.GATES if gate.asset in RELEASED), *served_checks.GATES)
 """The gates on what serves now."""
@@ -51,7 +53,9 @@ def watch_served(gates: Sequence[Gate]) -> list[dg.SensorDefinition]:
     def sensor(
         context: dg.SensorEvaluationContext, artifacts: ArtifactsResource, qdrant: QdrantResource
     ) -> dg.SensorResult:
-        return _look(context, evidence_of(artifacts, qdrant), configured)
+        evidence = evidence_of(artifacts, qdrant)
+        engine = replace(evidence.qdrant, lock_timeout=min(_WAIT, evidence.qdrant.lock_timeout))
+        return _look(context, replace(evidence, qdrant=engine), configured)
 
     return [sensor]
 

@@ -270,3 +270,14 @@ def test_the_chinese_cryptography_set_is_reported_whole(shared: Path) -> None:
     report = verify_file(shared / "data" / "crypto_qa_zh" / "thinking_training_data.json")
     assert (report.dialect, report.rows, report.clean) == ("alpaca", 73, 66)
     assert len(report.conflicts) == 3
+
+
+def test_the_verdicts_of_kto_data_are_counted_and_its_use_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "label": n % 3 == 0} for n in range(7)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = verify_file(path)
+    assert (report.format, report.verdicts) == ("unpaired_preference", {"desirable": 3, "undesirable": 4})
+    assert any("kto_tag" in note and "SFT never does" in note for note in report.notes)
+    assert "verdicts: 3 desirable, 4 undesirable" in report_table(report)
+    assert verify_file(path, "instruction").counts == {"FT-KEY-001": 7}

@@ -6,13 +6,14 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from expectations.contracts.adapter import AdapterContract
 from expectations.markdown import markdown_table
+from expectations.yaml_text import load_yaml
 from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import show_scores
 from resources.artifacts import Recipe
@@ -77,14 +78,13 @@ def write_card(path: Path, card: ModelCard) -> None:
 
 def base_licence(folder: Path) -> dict[str, str]:
     """Return the licence fields of the base model's own card, else of its config; {} if neither states one."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
     card, config = folder / "README.md", folder / "config.json"
     text = card.read_text("utf-8") if card.is_file() else ""
-    yaml: Any = YAML(typ="safe", pure=True)  # plain values only: a card must not create objects
     header: object = None
     with contextlib.suppress(YAMLError):  # a broken card states no licence; it must not stop a training
-        header = yaml.load(text[4:].partition("\n---")[0]) if text.startswith("---\n") else None
+        header = load_yaml(text[4:].partition("\n---")[0]) if text.startswith("---\n") else None
     sources: list[object] = [header, json.loads(config.read_text("utf-8")) if config.is_file() else None]
     licensed: list[object] = [source for source in sources if isinstance(source, dict) and "license" in source]
     stated = cast("dict[str, object]", licensed[0] if licensed else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from expectations.contracts.embedding import Fusion
 from expectations.rules import retrieval as rules
 from expectations.violations import Refused
-from ft_assets.retrieval.audit import audit, point_violations
+from ft_assets.retrieval.audit import audit, audit_sample, point_violations
 from ft_assets.retrieval.collection import (
     Built,
     build,
@@ -233,6 +234,21 @@ def test_a_changed_payload_is_written_alone_next_to_the_collection_that_serves(t
         assert after.payloads[0]["tenant"] == "west" and np.array_equal(after.dense, before.dense)
         assert client.metadata(names[1])["payload"] == {"tenant": "text", "year": "whole"}
         assert build(client, names[1], SERVED, vectors, second) == Built(names[1], 40, 0, 0, 0)
+
+
+@pytest.mark.parametrize("fault", [{"tenant": "north"}, {"year": 1999}, {"content": "another text"}, {"heading": ""}])
+def test_the_audit_finds_one_changed_value_of_one_point(tmp_path: Path, kind: str, fault: dict[str, object]) -> None:
+    vectors, passages = publish(tmp_path, corpus(40), payloads=_labelled(40))
+    name = collection_name("passages", SERVED, points_version(vectors, passages))
+    with engine(tmp_path, kind).open() as client:
+        build(client, name, SERVED, vectors, passages)
+        assert point_violations(name, audit(client, name, vectors, passages, SERVED)) == []
+        points = client.retrieve(name, [point_id("文档0#0")])
+        client.upsert(name, dataclasses.replace(points, payloads=[{**points.payloads[0], **fault}]))
+        (found,) = point_violations(name, audit(client, name, vectors, passages, SERVED))
+        assert (found.code, found.found) == ("FT-COL-007", 1)
+        sampled = audit_sample(client, name, vectors, passages, SERVED, size=40)
+        assert [one.code for one in point_violations(name, sampled)] == ["FT-COL-007"]
 
 
 def test_the_first_payload_and_none_again_encode_and_upsert_nothing(tmp_path: Path, kind: str) -> None:
