@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from itertools import chain
 from typing import Any, Literal, TypeGuard, cast
 
 import msgspec
@@ -49,7 +50,7 @@ def check_columns(columns: dict[str, str], formats: Sequence[str], where: str, a
     `formats`: any by default. `at`: the path of the map in the configuration.
     """
     names = formats or list(FORMATS)
-    by_dialect = [keys_of(dialect) for name in names for dialect in FORMATS[name].dialects]
+    by_dialect = [*map(keys_of, chain.from_iterable(FORMATS[name].dialects for name in names))]
     known = set[str]().union(*by_dialect)
     found: list[Violation] = []
     for key, column in columns.items():
@@ -239,7 +240,7 @@ def columns_of(row: RawRow) -> Iterable[str]:
 
 def missing_columns(missing: Iterable[str], mapping: ColumnMap, rows: Sequence[RawRow], where: str) -> Refused:
     """Return the refusal (FT-MAP-002) for columns that no row of a file has."""
-    by_column, found = mapping.by_column(), list(dict.fromkeys(column for row in rows for column in columns_of(row)))
+    by_column, found = mapping.by_column(), list(dict.fromkeys(chain.from_iterable(map(columns_of, rows))))
     problems: list[Violation] = []
     for column in missing:
         free = [name for name in found if name not in by_column]

@@ -69,7 +69,7 @@ NO_COLUMNS: Mapped = {}
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """How the cells of a table are separated."""
+    """The separation of a table's cells."""
 
     delimiter: str
     """One character; empty where blanks and tabs separate cells."""

@@ -303,7 +303,7 @@ def _payloads(passages: Artifact, changed: dict[str, _Passage]) -> Iterator[tupl
 
 
 class _Text(NamedTuple):
-    """What the table of passages holds for a point."""
+    """A row of the table of passages, as far as a point holds it."""
 
     passage_id: str
     document_id: str

@@ -28,7 +28,7 @@ QUICK_SAMPLE = 256
 
 
 def release_serves(evidence: Evidence) -> Verdict:
-    """What serves is the current release: the record is whole, the alias names its collection, the stored fusion and
+    """The current release serves: the record is whole, the alias names its collection, the stored fusion and
     contract are the released ones, and the points are those of the released artifacts (the texts of all of them)."""
     return judge_served(evidence, quick=False)
 
