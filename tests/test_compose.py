@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import pytest
 from ruamel.yaml import YAML
+from sqlalchemy import make_url
 
 from ft_assets.graph.instance import derive_settings
 
@@ -32,6 +33,7 @@ def test_images_are_pinned_and_ports_are_bound_to_the_loopback(project: Path) ->
         tag = service["image"].rpartition(":")[2]
         assert tag[-1].isdigit(), f"{name} runs {service['image']}"
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert services["qdrant"]["environment"]["QDRANT__SERVICE__ENABLE_CORS"] == "false"
 
 
 def test_the_platform_is_told_where_everything_is_and_waits_for_it(project: Path) -> None:
@@ -51,6 +53,9 @@ def test_the_platform_is_told_where_everything_is_and_waits_for_it(project: Path
 
 def test_the_instance_differs_from_the_projects_own_in_its_storage_alone(project: Path, tmp_path: Path) -> None:
     deployed, own = read(project / "deploy/dagster.yaml"), read(project / "dagster.yaml")
+    scheme = deployed["storage"]["postgres"]["postgres_db"]["scheme"]
+    # the driver that dagster-postgres brings; SQLAlchemy's own choice is another one
+    assert make_url(f"{scheme}://host/db").get_dialect().driver == "psycopg2"
     assert set(deployed.pop("storage")) == {"postgres"}
     assert set(own.pop("storage")) == {"sqlite"}
     assert deployed == own

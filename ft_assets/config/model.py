@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
@@ -690,6 +691,13 @@ class QdrantSettings(ConfigSection):
     def _check_url(self) -> Self:
         if self.engine == "server" and not self.url:
             raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `local`.")
+        address = urlsplit(self.url or "")
+        if address.username or address.password:
+            # without the value: an error is printed and logged
+            raise ValueError(
+                "qdrant.url holds a user name or a password, which would be in the settings, recipes and logs. Remove "
+                "it, and put the API key into QDRANT_API_KEY."
+            )
         if self.engine != "server" and self.url:
             raise ValueError(f"qdrant.url is set but qdrant.engine is `{self.engine}`. Choose one.")
         return self

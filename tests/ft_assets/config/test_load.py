@@ -174,3 +174,10 @@ def test_only_rules_that_judge_a_text_can_be_allowed(config: Path):
     assert allowed == ["FT-TEXT-002", "FT-TEXT-009"]
     with pytest.raises(SettingsError, match=r"datasets\.allow: FT-INST-003 \(The answer is empty\) cannot be allowed"):
         load_settings(config, environ={"FT__DATASETS__ALLOW": "[FT-INST-003]"})
+
+
+@pytest.mark.parametrize("url", ["https://ann:s3cret@host:6333", "https://s3cret@host:6333"])
+def test_a_secret_in_the_servers_url_is_refused_and_not_printed(config: Path, url: str):
+    with pytest.raises(SettingsError, match="QDRANT_API_KEY") as error:
+        load_settings(config, environ={"FT__QDRANT__ENGINE": "server", "FT__QDRANT__URL": url})
+    assert "s3cret" not in str(error.value)
