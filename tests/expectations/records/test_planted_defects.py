@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from expectations.reading.rows import BOM
 from expectations.verify import verify_file
 
 GOOD = 3000
@@ -122,6 +123,7 @@ _LINES = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @example(lines=[b"[", b"{}"])
+@example(lines=[b"\xef\xbb\xbf", b'{"question": "q", "answer": "a"}'])
 @given(lines=_LINES)
 def test_arbitrary_bytes_never_crash_it_and_no_row_is_lost(tmp_path: Path, lines: list[bytes]) -> None:
     data = b"\n".join(line.replace(b"\n", b" ") for line in lines)
@@ -130,4 +132,5 @@ def test_arbitrary_bytes_never_crash_it_and_no_row_is_lost(tmp_path: Path, lines
     report = verify_file(path)
     assert report.rows == report.clean + sum(report.counts.values()) or report.unreadable
     if not report.unreadable and not data.lstrip().startswith((b"[", b"{ ", b"{\n")):
-        assert report.rows == sum(bool(line.strip(b" \t\r")) for line in data.split(b"\n"))
+        lines_with_text = data.removeprefix(BOM).split(b"\n")
+        assert report.rows == sum(bool(line.strip(b" \t\r")) for line in lines_with_text)

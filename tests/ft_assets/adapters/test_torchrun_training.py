@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -36,12 +37,12 @@ LONG = {
 
 
 def elsewhere(job: Job, name: str) -> Job:
-    """The same job in a run folder and a store of its own (its inputs are linked there)."""
+    """The same job in a run folder and a store of its own (its inputs are copied there)."""
     root = Path(job.run_dir).parent / name
     if not root.is_dir():
         (root / "artifacts").mkdir(parents=True)
         for asset in job.recipe.inputs:
-            (root / "artifacts" / asset).symlink_to(Path(job.store) / asset)
+            shutil.copytree(Path(job.store) / asset, root / "artifacts" / asset)
     return msgspec.structs.replace(job, store=str(root / "artifacts"), run_dir=str(root / "run"))
 
 

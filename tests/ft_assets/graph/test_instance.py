@@ -126,7 +126,7 @@ def test_ctrl_c_ends_a_run_with_130_and_one_line(tmp_path: Path, project: Path) 
         "@dg.asset\ndef slow():\n    open('began', 'w').close()\n    time.sleep(60)\n"
         "Project.definitions = dg.Definitions(assets=[slow])\ncli.main()\n"
     )
-    (tmp_path / "config.yaml").write_text("schema_version: 1\n")
+    (tmp_path / "config.yaml").write_text("corpus: {files: [kb/*.md]}\n")
     environment = {**os.environ, "FT_CONFIG": str(tmp_path / "config.yaml"), "PYTHONPATH": str(project)}
     environment["FT_STATE_DIR"] = str(tmp_path / "state")
     process = subprocess.Popen(
