@@ -46,6 +46,8 @@ _MEANINGFUL = (
     *("label", "weight", "train", "tool_calls", "images", "rejected"),
     *("system", "thinking", "context", "margin", "id", "metadata"),
 )
+_OPEN = ("相关法规", "kind")
+"""Keys of rows that hold statutes by name, and a remark on how the row was made."""
 
 
 @dataclass
@@ -150,6 +152,8 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _unknown_keys(value: Any) -> set[str]:
     """Return the unknown keys of a row that have a value; a null is none."""
+    if isinstance(value, dict):  # where keys are content, or nothing below the key is used
+        value = {key: inner for key, inner in value.items() if key not in _OPEN}
     places = [(holder, key) for holder, key in _places(value) if isinstance(holder, dict)]
     return {key for holder, key in places if key.startswith(UNKNOWN) and holder[key] is not None}
 

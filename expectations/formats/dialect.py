@@ -191,16 +191,16 @@ class TrainingExtras(Extras, kw_only=True):
         return self.system or self.system_prompt
 
 
-_TEXT_KEYS = ("text", "content", "contents", "page_content", "passage", "segment", "body")
+TEXT_KEYS = ("text", "content", "contents", "page_content", "passage", "segment", "body")
 
 
 def _passage_text(path: str, passage: str | dict[str, Any]) -> str:
     """Return the text of a passage: a text, or an object with one of the usual keys."""
     if isinstance(passage, str):
         return passage
-    text = next((passage[key] for key in _TEXT_KEYS if isinstance(passage.get(key), str)), None)
+    text = next((passage[key] for key in TEXT_KEYS if isinstance(passage.get(key), str)), None)
     if text is None:
-        raise RowError("FT-KEY-010", path, f"a passage has none of the keys {', '.join(_TEXT_KEYS)}")
+        raise RowError("FT-KEY-010", path, f"a passage has none of the keys {', '.join(TEXT_KEYS)}")
     title = passage.get("title")
     return f"{title}\n{text}" if isinstance(title, str) and title.strip() and title not in text else text
 

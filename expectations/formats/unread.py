@@ -6,6 +6,7 @@ row of KTO data, a call of a tool or the passages of a question would be lost, a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -17,9 +18,18 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import inspect
 
-from expectations.formats.dialect import PASSAGE_KEYS, REASONING_KEYS, SYSTEM_KEYS, Dialect, RowError
+from expectations.formats.dialect import (
+    PASSAGE_KEYS,
+    REASONING_KEYS,
+    SYSTEM_KEYS,
+    TEXT_KEYS,
+    Dialect,
+    RowError,
+    TrainingExtras,
+)
 from expectations.formats.unpaired import VERDICT_KEYS, read_verdict
 
+_OF_PASSAGE = re.compile(rf"\$\.(?:{'|'.join(PASSAGE_KEYS)})\b")
 Tree = dict[str, Any]
 """Key that is read -> the tree of the keys below it; None where nothing below it has keys."""
 
@@ -124,6 +134,9 @@ class KeyReader:
         row = dialect.outer or (None if dialect.parts else dialect.row)
         is_struct = isinstance(row, type) and issubclass(row, msgspec.Struct)
         self.tree: Tree | None = _tree(inspect.type_info(row)) if is_struct else None
+        if self.tree is not None and isinstance(row, type) and issubclass(row, TrainingExtras):
+            # passages may be objects, whose type is open; other keys of them are named, and change no meaning
+            self.tree |= {key: dict.fromkeys((*TEXT_KEYS, "title")) for key in PASSAGE_KEYS}
         self._trained = dialect.format.trained or "instruction" in dialect.format.bridges
         self.has_turns = dialect.format.name == "instruction"
         self._exact = frozenset(key for key in dialect.also_has if "*" not in key)
@@ -172,7 +185,7 @@ class KeyReader:
         """Refuse a row with a key that changes its meaning (RowError FT-KEY-…)."""
         for found in unread:
             meaning = meaning_of(found.key)
-            if meaning is None or not meaning.matters(found.value):
+            if meaning is None or not meaning.matters(found.value) or _OF_PASSAGE.match(found.path):
                 continue
             if (meaning.training_only and not self._trained) or (meaning.row_only and found.path != "$"):
                 continue

@@ -57,7 +57,7 @@ def test_an_answer_judged_both_ways_is_a_conflict_and_the_same_row_twice_a_repet
     rows = [ROW | {"label": verdict} for verdict in (True, False, True)] + [ROW | {"completion": "64.", "label": 0}]
     report = verify_file(write("rows.jsonl", rows))
     assert (report.format, report.clean, report.counts) == ("unpaired_preference", 3, {"FT-DUP-002": 1})
-    assert report.notes == ["also used: `label`"]
+    assert report.notes[0] == "also used: `label`"
     (conflict,) = report.conflicts
     assert conflict.answers == ["desirable: 128 bits.", "undesirable: 128 bits."]
 

@@ -131,3 +131,13 @@ def test_a_key_in_an_object_is_counted_in_the_rows_that_have_a_value(tmp_path: P
     ]
     rows[150] = rows[150] | {"chosen": answer | {"remark": "good"}}
     assert verify(tmp_path, *rows).not_read == {"chosen.remark": 1}
+
+
+def test_keys_of_passages_are_named_and_change_no_meaning(tmp_path: Path) -> None:
+    passages = [{"text": "SM4 is a block cipher.", "docid": "d1", "label": 1, "score": 0.5}, "A text alone."]
+    row = {"question": "How long is a block?", "answer": "128 bits.", "contexts": passages}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    report = verify_file(path)
+    assert (report.clean, report.counts) == (1, {})
+    assert report.not_read == {"contexts[].docid": 1, "contexts[].label": 1, "contexts[].score": 1}
