@@ -168,7 +168,7 @@ def try_file(dialect: str, name: str, rows: list[Any], folder: Path, broken: Bro
         report = verify_file(path, dialect)
         format = next(one.format.name for one in DIALECTS if one.name == dialect)
         results = list(read_records(path, format))
-    except Exception as error:
+    except Exception as error:  # any exception is the crash that is searched for
         broken.crashes.append(f"{dialect}: {error!r}")
         return
     broken.clean += report.clean

@@ -83,8 +83,9 @@ def _look(context: dg.SensorEvaluationContext, evidence: Evidence, gates: Sequen
 
 def _judge(gate: Gate, evidence: Evidence) -> Verdict | None:
     """Return the verdict on a sample; None while another process has the embedded engine open."""
-    quick = Gate(gate.asset, gate.name, partial(served_checks.judge_served, quick=True), blocking=gate.blocking)
-    verdict = judge(quick if gate.rule is served_checks.release_serves else gate, evidence)
+    if gate.rule is served_checks.release_serves:
+        gate = replace(gate, rule=partial(served_checks.judge_served, quick=True))
+    verdict = judge(gate, evidence)
     locked = any(violation.code == "FT-QDR-001" for violation in verdict.violations)
     return None if locked else verdict
 

@@ -48,7 +48,7 @@ class RowError(Exception):
 
 
 class RowNotes:
-    """The notes that the reading of a row leaves beside its record, and their sums over the rows of files."""
+    """The notes that the reading of a row leaves next to its record, and their sums over the rows of files."""
 
     def __init__(self, policy: ReadPolicy) -> None:
         self.allow = frozenset(policy.allow)
@@ -67,7 +67,7 @@ class RowNotes:
         """That of the file's dialect."""
 
     def begin_row(self) -> None:
-        """Forget the row before."""
+        """Clear the notes on the row before."""
         self.allowed.clear()
         self.unlearned.clear()
         self.earlier.clear()

@@ -4,7 +4,7 @@
 reads one row's JSON, `columns` reads Parquet and folders of the `datasets` library. No later step reads the raw file.
 """
 
-from expectations.reading.files import MAX_LINE_BYTES, holds_rows, is_readable, read_raw_rows
+from expectations.reading.files import MAX_LINE_BYTES, glob_files, holds_rows, is_readable, read_raw_rows
 from expectations.reading.lane import Lane
 from expectations.reading.rows import FILE_CODES, RAW_CHARS, READ_BATCH, RawRow, Rejected, Source, escape
 
@@ -18,6 +18,7 @@ __all__ = [
     "Rejected",
     "Source",
     "escape",
+    "glob_files",
     "holds_rows",
     "is_readable",
     "read_raw_rows",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,12 @@ _MAX_DOCUMENT_BYTES = 64 << 20
 def is_readable(path: Path) -> bool:
     """Return whether there is a file, or a folder of the `datasets` library, at this path."""
     return path.is_file() or is_dataset_folder(path)
+
+
+def glob_files(pattern: str) -> list[Path]:
+    """Return the files, and the folders of the `datasets` library, that a glob matches (`**` goes through folders)."""
+    names = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    return [path for path in map(Path, names) if is_readable(path)]
 
 
 def read_raw_rows(

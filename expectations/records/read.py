@@ -20,7 +20,6 @@ from expectations.text.residue import Residues
 __all__ = ["OpenedFile", "Record", "convert_rows", "in_batches", "read_records", "write_quarantine"]
 
 Item = TypeVar("Item")
-_Bridge = Callable[[Any], Record]
 _RESIDUE = "FT-TEXT-002"
 _Outcome = Record | Rejected | list[Record]
 """Of a row: its record, the reason why it has none, or a record for each answer of its dialogue."""
@@ -212,7 +211,7 @@ class _KeyCheck:
         self._reader = reader
         self._unread = unread
         self._notes = notes
-        """Where every answer is learned, they take the marks of single answers, which are read then."""
+        """They take the marks of single answers, which are used where every answer is learned."""
         self._shape: type | None = None
         self._of_shape: list[ShapeKey] = []
 

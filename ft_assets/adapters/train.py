@@ -65,7 +65,7 @@ class Task(NamedTuple):
     thinking: str
     compute: Compute
     splits: tuple[Artifact, ...]
-    """Those that the recipe names: KTO may read two."""
+    """The splits that the recipe names. KTO may read two of them."""
     sft: Artifact | None
     """The model that DPO and KTO start from."""
     lora: LoraSettings | LoraShape | None

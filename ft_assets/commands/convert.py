@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from expectations.formats.dialect import ReadPolicy, Thinking, Turns
+from expectations.formats.dialect import Thinking
 from expectations.text.traditional import Traditional
 from expectations.violations import Refused
-from ft_assets.commands.verify import allow_option, columns_option, read_map, roles_option, turns_option
+from ft_assets.commands.verify import allow_option, columns_option, read_map, read_policy, roles_option, turns_option
 
 if TYPE_CHECKING:
     from expectations.records.convert import Writer
@@ -87,13 +87,7 @@ def command(  # noqa: PLR0917 - one for each option
     target = out or file.with_name(f"{file.name.partition('.')[0]}.{to}{'' if to == BEIR else '.jsonl'}")
     if to != BEIR and target.suffix not in {".jsonl", ".parquet"}:
         raise click.UsageError(f"--out must end with .jsonl or .parquet, not {target.name}")
-    policy = ReadPolicy(
-        thinking=cast("Thinking", thinking),
-        min_margin=min_margin,
-        traditional=cast("Traditional", traditional),
-        turns=cast("Turns", turns),
-        allow=allow,
-    )
+    policy = read_policy(thinking, min_margin, traditional, turns, allow)
     mapping = read_map(columns, roles)
     try:
         conversion = convert_file(

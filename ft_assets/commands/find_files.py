@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 
+from expectations.reading import glob_files
 from expectations.reading.columns import is_dataset_folder
 from expectations.text.documents import is_document
 
@@ -30,8 +30,7 @@ def find_files(arguments: Iterable[str]) -> list[Path]:
             paths = sorted(_walk(path))
             problem = f"the folder {argument} has no file to verify ({', '.join(sorted(_SUFFIXES))}, documents)"
         elif not path.exists() and _GLOB.intersection(argument):
-            names = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-            paths = [path for path in map(Path, names) if path.is_file() or is_dataset_folder(path)]
+            paths = sorted(glob_files(argument))
             problem = f"no file matches {argument}"
         else:
             paths, problem = [path], ""

@@ -45,6 +45,17 @@ def read_map(columns: tuple[str, ...], roles: tuple[str, ...]) -> ColumnMap:
     return ColumnMap(columns=named, roles=cast("dict[str, Role]", renamed))
 
 
+def read_policy(thinking: str, min_margin: float, traditional: str, turns: str, allow: tuple[str, ...]) -> ReadPolicy:
+    """Return the policy that the options of `ft verify` and `ft convert` give; click has checked their values."""
+    return ReadPolicy(
+        thinking=cast("Thinking", thinking),
+        min_margin=min_margin,
+        traditional=cast("Traditional", traditional),
+        turns=cast("Turns", turns),
+        allow=allow,
+    )
+
+
 def read_codes(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Return the codes that `--allow` gives, each once. BadParameter for one that cannot be allowed."""
     codes = {code.strip() for code in ",".join(values).split(",")} if values else set[str]()
@@ -151,13 +162,7 @@ def command(  # noqa: PLR0917 - one for each option
     from expectations.contracts.consumer import find_consumer
     from expectations.verify import verify_file
 
-    policy = ReadPolicy(
-        thinking=cast("Thinking", thinking),
-        min_margin=min_margin,
-        traditional=cast("Traditional", traditional),
-        turns=cast("Turns", turns),
-        allow=allow,
-    )
+    policy = read_policy(thinking, min_margin, traditional, turns, allow)
     mapping = read_map(columns, roles)
     try:
         consumer = find_consumer(against) if against else None

@@ -11,7 +11,7 @@ from msgspec import to_builtins
 
 from expectations.canonical import digest, file_digest
 from expectations.formats.column_map import NO_MAP, ColumnMap
-from expectations.reading.columns import is_dataset_folder
+from expectations.reading import glob_files
 from expectations.violations import Refused, violation
 from ft_assets.config.model import FileEntry, Globs, RowFiles
 
@@ -28,8 +28,7 @@ def match_files(globs: Sequence[str], root: Path, key: str) -> list[Path]:
     paths: set[Path] = set()
     empty: list[str] = []
     for pattern in globs:
-        names = glob.glob(_absolute(pattern, root), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        matched = [path for path in map(Path, names) if path.is_file() or is_dataset_folder(path)]
+        matched = glob_files(_absolute(pattern, root))
         paths.update(matched)
         if not matched:
             empty.append(pattern)

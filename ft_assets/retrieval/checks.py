@@ -173,11 +173,16 @@ def consumers(evidence: Evidence) -> Verdict:
     recall_at_10 = evaluation.summary_as(CandidateScores).candidate_fused_recall_at_10
     fusion = msgspec.convert(evaluation.manifest.recipe.settings["fusion"], Fusion)
     served = msgspec.structs.replace(wanted_contract(evidence), fusion=fusion)
+    return judge_consumers(served, recall_at_10)
+
+
+def judge_consumers(contract: EmbeddingContract, recall_at_10: float) -> Verdict:
+    """Return the verdict of every consumer on a collection with this contract, and on our record formats."""
     offered = {name: version for name, (_, version) in FORMATS.items()}
     known = load_consumers()
     violations: list[Violation] = []
     for consumer in known:
-        violations += broken_retrieval_needs(consumer, served, recall_at_10)
+        violations += broken_retrieval_needs(consumer, contract, recall_at_10)
         violations += broken_formats(consumer, offered)
     return Verdict(violations, {"consumers": ", ".join(consumer.name for consumer in known)})
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
-from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
-from expectations.formats.schemas import FORMATS
 from expectations.rules import retrieval as rules
 from expectations.violations import Violation, violation
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 from ft_assets.retrieval.audit import audit, audit_sample, point_violations
+from ft_assets.retrieval.checks import judge_consumers
 from ft_assets.retrieval.collection import inspect, stored_contract
 from ft_assets.retrieval.jobs import CandidateScores, VectorsSummary
 from ft_assets.retrieval.release import settle
@@ -73,12 +72,8 @@ def consumers_accept(evidence: Evidence) -> Verdict:
         contract = stored_contract(client, release.details["collection"])
     evaluation = evidence.store.find("retrieval_evaluation", release.artifacts["retrieval_evaluation"])
     recall = evaluation.summary_as(CandidateScores).candidate_fused_recall_at_10 if evaluation else 0.0
-    offered = {name: version for name, (_, version) in FORMATS.items()}
-    violations: list[Violation] = []
-    for consumer in (known := load_consumers()):
-        violations += broken_retrieval_needs(consumer, contract, recall)
-        violations += broken_formats(consumer, offered)
-    return Verdict(violations, {"version": release.version, "consumers": ", ".join(one.name for one in known)})
+    verdict = judge_consumers(contract, recall)
+    return Verdict(verdict.violations, {"version": release.version, **verdict.figures})
 
 
 def _settle(evidence: Evidence, client: VectorClient) -> None:

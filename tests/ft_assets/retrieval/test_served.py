@@ -1,4 +1,4 @@
-"""What serves is judged after the release: every way in which it can differ from the released state is named."""
+"""After a release, every difference between what serves and what was released is named."""
 
 from __future__ import annotations
 
