@@ -1101,6 +1101,27 @@ CODES: dict[str, Code] = {
         "Run `ft rollback collection --to` a release that still exists, or set `retrieval.tolerance: 1` (any loss is "
         "accepted) for this one; then `ft run --asset released_collection --upstream`.",
     ),
+    # The lexical arm
+    "FT-LEX-001": Code(
+        "There is no stemmer for this language",
+        "Words of a query would not meet the stems that passages store.",
+        "Set `retrieval.language` to `auto`, `none` or a language that the message lists.",
+    ),
+    "FT-LEX-002": Code(
+        "The terms of a text are not those that the collection was built with",
+        "Another version of the stemmer gives other terms: a query would silently find fewer passages.",
+        "Install the version of PyStemmer that constraints.txt names, or run `ft run --group retrieval`.",
+    ),
+    "FT-LEX-003": Code(
+        "The table of document frequencies is not the one of the contract",
+        "Queries would weigh their terms by another corpus, which is another ranking than the one that was judged.",
+        "Run `ft run --group retrieval`, or `ft rollback collection --to` a release that is whole.",
+    ),
+    "FT-LEX-004": Code(
+        "The lexical arm of the collection is not BM25",
+        "Terms of BM25 and tokens of a learned head are different numbers: a query would match at random.",
+        "Query with the embedding model of the collection, or set `retrieval.lexical: bm25` and release again.",
+    ),
     # Splits
     "FT-SPLIT-002": Code(
         "A split is empty",
@@ -1409,6 +1430,11 @@ CODES: dict[str, Code] = {
         "The vectors were made by another model",
         "Scores between vectors of different models mean nothing, even where the dimension is the same.",
         "Run `ft run --asset passage_vectors`.",
+    ),
+    "FT-VEC-008": Code(
+        "The lexical vectors are not of the configured arm",
+        "The collection would rank by other terms or weights than the settings say.",
+        "Run `ft run --asset released_collection --upstream`.",
     ),
     "FT-VEC-007": Code(
         "Vectors and passages are not in the same order",

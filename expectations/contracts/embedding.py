@@ -51,6 +51,32 @@ class Sparse(msgspec.Struct, frozen=True, kw_only=True):
     aggregation: str = "max"
 
 
+class Lexical(msgspec.Struct, frozen=True, kw_only=True):
+    """The lexical arm by BM25 (expectations/lexical): the terms of a text, the weights of a passage, idf of a query.
+
+    `average_length` is frozen, so that a new document changes no stored vector. The last two belong to the query alone.
+    """
+
+    kind: Literal["bm25"] = "bm25"
+    language: str
+    stop_words: list[str]
+    terms_sha256: str
+    """Fingerprint of the terms of a fixed text, as the libraries gave them."""
+    k1: float
+    b: float
+    average_length: float
+    """Terms of a passage, on average."""
+    passages: int
+    frequencies_sha256: str
+    """The sha256 of the table of document frequencies, which lies next to the contract."""
+
+    @property
+    def passage_side(self) -> dict[str, Any]:
+        """Everything that changes what a passage stores."""
+        sides: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in sides.items() if name not in ("passages", "frequencies_sha256")}
+
+
 class Texts(msgspec.Struct, frozen=True, kw_only=True):
     """The prompts put before texts, and the lengths they are cut to (tokens, special ones included)."""
 
@@ -93,6 +119,8 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
     dense: Dense
     sparse: Sparse
     texts: Texts
+    lexical: Lexical | None = None
+    """The lexical arm by BM25; None: the arm is the learned head (`sparse`)."""
     serving: Serving | None = None
     fusion: Fusion | None = None
     probes: list[Probe] = []
@@ -113,13 +141,16 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def index_fp(self) -> str:
-        """The sha256 of everything that invalidates stored vectors: `encode_fp`, the served dimension, the distance."""
-        return digest([self.encode_fp, msgspec.to_builtins(self.serving)])
+        """The sha256 of everything that invalidates stored vectors: `encode_fp`, the served dimension, the distance,
+        and the passages' side of BM25."""
+        parts = [self.encode_fp, msgspec.to_builtins(self.serving)]
+        return digest([*parts, self.lexical.passage_side] if self.lexical else parts)
 
     @property
     def fusion_fp(self) -> str:
-        """The sha256 of weights, method and prefetch: a change costs an evaluation and no encoding."""
-        return digest(msgspec.to_builtins(self.fusion))
+        """The sha256 of weights, method, prefetch and idf: a change costs an evaluation and no encoding."""
+        fusion = msgspec.to_builtins(self.fusion)
+        return digest([fusion, self.lexical.frequencies_sha256] if self.lexical else fusion)
 
     def served(self, serving: Serving, fusion: Fusion | None) -> EmbeddingContract:
         """Return this contract as a collection carries it."""

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from expectations.canonical import text_digest
 from expectations.contracts.collection import check_configuration
 from expectations.contracts.compare import Difference
 from expectations.contracts.embedding import EmbeddingContract, Serving, compare, dimension_violations
@@ -136,6 +137,16 @@ def vectors_are_of_model(where: str, stored: EmbeddingContract, wanted: Embeddin
     return compare(stored, wanted).violations(where, "FT-VEC-006") if stored.encode_fp != wanted.encode_fp else []
 
 
+def lexical_is_configured(where: str, stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[Violation]:
+    """FT-VEC-008: the lexical vectors are of the configured arm. Both: setting -> value; `wanted` has those that are
+    fixed in config.yaml."""
+    return [
+        violation("FT-VEC-008", where=where, field=f"retrieval.{name}", found=stored.get(name), expected=value)
+        for name, value in wanted.items()
+        if stored.get(name) != value
+    ]
+
+
 # -- the collection -------------------------------------------------------------------------------------------------
 def collection_is_complete(where: str, expected: int, points: int, dense: int, sparse: int) -> list[Violation]:
     """FT-COL-001: as many points as passages, each with both vectors (Qdrant takes a point without one silently)."""
@@ -162,6 +173,15 @@ def collection_matches_contract(
         *check_configuration(where, config, stored.serving),
         *dimension_violations(wanted, dimension, where),
     ]
+
+
+def frequencies_are_of_contract(where: str, contract: EmbeddingContract, frequencies: str | None) -> list[Violation]:
+    """FT-LEX-003: the table of document frequencies is the one that the contract names (none for a learned head)."""
+    expected = contract.lexical.frequencies_sha256 if contract.lexical else None
+    found = None if frequencies is None else text_digest(frequencies)
+    if found == expected:
+        return []
+    return [violation("FT-LEX-003", where=where, field="document_frequencies", found=found, expected=expected)]
 
 
 def stored_vectors_match(where: str, deviations: Mapping[str, float]) -> list[Violation]:

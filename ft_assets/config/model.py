@@ -577,12 +577,27 @@ class RetrievalSettings(ConfigSection):
     dimension: PositiveInt | None = None
     """Dimensions of the stored dense vectors, for less memory: the model must be trained for it
     (`embedding.matryoshka`). Null keeps all."""
+    lexical: Literal["bm25", "learned"] = "bm25"
+    """The lexical arm: `bm25` over words and pairs of characters of the whole passage, or the weights that the encoder
+    has `learned` for its own tokens, as BGE-M3 does. A change writes every point again and encodes nothing."""
+    language: str = "auto"
+    """Language of the stems and stop words of `bm25`, such as `english` or `german`. `auto` takes the language whose
+    stop words are the largest share of the words; `none` keeps words as they are. Scripts without spaces between words
+    are read as pairs of characters in any case."""
+    stop_words: list[str] | None = None
+    """Words that `bm25` leaves out. Null takes the usual ones of the language, `[]` none."""
+    bm25_k1: float = Field(default=1.2, ge=0)
+    """Saturation of `bm25`: how much a term counts that occurs again in a passage; 0 counts it once. Lucene's value. A
+    change writes every point again and encodes nothing."""
+    bm25_b: float = Field(default=0.75, ge=0, le=1)
+    """Correction of `bm25` for the length of a passage, from 0 (none) to 1 (full). Lucene's value. A change writes
+    every point again and encodes nothing."""
     dense_weight: float = Field(default=1.0, ge=0)
-    """Factor of the dense score in `weighted_sum`; the other methods of fusion ignore it. 1.0 with 0.3 are BGE-M3's
-    weights."""
-    sparse_weight: float = Field(default=0.3, ge=0)
-    """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. It depends on the data (0.7
-    was chosen for STARD): `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
+    """Factor of the dense score in `weighted_sum`; the other methods of fusion ignore it."""
+    sparse_weight: float = Field(default=1.0, ge=0)
+    """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. 1.0 suits `bm25`, whose
+    scores lie between 0 and `bm25_k1` + 1; with `lexical: learned` set 0.3, BGE-M3's weight. The best value depends on
+    the data: `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
     fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
     """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores
     scaled by their distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF

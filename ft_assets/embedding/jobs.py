@@ -22,6 +22,15 @@ class EmbeddingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return EmbeddingSettings.model_validate(self.settings)
 
 
+class Bm25Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of BM25, as `retrieval` has them."""
+
+    language: str
+    stop_words: list[str] | None
+    k1: float
+    b: float
+
+
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Summary of `embedding_model`. The losses are means over the first and the last tenth of the steps."""
 

@@ -13,6 +13,7 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
+from ft_assets.embedding.lexical import bm25_settings
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce
@@ -22,6 +23,7 @@ from ft_assets.retrieval.jobs import (
     COLLECTION_FILE,
     CollectionFile,
     CollectionSummary,
+    EncodeJob,
     RetrievalEvaluationJob,
     SweepSummary,
     read_collection_file,
@@ -44,6 +46,7 @@ PASSAGE_VECTORS = AssetSpec(
     code_version="1",
     description="Dense and lexical vectors of every passage, full width; unchanged texts are taken from earlier runs.",
     inputs=("embedding_model", "passages"),
+    reads=("retrieval_settings",),
     enforces=("embedding_model",),
     gates=(EMBEDDING_GATES,),
     worker="ft_assets.retrieval.encode",
@@ -102,8 +105,10 @@ def passage_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     PASSAGE_VECTORS.enforce(evidence_of(artifacts, qdrant))
-    recipe = PASSAGE_VECTORS.recipe(artifacts, {})
-    return produce(artifacts, recipe, launch=PASSAGE_VECTORS.launch(context, launcher, compute_params(artifacts)))
+    bm25 = bm25_settings(settings_of(artifacts.store(), "retrieval"))
+    recipe = PASSAGE_VECTORS.recipe(artifacts, {"bm25": msgspec.to_builtins(bm25)} if bm25 else {})
+    params = EncodeJob(compute=compute_params(artifacts), bm25=bm25)
+    return produce(artifacts, recipe, launch=PASSAGE_VECTORS.launch(context, launcher, params))
 
 
 @QDRANT_COLLECTION.asset

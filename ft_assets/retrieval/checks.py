@@ -7,6 +7,7 @@ import msgspec
 from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
 from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.formats.schemas import FORMATS
+from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.rules import retrieval as rules
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
@@ -83,6 +84,22 @@ def same_model(evidence: Evidence) -> Verdict:
     return Verdict(rules.vectors_are_of_model(_VECTORS, stored, wanted), figures)
 
 
+def lexical_arm(evidence: Evidence) -> Verdict:
+    """The lexical vectors are of the arm that the settings ask for, with its language, stop words, k1 and b."""
+    lexical = contract_of(evidence.store.require(_VECTORS)).lexical
+    settings = settings_of(evidence.store, "retrieval")
+    stored: dict[str, object] = {"lexical": "learned"}
+    wanted: dict[str, object] = {"lexical": settings.lexical}
+    if lexical:
+        stored |= {"lexical": lexical.kind, "bm25_k1": lexical.k1, "bm25_b": lexical.b}
+        stored |= {"language": lexical.language, "stop_words": lexical.stop_words}
+    if settings.lexical == "bm25":
+        wanted |= {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
+        wanted |= {} if settings.language == "auto" else {"language": settings.language}
+        wanted |= {} if settings.stop_words is None else {"stop_words": sorted(set(settings.stop_words))}
+    return Verdict(rules.lexical_is_configured(_VECTORS, stored, wanted), stored)
+
+
 def complete(evidence: Evidence) -> Verdict:
     """The collection holds exactly as many points as there are passages, each with both vectors."""
     expected = evidence.store.require(_VECTORS).summary_as(VectorsSummary).passages
@@ -99,8 +116,10 @@ def contract(evidence: Evidence) -> Verdict:
     name = candidate_name(evidence)
     with evidence.collections() as client:
         stored, config = stored_contract(client, name), client.serving(name)
+        frequencies = client.metadata(name).get(FREQUENCIES_KEY)
     figures = {"stored_index_fp": stored.index_fp[:12], "wanted_index_fp": wanted.index_fp[:12]}
-    return Verdict(rules.collection_matches_contract(name, stored, wanted, config), figures)
+    violations = rules.collection_matches_contract(name, stored, wanted, config)
+    return Verdict([*violations, *rules.frequencies_are_of_contract(name, stored, frequencies)], figures)
 
 
 def current_points(evidence: Evidence) -> Verdict:
@@ -193,8 +212,9 @@ def candidate_name(evidence: Evidence) -> str:
 
 
 def wanted_contract(evidence: Evidence) -> EmbeddingContract:
-    """Return the contract that the current model and settings require of a collection, before its release."""
-    model = contract_of_model(evidence)
+    """Return the contract that the current model, vectors and settings require of a collection, before its release."""
+    lexical = contract_of(evidence.store.require(_VECTORS)).lexical
+    model = msgspec.structs.replace(contract_of_model(evidence), lexical=lexical)
     return model.served(serving_of(settings_of(evidence.store, "retrieval"), model), None)
 
 
@@ -206,6 +226,7 @@ GATES = [
     Gate(_VECTORS, "vectors_match_passages", same_texts),
     Gate(_VECTORS, "vectors_are_of_this_model", same_model),
     Gate(_VECTORS, "lexical_vectors_are_not_empty", lexical_vectors, needs=("retrieval_settings",)),
+    Gate(_VECTORS, "lexical_arm_is_configured", lexical_arm),
     whole_gate(_COLLECTION),
     Gate(_COLLECTION, "collection_is_complete", complete),
     Gate(_COLLECTION, "collection_matches_contract", contract),

@@ -31,6 +31,7 @@ from expectations.contracts.embedding import (
     dimension_violations,
     read_contract,
 )
+from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.rules.retrieval import vectors_match_texts, without_fusion
 from expectations.violations import Refused, Violation, violation
 from ft_assets.config.model import RetrievalSettings
@@ -38,7 +39,7 @@ from ft_assets.corpus.collect import PASSAGES, PayloadSummary
 from ft_assets.corpus.payload import read_payload
 from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.jobs import VectorsSummary
-from ft_assets.retrieval.vectors import VECTORS_FILE, VectorRow, read_vectors
+from ft_assets.retrieval.vectors import VECTORS_FILE, VectorRow, frequencies_of, read_vectors
 from ft_assets.retrieval.where import FIELDS
 from resources.artifacts import Artifact
 from resources.engines.protocol import DENSE, SPARSE, OpenJson, PayloadType, Points, VectorClient
@@ -159,7 +160,10 @@ def build(
             return Built(name, total, 0, 0, 0)
     rows = _passages(vectors, passages)
     wanted = {row.point_id: row.version for row in rows.values()}
-    stored_versions = _continue(client, name) if exists else _start(client, name, contract, wanted)
+    metadata: OpenJson = {"contract": without_fusion(contract).to_json()}
+    if frequencies := frequencies_of(vectors):
+        metadata[FREQUENCIES_KEY] = frequencies
+    stored_versions = _continue(client, name) if exists else _start(client, name, serving, metadata, wanted)
     gone = sorted(stored_versions.keys() - wanted.keys())
     for start in range(0, len(gone), BATCH):
         client.delete(name, gone[start : start + BATCH])
@@ -186,10 +190,11 @@ def _continue(client: VectorClient, name: str) -> dict[str, str]:
     return client.field(name, "version")
 
 
-def _start(client: VectorClient, name: str, contract: EmbeddingContract, wanted: dict[str, str]) -> dict[str, str]:
+def _start(
+    client: VectorClient, name: str, serving: Serving, metadata: OpenJson, wanted: dict[str, str]
+) -> dict[str, str]:
     """Create a collection, as a copy of the nearest one if there is one. Return the versions of its points."""
-    serving = _serving(contract)
-    metadata = {"contract": without_fusion(contract).to_json(), "whole": "", "touched": time.time()}
+    metadata = {**metadata, "whole": "", "touched": time.time()}
     source, versions = _nearest(client, name, wanted) if client.copies else ("", {})
     if source and client.copy(source, name, serving, metadata):
         return versions

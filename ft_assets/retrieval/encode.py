@@ -7,13 +7,26 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
+from expectations.contracts.embedding import EmbeddingContract, Lexical
+from expectations.lexical.bm25 import Bm25
 from ft_assets.corpus.collect import PASSAGES
+from ft_assets.embedding.jobs import Bm25Settings
+from ft_assets.embedding.lexical import (
+    FREQUENCIES_FILE,
+    SAMPLED,
+    FrequencyCounter,
+    plan_bm25,
+    sparse_passages,
+    with_frequencies,
+)
 from ft_assets.embedding.model import Encoded, HybridEncoder
-from ft_assets.retrieval.jobs import VectorsSummary
+from ft_assets.retrieval.jobs import EncodeJob, VectorsSummary
 from ft_assets.retrieval.vectors import CONTRACT_FILE, VECTORS_FILE, contract_of, schema, vector_writer
 from resources import accelerator
 from resources.artifacts import Artifact, ArtifactStore, write_json
@@ -37,24 +50,34 @@ def main(job: Job) -> Artifact:
     import pyarrow as pa
 
     model, passages = job.input("embedding_model"), job.input("passages")
+    params = job.params_as(EncodeJob)
     contract = contract_of(model)
     width = contract.dense.dimensions[0]
-    source = _Vectors(model, job.params_as(ComputeParams), _find_earlier(job.artifacts(), contract.encode_fp), width)
+    if params.bm25:
+        contract = replace(contract, lexical=_plan_lexical(job.artifacts(), params.bm25, passages))
+    source = _Vectors(model, params.compute, _find_earlier(job.artifacts(), contract), contract)
+    frequencies = FrequencyCounter()
     metrics = Metrics(job.folder())
     empty = done = 0
     total = row_count(passages.file(PASSAGES))
     with job.artifacts().stage(job.recipe) as staging:
-        write_json(staging.path / CONTRACT_FILE, contract.to_json())
         with vector_writer(staging.path / VECTORS_FILE, width) as writer:
             for chunk in _chunks(passages):
                 vectors = source.of(chunk)
                 columns = [*map(chunk.column, _NAMES), *map(vectors.column, _ARMS)]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema(width)))
-                empty += vectors.column("sparse_indices").combine_chunks().value_lengths().to_pylist().count(0)
+                sparse = vectors.column("sparse_indices").combine_chunks()
+                empty += sparse.value_lengths().to_pylist().count(0)
+                frequencies.add(sparse.flatten().to_numpy(), len(chunk))
                 done += len(chunk)
                 metrics.log("encode", done, total, encoded=source.encoded, reused=source.reused)
                 _release_memory()
         metrics.close()
+        if contract.lexical:
+            table = frequencies.result().to_text()
+            (staging.path / FREQUENCIES_FILE).write_text(table, "utf-8")
+            contract = replace(contract, lexical=with_frequencies(contract.lexical, table, done))
+        write_json(staging.path / CONTRACT_FILE, contract.to_json())
         summary = VectorsSummary(
             passages=done,
             encoded=source.encoded,
@@ -66,12 +89,22 @@ def main(job: Job) -> Artifact:
         return staging.publish(summary)
 
 
+def _plan_lexical(store: ArtifactStore, settings: Bm25Settings, passages: Artifact) -> Lexical:
+    """Return the passages' side of BM25, from an even sample of the corpus and the newest vectors of the store."""
+    step = row_count(passages.file(PASSAGES)) // SAMPLED + 1
+    contents = (text for chunk in _chunks(passages) for text in chunk.column("content").to_pylist())
+    earlier = (contract_of(artifact).lexical for artifact in store.versions("passage_vectors"))
+    return plan_bm25(settings, list(islice(contents, 0, None, step)), filter(None, earlier))
+
+
 class _Vectors:
     """Gives the vectors of passages: those of an earlier artifact where it has them, else encoded now. Counts both."""
 
-    def __init__(self, model: Artifact, params: ComputeParams, earlier: Earlier, width: int) -> None:
+    def __init__(self, model: Artifact, params: ComputeParams, earlier: Earlier, contract: EmbeddingContract) -> None:
         self.encoded = self.reused = self.cut = 0
-        self._model, self._params, self._earlier, self._width = model, params, earlier, width
+        self._model, self._params, self._earlier = model, params, earlier
+        self._width = contract.dense.dimensions[0]
+        self._bm25 = Bm25(contract.lexical, "passage_vectors") if contract.lexical else None
         self._encoder: HybridEncoder | None = None
 
     def of(self, chunk: pa.RecordBatch) -> pa.Table:
@@ -79,13 +112,18 @@ class _Vectors:
         import pyarrow as pa
 
         hashes: list[str] = chunk.column("content_sha256").to_pylist()
+        texts = dict(zip(hashes, chunk.column("content").to_pylist(), strict=True))
         earlier = self._earlier.take(hashes)
-        tables = [earlier] if earlier else []
-        known = set(earlier.column("content_sha256").to_pylist()) if earlier else set[str]()
-        fresh = {sha: row for row, sha in enumerate(hashes) if sha not in known}
+        known: list[str] = earlier.column("content_sha256").to_pylist() if earlier else []
+        tables: list[pa.Table] = []
+        if earlier is not None:
+            same = self._bm25 is None or self._earlier.has_lexical(self._bm25.lexical)
+            tables.append(earlier if same else self._with_bm25(earlier, [texts[sha] for sha in known]))
+        fresh = sorted(texts.keys() - set(known), key=hashes.index)
         if fresh:
-            texts = chunk.column("content").take(list(fresh.values())).to_pylist()
-            tables.append(_encodings(list(fresh), self._encode(texts), self._width))
+            contents = [texts[sha] for sha in fresh]
+            encoded = _encodings(fresh, self._encode(contents), self._width)
+            tables.append(self._with_bm25(encoded, contents) if self._bm25 else encoded)
         self.encoded += len(fresh)
         self.reused += len(chunk) - len(fresh)
         table = pa.concat_tables(tables)
@@ -101,6 +139,19 @@ class _Vectors:
         self.cut += encoded.cut
         return encoded
 
+    def _with_bm25(self, table: pa.Table, texts: list[str]) -> pa.Table:
+        """Return the table with the weights of BM25 as its lexical vectors."""
+        import pyarrow as pa
+
+        if self._bm25 is None:
+            return table
+        sparse = sparse_passages(self._bm25, texts)
+        columns = {"sparse_indices": [ids for ids, _ in sparse], "sparse_values": [weights for _, weights in sparse]}
+        for name, values in columns.items():
+            field = schema(self._width).field(name)
+            table = table.set_column(table.column_names.index(name), field, [pa.array(values, field.type)])
+        return table
+
 
 class Earlier:
     """The vectors of an earlier artifact, read from its file on request. Without an artifact it has none."""
@@ -115,6 +166,11 @@ class Earlier:
         keys, groups = np.concatenate(keys), np.concatenate(groups)
         order = np.argsort(keys)
         self._keys, self._groups = keys[order], groups[order]
+
+    def has_lexical(self, wanted: Lexical) -> bool:
+        """Return whether the lexical vectors are of BM25 with the same passages' side."""
+        lexical = contract_of(self._artifact).lexical if self._artifact else None
+        return lexical is not None and lexical.passage_side == wanted.passage_side
 
     def take(self, hashes: Sequence[str]) -> pa.Table | None:
         """Return a table with content hash and vectors of the texts that it has, or None if it has none of them.
@@ -150,10 +206,12 @@ def _hashes(artifact: Artifact) -> Iterator[list[str]]:
         yield file.read_row_group(group, ["content_sha256"]).column(0).to_pylist()
 
 
-def _find_earlier(store: ArtifactStore, encode_fp: str) -> Earlier:
-    """Return the newest whole artifact whose vectors have the same `encode_fp`."""
+def _find_earlier(store: ArtifactStore, wanted: EmbeddingContract) -> Earlier:
+    """Return the newest whole artifact whose vectors can be reused: dense, and lexical unless BM25 replaces them."""
     for artifact in store.versions("passage_vectors"):
-        if not artifact.verify() and contract_of(artifact).encode_fp == encode_fp:
+        stored = contract_of(artifact)
+        usable = wanted.lexical is not None or stored.lexical is None
+        if usable and stored.encode_fp == wanted.encode_fp and not artifact.verify():
             return Earlier(artifact)
     return Earlier(None)
 

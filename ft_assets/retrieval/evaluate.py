@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving
+from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25Queries
 from expectations.violations import Refused, Violation, violation
 from ft_assets.embedding.evaluate import no_questions
+from ft_assets.embedding.lexical import sparse_queries
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
 from ft_assets.embedding.scores import SCORES_FILE, Scores, gain, score_arms, summarise, write_scores
@@ -67,7 +70,7 @@ def main(job: Job) -> Artifact:
         if live and missing and params.must_compare:
             raise Refused("evaluating retrieval", [_incomparable(live, missing)])
         for step, system in enumerate(systems, 1):
-            rankings = _rank(client, system, queries[system.model.recipe_id])
+            rankings = _rank(client, system, queries[system.model.recipe_id], questions.texts)
             scores |= score_arms(system.name, rankings, questions.qrels)
             values = scores[system.name, "fused"]["ndcg_at_10"]
             metrics.log(f"evaluate {system.name}", step, len(systems), ndcg_at_10=sum(values) / len(values))
@@ -99,11 +102,15 @@ def _encode_questions(
 
 
 def _rank(
-    client: VectorClient, system: _System, queries: tuple[Encoded, EmbeddingContract]
+    client: VectorClient, system: _System, queries: tuple[Encoded, EmbeddingContract], texts: Sequence[str]
 ) -> dict[str, list[list[str]]]:
     """Return the passage ids that each arm of a collection finds for each question."""
     vectors, contract = queries
     stored = stored_contract(client, system.collection)
+    if stored.lexical:
+        frequencies = client.metadata(system.collection).get(FREQUENCIES_KEY)
+        lexical = Bm25Queries(stored, frequencies, system.collection)
+        vectors = vectors._replace(sparse=sparse_queries(lexical, texts))
     served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
     rankings: dict[str, list[list[str]]] = {}
     for arm in _ARMS:

@@ -8,6 +8,7 @@ import msgspec
 
 from expectations.contracts.embedding import Fusion
 from expectations.rules.bootstrap import Interval
+from ft_assets.embedding.jobs import Bm25Settings
 from resources.artifacts import Artifact
 from resources.launcher import ComputeParams
 from resources.qdrant import EngineParams
@@ -22,6 +23,13 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     collection: str
     fusion: Fusion
     model: str
+
+
+class EncodeJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `encode`. Without `bm25` the lexical arm is the learned head."""
+
+    compute: ComputeParams
+    bm25: Bm25Settings | None
 
 
 class RetrievalEvaluationJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

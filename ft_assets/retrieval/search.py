@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract, Serving, guard
+from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25Queries
 from expectations.violations import Refused, violation
+from ft_assets.embedding.lexical import sparse_queries
 from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.query import arm_scores, ask
 from ft_assets.retrieval.vectors import contract_of
@@ -52,6 +54,8 @@ class Retriever:
         """Payload fields that conditions may name, with their types."""
         self._client = client
         self._encoder = encoder
+        frequencies = client.metadata(name).get(FREQUENCIES_KEY)
+        self._lexical = Bm25Queries(contract, frequencies, name) if contract.lexical else None
 
     @classmethod
     @contextmanager
@@ -92,6 +96,8 @@ class Retriever:
         if not queries:
             return []
         encoded = self._encoder.encode(list(queries), "query")
+        if self._lexical:
+            encoded = encoded._replace(sparse=sparse_queries(self._lexical, queries))
         names = ("passage_id", "document_id", "content", *self.fields)
         answers = ask(
             self._client, self.name, self.contract, encoded, "fused", limit=k, payload=names, where=conditions
@@ -175,5 +181,5 @@ def _guard(name: str, stored: EmbeddingContract, config: Serving | None, encoder
             fix="ft run --group retrieval",
         )
         raise Refused(f"opening {name}", [differs])
-    now = msgspec.structs.replace(encoder.contract, probes=encoder.probe())
+    now = msgspec.structs.replace(encoder.contract, probes=encoder.probe(), lexical=stored.lexical)
     guard(stored, now.served(stored.serving, stored.fusion), name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.rules import retrieval as rules
 from expectations.violations import Violation, violation
 from ft_assets.graph.gates import Evidence, Gate, Verdict
@@ -124,7 +125,11 @@ def _changed_configuration(client: VectorClient, name: str, release: Release, ve
         for field, (found, expected) in pairs.items()
         if found != expected
     ]
-    return [*changed, *rules.collection_matches_contract(name, stored, wanted, client.serving(name))]
+    return [
+        *changed,
+        *rules.collection_matches_contract(name, stored, wanted, client.serving(name)),
+        *rules.frequencies_are_of_contract(name, stored, client.metadata(name).get(FREQUENCIES_KEY)),
+    ]
 
 
 def _passages_of(store: ArtifactStore, vectors: Artifact) -> Artifact | None:

@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from expectations.contracts.embedding import read_contract
+from expectations.lexical.bm25 import Bm25Queries
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import measure
 from expectations.violations import Refused
 from ft_assets.embedding.evaluate import no_questions
 from ft_assets.embedding.exact_search import best, score_blocks
+from ft_assets.embedding.lexical import sparse_queries
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
 from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.jobs import SweepSummary, read_collection_file
-from ft_assets.retrieval.vectors import read_vectors
+from ft_assets.retrieval.vectors import contract_of, frequencies_of, read_vectors
 from resources import accelerator
 from resources.artifacts import Artifact
 from resources.launcher import ComputeParams, Job, run_worker
@@ -44,12 +46,16 @@ def main(job: Job) -> Artifact:
     if not questions.ids:
         raise Refused("sweeping the fusion", [no_questions("fusion_sweep", _SPLIT)])
     dimension = _served_dimension(job.input("qdrant_collection"))
-    rows = list(read_vectors(job.input("passage_vectors")))
+    vectors = job.input("passage_vectors")
+    rows = list(read_vectors(vectors))
     dense = truncate(np.stack([row.dense for row in rows]), dimension)
     corpus = Encoded(dense, [(row.indices, row.values) for row in rows], 0)
     compute = accelerator.choose(params.device, params.dtype)
     queries = HybridEncoder.load(job.input("embedding_model").folder(), compute).encode(questions.texts, "query")
     queries = queries._replace(dense=truncate(queries.dense, dimension))
+    if (contract := contract_of(vectors)).lexical:
+        lexical = Bm25Queries(contract, frequencies_of(vectors), "passage_vectors")
+        queries = queries._replace(sparse=sparse_queries(lexical, questions.texts))
     results = sweep(queries, corpus, [row.passage_id for row in rows], questions.qrels)
     metrics = Metrics(job.folder())
     for step, (name, values) in enumerate(results.items(), 1):

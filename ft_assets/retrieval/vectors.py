@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, read_contract
+from ft_assets.embedding.lexical import FREQUENCIES_FILE
 from resources.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -88,6 +89,16 @@ def _holds_any(file: pq.ParquetFile, group: int, passages: Container[str]) -> bo
 def contract_of(artifact: Artifact) -> EmbeddingContract:
     """Return the contract of an artifact (embedding_model, passage_vectors)."""
     return read_contract(artifact.json(CONTRACT_FILE), f"{artifact.asset}/{artifact.recipe_id}")
+
+
+def frequencies_of(artifact: Artifact) -> str | None:
+    """Return the table of document frequencies of a `passage_vectors` artifact; None where the lexical arm is learned.
+
+    The table and the contract are in one artifact, so they belong together.
+    """
+    if FREQUENCIES_FILE not in artifact.manifest.files:
+        return None
+    return artifact.file(FREQUENCIES_FILE).read_text("utf-8")
 
 
 def dense_widths(artifact: Artifact) -> list[tuple[str, int]]:

@@ -69,8 +69,8 @@ def test_a_weight_costs_an_evaluation(whole: Whole, weights: dict[str, object]) 
     assert after["adapter"] == before["adapter"]
     assert after["collection"] != before["collection"]
     assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, "answer_evaluation"}
-    # qdrant_collection reads the same section: requested, and reused. Nothing else is.
-    assert cost.requested == {*cost.made, "qdrant_collection"}
+    # these read the same section: requested, and reused. Nothing else is.
+    assert cost.requested == {*cost.made, "passage_vectors", "qdrant_collection"}
 
 
 def test_one_changed_document_costs_its_changed_passages(whole: Whole) -> None:
@@ -114,6 +114,19 @@ def test_another_stored_form_costs_a_collection_and_no_encoding(whole: Whole, fo
     passages = whole.store.require("passages").summary["passages"]
     assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, passages, 1)
     assert cost.made >= EVALUATE_AND_RELEASE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bm25_k1": 0.9}, {"bm25_b": 0.4}, {"stop_words": ["device"]}, {"language": "none"}, {"lexical": "learned"}],
+    ids=["k1", "b", "stop_words", "language", "learned"],
+)
+def test_another_lexical_arm_costs_a_collection_and_no_encoding(whole: Whole, change: dict[str, object]) -> None:
+    whole.configure(retrieval=change)
+    cost = whole.cost()
+    passages = whole.store.require("passages").summary["passages"]
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, passages, 1)
+    assert cost.made >= EVALUATE_AND_RELEASE and whole.daemon.failed_checks() == set()
 
 
 @pytest.mark.parametrize(

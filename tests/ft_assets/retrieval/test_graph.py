@@ -63,7 +63,7 @@ def test_the_released_collection_answers_with_both_arms_scores(released: Graph) 
     assert "aes#standard-and-origin" in [hit.passage_id for hit in hits]
     assert hits == sorted(hits, key=lambda hit: -hit.score)
     for hit in hits:
-        assert hit.score == pytest.approx(hit.dense + 0.3 * hit.sparse, abs=1e-4)
+        assert hit.score == pytest.approx(hit.dense + hit.sparse, abs=1e-4)
     assert hits[0].content
     assert hits[0].document_id == hits[0].passage_id.split("#")[0]
 
@@ -319,7 +319,7 @@ def test_a_release_that_was_rolled_back_is_not_released_again_unless_new_or_requ
     # as the daemon does, or a run of everything; the evaluation runs again, compared with what is live now
     again = graph.run(*AFTER_WEIGHTS)
     assert not again["retrieval_evaluation"]["reused"]
-    assert (again["released_collection"]["candidate_withheld"], weight()) == (True, 0.3)
+    assert (again["released_collection"]["candidate_withheld"], weight()) == (True, 1.0)
     back(graph, last.version)
     assert weight() == 0.6
     back(graph, first.version)

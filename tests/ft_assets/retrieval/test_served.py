@@ -153,7 +153,7 @@ def test_without_a_record_the_gate_fails_and_the_search_answers_with_a_note(grap
     assert codes(graph)["release_serves"] == {"FT-REL-003"}
     hits, note = search(graph)
     assert hits and str(path) in note
-    path.write_text(whole.replace('"sparse_weight": 0.3', '"sparse_weight": 0.9'))  # an edit that is valid JSON
+    path.write_text(whole.replace('"sparse_weight": 1.0', '"sparse_weight": 0.9'))  # an edit that is valid JSON
     assert codes(graph)["release_serves"] == {"FT-REL-003"}
 
 
@@ -174,7 +174,7 @@ def test_a_release_that_was_killed_before_its_record_is_finished_by_the_next_loo
             release_module.release_collection(
                 graph.artifacts.store(), graph.artifacts.releases(), graph.qdrant.engine()
             )
-    assert record(graph)["current"] == before  # the alias serves 0.5, the record names 0.3
+    assert record(graph)["current"] == before  # the alias serves 0.5, the record names 1.0
     assert search(graph)[1] == ""  # it was announced
     assert codes(graph) == {}
     assert record(graph)["current"] != before
