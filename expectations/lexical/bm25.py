@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from expectations.canonical import text_digest
-from expectations.contracts.embedding import EmbeddingContract, Lexical, read_contract
+from expectations.contracts.embedding import Lexical, read_contract
 from expectations.lexical.terms import Terms
 from expectations.violations import Refused, violation
 
@@ -109,15 +109,10 @@ class Bm25Queries:
         queries = Bm25Queries.from_metadata(metadata, "kb")
         indices, values = queries.vector("error code E-4102")
 
-    Raises Refused: FT-LEX-002 as `Bm25`, FT-LEX-003 the table of frequencies is not the contract's, FT-LEX-004 the
-    lexical arm of this collection is not BM25.
+    Raises Refused: FT-LEX-002 as `Bm25`, FT-LEX-003 the table of frequencies is not the contract's.
     """
 
-    def __init__(self, contract: EmbeddingContract, frequencies: str | None, where: str) -> None:
-        lexical = contract.lexical
-        if lexical is None:
-            learned = violation("FT-LEX-004", where=where, field="lexical", found="learned", expected="bm25")
-            raise Refused(f"querying {where}", [learned])
+    def __init__(self, lexical: Lexical, frequencies: str | None, where: str) -> None:
         if text_digest(frequencies or "") != lexical.frequencies_sha256:
             found = text_digest(frequencies)[:12] if frequencies else "none"
             expected = lexical.frequencies_sha256[:12]
@@ -128,8 +123,15 @@ class Bm25Queries:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], where: str) -> Bm25Queries:
-        """Return the query side of a collection with this metadata."""
-        return cls(read_contract(metadata.get("contract") or {}, where), metadata.get(FREQUENCIES_KEY), where)
+        """Return the query side of a collection with this metadata.
+
+        Raises Refused: FT-EMB-001 there is no contract, FT-LEX-004 the lexical arm of this collection is not BM25.
+        """
+        lexical = read_contract(metadata.get("contract") or {}, where).lexical
+        if lexical is None:
+            learned = violation("FT-LEX-004", where=where, field="lexical", found="learned", expected="bm25")
+            raise Refused(f"querying {where}", [learned])
+        return cls(lexical, metadata.get(FREQUENCIES_KEY), where)
 
     def vector(self, text: str) -> SparseWeights:
         """Return the sparse vector of a query; without terms it is empty."""

@@ -99,5 +99,15 @@ def sparse_queries(queries: Bm25Queries, texts: Sequence[str]) -> list[SparseVec
     return [_as_arrays(*queries.vector(text)) for text in texts]
 
 
+def index_bm25(texts: Sequence[str], settings: Bm25Settings) -> tuple[list[SparseVector], Bm25Queries]:
+    """Return the vectors of passages, and the query side that belongs to them."""
+    lexical = plan_bm25(settings, texts[:: len(texts) // SAMPLED + 1], ())
+    vectors = sparse_passages(Bm25(lexical), texts)
+    counter = FrequencyCounter()
+    counter.add(np.concatenate([ids for ids, _ in vectors]), len(vectors))
+    table = counter.result().to_text()
+    return vectors, Bm25Queries(with_frequencies(lexical, table, len(texts)), table, "bm25")
+
+
 def _as_arrays(indices: Sequence[int], values: Sequence[float]) -> SparseVector:
     return np.asarray(indices, np.int32), np.asarray(values, np.float32)

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from msgspec.structs import replace
 
 from expectations.contracts.embedding import EmbeddingContract, Lexical
 from expectations.lexical.bm25 import Bm25
+from ft_assets.config.model import EmbeddingSettings
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import (
@@ -28,9 +30,9 @@ from ft_assets.embedding.lexical import (
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.retrieval.jobs import EncodeJob, VectorsSummary
 from ft_assets.retrieval.vectors import CONTRACT_FILE, VECTORS_FILE, contract_of, schema, vector_writer
-from resources import accelerator
+from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore, write_json
-from resources.launcher import ComputeParams, Job, run_worker
+from resources.launcher import Job, run_worker
 from resources.parquet import row_count
 from resources.telemetry import Metrics
 
@@ -43,19 +45,19 @@ _ARMS = ("dense", "sparse_indices", "sparse_values")
 
 
 def main(job: Job) -> Artifact:
-    """Publish `passage_vectors`: full-width vectors of every passage."""
+    """Publish `passage_vectors`, or `base_vectors` by the model before its training: full-width vectors of every
+    passage."""
     # oneDNN keeps a kernel for each of the last 1024 shapes it met, hundreds of MB: every chunk brings new ones
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(name, "16")
     import pyarrow as pa
 
-    model, passages = job.input("embedding_model"), job.input("passages")
-    params = job.params_as(EncodeJob)
-    contract = contract_of(model)
+    params, passages = job.params_as(EncodeJob), job.input("passages")
+    load, contract = _model_of(job, params)
     width = contract.dense.dimensions[0]
     if params.bm25:
         contract = replace(contract, lexical=_plan_lexical(job.artifacts(), params.bm25, passages))
-    source = _Vectors(model, params.compute, _find_earlier(job.artifacts(), contract), contract)
+    source = _Vectors(load, _find_earlier(job, contract), contract)
     frequencies = FrequencyCounter()
     metrics = Metrics(job.folder())
     empty = done = 0
@@ -89,6 +91,23 @@ def main(job: Job) -> Artifact:
         return staging.publish(summary)
 
 
+def _model_of(job: Job, params: EncodeJob) -> tuple[Callable[[], HybridEncoder], EmbeddingContract]:
+    """Return a function that loads the model, and the model's contract. The trained one is loaded only if needed."""
+    compute = accelerator.choose(params.compute.device, params.compute.dtype)
+    if params.base is None:
+        model = job.input("embedding_model")
+        return lambda: HybridEncoder.load(model.folder(), compute), contract_of(model)
+    base = base_encoder(params.base, Path(params.compute.state_dir), compute)
+    return lambda: base, base.contract
+
+
+def base_encoder(settings: dict[str, Any], state: Path, compute: accelerator.Compute) -> HybridEncoder:
+    """Return the model of these embedding settings, before its training."""
+    chosen = EmbeddingSettings.model_validate(settings)
+    folder = models.locate(chosen.base_model, state, chosen.revision)
+    return HybridEncoder.from_base(folder, chosen, "", compute)
+
+
 def _plan_lexical(store: ArtifactStore, settings: Bm25Settings, passages: Artifact) -> Lexical:
     """Return the passages' side of BM25, from an even sample of the corpus and the newest vectors of the store."""
     step = row_count(passages.file(PASSAGES)) // SAMPLED + 1
@@ -100,9 +119,9 @@ def _plan_lexical(store: ArtifactStore, settings: Bm25Settings, passages: Artifa
 class _Vectors:
     """Gives the vectors of passages: those of an earlier artifact where it has them, else encoded now. Counts both."""
 
-    def __init__(self, model: Artifact, params: ComputeParams, earlier: Earlier, contract: EmbeddingContract) -> None:
+    def __init__(self, load: Callable[[], HybridEncoder], earlier: Earlier, contract: EmbeddingContract) -> None:
         self.encoded = self.reused = self.cut = 0
-        self._model, self._params, self._earlier = model, params, earlier
+        self._load, self._earlier = load, earlier
         self._width = contract.dense.dimensions[0]
         self._bm25 = Bm25(contract.lexical, "passage_vectors") if contract.lexical else None
         self._encoder: HybridEncoder | None = None
@@ -133,8 +152,7 @@ class _Vectors:
 
     def _encode(self, texts: list[str]) -> Encoded:
         if self._encoder is None:  # not loaded if every passage is known
-            compute = accelerator.choose(self._params.device, self._params.dtype)
-            self._encoder = HybridEncoder.load(self._model.folder(), compute)
+            self._encoder = self._load()
         encoded = self._encoder.encode(texts, "passage")
         self.cut += encoded.cut
         return encoded
@@ -206,9 +224,9 @@ def _hashes(artifact: Artifact) -> Iterator[list[str]]:
         yield file.read_row_group(group, ["content_sha256"]).column(0).to_pylist()
 
 
-def _find_earlier(store: ArtifactStore, wanted: EmbeddingContract) -> Earlier:
+def _find_earlier(job: Job, wanted: EmbeddingContract) -> Earlier:
     """Return the newest whole artifact whose vectors can be reused: dense, and lexical unless BM25 replaces them."""
-    for artifact in store.versions("passage_vectors"):
+    for artifact in job.artifacts().versions(job.recipe.asset):
         stored = contract_of(artifact)
         usable = wanted.lexical is not None or stored.lexical is None
         if usable and stored.encode_fp == wanted.encode_fp and not artifact.verify():

@@ -10,7 +10,7 @@ import msgspec
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving
 from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25Queries
 from expectations.violations import Refused, Violation, violation
-from ft_assets.embedding.evaluate import no_questions
+from ft_assets.retrieval.compare_models import no_questions
 from ft_assets.embedding.lexical import sparse_queries
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
@@ -109,7 +109,7 @@ def _rank(
     stored = stored_contract(client, system.collection)
     if stored.lexical:
         frequencies = client.metadata(system.collection).get(FREQUENCIES_KEY)
-        lexical = Bm25Queries(stored, frequencies, system.collection)
+        lexical = Bm25Queries(stored.lexical, frequencies, system.collection)
         vectors = vectors._replace(sparse=sparse_queries(lexical, texts))
     served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
     rankings: dict[str, list[list[str]]] = {}

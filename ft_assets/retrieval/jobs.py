@@ -26,10 +26,21 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EncodeJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters of `encode`. Without `bm25` the lexical arm is the learned head."""
+    """Parameters of `encode`. Without `bm25` the lexical arm is the learned head. `base`: the settings of the base
+    model to encode with, as JSON; None takes the trained model."""
 
     compute: ComputeParams
-    bm25: Bm25Settings | None
+    bm25: Bm25Settings | None = None
+    base: dict[str, Any] | None = None
+
+
+class ModelComparisonJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `compare_models`. `base` as in `EncodeJob`; `bm25` are the settings of the rival."""
+
+    compute: ComputeParams
+    base: dict[str, Any]
+    bm25: Bm25Settings
+    fusion: Fusion
 
 
 class RetrievalEvaluationJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

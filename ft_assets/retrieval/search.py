@@ -55,7 +55,7 @@ class Retriever:
         self._client = client
         self._encoder = encoder
         frequencies = client.metadata(name).get(FREQUENCIES_KEY)
-        self._lexical = Bm25Queries(contract, frequencies, name) if contract.lexical else None
+        self._lexical = Bm25Queries(contract.lexical, frequencies, name) if contract.lexical else None
 
     @classmethod
     @contextmanager

@@ -14,7 +14,7 @@ from expectations.lexical.bm25 import Bm25Queries
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import measure
 from expectations.violations import Refused
-from ft_assets.embedding.evaluate import no_questions
+from ft_assets.retrieval.compare_models import no_questions
 from ft_assets.embedding.exact_search import best, score_blocks
 from ft_assets.embedding.lexical import sparse_queries
 from ft_assets.embedding.model import Encoded, HybridEncoder
@@ -54,7 +54,7 @@ def main(job: Job) -> Artifact:
     queries = HybridEncoder.load(job.input("embedding_model").folder(), compute).encode(questions.texts, "query")
     queries = queries._replace(dense=truncate(queries.dense, dimension))
     if (contract := contract_of(vectors)).lexical:
-        lexical = Bm25Queries(contract, frequencies_of(vectors), "passage_vectors")
+        lexical = Bm25Queries(contract.lexical, frequencies_of(vectors), "passage_vectors")
         queries = queries._replace(sparse=sparse_queries(lexical, questions.texts))
     results = sweep(queries, corpus, [row.passage_id for row in rows], questions.qrels)
     metrics = Metrics(job.folder())
