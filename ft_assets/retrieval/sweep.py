@@ -4,12 +4,13 @@
 # numpy's shapes are not typed here.
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from expectations.contracts.embedding import read_contract
+from expectations.contracts.embedding import Fusion, read_contract
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import measure
 from expectations.violations import Refused
@@ -22,6 +23,7 @@ from ft_assets.retrieval.jobs import SweepSummary, read_collection_file
 from ft_assets.retrieval.vectors import read_vectors
 from resources import accelerator
 from resources.artifacts import Artifact
+from resources.engines.fusion import fuse
 from resources.launcher import ComputeParams, Job, run_worker
 from resources.parquet import write_table
 from resources.telemetry import Metrics
@@ -31,9 +33,6 @@ SPARSE_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 _USUAL_WEIGHT = 0.3
 _SPLIT = "validation"
 _PREFETCH = 100
-_RRF_K = 2  # the engine's default
-
-_Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def main(job: Job) -> Artifact:
@@ -71,12 +70,12 @@ def sweep(
     queries: Encoded, passages: Encoded, ids: Sequence[str], qrels: Sequence[dict[str, int]]
 ) -> dict[str, list[float]]:
     """Return nDCG@10 of every query for `1.0 / w` of each sparse weight w, for dbsf and for rrf."""
-    methods: dict[str, _Fuse] = {label(weight): _weighted(weight) for weight in SPARSE_WEIGHTS}
-    methods |= {"dbsf": dbsf, "rrf": rrf}
+    methods = {label(weight): _fusion("weighted_sum", weight) for weight in SPARSE_WEIGHTS}
+    methods |= {"dbsf": _fusion("dbsf"), "rrf": _fusion("rrf")}
     ranked: dict[str, list[list[str]]] = {name: [] for name in methods}
     for _, dense, lexical in score_blocks(queries, passages):
-        for name, fuse in methods.items():
-            ranked[name] += best(fuse(dense, lexical), ids, 10)
+        for name, fusion in methods.items():
+            ranked[name] += best(fuse(fusion, dense, lexical), ids, 10)
     return {name: measure(qrels, rankings)["ndcg_at_10"] for name, rankings in ranked.items()}
 
 
@@ -85,41 +84,8 @@ def label(sparse_weight: float) -> str:
     return f"1.0 / {sparse_weight:g}"
 
 
-def dbsf(dense: np.ndarray, lexical: np.ndarray) -> np.ndarray:
-    """Return distribution-based fusion as the engine does it: each arm's best 100, scaled by mean ± 3 deviations."""
-    return _scaled(dense) + _scaled(lexical)
-
-
-def rrf(dense: np.ndarray, lexical: np.ndarray) -> np.ndarray:
-    """Return reciprocal rank fusion as the engine does it: 1 / (k + rank), rank from 0, over each arm's best 100."""
-    return _reciprocal(dense) + _reciprocal(lexical)
-
-
-def _weighted(weight: float) -> _Fuse:
-    return lambda dense, lexical: dense + weight * lexical
-
-
-def _scaled(scores: np.ndarray) -> np.ndarray:
-    scaled = np.zeros_like(scores)
-    for row, columns in enumerate(_prefetched(scores)):
-        values = scores[row, columns]
-        deviation = values.std(ddof=1) if len(values) > 1 else 0.0
-        low = values.mean() - 3 * deviation
-        scaled[row, columns] = (values - low) / (6 * deviation) if deviation > 0 else 0.5
-    return scaled
-
-
-def _reciprocal(scores: np.ndarray) -> np.ndarray:
-    reciprocal = np.zeros_like(scores)
-    for row, columns in enumerate(_prefetched(scores)):
-        reciprocal[row, columns] = 1.0 / (_RRF_K + np.arange(len(columns)))
-    return reciprocal
-
-
-def _prefetched(scores: np.ndarray) -> list[np.ndarray]:
-    """Return the columns of each row's best, best first. A score of 0 (no token in common) is no answer of an arm."""
-    ranking = np.argsort(-scores, axis=1, kind="stable")[:, :_PREFETCH]
-    return [columns[scores[row, columns] != 0] for row, columns in enumerate(ranking)]
+def _fusion(method: Literal["weighted_sum", "dbsf", "rrf"], sparse_weight: float = 1.0) -> Fusion:
+    return Fusion(fusion=method, dense_weight=1.0, sparse_weight=sparse_weight, prefetch_limit=_PREFETCH)
 
 
 def _summarise(questions: Questions, results: dict[str, list[float]]) -> SweepSummary:

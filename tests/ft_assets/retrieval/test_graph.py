@@ -426,8 +426,8 @@ def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
     from ft_assets.embedding.exact_search import best, score_blocks
     from ft_assets.embedding.model import Encoded, HybridEncoder
     from ft_assets.retrieval.query import ask
-    from ft_assets.retrieval.sweep import dbsf, rrf
     from ft_assets.retrieval.vectors import read_vectors
+    from resources.engines.fusion import fuse
 
     rows = list(read_vectors(released.artifact("passage_vectors")))
     corpus = Encoded(np.stack([row.dense for row in rows]), [(row.indices, row.values) for row in rows], 0)
@@ -437,11 +437,12 @@ def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
     with released.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
         contract = inspect(client, name).contract
-        for kind, fuse in (("dbsf", dbsf), ("rrf", rrf)):
+        for kind in ("weighted_sum", "dbsf", "rrf"):
             assert contract.fusion is not None
-            fused = msgspec.structs.replace(contract, fusion=msgspec.structs.replace(contract.fusion, fusion=kind))
+            fusion = msgspec.structs.replace(contract.fusion, fusion=kind)
+            fused = msgspec.structs.replace(contract, fusion=fusion)
             asked = ask(client, name, fused, queries, "fused", limit=5)
-            mine = best(fuse(dense, lexical), [row.passage_id for row in rows], 5)
+            mine = best(fuse(fusion, dense, lexical), [row.passage_id for row in rows], 5)
             assert [[p.payload["passage_id"] for p in points] for points in asked] == mine, kind
 
 
