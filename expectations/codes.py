@@ -1058,7 +1058,7 @@ CODES: dict[str, Code] = {
     "FT-RET-001": Code(
         "The fused ranking is worse than one of its arms",
         "Fusion then costs quality: the better arm alone would rank better.",
-        "Set `retrieval.dense_weight` and `sparse_weight` as fusion_sweep recommends.",
+        "Set `retrieval.fusion`, `dense_weight` and `sparse_weight` as fusion_sweep recommends.",
     ),
     "FT-RET-002": Code(
         "The fused ranking finds too little",
@@ -1089,6 +1089,11 @@ CODES: dict[str, Code] = {
         "No model in the store made the vectors of this collection",
         "Query vectors of another model rank passages almost at random, without an error, even at an equal dimension.",
         "Run `ft run --group embedding --group retrieval`.",
+    ),
+    "FT-RET-010": Code(
+        "The engine ranks worse than the exact scores of the same vectors",
+        "What serves is then not what was measured: its index or its prefetch loses passages that the model finds.",
+        "Raise `retrieval.prefetch_limit`, then `ft run --asset retrieval_evaluation`.",
     ),
     "FT-RET-009": Code(
         "The condition of a search cannot be met",

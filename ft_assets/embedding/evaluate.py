@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from expectations.contracts.embedding import Fusion
 from expectations.violations import Refused, Violation, violation
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import rank_arms
@@ -20,6 +21,8 @@ from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
 
 _SPLIT = "test"
+# the weights of the training: the configured ones would make every change of a weight encode the corpus again
+_FUSION = Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=FUSED_SPARSE_WEIGHT, prefetch_limit=100)
 
 
 def main(job: Job) -> Artifact:
@@ -64,7 +67,7 @@ def _base_encoder(settings: EmbeddingSettings, state: Path, compute: accelerator
 def _score(system: str, encoder: HybridEncoder, questions: Questions, passages: Passages) -> Scores:
     queries = encoder.encode(questions.texts, "query")
     corpus = encoder.encode(passages.contents, "passage")
-    return score_arms(system, rank_arms(queries, corpus, passages.ids, 1.0, FUSED_SPARSE_WEIGHT), questions.qrels)
+    return score_arms(system, rank_arms(queries, corpus, passages.ids, _FUSION), questions.qrels)
 
 
 def no_questions(where: str, split: str) -> Violation:

@@ -22,7 +22,7 @@ POINTERS = frozenset({"released_adapter", "released_collection"})
 # Inputs whose change does not request the asset itself. The change reaches it through qdrant_collection or
 # retrieval_splits, which are rebuilt in a later run: requested at once, the asset would judge the old ones.
 FOLLOW_THE_COLLECTION = {
-    "retrieval_evaluation": ("embedding_model", "passages"),
+    "retrieval_evaluation": ("embedding_model", "passages", "passage_vectors"),
     "fusion_sweep": ("embedding_model", "passages", "passage_vectors"),
 }
 

@@ -23,6 +23,7 @@ from ft_assets.retrieval.jobs import (
     CollectionFile,
     CollectionSummary,
     RetrievalEvaluationJob,
+    SweepJob,
     SweepSummary,
     read_collection_file,
 )
@@ -64,8 +65,9 @@ RETRIEVAL_EVALUATION = AssetSpec(
     group="retrieval",
     kinds={"qdrant", "parquet"},
     code_version="3",
-    description="The candidate collection, queried through the engine as serving does, compared with what is live.",
-    inputs=("qdrant_collection", "embedding_model", "passages", "retrieval_splits"),
+    description="The candidate collection, queried through the engine as serving does, compared with the exact ranking "
+    "and with what is live.",
+    inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),
     reads=("retrieval_settings",),
     enforces=("retrieval_splits", "qdrant_collection"),
     gates=(DATASET_GATES, GATES),
@@ -78,6 +80,7 @@ FUSION_SWEEP = AssetSpec(
     code_version="2",
     description="nDCG@10 of the validation questions over weights and fusion methods. Recommends, changes nothing.",
     inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),
+    reads=("retrieval_settings",),
     enforces=("qdrant_collection",),
     gates=(GATES,),
     worker="ft_assets.retrieval.sweep",
@@ -159,8 +162,9 @@ def fusion_sweep(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     FUSION_SWEEP.enforce(evidence_of(artifacts, qdrant))
-    recipe = FUSION_SWEEP.recipe(artifacts, {})
-    launch = FUSION_SWEEP.launch(context, launcher, compute_params(artifacts))
+    fusion = fusion_of(settings_of(artifacts.store(), "retrieval"))
+    recipe = FUSION_SWEEP.recipe(artifacts, {"fusion": msgspec.to_builtins(fusion)})
+    launch = FUSION_SWEEP.launch(context, launcher, SweepJob(fusion=fusion, compute=compute_params(artifacts)))
     return produce(artifacts, recipe, launch=launch, metadata=_describe_sweep)
 
 
@@ -205,10 +209,13 @@ def _report_points(done: int, total: int) -> None:
 
 
 def _describe_sweep(artifact: Artifact) -> Mapping[str, object]:
-    means = artifact.summary_as(SweepSummary).ndcg_at_10
-    curve = [value for name, value in means.items() if name.startswith("1.0 / ")]
+    summary = artifact.summary_as(SweepSummary)
+    means = summary.ndcg_at_10
+    weighted = {float(name[6:]): value for name, value in means.items() if name.startswith("1.0 / ")}
+    curve = [weighted[weight] for weight in sorted(weighted)]
     return {
-        "curve": sparkline(curve, title="nDCG@10 over the sparse weight, 0 to 2"),
+        "advice": summary.advice,
+        "curve": sparkline(curve, title="nDCG@10 over the sparse weight, 0 to 8"),
         "methods": bars(means, title="nDCG@10"),
     }
 

@@ -8,6 +8,7 @@ from expectations.contracts.consumer import broken_formats, broken_retrieval_nee
 from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.formats.schemas import FORMATS
 from expectations.rules import retrieval as rules
+from expectations.rules.bootstrap import Interval
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.collect import PASSAGES
@@ -127,13 +128,22 @@ def engine_is_enough(evidence: Evidence) -> Verdict:
 
 
 def fusion_is_worth_it(evidence: Evidence) -> Verdict:
-    """The fused ranking is not below its better arm by more than retrieval.fused_epsilon (nDCG@10)."""
-    scores = evidence.store.require(_EVALUATION).summary_as(CandidateScores)
+    """On the same queries, the fused ranking does not lose more than retrieval.fused_epsilon to its better arm."""
+    evaluation = evidence.store.require(_EVALUATION)
+    scores = evaluation.summary_as(CandidateScores)
     dense, sparse = scores.candidate_dense_ndcg_at_10, scores.candidate_sparse_ndcg_at_10
-    fused = scores.candidate_fused_ndcg_at_10
+    gain = evaluation.summary_as(RetrievalEvaluationSummary).gain_over_arm
     epsilon = settings_of(evidence.store, "retrieval").fused_epsilon
-    violations = rules.fused_not_below_arms(_EVALUATION, fused, dense, sparse, epsilon)
-    return Verdict(violations, {"fused": fused, "dense": dense, "sparse": sparse})
+    arm = "dense" if dense >= sparse else "sparse"
+    violations = rules.fused_not_below_arms(_EVALUATION, gain, arm, epsilon) if gain else []
+    figures = {"fused": scores.candidate_fused_ndcg_at_10, "dense": dense, "sparse": sparse}
+    return Verdict(violations, {**figures, **_shown("gain", gain)})
+
+
+def served_is_exact(evidence: Evidence) -> Verdict:
+    """On the same queries, the engine's fused ranking is not worse than the exact one of the same vectors (nDCG@10)."""
+    gain = evidence.store.require(_EVALUATION).summary_as(RetrievalEvaluationSummary).gain_over_exact
+    return Verdict(rules.served_is_exact(_EVALUATION, gain) if gain else [], _shown("gain", gain))
 
 
 def recall(evidence: Evidence) -> Verdict:
@@ -153,17 +163,25 @@ def live(evidence: Evidence) -> Verdict:
     for metric, gain in gains.items():
         if gain is not None:
             violations += rules.not_worse_than_live(_EVALUATION, gain, tolerance, metric)
-            figures |= {f"{metric}_gain": gain.mean, f"{metric}_gain_low": gain.low, f"{metric}_gain_high": gain.high}
+            figures |= _shown(f"{metric}_gain", gain)
     return Verdict(violations, figures)
 
 
+def _shown(name: str, gain: Interval | None) -> dict[str, float]:
+    return {name: gain.mean, f"{name}_low": gain.low, f"{name}_high": gain.high} if gain else {}
+
+
 def current(evidence: Evidence) -> Verdict:
-    """The evaluation is of the current candidate: same collection, same fusion, compared with the same release."""
-    judged = evidence.store.require(_EVALUATION).manifest.recipe.settings
+    """The evaluation is of the current candidate: same collection, same fusion, compared with the same release and with
+    the exact ranking."""
+    evaluation = evidence.store.require(_EVALUATION)
+    exact = evaluation.summary_as(RetrievalEvaluationSummary).gain_over_exact
+    judged = {**evaluation.manifest.recipe.settings, "compared with the exact ranking": exact is not None}
     name = candidate_name(evidence)
     fusion = fusion_of(settings_of(evidence.store, "retrieval"))
     live = baseline(evidence.store, evidence.releases, name, fusion)
     now = msgspec.to_builtins({"collection": name, "fusion": fusion, "live": live})
+    now["compared with the exact ranking"] = True
     return Verdict(rules.evaluation_is_current(_EVALUATION, judged, now), {"collection": name})
 
 
@@ -215,6 +233,7 @@ GATES = [
     lineage_gate(_EVALUATION),
     whole_gate("fusion_sweep"),
     Gate(_EVALUATION, "evaluation_is_current", current),
+    Gate(_EVALUATION, "served_is_exact", served_is_exact),
     Gate(_EVALUATION, "fused_not_below_arms", fusion_is_worth_it),
     Gate(_EVALUATION, "recall_is_enough", recall),
     Gate(_EVALUATION, "not_worse_than_live", live),

@@ -68,7 +68,8 @@ def test_a_weight_costs_an_evaluation(whole: Whole, weights: dict[str, object]) 
     after = whole.served()
     assert after["adapter"] == before["adapter"]
     assert after["collection"] != before["collection"]
-    assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, "answer_evaluation"}
+    # the sweep compares the other fusions with the configured one
+    assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, "fusion_sweep", "answer_evaluation"}
     # qdrant_collection reads the same section: requested, and reused. Nothing else is.
     assert cost.requested == {*cost.made, "qdrant_collection"}
 

@@ -13,16 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 from qdrant_client import models
 
-from expectations.contracts.embedding import EmbeddingContract, Serving, read_contract
+from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving, read_contract
 from expectations.violations import Refused
 from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, inspect, point_id
+from ft_assets.retrieval.evaluate import main as evaluate
+from ft_assets.retrieval.jobs import RetrievalEvaluationJob
 from ft_assets.retrieval.search import Hit, Retriever
 from ft_assets.retrieval.vectors import contract_of, schema
 from ft_assets.rollback import roll_back
 from resources.artifacts import Recipe
 from resources.engines.protocol import VectorClient
+from resources.launcher import ComputeParams, Job
 from resources.qdrant import QdrantEngine, aliased
 from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
 
@@ -411,15 +414,38 @@ def test_a_query_of_another_dimension_is_refused_before_it_is_sent(released: Gra
 
 def test_the_sweep_agrees_with_the_engine_and_changes_nothing(released: Graph) -> None:
     sweep = released.artifact("fusion_sweep").summary
-    assert set(sweep["ndcg_at_10"]) >= {"1.0 / 0", "1.0 / 0.3", "1.0 / 2", "dbsf", "rrf"}
-    assert sweep["recommended"] in sweep["ndcg_at_10"]
-    assert sweep["ndcg_at_10"][sweep["recommended"]] == max(sweep["ndcg_at_10"].values())
+    assert set(sweep["ndcg_at_10"]) >= {"1.0 / 0", "1.0 / 0.3", "1.0 / 2", "1.0 / 8", "dbsf", "rrf"}
+    assert (sweep["configured"], sweep["questions"]) == ("1.0 / 0.3", sweep["gain_over_configured"]["n"])
+    assert sweep["ndcg_at_10"][sweep["best"]] == max(sweep["ndcg_at_10"].values())
+    assert sweep["recommended"] == (sweep["best"] if sweep["gain_is_certain"] else "1.0 / 0.3")
     # one collection, one model: exact search and the engine rank alike
     exact = released.artifact("embedding_evaluation").summary
     asked = released.artifact("retrieval_evaluation").summary
     for arm in ("dense", "sparse", "fused"):
         for metric in ("ndcg_at_10", "recall_at_10", "mrr_at_10"):
             assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(exact[f"trained_{arm}_{metric}"], abs=1e-3)
+            assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(asked[f"exact_{arm}_{metric}"], abs=1e-3)
+
+
+def test_an_engine_that_ranks_worse_than_its_vectors_is_refused(graph: Graph, tmp_path: Path) -> None:
+    name = str(served(graph))
+    with graph.qdrant.engine().open() as client:
+        points = next(client.scroll(name, batch=1000))
+        client.upsert(name, replace(points, dense=np.roll(points.dense, 1, axis=0)))
+    recipe = graph.artifact("retrieval_evaluation").manifest.recipe
+    params = RetrievalEvaluationJob(
+        collection=name,
+        fusion=msgspec.convert(recipe.settings["fusion"], Fusion),
+        evaluate_on="test",
+        live=None,
+        must_compare=False,
+        engine=graph.qdrant.engine().params,
+        compute=ComputeParams(state_dir=str(graph.root / "state"), device="cpu", dtype="float32"),
+    )
+    recipe, store = msgspec.structs.replace(recipe, code_version="damaged"), graph.artifacts.store()
+    job = Job(recipe=recipe, store=str(store.root), run_dir=str(tmp_path), params=msgspec.to_builtins(params))
+    store.point(evaluate(job))
+    assert codes_of(graph, "retrieval_evaluation")["served_is_exact"] == {"FT-RET-010"}
 
 
 def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
