@@ -1058,7 +1058,7 @@ CODES: dict[str, Code] = {
     "FT-RET-001": Code(
         "The fused ranking is worse than one of its arms",
         "Fusion then costs quality: the better arm alone would rank better.",
-        "Set `retrieval.dense_weight` and `sparse_weight` as fusion_sweep recommends.",
+        "Set `retrieval.fusion`, `dense_weight` and `sparse_weight` as fusion_sweep recommends.",
     ),
     "FT-RET-002": Code(
         "The fused ranking finds too little",
@@ -1090,10 +1090,21 @@ CODES: dict[str, Code] = {
         "Query vectors of another model rank passages almost at random, without an error, even at an equal dimension.",
         "Run `ft run --group embedding --group retrieval`.",
     ),
+    "FT-RET-010": Code(
+        "The engine ranks worse than the exact scores of the same vectors",
+        "What serves is then not what was measured: its index or its prefetch loses passages that the model finds.",
+        "Raise `retrieval.prefetch_limit`, then `ft run --asset retrieval_evaluation`.",
+    ),
     "FT-RET-009": Code(
         "The condition of a search cannot be met",
         "A misspelt field, or a text where a number is stored, would look like a corpus without an answer.",
         "Name a field of `corpus.payload`, as `--where tenant=a`, or `--where 'year>=2020'` for a number.",
+    ),
+    "FT-RET-011": Code(
+        "The served ranking is worse than BM25",
+        "A search without any model would answer better, at no cost.",
+        "Raise `retrieval.sparse_weight` (`fusion_sweep` compares values), or choose a base model that knows the "
+        "language of the corpus.",
     ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",

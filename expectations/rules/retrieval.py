@@ -17,6 +17,7 @@ VECTOR_DEVIATION = 1e-4
 """An engine that stores 32-bit numbers gives them back with a difference of about 1e-7."""
 MAX_EMPTY_PROBE_SHARE = 0.5
 MAX_LOCAL_POINTS = 20_000
+MAX_SERVED_LOSS = 0.005
 _SHOWN = 20  # violations of one rule that are listed
 
 
@@ -224,21 +225,43 @@ def local_engine_is_enough(where: str, engine: str, points: int) -> list[Violati
 
 
 # -- the ranking ----------------------------------------------------------------------------------------------------
-def fused_not_below_arms(where: str, fused: float, dense: float, sparse: float, epsilon: float) -> list[Violation]:
-    """FT-RET-001: fusing does not rank worse (nDCG@10) than its better arm alone, by more than `epsilon`."""
-    arm, best = ("dense", dense) if dense >= sparse else ("sparse", sparse)
-    if fused >= best - epsilon:
+def fused_not_below_arms(where: str, gain: Interval, arm: str, epsilon: float) -> list[Violation]:
+    """FT-RET-001: paired on the same queries, the fused ranking does not lose more than `epsilon` to its better arm,
+    unless by chance (as in `not_worse_than_live`). `arm`: the better one."""
+    if gain.mean >= -epsilon or gain.high >= 0:
         return []
     return [
         violation(
             "FT-RET-001",
             where=where,
             message=f"The fused ranking is worse than the {arm} arm alone",
-            field="nDCG@10",
-            found=round(fused, 4),
-            expected=f"at least {best:.4f} - {epsilon:g}",
+            field="nDCG@10 gained",
+            found=_in_words(gain),
+            expected=f"at least {-epsilon:g}, or an interval that reaches 0",
         )
     ]
+
+
+def served_is_exact(where: str, gain: Interval) -> list[Violation]:
+    """FT-RET-010: paired on the same queries, the engine's fused ranking is not worse than the exact one.
+
+    An index is approximate: a mean loss of up to 0.005 passes, although on many queries it is certain.
+    """
+    if gain.mean >= -MAX_SERVED_LOSS or gain.high >= 0:
+        return []
+    expected = f"at least {-MAX_SERVED_LOSS:g}, or an interval that reaches 0"
+    return [violation("FT-RET-010", where=where, field="nDCG@10 gained", found=_in_words(gain), expected=expected)]
+
+
+def not_below_bm25(where: str, gain: Interval) -> list[Violation]:
+    """FT-RET-011: paired on the same queries, the served ranking is not worse than BM25, which needs no model at all.
+
+    A mean loss of up to 0.005 passes: on many questions a loss that nobody notices would be certain.
+    """
+    if gain.mean >= -MAX_SERVED_LOSS or gain.high >= 0:
+        return []
+    expected = f"at least {-MAX_SERVED_LOSS:g}, or an interval that reaches 0"
+    return [violation("FT-RET-011", where=where, field="nDCG@10 gained", found=_in_words(gain), expected=expected)]
 
 
 def recall_is_enough(where: str, recall: float, least: float) -> list[Violation]:

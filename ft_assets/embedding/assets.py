@@ -1,4 +1,4 @@
-"""The embedding model and the gain from its training. Declares the assets; train.py and evaluate.py compute them."""
+"""The embedding model. Declares the asset; train.py computes it."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,6 @@ import dagster as dg
 from expectations.contracts.embedding import CONTRACT_FILE, read_contract
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
-from ft_assets.embedding.checks import GATES
 from ft_assets.embedding.jobs import EmbeddingJob
 from ft_assets.embedding.pairs import has_negatives
 from ft_assets.embedding.scores import as_table, read_scores
@@ -32,18 +31,7 @@ EMBEDDING_MODEL = AssetSpec(
     gates=(DATASET_GATES,),
     worker="ft_assets.embedding.train",
 )
-EMBEDDING_EVALUATION = AssetSpec(
-    name="embedding_evaluation",
-    group="embedding",
-    kinds={"parquet"},
-    code_version="1",
-    description="nDCG@10, Recall and MRR of the base and the trained model on the test questions, by exact search.",
-    inputs=("embedding_model", "retrieval_splits", "passages"),
-    enforces=("retrieval_splits", "embedding_model"),
-    gates=(DATASET_GATES, GATES),
-    worker="ft_assets.embedding.evaluate",
-)
-SPECS = [EMBEDDING_MODEL, EMBEDDING_EVALUATION]
+SPECS = [EMBEDDING_MODEL]
 
 
 @EMBEDDING_MODEL.asset
@@ -65,20 +53,6 @@ def embedding_model(
     )
 
 
-@EMBEDDING_EVALUATION.asset
-def embedding_evaluation(
-    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
-) -> dg.MaterializeResult[object]:
-    EMBEDDING_EVALUATION.enforce(evidence_of(artifacts, qdrant))
-    # the settings that the model was trained with, which may no longer be the current ones
-    values = dict(artifacts.store().require("embedding_model").manifest.recipe.settings)
-    recipe = EMBEDDING_EVALUATION.recipe(artifacts, {"base_version": values.pop("base_version")})
-    params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
-    return produce(
-        artifacts, recipe, launch=EMBEDDING_EVALUATION.launch(context, launcher, params), metadata=describe_scores
-    )
-
-
 def describe_scores(artifact: Artifact) -> Mapping[str, object]:
     """Return the table of metrics and a bar for each arm."""
     scores = read_scores(artifact)
@@ -96,4 +70,4 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
     return shown
 
 
-ASSETS = [embedding_model, embedding_evaluation]
+ASSETS = [embedding_model]

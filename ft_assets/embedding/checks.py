@@ -1,4 +1,4 @@
-"""The gates on the embedding model and its evaluation. Each one reads from the store and calls one rule."""
+"""The gates on the embedding model. Each one reads from the store and calls one rule."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from expectations.rules.retrieval import (
     lexical_head_is_alive,
     losses_are_finite,
     model_changed,
-    not_below_base,
     probes_reproduce,
 )
-from ft_assets.embedding.jobs import EmbeddingEvaluationSummary, ModelSummary
+from ft_assets.embedding.jobs import ModelSummary
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from resources.artifacts import Artifact
 from resources.memo import Memo
 from resources.telemetry import METRICS_FILE, read_metrics
 
-_MODEL, _EVALUATION = "embedding_model", "embedding_evaluation"
+_MODEL = "embedding_model"
 
 
 def contract_of_model(evidence: Evidence) -> EmbeddingContract:
@@ -58,12 +57,6 @@ def probes(evidence: Evidence) -> Verdict:
     return Verdict(probes_reproduce(_MODEL, drifted), {"drifted": len(drifted)})
 
 
-def training_gain(evidence: Evidence) -> Verdict:
-    """After training the fused ranking is not below that of the base (paired 95 % interval of nDCG@10)."""
-    gain = evidence.store.require(_EVALUATION).summary_as(EmbeddingEvaluationSummary).gain
-    return Verdict(not_below_base(_EVALUATION, gain), {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high})
-
-
 _drifts = Memo[list[Difference]](size=16)
 """The drift of an artifact's probes, by path and data version: loading the model takes seconds."""
 
@@ -87,6 +80,4 @@ GATES = [
     Gate(_MODEL, "model_changed", change),
     Gate(_MODEL, "lexical_head_is_alive", lexical_head),
     Gate(_MODEL, "probes_reproduce", probes),
-    whole_gate(_EVALUATION),
-    Gate(_EVALUATION, "not_below_base", training_gain),
 ]

@@ -6,13 +6,12 @@ from typing import Any
 
 import msgspec
 
-from expectations.rules.bootstrap import Interval
 from ft_assets.config.model import EmbeddingSettings
 from resources.launcher import ComputeParams
 
 
 class EmbeddingJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters of `train` and of `evaluate`. `settings` is the `embedding` section as JSON."""
+    """Parameters of `train`. `settings` is the `embedding` section as JSON."""
 
     settings: dict[str, Any]
     compute: ComputeParams
@@ -47,12 +46,3 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     dimension: int
     device: str
     dtype: str
-
-
-class EmbeddingEvaluationSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Summary of `embedding_evaluation`, next to the means and intervals of `scores.summarise`."""
-
-    questions: int
-    unresolved: int
-    gain: Interval
-    """nDCG@10 of the trained model's fused ranking minus that of the base."""

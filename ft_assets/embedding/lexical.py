@@ -26,10 +26,8 @@ SAMPLED = 2048
 _SAME_LENGTH = 0.2  # share by which the average may move before the stored weights are computed again
 
 
-def bm25_settings(settings: RetrievalSettings) -> Bm25Settings | None:
-    """Return the settings of BM25; None where the lexical arm is the learned head."""
-    if settings.lexical != "bm25":
-        return None
+def bm25_settings(settings: RetrievalSettings) -> Bm25Settings:
+    """Return the settings of BM25."""
     return Bm25Settings(
         language=settings.language, stop_words=settings.stop_words, k1=settings.bm25_k1, b=settings.bm25_b
     )

@@ -16,6 +16,8 @@ from resources.artifacts import Artifact
 from resources.parquet import read_rows, write_table
 
 SCORES_FILE = "scores.parquet"
+BM25 = "bm25"
+"""The system that users compare with; its only arm is `sparse`."""
 
 Scores = dict[tuple[str, str], dict[str, list[float]]]
 """(system, arm) -> metric -> one value for each question, always in the same order of questions."""
@@ -56,6 +58,11 @@ def read_scores(artifact: Artifact) -> Scores:
 def gain(scores: Scores, candidate: str, baseline: str, metric: str, arm: str = "fused") -> Interval:
     """Return the interval of candidate - baseline, paired by question."""
     return paired_bootstrap(scores[candidate, arm][metric], scores[baseline, arm][metric])
+
+
+def gain_over_bm25(scores: Scores, system: str) -> Interval:
+    """Return the interval of nDCG@10, the system's fused ranking minus BM25's, paired by question."""
+    return paired_bootstrap(scores[system, "fused"]["ndcg_at_10"], scores[BM25, "sparse"]["ndcg_at_10"])
 
 
 def summarise(scores: Scores) -> dict[str, object]:

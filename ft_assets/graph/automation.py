@@ -19,10 +19,12 @@ TRAININGS = frozenset({"sft_adapter", "dpo_adapter", "embedding_model"})
 # These assets move a release. The first look of the daemon does not request them: a person may have rolled back.
 POINTERS = frozenset({"released_adapter", "released_collection"})
 
-# Inputs whose change does not request the asset itself. The change reaches it through qdrant_collection or
-# retrieval_splits, which are rebuilt in a later run: requested at once, the asset would judge the old ones.
+# Inputs whose change does not request the asset itself. The change reaches it through passage_vectors,
+# qdrant_collection or retrieval_splits, which are rebuilt in a later run: requested at once, the asset would judge the
+# old ones.
 FOLLOW_THE_COLLECTION = {
-    "retrieval_evaluation": ("embedding_model", "passages"),
+    "embedding_evaluation": ("embedding_model", "passages", "base_vectors"),
+    "retrieval_evaluation": ("embedding_model", "passages", "passage_vectors"),
     "fusion_sweep": ("embedding_model", "passages", "passage_vectors"),
 }
 

@@ -4,6 +4,7 @@ A candidate collection is built next to the one that serves, which stays as it i
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 import msgspec
@@ -24,7 +25,9 @@ from ft_assets.retrieval.jobs import (
     CollectionFile,
     CollectionSummary,
     EncodeJob,
+    ModelComparisonJob,
     RetrievalEvaluationJob,
+    SweepJob,
     SweepSummary,
     read_collection_file,
 )
@@ -51,6 +54,28 @@ PASSAGE_VECTORS = AssetSpec(
     gates=(EMBEDDING_GATES,),
     worker="ft_assets.retrieval.encode",
 )
+BASE_VECTORS = AssetSpec(
+    name="base_vectors",
+    group="retrieval",
+    kinds={"parquet", "pytorch"},
+    code_version="1",
+    description="Vectors of every passage by the base model, kept to compare the trained one with.",
+    inputs=("passages",),
+    reads=("embedding_model",),
+    worker="ft_assets.retrieval.encode",
+)
+EMBEDDING_EVALUATION = AssetSpec(
+    name="embedding_evaluation",
+    group="retrieval",
+    kinds={"parquet"},
+    code_version="2",
+    description="BM25, the base and the trained model on the test questions, by exact search: nDCG@10, recall and MRR.",
+    inputs=("embedding_model", "passage_vectors", "base_vectors", "retrieval_splits", "passages"),
+    reads=("retrieval_settings",),
+    enforces=("retrieval_splits", "embedding_model", "passage_vectors", "base_vectors"),
+    gates=(DATASET_GATES, EMBEDDING_GATES, GATES),
+    worker="ft_assets.retrieval.compare_models",
+)
 QDRANT_COLLECTION = AssetSpec(
     name="qdrant_collection",
     group="retrieval",
@@ -66,9 +91,10 @@ RETRIEVAL_EVALUATION = AssetSpec(
     name="retrieval_evaluation",
     group="retrieval",
     kinds={"qdrant", "parquet"},
-    code_version="2",
-    description="The candidate collection, queried through the engine as serving does, compared with what is live.",
-    inputs=("qdrant_collection", "embedding_model", "passages", "retrieval_splits"),
+    code_version="3",
+    description="The candidate collection, queried through the engine as serving does, compared with the exact ranking "
+    "and with what is live.",
+    inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),
     reads=("retrieval_settings",),
     enforces=("retrieval_splits", "qdrant_collection"),
     gates=(DATASET_GATES, GATES),
@@ -78,9 +104,10 @@ FUSION_SWEEP = AssetSpec(
     name="fusion_sweep",
     group="retrieval",
     kinds={"parquet"},
-    code_version="1",
+    code_version="2",
     description="nDCG@10 of the validation questions over weights and fusion methods. Recommends, changes nothing.",
     inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),
+    reads=("retrieval_settings",),
     enforces=("qdrant_collection",),
     gates=(GATES,),
     worker="ft_assets.retrieval.sweep",
@@ -97,7 +124,20 @@ RELEASED_COLLECTION = AssetSpec(
     enforces=tuple(GATED),
     gates=(EMBEDDING_GATES, GATES),
 )
-SPECS = [PASSAGE_VECTORS, QDRANT_COLLECTION, RETRIEVAL_EVALUATION, FUSION_SWEEP, RELEASED_COLLECTION]
+SPECS = [
+    PASSAGE_VECTORS,
+    BASE_VECTORS,
+    EMBEDDING_EVALUATION,
+    QDRANT_COLLECTION,
+    RETRIEVAL_EVALUATION,
+    FUSION_SWEEP,
+    RELEASED_COLLECTION,
+]
+# settings of a training that change the vectors of the base model
+_OF_THE_BASE = (
+    "base_model", "revision", "pooling", "query_prompt", "passage_prompt", "query_max_tokens", "passage_max_tokens",
+    "matryoshka", "seed",
+)  # fmt: skip
 
 
 @PASSAGE_VECTORS.asset
@@ -105,10 +145,52 @@ def passage_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     PASSAGE_VECTORS.enforce(evidence_of(artifacts, qdrant))
-    bm25 = bm25_settings(settings_of(artifacts.store(), "retrieval"))
+    settings = settings_of(artifacts.store(), "retrieval")
+    bm25 = bm25_settings(settings) if settings.lexical == "bm25" else None
     recipe = PASSAGE_VECTORS.recipe(artifacts, {"bm25": msgspec.to_builtins(bm25)} if bm25 else {})
     params = EncodeJob(compute=compute_params(artifacts), bm25=bm25)
     return produce(artifacts, recipe, launch=PASSAGE_VECTORS.launch(context, launcher, params))
+
+
+@BASE_VECTORS.asset
+def base_vectors(
+    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, launcher: LauncherResource
+) -> dg.MaterializeResult[object]:
+    values = _base_of(artifacts)
+    recipe = BASE_VECTORS.recipe(artifacts, values)
+    params = EncodeJob(compute=compute_params(artifacts), base=_without_version(values))
+    return produce(artifacts, recipe, launch=BASE_VECTORS.launch(context, launcher, params))
+
+
+@EMBEDDING_EVALUATION.asset
+def embedding_evaluation(
+    context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
+) -> dg.MaterializeResult[object]:
+    EMBEDDING_EVALUATION.enforce(evidence_of(artifacts, qdrant))
+    settings = settings_of(artifacts.store(), "retrieval")
+    base, bm25, fusion = _base_of(artifacts), bm25_settings(settings), fusion_of(settings)
+    values = {"base_version": base["base_version"], "fusion": fusion}
+    values |= {} if settings.lexical == "bm25" else {"bm25": bm25}
+    recipe = EMBEDDING_EVALUATION.recipe(artifacts, msgspec.to_builtins(values))
+    params = ModelComparisonJob(
+        compute=compute_params(artifacts), base=_without_version(base), bm25=bm25, fusion=fusion
+    )
+    return produce(
+        artifacts, recipe, launch=EMBEDDING_EVALUATION.launch(context, launcher, params), metadata=describe_scores
+    )
+
+
+def _base_of(artifacts: ArtifactsResource) -> dict[str, Any]:
+    """Return the settings that the model was trained with, as far as they make the base model, and its version.
+
+    They may no longer be the current ones.
+    """
+    trained = artifacts.store().require("embedding_model").manifest.recipe.settings
+    return {name: trained[name] for name in (*_OF_THE_BASE, "base_version")}
+
+
+def _without_version(base: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in base.items() if name != "base_version"}
 
 
 @QDRANT_COLLECTION.asset
@@ -149,10 +231,12 @@ def retrieval_evaluation(
         evaluate_on=settings.evaluate_on,
         live=baseline(store, releases, name, fusion),
         must_compare=settings.tolerance < 1 and not serves(releases, name, fusion),
+        bm25=bm25_settings(settings),
         engine=qdrant.engine().params,
         compute=compute_params(artifacts),
     )
     values = {"collection": name, "fusion": fusion, "evaluate_on": params.evaluate_on, "live": params.live}
+    values |= {} if settings.lexical == "bm25" else {"bm25": params.bm25}
     recipe = RETRIEVAL_EVALUATION.recipe(artifacts, msgspec.to_builtins(values))
     return produce(
         artifacts, recipe, launch=RETRIEVAL_EVALUATION.launch(context, launcher, params), metadata=describe_scores
@@ -164,8 +248,9 @@ def fusion_sweep(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     FUSION_SWEEP.enforce(evidence_of(artifacts, qdrant))
-    recipe = FUSION_SWEEP.recipe(artifacts, {})
-    launch = FUSION_SWEEP.launch(context, launcher, compute_params(artifacts))
+    fusion = fusion_of(settings_of(artifacts.store(), "retrieval"))
+    recipe = FUSION_SWEEP.recipe(artifacts, {"fusion": msgspec.to_builtins(fusion)})
+    launch = FUSION_SWEEP.launch(context, launcher, SweepJob(fusion=fusion, compute=compute_params(artifacts)))
     return produce(artifacts, recipe, launch=launch, metadata=_describe_sweep)
 
 
@@ -210,12 +295,23 @@ def _report_points(done: int, total: int) -> None:
 
 
 def _describe_sweep(artifact: Artifact) -> Mapping[str, object]:
-    means = artifact.summary_as(SweepSummary).ndcg_at_10
-    curve = [value for name, value in means.items() if name.startswith("1.0 / ")]
+    summary = artifact.summary_as(SweepSummary)
+    means = summary.ndcg_at_10
+    weighted = {float(name[6:]): value for name, value in means.items() if name.startswith("1.0 / ")}
+    curve = [weighted[weight] for weight in sorted(weighted)]
     return {
-        "curve": sparkline(curve, title="nDCG@10 over the sparse weight, 0 to 2"),
+        "advice": summary.advice,
+        "curve": sparkline(curve, title="nDCG@10 over the sparse weight, 0 to 8"),
         "methods": bars(means, title="nDCG@10"),
     }
 
 
-ASSETS = [passage_vectors, qdrant_collection, retrieval_evaluation, fusion_sweep, released_collection]
+ASSETS = [
+    passage_vectors,
+    base_vectors,
+    embedding_evaluation,
+    qdrant_collection,
+    retrieval_evaluation,
+    fusion_sweep,
+    released_collection,
+]

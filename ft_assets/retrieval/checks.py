@@ -9,6 +9,7 @@ from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.formats.schemas import FORMATS
 from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.rules import retrieval as rules
+from expectations.rules.bootstrap import Interval
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.collect import PASSAGES
@@ -24,6 +25,7 @@ from ft_assets.retrieval.collection import (
 )
 from ft_assets.retrieval.jobs import (
     CandidateScores,
+    ModelComparisonSummary,
     RetrievalEvaluationSummary,
     VectorsSummary,
     read_collection_file,
@@ -33,6 +35,7 @@ from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, count_empty, 
 from resources.parquet import read_columns
 
 _VECTORS, _COLLECTION, _EVALUATION = "passage_vectors", "qdrant_collection", "retrieval_evaluation"
+_COMPARISON = "embedding_evaluation"
 
 
 def one_row(evidence: Evidence) -> Verdict:
@@ -145,14 +148,37 @@ def engine_is_enough(evidence: Evidence) -> Verdict:
     return Verdict(violations, {"engine": evidence.qdrant.kind, "points": points})
 
 
+def training_gain(evidence: Evidence) -> Verdict:
+    """After training the fused ranking is not below that of the base (paired 95 % interval of nDCG@10)."""
+    gain = evidence.store.require(_COMPARISON).summary_as(ModelComparisonSummary).gain
+    return Verdict(
+        rules.not_below_base(_COMPARISON, gain), {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+    )
+
+
+def bm25(evidence: Evidence) -> Verdict:
+    """On the same questions, the served fused ranking is not below that of BM25 (nDCG@10)."""
+    gain = evidence.store.require(_EVALUATION).summary_as(RetrievalEvaluationSummary).gain_over_bm25
+    return Verdict(rules.not_below_bm25(_EVALUATION, gain) if gain else [], _shown("gain", gain))
+
+
 def fusion_is_worth_it(evidence: Evidence) -> Verdict:
-    """The fused ranking is not below its better arm by more than retrieval.fused_epsilon (nDCG@10)."""
-    scores = evidence.store.require(_EVALUATION).summary_as(CandidateScores)
+    """On the same queries, the fused ranking does not lose more than retrieval.fused_epsilon to its better arm."""
+    evaluation = evidence.store.require(_EVALUATION)
+    scores = evaluation.summary_as(CandidateScores)
     dense, sparse = scores.candidate_dense_ndcg_at_10, scores.candidate_sparse_ndcg_at_10
-    fused = scores.candidate_fused_ndcg_at_10
+    gain = evaluation.summary_as(RetrievalEvaluationSummary).gain_over_arm
     epsilon = settings_of(evidence.store, "retrieval").fused_epsilon
-    violations = rules.fused_not_below_arms(_EVALUATION, fused, dense, sparse, epsilon)
-    return Verdict(violations, {"fused": fused, "dense": dense, "sparse": sparse})
+    arm = "dense" if dense >= sparse else "sparse"
+    violations = rules.fused_not_below_arms(_EVALUATION, gain, arm, epsilon) if gain else []
+    figures = {"fused": scores.candidate_fused_ndcg_at_10, "dense": dense, "sparse": sparse}
+    return Verdict(violations, {**figures, **_shown("gain", gain)})
+
+
+def served_is_exact(evidence: Evidence) -> Verdict:
+    """On the same queries, the engine's fused ranking is not worse than the exact one of the same vectors (nDCG@10)."""
+    gain = evidence.store.require(_EVALUATION).summary_as(RetrievalEvaluationSummary).gain_over_exact
+    return Verdict(rules.served_is_exact(_EVALUATION, gain) if gain else [], _shown("gain", gain))
 
 
 def recall(evidence: Evidence) -> Verdict:
@@ -172,17 +198,25 @@ def live(evidence: Evidence) -> Verdict:
     for metric, gain in gains.items():
         if gain is not None:
             violations += rules.not_worse_than_live(_EVALUATION, gain, tolerance, metric)
-            figures |= {f"{metric}_gain": gain.mean, f"{metric}_gain_low": gain.low, f"{metric}_gain_high": gain.high}
+            figures |= _shown(f"{metric}_gain", gain)
     return Verdict(violations, figures)
 
 
+def _shown(name: str, gain: Interval | None) -> dict[str, float]:
+    return {name: gain.mean, f"{name}_low": gain.low, f"{name}_high": gain.high} if gain else {}
+
+
 def current(evidence: Evidence) -> Verdict:
-    """The evaluation is of the current candidate: same collection, same fusion, compared with the same release."""
-    judged = evidence.store.require(_EVALUATION).manifest.recipe.settings
+    """The evaluation is of the current candidate: same collection, same fusion, compared with the same release and with
+    the exact ranking."""
+    evaluation = evidence.store.require(_EVALUATION)
+    exact = evaluation.summary_as(RetrievalEvaluationSummary).gain_over_exact
+    judged = {**evaluation.manifest.recipe.settings, "compared with the exact ranking": exact is not None}
     name = candidate_name(evidence)
     fusion = fusion_of(settings_of(evidence.store, "retrieval"))
     live = baseline(evidence.store, evidence.releases, name, fusion)
     now = msgspec.to_builtins({"collection": name, "fusion": fusion, "live": live})
+    now["compared with the exact ranking"] = True
     return Verdict(rules.evaluation_is_current(_EVALUATION, judged, now), {"collection": name})
 
 
@@ -227,6 +261,9 @@ GATES = [
     Gate(_VECTORS, "vectors_are_of_this_model", same_model),
     Gate(_VECTORS, "lexical_vectors_are_not_empty", lexical_vectors, needs=("retrieval_settings",)),
     Gate(_VECTORS, "lexical_arm_is_configured", lexical_arm),
+    whole_gate("base_vectors"),
+    whole_gate(_COMPARISON),
+    Gate(_COMPARISON, "not_below_base", training_gain),
     whole_gate(_COLLECTION),
     Gate(_COLLECTION, "collection_is_complete", complete),
     Gate(_COLLECTION, "collection_matches_contract", contract),
@@ -236,7 +273,9 @@ GATES = [
     lineage_gate(_EVALUATION),
     whole_gate("fusion_sweep"),
     Gate(_EVALUATION, "evaluation_is_current", current),
+    Gate(_EVALUATION, "served_is_exact", served_is_exact),
     Gate(_EVALUATION, "fused_not_below_arms", fusion_is_worth_it),
+    Gate(_EVALUATION, "not_below_bm25", bm25),
     Gate(_EVALUATION, "recall_is_enough", recall),
     Gate(_EVALUATION, "not_worse_than_live", live),
     Gate(_EVALUATION, "consumers_are_satisfied", consumers),

@@ -9,13 +9,25 @@ import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving
 from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25Queries
+from expectations.rules.bootstrap import Interval, paired_bootstrap
 from expectations.violations import Refused, Violation, violation
-from ft_assets.retrieval.compare_models import no_questions
+from ft_assets.embedding.exact_search import rank_bm25
 from ft_assets.embedding.lexical import sparse_queries
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
-from ft_assets.embedding.scores import SCORES_FILE, Scores, gain, score_arms, summarise, write_scores
+from ft_assets.embedding.scores import (
+    BM25,
+    SCORES_FILE,
+    Scores,
+    gain,
+    gain_over_bm25,
+    score_arms,
+    summarise,
+    write_scores,
+)
 from ft_assets.retrieval.collection import stored_contract
+from ft_assets.retrieval.compare_models import no_questions
+from ft_assets.retrieval.exact import exact_rankings
 from ft_assets.retrieval.jobs import Baseline, RetrievalEvaluationJob, RetrievalEvaluationSummary, read_collection_file
 from ft_assets.retrieval.query import ask
 from ft_assets.retrieval.vectors import contract_of
@@ -40,7 +52,8 @@ class _System:
 
 
 def main(job: Job) -> Artifact:
-    """Publish `retrieval_evaluation`: scores of `candidate` and of `live` on the same questions.
+    """Publish `retrieval_evaluation`: scores of `candidate`, its `exact` ranking, `bm25` and `live` on the same
+    questions.
 
     Raises Refused: FT-EMB-016 there is no question, FT-RET-008 the collection or the model of what is live is gone
     (unless any loss is accepted, or the candidate itself is live).
@@ -61,6 +74,8 @@ def main(job: Job) -> Artifact:
             missing = "its model is no longer in the store"
     # encoded before the engine is opened, so that its lock is held only while searching
     queries = _encode_questions(questions, systems, accelerator.choose(params.compute.device, params.compute.dtype))
+    own, vectors = queries[systems[0].model.recipe_id][0], job.input("passage_vectors")
+    exact = exact_rankings(own, questions.texts, vectors, job.input("qdrant_collection"), params.fusion)
     scores: Scores = {}
     metrics = Metrics(job.folder())
     with params.engine.engine().open() as client:
@@ -75,6 +90,12 @@ def main(job: Job) -> Artifact:
             values = scores[system.name, "fused"]["ndcg_at_10"]
             metrics.log(f"evaluate {system.name}", step, len(systems), ndcg_at_10=sum(values) / len(values))
     metrics.close()
+    scores |= score_arms("exact", exact, questions.qrels)
+    if contract_of(vectors).lexical:
+        bm25 = exact["sparse"]
+    else:
+        bm25 = rank_bm25(passages.contents, passages.ids, questions.texts, params.bm25)
+    scores |= score_arms(BM25, {"sparse": bm25}, questions.qrels)
     compared = len(systems) > 1
     summary = RetrievalEvaluationSummary(
         questions=len(questions.ids),
@@ -83,6 +104,9 @@ def main(job: Job) -> Artifact:
         live=_describe_baseline(live, missing),
         gain_ndcg_at_10=gain(scores, "candidate", "live", "ndcg_at_10") if compared else None,
         gain_recall_at_10=gain(scores, "candidate", "live", "recall_at_10") if compared else None,
+        gain_over_exact=gain(scores, "candidate", "exact", "ndcg_at_10"),
+        gain_over_arm=_gain_over_arm(scores),
+        gain_over_bm25=gain_over_bm25(scores, "candidate"),
     )
     with store.stage(job.recipe) as staging:
         write_scores(staging.path / SCORES_FILE, questions.ids, scores)
@@ -117,6 +141,12 @@ def _rank(
         answers = ask(client, system.collection, served, vectors, arm, limit=_DEPTH)
         rankings[arm] = [[str(point.payload["passage_id"]) for point in points] for points in answers]
     return rankings
+
+
+def _gain_over_arm(scores: Scores) -> Interval:
+    """Return the nDCG@10 that the candidate's fused ranking gains over the better one of its arms."""
+    arms = [scores["candidate", arm]["ndcg_at_10"] for arm in ("dense", "sparse")]
+    return paired_bootstrap(scores["candidate", "fused"]["ndcg_at_10"], max(arms, key=sum))
 
 
 def _incomparable(live: Baseline, missing: str) -> Violation:

@@ -51,8 +51,21 @@ class RetrievalEvaluationJob(msgspec.Struct, frozen=True, kw_only=True, forbid_u
     evaluate_on: Literal["validation", "test"]
     live: Baseline | None
     must_compare: bool
+    bm25: Bm25Settings
+    """Settings of the BM25 that the candidate is compared with."""
     engine: EngineParams
     compute: ComputeParams
+
+
+class ModelComparisonSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Summary of `embedding_evaluation`, next to the means and intervals of `scores.summarise`."""
+
+    questions: int
+    unresolved: int
+    gain: Interval
+    """nDCG@10 of the trained model's fused ranking minus that of the base."""
+    gain_over_bm25: Interval | None = None
+    """nDCG@10 of the trained model's fused ranking minus that of BM25."""
 
 
 class VectorsSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +110,12 @@ class RetrievalEvaluationSummary(msgspec.Struct, frozen=True, kw_only=True, omit
     """The release it was compared with, or the reason why with none."""
     gain_ndcg_at_10: Interval | None = None
     gain_recall_at_10: Interval | None = None
+    gain_over_exact: Interval | None = None
+    """nDCG@10 of the served fused ranking minus that of the exact one; evaluations before version 3 have none."""
+    gain_over_arm: Interval | None = None
+    """nDCG@10 of the fused ranking minus that of the better arm; evaluations before version 3 have none."""
+    gain_over_bm25: Interval | None = None
+    """nDCG@10 of the served fused ranking minus that of BM25; evaluations before version 3 have none."""
 
 
 class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,15 +127,30 @@ class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):
     candidate_fused_recall_at_10: float
 
 
+class SweepJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `sweep`. `fusion` is the configured one."""
+
+    fusion: Fusion
+    compute: ComputeParams
+
+
 class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Summary of `fusion_sweep`. `ndcg_at_10` holds the mean of each fusion."""
 
     questions: int
     unresolved: int
+    configured: str
+    best: str
     recommended: str
-    recommended_ndcg_at_10: float
-    gain_over_usual: Interval
+    """The best fusion where its gain is certain, else the configured one."""
+    gain_over_configured: Interval
+    """nDCG@10 of the best fusion minus that of the configured one."""
     gain_is_certain: bool
+    questions_needed: int | None
+    """About the number of questions on which the observed gain would be certain; None where there is none."""
+    best_is_at_edge: bool
+    """The best fusion has the smallest or the largest weight of the sweep."""
+    advice: str
     ndcg_at_10: dict[str, float]
 
 

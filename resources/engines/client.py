@@ -304,25 +304,22 @@ def _request(query: Query) -> models.QueryRequest:
     lexical = models.SparseVector(
         indices=np.asarray(query.sparse[0]).tolist(), values=np.asarray(query.sparse[1]).tolist()
     )
-    params = models.SearchParams(exact=True) if query.exact else None
     must: list[Any] = [_condition(condition) for condition in query.where]
     if query.ids is not None:
         must.append(models.HasIdCondition(has_id=list(query.ids)))
     only = models.Filter(must=must) if must else None
     request: OpenJson
     if query.arm == "dense":
-        request = {"query": query.dense, "using": DENSE, "params": params}
+        request = {"query": query.dense, "using": DENSE, "params": _params(query)}
     elif query.arm == "sparse":
         request = {"query": lexical, "using": SPARSE}
     else:
         fusion = query.fusion
         if fusion is None:
             raise ValueError("the fused arm needs a fusion")
-        # the limit is always given: the engine's own default is 10, and beyond it an arm counts 0
-        prefetch = [
-            models.Prefetch(query=query.dense, using=DENSE, limit=fusion.prefetch_limit, params=params, filter=only),
-            models.Prefetch(query=lexical, using=SPARSE, limit=fusion.prefetch_limit, filter=only),
-        ]
+        # each arm scores the candidates of both (fusion.py); the limits are given: the engine's own default is 10
+        prefetch = _arms(query, lexical, fusion.prefetch_limit, only)
+        prefetch = _arms(query, lexical, 2 * fusion.prefetch_limit, only, prefetch)
         if fusion.fusion == "weighted_sum":
             formula, defaults = weighted_sum(fusion, query.distance, _ALGEBRA)
             request = {"prefetch": prefetch, "query": models.FormulaQuery(formula=formula, defaults=defaults)}
@@ -330,6 +327,25 @@ def _request(query: Query) -> models.QueryRequest:
             request = {"prefetch": prefetch, "query": models.FusionQuery(fusion=models.Fusion(fusion.fusion))}
     payload = models.PayloadSelectorInclude(include=list(query.payload)) if query.payload else False
     return models.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **request)
+
+
+def _arms(
+    query: Query,
+    lexical: models.SparseVector,
+    limit: int,
+    only: models.Filter | None,
+    candidates: list[models.Prefetch] | None = None,
+) -> list[models.Prefetch]:
+    """Return one prefetch an arm, over all points or over these candidates."""
+    common: OpenJson = {"prefetch": candidates, "limit": limit, "filter": only}
+    return [
+        models.Prefetch(query=query.dense, using=DENSE, params=_params(query), **common),
+        models.Prefetch(query=lexical, using=SPARSE, **common),
+    ]
+
+
+def _params(query: Query) -> models.SearchParams | None:
+    return models.SearchParams(exact=True) if query.exact else None
 
 
 def _condition(condition: Condition) -> models.FieldCondition:

@@ -22,6 +22,7 @@ import qdrant_edge as edge
 
 from expectations.contracts.embedding import Serving
 from expectations.violations import Refused, violation
+from resources.engines.fusion import RRF_K
 from resources.engines.protocol import (
     DENSE,
     SPARSE,
@@ -44,7 +45,6 @@ from resources.files import write_json
 
 _QUERIES = 64  # in one batch
 _PAGE = 10_000  # points in one page of a scroll without vectors
-_RRF_K = 2  # the server's default; this library has none
 _DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot, "euclid": edge.Distance.Euclid}
 _SCHEMAS: dict[PayloadType, edge.PayloadSchemaType] = {
     "text": edge.PayloadSchemaType.Keyword,
@@ -271,15 +271,18 @@ def _request(query: Query) -> edge.QueryRequest:
         fusion = query.fusion
         if fusion is None:
             raise ValueError("the fused arm needs a fusion")
+        # each arm scores the candidates of both (fusion.py)
+        candidates = [edge.Prefetch(fusion.prefetch_limit, arm, None, params, only) for arm in (dense, lexical)]
         prefetches = [
-            edge.Prefetch(limit=fusion.prefetch_limit, query=arm, params=params, filter=only)
-            for arm in (dense, lexical)
+            edge.Prefetch(2 * fusion.prefetch_limit, arm, candidates, params, only) for arm in (dense, lexical)
         ]
         if fusion.fusion == "weighted_sum":
             formula, defaults = weighted_sum(fusion, query.distance, _ALGEBRA)
             request = {"prefetches": prefetches, "query": edge.Formula(formula, defaults)}
         else:
-            how = edge.Fusion.Dbsf() if fusion.fusion == "dbsf" else edge.Fusion.Rrf(k=_RRF_K)
+            how = (
+                edge.Fusion.Dbsf() if fusion.fusion == "dbsf" else edge.Fusion.Rrf(k=RRF_K)
+            )  # the library has no default
             request = {"prefetches": prefetches, "query": how}
     payload = list(query.payload) if query.payload else False
     return edge.QueryRequest(limit=query.limit, with_payload=payload, filter=only, **request)

@@ -176,13 +176,14 @@ class Algebra(NamedTuple, Generic[Term]):
 
 
 def weighted_sum(fusion: Fusion, distance: str, a: Algebra[Term]) -> tuple[Term, dict[str, float]]:
-    """Return the formula over both raw scores, and the score that counts where an arm did not find the point.
+    """Return the formula over both raw scores, and the score that counts where an arm has none for a candidate.
 
-    This is the one definition of the weighted sum. Every engine writes it in its own words, so the ranking is equal.
+    That is a point without a token in common, whose lexical score is 0: each arm scores the candidates of both arms.
+    Every engine writes this formula in its own words, so the ranking is equal (fusion.py has it in numpy).
     """
     score, missing = a.variable("$score[0]"), 0.0
     if distance == "euclid":
-        # unit vectors: the cosine is 1 - d²/2, so that a smaller distance counts more and an unseen point counts 0
+        # unit vectors: the cosine is 1 - d²/2, so that a smaller distance counts more
         score = a.add([a.constant(1.0), a.multiply([a.constant(-0.5), score, score])])
         missing = math.sqrt(2)
     arms = [(fusion.dense_weight, score), (fusion.sparse_weight, a.variable("$score[1]"))]

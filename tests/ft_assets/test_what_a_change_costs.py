@@ -21,6 +21,7 @@ from tests.ft_assets.costs import LONG, NOTES, SECTIONS, TRAINED, Whole, note, w
 
 pytestmark = pytest.mark.slow
 EVALUATE_AND_RELEASE = {"retrieval_evaluation", "released_collection"}
+FOLLOWERS = {"embedding_evaluation", "fusion_sweep", "answer_evaluation"}
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +65,12 @@ def test_a_weight_costs_an_evaluation(whole: Whole, weights: dict[str, object]) 
     whole.configure(retrieval=weights)
     cost = whole.cost()
     assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, 0, 0)
-    assert cost.judged == {"retrieval_evaluation", "answer_evaluation"}
+    assert cost.judged == {"retrieval_evaluation", "embedding_evaluation", "answer_evaluation"}
     after = whole.served()
     assert after["adapter"] == before["adapter"]
     assert after["collection"] != before["collection"]
-    assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, "answer_evaluation"}
+    # the sweep compares the other fusions with the configured one
+    assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, *FOLLOWERS}
     # these read the same section: requested, and reused. Nothing else is.
     assert cost.requested == {*cost.made, "passage_vectors", "qdrant_collection"}
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from expectations.canonical import text_digest
-from expectations.contracts.embedding import EmbeddingContract, Lexical, Level, compare
+from expectations.contracts.embedding import EmbeddingContract, Level, Lexical, compare
 from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25, Bm25Queries, DocumentFrequencies
 from expectations.lexical.terms import Terms
 from expectations.violations import Refused

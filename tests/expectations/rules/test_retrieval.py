@@ -50,7 +50,8 @@ VIOLATIONS: list[tuple[str, str, list[Violation]]] = [
     ("FT-COL-002", "dimension", rules.collection_matches_contract("c", CONTRACT, SERVED_OTHER, CONTRACT.serving)),
     ("FT-COL-003", "768", rules.collection_matches_contract("c", CONTRACT, CONTRACT, Serving(dimension=768, distance="cosine"))),  # noqa: E501
     ("FT-COL-004", "a (dense)", rules.stored_vectors_match("c", {"a (dense)": 0.5})),
-    ("FT-RET-001", "sparse arm", rules.fused_not_below_arms("e", 0.8, 0.5, 0.9, 0.05)),
+    ("FT-RET-001", "sparse arm", rules.fused_not_below_arms("e", Interval(-0.022, -0.04, -0.001, 88), "sparse", 0.02)),
+    ("FT-RET-010", "-0.0270", rules.served_is_exact("e", Interval(-0.027, -0.044, -0.012, 88))),
     ("FT-RET-002", "0.4", rules.recall_is_enough("e", 0.4, 0.5)),
     ("FT-RET-003", "-0.05", rules.not_worse_than_live("e", Interval(-0.05, -0.09, -0.01, 50), 0.02, "ndcg_at_10")),
     ("FT-RET-004", "fusion", rules.evaluation_is_current("e", {"fusion": 1}, {"fusion": 2})),
@@ -72,7 +73,11 @@ def test_good_values_pass_every_rule() -> None:
     assert rules.one_vector_a_passage("v", ["a"], ["a"]) == []
     assert rules.collection_matches_contract("c", CONTRACT, CONTRACT, CONTRACT.serving) == []
     assert rules.stored_vectors_match("c", {"a": 1e-6}) == []
-    assert rules.fused_not_below_arms("e", 0.86, 0.5, 0.9, 0.05) == []
+    # a loss that may be chance, and one that is certain and small
+    assert rules.fused_not_below_arms("e", Interval(-0.1, -0.21, 0.01, 20), "dense", 0.02) == []
+    assert rules.fused_not_below_arms("e", Interval(-0.01, -0.015, -0.005, 9000), "dense", 0.02) == []
+    assert rules.served_is_exact("e", Interval(-0.02, -0.05, 0.0, 20)) == []
+    assert rules.served_is_exact("e", Interval(-0.001, -0.002, -0.0005, 9000)) == []
     assert rules.not_worse_than_live("e", Interval(0.03, -0.01, 0.05, 50), 0.02, "ndcg_at_10") == []
     # few questions: the interval is wide; nothing was lost, or the loss may be chance
     assert rules.not_worse_than_live("e", Interval(0.0, -0.1, 0.1, 20), 0.02, "ndcg_at_10") == []

@@ -80,8 +80,8 @@ class Graph:
         return Graph(target)
 
 
-RETRIEVAL_SIDE = ("embedding_settings", "retrieval_settings", "embedding_model", "embedding_evaluation",
-                  "passage_vectors", "qdrant_collection", "retrieval_evaluation", "released_collection")  # fmt: skip
+RETRIEVAL_SIDE = ("embedding_settings", "retrieval_settings", "embedding_model", "passage_vectors",
+                  "base_vectors", "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

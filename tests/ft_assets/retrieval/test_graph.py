@@ -13,23 +13,26 @@ import pyarrow.parquet as pq
 import pytest
 from qdrant_client import models
 
-from expectations.contracts.embedding import EmbeddingContract, Serving, read_contract
+from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving, read_contract
 from expectations.violations import Refused
 from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, inspect, point_id
+from ft_assets.retrieval.evaluate import main as evaluate
+from ft_assets.retrieval.jobs import RetrievalEvaluationJob
 from ft_assets.retrieval.search import Hit, Retriever
 from ft_assets.retrieval.vectors import contract_of, schema
 from ft_assets.rollback import roll_back
 from resources.artifacts import Recipe
 from resources.engines.protocol import VectorClient
+from resources.launcher import ComputeParams, Job
 from resources.qdrant import QdrantEngine, aliased
 from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
 
 pytestmark = pytest.mark.slow
 
 AFTER_CORPUS = ("passages", "retrieval_records", "split_ledger", "retrieval_splits", *RETRIEVAL_SIDE[3:])
-AFTER_WEIGHTS = RETRIEVAL_SIDE[1:2] + RETRIEVAL_SIDE[4:]
+AFTER_WEIGHTS = RETRIEVAL_SIDE[1:2] + RETRIEVAL_SIDE[3:]
 
 
 def served(graph: Graph) -> str | None:
@@ -411,23 +414,46 @@ def test_a_query_of_another_dimension_is_refused_before_it_is_sent(released: Gra
 
 def test_the_sweep_agrees_with_the_engine_and_changes_nothing(released: Graph) -> None:
     sweep = released.artifact("fusion_sweep").summary
-    assert set(sweep["ndcg_at_10"]) >= {"1.0 / 0", "1.0 / 0.3", "1.0 / 2", "dbsf", "rrf"}
-    assert sweep["recommended"] in sweep["ndcg_at_10"]
-    assert sweep["ndcg_at_10"][sweep["recommended"]] == max(sweep["ndcg_at_10"].values())
+    assert set(sweep["ndcg_at_10"]) >= {"1.0 / 0", "1.0 / 0.3", "1.0 / 2", "1.0 / 8", "dbsf", "rrf"}
+    assert (sweep["configured"], sweep["questions"]) == ("1.0 / 0.3", sweep["gain_over_configured"]["n"])
+    assert sweep["ndcg_at_10"][sweep["best"]] == max(sweep["ndcg_at_10"].values())
+    assert sweep["recommended"] == (sweep["best"] if sweep["gain_is_certain"] else "1.0 / 0.3")
     # one collection, one model: exact search and the engine rank alike
     exact = released.artifact("embedding_evaluation").summary
     asked = released.artifact("retrieval_evaluation").summary
     for arm in ("dense", "sparse", "fused"):
         for metric in ("ndcg_at_10", "recall_at_10", "mrr_at_10"):
             assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(exact[f"trained_{arm}_{metric}"], abs=1e-3)
+            assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(asked[f"exact_{arm}_{metric}"], abs=1e-3)
+
+
+def test_an_engine_that_ranks_worse_than_its_vectors_is_refused(graph: Graph, tmp_path: Path) -> None:
+    name = str(served(graph))
+    with graph.qdrant.engine().open() as client:
+        points = next(client.scroll(name, batch=1000))
+        client.upsert(name, replace(points, dense=np.roll(points.dense, 1, axis=0)))
+    recipe = graph.artifact("retrieval_evaluation").manifest.recipe
+    params = RetrievalEvaluationJob(
+        collection=name,
+        fusion=msgspec.convert(recipe.settings["fusion"], Fusion),
+        evaluate_on="test",
+        live=None,
+        must_compare=False,
+        engine=graph.qdrant.engine().params,
+        compute=ComputeParams(state_dir=str(graph.root / "state"), device="cpu", dtype="float32"),
+    )
+    recipe, store = msgspec.structs.replace(recipe, code_version="damaged"), graph.artifacts.store()
+    job = Job(recipe=recipe, store=str(store.root), run_dir=str(tmp_path), params=msgspec.to_builtins(params))
+    store.point(evaluate(job))
+    assert codes_of(graph, "retrieval_evaluation")["served_is_exact"] == {"FT-RET-010"}
 
 
 def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
     from ft_assets.embedding.exact_search import best, score_blocks
     from ft_assets.embedding.model import Encoded, HybridEncoder
     from ft_assets.retrieval.query import ask
-    from ft_assets.retrieval.sweep import dbsf, rrf
     from ft_assets.retrieval.vectors import read_vectors
+    from resources.engines.fusion import fuse
 
     rows = list(read_vectors(released.artifact("passage_vectors")))
     corpus = Encoded(np.stack([row.dense for row in rows]), [(row.indices, row.values) for row in rows], 0)
@@ -437,11 +463,12 @@ def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
     with released.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
         contract = inspect(client, name).contract
-        for kind, fuse in (("dbsf", dbsf), ("rrf", rrf)):
+        for kind in ("weighted_sum", "dbsf", "rrf"):
             assert contract.fusion is not None
-            fused = msgspec.structs.replace(contract, fusion=msgspec.structs.replace(contract.fusion, fusion=kind))
+            fusion = msgspec.structs.replace(contract.fusion, fusion=kind)
+            fused = msgspec.structs.replace(contract, fusion=fusion)
             asked = ask(client, name, fused, queries, "fused", limit=5)
-            mine = best(fuse(dense, lexical), [row.passage_id for row in rows], 5)
+            mine = best(fuse(fusion, dense, lexical), [row.passage_id for row in rows], 5)
             assert [[p.payload["passage_id"] for p in points] for points in asked] == mine, kind
 
 

@@ -1,0 +1,65 @@
+"""The exact scores of a collection's vectors, without an engine: what its engine should rank."""
+
+# pyright: basic
+# numpy's shapes are not typed here.
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from expectations.contracts.embedding import Fusion, Serving, read_contract
+from expectations.lexical.bm25 import Bm25Queries
+from ft_assets.embedding.exact_search import rank_arms
+from ft_assets.embedding.lexical import sparse_queries
+from ft_assets.embedding.model import Encoded
+from ft_assets.embedding.truncate import truncate
+from ft_assets.retrieval.jobs import read_collection_file
+from ft_assets.retrieval.vectors import contract_of, frequencies_of, read_vectors
+from resources.artifacts import Artifact
+
+
+def exact_rankings(
+    queries: Encoded, texts: Sequence[str], vectors: Artifact, collection: Artifact, fusion: Fusion
+) -> dict[str, list[list[str]]]:
+    """Return the passage ids that each arm ranks best by the scores of every passage, for each query."""
+    queries, passages, ids = served_vectors(queries, texts, vectors, collection)
+    return rank_arms(queries, passages, ids, fusion)
+
+
+def served_vectors(
+    queries: Encoded, texts: Sequence[str], vectors: Artifact, collection: Artifact
+) -> tuple[Encoded, Encoded, list[str]]:
+    """Return queries and passages as the collection serves them, and the ids of the passages.
+
+    `queries` are the vectors that the model gives the `texts`.
+    """
+    dimension = serving_in(collection).dimension
+    passages, ids = read_encoded(vectors)
+    passages = passages._replace(dense=truncate(passages.dense, dimension))
+    queries = queries._replace(dense=truncate(queries.dense, dimension))
+    return with_lexical_arm(queries, texts, vectors), passages, ids
+
+
+def with_lexical_arm(queries: Encoded, texts: Sequence[str], vectors: Artifact) -> Encoded:
+    """Return the queries with the lexical vectors of the arm that these passages have."""
+    lexical = contract_of(vectors).lexical
+    if lexical is None:
+        return queries
+    bm25 = Bm25Queries(lexical, frequencies_of(vectors), vectors.asset)
+    return queries._replace(sparse=sparse_queries(bm25, texts))
+
+
+def read_encoded(vectors: Artifact) -> tuple[Encoded, list[str]]:
+    """Return the vectors of all passages, and their ids."""
+    rows = list(read_vectors(vectors))
+    sparse = [(row.indices, row.values) for row in rows]
+    return Encoded(np.stack([row.dense for row in rows]), sparse, 0), [row.passage_id for row in rows]
+
+
+def serving_in(collection: Artifact) -> Serving:
+    """Return the dimension and distance of a `qdrant_collection` artifact."""
+    serving = read_contract(read_collection_file(collection).contract, collection.asset).serving
+    if serving is None:
+        raise ValueError("the contract of qdrant_collection does not say how it is served")
+    return serving
