@@ -9,7 +9,9 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from expectations.contracts.collection import configured_serving
-from expectations.contracts.embedding import Serving
+from expectations.contracts.embedding import Fusion, Serving
 from expectations.violations import Refused, violation
+from resources.engines.fusion import fuse
 from resources.engines.protocol import (
     DENSE,
     SPARSE,
@@ -239,6 +242,35 @@ class LocalClient(ServerClient):
     def index_payload(self, name: str, fields: Mapping[str, PayloadType]) -> None:
         """Nothing to do: this engine has no index."""
 
+    def query(self, name: str, queries: Sequence[Query]) -> list[list[Scored]]:
+        """Answers the fused arm from the vectors of the candidates, in several requests.
+
+        Here a search among some points costs one among all: nested prefetches took 3.5 times as long.
+        """
+        answers: list[list[Scored]] = []
+        for query in queries:
+            answers += [self._fused(name, query)] if query.arm == "fused" else super().query(name, [query])
+        return answers
+
+    def _fused(self, name: str, query: Query) -> list[Scored]:
+        fusion = _fusion(query)
+        arms = [replace(query, arm=arm, limit=fusion.prefetch_limit, payload=()) for arm in (DENSE, SPARSE)]
+        found = chain.from_iterable(super().query(name, arms))
+        points = self.retrieve(name, list(dict.fromkeys(point.id for point in found)))
+        if not points.ids:
+            return []
+        weights = dict(zip(*(np.asarray(part).tolist() for part in query.sparse), strict=True))
+        lexical = [
+            sum(weights.get(token, 0.0) * value for token, value in zip(ids.tolist(), values.tolist(), strict=True))
+            for ids, values in points.sparse
+        ]
+        dense = points.dense @ np.asarray(query.dense, np.float32)
+        (scores,) = fuse(fusion, dense[None], np.asarray([lexical], np.float32))
+        return [
+            Scored(points.ids[n], float(scores[n]), {field: points.payloads[n].get(field) for field in query.payload})
+            for n in np.argsort(-scores, kind="stable")[: query.limit]
+        ]
+
     def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         _ = self.client  # its lock is held before a folder is removed
         if name not in self.names():
@@ -314,9 +346,7 @@ def _request(query: Query) -> models.QueryRequest:
     elif query.arm == "sparse":
         request = {"query": lexical, "using": SPARSE}
     else:
-        fusion = query.fusion
-        if fusion is None:
-            raise ValueError("the fused arm needs a fusion")
+        fusion = _fusion(query)
         # each arm scores the candidates of both (fusion.py); the limits are given: the engine's own default is 10
         prefetch = _arms(query, lexical, fusion.prefetch_limit, only)
         prefetch = _arms(query, lexical, 2 * fusion.prefetch_limit, only, prefetch)
@@ -342,6 +372,12 @@ def _arms(
         models.Prefetch(query=query.dense, using=DENSE, params=_params(query), **common),
         models.Prefetch(query=lexical, using=SPARSE, **common),
     ]
+
+
+def _fusion(query: Query) -> Fusion:
+    if query.fusion is None:
+        raise ValueError("the fused arm needs a fusion")
+    return query.fusion
 
 
 def _params(query: Query) -> models.SearchParams | None:

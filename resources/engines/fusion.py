@@ -1,7 +1,7 @@
 """The fusion of both arms by definition, in numpy: from the scores of every point, as every engine must rank them.
 
 The candidates of a question are the best `prefetch_limit` points of each arm. Every engine scores the candidates of
-both arms in both arms, with nested prefetches in one request, and then fuses:
+both arms in both arms and then fuses: `server` and `edge` with nested prefetches in one request, `local` by `fuse`.
 
 - `weighted_sum`: the weighted sum of both scores. Every point has one, so its definition needs no candidates.
 - `dbsf`: each arm's scores of the candidates, scaled by their mean ± 3 deviations, are added.

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Generator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from qdrant_client import QdrantClient
 
 from expectations.contracts.embedding import Fusion, Serving
+from resources.engines.client import ServerClient
 from resources.engines.fusion import fuse
 from resources.engines.protocol import Condition, Points, Query, Scored, VectorClient
 from tests.resources.test_engines import ENGINES, engine, key
 
 PASSAGES, TOPICS, DIMENSION, VOCABULARY, BATCH = 5000, 200, 64, 3000, 250
-QUESTIONS = {"local": 3, "edge": 100, "server": 100}
+QUESTIONS = {"local": 5, "edge": 100, "server": 100, "memory": 2}
 TENANTS = 4
 
 
@@ -65,7 +69,7 @@ class Served:
         return self.client.query(self.name, queries)
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=[*ENGINES, "memory"])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -75,10 +79,17 @@ def distance(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+def opened(kind: str, path: Path) -> AbstractContextManager[VectorClient]:
+    """Open an engine; `memory`: what a server is sent, answered by qdrant-client itself."""
+    if kind == "memory":
+        return closing(ServerClient(lambda: QdrantClient(":memory:")))
+    return engine(path, kind).open()
+
+
 @pytest.fixture(scope="module")
 def served(kind: str, distance: Any, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
     name = f"ft_test_{uuid.uuid4().hex[:12]}"
-    with engine(tmp_path_factory.mktemp(kind), kind).open() as client:
+    with opened(kind, tmp_path_factory.mktemp(kind)) as client:
         client.create(name, Serving(dimension=DIMENSION, distance=distance), {})
         for start in range(0, PASSAGES, BATCH):
             numbers = range(start, start + BATCH)
