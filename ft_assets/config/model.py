@@ -95,9 +95,15 @@ class CorpusSettings(RowFiles):
     """The names that rows have for `document_id`, `title` and `text`, as in `datasets.instruction.columns`. Documents
     have no columns and are read as they are."""
     max_chars: PositiveInt = 1200
-    """Characters of one passage, at most about this many. A longer section is cut at sentence ends. Choose it together
-    with `embedding.passage_max_tokens`, because tokens beyond that limit are not encoded: on CMRC 2018 (Chinese) the
-    two defaults leave 38 % of the tokens out, so lower it for Chinese."""
+    """Characters of one passage, at most about this many. A longer section is cut at sentence ends. What an encoder
+    reads is limited in tokens: see `max_tokens`."""
+    max_tokens: Annotated[int, Field(ge=16)] | Literal["auto"] | None = "auto"
+    """Tokens of one passage, heading included and prompt not, at most: a passage of more is cut into parts, so that the
+    encoder reads all of it. Counted with the tokenizer of `embedding.base_model`, or by an estimate where there is no
+    section `embedding`. `auto` is what the encoder reads when the corpus is first cut; later the passages keep that
+    number, because with another one the parts get other texts and ids: write the number to cut again, and to have it
+    the same in every state folder. Null counts no tokens; on CMRC 2018 (Chinese) the encoder then does not read 38 % of
+    them."""
     min_chars: PositiveInt = 20
     """Characters of one section, at least. A shorter one is quarantined (FT-CORPUS-003), because a few characters
     answer no question. A Chinese character, a kana and a Hangul syllable count as three, because they say about as much
@@ -515,8 +521,8 @@ class EmbeddingSettings(ConfigSection):
     """Tokens of a query that are encoded, its prompt included; the rest is cut. Questions are short, and a small limit
     bounds the time of a search."""
     passage_max_tokens: PositiveInt = 256
-    """Tokens of a passage that are encoded, its prompt included; neither arm sees the rest. Choose it together with
-    `corpus.max_chars`: Chinese text can have one token a character. More tokens take more time and memory."""
+    """Tokens of a passage that are encoded, its prompt included. Passages are cut to this length when the corpus is
+    first cut; after a change `corpus.max_tokens` cuts them again. More tokens take more time and memory."""
     matryoshka: list[PositiveInt] = []
     """Smaller dimensions to train for, next to the full one; `retrieval.dimension` may then be one of them. Empty
     trains the full dimension alone."""
@@ -764,6 +770,17 @@ class Settings(ConfigSection):
             raise ValueError(
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
                 "the DPO adapter continues the SFT adapter. Set both to the same model and revision."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_passage_lengths(self) -> Self:
+        tokens = self.corpus.max_tokens
+        if self.embedding and isinstance(tokens, int) and tokens > self.embedding.passage_max_tokens:
+            raise ValueError(
+                f"corpus.max_tokens ({tokens}) is more than embedding.passage_max_tokens "
+                f"({self.embedding.passage_max_tokens}): the encoder would not read the end of a passage. Lower the "
+                "first, or raise the second."
             )
         return self
 
