@@ -29,7 +29,7 @@ EMBEDDING_MODEL = AssetSpec(
     inputs=("retrieval_splits", "passages"),
     reads=("embedding_settings",),
     enforces=("retrieval_splits",),
-    gates=(DATASET_GATES,),
+    gates=(DATASET_GATES, GATES),
     worker="ft_assets.embedding.train",
 )
 EMBEDDING_EVALUATION = AssetSpec(
@@ -54,9 +54,9 @@ def embedding_model(
     settings = settings_of(artifacts.store(), "embedding")
     base = models.version(settings.base_model, artifacts.state(), settings.revision)
     values = settings.model_dump(mode="json")
-    # no part of the recipe where the data has no such passage: it then changes nothing
+    # a limit of a gate; and judged negatives are no part of the recipe where the data has none: both change nothing
     judged = has_negatives(artifacts.store().require("retrieval_splits"), "train")
-    unused = set[str]() if judged else {"judged_negatives"}
+    unused = {"max_unknown_share"} if judged else {"max_unknown_share", "judged_negatives"}
     recipe_values = {name: value for name, value in values.items() if name not in unused}
     recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, "base_version": base})
     params = EmbeddingJob(settings=values, compute=compute_params(artifacts))

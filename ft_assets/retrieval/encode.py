@@ -6,20 +6,31 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from ft_assets.corpus.collect import PASSAGES
-from ft_assets.embedding.model import Encoded, HybridEncoder
+from ft_assets.embedding.model import MODEL_FOLDER, Encoded, HybridEncoder
 from ft_assets.retrieval.jobs import VectorsSummary
-from ft_assets.retrieval.vectors import CONTRACT_FILE, VECTORS_FILE, contract_of, schema, vector_writer
+from ft_assets.retrieval.vectors import (
+    CONTRACT_FILE,
+    CUT_FILE,
+    VECTORS_FILE,
+    CutPassage,
+    contract_of,
+    read_cut,
+    schema,
+    vector_writer,
+)
 from resources import accelerator
 from resources.artifacts import Artifact, ArtifactStore, write_json
 from resources.launcher import ComputeParams, Job, run_worker
 from resources.parquet import row_count
 from resources.telemetry import Metrics
+from resources.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +51,7 @@ def main(job: Job) -> Artifact:
     contract = contract_of(model)
     width = contract.dense.dimensions[0]
     source = _Vectors(model, job.params_as(ComputeParams), _find_earlier(job.artifacts(), contract.encode_fp), width)
+    cut: list[CutPassage] = []
     metrics = Metrics(job.folder())
     empty = done = 0
     total = row_count(passages.file(PASSAGES))
@@ -51,16 +63,18 @@ def main(job: Job) -> Artifact:
                 columns = [*map(chunk.column, _NAMES), *map(vectors.column, _ARMS)]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema(width)))
                 empty += vectors.column("sparse_indices").combine_chunks().value_lengths().to_pylist().count(0)
+                cut += source.cut_in(chunk)
                 done += len(chunk)
                 metrics.log("encode", done, total, encoded=source.encoded, reused=source.reused)
                 _release_memory()
         metrics.close()
+        write_json(staging.path / CUT_FILE, msgspec.to_builtins(sorted(cut, key=lambda passage: -passage.tokens)))
         summary = VectorsSummary(
             passages=done,
             encoded=source.encoded,
             reused=source.reused,
             empty_sparse=empty,
-            cut=source.cut,
+            cut=len(cut),
             dimension=width,
         )
         return staging.publish(summary)
@@ -70,9 +84,11 @@ class _Vectors:
     """Gives the vectors of passages: those of an earlier artifact where it has them, else encoded now. Counts both."""
 
     def __init__(self, model: Artifact, params: ComputeParams, earlier: Earlier, width: int) -> None:
-        self.encoded = self.reused = self.cut = 0
+        self.encoded = self.reused = 0
         self._model, self._params, self._earlier, self._width = model, params, earlier, width
         self._encoder: HybridEncoder | None = None
+        self._tokens = dict(earlier.cut or {})
+        """Content hash -> tokens, of the texts that are cut."""
 
     def of(self, chunk: pa.RecordBatch) -> pa.Table:
         """Return a table with the vectors of a chunk's passages, in their order."""
@@ -83,9 +99,14 @@ class _Vectors:
         tables = [earlier] if earlier else []
         known = set(earlier.column("content_sha256").to_pylist()) if earlier else set[str]()
         fresh = {sha: row for row, sha in enumerate(hashes) if sha not in known}
+        if known and self._earlier.cut is None:  # by a release that did not note them
+            self._note_cut(chunk, known)
         if fresh:
             texts = chunk.column("content").take(list(fresh.values())).to_pylist()
-            tables.append(_encodings(list(fresh), self._encode(texts), self._width))
+            encoded = self._encode(texts)
+            if encoded.cut:
+                self._note_cut(chunk, fresh)
+            tables.append(_encodings(list(fresh), encoded, self._width))
         self.encoded += len(fresh)
         self.reused += len(chunk) - len(fresh)
         table = pa.concat_tables(tables)
@@ -93,13 +114,25 @@ class _Vectors:
         rows = {sha: row for row, sha in enumerate(table.column("content_sha256").to_pylist())}
         return table.take([rows[sha] for sha in hashes])
 
+    def cut_in(self, chunk: pa.RecordBatch) -> list[CutPassage]:
+        """Return the passages of a chunk of which the encoder reads only a part."""
+        pairs = zip(chunk.column("passage_id").to_pylist(), chunk.column("content_sha256").to_pylist(), strict=True)
+        return [CutPassage(name, sha, self._tokens[sha]) for name, sha in pairs if sha in self._tokens]
+
+    def _note_cut(self, chunk: pa.RecordBatch, hashes: Collection[str]) -> None:
+        """Count the tokens of these texts of a chunk, and keep those beyond the limit."""
+        limits = contract_of(self._model).texts
+        columns = zip(chunk.column("content_sha256").to_pylist(), chunk.column("content").to_pylist(), strict=True)
+        texts = {sha: limits.passage_prompt + text for sha, text in columns if sha in hashes}
+        counts = Tokenizer(self._model.folder(MODEL_FOLDER)).count(list(texts.values()))
+        lengths = zip(texts, counts, strict=True)
+        self._tokens |= {sha: tokens for sha, tokens in lengths if tokens > limits.passage_max_tokens}
+
     def _encode(self, texts: list[str]) -> Encoded:
         if self._encoder is None:  # not loaded if every passage is known
             compute = accelerator.choose(self._params.device, self._params.dtype)
             self._encoder = HybridEncoder.load(self._model.folder(), compute)
-        encoded = self._encoder.encode(texts, "passage")
-        self.cut += encoded.cut
-        return encoded
+        return self._encoder.encode(texts, "passage")
 
 
 class Earlier:
@@ -107,6 +140,8 @@ class Earlier:
 
     def __init__(self, artifact: Artifact | None) -> None:
         self._artifact = artifact
+        self.cut = _cut_of(artifact)
+        """Content hash -> tokens, of texts that were cut; None if the artifact does not tell."""
         keys, groups = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         for number, hashes in enumerate(_hashes(artifact) if artifact else ()):
             keys.append(_keys(hashes))
@@ -134,6 +169,12 @@ class Earlier:
         file = pq.ParquetFile(self._artifact.file(VECTORS_FILE))
         table = file.read_row_groups(groups.tolist(), ["content_sha256", *_ARMS])
         return table.filter(pc.field("content_sha256").isin(hashes))
+
+
+def _cut_of(artifact: Artifact | None) -> dict[str, int] | None:
+    if artifact is None or CUT_FILE not in artifact.manifest.files:
+        return None
+    return {passage.content_sha256: passage.tokens for passage in read_cut(artifact)}
 
 
 def _keys(hashes: Sequence[str]) -> np.ndarray:

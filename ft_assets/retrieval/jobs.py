@@ -37,7 +37,8 @@ class RetrievalEvaluationJob(msgspec.Struct, frozen=True, kw_only=True, forbid_u
 
 
 class VectorsSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Summary of `passage_vectors`. `cut` texts reached the token limit; `empty_sparse` have no lexical weight."""
+    """Summary of `passage_vectors`. Of `cut` passages the encoder reads only a part; `empty_sparse` have no lexical
+    weight."""
 
     passages: int
     encoded: int = 0
