@@ -9,6 +9,7 @@ runs these commands for both data sets, and writes benchmarks/results/retrieval.
     python benchmarks/retrieval.py base-model WORK             # a small Chinese encoder from scratch -> WORK/encoder
     python benchmarks/retrieval.py run WORK [--base NAME] [--by-likeness]   # files to a released collection
     python benchmarks/retrieval.py measure WORK                # the table; TREC runs and judgements in WORK/runs
+    python benchmarks/retrieval.py lengths WORK                # BM25 on the part of a document that an encoder reads
 
 Your own data in BEIR layout (corpus.jsonl, queries.jsonl, qrels/*.tsv): put it into WORK and leave `prepare` out.
 The platform gets only paths and settings; the environment (FT__…) overrides any of them.
@@ -49,7 +50,7 @@ from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
 from resources import accelerator, models
 from resources.artifacts import ArtifactStore, library_versions, write_json
-from resources.parquet import row_count
+from resources.parquet import read_rows, row_count
 from resources.telemetry import METRICS_FILE, read_metrics
 
 RESULTS = Path(__file__).parent / "results/retrieval.json"
@@ -84,6 +85,7 @@ def main() -> int:
         )
     step.add_argument("--base")
     commands.add_parser("measure").add_argument("work", type=Path)
+    commands.add_parser("lengths").add_argument("work", type=Path)
     chosen = parser.parse_args()
     match chosen.command:
         case "all":
@@ -98,6 +100,8 @@ def main() -> int:
             build_encoder(chosen.work, by_likeness=chosen.by_likeness)
         case "run":
             return run(chosen.work, chosen.base, by_likeness=chosen.by_likeness)
+        case "lengths":
+            print(json.dumps(lengths(chosen.work), indent=2))
         case _:
             print(table(compare(chosen.work)))
     return 0
@@ -261,6 +265,9 @@ def run(work: Path, base: str | None = None, *, by_likeness: bool = False, asset
         },
         "retrieval": {"sparse_weight": SPARSE_WEIGHT},
     }
+    if not base and not (work / "encoder").is_dir():  # its vocabulary is learned from the splits that are made here
+        sections["corpus"]["max_tokens"] = None
+        sections["embedding"] = {"max_unknown_share": 1.0}
     overrides = {
         "FT_STATE_DIR": str(work / "state"),
         **{name: value if isinstance(value, str) else json.dumps(value) for name, value in _flat("FT", sections)},
@@ -341,6 +348,36 @@ def bm25(passages: Sequence[str], ids: Sequence[str], questions: Sequence[str]) 
     index = bm25s.BM25()
     index.index([split_terms(text) for text in passages], show_progress=False)
     return best(np.stack([index.get_scores(split_terms(text)) for text in questions]), ids)
+
+
+def lengths(work: Path) -> dict[str, Any]:
+    """Return for 256 and 512 tokens of WORK/encoder the share of documents and tokens beyond, and BM25's nDCG@10."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(work / "encoder/tokenizer.json"))
+    documents = [json.loads(line) for line in (work / "corpus.jsonl").read_text("utf-8").splitlines()]
+    texts = [f"{row['title']}\n{row['text']}" for row in documents]
+    encoded = tokenizer.encode_batch(texts)
+    counts = np.array([len(row.ids) for row in encoded])
+    splits = ArtifactStore(work / "state/artifacts").require("retrieval_splits")
+    asked = list(read_rows(splits.file("test.parquet"), ["query", "positive_ids"]))
+    ids, questions = [row["_id"] for row in documents], [row["query"] for row in asked]
+    qrels = [dict.fromkeys(row["positive_ids"], 1) for row in asked]
+
+    def score(parts: Sequence[str]) -> float:
+        rankings = [[name for name, _ in ranked] for ranked in bm25(parts, ids, questions)]
+        return round(float(np.mean(measure(qrels, rankings)["ndcg_at_10"])), 4)
+
+    report: dict[str, Any] = {"documents": len(ids), "bm25_on_all": score(texts)}
+    for limit in (256, 512):
+        # the last token read is the special one at the end
+        ends = [row.offsets[limit - 2][1] if len(row.ids) > limit else None for row in encoded]
+        report[f"{limit}_tokens"] = {
+            "documents_beyond": round(float((counts > limit).mean()), 4),
+            "tokens_beyond": round(float(np.clip(counts - limit, 0, None).sum() / counts.sum()), 4),
+            "bm25_on_what_is_read": score([text[:end] for text, end in zip(texts, ends, strict=True)]),
+        }
+    return report
 
 
 def split_terms(text: str) -> list[str]:

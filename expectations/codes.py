@@ -843,6 +843,11 @@ CODES: dict[str, Code] = {
         "A filter compares values of one type: it would leave out the others without a report.",
         "Write values of one type (text, number, bool, list of texts), or leave the field out of `corpus.payload`.",
     ),
+    "FT-CORPUS-014": Code(
+        "The passages are not cut to what the encoder reads",
+        "It would not read the ends of long passages, or could read more context than they have.",
+        "Set `corpus.max_tokens` to the number that you want; nothing is cut again before.",
+    ),
     # Data sets
     "FT-DATA-001": Code(
         "Too many rows are in the quarantine",
@@ -914,6 +919,11 @@ CODES: dict[str, Code] = {
         "No question of the split names a passage of this corpus",
         "Without questions an evaluation has nothing to measure.",
         "Add retrieval data, then `ft run --group datasets`.",
+    ),
+    "FT-EMB-020": Code(
+        "The encoder's vocabulary does not know the texts",
+        "All unknown tokens are the same to an encoder: it cannot tell such texts apart, whatever the training.",
+        "Choose an `embedding.base_model` for the languages of the corpus, or raise `embedding.max_unknown_share`.",
     ),
     # Estimates
     "FT-EST-001": Code(
@@ -1451,6 +1461,12 @@ CODES: dict[str, Code] = {
         "Vectors and passages are not in the same order",
         "They were not made by the same run; a point would get the text of another passage.",
         "Run `ft run --asset passage_vectors`.",
+    ),
+    "FT-VEC-010": Code(
+        "Too many passages are longer than what the encoder reads",
+        "The dense vector of such a passage knows nothing of its end, so questions about it are not answered.",
+        "Cut them to what it reads (`corpus.max_tokens`), let it read more (`embedding.passage_max_tokens`, then "
+        "`ft run --group embedding`), or raise `retrieval.max_cut_share`.",
     ),
 }
 

@@ -74,7 +74,7 @@ def build_defs(
     """Return the definitions of all assets that are configured; folders, engine and launcher are from the arguments."""
     absent = not_configured(settings).keys()
     assets = [asset for asset in chain.from_iterable(stage.ASSETS for stage in STAGES) if _name_of(asset) not in absent]
-    gates = [gate for gate in GATES if gate.asset not in absent]
+    gates = [gate for gate in GATES if absent.isdisjoint({gate.asset, *gate.needs})]
     return dg.Definitions(
         assets=automate(assets),
         asset_checks=build_checks(gates, judge_again()),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,9 @@ from resources.files import file_lock, file_stamp
 from resources.memo import Memo
 
 PACKAGE_PREFIX = "package:"
+_TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model")
+# licences travel with what is made of the model
+_PATTERNS = (*_TOKENIZER_PATTERNS, "*.safetensors", "*.jinja", "*/config.json", "README.md", "LICENSE*", "NOTICE*")
 _digests = Memo[str](size=256)
 """sha256 of a model's files, by path and stamp: one model has a few, and hashing gigabytes takes seconds."""
 
@@ -60,6 +64,27 @@ def locate(name: str, state: Path, revision: str | None = None) -> Path:
     if place.kind == "gguf":
         return _from_gguf(place.path, state / "models" / name.removeprefix(PACKAGE_PREFIX))
     return place.path
+
+
+def locate_tokenizer(name: str, state: Path, revision: str | None = None) -> Path:
+    """Return the folder of a model's tokenizer, as `locate` does; no weights are loaded from the hub."""
+    if look_up(name, revision).kind == "hub":
+        return _from_hub(name, revision, _TOKENIZER_PATTERNS)
+    return locate(name, state, revision)
+
+
+def tokenizer_version(name: str, revision: str | None = None) -> str:
+    """Return a short version of a model's tokenizer, for recipes, without loading anything.
+
+    Of a folder or package its content; of any other model its name and revision, because its files may not be here.
+    """
+    try:
+        place = look_up(name, revision)
+    except Refused:
+        place = None
+    if place and place.path and place.kind == "folder":
+        return model_fingerprint(place.path)["tokenizer"][:16]
+    return f"{name}@{revision}" if revision else name
 
 
 def silence_progress_bars() -> None:
@@ -143,14 +168,12 @@ def _from_gguf(source: Path, target: Path) -> Path:
     return target
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, patterns: Sequence[str] = _PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*/config.json", "README.md"]
-    patterns += ["LICENSE*", "NOTICE*"]  # they travel with what is made of the model
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         message = f"the model is not in the local cache, and {hub.endpoint()} did not give it ({type(error).__name__})"
         raise _refused("FT-MODEL-002", name, message) from error

@@ -43,6 +43,27 @@ def few_are_quarantined(where: str, lost: Mapping[str, tuple[int, int]], most: f
     ]
 
 
+def fit_the_encoder(where: str, cut_for: int, read: int, parts: int) -> list[Violation]:
+    """FT-CORPUS-014: passages are cut for as many tokens as the encoder reads. `parts`: passages made by that."""
+    if cut_for == read:
+        return []
+    if cut_for < read:
+        cost, keep = f"parts of longer passages change: there are {parts} of them", f", or {cut_for} to keep them"
+    else:
+        cost, keep = f"passages of more than {read} tokens become parts", ""
+    return [
+        violation(
+            "FT-CORPUS-014",
+            where=where,
+            message=f"The encoder reads {read} tokens of a passage, and passages are cut for {cut_for}",
+            field="tokens of a passage",
+            found=cut_for,
+            expected=read,
+            fix=f"set corpus.max_tokens: {read} to cut them again ({cost}, and are encoded){keep}",
+        )
+    ]
+
+
 def offsets_point_at_the_text(where: str, pairs: Iterable[tuple[str, str, str]]) -> list[Violation]:
     """FT-CORPUS-011: a passage's text is the source's. `pairs`: (passage id, text, cleaned source at its offsets)."""
     return [

@@ -67,6 +67,22 @@ def not_below_base(where: str, gain: Interval) -> list[Violation]:
     return [violation("FT-EMB-015", where=where, field="nDCG@10 gained", found=found, expected=expected)]
 
 
+def tokens_are_known(where: str, model: str, unknown: Mapping[str, tuple[int, int]], most: float) -> list[Violation]:
+    """FT-EMB-020: the encoder's vocabulary has nearly all tokens. `unknown`: kind of text -> (unknown, all)."""
+    return [
+        violation(
+            "FT-EMB-020",
+            where=where,
+            message=f"The vocabulary of {model} lacks {count} of {total} tokens of the {kind} (of a sample)",
+            field="share of unknown tokens",
+            found=round(count / total, 4),
+            expected=f"at most {most:g}",
+        )
+        for kind, (count, total) in unknown.items()
+        if count > most * total
+    ]
+
+
 # -- vectors --------------------------------------------------------------------------------------------------------
 def one_vector_a_passage(where: str, passages: Sequence[str], vectors: Sequence[str]) -> list[Violation]:
     """FT-VEC-001: every passage has exactly one row of vectors, and there is no row without a passage."""
@@ -131,6 +147,24 @@ def vectors_match_texts(where: str, passages: Mapping[str, str], vectors: Mappin
         for name, sha in vectors.items()
         if name in passages and passages[name] != sha
     ][:_SHOWN]
+
+
+def nothing_is_cut(where: str, lengths: Mapping[str, int], total: int, limit: int, most: float) -> list[Violation]:
+    """FT-VEC-010: the encoder reads all of nearly every passage. `lengths`: passage id -> tokens, of those it cuts."""
+    cut = len(lengths)
+    if cut <= most * total:
+        return []
+    names = ", ".join(f"{name} ({tokens})" for name, tokens in list(lengths.items())[:5])
+    return [
+        violation(
+            "FT-VEC-010",
+            where=where,
+            message=f"{cut} of {total} passages have more tokens than the encoder reads ({limit}). Longest: {names}",
+            field="share of passages that are cut",
+            found=round(cut / total, 4),
+            expected=f"at most {most:g}",
+        )
+    ]
 
 
 def vectors_are_of_model(where: str, stored: EmbeddingContract, wanted: EmbeddingContract) -> list[Violation]:

@@ -95,9 +95,15 @@ class CorpusSettings(RowFiles):
     """The names that rows have for `document_id`, `title` and `text`, as in `datasets.instruction.columns`. Documents
     have no columns and are read as they are."""
     max_chars: PositiveInt = 1200
-    """Characters of one passage, at most about this many. A longer section is cut at sentence ends. Choose it together
-    with `embedding.passage_max_tokens`, because tokens beyond that limit are not encoded: on CMRC 2018 (Chinese) the
-    two defaults leave 38 % of the tokens out, so lower it for Chinese."""
+    """Characters of one passage, at most about this many. A longer section is cut at sentence ends. What an encoder
+    reads is limited in tokens: see `max_tokens`."""
+    max_tokens: Annotated[int, Field(ge=16)] | Literal["auto"] | None = "auto"
+    """Tokens of one passage, heading included and prompt not, at most: a passage of more is cut into parts, so that the
+    encoder reads all of it. Counted with the tokenizer of `embedding.base_model`, or by an estimate where there is no
+    section `embedding`. `auto` is what the encoder reads when the corpus is first cut; later the passages keep that
+    number, because with another one the parts get other texts and ids: write the number to cut again, and to have it
+    the same in every state folder. Null counts no tokens; on CMRC 2018 (Chinese) the encoder then does not read 38 % of
+    them."""
     min_chars: PositiveInt = 20
     """Characters of one section, at least. A shorter one is quarantined (FT-CORPUS-003), because a few characters
     answer no question. A Chinese character, a kana and a Hangul syllable count as three, because they say about as much
@@ -515,8 +521,8 @@ class EmbeddingSettings(ConfigSection):
     """Tokens of a query that are encoded, its prompt included; the rest is cut. Questions are short, and a small limit
     bounds the time of a search."""
     passage_max_tokens: PositiveInt = 256
-    """Tokens of a passage that are encoded, its prompt included; neither arm sees the rest. Choose it together with
-    `corpus.max_chars`: Chinese text can have one token a character. More tokens take more time and memory."""
+    """Tokens of a passage that are encoded, its prompt included. Passages are cut to this length when the corpus is
+    first cut; after a change `corpus.max_tokens` cuts them again. More tokens take more time and memory."""
     matryoshka: list[PositiveInt] = []
     """Smaller dimensions to train for, next to the full one; `retrieval.dimension` may then be one of them. Empty
     trains the full dimension alone."""
@@ -556,6 +562,10 @@ class EmbeddingSettings(ConfigSection):
     judged_negatives: int = Field(default=1, ge=0)
     """Passages with a judgement of 0 that are added for each question that has some, drawn at random in every step:
     FlagEmbedding's `neg`, and others' hard negatives. Each takes the memory of one more passage; 0 leaves them out."""
+    max_unknown_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of tokens (0 to 1), in passages or in questions, that the encoder's vocabulary may lack; above it no
+    training starts. An English model lacks two thirds of a Chinese question; tokenizers that fall back to bytes lack
+    nothing. Judged on up to 2,000 passages and 2,000 questions; the default leaves room for rare signs."""
     seed: int = 42
     """Seed of the order of questions and of the drawn passages. The same seed on the same hardware gives the same
     result."""
@@ -621,6 +631,9 @@ class RetrievalSettings(ConfigSection):
     max_empty_sparse_share: float = Field(default=0.01, ge=0, le=1)
     """Share of passages (0 to 1) whose lexical vector may be empty. More mean that the lexical head has collapsed, as
     in FlagEmbedding issue 982."""
+    max_cut_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of passages (0 to 1) that may have more tokens than the encoder reads (`embedding.passage_max_tokens`);
+    above it the gate blocks. `corpus.max_tokens` keeps it at 0; a heading of many tokens can be an exception."""
     min_recall_at_10: float = Field(default=0.0, ge=0, le=1)
     """Recall@10 of the fused ranking (0 to 1) that a release needs. 0 asks for none, because the right value depends on
     your questions."""
@@ -781,6 +794,17 @@ class Settings(ConfigSection):
             raise ValueError(
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
                 "the DPO adapter continues the SFT adapter. Set both to the same model and revision."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_passage_lengths(self) -> Self:
+        tokens = self.corpus.max_tokens
+        if self.embedding and isinstance(tokens, int) and tokens > self.embedding.passage_max_tokens:
+            raise ValueError(
+                f"corpus.max_tokens ({tokens}) is more than embedding.passage_max_tokens "
+                f"({self.embedding.passage_max_tokens}): the encoder would not read the end of a passage. Lower the "
+                "first, or raise the second."
             )
         return self
 

@@ -12,9 +12,11 @@ from msgspec import to_builtins
 
 from expectations.text.glossary import Term, count_terms, load_terms
 from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.load import accepted_settings
 from ft_assets.config.model import Settings
 from ft_assets.corpus.checks import GATES
 from ft_assets.corpus.collect import PASSAGES, PassagesSummary, collect_passages
+from ft_assets.corpus.token_limit import limit_values, open_limit
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.observe import observed_files
@@ -40,7 +42,7 @@ _PASSAGES = AssetSpec(
     name="passages",
     group="corpus",
     kinds={"markdown", "parquet"},
-    code_version="4",
+    code_version="5",
     description="Documents cut by section and at sentence ends, with offsets into their sources; the rest quarantined.",
     inputs=("corpus_files",),
     reads=("corpus_settings",),
@@ -101,14 +103,19 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     inventory = file_inventory(list(files), root)
     payload = {"payload": settings.payload} if settings.payload else {}
     values = settings.model_dump(include={"max_chars", "min_chars", "traditional"})
+    # not from its settings asset: an encoder that is only configured changes nothing until a person asks for a training
+    encoder = accepted_settings(Path(artifacts.config_path), artifacts.state()).embedding
+    before = artifacts.store().current(_PASSAGES.name)
+    limited = limit_values(settings, encoder, before, artifacts.state())
     recipe = _PASSAGES.recipe_from(
-        values | payload | maps_recipe([files], root),
+        values | payload | maps_recipe([files], root) | limited,
         {"corpus_files": inventory_version(inventory)},
     )
 
     def compute(staging: Staging) -> Mapping[str, object]:
         write_json(staging.path / FILES, inventory)
-        return to_builtins(collect_passages(list(files), root, settings, staging.path, files))
+        limit = open_limit(limited, encoder, before, artifacts.state())
+        return to_builtins(collect_passages(list(files), root, settings, staging.path, files, limit=limit))
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_passages)
 

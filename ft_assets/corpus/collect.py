@@ -16,6 +16,7 @@ from expectations.text.documents import Section, read_document
 from ft_assets.config.model import CorpusSettings
 from ft_assets.corpus.cut import Alias, Passage, PassageWithPayload, Twin, cut_sections
 from ft_assets.corpus.payload import PayloadFields
+from ft_assets.corpus.token_limit import TokenLimit
 from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.graph.source_files import shown_path
 from resources.engines.protocol import PayloadType
@@ -47,6 +48,10 @@ class PassagesSummary(PayloadSummary, frozen=True, kw_only=True):
     languages: dict[str, int]
     """Language -> passages."""
     mean_chars: float
+    max_tokens: int | None = None
+    """Tokens of a passage, at most; None if they are not counted."""
+    parts: int = 0
+    """Passages that there are more because of this limit."""
 
 
 def collect_passages(
@@ -55,8 +60,13 @@ def collect_passages(
     settings: CorpusSettings,
     folder: Path,
     maps: Mapping[Path, ColumnMap] = MappingProxyType({}),
+    *,
+    limit: TokenLimit | None = None,
 ) -> PassagesSummary:
-    """Cut `files` into passages below `folder`; return the summary. `maps`: of files whose columns have other names."""
+    """Cut `files` into passages below `folder`; return the summary.
+
+    `maps`: of files whose columns have other names; `limit`: the tokens of a passage, None for any number.
+    """
     codes: Counter[str] = Counter()
     languages: Counter[str] = Counter()
     documents: set[str] = set()
@@ -69,7 +79,8 @@ def collect_passages(
             """Write the passages to the table; yield the rejected ones."""
             nonlocal chars
             sections = _sections(files, root, settings.payload, maps)
-            for item in cut_sections(sections, settings.max_chars, settings.min_chars, settings.traditional, fields):
+            lengths = (settings.max_chars, settings.min_chars)
+            for item in cut_sections(sections, *lengths, settings.traditional, fields=fields, limit=limit):
                 if isinstance(item, Twin):
                     aliases.append(item.alias)
                     yield item.rejected
@@ -95,6 +106,8 @@ def collect_passages(
         languages=dict(languages),
         mean_chars=round(chars / table.rows, 1) if table.rows else 0.0,
         payload=fields.types if fields else {},
+        max_tokens=limit.tokens if limit else None,
+        parts=limit.parts if limit else 0,
     )
 
 

@@ -7,20 +7,24 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 
 import msgspec
 
 from expectations.canonical import text_digest
 from expectations.reading import Rejected
 from expectations.records.quarantine import set_aside
+from expectations.records.read import in_batches
 from expectations.text.cleaning import clean, language_of, sentences, text_size
 from expectations.text.documents import Section
 from expectations.text.traditional import Traditional, simplify
 from ft_assets.corpus.payload import PayloadFields
+from ft_assets.corpus.token_limit import TokenLimit, attempts
 
 SAME_TEXT = "FT-CORPUS-005"
 """Code of a passage that is quarantined because another has its text: the text is not lost."""
 _SAME_ID = "FT-CORPUS-004"
+_SURELY_TOO_LONG = 1.15  # of the limit, if the tokens of a part were its share of the characters
 _FIX_TWIN = "nothing, or keep one of the two"
 _FIX_ID = "give one of the two another id; ids are compared in Unicode's NFC, without blanks around them"
 # Places to cut a sentence that is too long, best first: between clauses, after a comma, at white space.
@@ -53,6 +57,22 @@ class PassageWithPayload(Passage, frozen=True):
     """Their values as a JSON object."""
 
 
+def names_above(passage_id: str, document_id: str = "") -> list[str]:
+    """Return the passages and the section that a piece of this document is part of, the nearest first.
+
+    >>> names_above("aes#rounds~2~3", "aes"), names_above("aes#rounds", "aes")
+    (['aes#rounds~2', 'aes#rounds'], [])
+
+    A document may be named `7~2` itself: that is no piece of the document `7`.
+    """
+    names: list[str] = []
+    section, mark, piece = passage_id.removeprefix(document_id).rpartition("~")
+    while mark and piece.isdigit():
+        names.append(document_id + section)
+        section, mark, piece = section.rpartition("~")
+    return names
+
+
 class Alias(msgspec.Struct, frozen=True):
     """A row of aliases.parquet: a passage that is not in the table. Its names mean the passage that has its text."""
 
@@ -70,14 +90,23 @@ class Twin(msgspec.Struct, frozen=True):
     rejected: Rejected
 
 
+class _Cut(msgspec.Struct, frozen=True):
+    """A section and the passages it is cut into."""
+
+    section: Section
+    passages: list[Passage]
+
+
 def cut_sections(
     sections: Iterable[Section | Rejected],
     max_chars: int,
     min_chars: int,
     traditional: Traditional = "keep",
+    *,
     fields: PayloadFields | None = None,
+    limit: TokenLimit | None = None,
 ) -> Iterator[Passage | Twin | Rejected]:
-    """Yield passages of at most about `max_chars` characters.
+    """Yield passages of at most about `max_chars` characters, and with a `limit` of so many tokens.
 
     Quarantined: a section that is empty or shorter than `min_chars` (see `text_size`), a section or a piece whose id
     an earlier passage has, and whatever the reader rejected. A text that an earlier passage has is quarantined too, and
@@ -85,6 +114,25 @@ def cut_sections(
     quarantined, and texts are equal only if their payloads are.
     """
     seen = _Seen()
+    cuts = _cut_by_chars(sections, max_chars, min_chars, traditional, fields)
+    for item in _Divider(limit, min_chars, traditional).divide_all(cuts) if limit else cuts:
+        if isinstance(item, Rejected):
+            yield item
+            continue
+        for number, passage in enumerate(item.passages):
+            found = _compare(passage, item.section, seen)
+            yield found
+            if number == 0 and _code(found) == _SAME_ID:
+                break  # the other pieces would be taken for pieces of the section that has the id
+
+
+def _cut_by_chars(
+    sections: Iterable[Section | Rejected],
+    max_chars: int,
+    min_chars: int,
+    traditional: Traditional,
+    fields: PayloadFields | None,
+) -> Iterator[_Cut | Rejected]:
     for section in sections:
         if isinstance(section, Rejected):
             yield section
@@ -97,11 +145,68 @@ def cut_sections(
         if isinstance(payload, Rejected):
             yield payload
             continue
-        for number, (start, end) in enumerate(cut(section.whole, section.start, section.end, max_chars, min_chars), 1):
-            item = _compare(_passage(section, number, (start, end), traditional, payload), section, seen)
-            yield item
-            if number == 1 and _code(item) == _SAME_ID:
-                break  # the other pieces would be taken for pieces of the section that has the id
+        places = cut(section.whole, section.start, section.end, max_chars, min_chars)
+        yield _Cut(section, [_passage(section, n, place, traditional, payload) for n, place in enumerate(places, 1)])
+
+
+class _Divider:
+    """Cuts passages beyond the token limit once more. No other passage changes, nor does its id."""
+
+    def __init__(self, limit: TokenLimit, min_chars: int, traditional: Traditional) -> None:
+        self._limit, self._min_chars = limit, min_chars
+        self._traditional: Traditional = traditional
+
+    def divide_all(self, cuts: Iterable[_Cut | Rejected]) -> Iterator[_Cut | Rejected]:
+        for batch in in_batches(cuts):  # a tokenizer is quick on many texts at a time
+            every = list(chain.from_iterable(item.passages for item in batch if isinstance(item, _Cut)))
+            excess = iter(self._limit.excess(every))
+            for item in batch:
+                if isinstance(item, Rejected):
+                    yield item
+                    continue
+                passages: list[Passage] = []
+                for passage, times in zip(item.passages, excess, strict=False):
+                    passages += self._divide(item, passage, times) if times else [passage]
+                yield _Cut(item.section, passages)
+
+    def _divide(self, cut_section: _Cut, passage: Passage, excess: float) -> list[Passage]:
+        """Return a passage as parts that meet the limit. The first keeps its id, the others are `id~2`, `id~3` …"""
+        section, pieces = cut_section.section, cut_section.passages
+        length = passage.end - passage.start
+        name = passage.passage_id
+        if len(pieces) > 1 and name == section.section_id and not section.numbered:
+            name += "~1"  # `id~2` is the second piece already
+        for most, max_chars in attempts(excess, length):
+            places = cut(section.whole, passage.start, passage.end, max_chars, self._min_chars)
+            longest = max(high - low for low, high in places)
+            # most attempts are refused without counting: tokens are spread over the characters
+            if len(places) > most or excess * longest / length > _SURELY_TOO_LONG:
+                continue
+            ids = [passage.passage_id, *(f"{name}~{number}" for number in range(2, len(places) + 1))]
+            parts = [
+                _part(section.whole, passage, part_id, place, self._traditional)
+                for part_id, place in zip(ids, places, strict=True)
+            ]
+            if not any(self._limit.excess(parts)):
+                self._limit.parts += len(parts) - 1
+                return parts
+        return [passage]
+
+
+def _part(whole: str, passage: Passage, part_id: str, place: tuple[int, int], traditional: Traditional) -> Passage:
+    start, end = place
+    text = passage_text(whole, start, end, traditional)
+    content = _content(passage.heading, text)
+    return msgspec.structs.replace(
+        passage,
+        passage_id=part_id,
+        text=text,
+        content=content,
+        content_sha256=text_digest(content),
+        start=start,
+        end=end,
+        language=language_of(text),
+    )
 
 
 def _compare(passage: Passage, section: Section, seen: _Seen) -> Passage | Twin | Rejected:
@@ -212,7 +317,7 @@ def _passage(
     heading = " > ".join(section.headings)
     if not _is_japanese(section.whole):
         heading = simplify(heading, traditional)
-    content = f"{heading}\n{text}" if heading else text
+    content = _content(heading, text)
     if section.numbered:
         passage_id = f"{section.document_id}#{number}"
     else:
@@ -230,6 +335,10 @@ def _passage(
         language=language_of(text),
     )
     return passage if payload is None else PassageWithPayload(**msgspec.structs.asdict(passage), payload=payload)
+
+
+def _content(heading: str, text: str) -> str:
+    return f"{heading}\n{text}" if heading else text
 
 
 def passage_text(whole: str, start: int, end: int, traditional: Traditional = "keep") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from itertools import chain
 
 from ft_assets.corpus.collect import ALIASES, PASSAGES
-from ft_assets.corpus.cut import Alias
+from ft_assets.corpus.cut import Alias, names_above
 from resources.artifacts import Artifact
 from resources.parquet import read_rows
 
@@ -16,13 +16,13 @@ class PassageIndex:
 
     def __init__(self, passages: Iterable[tuple[str, str]], aliases: Collection[Alias] = ()) -> None:
         """`passages`: (passage_id, document_id), in the order of the corpus."""
-        self.document: dict[str, str] = {}
+        self.document = dict(passages)
+        self._documents = set(self.document.values())
         self._named: dict[str, list[str]] = {}
         self._kept: dict[str, str] = {}
         self.disputed = {alias.alias for alias in aliases if not alias.passage_id}
         """Ids that two documents of the corpus have: they mean none of them."""
-        for passage_id, document_id in passages:
-            self.document[passage_id] = document_id
+        for passage_id, document_id in self.document.items():
             self._name(passage_id, document_id, passage_id)
         for alias in aliases:  # they follow the document's own passages
             if alias.passage_id:
@@ -33,7 +33,8 @@ class PassageIndex:
         """Return the passages that `name` means (for an alias, the passage with its text); none if it is unknown."""
         if name in self.disputed:
             return []
-        # the name of a section means all of its pieces: its first piece has no name of its own
+        # the name of a section, or of a piece that was cut again, means all of its pieces: the first has no name of
+        # its own
         if name in self._named:
             return self._named[name]
         name = self.kept(name)
@@ -49,7 +50,9 @@ class PassageIndex:
         return section_of(kept, self.document.get(kept, ""))
 
     def _name(self, passage_id: str, document_id: str, kept: str) -> None:
-        for name in dict.fromkeys((section_of(passage_id, document_id), document_id)):
+        for name in dict.fromkeys((passage_id, *names_above(passage_id, document_id), document_id)):
+            if name in self._documents and name not in {passage_id, document_id}:
+                continue  # a document that is named like a piece of this one
             passages = self._named.setdefault(name, [])
             if kept not in passages[-1:]:
                 passages.append(kept)
@@ -72,12 +75,8 @@ def resolve_passages(ids: Iterable[str], index: PassageIndex) -> list[str]:
 
 
 def section_of(passage_id: str, document_id: str = "") -> str:
-    """Return the section of a piece of this document: `aes#rounds~2` -> `aes#rounds`.
-
-    A document may be named `7~2` itself: that is no piece of the document `7`.
-    """
-    section, mark, piece = passage_id.removeprefix(document_id).rpartition("~")
-    return document_id + section if mark and piece.isdigit() else passage_id
+    """Return the section of a piece of this document: `aes#rounds~2` -> `aes#rounds`."""
+    return [passage_id, *names_above(passage_id, document_id)][-1]
 
 
 def document_of(name: str, index: PassageIndex) -> str:

@@ -7,6 +7,7 @@ import dagster as dg
 from expectations.contracts.embedding import CONTRACT_FILE, read_contract
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
+from ft_assets.embedding.checks import GATES
 from ft_assets.embedding.jobs import EmbeddingJob
 from ft_assets.embedding.pairs import has_negatives
 from ft_assets.embedding.scores import as_table, read_scores
@@ -28,7 +29,7 @@ EMBEDDING_MODEL = AssetSpec(
     inputs=("retrieval_splits", "passages"),
     reads=("embedding_settings",),
     enforces=("retrieval_splits",),
-    gates=(DATASET_GATES,),
+    gates=(DATASET_GATES, GATES),
     worker="ft_assets.embedding.train",
 )
 SPECS = [EMBEDDING_MODEL]
@@ -42,9 +43,9 @@ def embedding_model(
     settings = settings_of(artifacts.store(), "embedding")
     base = models.version(settings.base_model, artifacts.state(), settings.revision)
     values = settings.model_dump(mode="json")
-    # no part of the recipe where the data has no such passage: it then changes nothing
+    # a limit of a gate; and judged negatives are no part of the recipe where the data has none: both change nothing
     judged = has_negatives(artifacts.store().require("retrieval_splits"), "train")
-    unused = set[str]() if judged else {"judged_negatives"}
+    unused = {"max_unknown_share"} if judged else {"max_unknown_share", "judged_negatives"}
     recipe_values = {name: value for name, value in values.items() if name not in unused}
     recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, "base_version": base})
     params = EmbeddingJob(settings=values, compute=compute_params(artifacts))

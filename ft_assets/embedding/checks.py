@@ -4,25 +4,66 @@ from __future__ import annotations
 
 from expectations.contracts.compare import Difference
 from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, probe_drift, read_contract
+from expectations.rules.passages import fit_the_encoder
 from expectations.rules.retrieval import (
     MAX_EMPTY_PROBE_SHARE,
     lexical_head_is_alive,
     losses_are_finite,
     model_changed,
     probes_reproduce,
+    tokens_are_known,
 )
+from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import EmbeddingSettings
+from ft_assets.corpus.collect import PassagesSummary
+from ft_assets.corpus.token_limit import tokens_read
 from ft_assets.embedding.jobs import ModelSummary
+from ft_assets.embedding.known_tokens import count_unknown
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from resources.artifacts import Artifact
 from resources.memo import Memo
 from resources.telemetry import METRICS_FILE, read_metrics
 
+_SETTINGS = "embedding_settings"
 _MODEL = "embedding_model"
 
 
 def contract_of_model(evidence: Evidence) -> EmbeddingContract:
     """Return the contract of the current embedding model."""
     return read_contract(evidence.store.require(_MODEL).json(CONTRACT_FILE), _MODEL)
+
+
+def known_tokens(evidence: Evidence) -> Verdict:
+    """The vocabulary of embedding.base_model has nearly all tokens of passages and questions
+    (embedding.max_unknown_share)."""
+    settings = _settings(evidence)
+    if settings is None:
+        return _NOT_CONFIGURED
+    unknown = count_unknown(evidence.store, settings, evidence.store.root.parent)
+    violations = tokens_are_known("retrieval_splits", settings.base_model, unknown, settings.max_unknown_share)
+    shares = {f"{kind}_unknown_share": count / total if total else 0.0 for kind, (count, total) in unknown.items()}
+    return Verdict(violations, {**shares, "most": settings.max_unknown_share})
+
+
+def passages_fit(evidence: Evidence) -> Verdict:
+    """The passages are cut to what the encoder of the settings reads. It does not block: after a change of the
+    encoder, passages are cut again only when corpus.max_tokens asks for it."""
+    settings = _settings(evidence)
+    passages = evidence.store.require("passages")
+    summary = passages.summary_as(PassagesSummary)
+    if settings is None or summary.max_tokens is None:
+        return _NOT_CONFIGURED
+    read = tokens_read(settings, evidence.store.root.parent)
+    wanted = settings_of(evidence.store, "corpus").max_tokens
+    figures = {"cut_for": summary.max_tokens, "encoder_reads": read, "parts": summary.parts}
+    if isinstance(wanted, int) and wanted <= read:
+        return Verdict(figures=figures)
+    return Verdict(fit_the_encoder("passages", summary.max_tokens, read, summary.parts), figures)
+
+
+def _settings(evidence: Evidence) -> EmbeddingSettings | None:
+    """Return the settings of the encoder; None where a run has not read them yet."""
+    return settings_of(evidence.store, "embedding") if evidence.store.current(_SETTINGS) else None
 
 
 def losses(evidence: Evidence) -> Verdict:
@@ -57,6 +98,7 @@ def probes(evidence: Evidence) -> Verdict:
     return Verdict(probes_reproduce(_MODEL, drifted), {"drifted": len(drifted)})
 
 
+_NOT_CONFIGURED = Verdict(figures={"configured": False})
 _drifts = Memo[list[Difference]](size=16)
 """The drift of an artifact's probes, by path and data version: loading the model takes seconds."""
 
@@ -75,6 +117,8 @@ def _drift(model: Artifact) -> list[Difference]:
 
 
 GATES = [
+    Gate("passages", "passages_fit_the_encoder", passages_fit, blocking=False, needs=(_SETTINGS,)),
+    Gate("retrieval_splits", "tokens_are_known", known_tokens, needs=(_SETTINGS,)),
     whole_gate(_MODEL),
     Gate(_MODEL, "losses_are_finite", losses),
     Gate(_MODEL, "model_changed", change),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import msgspec
 
 from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
@@ -31,7 +33,14 @@ from ft_assets.retrieval.jobs import (
     read_collection_file,
 )
 from ft_assets.retrieval.release_baseline import baseline
-from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, count_empty, dense_widths, non_finite_passages
+from ft_assets.retrieval.vectors import (
+    VECTORS_FILE,
+    contract_of,
+    count_empty,
+    dense_widths,
+    non_finite_passages,
+    read_cut,
+)
 from resources.parquet import read_columns
 
 _VECTORS, _COLLECTION, _EVALUATION = "passage_vectors", "qdrant_collection", "retrieval_evaluation"
@@ -77,6 +86,18 @@ def lexical_vectors(evidence: Evidence) -> Verdict:
     limit = settings_of(evidence.store, "retrieval").max_empty_sparse_share
     violations = rules.lexical_head_is_alive(_VECTORS, empty, total, limit, "FT-VEC-005")
     return Verdict(violations, {"empty": empty, "passages": total})
+
+
+def nothing_is_cut(evidence: Evidence) -> Verdict:
+    """Hardly any passage has more tokens than the encoder reads (retrieval.max_cut_share)."""
+    artifact = evidence.store.require(_VECTORS)
+    lengths = {passage.passage_id: passage.tokens for passage in read_cut(artifact)}
+    total = artifact.summary_as(VectorsSummary).passages
+    limit = contract_of(artifact).texts.passage_max_tokens
+    most = settings_of(evidence.store, "retrieval").max_cut_share
+    violations = rules.nothing_is_cut(_VECTORS, lengths, total, limit, most)
+    longest = dict(islice(lengths.items(), 20))
+    return Verdict(violations, {"cut": len(lengths), "passages": total, "tokens_read": limit, "longest": longest})
 
 
 def same_model(evidence: Evidence) -> Verdict:
@@ -261,6 +282,7 @@ GATES = [
     Gate(_VECTORS, "vectors_are_of_this_model", same_model),
     Gate(_VECTORS, "lexical_vectors_are_not_empty", lexical_vectors, needs=("retrieval_settings",)),
     Gate(_VECTORS, "lexical_arm_is_configured", lexical_arm),
+    Gate(_VECTORS, "nothing_is_cut", nothing_is_cut, needs=("retrieval_settings",)),
     whole_gate("base_vectors"),
     whole_gate(_COMPARISON),
     Gate(_COMPARISON, "not_below_base", training_gain),

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -27,14 +28,24 @@ from ft_assets.embedding.lexical import (
     sparse_passages,
     with_frequencies,
 )
-from ft_assets.embedding.model import Encoded, HybridEncoder
+from ft_assets.embedding.model import MODEL_FOLDER, Encoded, HybridEncoder
 from ft_assets.retrieval.jobs import EncodeJob, VectorsSummary
-from ft_assets.retrieval.vectors import CONTRACT_FILE, VECTORS_FILE, contract_of, schema, vector_writer
+from ft_assets.retrieval.vectors import (
+    CONTRACT_FILE,
+    CUT_FILE,
+    VECTORS_FILE,
+    CutPassage,
+    contract_of,
+    read_cut,
+    schema,
+    vector_writer,
+)
 from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore, write_json
 from resources.launcher import Job, run_worker
 from resources.parquet import row_count
 from resources.telemetry import Metrics
+from resources.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,12 +64,14 @@ def main(job: Job) -> Artifact:
     import pyarrow as pa
 
     params, passages = job.params_as(EncodeJob), job.input("passages")
-    load, contract = _model_of(job, params)
+    model = _model_of(job, params)
+    contract = model.contract
     width = contract.dense.dimensions[0]
     if params.bm25:
         contract = replace(contract, lexical=_plan_lexical(job.artifacts(), params.bm25, passages))
-    source = _Vectors(load, _find_earlier(job, contract), contract)
+    source = _Vectors(model, _find_earlier(job, contract), contract)
     frequencies = FrequencyCounter()
+    cut: list[CutPassage] = []
     metrics = Metrics(job.folder())
     empty = done = 0
     total = row_count(passages.file(PASSAGES))
@@ -71,6 +84,7 @@ def main(job: Job) -> Artifact:
                 sparse = vectors.column("sparse_indices").combine_chunks()
                 empty += sparse.value_lengths().to_pylist().count(0)
                 frequencies.add(sparse.flatten().to_numpy(), len(chunk))
+                cut += source.cut_in(chunk)
                 done += len(chunk)
                 metrics.log("encode", done, total, encoded=source.encoded, reused=source.reused)
                 _release_memory()
@@ -80,32 +94,48 @@ def main(job: Job) -> Artifact:
             (staging.path / FREQUENCIES_FILE).write_text(table, "utf-8")
             contract = replace(contract, lexical=with_frequencies(contract.lexical, table, done))
         write_json(staging.path / CONTRACT_FILE, contract.to_json())
+        write_json(staging.path / CUT_FILE, msgspec.to_builtins(sorted(cut, key=lambda passage: -passage.tokens)))
         summary = VectorsSummary(
             passages=done,
             encoded=source.encoded,
             reused=source.reused,
             empty_sparse=empty,
-            cut=source.cut,
+            cut=len(cut),
             dimension=width,
         )
         return staging.publish(summary)
 
 
-def _model_of(job: Job, params: EncodeJob) -> tuple[Callable[[], HybridEncoder], EmbeddingContract]:
-    """Return a function that loads the model, and the model's contract. The trained one is loaded only if needed."""
+class _Model(NamedTuple):
+    """A model to encode with, which is loaded only if a passage is not known yet."""
+
+    load: Callable[[], HybridEncoder]
+    contract: EmbeddingContract
+    tokenizer: Callable[[], Path]
+    """The folder of its tokenizer."""
+
+
+def _model_of(job: Job, params: EncodeJob) -> _Model:
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     if params.base is None:
-        model = job.input("embedding_model")
-        return lambda: HybridEncoder.load(model.folder(), compute), contract_of(model)
-    base = base_encoder(params.base, Path(params.compute.state_dir), compute)
-    return lambda: base, base.contract
+        trained = job.input("embedding_model")
+        return _Model(
+            lambda: HybridEncoder.load(trained.folder(), compute),
+            contract_of(trained),
+            lambda: trained.folder(MODEL_FOLDER),
+        )
+    state = Path(params.compute.state_dir)
+    base = base_encoder(params.base, state, compute)
+    return _Model(lambda: base, base.contract, lambda: _folder_of(params.base or {}, state))
 
 
 def base_encoder(settings: dict[str, Any], state: Path, compute: accelerator.Compute) -> HybridEncoder:
     """Return the model of these embedding settings, before its training."""
-    chosen = EmbeddingSettings.model_validate(settings)
-    folder = models.locate(chosen.base_model, state, chosen.revision)
-    return HybridEncoder.from_base(folder, chosen, "", compute)
+    return HybridEncoder.from_base(_folder_of(settings, state), EmbeddingSettings.model_validate(settings), "", compute)
+
+
+def _folder_of(settings: dict[str, Any], state: Path) -> Path:
+    return models.locate(settings["base_model"], state, settings["revision"])
 
 
 def _plan_lexical(store: ArtifactStore, settings: Bm25Settings, passages: Artifact) -> Lexical:
@@ -119,12 +149,14 @@ def _plan_lexical(store: ArtifactStore, settings: Bm25Settings, passages: Artifa
 class _Vectors:
     """Gives the vectors of passages: those of an earlier artifact where it has them, else encoded now. Counts both."""
 
-    def __init__(self, load: Callable[[], HybridEncoder], earlier: Earlier, contract: EmbeddingContract) -> None:
-        self.encoded = self.reused = self.cut = 0
-        self._load, self._earlier = load, earlier
+    def __init__(self, model: _Model, earlier: Earlier, contract: EmbeddingContract) -> None:
+        self.encoded = self.reused = 0
+        self._model, self._earlier = model, earlier
         self._width = contract.dense.dimensions[0]
         self._bm25 = Bm25(contract.lexical, "passage_vectors") if contract.lexical else None
         self._encoder: HybridEncoder | None = None
+        self._tokens = dict(earlier.cut or {})
+        """Content hash -> tokens, of the texts that are cut."""
 
     def of(self, chunk: pa.RecordBatch) -> pa.Table:
         """Return a table with the vectors of a chunk's passages, in their order."""
@@ -138,11 +170,15 @@ class _Vectors:
         if earlier is not None:
             same = self._bm25 is None or self._earlier.has_lexical(self._bm25.lexical)
             tables.append(earlier if same else self._with_bm25(earlier, [texts[sha] for sha in known]))
+        if known and self._earlier.cut is None:  # by a release that did not note them
+            self._note_cut(chunk, set(known))
         fresh = sorted(texts.keys() - set(known), key=hashes.index)
         if fresh:
             contents = [texts[sha] for sha in fresh]
-            encoded = _encodings(fresh, self._encode(contents), self._width)
-            tables.append(self._with_bm25(encoded, contents) if self._bm25 else encoded)
+            encoded = self._encode(contents)
+            if encoded.cut:
+                self._note_cut(chunk, set(fresh))
+            tables.append(self._with_bm25(_encodings(fresh, encoded, self._width), contents))
         self.encoded += len(fresh)
         self.reused += len(chunk) - len(fresh)
         table = pa.concat_tables(tables)
@@ -150,12 +186,24 @@ class _Vectors:
         rows = {sha: row for row, sha in enumerate(table.column("content_sha256").to_pylist())}
         return table.take([rows[sha] for sha in hashes])
 
+    def cut_in(self, chunk: pa.RecordBatch) -> list[CutPassage]:
+        """Return the passages of a chunk of which the encoder reads only a part."""
+        pairs = zip(chunk.column("passage_id").to_pylist(), chunk.column("content_sha256").to_pylist(), strict=True)
+        return [CutPassage(name, sha, self._tokens[sha]) for name, sha in pairs if sha in self._tokens]
+
+    def _note_cut(self, chunk: pa.RecordBatch, hashes: Collection[str]) -> None:
+        """Count the tokens of these texts of a chunk, and keep those beyond the limit."""
+        limits = self._model.contract.texts
+        columns = zip(chunk.column("content_sha256").to_pylist(), chunk.column("content").to_pylist(), strict=True)
+        texts = {sha: limits.passage_prompt + text for sha, text in columns if sha in hashes}
+        counts = Tokenizer(self._model.tokenizer()).count(list(texts.values()))
+        lengths = zip(texts, counts, strict=True)
+        self._tokens |= {sha: tokens for sha, tokens in lengths if tokens > limits.passage_max_tokens}
+
     def _encode(self, texts: list[str]) -> Encoded:
         if self._encoder is None:  # not loaded if every passage is known
-            self._encoder = self._load()
-        encoded = self._encoder.encode(texts, "passage")
-        self.cut += encoded.cut
-        return encoded
+            self._encoder = self._model.load()
+        return self._encoder.encode(texts, "passage")
 
     def _with_bm25(self, table: pa.Table, texts: list[str]) -> pa.Table:
         """Return the table with the weights of BM25 as its lexical vectors."""
@@ -176,6 +224,8 @@ class Earlier:
 
     def __init__(self, artifact: Artifact | None) -> None:
         self._artifact = artifact
+        self.cut = _cut_of(artifact)
+        """Content hash -> tokens, of texts that were cut; None if the artifact does not tell."""
         keys, groups = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         for number, hashes in enumerate(_hashes(artifact) if artifact else ()):
             keys.append(_keys(hashes))
@@ -208,6 +258,12 @@ class Earlier:
         file = pq.ParquetFile(self._artifact.file(VECTORS_FILE))
         table = file.read_row_groups(groups.tolist(), ["content_sha256", *_ARMS])
         return table.filter(pc.field("content_sha256").isin(hashes))
+
+
+def _cut_of(artifact: Artifact | None) -> dict[str, int] | None:
+    if artifact is None or CUT_FILE not in artifact.manifest.files:
+        return None
+    return {passage.content_sha256: passage.tokens for passage in read_cut(artifact)}
 
 
 def _keys(hashes: Sequence[str]) -> np.ndarray:

@@ -69,7 +69,8 @@ class ModelComparisonSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VectorsSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Summary of `passage_vectors`. `cut` texts reached the token limit; `empty_sparse` have no lexical weight."""
+    """Summary of `passage_vectors`. Of `cut` passages the encoder reads only a part; `empty_sparse` have no lexical
+    weight."""
 
     passages: int
     encoded: int = 0

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, read_contract
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 VECTORS_FILE = "vectors.parquet"
+CUT_FILE = "cut.json"
+
+
+class CutPassage(msgspec.Struct, frozen=True):
+    """A passage of which the encoder reads only a part; `tokens` are all of them, with prompt and special tokens."""
+
+    passage_id: str
+    content_sha256: str
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,11 @@ def frequencies_of(artifact: Artifact) -> str | None:
     if FREQUENCIES_FILE not in artifact.manifest.files:
         return None
     return artifact.file(FREQUENCIES_FILE).read_text("utf-8")
+
+
+def read_cut(artifact: Artifact) -> list[CutPassage]:
+    """Return the passages of which the encoder reads only a part, longest first."""
+    return msgspec.convert(artifact.json(CUT_FILE), list[CutPassage])
 
 
 def dense_widths(artifact: Artifact) -> list[tuple[str, int]]:

@@ -132,7 +132,9 @@ def test_another_lexical_arm_costs_a_collection_and_no_encoding(whole: Whole, ch
 
 
 @pytest.mark.parametrize(
-    "change", [{"pooling": "cls"}, {"passage_prompt": "passage: "}, {"seed": 7}], ids=["pooling", "prompt", "weights"]
+    "change",
+    [{"pooling": "cls"}, {"passage_prompt": "passage: "}, {"seed": 7}, {"passage_max_tokens": 300}],
+    ids=["pooling", "prompt", "weights", "length"],
 )
 def test_another_embedding_is_trained_on_request_and_then_costs_everything(
     whole: Whole, change: dict[str, object]
@@ -165,9 +167,10 @@ def test_a_preference_file_costs_a_dpo_training_on_request(whole: Whole) -> None
     assert whole.served()["collection"] == before["collection"]
 
 
-def test_other_text_rules_cost_the_passages_they_change(whole: Whole) -> None:
+@pytest.mark.parametrize("rule", [{"max_chars": 600}, {"max_tokens": 150}], ids=["characters", "tokens"])
+def test_other_text_rules_cost_the_passages_they_change(whole: Whole, rule: dict[str, object]) -> None:
     before = whole.store.require("passages").summary["passages"]
-    whole.configure(corpus={"max_chars": 600})
+    whole.configure(corpus=rule)
     cost = whole.cost()
     after = whole.store.require("passages").summary["passages"]
     assert cost.trained == set()

@@ -46,6 +46,10 @@ VIOLATIONS: list[tuple[str, str, list[Violation]]] = [
     ("FT-VEC-003", "'a'", rules.vectors_are_finite("v", ["a"])),
     ("FT-VEC-004", "'a'", rules.vectors_match_texts("v", {"a": "1"}, {"a": "2"})),
     ("FT-VEC-005", "0.02", rules.lexical_head_is_alive("v", 2, 100, 0.01, "FT-VEC-005")),
+    ("FT-VEC-010", "2 of 100 passages have more tokens than the encoder reads (256). Longest: a#b (900), c (300)",
+     rules.nothing_is_cut("v", {"a#b": 900, "c": 300}, 100, 256, 0.01)),
+    ("FT-EMB-020", "lacks 66 of 100 tokens of the questions",
+     rules.tokens_are_known("s", "m", {"passages": (1, 100), "questions": (66, 100)}, 0.05)),
     ("FT-COL-001", "sparse", rules.collection_is_complete("c", 9, 9, 9, 8)),
     ("FT-COL-002", "dimension", rules.collection_matches_contract("c", CONTRACT, SERVED_OTHER, CONTRACT.serving)),
     ("FT-COL-003", "768", rules.collection_matches_contract("c", CONTRACT, CONTRACT, Serving(dimension=768, distance="cosine"))),  # noqa: E501
@@ -71,6 +75,8 @@ def test_good_values_pass_every_rule() -> None:
     assert rules.model_changed("m", 0.0, 0) == []
     assert rules.not_below_base("m", Interval(-0.01, -0.03, 0.01, 50)) == []
     assert rules.one_vector_a_passage("v", ["a"], ["a"]) == []
+    assert rules.nothing_is_cut("v", {"a#b": 900}, 100, 256, 0.01) == []
+    assert rules.tokens_are_known("s", "m", {"passages": (5, 100), "questions": (0, 0)}, 0.05) == []
     assert rules.collection_matches_contract("c", CONTRACT, CONTRACT, CONTRACT.serving) == []
     assert rules.stored_vectors_match("c", {"a": 1e-6}) == []
     # a loss that may be chance, and one that is certain and small

@@ -80,8 +80,10 @@ class Graph:
         return Graph(target)
 
 
-RETRIEVAL_SIDE = ("embedding_settings", "retrieval_settings", "embedding_model", "passage_vectors",
-                  "base_vectors", "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection")  # fmt: skip
+RETRIEVAL_SIDE = (
+    "embedding_settings", "retrieval_settings", "embedding_model", "passage_vectors", "base_vectors",
+    "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from expectations.contracts.embedding import Fusion
-from ft_assets.embedding.jobs import EmbeddingJob
+from ft_assets.embedding.jobs import Bm25Settings, EmbeddingJob
 from ft_assets.retrieval.jobs import (
     Baseline,
     CandidateScores,
@@ -28,6 +28,7 @@ JOB = RetrievalEvaluationJob(
     evaluate_on="test",
     live=Baseline(version="1", collection="passages__b", fusion=FUSION, model="recipe"),
     must_compare=True,
+    bm25=Bm25Settings(language="auto", stop_words=None, k1=1.2, b=0.75),
     engine=EngineParams(kind="local", path="/state/qdrant", url=None, alias="passages", lock_timeout=1.0),
     compute=COMPUTE,
 )
