@@ -506,7 +506,8 @@ def publish_vectors(graph: Graph, change: str) -> None:
             kept = kept.set_column(column, name, pa.array([[]] * len(kept), type=table.schema.field(name).type))
     with store.stage(Recipe(asset="passage_vectors", code_version=change)) as staging:
         pq.write_table(kept, staging.path / "vectors.parquet")
-        (staging.path / "contract.json").write_bytes(good.file("contract.json").read_bytes())
+        for name in ("contract.json", "cut.json"):
+            (staging.path / name).write_bytes(good.file(name).read_bytes())
         store.point(staging.publish(good.summary))
 
 
