@@ -27,6 +27,7 @@ PAGES = [
     "docs/grow-to-a-gpu.md",
     "docs/performance.md",
     "docs/release-and-rollback.md",
+    "docs/retrieval.md",
     "docs/rules.md",
     "docs/while-it-trains.md",
 ]

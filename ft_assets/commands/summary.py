@@ -57,19 +57,23 @@ def print_report(project: Project, console: Console | None = None) -> None:
 
 
 def retrieval_table(store: ArtifactStore) -> Table:
-    """Return nDCG@10 and Recall@10 of each arm, before and after training, and the difference."""
+    """Return nDCG@10 and Recall@10 of BM25 and of each arm, before and after training, and the difference."""
     asset, systems, arms, metrics = _RETRIEVAL
     titles = [f"{_title(metric)} {when}" for metric, when in product(metrics, ("before", "after", "change"))]
     table = _table("arm", *titles)
     values = _summary(store, asset)
-    for arm in arms:
+    rows = {"BM25": ["bm25_sparse"] * len(systems)} | {arm: [f"{system}_{arm}" for system in systems] for arm in arms}
+    shown: set[tuple[str, ...]] = set()
+    for title, names in rows.items():
         cells: list[str] = []
         for metric in metrics:
-            pair = [values.get(f"{system}_{arm}_{metric}") for system in systems]
+            pair = [values.get(f"{name}_{metric}") for name in names]
             cells += [_figure(value) for value in pair]
             cells.append(_change(*pair))
-        if any(cell != "-" for cell in cells):
-            table.add_row(arm, *cells)
+        # a sparse arm that is BM25 is one row
+        if any(cell != "-" for cell in cells) and tuple(cells) not in shown:
+            table.add_row(title, *cells)
+            shown.add(tuple(cells))
     return table
 
 

@@ -16,6 +16,7 @@ import pytest
 from qdrant_client import models
 
 from expectations.contracts import consumer
+from expectations.lexical.bm25 import FREQUENCIES_KEY, DocumentFrequencies
 from expectations.violations import Refused
 from ft_assets.graph.gates import judge
 from ft_assets.retrieval import release as release_module
@@ -84,6 +85,10 @@ def change_probes(client: VectorClient, name: str) -> None:
     client.set_metadata(name, {"contract": msgspec.structs.replace(contract, probes=probes).to_json()})
 
 
+def change_frequencies(client: VectorClient, name: str) -> None:
+    client.set_metadata(name, {FREQUENCIES_KEY: DocumentFrequencies(3, {5: 2}).to_text()})
+
+
 def mark_as_half_built(client: VectorClient, name: str) -> None:
     client.set_metadata(name, {"whole": ""})
 
@@ -113,6 +118,7 @@ def turn_one_number(client: VectorClient, name: str) -> None:
         (point_elsewhere, "FT-REL-005", "FT-REL-005"),
         (change_fusion, "FT-REL-006", "FT-REL-006"),
         (change_probes, "FT-COL-002", "BROKEN"),
+        (change_frequencies, "FT-LEX-003", "FT-LEX-003"),
         (mark_as_half_built, "FT-COL-001", ""),
         (delete_points, "FT-COL-001", ""),
         (edit_one_text, "FT-COL-007", ""),
