@@ -86,6 +86,12 @@ RETRIEVAL_SIDE = (
 )  # fmt: skip
 
 
+DATA_SIDE = (
+    "corpus_settings", "dataset_settings", "passages", "retrieval_records", "instruction_records",
+    "preference_records", "unpaired_preference_records", "split_ledger", "retrieval_splits",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def released(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Graph:
     """The graph after its first release. Read only."""
@@ -118,11 +124,7 @@ def released(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Graph:
     }
     (root / "config.yaml").write_text(json.dumps(config), "utf-8")
     graph = Graph(root)
-    graph.run(
-        "corpus_settings", "dataset_settings", "passages", "retrieval_records", "instruction_records",
-        "preference_records", "unpaired_preference_records", "split_ledger", "retrieval_splits", *RETRIEVAL_SIDE,
-        "fusion_sweep",
-    )  # fmt: skip
+    graph.run(*DATA_SIDE, *RETRIEVAL_SIDE, "fusion_sweep")
     return graph
 
 

@@ -21,7 +21,7 @@ from ft_assets.retrieval.collection import point_id, stored_contract
 from ft_assets.retrieval.search import Retriever
 from ft_assets.retrieval.vectors import contract_of, frequencies_of, read_vectors
 from resources.qdrant import aliased
-from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
+from tests.ft_assets.retrieval.conftest import DATA_SIDE, RETRIEVAL_SIDE, Graph
 
 pytestmark = pytest.mark.slow
 SETTINGS = Bm25Settings(language="auto", stop_words=None, k1=1.2, b=0.75)
@@ -58,7 +58,7 @@ def test_another_service_asks_with_the_metadata_alone(released: Graph) -> None:
     artifacts = released.artifacts
     with Retriever.open(artifacts.store(), artifacts.releases(), released.qdrant.engine()) as retriever:
         (hits,) = retriever.search([QUESTION], 5)
-        stored = retriever._client.retrieve(name, [point_id(hit.passage_id) for hit in hits])  # noqa: SLF001
+        stored = retriever._client.retrieve(name, [point_id(hit.passage_id) for hit in hits])
     weights = dict(zip(*queries.vector(QUESTION), strict=True))
     for hit in hits:
         indices, values = stored.sparse[stored.ids.index(point_id(hit.passage_id))]
@@ -68,7 +68,7 @@ def test_another_service_asks_with_the_metadata_alone(released: Graph) -> None:
 
 def test_the_query_side_loads_neither_numpy_nor_torch() -> None:
     loaded = "import sys, expectations.lexical.bm25; print({'numpy', 'torch', 'stop_words'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "set()"
+    assert subprocess.check_output([sys.executable, "-c", loaded], text=True).strip() == "set()"
 
 
 @pytest.mark.parametrize("table", ["", DocumentFrequencies(3, {5: 2}).to_text()], ids=["gone", "another"])
@@ -104,9 +104,7 @@ def test_a_new_document_changes_idf_and_no_stored_point(graph: Graph) -> None:
 
     before, table = points(), frequencies_of(graph.artifact("passage_vectors"))
     (graph.root / "corpus/new.md").write_text("# AES in hardware\n\nAES rounds run in one cycle on the new chip.\n")
-    made = graph.run(
-        "corpus_settings", "dataset_settings", "passages", "split_ledger", "retrieval_splits", *RETRIEVAL_SIDE
-    )
+    made = graph.run(*DATA_SIDE, *RETRIEVAL_SIDE)
     assert (made["passage_vectors"]["encoded"], made["qdrant_collection"]["upserted"]) == (1, 1)
     assert frequencies_of(graph.artifact("passage_vectors")) != table
     after = points()
