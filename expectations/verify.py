@@ -24,13 +24,16 @@ from expectations.reading import FILE_CODES, MAX_LINE_BYTES, READ_BATCH, RawRow,
 from expectations.records.duplicates import Conflict, Duplicates
 from expectations.records.quarantine import set_aside
 from expectations.records.read import OpenedFile, convert_rows, in_batches
+from expectations.text.cleaning import text_size
 from expectations.text.documents import is_document, read_document
+from expectations.text.tokens import estimate_tokens
 from expectations.violations import Refused, Violation, violation
 
 KEPT_PER_CODE = 100
 REPORT_VERSION = 2
 """Version of the JSON report. Version 1 had no `report_version`, and `mend` in place of `fix`."""
 VALUE_CHARS = 80
+_USUAL_TOKENS = 256  # that an encoder reads: the default of `embedding.passage_max_tokens`
 
 CLEAN, ROWS_FAIL, UNREADABLE = 0, 1, 2
 
@@ -230,7 +233,7 @@ def read_sections(path: Path) -> Iterator[PassageRecord | Rejected]:
 def _verify_document(report: Report, path: Path) -> None:
     report.format, report.dialect = PASSAGE.name, _DOCUMENT_DIALECTS[path.suffix.lower()]
     try:
-        _count(report, read_sections(path), lambda _: None)
+        _count(report, _note_longest(report, read_sections(path)), lambda _: None)
     except (Refused, OSError) as error:
         _give_up(report, error)
         return
@@ -264,9 +267,11 @@ def _verify_rows(  # noqa: PLR0917 - as `verify_file`
     rows = _RecentRows(opened.rows(dialect), dialect)
     duplicates = Duplicates()
     unread, notes = UnreadKeys(), RowNotes(policy)
-    records = convert_rows(path, rows, dialect, policy, unread=unread, notes=notes)
+    records = duplicates.sift(convert_rows(path, rows, dialect, policy, unread=unread, notes=notes))
+    if report.format == PASSAGE.name:
+        records = _note_longest(report, records)
     try:
-        _count(report, duplicates.sift(records), rows.find)
+        _count(report, records, rows.find)
     except Refused as error:  # the map names a column that no row has
         _give_up(report, error)
         return
@@ -339,6 +344,22 @@ def _count(report: Report, records: Iterable[Record | Rejected], find_row: Calla
     report.clean, report.rows = clean, report.rows + clean
     if report.thinking:
         report.with_reasoning, report.without_reasoning = with_reasoning, clean - with_reasoning
+
+
+def _note_longest(report: Report, records: Iterable[Record | Rejected]) -> Iterator[Record | Rejected]:
+    """Yield the records; then note the tokens of the longest text, if an encoder of the usual length would cut it."""
+    longest, size = None, 0
+    for record in records:
+        # the estimate takes longer than all other checks together: it is made once
+        if isinstance(record, PassageRecord) and 3 * len(record.text) > size and text_size(record.text) > size:
+            longest, size = record, text_size(record.text)
+        yield record
+    tokens = estimate_tokens(f"{longest.title}\n{longest.text}") if longest else 0
+    if longest and tokens > _USUAL_TOKENS:
+        report.notes.append(
+            f"the longest text has about {tokens} tokens (an estimate; line {longest.line_no}): passages are cut to "
+            "what the encoder reads (`corpus.max_tokens`)"
+        )
 
 
 def _note_rejected(report: Report, rejected: Rejected, row: RawRow | None) -> None:

@@ -48,9 +48,10 @@ def fit_the_encoder(where: str, cut_for: int, read: int, parts: int) -> list[Vio
     if cut_for == read:
         return []
     if cut_for < read:
-        cost, keep = f"parts of longer passages change: there are {parts} of them", f", or {cut_for} to keep them"
+        cost = f"the parts of longer passages, {parts} passages more than without a limit, change and are encoded again"
+        keep = f", or {cut_for} to keep them"
     else:
-        cost, keep = f"passages of more than {read} tokens become parts", ""
+        cost, keep = f"passages of more than {read} tokens become parts, which are encoded", ""
     return [
         violation(
             "FT-CORPUS-014",
@@ -59,7 +60,7 @@ def fit_the_encoder(where: str, cut_for: int, read: int, parts: int) -> list[Vio
             field="tokens of a passage",
             found=cut_for,
             expected=read,
-            fix=f"set corpus.max_tokens: {read} to cut them again ({cost}, and are encoded){keep}",
+            fix=f"set corpus.max_tokens: {read} to cut them again ({cost}){keep}",
         )
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expectations.text.tokens import estimate_tokens
+from expectations.violations import Refused
 from ft_assets.config.model import CorpusSettings, EmbeddingSettings
 from resources import models
 from resources.artifacts import Artifact
@@ -112,7 +113,10 @@ def open_limit(
 
 
 def _tokenizer_of(encoder: EmbeddingSettings, state: Path) -> Tokenizer:
-    return load_tokenizer(encoder.base_model, state, encoder.revision)
+    try:
+        return load_tokenizer(encoder.base_model, state, encoder.revision)
+    except Refused as refusal:
+        raise Refused("counting the tokens of corpus.max_tokens (null counts none)", refusal.violations) from refusal
 
 
 def key_of(sha256: str) -> bytes:

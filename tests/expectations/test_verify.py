@@ -281,3 +281,17 @@ def test_the_verdicts_of_kto_data_are_counted_and_its_use_is_named(tmp_path: Pat
     assert any("kto_tag" in note and "SFT never does" in note for note in report.notes)
     assert "verdicts: 3 desirable, 4 undesirable" in report_table(report)
     assert verify_file(path, "instruction").counts == {"FT-KEY-001": 7}
+
+
+def test_a_text_that_an_encoder_would_not_read_whole_is_noted_with_an_estimate(tmp_path: Path):
+    path = tmp_path / "corpus.jsonl"
+    rows = [
+        {"_id": "a", "text": "word " * 30},
+        {"_id": "b", "text": "密码学是一门科学。" * 40},
+        {"_id": "c", "text": "x y " * 90},
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", "utf-8")
+    (note,) = verify_file(path).notes
+    assert "about 362 tokens (an estimate; line 2)" in note and "corpus.max_tokens" in note
+    path.write_text(json.dumps(rows[0]) + "\n", "utf-8")
+    assert verify_file(path).notes == []

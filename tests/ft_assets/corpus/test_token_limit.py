@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from expectations.text.cleaning import clean
 from expectations.text.documents import Section
+from expectations.violations import Refused
 from ft_assets.config.load import load_settings
 from ft_assets.config.model import CorpusSettings
 from ft_assets.corpus import assets
@@ -211,6 +212,11 @@ def test_a_corpus_of_short_sections_is_the_same_with_and_without_a_limit_and_nee
     whole = corpus.make(corpus={"max_tokens": None})
     limited = corpus.make(corpus={"max_tokens": "auto"}, embedding={"base_model": "./gone"})
     assert limited.recipe_id != whole.recipe_id and limited.data_version == whole.data_version
+
+
+def test_a_long_passage_without_its_tokenizer_is_refused_with_the_way_out(corpus: Corpus):
+    with pytest.raises(Refused, match=r"corpus.max_tokens \(null counts none\) refused(.|\n)*FT-MODEL-001"):
+        corpus.make(embedding={"base_model": "./gone"})
 
 
 def test_a_section_that_names_a_divided_piece_is_found_in_the_artifact(corpus: Corpus):

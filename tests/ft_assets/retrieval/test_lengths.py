@@ -100,7 +100,7 @@ def test_another_length_of_the_encoder_is_told_with_its_cost_and_cuts_nothing(gr
     assert graph.artifact("passages").recipe_id == before
     (longer,) = verdict(graph, "passages_fit_the_encoder").violations
     assert (longer.code, longer.found, longer.expected) == ("FT-CORPUS-014", 256, 512)
-    assert "corpus.max_tokens: 512" in longer.fix and "there are 0 of them" in longer.fix
+    assert "corpus.max_tokens: 512" in longer.fix and "0 passages more" in longer.fix
     graph.configure(embedding={"passage_max_tokens": 100})
     graph.run("embedding_settings")
     (shorter,) = verdict(graph, "passages_fit_the_encoder").violations
