@@ -40,6 +40,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from expectations.contracts.embedding import Fusion
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import METRICS, measure
@@ -48,8 +49,12 @@ from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import score_blocks
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
+from ft_assets.retrieval.collection import fusion_of
+from ft_assets.retrieval.exact import read_encoded, with_lexical_arm
+from ft_assets.retrieval.jobs import SweepSummary
 from resources import accelerator, models
 from resources.artifacts import ArtifactStore, library_versions, write_json
+from resources.engines.fusion import fuse
 from resources.parquet import read_rows, row_count
 from resources.telemetry import METRICS_FILE, read_metrics
 
@@ -57,6 +62,8 @@ RESULTS = Path(__file__).parent / "results/retrieval.json"
 VOCABULARY = 12_000
 HIDDEN = 256
 _DEPTH = 100
+
+RELEASED = ("released_collection", "fusion_sweep")
 
 Row = dict[str, str]
 Ranked = list[list[tuple[str, float]]]
@@ -189,7 +196,7 @@ def build_encoder(work: Path, *, by_likeness: bool = False) -> None:
     from tokenizers.models import BPE
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    if run(work, by_likeness=by_likeness, asset="retrieval_splits"):
+    if run(work, by_likeness=by_likeness, assets=["retrieval_splits"]):
         raise SystemExit("the questions could not be split, see above")
     passages, questions = _training_texts(work)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -239,14 +246,13 @@ def _training_texts(work: Path) -> tuple[list[str], list[str]]:
 LOSS: dict[str, Any] = {"temperature": 0.02, "sparse_temperature": 0.05, "hard_negatives": 1}
 FROM_SCRATCH: dict[str, Any] = {"epochs": 8, "max_steps": 300, "learning_rate": 5e-4, "head_learning_rate": 5e-3}
 FINE_TUNE: dict[str, Any] = {"epochs": 3}
-SPARSE_WEIGHT = 0.7
 # questions of similarity 0.5 share a split, otherwise the gate against contamination refuses them
 SPLIT: dict[str, Any] = {"near_duplicate": 0.5}
 BY_LIKENESS: dict[str, Any] = {**SPLIT, "group_by": ["question"]}
 
 
-def run(work: Path, base: str | None = None, *, by_likeness: bool = False, asset: str = "released_collection") -> int:
-    """Make `asset` and all upstream, given only paths and training settings. Return the exit code."""
+def run(work: Path, base: str | None = None, *, by_likeness: bool = False, assets: Sequence[str] = RELEASED) -> int:
+    """Make `assets` and all upstream, given only paths and training settings. Return the exit code."""
     work = work.resolve()
     retrieval = {"queries": [str(work / "queries.jsonl")], "qrels": [str(path) for path in work.glob("qrels/*.tsv")]}
     sections: dict[str, dict[str, Any]] = {
@@ -263,7 +269,6 @@ def run(work: Path, base: str | None = None, *, by_likeness: bool = False, asset
             **LOSS,
             **(FINE_TUNE if base else FROM_SCRATCH),
         },
-        "retrieval": {"sparse_weight": SPARSE_WEIGHT},
     }
     if not base and not (work / "encoder").is_dir():  # its vocabulary is learned from the splits that are made here
         sections["corpus"]["max_tokens"] = None
@@ -272,7 +277,8 @@ def run(work: Path, base: str | None = None, *, by_likeness: bool = False, asset
         "FT_STATE_DIR": str(work / "state"),
         **{name: value if isinstance(value, str) else json.dumps(value) for name, value in _flat("FT", sections)},
     }
-    command = [str(Path(sys.executable).with_name("ft")), "run", "--asset", asset, "--upstream"]
+    wanted = [part for asset in assets for part in ("--asset", asset)]
+    command = [str(Path(sys.executable).with_name("ft")), "run", *wanted, "--upstream"]
     return subprocess.run(command, env={**overrides, **os.environ}, check=False).returncode
 
 
@@ -294,24 +300,25 @@ def compare(work: Path) -> dict[str, Any]:
     questions = read_questions(splits, "test", passages)
     trained_with = dict(model.manifest.recipe.settings)
     settings = EmbeddingSettings.model_validate({k: v for k, v in trained_with.items() if k != "base_version"})
-    weights = settings_of(store, "retrieval")
+    fusion, sweep = fusion_of(settings_of(store, "retrieval")), store.require("fusion_sweep").summary_as(SweepSummary)
     compute = accelerator.choose()
     base = models.locate(settings.base_model, work / "state", settings.revision)
+    encoders = {
+        "base": HybridEncoder.from_base(base, settings, "", compute),
+        "trained": HybridEncoder.load(model.folder(), compute),
+    }
+    vectors = {"base": store.require("base_vectors"), "trained": store.require("passage_vectors")}
+    lexical = read_encoded(vectors["trained"])[0].sparse
     rankings = {("BM25", "bigram"): bm25(passages.contents, passages.ids, questions.texts)}
     seconds: dict[str, float] = {}
-    for system in ("base", "trained"):
-        if system == "base":
-            encoder = HybridEncoder.from_base(base, settings, "", compute)
-        else:
-            encoder = HybridEncoder.load(model.folder(), compute)
-        started = time.monotonic()
-        corpus = encoder.encode(passages.contents, "passage")
-        seconds["encode_corpus"] = round(time.monotonic() - started, 1)
-        ranked: dict[str, Ranked] = {"dense": [], "sparse": [], "fused": []}
-        for _, dense, lexical in score_blocks(encoder.encode(questions.texts, "query"), corpus):
-            ranked["dense"] += best(dense, passages.ids)
-            ranked["sparse"] += best(lexical, passages.ids)
-            ranked["fused"] += best(weights.dense_weight * dense + weights.sparse_weight * lexical, passages.ids)
+    for system, encoder in encoders.items():
+        corpus = read_encoded(vectors[system])[0]._replace(sparse=lexical)
+        queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, vectors["trained"])
+        ranked: dict[str, Ranked] = {"dense": [], "sparse": [], "fused": [], f"best on validation, {sweep.best}": []}
+        for _, dense, sparse in score_blocks(queries, corpus):
+            scores = [dense, sparse, fuse(fusion, dense, sparse), fuse(named_fusion(sweep.best, fusion), dense, sparse)]
+            for arm, values in zip(ranked, scores, strict=True):
+                ranked[arm] += best(values, passages.ids)
         rankings |= {(system, arm): lists for arm, lists in ranked.items()}
     seconds["train"] = max((r["seconds"] for r in read_metrics(model.file(METRICS_FILE))), default=0.0)
     write_runs(work / "runs", questions, rankings)
@@ -321,7 +328,7 @@ def compare(work: Path) -> dict[str, Any]:
         "passages": len(passages.ids),
         "questions": {split: row_count(splits.file(f"{split}.parquet")) for split in ("train", "validation", "test")},
         "embedding": {**trained_with, "base_model": settings.base_model.removeprefix(f"{work.resolve()}/")},
-        "sparse_weight": weights.sparse_weight,
+        "fusion": msgspec.to_builtins(fusion),
         "scores": {
             f"{system} {arm}": {name: msgspec.to_builtins(bootstrap(metrics[name])) for name in METRICS}
             for (system, arm), metrics in values.items()
@@ -338,7 +345,15 @@ def compare(work: Path) -> dict[str, Any]:
 def best(scores: np.ndarray, ids: Sequence[str]) -> Ranked:
     """Return the passages of each row of scores [Q, N], highest score first; equal ones stay in the corpus's order."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :_DEPTH]
-    return [[(ids[n], float(row[n])) for n in columns] for row, columns in zip(scores, order, strict=True)]
+    return [[(ids[int(n)], float(row[n])) for n in columns] for row, columns in zip(scores, order, strict=True)]
+
+
+def named_fusion(name: str, configured: Fusion) -> Fusion:
+    """Return the fusion that `fusion_sweep` calls so: `dbsf`, `rrf` or `1.0 / 0.7`."""
+    if name in ("dbsf", "rrf"):
+        return msgspec.convert({**msgspec.to_builtins(configured), "fusion": name}, Fusion)
+    dense, sparse = map(float, name.split(" / "))
+    return msgspec.structs.replace(configured, fusion="weighted_sum", dense_weight=dense, sparse_weight=sparse)
 
 
 def bm25(passages: Sequence[str], ids: Sequence[str], questions: Sequence[str]) -> Ranked:
@@ -399,7 +414,7 @@ def write_runs(folder: Path, questions: Questions, rankings: Mapping[tuple[str, 
     tsv = ["query-id\tcorpus-id\tscore", *(f"{q}\t{p}\t{s}" for q, p, s in judged)]
     (folder / "qrels.tsv").write_text("\n".join(tsv) + "\n", "utf-8")
     for (system, arm), ranked in rankings.items():
-        tag = f"{system}-{arm}"
+        tag = re.sub(r"\W+", "-", f"{system}-{arm}")
         lines: list[str] = []
         for query, row in zip(questions.ids, ranked, strict=True):
             lines += [
