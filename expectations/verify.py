@@ -308,8 +308,12 @@ class _RecentRows:
 
     def find(self, rejected: Rejected) -> RawRow | None:
         """Return the row that was rejected; None for one that was never read, or where several are on its line."""
-        rows = [row for row in self._recent if isinstance(row, RawRow) and row.line == rejected.line]
-        rows = [row for row in rows if rejected.offset in (-1, row.offset)]
+        rows: list[RawRow] = []
+        for row in reversed(self._recent):
+            if row.line < rejected.line:
+                break
+            if row.line == rejected.line and isinstance(row, RawRow) and rejected.offset in (-1, row.offset):
+                rows.append(row)
         return rows[0] if len(rows) == 1 else None
 
 
