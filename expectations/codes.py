@@ -1095,6 +1095,16 @@ CODES: dict[str, Code] = {
         "A misspelt field, or a text where a number is stored, would look like a corpus without an answer.",
         "Name a field of `corpus.payload`, as `--where tenant=a`, or `--where 'year>=2020'` for a number.",
     ),
+    "FT-RET-010": Code(
+        "There is nothing to search for",
+        "An empty text has a vector too, and the passages next to it would look like answers.",
+        "Ask a question with letters or digits.",
+    ),
+    "FT-RET-011": Code(
+        "The question holds characters that no text has",
+        "Half a character or a control character comes from a wrong decoding; the model would encode something else.",
+        "Send the question as UTF-8, without control characters.",
+    ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",
         "A release that ranks worse would go unnoticed.",
