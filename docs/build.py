@@ -27,8 +27,8 @@ CONFIGURATION = """# Configuration
 Written from the code by `python docs/build.py`.
 
 There is one file, config.yaml: a base, and `profiles:` whose keys replace those of the base (`FT_PROFILE`, else
-`default_profile`). The environment overrides any key: `FT__RETRIEVAL__SPARSE_WEIGHT=0.4`; lists and mappings are written
-as YAML. A mistyped name is an error, and all errors are reported at once. Secrets come only from the environment
+`default_profile`). The environment overrides any key: `FT__RETRIEVAL__SPARSE_WEIGHT=0.4`; a text is taken as it is,
+without quotes of YAML (`FT__EMBEDDING__QUERY_PROMPT="query: "`), and lists and mappings are written as YAML. A mistyped name is an error, and all errors are reported at once. Secrets come only from the environment
 (`QDRANT_API_KEY`, `HF_TOKEN`, `FT_SEAL_KEY`). State lies below `FT_STATE_DIR` (default `.ft/` next to config.yaml); `FT_CONFIG` names
 another config.yaml.
 """

@@ -1116,6 +1116,16 @@ CODES: dict[str, Code] = {
         "Raise `retrieval.sparse_weight` (`fusion_sweep` compares values), or choose a base model that knows the "
         "language of the corpus.",
     ),
+    "FT-RET-012": Code(
+        "There is nothing to search for",
+        "An empty text has a vector too, and the passages next to it would look like answers.",
+        "Ask a question with letters or digits.",
+    ),
+    "FT-RET-013": Code(
+        "The question holds characters that no text has",
+        "Half a character or a control character comes from a wrong decoding; the model would encode something else.",
+        "Send the question as UTF-8, without control characters.",
+    ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",
         "A release that ranks worse would go unnoticed.",

@@ -15,6 +15,7 @@ from expectations.contracts.consumer import Consumer
 from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Record, RowNotes
 from expectations.formats.instruction import INSTRUCTION
+from expectations.formats.pairs import RETRIEVAL_PAIR, RetrievalPairRecord, explain_not_trained_on, not_trained_on
 from expectations.formats.passage import PASSAGE, PassageRecord
 from expectations.formats.recognise import unknown
 from expectations.formats.registry import DIALECTS, FORMATS
@@ -313,15 +314,21 @@ class _RecentRows:
 
     def find(self, rejected: Rejected) -> RawRow | None:
         """Return the row that was rejected; None for one that was never read, or where several are on its line."""
-        rows = [row for row in self._recent if isinstance(row, RawRow) and row.line == rejected.line]
-        rows = [row for row in rows if rejected.offset in (-1, row.offset)]
+        rows: list[RawRow] = []
+        for row in reversed(self._recent):
+            if row.line < rejected.line:
+                break
+            if row.line == rejected.line and isinstance(row, RawRow) and rejected.offset in (-1, row.offset):
+                rows.append(row)
         return rows[0] if len(rows) == 1 else None
 
 
 def _count(report: Report, records: Iterable[Record | Rejected], find_row: Callable[[Rejected], RawRow | None]) -> None:
     """Count clean and rejected rows and keep the first ones; `find_row` returns the rejected row, if it is known."""
     clean = with_reasoning = earlier = desirable = 0
+    unused = Counter[str]()
     of_dialogues, has_verdicts = report.turns == "last", report.format == UNPAIRED_PREFERENCE.name
+    of_pairs = report.format == RETRIEVAL_PAIR.name
     for record in records:
         if isinstance(record, Rejected):
             _note_rejected(report, record, find_row(record))
@@ -336,7 +343,11 @@ def _count(report: Report, records: Iterable[Record | Rejected], find_row: Calla
             earlier += len(history)
         if has_verdicts and getattr(record, "desirable", False):
             desirable += 1
+        if of_pairs and isinstance(record, RetrievalPairRecord):
+            unused.update(not_trained_on(record))
     report.not_learned = earlier
+    if unused:
+        report.notes.append(explain_not_trained_on(unused))
     if has_verdicts:
         report.verdicts = {"desirable": desirable, "undesirable": clean - desirable}
         keys = ", ".join(f"`{key}`" for key in VERDICT_KEYS)

@@ -101,10 +101,11 @@ def find_wrong_characters(text: str) -> tuple[str, str] | None:
 
 def tidy_all(texts: Iterable[str], path: str, place: Place) -> list[str]:
     """Return `tidy` of each text, without those that are empty then."""
-    if not place.plain:
-        tidied = [tidy(text, path, place) for text in texts]
-    elif (tidied := [*map(str.strip, texts)]) and min(map(len, tidied)) <= LONGEST_NULL:
-        tidied = [tidy(text, path, place) for text in tidied]
+    if place.plain:
+        texts = [*map(str.strip, texts)]
+        if not texts or min(map(len, texts)) > LONGEST_NULL:
+            return texts
+    tidied = [tidy(text, path, place) for text in texts]
     return [text for text in tidied if text]
 
 

@@ -8,7 +8,7 @@ and the canonical form.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -54,6 +54,27 @@ class RetrievalPairRecord(Record, frozen=True, kw_only=True, gc=False):
     """Rows of one group never fall into different splits; empty when alone."""
     source: str
     line_no: int
+
+
+def not_trained_on(record: RetrievalPairRecord) -> list[str]:
+    """Return the fields of a record that BEIR has no place for, so that no training of the encoder sees them."""
+    given = (
+        ("prompt", bool(record.prompt)),
+        ("positive_scores", record.positive_scores is not None),
+        ("negative_scores", record.negative_scores is not None),
+        ("in_batch_negatives", not record.in_batch_negatives),
+        ("group", bool(record.group)),
+    )
+    return [name for name, is_given in given if is_given]
+
+
+def explain_not_trained_on(rows: Mapping[str, int]) -> str:
+    """Return a note on these fields, each with its number of rows: what is kept where, and why it is not used."""
+    named = ", ".join(f"`{name}` ({count} row{'s' * (count != 1)})" for name, count in rows.items())
+    return (
+        f"not used in training: {named}; the records keep them, but BEIR's files, which the encoder is trained from, "
+        "have no place for them (`embedding.query_prompt` is one prompt for all queries)"
+    )
 
 
 RawTexts = list[str | list[Any]]

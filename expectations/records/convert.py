@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 from expectations.formats.build import content_id
 from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.formats.dialect import DEFAULT_POLICY, ReadPolicy, Record
-from expectations.formats.pairs import RETRIEVAL_PAIR, RetrievalPairRecord
+from expectations.formats.pairs import RETRIEVAL_PAIR, RetrievalPairRecord, not_trained_on
 from expectations.formats.passage import PASSAGE
 from expectations.formats.recognise import Recognition, unknown
 from expectations.formats.registry import FORMATS, targets_of
@@ -57,14 +58,16 @@ class Conversion(msgspec.Struct, kw_only=True):
     quarantined: int
     counts: dict[str, int]
     """Quarantined rows by code."""
+    left_out: dict[str, int] = {}
+    """Fields that the written files have no place for, each with the number of rows that have them."""
 
 
 class BeirWriter:
     """Writes `retrieval_pair` records as a folder in BEIR's layout.
 
     Every text is once in corpus.jsonl, with an id made of its content; qrels/all.tsv has 1 for a positive and 0 for a
-    negative. BEIR has no field for a row's own prompt, its teacher's scores, and whether its texts may be negatives of
-    other queries: these are left out.
+    negative. BEIR has no field for a row's own prompt, its group, its teacher's scores, and whether its texts may be
+    negatives of other queries: these are left out, and counted.
     """
 
     def __init__(self, folder: Path, _format: str) -> None:
@@ -74,10 +77,13 @@ class BeirWriter:
         self._qrels = (folder / "qrels/all.tsv").open("w", encoding="utf-8")
         self._qrels.write("\t".join(QRELS_HEADER) + "\n")
         self._written: set[str] = set()
+        self.left_out: Counter[str] = Counter()
 
     def extend(self, rows: Iterable[Record], /) -> None:
         for row in rows:
-            self._add(cast(RetrievalPairRecord, row))
+            pair = cast(RetrievalPairRecord, row)
+            self._add(pair)
+            self.left_out.update(not_trained_on(pair))
 
     def _add(self, row: RetrievalPairRecord) -> None:
         self._queries.write(msgspec.json.encode({"_id": row.record_id, "text": row.query}) + b"\n")
@@ -151,6 +157,7 @@ def convert_file(
             stack.callback(_remove, file)
         with opener(staged, target) as writer, staged_quarantine.open("wb") as rejects:
             written, counts = _write(path, records, writer, rejects)
+        left_out = writer.left_out if isinstance(writer, BeirWriter) else Counter[str]()
         if counts:
             staged_quarantine.replace(quarantine)
         else:
@@ -167,6 +174,7 @@ def convert_file(
         written=written,
         quarantined=sum(counts.values()),
         counts=dict(sorted(counts.items())),
+        left_out=dict(left_out),
     )
 
 

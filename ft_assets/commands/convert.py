@@ -82,6 +82,7 @@ def command(  # noqa: PLR0917 - one for each option
     """
     import msgspec
 
+    from expectations.formats.pairs import explain_not_trained_on
     from expectations.records.convert import BEIR, JsonlWriter, convert_file
 
     target = out or file.with_name(f"{file.name.partition('.')[0]}.{to}{'' if to == BEIR else '.jsonl'}")
@@ -115,6 +116,8 @@ def command(  # noqa: PLR0917 - one for each option
             else f"rows of {conversion.to}, version {conversion.version}"
         )
         click.echo(f"{conversion.out}: {conversion.written} {what}")
+        if conversion.left_out:
+            click.echo(f"note: {explain_not_trained_on(conversion.left_out)}")
         if conversion.quarantined:
             counts = ", ".join(f"{count} {code}" for code, count in conversion.counts.items())
             click.echo(f"{conversion.quarantine}: {conversion.quarantined} rows ({counts})")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -150,8 +151,31 @@ def _apply_environment(document: dict[str, Any], environ: Mapping[str, str]) -> 
             child = node.get(key)
             node[key] = dict(cast("dict[str, Any]", child)) if isinstance(child, dict) else {}
             node = node[key]
-        node[keys[-1]] = cast("Any", YAML(typ="safe", pure=True)).load(environ[name])
+        try:
+            node[keys[-1]] = _read_value(environ[name], keys)
+        except YAMLError:
+            errors.append(f"environment {name}: {environ[name]!r} is not valid YAML.")
     return errors
+
+
+def _read_value(value: str, keys: Sequence[str]) -> object:
+    """Return the value of a key from the environment: of a text as it is, of anything else read as YAML.
+
+    `query: ` is a prompt, and would be a mapping as YAML; `1234567` may be a revision.
+    """
+    kinds = _kinds_of(keys)
+    if kinds == {str} or (kinds == {str, type(None)} and value not in {"", "~", "null"}):
+        return value
+    return cast("Any", YAML(typ="safe", pure=True)).load(value)
+
+
+def _kinds_of(keys: Sequence[str]) -> set[object]:
+    """Return the types that a key's value may have."""
+    model: type[BaseModel] = Settings
+    for key in keys[:-1]:
+        model = section_of(model.model_fields[key].annotation) or model
+    annotation = model.model_fields[keys[-1]].annotation
+    return set(get_args(annotation)) if get_origin(annotation) in {Union, UnionType} else {annotation}
 
 
 def _unknown_key(keys: list[str], model: type[BaseModel] | None = Settings, top: str = "the top level") -> str | None:

@@ -14,10 +14,11 @@ from expectations.violations import Refused, violation
 from ft_assets.embedding.lexical import sparse_queries
 from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.query import arm_scores, ask
+from ft_assets.retrieval.questions import QueryTerm, explain_terms, read_questions
 from ft_assets.retrieval.vectors import contract_of
 from ft_assets.retrieval.where import payload_fields, read_conditions
 from resources.artifacts import Artifact, ArtifactStore
-from resources.engines.protocol import Arm, OpenJson, Scored, VectorClient
+from resources.engines.protocol import Arm, OpenJson, Scored, TokenWeights, VectorClient
 from resources.qdrant import QdrantEngine, aliased
 from resources.releases import Release, Releases
 
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from ft_assets.embedding.model import HybridEncoder
 
 _ARMS: tuple[Arm, ...] = ("dense", "sparse")
+_NO_TERM = "no term of the question has a lexical weight: only its dense vector finds passages"
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """A passage that was found. `score` is the fused score; `dense` and `sparse` are the raw scores of the two arms."""
+    """A passage that was found. `score` is that of the ranking that was asked for; `dense` and `sparse` are
+    the raw scores of the two arms."""
 
     passage_id: str
     document_id: str
@@ -38,6 +41,18 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     sparse: float
     payload: OpenJson = {}
     """The fields that `corpus.payload` names."""
+    terms: list[QueryTerm] = []
+    """The terms of the question with their weights, where an explanation was asked for."""
+
+
+class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The passages that were found for one question."""
+
+    question: str
+    """As it was encoded."""
+    hits: list[Hit]
+    notes: list[str] = []
+    """What the search could not use of the question."""
 
 
 class Retriever:
@@ -87,30 +102,56 @@ class Retriever:
             yield cls(client, name, contract, encoder, note)
 
     def search(self, queries: Sequence[str], k: int, where: Sequence[str] = ()) -> list[list[Hit]]:
+        """Return the `k` best passages for each query, as `answer` finds them."""
+        return [answer.hits for answer in self.answer(queries, k, where)]
+
+    def answer(
+        self, queries: Sequence[str], k: int, where: Sequence[str] = (), *, arm: Arm = "fused", explain: bool = False
+    ) -> list[SearchAnswer]:
         """Return the `k` best passages for each query, best first, with the scores of both arms.
 
-        `where`: conditions that each passage meets, such as `tenant=a` or `year>=2020`. Raises Refused (FT-RET-009) for
-        one that names no payload field, or a value of another type.
+        `where`: conditions that each passage meets, such as `tenant=a` or `year>=2020`. `arm`: the ranking of one arm
+        alone. `explain`: with the weights of the query's terms in each passage. Raises Refused: FT-RET-009 a condition
+        that names no payload field, or a value of another type; FT-RET-012 and FT-RET-013 a query with nothing to
+        search for, or with characters that no text has.
         """
         conditions = read_conditions(where, self.fields, self.name)
-        if not queries:
+        questions = read_questions(queries, self._encoder, self.name)
+        if not questions:
             return []
-        encoded = self._encoder.encode(list(queries), "query")
+        texts = [question.text for question in questions]
+        encoded = self._encoder.encode(texts, "query")
         if self._lexical:
-            encoded = encoded._replace(sparse=sparse_queries(self._lexical, queries))
+            encoded = encoded._replace(sparse=sparse_queries(self._lexical, texts))
         names = ("passage_id", "document_id", "content", *self.fields)
-        answers = ask(
-            self._client, self.name, self.contract, encoded, "fused", limit=k, payload=names, where=conditions
-        )
+        answers = ask(self._client, self.name, self.contract, encoded, arm, limit=k, payload=names, where=conditions)
         ids = [[point.id for point in points] for points in answers]
         dense, sparse = (arm_scores(self._client, self.name, self.contract, encoded, arm, ids=ids) for arm in _ARMS)
-        return [
-            [_hit(point, dense_scores, sparse_scores, self.fields) for point in points]
-            for points, dense_scores, sparse_scores in zip(answers, dense, sparse, strict=True)
-        ]
+        found: list[SearchAnswer] = []
+        for n, (question, points) in enumerate(zip(questions, answers, strict=True)):
+            terms = self._explain(question.text, encoded.sparse[n], ids[n]) if explain else {}
+            hits = [_hit(point, dense[n], sparse[n], self.fields, terms.get(point.id, [])) for point in points]
+            notes = question.notes if len(encoded.sparse[n][0]) else [*question.notes, _NO_TERM]
+            found.append(SearchAnswer(question=question.text, hits=hits, notes=notes))
+        return found
+
+    def _explain(self, question: str, query: TokenWeights, ids: Sequence[str]) -> dict[str, list[QueryTerm]]:
+        """Return the terms of a query with their weights in each of these points, by point id."""
+        points = self._client.retrieve(self.name, ids)
+        if self._lexical:
+            names = {found.number: found.term for found in self._lexical.weights(question)}
+        else:
+            terms = [int(term) for term in query[0]]
+            names = dict(zip(terms, self._encoder.tokenizer.convert_ids_to_tokens(terms), strict=True))
+        return {
+            point: explain_terms(query, weights, names)
+            for point, weights in zip(points.ids, points.sparse, strict=True)
+        }
 
 
-def _hit(point: Scored, dense: dict[str, float], sparse: dict[str, float], fields: Iterable[str]) -> Hit:
+def _hit(
+    point: Scored, dense: dict[str, float], sparse: dict[str, float], fields: Iterable[str], terms: list[QueryTerm]
+) -> Hit:
     return Hit(
         passage_id=point.payload["passage_id"],
         document_id=point.payload["document_id"],
@@ -119,6 +160,7 @@ def _hit(point: Scored, dense: dict[str, float], sparse: dict[str, float], field
         dense=dense.get(point.id, 0.0),
         sparse=sparse.get(point.id, 0.0),
         payload={name: point.payload.get(name) for name in fields},
+        terms=terms,
     )
 
 

@@ -171,6 +171,26 @@ def test_pairs_become_a_folder_in_beir_layout_that_is_clean_itself(write: Write)
         assert (verify_file(out / name).exit_code, verify_file(out / name).format) == (0, kind)
 
 
+def test_what_beir_has_no_place_for_is_named_and_kept_in_the_records(write: Write) -> None:
+    prompted = {"prompt": "Find the passage.", "pos_scores": [0.9], "neg_scores": [0.2, 0.1]}
+    path = write("taught.jsonl", [TRIPLETS[0] | prompted, TRIPLETS[1]])
+    made = convert_file(path, "beir", path.with_name("beir"), quarantine=path.with_name("bad.jsonl"))
+    assert made.left_out == {"prompt": 1, "positive_scores": 1, "negative_scores": 1}
+    kept = path.with_name("pairs.jsonl")
+    assert not convert_file(path, "retrieval_pair", kept, quarantine=path.with_name("bad.jsonl")).left_out
+    first = json.loads(kept.read_text("utf-8").splitlines()[0])
+    assert (first["prompt"], first["positive_scores"], first["negative_scores"]) == (
+        "Find the passage.",
+        [0.9],
+        [0.2, 0.1],
+    )
+    note = verify_file(path).notes[-1]
+    assert note.startswith(
+        "not used in training: `prompt` (1 row), `positive_scores` (1 row), `negative_scores` (1 row)"
+    )
+    assert not verify_file(write("plain.jsonl", TRIPLETS[:2])).notes
+
+
 def test_what_is_no_pair_does_not_become_beir_and_leaves_nothing(write: Write) -> None:
     path = write("rows.jsonl", [{"query_id": "q", "passage_id": "p", "score": 1}])
     with pytest.raises(Refused, match="FT-DIALECT-003"):

@@ -42,6 +42,19 @@ def test_the_profile_overrides_the_base_and_the_environment_overrides_both(confi
     assert settings.embedding.learning_rate == 1e-5  # YAML 1.2: a number, not a string
 
 
+def test_a_text_from_the_environment_is_taken_as_it_is(config: Path):
+    texts = {"query_prompt": "query: ", "passage_prompt": "[doc] #1 - ", "revision": "1234567"}
+    settings = load_settings(config, environ={f"FT__EMBEDDING__{key.upper()}": text for key, text in texts.items()})
+    assert {key: getattr(settings.embedding, key) for key in texts} == texts
+    none = load_settings(config, environ={"FT__EMBEDDING__REVISION": "null", "FT__QDRANT__COLLECTION": "null"})
+    assert (none.embedding.revision, none.qdrant.collection) == (None, "null")
+
+
+def test_a_list_from_the_environment_that_is_no_yaml_is_refused_with_its_value(config: Path):
+    with pytest.raises(SettingsError, match=r"environment FT__CORPUS__FILES: '\[a\.jsonl' is not valid YAML"):
+        load_settings(config, environ={"FT__CORPUS__FILES": "[a.jsonl"})
+
+
 def test_lists_can_be_overridden_from_the_environment(config: Path):
     settings = load_settings(config, environ={"FT__CORPUS__FILES": "[a.jsonl, b/*.md]"})
     assert settings.corpus.files == ["a.jsonl", "b/*.md"]
