@@ -56,6 +56,7 @@ from expectations.formats.instruction import (
     split_thinking,
 )
 from expectations.formats.keys import history_texts
+from expectations.text.cleaning import LONGEST_NULL
 from expectations.text.cleaning import comparison_key_of_clean as comparison_key
 
 AUGMENTED = 5
@@ -300,8 +301,12 @@ class AnswerPair(msgspec.Struct, kw_only=True, gc=False):
 
 def _build(row: Extras, pair: AnswerPair, place: Place, policy: ReadPolicy) -> PreferenceRecord:
     """Return the record of a comparison; RowError when it breaks a rule. The rules are the same in every dialect."""
-    question, chosen, rejected = tidy_each((pair.question, pair.chosen, pair.rejected), pair.paths, place)
-    context = tidy_all(pair.context, pair.context_path.removesuffix("[]"), place)
+    texts = [*map(str.strip, (pair.question, pair.chosen, pair.rejected, *pair.context))] if place.plain else [""]
+    if min(map(len, texts)) > LONGEST_NULL:  # most rows: none is empty, none the print of a missing value
+        question, chosen, rejected, *context = texts
+    else:
+        question, chosen, rejected = tidy_each((pair.question, pair.chosen, pair.rejected), pair.paths, place)
+        context = tidy_all(pair.context, pair.context_path.removesuffix("[]"), place)
     _refuse_answers(pair, question, chosen, rejected, place)
     system = tidy(pair.system, "$.system", place) if pair.system else ""
     history = tidy_turns(pair.history, pair.history_paths, place) if pair.history else []
