@@ -63,7 +63,7 @@ def guard_collection(
     model = _read(expected)
     if untrained := dimension_violations(model, stored.serving.dimension, name):
         raise Refused(f"opening {name}", untrained)
-    guard(stored, model.served(stored.serving, stored.fusion), name)
+    guard(stored, model.as_in(stored), name)
     if encode is not None and (drifted := _drift(stored, encode)):
         fix = "Load the model that the collection's contract names (weights_sha256, pooling, prompts)."
         raise Refused(f"opening {name}", Comparison(Level.BROKEN, drifted, "FT-EMB-002", fix).violations(name))

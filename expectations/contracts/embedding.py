@@ -156,6 +156,10 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
         """Return this contract as a collection carries it."""
         return msgspec.structs.replace(self, serving=serving, fusion=fusion)
 
+    def as_in(self, stored: EmbeddingContract) -> EmbeddingContract:
+        """Return this model's contract with the parts that are chosen for a collection, as `stored` has them."""
+        return msgspec.structs.replace(self, lexical=stored.lexical, serving=stored.serving, fusion=stored.fusion)
+
     def to_json(self) -> dict[str, Any]:
         """Return the contract as a JSON object."""
         return msgspec.to_builtins(self)

@@ -223,5 +223,5 @@ def _guard(name: str, stored: EmbeddingContract, config: Serving | None, encoder
             fix="ft run --group retrieval",
         )
         raise Refused(f"opening {name}", [differs])
-    now = msgspec.structs.replace(encoder.contract, probes=encoder.probe(), lexical=stored.lexical)
-    guard(stored, now.served(stored.serving, stored.fusion), name)
+    now = msgspec.structs.replace(encoder.contract, probes=encoder.probe())
+    guard(stored, now.as_in(stored), name)

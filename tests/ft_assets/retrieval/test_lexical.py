@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from expectations.contracts.collection import guard_collection
 from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25, Bm25Queries, DocumentFrequencies
 from expectations.violations import Refused
 from ft_assets.embedding.jobs import Bm25Settings
@@ -53,8 +54,11 @@ def test_a_point_stores_what_bm25_gives_its_passage_and_the_table_counts_all(rel
 def test_another_service_asks_with_the_metadata_alone(released: Graph) -> None:
     with released.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
-        metadata = client.metadata(name)
-        queries = Bm25Queries.from_metadata(metadata, name)
+        # the service has qdrant-client, the model folder and the metadata
+        connection = client.client  # type: ignore[attr-defined]
+        contract = guard_collection(connection, "passages", released.artifact("embedding_model").folder())
+        assert contract.lexical is not None
+        queries = Bm25Queries.from_metadata(connection.get_collection("passages").config.metadata, "passages")
     artifacts = released.artifacts
     with Retriever.open(artifacts.store(), artifacts.releases(), released.qdrant.engine()) as retriever:
         (hits,) = retriever.search([QUESTION], 5)
