@@ -589,7 +589,8 @@ class RetrievalSettings(ConfigSection):
     (`embedding.matryoshka`). Null keeps all."""
     lexical: Literal["bm25", "learned"] = "bm25"
     """The lexical arm: `bm25` over words and pairs of characters of the whole passage, or the weights that the encoder
-    has `learned` for its own tokens, as BGE-M3 does. A change writes every point again and encodes nothing."""
+    has `learned` for its own tokens, as BGE-M3 does. A change writes every point again; to `learned` also encodes
+    all."""
     language: str = "auto"
     """Language of the stems and stop words of `bm25`, such as `english` or `german`. `auto` takes the language whose
     stop words are the largest share of the words; `none` keeps words as they are. Scripts without spaces between words

@@ -166,13 +166,13 @@ class _Vectors:
         texts = dict(zip(hashes, chunk.column("content").to_pylist(), strict=True))
         earlier = self._earlier.take(hashes)
         known: list[str] = earlier.column("content_sha256").to_pylist() if earlier else []
+        fresh = list(texts.keys() - set(known))
         tables: list[pa.Table] = []
         if earlier is not None:
             same = self._bm25 is None or self._earlier.has_lexical(self._bm25.lexical)
             tables.append(earlier if same else self._with_bm25(earlier, [texts[sha] for sha in known]))
         if known and self._earlier.cut is None:  # by a release that did not note them
             self._note_cut(chunk, set(known))
-        fresh = sorted(texts.keys() - set(known), key=hashes.index)
         if fresh:
             contents = [texts[sha] for sha in fresh]
             encoded = self._encode(contents)

@@ -120,15 +120,25 @@ def test_another_stored_form_costs_a_collection_and_no_encoding(whole: Whole, fo
 
 @pytest.mark.parametrize(
     "change",
-    [{"bm25_k1": 0.9}, {"bm25_b": 0.4}, {"stop_words": ["device"]}, {"language": "none"}, {"lexical": "learned"}],
-    ids=["k1", "b", "stop_words", "language", "learned"],
+    [{"bm25_k1": 0.9}, {"bm25_b": 0.4}, {"stop_words": ["device"]}, {"language": "none"}],
+    ids=["k1", "b", "stop_words", "language"],
 )
-def test_another_lexical_arm_costs_a_collection_and_no_encoding(whole: Whole, change: dict[str, object]) -> None:
+def test_other_rules_of_bm25_cost_a_collection_and_no_encoding(whole: Whole, change: dict[str, object]) -> None:
     whole.configure(retrieval=change)
     cost = whole.cost()
     passages = whole.store.require("passages").summary["passages"]
     assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, passages, 1)
     assert cost.made >= EVALUATE_AND_RELEASE and whole.daemon.failed_checks() == set()
+
+
+def test_the_learned_arm_is_encoded_and_bm25_takes_its_dense_vectors(whole: Whole) -> None:
+    passages = whole.store.require("passages").summary["passages"]
+    whole.configure(retrieval={"lexical": "learned"})
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), passages, passages, 1)
+    whole.configure(retrieval={"lexical": "bm25", "bm25_k1": 0.9})
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, passages, 1)
 
 
 @pytest.mark.parametrize(
