@@ -166,7 +166,8 @@ class _Vectors:
         texts = dict(zip(hashes, chunk.column("content").to_pylist(), strict=True))
         earlier = self._earlier.take(hashes)
         known: list[str] = earlier.column("content_sha256").to_pylist() if earlier else []
-        fresh = list(texts.keys() - set(known))
+        found = set(known)
+        fresh = [sha for sha in texts if sha not in found]
         tables: list[pa.Table] = []
         if earlier is not None:
             same = self._bm25 is None or self._earlier.has_lexical(self._bm25.lexical)
