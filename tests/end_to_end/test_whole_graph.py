@@ -52,7 +52,7 @@ def test_files_become_a_released_adapter_and_a_released_collection(base: tuple[F
     (release,) = ft.released("collection")["history"]
     assert release["details"]["collection"] == collection
     assert release["details"]["index_fp"][:12] in collection
-    assert metadata["contract"]["fusion"]["sparse_weight"] == 0.3
+    assert metadata["contract"]["fusion"]["sparse_weight"] == 1.0
     assert passages["passages"] == report["encoded"]
     assert set(serving(ft)) == set(RELEASED)
     quarantine = (ft.current("instruction_records") / "quarantine.jsonl").read_text().splitlines()
@@ -80,7 +80,7 @@ def test_a_changed_weight_is_evaluated_and_released_without_training_or_encoding
     assert states["retrieval_evaluation"] == "made"
     after_collection, after = alias(ft)
     assert after_collection == collection
-    assert before["contract"]["fusion"]["sparse_weight"] == 0.3
+    assert before["contract"]["fusion"]["sparse_weight"] == 1.0
     assert after["contract"]["fusion"]["sparse_weight"] == 0.5
     done = ft("search", "How long is the AES block?", "--json")
     assert done.returncode == 0, done.stderr
