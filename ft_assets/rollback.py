@@ -38,10 +38,11 @@ def roll_back(
     Raises Refused: FT-REL-001 there is no such release, FT-REL-002 its artifacts are gone, and as `serve` does.
     """
     with releases.exclusive(kind):
-        require_kept(store, releases.target(kind, to))
         if kind == "collection":
-            return rollback_collection(releases, engine, to, who=who, why=why)
-        intent = releases.plan_rollback(kind, releases.target(kind, to), who=who, why=why)
+            return rollback_collection(store, releases, engine, to, who=who, why=why)
+        target = releases.target(kind, to)
+        require_kept(store, target)
+        intent = releases.plan_rollback(kind, target, who=who, why=why)
         releases.commit(kind, intent)
         return intent
 

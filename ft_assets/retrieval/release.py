@@ -18,7 +18,7 @@ from ft_assets.retrieval.jobs import read_collection_file
 from resources.artifacts import ArtifactStore
 from resources.engines.protocol import OpenJson, VectorClient
 from resources.qdrant import QdrantEngine, aliased
-from resources.releases import Intent, Release, ReleaseBook, Releases
+from resources.releases import Intent, Release, ReleaseBook, Releases, require_kept
 
 _BUILD_SECONDS = 24 * 3600.0
 _RELEASED_ASSETS = ("embedding_model", "passage_vectors", "qdrant_collection", "retrieval_evaluation")
@@ -47,14 +47,18 @@ def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantE
         return _move(client, releases, engine.alias, releases.plan_release("collection", recipes, details))
 
 
-def rollback_collection(releases: Releases, engine: QdrantEngine, to: str | None, *, who: str, why: str) -> Intent:
+def rollback_collection(
+    store: ArtifactStore, releases: Releases, engine: QdrantEngine, to: str | None, *, who: str, why: str
+) -> Intent:
     """Make an earlier release serve again, with its collection and its fusion, and return the move.
 
-    Raises Refused: FT-REL-001 there is no such release, and as `serve` does.
+    Raises Refused: FT-REL-001 there is no such release, FT-REL-002 its artifacts are gone, and as `serve` does.
     """
     with engine.open() as client:
-        settle(client, releases, engine.alias)
-        intent = releases.plan_rollback("collection", releases.target("collection", to), who=who, why=why)
+        settle(client, releases, engine.alias)  # first: a release that is finished here is the one to leave
+        target = releases.target("collection", to)
+        require_kept(store, target)
+        intent = releases.plan_rollback("collection", target, who=who, why=why)
         _move(client, releases, engine.alias, intent)
     return intent
 

@@ -23,7 +23,7 @@ from ft_assets.retrieval import release as release_module
 from ft_assets.retrieval.collection import set_fusion, stored_contract
 from ft_assets.retrieval.search import Retriever
 from ft_assets.retrieval.served_checks import GATES, judge_served
-from ft_assets.rollback import rollback
+from ft_assets.rollback import roll_back, rollback
 from ft_assets.served import watch_served
 from resources.engines.protocol import VectorClient
 from resources.qdrant import aliased
@@ -139,8 +139,6 @@ def test_a_change_of_what_serves_is_named(
     # and the way back
     if refused.startswith("FT-REL") or damage is delete_alias:
         store, releases = graph.artifacts.store(), graph.artifacts.releases()
-        from ft_assets.rollback import roll_back
-
         roll_back(
             "collection", store, releases, graph.qdrant.engine(), to=record(graph)["current"], who="me", why="alias"
         )
@@ -169,7 +167,7 @@ def test_a_release_that_was_killed_before_its_record_is_finished_by_the_next_loo
 ) -> None:
     before = record(graph)["current"]
     graph.configure(retrieval={"sparse_weight": 0.5})
-    graph.run(*RETRIEVAL_SIDE[1:2], *RETRIEVAL_SIDE[4:-1])
+    graph.run(*RETRIEVAL_SIDE[1:2], *RETRIEVAL_SIDE[3:-1])
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -187,12 +185,30 @@ def test_a_release_that_was_killed_before_its_record_is_finished_by_the_next_loo
     assert graph.artifacts.releases().announced("collection") is None
 
 
+def test_a_rollback_leaves_the_release_that_it_finishes(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = record(graph)["current"]
+    graph.configure(retrieval={"sparse_weight": 0.5})
+    graph.run(*RETRIEVAL_SIDE[1:2], *RETRIEVAL_SIDE[3:-1])
+    store, releases, engine = graph.artifacts.store(), graph.artifacts.releases(), graph.qdrant.engine()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resources.releases.Releases.commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            release_module.release_collection(store, releases, engine)
+    intent = roll_back("collection", store, releases, engine, to=None, who="a test", why="it ranks worse")
+    assert (intent.move.after, record(graph)["current"]) == (before, before)
+    assert intent.move.before != before and codes(graph) == {}
+
+
 def test_a_release_that_was_killed_before_the_alias_moved_is_withdrawn(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = record(graph)
     graph.configure(retrieval={"sparse_weight": 0.5})
-    graph.run(*RETRIEVAL_SIDE[1:2], *RETRIEVAL_SIDE[4:-1])
+    graph.run(*RETRIEVAL_SIDE[1:2], *RETRIEVAL_SIDE[3:-1])
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -210,8 +226,6 @@ def test_a_release_that_was_killed_before_the_alias_moved_is_withdrawn(
 
 
 def _roll_back_and_forth(root: Path, versions: list[str], times: int) -> None:
-    from ft_assets.rollback import roll_back
-
     graph = Graph(root)
     engine = replace(graph.qdrant.engine(), lock_timeout=60.0)
     for number in range(times):
