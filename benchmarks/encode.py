@@ -237,7 +237,7 @@ def encode_corpus(state: Path) -> dict[str, Any]:
         code_version=str(len(store.versions("passage_vectors"))),
         inputs={"embedding_model": model.data_version, "passages": passages.data_version},
     )
-    params = {"state_dir": str(state), "device": "cpu", "dtype": "auto"}
+    params = {"compute": {"state_dir": str(state), "device": "cpu", "dtype": "auto"}}
     job = Job(recipe=recipe, store=str(state), run_dir=str(state / "run"), params=params)
     started = time.perf_counter()
     summary = encode.main(job).summary

@@ -15,6 +15,7 @@ from qdrant_client import models
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving, read_contract
 from expectations.violations import Refused
+from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import build, collection_name, inspect, point_id
@@ -438,6 +439,7 @@ def test_an_engine_that_ranks_worse_than_its_vectors_is_refused(graph: Graph, tm
         evaluate_on="test",
         live=None,
         must_compare=False,
+        bm25=Bm25Settings(language="auto", stop_words=None, k1=1.2, b=0.75),
         engine=graph.qdrant.engine().params,
         compute=ComputeParams(state_dir=str(graph.root / "state"), device="cpu", dtype="float32"),
     )
