@@ -237,7 +237,8 @@ def test_exchanged_vectors_in_the_engine_are_detected(graph: Graph) -> None:
     with graph.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
         points = next(client.scroll(name, batch=1000))
-        client.upsert(name, replace(points, dense=np.roll(points.dense, 1, axis=0)))
+        moved = replace(points, dense=np.roll(points.dense, 1, axis=0), sparse=points.sparse[1:] + points.sparse[:1])
+        client.upsert(name, moved)
     assert codes_of(graph, "qdrant_collection") == {"points_are_current": {"FT-COL-004"}}
 
 
@@ -431,7 +432,8 @@ def test_an_engine_that_ranks_worse_than_its_vectors_is_refused(graph: Graph, tm
     name = str(served(graph))
     with graph.qdrant.engine().open() as client:
         points = next(client.scroll(name, batch=1000))
-        client.upsert(name, replace(points, dense=np.roll(points.dense, 1, axis=0)))
+        moved = replace(points, dense=np.roll(points.dense, 1, axis=0), sparse=points.sparse[1:] + points.sparse[:1])
+        client.upsert(name, moved)
     recipe = graph.artifact("retrieval_evaluation").manifest.recipe
     params = RetrievalEvaluationJob(
         collection=name,
