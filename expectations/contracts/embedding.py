@@ -71,9 +71,9 @@ class Lexical(msgspec.Struct, frozen=True, kw_only=True):
     """The sha256 of the table of document frequencies, which lies next to the contract."""
 
     @property
-    def passage_side(self) -> dict[str, Any]:
+    def passage_side(self) -> dict[str, object]:
         """Everything that changes what a passage stores."""
-        sides: dict[str, Any] = msgspec.to_builtins(self)
+        sides: dict[str, object] = msgspec.to_builtins(self)
         return {name: value for name, value in sides.items() if name not in ("passages", "frequencies_sha256")}
 
 

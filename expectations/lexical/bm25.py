@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from expectations.canonical import text_digest
 from expectations.contracts.embedding import Lexical, read_contract
 from expectations.lexical.terms import Terms
-from expectations.violations import Refused, violation
+from expectations.violations import Refused, Violation, violation
 
 FREQUENCIES_KEY = "document_frequencies"
 """The key of a collection's metadata that holds `DocumentFrequencies`."""
@@ -100,6 +100,15 @@ class Bm25:
         )
 
 
+def frequencies_are_of_contract(where: str, lexical: Lexical | None, frequencies: str | None) -> list[Violation]:
+    """FT-LEX-003: the table of document frequencies is the one that the contract names (none for a learned head)."""
+    expected = lexical.frequencies_sha256 if lexical else None
+    found = None if frequencies is None else text_digest(frequencies)
+    if found == expected:
+        return []
+    return [violation("FT-LEX-003", where=where, field=FREQUENCIES_KEY, found=found, expected=expected)]
+
+
 class Bm25Queries:
     """The lexical part of queries to one collection.
 
@@ -113,11 +122,8 @@ class Bm25Queries:
     """
 
     def __init__(self, lexical: Lexical, frequencies: str | None, where: str) -> None:
-        if text_digest(frequencies or "") != lexical.frequencies_sha256:
-            found = text_digest(frequencies)[:12] if frequencies else "none"
-            expected = lexical.frequencies_sha256[:12]
-            other = violation("FT-LEX-003", where=where, field=FREQUENCIES_KEY, found=found, expected=expected)
-            raise Refused(f"querying {where}", [other])
+        if others := frequencies_are_of_contract(where, lexical, frequencies):
+            raise Refused(f"querying {where}", others)
         self._terms = Bm25(lexical, where).terms
         self._frequencies = DocumentFrequencies.from_text(frequencies or "")
 

@@ -78,7 +78,7 @@ def check_not_worse(delta: Interval, tolerance: float, *, where: str, baseline: 
     It lost when the mean falls by more than `tolerance` and the whole interval is below zero: a drop that chance
     explains does not block a release, and neither does a certain one that is too small to matter.
     """
-    if delta.mean >= -tolerance or delta.high >= 0:
+    if not delta.is_loss(tolerance):
         return []
     return [
         violation(

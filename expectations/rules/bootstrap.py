@@ -15,6 +15,10 @@ class Interval(msgspec.Struct, frozen=True):
     high: float
     n: int
 
+    def is_loss(self, tolerance: float) -> bool:
+        """Return whether this gain is a loss of more than the tolerance, and not by chance: the interval excludes 0."""
+        return not (self.mean >= -tolerance or self.high >= 0)  # a NaN must count as a loss
+
 
 def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = 2000, confidence: float = 0.95) -> Interval:
     """Return the mean of `values` and its interval (Efron's percentile bootstrap). Raises ValueError without values."""

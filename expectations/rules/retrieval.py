@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from expectations.canonical import text_digest
 from expectations.contracts.collection import check_configuration
 from expectations.contracts.compare import Difference
 from expectations.contracts.embedding import EmbeddingContract, Serving, compare, dimension_violations
@@ -175,11 +174,7 @@ def vectors_are_of_model(where: str, stored: EmbeddingContract, wanted: Embeddin
 def lexical_is_configured(where: str, stored: Mapping[str, object], wanted: Mapping[str, object]) -> list[Violation]:
     """FT-VEC-008: the lexical vectors are of the configured arm. Both: setting -> value; `wanted` has those that are
     fixed in config.yaml."""
-    return [
-        violation("FT-VEC-008", where=where, field=f"retrieval.{name}", found=stored.get(name), expected=value)
-        for name, value in wanted.items()
-        if stored.get(name) != value
-    ]
+    return _differing("FT-VEC-008", where, stored, wanted, "retrieval.")
 
 
 # -- the collection -------------------------------------------------------------------------------------------------
@@ -208,15 +203,6 @@ def collection_matches_contract(
         *check_configuration(where, config, stored.serving),
         *dimension_violations(wanted, dimension, where),
     ]
-
-
-def frequencies_are_of_contract(where: str, contract: EmbeddingContract, frequencies: str | None) -> list[Violation]:
-    """FT-LEX-003: the table of document frequencies is the one that the contract names (none for a learned head)."""
-    expected = contract.lexical.frequencies_sha256 if contract.lexical else None
-    found = None if frequencies is None else text_digest(frequencies)
-    if found == expected:
-        return []
-    return [violation("FT-LEX-003", where=where, field="document_frequencies", found=found, expected=expected)]
 
 
 def stored_vectors_match(where: str, deviations: Mapping[str, float]) -> list[Violation]:
@@ -262,18 +248,8 @@ def local_engine_is_enough(where: str, engine: str, points: int) -> list[Violati
 def fused_not_below_arms(where: str, gain: Interval, arm: str, epsilon: float) -> list[Violation]:
     """FT-RET-001: paired on the same queries, the fused ranking does not lose more than `epsilon` to its better arm,
     unless by chance (as in `not_worse_than_live`). `arm`: the better one."""
-    if gain.mean >= -epsilon or gain.high >= 0:
-        return []
-    return [
-        violation(
-            "FT-RET-001",
-            where=where,
-            message=f"The fused ranking is worse than the {arm} arm alone",
-            field="nDCG@10 gained",
-            found=_in_words(gain),
-            expected=f"at least {-epsilon:g}, or an interval that reaches 0",
-        )
-    ]
+    message = f"The fused ranking is worse than the {arm} arm alone"
+    return _certain_loss("FT-RET-001", where, gain, epsilon, message=message)
 
 
 def served_is_exact(where: str, gain: Interval) -> list[Violation]:
@@ -281,10 +257,7 @@ def served_is_exact(where: str, gain: Interval) -> list[Violation]:
 
     An index is approximate: a mean loss of up to 0.005 passes, although on many queries it is certain.
     """
-    if gain.mean >= -MAX_SERVED_LOSS or gain.high >= 0:
-        return []
-    expected = f"at least {-MAX_SERVED_LOSS:g}, or an interval that reaches 0"
-    return [violation("FT-RET-010", where=where, field="nDCG@10 gained", found=_in_words(gain), expected=expected)]
+    return _certain_loss("FT-RET-010", where, gain, MAX_SERVED_LOSS)
 
 
 def not_below_bm25(where: str, gain: Interval) -> list[Violation]:
@@ -292,10 +265,7 @@ def not_below_bm25(where: str, gain: Interval) -> list[Violation]:
 
     A mean loss of up to 0.005 passes: on many questions a loss that nobody notices would be certain.
     """
-    if gain.mean >= -MAX_SERVED_LOSS or gain.high >= 0:
-        return []
-    expected = f"at least {-MAX_SERVED_LOSS:g}, or an interval that reaches 0"
-    return [violation("FT-RET-011", where=where, field="nDCG@10 gained", found=_in_words(gain), expected=expected)]
+    return _certain_loss("FT-RET-011", where, gain, MAX_SERVED_LOSS)
 
 
 def recall_is_enough(where: str, recall: float, least: float) -> list[Violation]:
@@ -312,24 +282,39 @@ def not_worse_than_live(where: str, gain: Interval, tolerance: float, metric: st
     Worse is a mean loss beyond the tolerance whose interval excludes 0. A rule that the whole interval lies within the
     tolerance would stop nearly every change on some hundred questions; one that it lies beyond, hardly any.
     """
-    if gain.mean >= -tolerance or gain.high >= 0:
-        return []
-    expected = f"at least {-tolerance:g}, or an interval that reaches 0"
-    return [violation("FT-RET-003", where=where, field=f"{metric} gained", found=_in_words(gain), expected=expected)]
+    return _certain_loss("FT-RET-003", where, gain, tolerance, metric=metric)
 
 
 def evaluation_is_current(where: str, judged: Mapping[str, object], now: Mapping[str, object]) -> list[Violation]:
     """FT-RET-004: what was evaluated is what would be released: the collection, the fusion, the comparison."""
-    return [
-        violation("FT-RET-004", where=where, field=name, found=judged.get(name), expected=value)
-        for name, value in now.items()
-        if judged.get(name) != value
-    ]
+    return _differing("FT-RET-004", where, judged, now)
 
 
 def without_fusion(contract: EmbeddingContract) -> EmbeddingContract:
     """Return the contract of a collection that is not released yet."""
     return contract if contract.serving is None else contract.served(contract.serving, None)
+
+
+def _certain_loss(
+    code: str, where: str, gain: Interval, tolerance: float, *, message: str = "", metric: str = "nDCG@10"
+) -> list[Violation]:
+    """Return a violation if the mean loss is beyond the tolerance and the interval excludes 0."""
+    if not gain.is_loss(tolerance):
+        return []
+    expected = f"at least {-tolerance:g}, or an interval that reaches 0"
+    found = _in_words(gain)
+    return [violation(code, where=where, message=message, field=f"{metric} gained", found=found, expected=expected)]
+
+
+def _differing(
+    code: str, where: str, stored: Mapping[str, object], wanted: Mapping[str, object], prefix: str = ""
+) -> list[Violation]:
+    """Return a violation for each wanted value that is not the stored one."""
+    return [
+        violation(code, where=where, field=f"{prefix}{name}", found=stored.get(name), expected=value)
+        for name, value in wanted.items()
+        if stored.get(name) != value
+    ]
 
 
 def _in_words(interval: Interval) -> str:

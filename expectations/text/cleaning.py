@@ -113,7 +113,7 @@ _DENSE = re.compile(
 _ALL_CHINESE = re.compile(
     "[\\d\\s，。？！：；、（）《》“”]*[\u3400-\u4dbf\u4e00-\u9fff][\u3400-\u4dbf\u4e00-\u9fff\\d\\s，。？！：；、（）《》“”]*"
 )
-# Of the characters beside ASCII, Han characters and signs that are no letters: no kana, no letter of another script.
+# ASCII, Han characters and signs that are no letters: no kana, no letter of another script.
 _HAN_AND_ASCII = re.compile(
     "[\x00-\x7f\u2010-\u2027\u3001-\u3004\u3008-\u3020\u3400-\u4dbf\u4e00-\u9fff，？：；！（）～]*"
 )

@@ -9,7 +9,7 @@ import msgspec
 from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
 from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.formats.schemas import FORMATS
-from expectations.lexical.bm25 import FREQUENCIES_KEY
+from expectations.lexical.bm25 import FREQUENCIES_KEY, frequencies_are_of_contract
 from expectations.rules import retrieval as rules
 from expectations.rules.bootstrap import Interval
 from expectations.violations import Violation
@@ -143,7 +143,7 @@ def contract(evidence: Evidence) -> Verdict:
         frequencies = client.metadata(name).get(FREQUENCIES_KEY)
     figures = {"stored_index_fp": stored.index_fp[:12], "wanted_index_fp": wanted.index_fp[:12]}
     violations = rules.collection_matches_contract(name, stored, wanted, config)
-    return Verdict([*violations, *rules.frequencies_are_of_contract(name, stored, frequencies)], figures)
+    return Verdict([*violations, *frequencies_are_of_contract(name, stored.lexical, frequencies)], figures)
 
 
 def current_points(evidence: Evidence) -> Verdict:
@@ -172,9 +172,7 @@ def engine_is_enough(evidence: Evidence) -> Verdict:
 def training_gain(evidence: Evidence) -> Verdict:
     """After training the fused ranking is not below that of the base (paired 95 % interval of nDCG@10)."""
     gain = evidence.store.require(_COMPARISON).summary_as(ModelComparisonSummary).gain
-    return Verdict(
-        rules.not_below_base(_COMPARISON, gain), {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
-    )
+    return Verdict(rules.not_below_base(_COMPARISON, gain), _shown("gain", gain))
 
 
 def bm25(evidence: Evidence) -> Verdict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from expectations.lexical.bm25 import FREQUENCIES_KEY
+from expectations.lexical.bm25 import FREQUENCIES_KEY, frequencies_are_of_contract
 from expectations.rules import retrieval as rules
 from expectations.violations import Violation, violation
 from ft_assets.graph.gates import Evidence, Gate, Verdict
@@ -128,7 +128,7 @@ def _changed_configuration(client: VectorClient, name: str, release: Release, ve
     return [
         *changed,
         *rules.collection_matches_contract(name, stored, wanted, client.serving(name)),
-        *rules.frequencies_are_of_contract(name, stored, client.metadata(name).get(FREQUENCIES_KEY)),
+        *frequencies_are_of_contract(name, stored.lexical, client.metadata(name).get(FREQUENCIES_KEY)),
     ]
 
 
