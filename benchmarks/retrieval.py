@@ -40,19 +40,22 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from expectations.contracts.embedding import Fusion
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import METRICS, measure
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import score_blocks
+from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
 from ft_assets.retrieval.collection import fusion_of
-from ft_assets.retrieval.exact import read_encoded, with_lexical_arm
+from ft_assets.retrieval.encode import base_encoder
+from ft_assets.retrieval.exact import read_encoded, serving_in
 from ft_assets.retrieval.jobs import SweepSummary
-from resources import accelerator, models
+from ft_assets.retrieval.sweep import compared_fusions, label
+from ft_assets.retrieval.vectors import query_side_of
+from resources import accelerator
 from resources.artifacts import ArtifactStore, library_versions, write_json
 from resources.engines.fusion import fuse
 from resources.parquet import read_rows, row_count
@@ -301,22 +304,22 @@ def compare(work: Path) -> dict[str, Any]:
     trained_with = dict(model.manifest.recipe.settings)
     settings = EmbeddingSettings.model_validate({k: v for k, v in trained_with.items() if k != "base_version"})
     fusion, sweep = fusion_of(settings_of(store, "retrieval")), store.require("fusion_sweep").summary_as(SweepSummary)
-    compute = accelerator.choose()
-    base = models.locate(settings.base_model, work / "state", settings.revision)
-    encoders = {
-        "base": HybridEncoder.from_base(base, settings, "", compute),
-        "trained": HybridEncoder.load(model.folder(), compute),
+    compute, passage_vectors = accelerator.choose(), store.require("passage_vectors")
+    lexical, (trained, _) = query_side_of(passage_vectors), read_encoded(passage_vectors)
+    base = read_encoded(store.require("base_vectors"))[0]._replace(sparse=trained.sparse)
+    systems = {
+        "base": (base_encoder(settings, work / "state", compute), base),
+        "trained": (HybridEncoder.load(model.folder(), compute), trained),
     }
-    vectors = {"base": store.require("base_vectors"), "trained": store.require("passage_vectors")}
-    lexical = read_encoded(vectors["trained"])[0].sparse
+    distance = serving_in(store.require("qdrant_collection")).distance
+    fusions = {label(one): one for one in compared_fusions(fusion, distance)}
     rankings = {("BM25", "bigram"): bm25(passages.contents, passages.ids, questions.texts)}
     seconds: dict[str, float] = {}
-    for system, encoder in encoders.items():
-        corpus = read_encoded(vectors[system])[0]._replace(sparse=lexical)
-        queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, vectors["trained"])
+    for system, (encoder, corpus) in systems.items():
+        queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, lexical)
         ranked: dict[str, Ranked] = {"dense": [], "sparse": [], "fused": [], f"best on validation, {sweep.best}": []}
         for _, dense, sparse in score_blocks(queries, corpus):
-            scores = [dense, sparse, fuse(fusion, dense, sparse), fuse(named_fusion(sweep.best, fusion), dense, sparse)]
+            scores = [dense, sparse, fuse(fusion, dense, sparse), fuse(fusions[sweep.best], dense, sparse)]
             for arm, values in zip(ranked, scores, strict=True):
                 ranked[arm] += best(values, passages.ids)
         rankings |= {(system, arm): lists for arm, lists in ranked.items()}
@@ -346,14 +349,6 @@ def best(scores: np.ndarray, ids: Sequence[str]) -> Ranked:
     """Return the passages of each row of scores [Q, N], highest score first; equal ones stay in the corpus's order."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :_DEPTH]
     return [[(ids[int(n)], float(row[n])) for n in columns] for row, columns in zip(scores, order, strict=True)]
-
-
-def named_fusion(name: str, configured: Fusion) -> Fusion:
-    """Return the fusion that `fusion_sweep` calls so: `dbsf`, `rrf` or `1.0 / 0.7`."""
-    if name in ("dbsf", "rrf"):
-        return msgspec.convert({**msgspec.to_builtins(configured), "fusion": name}, Fusion)
-    dense, sparse = map(float, name.split(" / "))
-    return msgspec.structs.replace(configured, fusion="weighted_sum", dense_weight=dense, sparse_weight=sparse)
 
 
 def bm25(passages: Sequence[str], ids: Sequence[str], questions: Sequence[str]) -> Ranked:

@@ -160,3 +160,18 @@ def column_names(path: Path) -> list[tuple[str, str]]:
     import pyarrow.parquet as pq
 
     return [(field.name, str(field.type)) for field in pq.read_schema(path)]
+
+
+def sample_column(path: Path, column: str, most: int) -> list[str]:
+    """Return every n-th text of a column, `most` of them at most."""
+    import pyarrow.parquet as pq
+
+    texts: list[str] = []
+    with pq.ParquetFile(path) as file:
+        step = max(-(-file.metadata.num_rows // most), 1)
+        at = 0  # the row of the next text in its batch
+        for batch in file.iter_batches(columns=[column]):
+            rows = range(at, len(batch), step)
+            texts += batch.column(0).take(list(rows)).to_pylist() if rows else []
+            at = (at + len(rows) * step) - len(batch)
+    return texts

@@ -1,7 +1,5 @@
 """The share of a sample's tokens that the vocabulary of the configured encoder lacks."""
 
-# pyright: basic
-# pyarrow has no type information.
 from __future__ import annotations
 
 from itertools import chain
@@ -14,6 +12,7 @@ from ft_assets.datasets.split import split_file
 from resources import models
 from resources.artifacts import ArtifactStore
 from resources.memo import Memo
+from resources.parquet import sample_column
 from resources.tokenizer import load_tokenizer
 
 _SAMPLE = 2000
@@ -28,26 +27,11 @@ def count_unknown(store: ArtifactStore, settings: EmbeddingSettings, state: Path
 
     def count() -> dict[str, tuple[int, int]]:
         tokenizer = load_tokenizer(settings.base_model, state, settings.revision)
-        questions = [_sample(splits.file(split_file(split)), "query", _SAMPLE // len(SPLITS)) for split in SPLITS]
+        questions = [sample_column(splits.file(split_file(split)), "query", _SAMPLE // len(SPLITS)) for split in SPLITS]
         texts = {
-            "passages": _sample(passages.file(PASSAGES), "content", _SAMPLE),
+            "passages": sample_column(passages.file(PASSAGES), "content", _SAMPLE),
             "questions": list(chain.from_iterable(questions)),
         }
         return {kind: tokenizer.count_unknown(sample) for kind, sample in texts.items()}
 
     return _counted.get((passages.data_version, splits.data_version, version), count)
-
-
-def _sample(path: Path, column: str, most: int) -> list[str]:
-    """Return every n-th text of a column, `most` of them at most."""
-    import pyarrow.parquet as pq
-
-    texts: list[str] = []
-    with pq.ParquetFile(path) as file:
-        step = max(-(-file.metadata.num_rows // most), 1)
-        at = 0  # the row of the next text in its batch
-        for batch in file.iter_batches(columns=[column]):
-            rows = range(at, len(batch), step)
-            texts += batch.column(0).take(list(rows)).to_pylist() if rows else []
-            at = (at + len(rows) * step) - len(batch)
-    return texts

@@ -11,14 +11,14 @@ import numpy as np
 from msgspec.structs import replace
 
 from expectations.canonical import text_digest
-from expectations.contracts.embedding import Lexical
+from expectations.contracts.embedding import EmbeddingContract, Lexical
 from expectations.lexical.bm25 import Bm25, Bm25Queries, DocumentFrequencies
 from expectations.lexical.terms import Terms, detect_language, usual_stop_words
 from ft_assets.config.model import RetrievalSettings
 from ft_assets.embedding.jobs import Bm25Settings
 
 if TYPE_CHECKING:
-    from ft_assets.embedding.model import SparseVector
+    from ft_assets.embedding.model import Encoded, SparseVector
 
 FREQUENCIES_FILE = "document_frequencies.txt"
 SAMPLED = 2048
@@ -92,6 +92,19 @@ def with_frequencies(lexical: Lexical, frequencies: str, passages: int) -> Lexic
     return replace(lexical, passages=passages, frequencies_sha256=text_digest(frequencies))
 
 
+def query_side(contract: EmbeddingContract, frequencies: str | None, where: str) -> Bm25Queries | None:
+    """Return the weights of queries to vectors with this contract; None where the lexical arm is the model's own.
+
+    `frequencies`: the table that lies next to the contract. Raises Refused as `Bm25Queries`.
+    """
+    return Bm25Queries(contract.lexical, frequencies, where) if contract.lexical else None
+
+
+def with_lexical_arm(queries: Encoded, texts: Sequence[str], bm25: Bm25Queries | None) -> Encoded:
+    """Return the vectors that a model gave these texts, with BM25's in place of its lexical ones (see `query_side`)."""
+    return queries if bm25 is None else queries._replace(sparse=sparse_queries(bm25, texts))
+
+
 def sparse_queries(queries: Bm25Queries, texts: Sequence[str]) -> list[SparseVector]:
     """Return numbers of terms (int32, ascending) and weights (float32) of each query."""
     return [_as_arrays(*queries.vector(text)) for text in texts]
@@ -99,7 +112,7 @@ def sparse_queries(queries: Bm25Queries, texts: Sequence[str]) -> list[SparseVec
 
 def index_bm25(texts: Sequence[str], settings: Bm25Settings) -> tuple[list[SparseVector], Bm25Queries]:
     """Return the vectors of passages, and the query side that belongs to them."""
-    lexical = plan_bm25(settings, texts[:: len(texts) // SAMPLED + 1], ())
+    lexical = plan_bm25(settings, texts[:: max(-(-len(texts) // SAMPLED), 1)], ())
     vectors = sparse_passages(Bm25(lexical), texts)
     counter = FrequencyCounter()
     counter.add(np.concatenate([ids for ids, _ in vectors]), len(vectors))

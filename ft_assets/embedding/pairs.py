@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from expectations.violations import Refused, violation
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.corpus.cut import Alias
 from ft_assets.datasets.passage_index import PassageIndex, read_aliases, resolve_passages
@@ -68,4 +69,14 @@ def read_questions(splits: Artifact, split: str, passages: Passages) -> Question
         questions.qrels.append(qrels)
         if wrong := [passage for passage in resolve_passages(row["negative_ids"], index) if passage not in qrels]:
             questions.negatives[row["query_id"]] = wrong
+    return questions
+
+
+def require_questions(splits: Artifact, split: str, passages: Passages, asset: str) -> Questions:
+    """Return one split as `read_questions` does. Raises Refused (FT-EMB-016) if `asset` has no question to use."""
+    questions = read_questions(splits, split, passages)
+    if not questions.ids:
+        message = f"no question of the {split} split names a passage of this corpus."
+        none = violation("FT-EMB-016", where=asset, message=message, field="questions", found=0, expected="at least 1")
+        raise Refused(f"making {asset}", [none])
     return questions

@@ -156,9 +156,9 @@ def passage_vectors(
 def base_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
-    values = _base_of(artifacts)
-    recipe = BASE_VECTORS.recipe(artifacts, values)
-    params = EncodeJob(compute=compute_params(artifacts), base=_without_version(values))
+    base, version = _base_of(artifacts)
+    recipe = BASE_VECTORS.recipe(artifacts, {**base, "base_version": version})
+    params = EncodeJob(compute=compute_params(artifacts), base=base)
     return produce(artifacts, recipe, launch=BASE_VECTORS.launch(context, launcher, params))
 
 
@@ -168,29 +168,23 @@ def embedding_evaluation(
 ) -> dg.MaterializeResult[object]:
     EMBEDDING_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(artifacts.store(), "retrieval")
-    base, bm25, fusion = _base_of(artifacts), bm25_settings(settings), fusion_of(settings)
-    values = {"base_version": base["base_version"], "fusion": fusion}
+    (base, version), bm25, fusion = _base_of(artifacts), bm25_settings(settings), fusion_of(settings)
+    values = {"base_version": version, "fusion": fusion}
     values |= {} if settings.lexical == "bm25" else {"bm25": bm25}
     recipe = EMBEDDING_EVALUATION.recipe(artifacts, msgspec.to_builtins(values))
-    params = ModelComparisonJob(
-        compute=compute_params(artifacts), base=_without_version(base), bm25=bm25, fusion=fusion
-    )
+    params = ModelComparisonJob(compute=compute_params(artifacts), base=base, bm25=bm25, fusion=fusion)
     return produce(
         artifacts, recipe, launch=EMBEDDING_EVALUATION.launch(context, launcher, params), metadata=describe_scores
     )
 
 
-def _base_of(artifacts: ArtifactsResource) -> dict[str, Any]:
-    """Return the settings that the model was trained with, as far as they make the base model, and its version.
+def _base_of(artifacts: ArtifactsResource) -> tuple[dict[str, Any], str]:
+    """Return the settings that the model was trained with, as far as they make the base model, and the base's version.
 
     They may no longer be the current ones.
     """
     trained = artifacts.store().require("embedding_model").manifest.recipe.settings
-    return {name: trained[name] for name in (*_OF_THE_BASE, "base_version")}
-
-
-def _without_version(base: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in base.items() if name != "base_version"}
+    return {name: trained[name] for name in _OF_THE_BASE}, trained["base_version"]
 
 
 @QDRANT_COLLECTION.asset

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from expectations.rules.retrieval import one_vector_a_passage, vectors_are_of_model, vectors_match_texts
-from expectations.violations import Refused, Violation, violation
-from ft_assets.embedding.exact_search import rank_arms, rank_bm25
-from ft_assets.embedding.model import Encoded, HybridEncoder
-from ft_assets.embedding.pairs import Passages, read_passages, read_questions
+from expectations.violations import Refused, Violation
+from ft_assets.config.model import EmbeddingSettings
+from ft_assets.embedding.exact_search import rank_arms
+from ft_assets.embedding.lexical import with_lexical_arm
+from ft_assets.embedding.model import HybridEncoder
+from ft_assets.embedding.pairs import Passages, read_passages, require_questions
 from ft_assets.embedding.scores import (
     BM25,
     SCORES_FILE,
@@ -22,9 +26,9 @@ from ft_assets.embedding.scores import (
     write_scores,
 )
 from ft_assets.retrieval.encode import base_encoder
-from ft_assets.retrieval.exact import read_encoded, with_lexical_arm
+from ft_assets.retrieval.exact import bm25_rankings, read_encoded
 from ft_assets.retrieval.jobs import ModelComparisonJob, ModelComparisonSummary
-from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of
+from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, query_side_of
 from resources import accelerator
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker
@@ -32,47 +36,45 @@ from resources.parquet import read_columns
 from resources.telemetry import Metrics
 
 _SPLIT = "test"
+_WORK = "comparing the models"
 
 
 def main(job: Job) -> Artifact:
     """Publish `embedding_evaluation`: dense, sparse and fused scores of both models on the test questions, and BM25's.
 
-    Raises Refused: FT-EMB-016 there is no question, FT-VEC-004 and FT-VEC-006 the vectors are not of these texts or of
-    this model.
+    Raises Refused: FT-EMB-016 there is no question, FT-VEC-001, FT-VEC-004 and FT-VEC-006 the vectors are not of these
+    passages, texts or models.
     """
     params = job.params_as(ModelComparisonJob)
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     passages = read_passages(job.input("passages"))
-    questions = read_questions(job.input("retrieval_splits"), _SPLIT, passages)
-    if not questions.ids:
-        raise Refused("evaluating the embedding model", [no_questions("embedding_evaluation", _SPLIT)])
-    trained = job.input("passage_vectors")
+    questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "embedding_evaluation")
+    before, after = job.input("base_vectors"), job.input("passage_vectors")
+    _require_texts([before, after], passages)
+    base = EmbeddingSettings.model_validate(params.base)
+    systems = {
+        "base": (before, partial(base_encoder, base, Path(params.compute.state_dir), compute)),
+        "trained": (after, partial(HybridEncoder.load, job.input("embedding_model").folder(), compute)),
+    }
+    bm25, (trained, _) = query_side_of(after), read_encoded(after)
     scores: Scores = {}
     rankings: dict[str, list[list[str]]] = {}
     metrics = Metrics(job.folder())
-    for step, system in enumerate(("base", "trained"), 1):
-        if system == "base":
-            encoder, vectors = (
-                base_encoder(params.base, Path(params.compute.state_dir), compute),
-                job.input("base_vectors"),
-            )
-        else:
-            encoder, vectors = HybridEncoder.load(job.input("embedding_model").folder(), compute), trained
-        corpus = _corpus(vectors, passages, encoder)
-        queries = encoder.encode(questions.texts, "query")
-        if contract_of(trained).lexical:  # one arm for both models
-            corpus = corpus._replace(sparse=_corpus(trained, passages).sparse)
-            queries = with_lexical_arm(queries, questions.texts, trained)
+    for step, (system, (vectors, load)) in enumerate(systems.items(), 1):
+        encoder = load()
+        if others := vectors_are_of_model(vectors.asset, contract_of(vectors), encoder.contract):
+            raise Refused(_WORK, others)
+        corpus = trained if vectors is after else read_encoded(vectors)[0]
+        if bm25:  # one arm for both models
+            corpus = corpus._replace(sparse=trained.sparse)
+        queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, bm25)
         rankings = rank_arms(queries, corpus, passages.ids, params.fusion)
         scores |= score_arms(system, rankings, questions.qrels)
         fused = scores[system, "fused"]["ndcg_at_10"]
-        metrics.log(f"evaluate {system}", step, 2, ndcg_at_10=sum(fused) / len(fused))
+        metrics.log(f"evaluate {system}", step, len(systems), ndcg_at_10=sum(fused) / len(fused))
     metrics.close()
-    if contract_of(trained).lexical:
-        bm25 = rankings["sparse"]
-    else:
-        bm25 = rank_bm25(passages.contents, passages.ids, questions.texts, params.bm25)
-    scores |= score_arms(BM25, {"sparse": bm25}, questions.qrels)
+    rival = bm25_rankings(after, rankings["sparse"], passages, questions.texts, params.bm25)
+    scores |= score_arms(BM25, {"sparse": rival}, questions.qrels)
     summary = ModelComparisonSummary(
         questions=len(questions.ids),
         unresolved=len(questions.unresolved),
@@ -84,24 +86,16 @@ def main(job: Job) -> Artifact:
         return staging.publish({**msgspec.to_builtins(summary), **summarise(scores)})
 
 
-def _corpus(vectors: Artifact, passages: Passages, encoder: HybridEncoder | None = None) -> Encoded:
-    """Return the vectors of these passages. Raises Refused if they are of other texts, or of another model."""
-    columns = read_columns(vectors.file(VECTORS_FILE), ["passage_id", "content_sha256"])
-    made_from = dict(zip(*columns.values(), strict=True))
+def _require_texts(tables: Sequence[Artifact], passages: Passages) -> None:
+    """Raise Refused (FT-VEC-001, FT-VEC-004) unless each table has vectors of these passages and of their texts."""
     wanted = dict(zip(passages.ids, passages.hashes, strict=True))
-    violations = vectors_match_texts(vectors.asset, wanted, made_from)
-    violations += one_vector_a_passage(vectors.asset, passages.ids, columns["passage_id"])
-    if encoder:
-        violations += vectors_are_of_model(vectors.asset, contract_of(vectors), encoder.contract)
+    violations: list[Violation] = []
+    for vectors in tables:
+        columns = read_columns(vectors.file(VECTORS_FILE), ["passage_id", "content_sha256"])
+        violations += vectors_match_texts(vectors.asset, wanted, dict(zip(*columns.values(), strict=True)))
+        violations += one_vector_a_passage(vectors.asset, passages.ids, columns["passage_id"])
     if violations:
-        raise Refused("comparing the models", violations)
-    return read_encoded(vectors)[0]
-
-
-def no_questions(where: str, split: str) -> Violation:
-    """Return FT-EMB-016: an evaluation without questions."""
-    message = f"no question of the {split} split names a passage of this corpus."
-    return violation("FT-EMB-016", where=where, message=message, field="questions", found=0, expected="at least 1")
+        raise Refused(_WORK, violations)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -43,7 +42,7 @@ from ft_assets.retrieval.vectors import (
 from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore, write_json
 from resources.launcher import Job, run_worker
-from resources.parquet import row_count
+from resources.parquet import row_count, sample_column
 from resources.telemetry import Metrics
 from resources.tokenizer import Tokenizer
 
@@ -83,7 +82,8 @@ def main(job: Job) -> Artifact:
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema(width)))
                 sparse = vectors.column("sparse_indices").combine_chunks()
                 empty += sparse.value_lengths().to_pylist().count(0)
-                frequencies.add(sparse.flatten().to_numpy(), len(chunk))
+                if contract.lexical:
+                    frequencies.add(sparse.flatten().to_numpy(), len(chunk))
                 cut += source.cut_in(chunk)
                 done += len(chunk)
                 metrics.log("encode", done, total, encoded=source.encoded, reused=source.reused)
@@ -124,26 +124,22 @@ def _model_of(job: Job, params: EncodeJob) -> _Model:
             contract_of(trained),
             lambda: trained.folder(MODEL_FOLDER),
         )
-    state = Path(params.compute.state_dir)
-    base = base_encoder(params.base, state, compute)
-    return _Model(lambda: base, base.contract, lambda: _folder_of(params.base or {}, state))
+    settings, state = EmbeddingSettings.model_validate(params.base), Path(params.compute.state_dir)
+    base = base_encoder(settings, state, compute)
+    return _Model(lambda: base, base.contract, lambda: models.locate(settings.base_model, state, settings.revision))
 
 
-def base_encoder(settings: dict[str, Any], state: Path, compute: accelerator.Compute) -> HybridEncoder:
+def base_encoder(settings: EmbeddingSettings, state: Path, compute: accelerator.Compute) -> HybridEncoder:
     """Return the model of these embedding settings, before its training."""
-    return HybridEncoder.from_base(_folder_of(settings, state), EmbeddingSettings.model_validate(settings), "", compute)
-
-
-def _folder_of(settings: dict[str, Any], state: Path) -> Path:
-    return models.locate(settings["base_model"], state, settings["revision"])
+    folder = models.locate(settings.base_model, state, settings.revision)
+    return HybridEncoder.from_base(folder, settings, "", compute)
 
 
 def _plan_lexical(store: ArtifactStore, settings: Bm25Settings, passages: Artifact) -> Lexical:
     """Return the passages' side of BM25, from an even sample of the corpus and the newest vectors of the store."""
-    step = row_count(passages.file(PASSAGES)) // SAMPLED + 1
-    contents = (text for chunk in _chunks(passages) for text in chunk.column("content").to_pylist())
+    contents = sample_column(passages.file(PASSAGES), "content", SAMPLED)
     earlier = (contract_of(artifact).lexical for artifact in store.versions("passage_vectors"))
-    return plan_bm25(settings, list(islice(contents, 0, None, step)), filter(None, earlier))
+    return plan_bm25(settings, contents, filter(None, earlier))
 
 
 class _Vectors:
@@ -154,6 +150,7 @@ class _Vectors:
         self._model, self._earlier = model, earlier
         self._width = contract.dense.dimensions[0]
         self._bm25 = Bm25(contract.lexical, "passage_vectors") if contract.lexical else None
+        self._keeps_lexical = self._bm25 is None or earlier.has_lexical(self._bm25.lexical)
         self._encoder: HybridEncoder | None = None
         self._tokens = dict(earlier.cut or {})
         """Content hash -> tokens, of the texts that are cut."""
@@ -163,42 +160,43 @@ class _Vectors:
         import pyarrow as pa
 
         hashes: list[str] = chunk.column("content_sha256").to_pylist()
-        texts = dict(zip(hashes, chunk.column("content").to_pylist(), strict=True))
+        rows = {sha: row for row, sha in enumerate(hashes)}
+
+        def contents(wanted: list[str]) -> list[str]:  # only what is needed: most runs know nearly every text
+            return chunk.column("content").take([rows[sha] for sha in wanted]).to_pylist()
+
         earlier = self._earlier.take(hashes)
         known: list[str] = earlier.column("content_sha256").to_pylist() if earlier else []
         found = set(known)
-        fresh = [sha for sha in texts if sha not in found]
+        fresh = [sha for sha in rows if sha not in found]
         tables: list[pa.Table] = []
         if earlier is not None:
-            same = self._bm25 is None or self._earlier.has_lexical(self._bm25.lexical)
-            tables.append(earlier if same else self._with_bm25(earlier, [texts[sha] for sha in known]))
+            tables.append(earlier if self._keeps_lexical else self._with_bm25(earlier, contents(known)))
         if known and self._earlier.cut is None:  # by a release that did not note them
-            self._note_cut(chunk, set(known))
+            self._note_cut(known, contents(known))
         if fresh:
-            contents = [texts[sha] for sha in fresh]
-            encoded = self._encode(contents)
+            texts = contents(fresh)
+            encoded = self._encode(texts)
             if encoded.cut:
-                self._note_cut(chunk, set(fresh))
-            tables.append(self._with_bm25(_encodings(fresh, encoded, self._width), contents))
+                self._note_cut(fresh, texts)
+            tables.append(self._with_bm25(_encodings(fresh, encoded, self._width), texts))
         self.encoded += len(fresh)
         self.reused += len(chunk) - len(fresh)
         table = pa.concat_tables(tables)
         # each text is in the table once; passages with equal texts take the same row
-        rows = {sha: row for row, sha in enumerate(table.column("content_sha256").to_pylist())}
-        return table.take([rows[sha] for sha in hashes])
+        places = {sha: row for row, sha in enumerate(table.column("content_sha256").to_pylist())}
+        return table.take([places[sha] for sha in hashes])
 
     def cut_in(self, chunk: pa.RecordBatch) -> list[CutPassage]:
         """Return the passages of a chunk of which the encoder reads only a part."""
         pairs = zip(chunk.column("passage_id").to_pylist(), chunk.column("content_sha256").to_pylist(), strict=True)
         return [CutPassage(name, sha, self._tokens[sha]) for name, sha in pairs if sha in self._tokens]
 
-    def _note_cut(self, chunk: pa.RecordBatch, hashes: Collection[str]) -> None:
-        """Count the tokens of these texts of a chunk, and keep those beyond the limit."""
+    def _note_cut(self, hashes: Sequence[str], texts: Sequence[str]) -> None:
+        """Count the tokens of these texts, and keep those beyond the limit."""
         limits = self._model.contract.texts
-        columns = zip(chunk.column("content_sha256").to_pylist(), chunk.column("content").to_pylist(), strict=True)
-        texts = {sha: limits.passage_prompt + text for sha, text in columns if sha in hashes}
-        counts = Tokenizer(self._model.tokenizer()).count(list(texts.values()))
-        lengths = zip(texts, counts, strict=True)
+        counts = Tokenizer(self._model.tokenizer()).count([limits.passage_prompt + text for text in texts])
+        lengths = zip(hashes, counts, strict=True)
         self._tokens |= {sha: tokens for sha, tokens in lengths if tokens > limits.passage_max_tokens}
 
     def _encode(self, texts: list[str]) -> Encoded:
@@ -226,7 +224,7 @@ class Earlier:
     def __init__(self, artifact: Artifact | None) -> None:
         self._artifact = artifact
         self.cut = _cut_of(artifact)
-        """Content hash -> tokens, of texts that were cut; None if the artifact does not tell."""
+        """Content hash -> tokens, of texts that were cut; None if the artifact has no list of them."""
         keys, groups = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         for number, hashes in enumerate(_hashes(artifact) if artifact else ()):
             keys.append(_keys(hashes))

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving
-from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25Queries
+from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.rules.bootstrap import Interval, paired_bootstrap
 from expectations.violations import Refused, Violation, violation
-from ft_assets.embedding.exact_search import rank_bm25
-from ft_assets.embedding.lexical import sparse_queries
+from ft_assets.embedding.lexical import query_side, with_lexical_arm
 from ft_assets.embedding.model import Encoded, HybridEncoder
-from ft_assets.embedding.pairs import Questions, read_passages, read_questions
+from ft_assets.embedding.pairs import Questions, read_passages, require_questions
 from ft_assets.embedding.scores import (
     BM25,
     SCORES_FILE,
@@ -26,8 +25,7 @@ from ft_assets.embedding.scores import (
     write_scores,
 )
 from ft_assets.retrieval.collection import stored_contract
-from ft_assets.retrieval.compare_models import no_questions
-from ft_assets.retrieval.exact import exact_rankings
+from ft_assets.retrieval.exact import bm25_rankings, exact_rankings
 from ft_assets.retrieval.jobs import Baseline, RetrievalEvaluationJob, RetrievalEvaluationSummary, read_collection_file
 from ft_assets.retrieval.query import ask
 from ft_assets.retrieval.vectors import contract_of
@@ -61,9 +59,7 @@ def main(job: Job) -> Artifact:
     params = job.params_as(RetrievalEvaluationJob)
     store = job.artifacts()
     passages = read_passages(job.input("passages"))
-    questions = read_questions(job.input("retrieval_splits"), params.evaluate_on, passages)
-    if not questions.ids:
-        raise Refused("evaluating retrieval", [no_questions("retrieval_evaluation", params.evaluate_on)])
+    questions = require_questions(job.input("retrieval_splits"), params.evaluate_on, passages, "retrieval_evaluation")
     collection = read_collection_file(job.input("qdrant_collection")).collection
     systems = [_System("candidate", collection, job.input("embedding_model"), params.fusion)]
     live, missing = params.live, ""
@@ -91,10 +87,7 @@ def main(job: Job) -> Artifact:
             metrics.log(f"evaluate {system.name}", step, len(systems), ndcg_at_10=sum(values) / len(values))
     metrics.close()
     scores |= score_arms("exact", exact, questions.qrels)
-    if contract_of(vectors).lexical:
-        bm25 = exact["sparse"]
-    else:
-        bm25 = rank_bm25(passages.contents, passages.ids, questions.texts, params.bm25)
+    bm25 = bm25_rankings(vectors, exact["sparse"], passages, questions.texts, params.bm25)
     scores |= score_arms(BM25, {"sparse": bm25}, questions.qrels)
     compared = len(systems) > 1
     summary = RetrievalEvaluationSummary(
@@ -131,10 +124,8 @@ def _rank(
     """Return the passage ids that each arm of a collection finds for each question."""
     vectors, contract = queries
     stored = stored_contract(client, system.collection)
-    if stored.lexical:
-        frequencies = client.metadata(system.collection).get(FREQUENCIES_KEY)
-        lexical = Bm25Queries(stored.lexical, frequencies, system.collection)
-        vectors = vectors._replace(sparse=sparse_queries(lexical, texts))
+    frequencies = client.metadata(system.collection).get(FREQUENCIES_KEY)
+    vectors = with_lexical_arm(vectors, texts, query_side(stored, frequencies, system.collection))
     served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
     rankings: dict[str, list[list[str]]] = {}
     for arm in _ARMS:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from expectations.contracts.embedding import Fusion, Serving, read_contract
-from expectations.lexical.bm25 import Bm25Queries
-from ft_assets.embedding.exact_search import rank_arms
-from ft_assets.embedding.lexical import sparse_queries
+from ft_assets.embedding.exact_search import rank_arms, rank_bm25
+from ft_assets.embedding.jobs import Bm25Settings
+from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import Encoded
+from ft_assets.embedding.pairs import Passages
 from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.jobs import read_collection_file
-from ft_assets.retrieval.vectors import contract_of, frequencies_of, read_vectors
+from ft_assets.retrieval.vectors import contract_of, query_side_of, read_vectors
 from resources.artifacts import Artifact
 
 
@@ -38,16 +39,16 @@ def served_vectors(
     passages, ids = read_encoded(vectors)
     passages = passages._replace(dense=truncate(passages.dense, dimension))
     queries = queries._replace(dense=truncate(queries.dense, dimension))
-    return with_lexical_arm(queries, texts, vectors), passages, ids
+    return with_lexical_arm(queries, texts, query_side_of(vectors)), passages, ids
 
 
-def with_lexical_arm(queries: Encoded, texts: Sequence[str], vectors: Artifact) -> Encoded:
-    """Return the queries with the lexical vectors of the arm that these passages have."""
-    lexical = contract_of(vectors).lexical
-    if lexical is None:
-        return queries
-    bm25 = Bm25Queries(lexical, frequencies_of(vectors), vectors.asset)
-    return queries._replace(sparse=sparse_queries(bm25, texts))
+def bm25_rankings(
+    vectors: Artifact, sparse: list[list[str]], passages: Passages, texts: Sequence[str], settings: Bm25Settings
+) -> list[list[str]]:
+    """Return BM25's rankings: `sparse`, those of the lexical arm of these vectors, where that is BM25."""
+    if contract_of(vectors).lexical:
+        return sparse
+    return rank_bm25(passages.contents, passages.ids, texts, settings)
 
 
 def read_encoded(vectors: Artifact) -> tuple[Encoded, list[str]]:

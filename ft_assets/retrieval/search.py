@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract, Serving, guard
-from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25Queries
+from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.violations import Refused, violation
-from ft_assets.embedding.lexical import sparse_queries
+from ft_assets.embedding.lexical import query_side, with_lexical_arm
 from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.query import arm_scores, ask
 from ft_assets.retrieval.questions import QueryTerm, explain_terms, read_questions
@@ -52,7 +52,7 @@ class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """As it was encoded."""
     hits: list[Hit]
     notes: list[str] = []
-    """What the search could not use of the question."""
+    """The parts of the question that the search could not use, and why."""
 
 
 class Retriever:
@@ -69,8 +69,7 @@ class Retriever:
         """Payload fields that conditions may name, with their types."""
         self._client = client
         self._encoder = encoder
-        frequencies = client.metadata(name).get(FREQUENCIES_KEY)
-        self._lexical = Bm25Queries(contract.lexical, frequencies, name) if contract.lexical else None
+        self._bm25 = query_side(contract, client.metadata(name).get(FREQUENCIES_KEY), name)
 
     @classmethod
     @contextmanager
@@ -120,9 +119,7 @@ class Retriever:
         if not questions:
             return []
         texts = [question.text for question in questions]
-        encoded = self._encoder.encode(texts, "query")
-        if self._lexical:
-            encoded = encoded._replace(sparse=sparse_queries(self._lexical, texts))
+        encoded = with_lexical_arm(self._encoder.encode(texts, "query"), texts, self._bm25)
         names = ("passage_id", "document_id", "content", *self.fields)
         answers = ask(self._client, self.name, self.contract, encoded, arm, limit=k, payload=names, where=conditions)
         ids = [[point.id for point in points] for points in answers]
@@ -138,8 +135,8 @@ class Retriever:
     def _explain(self, question: str, query: TokenWeights, ids: Sequence[str]) -> dict[str, list[QueryTerm]]:
         """Return the terms of a query with their weights in each of these points, by point id."""
         points = self._client.retrieve(self.name, ids)
-        if self._lexical:
-            names = {found.number: found.term for found in self._lexical.weights(question)}
+        if self._bm25:
+            names = {found.number: found.term for found in self._bm25.weights(question)}
         else:
             terms = [int(term) for term in query[0]]
             names = dict(zip(terms, self._encoder.tokenizer.convert_ids_to_tokens(terms), strict=True))

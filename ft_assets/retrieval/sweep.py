@@ -15,11 +15,9 @@ import numpy as np
 from expectations.contracts.embedding import Fusion
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import measure
-from expectations.violations import Refused
 from ft_assets.embedding.exact_search import best, score_blocks
 from ft_assets.embedding.model import Encoded, HybridEncoder
-from ft_assets.embedding.pairs import read_passages, read_questions
-from ft_assets.retrieval.compare_models import no_questions
+from ft_assets.embedding.pairs import read_passages, require_questions
 from ft_assets.retrieval.exact import served_vectors, serving_in
 from ft_assets.retrieval.jobs import SweepJob, SweepSummary
 from resources import accelerator
@@ -39,16 +37,14 @@ def main(job: Job) -> Artifact:
     """Publish `fusion_sweep`: nDCG@10 of each fusion with its interval, and the recommended setting."""
     params = job.params_as(SweepJob)
     passages = read_passages(job.input("passages"))
-    questions = read_questions(job.input("retrieval_splits"), _SPLIT, passages)
-    if not questions.ids:
-        raise Refused("sweeping the fusion", [no_questions("fusion_sweep", _SPLIT)])
+    questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "fusion_sweep")
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     encoder = HybridEncoder.load(job.input("embedding_model").folder(), compute)
     vectors, collection = job.input("passage_vectors"), job.input("qdrant_collection")
     queries = encoder.encode(questions.texts, "query")
     queries, corpus, ids = served_vectors(queries, questions.texts, vectors, collection)
     distance = serving_in(collection).distance
-    results = sweep(queries, corpus, ids, questions.qrels, fusions_beside(params.fusion, distance))
+    results = sweep(queries, corpus, ids, questions.qrels, compared_fusions(params.fusion, distance))
     metrics = Metrics(job.folder())
     for step, (name, values) in enumerate(results.items(), 1):
         metrics.log(f"sweep {name}", step, len(results), ndcg_at_10=_mean(values))
@@ -59,8 +55,8 @@ def main(job: Job) -> Artifact:
         return staging.publish(summarise(results, configured, len(questions.unresolved)))
 
 
-def fusions_beside(configured: Fusion, distance: str) -> list[Fusion]:
-    """Return the fusions to compare: each sparse weight beside a dense weight of 1, dbsf, rrf, the configured one."""
+def compared_fusions(configured: Fusion, distance: str) -> list[Fusion]:
+    """Return the fusions to compare: each sparse weight with a dense weight of 1, dbsf, rrf, the configured one."""
     change = partial(msgspec.structs.replace, configured)
     fusions = [change(fusion="weighted_sum", dense_weight=1.0, sparse_weight=weight) for weight in SPARSE_WEIGHTS]
     # the configuration refuses dbsf with distances, of which the smaller is the better one

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, read_contract
-from ft_assets.embedding.lexical import FREQUENCIES_FILE
+from expectations.lexical.bm25 import Bm25Queries
+from ft_assets.embedding.lexical import FREQUENCIES_FILE, query_side
 from resources.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ def frequencies_of(artifact: Artifact) -> str | None:
     if FREQUENCIES_FILE not in artifact.manifest.files:
         return None
     return artifact.file(FREQUENCIES_FILE).read_text("utf-8")
+
+
+def query_side_of(artifact: Artifact) -> Bm25Queries | None:
+    """Return the weights of queries to these vectors; None where the lexical arm is the model's own."""
+    return query_side(contract_of(artifact), frequencies_of(artifact), artifact.asset)
 
 
 def read_cut(artifact: Artifact) -> list[CutPassage]:

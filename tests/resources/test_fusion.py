@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from qdrant_client import QdrantClient
 
 from expectations.contracts.embedding import Fusion, Serving
+from ft_assets.config.model import RetrievalSettings
 from resources.engines.client import ServerClient
 from resources.engines.fusion import fuse
 from resources.engines.protocol import Condition, Points, Query, Scored, VectorClient
@@ -123,7 +125,9 @@ def share_exact(answers: list[list[Scored]], fusion: Fusion, tenant: int | None 
 )
 def test_the_ten_best_are_those_by_definition(served: Served, method: Any, weight: float) -> None:
     if (served.distance, method) == ("euclid", "dbsf"):
-        pytest.skip("the configuration refuses it")
+        with pytest.raises(ValidationError, match="reverse order"):
+            RetrievalSettings(distance="euclid", fusion="dbsf")
+        return
     fusion = Fusion(fusion=method, dense_weight=1.0, sparse_weight=weight, prefetch_limit=100)
     assert share_exact(served.answers(fusion), fusion) >= 0.99
 

@@ -9,7 +9,7 @@ import pytest
 
 from expectations.contracts.embedding import Fusion
 from ft_assets.embedding.model import Encoded
-from ft_assets.retrieval.sweep import SPARSE_WEIGHTS, fusions_beside, label, summarise, sweep
+from ft_assets.retrieval.sweep import SPARSE_WEIGHTS, compared_fusions, label, summarise, sweep
 
 CONFIGURED = Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.3, prefetch_limit=100)
 
@@ -19,7 +19,7 @@ def results(**gains: tuple[float, float]) -> dict[str, list[float]]:
     usual = np.full(40, 0.5)
     turns = np.tile([1.0, -1.0], 20)
     moved = {name.replace("_", " / "): usual + mean + deviation * turns for name, (mean, deviation) in gains.items()}
-    return {label(fusion): usual.tolist() for fusion in fusions_beside(CONFIGURED, "cosine")} | {
+    return {label(fusion): usual.tolist() for fusion in compared_fusions(CONFIGURED, "cosine")} | {
         name: values.tolist() for name, values in moved.items()
     }
 
@@ -54,7 +54,7 @@ def test_a_best_weight_at_the_edge_is_named(best: str, said: str) -> None:
 
 def test_a_configured_fusion_beside_the_grid_is_compared_and_dbsf_is_left_out_where_it_cannot_serve() -> None:
     other = Fusion(fusion="weighted_sum", dense_weight=0.4, sparse_weight=0.35, prefetch_limit=200)
-    fusions = fusions_beside(other, "euclid")
+    fusions = compared_fusions(other, "euclid")
     assert [label(fusion) for fusion in fusions][-2:] == ["rrf", "0.4 / 0.35"]
     assert len(fusions) == len(SPARSE_WEIGHTS) + 2
     assert {fusion.prefetch_limit for fusion in fusions} == {200}
@@ -69,5 +69,5 @@ def test_questions_without_a_token_of_any_passage_are_ranked_without_a_warning()
     ids = [f"p{n}" for n in range(30)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = sweep(queries, passages, ids, [{f"p{n}": 1} for n in range(3)], fusions_beside(CONFIGURED, "cosine"))
+        scores = sweep(queries, passages, ids, [{f"p{n}": 1} for n in range(3)], compared_fusions(CONFIGURED, "cosine"))
     assert all(values == scores["1.0 / 0"] for values in scores.values())
