@@ -177,7 +177,7 @@ def _batch_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup
     kept = 1 if setup.checkpointing else shape.layers
     has_inputs = target.method != "full" and not setup.checkpointing
     inputs = sum(shape.matrices[name][0] for name in shape.chosen(target.targets)) if has_inputs else 0
-    parts: Parts = {"activations": _activations(shape, tokens, setup.width, inputs, kept)}
+    parts: Parts = {"activations": _activations(shape, tokens, setup, inputs, kept)}
     if setup.device == "cpu" and setup.tokens <= EAGER_TOKENS:
         # with checkpointing one layer at a time, but with all of its gradients
         each = (5 if setup.bf16 else 8) * (4 if setup.checkpointing else 2)
@@ -211,12 +211,15 @@ def _weights(shape: ModelShape, method: Method, width: int, *, double_quant: boo
     return shape.parameters * width, f"{_m(shape.parameters)} x {width} B"
 
 
-def _activations(shape: ModelShape, tokens: int, width: int, inputs: int, kept: int) -> tuple[int, str]:
+def _activations(shape: ModelShape, tokens: int, setup: TrainingSetup, inputs: int, kept: int) -> tuple[int, str]:
     """Return what `kept` layers keep for their backward pass, with `inputs` values a token for the adapters.
 
     With checkpointing that is one layer at a time, and the input of every layer.
     """
-    layer = 6 * shape.hidden + 3 * shape.queries + 4 * shape.keys + 4 * shape.ffn + inputs
+    width = setup.width
+    # a layer that is computed again holds its gradients as well; measured on a GPU
+    wide = 7 if setup.checkpointing and setup.device == "cuda" else 4
+    layer = 6 * shape.hidden + 3 * shape.queries + 4 * shape.keys + wide * shape.ffn + inputs
     if kept < shape.layers:
         each = f"{shape.layers} layers x {shape.hidden} x 2 B + {layer} x {width} B"
         return tokens * (shape.layers * shape.hidden * 2 + layer * width), f"{tokens} tokens x ({each})"

@@ -22,7 +22,7 @@ from expectations.rules.training import check_disk, check_memory, check_smoke
 from expectations.violations import Refused, Violation, violation
 from ft_assets.adapters.refusals import SUBJECT
 from ft_assets.adapters.trainer.checkpoints import checkpoints
-from ft_assets.adapters.trainer.memory_needs import least_needs, needs_of
+from ft_assets.adapters.trainer.memory_needs import fitting_rows, least_needs, needs_of
 from ft_assets.adapters.trainer.trial_steps import run_trial_steps
 from ft_assets.config.model import LoraSettings, TrainSettings
 from resources import accelerator, torchrun
@@ -107,6 +107,25 @@ def read_result(artifact: Artifact, name: str) -> GateResult:
     raise Refused(f"reading {artifact.asset}", [missing])
 
 
+def choose_rows(
+    settings: TrainSettings, lora: LoraSettings | LoraShape | None, compute: accelerator.Compute, base: Path
+) -> int:
+    """Return the micro-batch of the settings; for `auto` on a GPU the most rows that fit into its free memory."""
+    try:
+        shape = ModelShape.from_config(base, settings.base_model)
+    except Refused:  # no estimate for such a shape
+        return settings.rows_at_once
+    return fitting_rows(
+        settings,
+        lora,
+        shape,
+        device=compute.device,
+        bf16=compute.dtype != "float32",
+        memory=_free_memory(compute) or 0,
+        processes=torchrun.world_size(),
+    )
+
+
 def judge_resources(
     preflight: Preflight,
     settings: TrainSettings,
@@ -152,6 +171,7 @@ def judge_resources(
         "disk_needed": needed_disk,
         "disk_free": free_disk,
         "tokens": tokens,
+        "micro_batch_size": settings.rows_at_once,
     }
     preflight.judge("memory_and_disk_suffice", violations, figures)
     preflight.refuse_failed()

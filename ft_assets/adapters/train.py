@@ -25,7 +25,7 @@ from expectations.contracts.fingerprint import fingerprint
 from ft_assets.adapters.export.export import delete_stale_metrics, link_final_model
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
 from ft_assets.adapters.jobs import TrainParams, TrainSummary
-from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, judge_resources, judge_trial
+from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, choose_rows, judge_resources, judge_trial
 from ft_assets.adapters.refusals import refuse_if
 from ft_assets.adapters.rows.training_data import TrainingData, name_splits
 from ft_assets.adapters.trainer.build import build_trainer, check_devices
@@ -129,14 +129,14 @@ def _prepare(job: Job, params: TrainParams) -> Task:
     base_folder = models.locate(settings.base_model, Path(params.compute.state_dir), settings.revision)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
     base = describe_base(base_folder, tokenizer, settings.base_model, settings.revision)
-    lora = settings.lora if isinstance(settings, SftSettings) else None
+    lora: LoraSettings | LoraShape | None = settings.lora if isinstance(settings, SftSettings) else None
     if sft is not None:
         contract = read_adapter_contract(sft.folder())
         refuse_if("loading sft_adapter", compare_base(contract, base).violations("sft_adapter"))
         lora = contract.lora
     return Task(
         job=job,
-        settings=settings,
+        settings=settings.model_copy(update={"micro_batch_size": choose_rows(settings, lora, compute, base_folder)}),
         prompt=params.prompt,
         thinking=params.thinking,
         compute=compute,

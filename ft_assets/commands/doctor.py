@@ -25,7 +25,7 @@ from rich.table import Table
 import ft_assets
 from expectations.rules.training import check_learning_rate
 from expectations.violations import Refused
-from ft_assets.adapters.trainer.memory_needs import least_needs, needs_of
+from ft_assets.adapters.trainer.memory_needs import fitting_rows, least_needs, needs_of
 from ft_assets.commands.estimate import existing, local_machine
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
@@ -230,9 +230,13 @@ def _training(project: Project) -> Iterator[Finding]:
             method=section.method, learning_rate=section.learning_rate, usual_full=section.usual_full_rate, where=name
         ):
             yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.fix)
-        given: dict[str, Any] = {"tokens": section.max_length, "device": machine.device, "bf16": machine.bf16}
+        lora = settings.sft.lora
+        on: dict[str, Any] = {"device": machine.device, "bf16": machine.bf16}
+        rows = fitting_rows(section, lora, shape, **on, memory=machine.memory, processes=settings.launcher.processes)
+        planned = section.model_copy(update={"micro_batch_size": rows})
         configured, least = (
-            estimate_training(shape, *needs(section, settings.sft.lora, **given)) for needs in (needs_of, least_needs)
+            estimate_training(shape, *needs(planned, lora, tokens=section.max_length, **on))
+            for needs in (needs_of, least_needs)
         )
         found = f"{_gib(configured.total)} for rows of {section.max_length} tokens, {_gib(configured.disk)} of disk"
         if not configured.fits(machine.memory):

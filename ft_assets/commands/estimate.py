@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.violations import Refused
-from ft_assets.adapters.trainer.memory_needs import needs_of
+from ft_assets.adapters.trainer.memory_needs import fitting_rows, needs_of
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, make_console
 from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, Settings, SftSettings
@@ -229,12 +229,15 @@ def _report(
     options: dict[str, Any],
     disk_free: int,
 ) -> EstimateReport:
-    target, setup = needs_of(settings, lora, tokens=settings.max_length, device=machine.device, bf16=machine.bf16)
+    device, bf16, gpus = machine.device, machine.bf16, max(machine.gpus, 1)
+    at_once = fitting_rows(settings, lora, shape, device=device, bf16=bf16, memory=machine.memory, processes=gpus)
+    settings = settings.model_copy(update={"micro_batch_size": at_once})
+    target, setup = needs_of(settings, lora, tokens=settings.max_length, device=device, bf16=bf16)
     estimate = estimate_training(shape, target, setup)
     rows, epochs = options["rows"] or _ROWS, settings.epochs
     if settings.max_steps:
         rows, epochs = settings.max_steps * settings.global_batch_size, 1.0
-    plan = recommend(shape, target, setup, memory=machine.memory, gpus=max(machine.gpus, 1))
+    plan = recommend(shape, target, setup, memory=machine.memory, gpus=gpus)
     return EstimateReport(
         model=shape.name,
         parameters=shape.parameters,
@@ -243,7 +246,7 @@ def _report(
         kto=settings.is_kto,
         r=lora.r,
         tokens=settings.max_length,
-        micro_batch=settings.micro_batch_size,
+        micro_batch=at_once,
         checkpointing=setup.checkpointing,
         machine=machine,
         estimate=estimate,
@@ -253,7 +256,7 @@ def _report(
         disk_free=disk_free,
         rows=rows,
         epochs=epochs,
-        seconds=estimate.seconds(rows, epochs, machine.flops, max(machine.gpus, 1)) if machine.flops else None,
+        seconds=estimate.seconds(rows, epochs, machine.flops, gpus) if machine.flops else None,
         largest_micro_batch=largest_micro_batch(shape, target, setup, memory=machine.memory),
         largest_length=largest_length(
             shape, target, msgspec.structs.replace(setup, micro_batch=1), memory=machine.memory

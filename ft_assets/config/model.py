@@ -274,6 +274,9 @@ class DatasetSettings(ConfigSection):
         return sorted(set(codes))
 
 
+MICRO_BATCHES_OF_CPUS = (1, 2, 3, 4)
+
+
 class LoraSettings(ConfigSection):
     """The shape of the adapter that SFT trains; DPO continues it in the same shape. Without effect where `method` is
     `full`."""
@@ -329,9 +332,10 @@ class TrainSettings(ConfigSection):
     global_batch_size: PositiveInt = 8
     """Rows between two optimizer steps, over all processes. It decides the result, so it stays the same whatever
     the hardware; `micro_batch_size` adapts to the memory."""
-    micro_batch_size: PositiveInt = 4
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
     """Rows in one forward pass of one process. It decides memory and speed, not the result; gradients are accumulated
-    up to `global_batch_size`. Lower it first when memory is short."""
+    up to `global_batch_size`. `auto` takes as many as the estimate fits into the free memory of a GPU, where a pass of
+    one row leaves most of the card idle, and up to 4 on a CPU, which one row keeps busy."""
     max_length: PositiveInt = 1024
     """Tokens of prompt and answer together, at most. It only limits: memory follows the longest row, so a generous
     value costs nothing, unless rows are packed."""
@@ -395,9 +399,16 @@ class TrainSettings(ConfigSection):
         given = cast("Mapping[str, object]", values)
         return {"learning_rate": cls.usual_full_rate, **given} if given.get("method") == "full" else given
 
+    @property
+    def rows_at_once(self) -> int:
+        """The micro-batch; for `auto` that of a CPU. The trainer of a GPU replaces `auto` by a number first."""
+        if self.micro_batch_size != "auto":
+            return self.micro_batch_size
+        return max(rows for rows in MICRO_BATCHES_OF_CPUS if self.global_batch_size % rows == 0)
+
     @model_validator(mode="after")
     def _check_batches(self) -> Self:
-        if self.global_batch_size % self.micro_batch_size:
+        if self.global_batch_size % self.rows_at_once:
             raise ValueError(
                 f"global_batch_size ({self.global_batch_size}) must be a multiple of micro_batch_size "
                 f"({self.micro_batch_size}). Change either."
@@ -823,11 +834,12 @@ class Settings(ConfigSection):
         for name, section in (("sft", self.sft), ("dpo", self.dpo)):
             if section is None:
                 continue
-            at_once = section.micro_batch_size * self.launcher.processes
+            rows = 1 if section.micro_batch_size == "auto" else section.micro_batch_size
+            at_once = rows * self.launcher.processes
             if section.global_batch_size % at_once:
                 raise ValueError(
                     f"{name}.global_batch_size ({section.global_batch_size}) must be a multiple of "
-                    f"{name}.micro_batch_size x launcher.processes ({section.micro_batch_size} x "
+                    f"{name}.micro_batch_size x launcher.processes ({rows} x "
                     f"{self.launcher.processes} = {at_once}). Change one of them."
                 )
         return self

@@ -79,6 +79,22 @@ def test_the_estimate_is_within_15_percent_of_published_memory(
     assert estimated(model, **settings).total / GIB == pytest.approx(published, rel=0.15), source
 
 
+# The most that the allocator reserved while the worker trained on an H200 (benchmarks/gpu.py), without CUDA's context
+MEASURED_ON_A_GPU = [
+    (3.236, "Qwen3-4B", {"method": "qlora", "tokens": 1024}),
+    (5.957, "Qwen3-4B", {"method": "qlora", "tokens": 1024, "micro_batch": 8}),
+    (8.996, "Qwen3-4B", {"method": "lora", "tokens": 2048}),
+    (6.682, "Qwen2.5-7B", {"method": "qlora", "tokens": 2048}),
+]
+
+
+@pytest.mark.parametrize(("measured", "model", "settings"), MEASURED_ON_A_GPU)
+def test_the_estimate_is_within_3_percent_of_memory_measured_on_a_gpu(
+    measured: float, model: str, settings: dict[str, Any]
+):
+    assert estimated(model, context=0, **settings).total / GIB == pytest.approx(measured, rel=0.03)
+
+
 # Peak memory of SmolLM2-135M (r=16, half of each row supervised by default) on a CPU with AMX, as the kernel
 # counted it
 MEASURED_ON_CPU = [
@@ -103,17 +119,17 @@ def test_the_estimate_is_within_10_percent_of_memory_measured_on_a_cpu(measured:
 # one row of 1k, 2k, 4k tokens: SFT, then DPO
 COLUMNS = list(product((False, True), (1024, 2048, 4096)))
 PROMISED = {
-    ("Qwen3-4B", "qlora"): (3.9, 4.3, 5.1, 4.3, 5.1, 6.3),
-    ("Qwen3-4B", "lora"): (9.2, 9.5, 10.3, 9.5, 10.3, 11.5),
-    ("Qwen2.5-7B", "qlora"): (6.9, 7.3, 8.2, 7.3, 8.2, 9.9),
-    ("Qwen3-8B", "qlora"): (7.4, 7.9, 8.9, 7.9, 8.9, 10.7),
+    ("Qwen3-4B", "qlora"): (4.0, 4.4, 5.3, 4.5, 5.3, 6.8),
+    ("Qwen3-4B", "lora"): (9.2, 9.6, 10.5, 9.8, 10.6, 12.1),
+    ("Qwen2.5-7B", "qlora"): (7.0, 7.5, 8.7, 7.6, 8.8, 10.8),
+    ("Qwen3-8B", "qlora"): (7.5, 8.0, 9.2, 8.1, 9.3, 11.4),
 }
 
 
 @pytest.mark.parametrize(("model", "method"), PROMISED)
 def test_the_estimates_match_the_expected_table(model: str, method: Any):
     found = tuple(estimated(model, method=method, tokens=tokens, dpo=dpo).total / GIB for dpo, tokens in COLUMNS)
-    assert found == pytest.approx(PROMISED[model, method], abs=0.2)
+    assert found == pytest.approx(PROMISED[model, method], abs=0.06)
 
 
 def test_the_table_in_the_docs_equals_the_computed_one(project: Path):
@@ -136,7 +152,7 @@ def test_seven_billion_parameters_fit_into_ten_gigabytes_only_in_4_bits():
 
 def test_whole_logits_need_most_memory_for_long_rows():
     fused, whole = (estimated("Qwen3-4B", method="qlora", tokens=4096, fused_head=fused) for fused in (True, False))
-    assert whole.total / GIB == pytest.approx(10.6, abs=0.2)
+    assert whole.total / GIB == pytest.approx(10.8, abs=0.1)
     assert whole.parts["logits"] > 20 * fused.parts["logits"]
 
 
@@ -187,7 +203,7 @@ def test_time_grows_with_rows_and_longer_rows_cost_more_than_their_length():
         ({"method": "lora", "tokens": 1024}, 10, 1, "single", "lora"),
         ({"method": "lora", "tokens": 1024}, 10, 2, "ddp", "lora"),
         ({"method": "lora", "tokens": 4096}, 10, 1, "single", "qlora"),
-        ({"method": "lora", "tokens": 4096}, 8, 2, "fsdp2", "lora"),
+        ({"method": "lora", "tokens": 4096}, 9, 2, "fsdp2", "lora"),
         ({"method": "qlora", "tokens": 4096}, 10, 2, "ddp", "qlora"),
         ({"method": "full", "tokens": 2048}, 24, 4, "fsdp2", "full"),
         ({"method": "full", "tokens": 2048}, 24, 1, "single", "lora"),

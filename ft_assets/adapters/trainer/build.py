@@ -123,9 +123,9 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "learning_rate": settings.learning_rate,
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_steps or -1,
-        "per_device_train_batch_size": settings.micro_batch_size,
-        "per_device_eval_batch_size": settings.micro_batch_size,
-        "gradient_accumulation_steps": settings.global_batch_size // (settings.micro_batch_size * processes),
+        "per_device_train_batch_size": settings.rows_at_once,
+        "per_device_eval_batch_size": settings.rows_at_once,
+        "gradient_accumulation_steps": settings.global_batch_size // (settings.rows_at_once * processes),
         "max_length": settings.max_length,
         "lr_scheduler_type": settings.scheduler,
         "warmup_steps": settings.warmup_steps,
@@ -160,14 +160,14 @@ def check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Comp
     import torch
 
     processes = torchrun.world_size()
-    if settings.global_batch_size % (settings.micro_batch_size * processes):
+    if settings.global_batch_size % (settings.rows_at_once * processes):
         refuse(
             violation(
                 "FT-TRAIN-050",
                 where=SUBJECT,
                 field="global_batch_size",
                 found=settings.global_batch_size,
-                expected=f"a multiple of {settings.micro_batch_size} x {processes}",
+                expected=f"a multiple of {settings.rows_at_once} x {processes}",
             )
         )
     if settings.optimizer == "paged_adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:

@@ -83,7 +83,7 @@ def use_reference(
         names,
         recipe=recipe,
         store=reference.store,
-        batch_rows=settings.micro_batch_size,
+        batch_rows=settings.rows_at_once,
         metrics=metrics,
     )
     columns = _read(artifact, names.logps)

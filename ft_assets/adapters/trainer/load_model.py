@@ -105,6 +105,6 @@ def _quantised(compute: accelerator.Compute) -> dict[str, Any]:
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    # bitsandbytes places the model itself: on this process's own GPU, never spread over several
-    placed = {"device_map": {"": torchrun.local_rank()}} if compute.device == "cuda" else {}
-    return {"quantization_config": config, "dtype": dtype, **placed}
+    # without it, transformers takes the first GPU that is there, whatever the settings say, or spreads over several
+    place = torchrun.local_rank() if compute.device == "cuda" else "cpu"
+    return {"quantization_config": config, "dtype": dtype, "device_map": {"": place}}

@@ -6,9 +6,10 @@ import msgspec
 
 from expectations.contracts.adapter import LoraShape
 from ft_assets.adapters.trainer.oom_ladder import take_all_fallbacks
-from ft_assets.config.model import DpoSettings, LoraSettings, TrainSettings
+from ft_assets.config.model import MICRO_BATCHES_OF_CPUS, DpoSettings, LoraSettings, TrainSettings
 from resources.accelerator import Device
-from resources.estimate import TrainingSetup, TrainingTarget
+from resources.estimate import TrainingSetup, TrainingTarget, estimate_training
+from resources.model_shape import ModelShape
 
 
 def needs_of(
@@ -23,7 +24,7 @@ def needs_of(
         target = msgspec.structs.replace(target, r=lora.r, targets=lora.targets)
     setup = TrainingSetup(
         tokens=tokens,
-        micro_batch=settings.micro_batch_size,
+        micro_batch=settings.rows_at_once,
         checkpointing=settings.recomputes_on(device),
         device=device,
         bf16=bf16,
@@ -38,3 +39,31 @@ def least_needs(
     """Return the needs after every fallback that a run takes by itself when memory runs out."""
     least = take_all_fallbacks(settings, device)
     return needs_of(least, lora, tokens=min(tokens, least.max_length), device=device, bf16=bf16)
+
+
+def fitting_rows(
+    settings: TrainSettings,
+    lora: LoraSettings | LoraShape | None,
+    shape: ModelShape,
+    *,
+    device: Device,
+    bf16: bool,
+    memory: int,
+    processes: int = 1,
+) -> int:
+    """Return the micro-batch for `auto`: the most rows of `max_length` that fit into `memory` bytes of a GPU.
+
+    It divides a process's share of the global batch; 1 if not even one row fits. On a CPU it is 4 at most.
+    """
+    if settings.micro_batch_size != "auto":
+        return settings.micro_batch_size
+    share = settings.global_batch_size // processes
+    divisors = [rows for rows in range(share, 1, -1) if share % rows == 0]
+    if device == "cpu":
+        return next((rows for rows in divisors if rows in MICRO_BATCHES_OF_CPUS), 1)
+    target, setup = needs_of(settings, lora, tokens=settings.max_length, device=device, bf16=bf16)
+
+    def fits(rows: int) -> bool:
+        return estimate_training(shape, target, msgspec.structs.replace(setup, micro_batch=rows)).fits(memory)
+
+    return next(filter(fits, divisors), 1)

@@ -91,7 +91,7 @@ def train_with_fallbacks(
 
 def next_rung(settings: TrainSettings, device: Device) -> tuple[str, Changes] | None:
     """Return the next fallback, as text and as settings; None if there is no further one."""
-    micro, on_gpu = settings.micro_batch_size, device == "cuda"
+    micro, on_gpu = settings.rows_at_once, device == "cuda"
     if micro > 1:
         smaller = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
         text = f"micro_batch_size {smaller} (was {micro}), accumulation raised by the same factor"

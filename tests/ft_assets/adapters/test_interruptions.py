@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -32,15 +33,18 @@ KILLS = 12
 
 
 def start(job: Job) -> BaseProcess:
-    """A worker process on the job. Forked, so that it does not have to import everything again."""
-    path = write_job(job)
+    """A worker process on the job. Forked, so that it does not have to import everything again; but autograd does not
+    work in a fork where there is a GPU."""
+    import torch
 
-    def work() -> None:
-        sys.argv = ["train", "--job", str(path)]
-        run_worker(train.main)
-
-    worker = get_context("fork").Process(target=work)
-    worker.start()
+    kind = "spawn" if torch.cuda.is_available() else "fork"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train", "--job", str(write_job(job))])
+        if kind == "fork":
+            worker = get_context(kind).Process(target=run_worker, args=(train.main,))
+        else:
+            worker = get_context(kind).Process(target=runpy.run_module, args=(train.__name__, None, "__main__"))
+        worker.start()
     return worker
 
 

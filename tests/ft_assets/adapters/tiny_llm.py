@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,4 +140,5 @@ def evaluate_params(state: Path, base: Path, trained: Mapping[str, tuple[str, st
 
 
 def compute_params(state: Path, dtype: str = "float32") -> ComputeParams:
-    return ComputeParams(state_dir=str(state), device="cpu", dtype=dtype)
+    # TEST_DEVICE=cuda runs all of these tests on a GPU
+    return ComputeParams(state_dir=str(state), device=os.environ.get("TEST_DEVICE", "cpu"), dtype=dtype)
