@@ -28,7 +28,7 @@ SFT_ADAPTER = AssetSpec(
     name="sft_adapter",
     group="adapters",
     kinds={"huggingface", "pytorch"},
-    code_version="1",
+    code_version="2",
     description="The base model after SFT on the instruction rows: an adapter, or a whole model (`method: full`).",
     inputs=("instruction_splits",),
     reads=("sft_settings", "answer_settings"),
@@ -40,7 +40,7 @@ DPO_ADAPTER = AssetSpec(
     name="dpo_adapter",
     group="adapters",
     kinds={"huggingface", "pytorch"},
-    code_version="1",
+    code_version="2",
     description="The SFT model after DPO on the preference pairs, or KTO on answers with a verdict. The SFT model is "
     "the reference.",
     inputs=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
@@ -223,7 +223,9 @@ def material_of(settings: TrainSettings) -> dict[str, object]:
     without_effect = {"lora"} if settings.method == "full" else set[str]()
     if not settings.is_kto:
         without_effect |= {"desirable_weight", "undesirable_weight"}
-    return settings.model_dump(mode="json", exclude=_IMMATERIAL | without_effect)
+    # these two sort the answers of a micro-batch, so that its size belongs to the result
+    without_effect |= _IMMATERIAL - ({"micro_batch_size"} if settings.sorts_answers else set[str]())
+    return settings.model_dump(mode="json", exclude=without_effect)
 
 
 def _show_training(artifact: Artifact) -> Mapping[str, str]:

@@ -383,6 +383,11 @@ class TrainSettings(ConfigSection):
         """True if the rows are answers with a verdict, and not pairs or answers to imitate."""
         return False
 
+    @property
+    def sorts_answers(self) -> bool:
+        """True if the loss compares the sorted answers of a micro-batch, so that its size decides the result."""
+        return False
+
     def recomputes_on(self, device: str) -> bool:
         """Return whether activations are computed again in the backward pass (`auto`: on GPUs)."""
         return device == "cuda" if self.gradient_checkpointing == "auto" else self.gradient_checkpointing
@@ -451,10 +456,10 @@ class DpoSettings(TrainSettings):
         "kto",
     ] = "sigmoid"
     """The loss, by its name in TRL; `sigmoid` is that of the DPO paper. `robust` expects some pairs to be in the wrong
-    order, `ipo` and `sigmoid_norm` divide by the length. `kto` learns from answers with a verdict, one by one: the rows
-    of `datasets.unpaired_preference.files`, and both answers of every pair of `datasets.preference.files`. Its KL term
-    is the mean over all rows of an optimizer step (TRL: of a micro-batch), so `micro_batch_size` may be 1 and does not
-    decide the result."""
+    order, `ipo` and `sigmoid_norm` divide by the length. `aot` and `aot_unpaired` sort the answers of a micro-batch:
+    only with these two does `micro_batch_size` decide the result. `kto` learns from answers with a verdict, one by one:
+    the rows of `datasets.unpaired_preference.files`, and both answers of every pair of `datasets.preference.files`. Its
+    KL term is the mean over all rows of an optimizer step (TRL: of a micro-batch), so `micro_batch_size` may be 1."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
     """Share of pairs (0 to 0.5) that may be in the wrong order, for the losses `robust`, `exo_pair`, `aot` and
     `aot_unpaired`. Null takes the value of the loss's paper: 0.1 for `robust`, 0.001 for `exo_pair`, else 0."""
@@ -472,6 +477,10 @@ class DpoSettings(TrainSettings):
     @property
     def is_kto(self) -> bool:
         return self.loss == "kto"
+
+    @property
+    def sorts_answers(self) -> bool:
+        return self.loss in {"aot", "aot_unpaired"}
 
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> Self:
