@@ -1431,6 +1431,17 @@ CODES: dict[str, Code] = {
         "KTO compares with answers to other questions, and there are none.",
         "Add rows on other questions, or train with another `dpo.loss`.",
     ),
+    "FT-TRAIN-060": Code(
+        "The chosen answers did not gain on the rejected ones",
+        "On pairs that it did not see, the training made the rejected answers likelier than the chosen ones, or left "
+        "both as they were. The loss may have fallen all the same.",
+        "Look at the pairs. Change `dpo.loss` or `dpo.beta`; raise `dpo.learning_rate` if nothing moved.",
+    ),
+    "FT-TRAIN-061": Code(
+        "The chosen answer gained in fewer than half of the pairs",
+        "A few pairs with a large gain hide the many that lost.",
+        "Look at the pairs that lost, or lower `dpo.learning_rate`.",
+    ),
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",

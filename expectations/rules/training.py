@@ -232,6 +232,26 @@ def check_rewards(summary: Mapping[str, Any], where: str, *, kto: bool = False) 
     ]
 
 
+def check_preference(margin: float | None, accuracy: float | None, where: str) -> list[Violation]:
+    """FT-TRAIN-060, FT-TRAIN-061: on pairs that were not trained on, the chosen answer gained more than the rejected
+    one, on average and in at least half of the pairs (a tie counts half). KTO has no accuracy.
+
+    The loss alone does not show it: a loss may fall while every rejected answer gains.
+    """
+    violations: list[Violation] = []
+    if margin is None or not margin > 0:
+        violations.append(
+            violation("FT-TRAIN-060", where=where, field="reward_margin_after", found=margin, expected="above 0")
+        )
+    if accuracy is not None and not accuracy >= 0.5:
+        violations.append(
+            violation(
+                "FT-TRAIN-061", where=where, field="reward_accuracy_after", found=accuracy, expected="at least 0.5"
+            )
+        )
+    return violations
+
+
 def measure_lengths(rows: Sequence[TokenisedRow]) -> dict[str, Any]:
     """Return the tokens of the rows: least, median, 95th percentile, most; how many carry loss; a histogram from 0."""
     lengths = sorted(len(row.ids) for row in rows)

@@ -10,7 +10,7 @@ from msgspec import UNSET
 from expectations.contracts.adapter import compare_base, compare_prompt
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
 from expectations.rules.bootstrap import Interval
-from expectations.rules.training import check_eval_loss, check_rewards, check_training
+from expectations.rules.training import check_eval_loss, check_preference, check_rewards, check_training
 from expectations.violations import Violation, violation
 from ft_assets.adapters.jobs import AnswerSummary, TrainSummary
 from ft_assets.adapters.preflight import gates_of, read_result
@@ -87,6 +87,16 @@ def _rewards(evidence: Evidence) -> Verdict:
     summary = _training(evidence, "dpo_adapter")
     figures = summary.figures("reward_")
     return Verdict(check_rewards(figures, "dpo_adapter", kto=summary.verdicts is not UNSET), figures)
+
+
+def _chosen_gains(evidence: Evidence) -> Verdict:
+    """On validation rows the chosen answers gained on the rejected ones: margin above 0, accuracy at least 0.5."""
+    summary = _training(evidence, "dpo_adapter")
+    margin, accuracy = summary.reward_margin_after, summary.reward_accuracy_after
+    broken = check_preference(
+        None if margin is UNSET else margin, None if accuracy is UNSET else accuracy, "dpo_adapter"
+    )
+    return Verdict(broken, summary.figures("reward_"))
 
 
 def _scores_are_finite(evidence: Evidence) -> Verdict:
@@ -170,6 +180,7 @@ GATES: list[Gate] = [
     *_training_gates("sft_adapter"),
     *_training_gates("dpo_adapter"),
     Gate("dpo_adapter", "rewards_reported", _rewards),
+    Gate("dpo_adapter", "chosen_gains", _chosen_gains),
     whole_gate("adapter_evaluation"),
     lineage_gate("adapter_evaluation"),
     Gate("adapter_evaluation", "scores_are_finite", _scores_are_finite),

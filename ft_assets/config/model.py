@@ -450,7 +450,6 @@ class DpoSettings(TrainSettings):
         "aot_unpaired",
         "apo_zero",
         "apo_down",
-        "discopop",
         "sft",
         "sigmoid_norm",
         "kto",
