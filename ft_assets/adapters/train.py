@@ -25,7 +25,14 @@ from expectations.contracts.fingerprint import fingerprint
 from ft_assets.adapters.export.export import delete_stale_metrics, link_final_model
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
 from ft_assets.adapters.jobs import TrainParams, TrainSummary
-from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, judge_resources, judge_trial
+from ft_assets.adapters.preflight import (
+    PREFLIGHT_FILE,
+    Preflight,
+    judge_base,
+    judge_resources,
+    judge_steps,
+    judge_trial,
+)
 from ft_assets.adapters.refusals import refuse_if
 from ft_assets.adapters.rows.training_data import TrainingData, name_splits
 from ft_assets.adapters.trainer.build import build_trainer, check_devices
@@ -40,6 +47,7 @@ from resources import accelerator, models, torchrun
 from resources.accelerator import Compute, Sampler
 from resources.artifacts import Artifact, write_json
 from resources.launcher import LOG_FILE, Job, run_worker
+from resources.model_check import limits_of
 from resources.telemetry import METRICS_FILE, Metrics, read_events, read_metrics
 from resources.trained_model import (
     ADAPTER_FOLDER,
@@ -88,7 +96,7 @@ class Trained(NamedTuple):
 
 
 def main(job: Job) -> Artifact:
-    """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 055, FT-ADP-001."""
+    """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 069, FT-ADP-001."""
     params = job.params_as(TrainParams)
     with lock_run(job.folder()):
         return _train_and_publish(job, params)
@@ -154,6 +162,7 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
     """Train from the files to the last step, with the job's settings or with a fallback that needs less memory."""
     settings, compute, run_dir = task.settings, task.compute, task.job.folder()
     preflight = Preflight(f"training on {name_splits(task.splits)}", task.folder)
+    judge_base(preflight, task.base_folder)
     data = TrainingData(
         task.splits,
         task.tokenizer,
@@ -161,6 +170,7 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
         thinking=task.thinking,
         settings=settings,
         stop_ids=task.base.stop_token_ids,
+        limits=limits_of(task.base_folder),
         preflight=preflight,
     )
     judge_resources(
@@ -184,6 +194,7 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
         reference=Reference(task.job.artifacts(), task.sft.data_version) if task.sft is not None else None,
     )
     data.check_against(trainer)
+    judge_steps(preflight, trainer)
     judge_trial(preflight, trainer)
     trainer.add_callback(build_reporter(trainer, metrics, sampler, data.name_row))
     trainer.add_callback(build_control(run_dir, metrics, stop))

@@ -347,8 +347,8 @@ class TrainSettings(ConfigSection):
     """Course of the learning rate after the warm-up: `cosine` and `linear` fall to 0 at the last step, the other two
     stay. `constant` has no warm-up."""
     warmup_steps: float = Field(default=0.1, ge=0)
-    """Optimizer steps in which the rate rises from 0; a value below 1 is a share of all steps. The default, a tenth,
-    keeps the first updates small."""
+    """Optimizer steps in which the rate rises from 0; a value below 1 is a share of all steps (rounded up; none where
+    there is a single step). The default, a tenth, keeps the first updates small."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """L2 norm to which a larger gradient is scaled down, so that one unusual batch cannot throw the weights off. The
     default is that of transformers."""
@@ -792,6 +792,11 @@ class Settings(ConfigSection):
     qdrant: QdrantSettings = QdrantSettings()
     launcher: LauncherSettings = LauncherSettings()
     accelerator: AcceleratorSettings = AcceleratorSettings()
+
+    @property
+    def trained(self) -> TrainSettings | None:
+        """The section of the first training of the language model, or None."""
+        return self.sft or self.dpo
 
     @model_validator(mode="after")
     def _check_base_models(self) -> Self:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ def load_model(
 
     Adapters are trained on a frozen base in the compute dtype. `full` trains every weight in fp32, after merging the
     SFT adapter if there is one. `longest`: the tokens of the longest row.
-    Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model.
+    Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model, FT-TRAIN-065
+    targets that match no layer.
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -55,6 +57,7 @@ def load_model(
     if not isinstance(settings, SftSettings):
         return model
     lora = settings.lora
+    _refuse_unmatched(model, lora.targets)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -63,6 +66,31 @@ def load_model(
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _refuse_unmatched(model: PreTrainedModel | PeftModel, targets: str | list[str]) -> None:
+    """Refuse (FT-TRAIN-065) names of targets that match no layer, as PEFT matches them."""
+    from torch import nn
+
+    if targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules() if name]
+    unmatched = (
+        [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)]
+        if isinstance(targets, list)
+        else [targets] * (not any(re.fullmatch(targets, name) for name in names))
+    )
+    if unmatched:
+        linear = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+        refuse(
+            violation(
+                "FT-TRAIN-065",
+                where=SUBJECT,
+                field="lora.targets",
+                found=unmatched,
+                expected=f"among {', '.join(sorted(linear))}",
+            )
+        )
 
 
 def choose_attention(settings: SftSettings | DpoSettings, compute: accelerator.Compute, longest: int) -> str:
