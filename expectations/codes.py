@@ -1064,6 +1064,16 @@ CODES: dict[str, Code] = {
         "Run `ft rollback collection --to VERSION` with the version of the current release: it writes the fusion that "
         "was judged. Another contract needs a new collection: `ft run --group retrieval`.",
     ),
+    "FT-REL-007": Code(
+        "The preferred adapter was not evaluated",
+        "Only an adapter that answered the held-out questions may be released.",
+        "Set `release.prefer: best`, or train the one that it names and run `ft run --asset adapter_evaluation`.",
+    ),
+    "FT-REL-008": Code(
+        "The candidate is not the best adapter on the validation questions",
+        "`release.prefer` names another one, which answered worse.",
+        "Set `release.prefer: best`, unless you know why.",
+    ),
     # Retrieval
     "FT-RET-001": Code(
         "The fused ranking is worse than one of its arms",
@@ -1481,6 +1491,11 @@ CODES: dict[str, Code] = {
         "A tensor of the base model has another shape than config.json says",
         "It would be filled with random numbers, trained on and published.",
         "Fetch config.json and the weights again, from one place.",
+    ),
+    "FT-TRAIN-070": Code(
+        "There is no adapter in the folder that `dpo.start` names",
+        "DPO continues an adapter, and needs its weights and its configuration.",
+        "Name a folder in PEFT's layout (`ft export` writes one), or set `dpo.start` to `sft` or `base`.",
     ),
     # Vectors
     "FT-VEC-001": Code(

@@ -56,6 +56,7 @@ from resources.trained_model import (
     WHOLE_MODEL_FOLDER,
     copy_companions,
     describe_base,
+    given_adapter,
     read_adapter_contract,
 )
 
@@ -74,10 +75,12 @@ class Task(NamedTuple):
     compute: Compute
     splits: tuple[Artifact, ...]
     """The splits that the recipe names. KTO may read two of them."""
-    sft: Artifact | None
-    """The model that DPO and KTO start from."""
+    start: Path | None
+    """The folder of the model or adapter that DPO and KTO continue; None: the base."""
+    reference: Reference | None
+    """The reference of DPO and KTO."""
     lora: LoraSettings | LoraShape | None
-    """The adapter's shape: the configured one, or that of the SFT adapter."""
+    """The adapter's shape: the configured one, or that of the adapter that is continued."""
     base_folder: Path
     base: BaseModelIdentity
     tokenizer: PreTrainedTokenizerBase
@@ -129,19 +132,13 @@ def _train_and_publish(job: Job, params: TrainParams) -> Artifact:
 def _prepare(job: Job, params: TrainParams) -> Task:
     from transformers import AutoTokenizer
 
-    is_dpo = params.method == "dpo"
     settings = params.typed_settings()
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     check_devices(settings, compute)
-    sft = job.input("sft_adapter") if is_dpo else None
     base_folder = models.locate(settings.base_model, Path(params.compute.state_dir), settings.revision)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
     base = describe_base(base_folder, tokenizer, settings.base_model, settings.revision)
-    lora = settings.lora if isinstance(settings, SftSettings) else None
-    if sft is not None:
-        contract = read_adapter_contract(sft.folder())
-        refuse_if("loading sft_adapter", compare_base(contract, base).violations("sft_adapter"))
-        lora = contract.lora
+    start, reference, lora = _find_start(job, settings, base)
     return Task(
         job=job,
         settings=settings,
@@ -149,13 +146,37 @@ def _prepare(job: Job, params: TrainParams) -> Task:
         thinking=params.thinking,
         compute=compute,
         splits=tuple(job.input(name) for name in sorted(job.recipe.inputs) if name.endswith("_splits")),
-        sft=sft,
+        start=start,
+        reference=reference,
         lora=lora,
         base_folder=base_folder,
         base=base,
         tokenizer=tokenizer,
         folder=job.folder() if torchrun.is_main() else job.folder() / f"rank-{torchrun.rank()}",
     )
+
+
+def _find_start(
+    job: Job, settings: SftSettings | DpoSettings, base: BaseModelIdentity
+) -> tuple[Path | None, Reference | None, LoraSettings | LoraShape | None]:
+    """Return the folder of what the training continues, the reference, and the shape of the adapter.
+
+    Raises Refused: FT-ADP-001 it belongs to another base, FT-TRAIN-070 there is no adapter in the folder.
+    """
+    store = job.artifacts()
+    if isinstance(settings, SftSettings):
+        return None, None, settings.lora
+    if settings.start == "base":
+        return None, Reference(store, start=base.weights_sha256), settings.lora or LoraSettings()
+    if settings.start == "sft":
+        sft = job.input("sft_adapter")
+        contract = read_adapter_contract(sft.folder())
+        refuse_if("loading sft_adapter", compare_base(contract, base).violations("sft_adapter"))
+        return sft.folder(), Reference(store, sft_version=sft.data_version), contract.lora
+    given = given_adapter(settings.start)
+    if given.contract is not None:
+        refuse_if(f"loading {given.folder}", compare_base(given.contract, base).violations(str(given.folder)))
+    return given.folder, Reference(store, start=f"{base.weights_sha256} {given.version}"), given.shape
 
 
 def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Trained:
@@ -186,12 +207,12 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
     trainer = build_trainer(
         settings,
         compute,
-        load_model(task.base_folder, settings, compute, task.sft, longest=data.longest),
+        load_model(task.base_folder, settings, compute, task.start, longest=data.longest),
         tokenizer=task.tokenizer,
         data=data,
         metrics=metrics,
         run_dir=run_dir,
-        reference=Reference(task.job.artifacts(), task.sft.data_version) if task.sft is not None else None,
+        reference=task.reference,
     )
     data.check_against(trainer)
     judge_steps(preflight, trainer)

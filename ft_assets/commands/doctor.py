@@ -193,13 +193,14 @@ def _accelerator(project: Project) -> Iterator[Finding]:
 
 def _models(project: Project) -> Iterator[Finding]:
     settings = project.settings
-    named = {"sft and dpo": settings.sft, "embedding": settings.embedding}
+    trained = next(iter(settings.trainings.values()), None)
+    named = {"sft and dpo": trained, "embedding": settings.embedding}
     found = [
         _model(f"model ({use})", section.base_model, section.revision) for use, section in named.items() if section
     ]
     yield from found
-    if settings.trained is not None:
-        yield from _weights(settings.trained.base_model, settings.trained.revision)
+    if trained is not None:
+        yield from _weights(trained.base_model, trained.revision)
     yield _hub(needed=any(finding.state == "warn" for finding in found))
 
 
@@ -246,16 +247,17 @@ def _hub(*, needed: bool) -> Finding:
 def _training(project: Project) -> Iterator[Finding]:
     """Yield whether the configured fine-tunings fit into the free memory and onto the free disk (estimates)."""
     settings = project.settings
-    if settings.sft is None:
+    sections = settings.trainings
+    if not sections:
         return
-    sections = {"sft": settings.sft} | ({"dpo": settings.dpo} if settings.dpo else {})
     chosen = set(chain.from_iterable((section.method, section.optimizer) for section in sections.values()))
     needing = sorted(chosen & {"qlora", "paged_adamw_8bit"})
     if needing and importlib.util.find_spec("bitsandbytes") is None:
         fix = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"
         yield Finding("bad", "bitsandbytes", f"{' and '.join(needing)} needs it, and it is not installed", fix)
     try:
-        shape = find_shape(settings.sft.base_model, settings.sft.revision)
+        base = next(iter(sections.values()))
+        shape = find_shape(base.base_model, base.revision)
         machine = local_machine(settings.accelerator)
     except Refused:
         return  # the line of the model, or of the hub, gives the reason
@@ -269,7 +271,8 @@ def _training(project: Project) -> Iterator[Finding]:
             yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.fix)
         given: dict[str, Any] = {"tokens": section.max_length, "device": machine.device, "bf16": machine.bf16}
         configured, least = (
-            estimate_training(shape, *needs(section, settings.sft.lora, **given)) for needs in (needs_of, least_needs)
+            estimate_training(shape, *needs(section, settings.shape_of_adapter(section), **given))
+            for needs in (needs_of, least_needs)
         )
         found = f"{_gib(configured.total)} for rows of {section.max_length} tokens, {_gib(configured.disk)} of disk"
         if not configured.fits(machine.memory):

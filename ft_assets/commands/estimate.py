@@ -88,7 +88,7 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     project = Project.here()
     configured = project.settings if project.config.is_file() else None
     settings = _settings(configured, options)
-    lora = configured.sft.lora if configured and configured.sft else LoraSettings()  # DPO trains the SFT adapter on
+    lora = configured.shape_of_adapter(settings) if configured else LoraSettings()
     lora = lora.model_copy(update={"r": options["r"] or lora.r})
     try:
         machine = _machine(options["gpu"], options["gpus"], configured.accelerator if configured else None)

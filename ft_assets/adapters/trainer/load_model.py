@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
-from ft_assets.config.model import DpoSettings, SftSettings
+from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact
 from resources.estimate import EAGER_TOKENS
-from resources.trained_model import load_trained, read_adapter_contract
+from resources.trained_model import WHOLE_MODEL_FOLDER, load_trained
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -26,14 +26,15 @@ def load_model(
     folder: Path,
     settings: SftSettings | DpoSettings,
     compute: accelerator.Compute,
-    sft: Artifact | None,
+    start: Artifact | Path | None,
     *,
     longest: int,
 ) -> PreTrainedModel | PeftModel:
-    """Return the model to train: the base in `folder` with a new adapter on it, or the SFT model to continue from.
+    """Return the model to train: the base in `folder` with a new adapter on it, or the model to continue from (`start`:
+    the SFT model, or the folder of an adapter).
 
     Adapters are trained on a frozen base in the compute dtype. `full` trains every weight in fp32, after merging the
-    SFT adapter if there is one. `longest`: the tokens of the longest row.
+    adapter to continue from if there is one. `longest`: the tokens of the longest row.
     Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model, FT-TRAIN-065
     targets that match no layer.
     """
@@ -42,21 +43,21 @@ def load_model(
     from transformers import set_seed
 
     set_seed(settings.seed)  # a new adapter starts from random numbers
-    trained = sft.folder() if sft is not None else None
+    trained = start.folder() if isinstance(start, Artifact) else start
     attention: dict[str, Any] = {"attn_implementation": choose_attention(settings, compute, longest)}
     if settings.method == "full":
         model = load_trained(folder, trained, dtype=torch.float32, **attention)
         if isinstance(model, PeftModel):
             model = model.merge_and_unload(safe_merge=True)
         return model.requires_grad_(True)
-    if trained is not None and read_adapter_contract(trained).method == "full":
+    if trained is not None and (trained / WHOLE_MODEL_FOLDER).is_dir():
         refuse(violation("FT-TRAIN-054", where=SUBJECT, field="dpo.method", found=settings.method, expected="full"))
     options = _quantised(compute) if settings.method == "qlora" else _whole(compute)
     model = load_trained(folder, trained, trainable=True, **attention, **options)
     keep_gradients_on_cpu(model)
-    if not isinstance(settings, SftSettings):
+    if trained is not None:
         return model
-    lora = settings.lora
+    lora = settings.lora or LoraSettings()
     _refuse_unmatched(model, lora.targets)
     config = LoraConfig(
         r=lora.r,
