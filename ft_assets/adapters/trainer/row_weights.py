@@ -40,7 +40,7 @@ class Counts(NamedTuple):
         return self.tokens if figure == "entropy" else self.chosen
 
 
-class Scored(NamedTuple):
+class ScoredBatch(NamedTuple):
     """A batch of an evaluation in one process: its counts and its means by figure, the loss among them."""
 
     counts: Counts
@@ -53,7 +53,7 @@ def weigh_rows(trainer_class: type[Any]) -> type[Any]:
     class RowWeighingTrainer(trainer_class):
         loss_by_tokens = False
         """True if the loss is a mean over the tokens of a batch, and not over its rows."""
-        scored: list[Scored] = []  # noqa: RUF012  replaced when an evaluation begins
+        scored: list[ScoredBatch] = []  # noqa: RUF012  replaced when an evaluation begins
         """The batches of the current evaluation that this process has scored."""
         own_rounds: int | None = None
         """Rounds of an evaluation in which every process has a batch of its own; later ones are the same in all. None:
@@ -104,7 +104,7 @@ def weigh_rows(trainer_class: type[Any]) -> type[Any]:
             # one value a batch; KTO's are already one value a row, or the same in every batch
             means = {name: values[-1] for name, values in figures.items() if "label" not in inputs}
             means.pop("num_tokens", None)
-            self.scored.append(Scored(count(inputs), {**means, "loss": float(loss)}))
+            self.scored.append(ScoredBatch(count(inputs), {**means, "loss": float(loss)}))
             return (loss, *others)
 
         def compute_loss(self, model: object, inputs: Batch, *args: object, **kwargs: object) -> Any:
@@ -132,7 +132,7 @@ def count(batch: Batch) -> Counts:
     return Counts(len(batch["input_ids"]) // 2, chosen + rejected, chosen)
 
 
-def average(batches: Sequence[Sequence[Scored]], *, by_tokens: bool, own_rounds: int | None) -> dict[str, float]:
+def average(batches: Sequence[Sequence[ScoredBatch]], *, by_tokens: bool, own_rounds: int | None) -> dict[str, float]:
     """Return the means over all batches of all processes, by figure.
 
     `batches`: of each process, one a round. After `own_rounds` (None: never) every process scored the same batch, which

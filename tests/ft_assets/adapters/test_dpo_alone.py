@@ -48,7 +48,7 @@ def test_every_weight_of_the_base_can_be_trained(lab: Any) -> None:
 
 
 def test_an_exported_adapter_is_continued_in_its_own_shape(trained: Any, lab: Any, tmp_path: Path) -> None:
-    theirs, sft, dpo = trained
+    theirs, sft, _ = trained
     export(sft, tmp_path / "export", theirs.store)
     for folder in (tmp_path / "export", tmp_path / "export" / "adapter"):
         made = run(lab, str(folder), save_steps=len(folder.parts))

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from ft_assets.adapters import train
-from ft_assets.adapters.trainer.row_weights import Counts, Scored, average, share_out
+from ft_assets.adapters.trainer.row_weights import Counts, ScoredBatch, average, share_out
 from resources.artifacts import Artifact
 from resources.launcher import Job
 from resources.telemetry import read_curves, read_metrics
@@ -66,9 +66,9 @@ def test_every_row_is_scored_and_batches_of_a_round_have_one_size(rows: int, mos
 
 
 def test_a_shared_batch_counts_once_and_tokens_weigh_what_is_by_token() -> None:
-    first = [Scored(Counts(2, 10, 4), {"loss": 1.0, "rewards/margins": 1.0, "entropy": 1.0})]
-    second = [Scored(Counts(2, 30, 4), {"loss": 1.0, "rewards/margins": 1.0, "entropy": 2.0})]
-    shared = Scored(Counts(1, 20, 4), {"loss": 6.0, "rewards/margins": 6.0, "entropy": 3.0})
+    first = [ScoredBatch(Counts(2, 10, 4), {"loss": 1.0, "rewards/margins": 1.0, "entropy": 1.0})]
+    second = [ScoredBatch(Counts(2, 30, 4), {"loss": 1.0, "rewards/margins": 1.0, "entropy": 2.0})]
+    shared = ScoredBatch(Counts(1, 20, 4), {"loss": 6.0, "rewards/margins": 6.0, "entropy": 3.0})
     means = average([[*first, shared], [*second, shared]], by_tokens=False, own_rounds=1)
     assert means == {"loss": 2.0, "rewards/margins": 2.0, "entropy": (10 + 60 + 60) / 60}
     by_tokens = average([[*first, shared], [*second, shared]], by_tokens=True, own_rounds=1)
