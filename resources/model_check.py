@@ -4,6 +4,7 @@
 # pyright: basic
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -34,10 +35,16 @@ def check_model(folder: Path, *, values: bool = True) -> list[Violation]:
     from safetensors import SafetensorError
 
     try:
-        return [*_names_and_shapes(folder), *(_not_finite(folder) if values else ())][:_SHOWN]
+        named = () if _is_quantised(folder) else _names_and_shapes(folder)
+        return [*named, *(_not_finite(folder) if values else ())][:_SHOWN]
     except SafetensorError as error:  # a file that was cut
         reason = f"The weights cannot be read: {error}"
         return [violation("FT-TRAIN-067", where=str(folder), message=reason)]
+
+
+def _is_quantised(folder: Path) -> bool:
+    """Return whether the weights are quantised already: their names and shapes are then those of the quantiser."""
+    return "quantization_config" in json.loads((folder / "config.json").read_text("utf-8"))
 
 
 def _names_and_shapes(folder: Path) -> list[Violation]:

@@ -512,7 +512,7 @@ class DpoSettings(TrainSettings):
         if self.lora is not None and self.start != "base":
             raise ValueError(
                 f"dpo.lora has no effect where dpo.start is `{self.start}`: DPO continues an adapter in its own shape. "
-                "Remove it, or set dpo.start: base."
+                "Write sft.lora for the adapter of SFT, or set dpo.start: base."
             )
         return self
 

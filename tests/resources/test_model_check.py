@@ -70,6 +70,14 @@ def test_another_shape_is_named_with_both(change: Any) -> None:
     assert (fault.code, fault.field, fault.found, fault.expected) == ("FT-TRAIN-069", UP, [100, 64], [128, 64])
 
 
+def test_names_of_weights_that_are_quantised_already_are_not_compared(change: Any) -> None:
+    folder = change(lambda tensors: tensors.update({UP: tensors[UP][:100].clone()}))
+    path = folder / "config.json"
+    quantised = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "quantization_config": quantised}))
+    assert check_model(folder) == []
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_counted_where_values_are_read(change: Any, bad: float) -> None:
     def spoil(tensors: dict[str, Any]) -> None:
