@@ -1064,6 +1064,16 @@ CODES: dict[str, Code] = {
         "Run `ft rollback collection --to VERSION` with the version of the current release: it writes the fusion that "
         "was judged. Another contract needs a new collection: `ft run --group retrieval`.",
     ),
+    "FT-REL-007": Code(
+        "The preferred adapter was not evaluated",
+        "Only an adapter that answered the held-out questions may be released.",
+        "Set `release.prefer: best`, or train the one that it names and run `ft run --asset adapter_evaluation`.",
+    ),
+    "FT-REL-008": Code(
+        "The candidate is not the best adapter on the validation questions",
+        "`release.prefer` names another one, which answered worse.",
+        "Set `release.prefer: best`, unless you know why.",
+    ),
     # Retrieval
     "FT-RET-001": Code(
         "The fused ranking is worse than one of its arms",
@@ -1430,6 +1440,62 @@ CODES: dict[str, Code] = {
         "All rows of a part have the same prompt",
         "KTO compares with answers to other questions, and there are none.",
         "Add rows on other questions, or train with another `dpo.loss`.",
+    ),
+    "FT-TRAIN-060": Code(
+        "The chosen answers did not gain on the rejected ones",
+        "On pairs that it did not see, the training made the rejected answers likelier than the chosen ones, or left "
+        "both as they were. The loss may have fallen all the same.",
+        "Look at the pairs. Change `dpo.loss` or `dpo.beta`; raise `dpo.learning_rate` if nothing moved.",
+    ),
+    "FT-TRAIN-061": Code(
+        "The chosen answer gained in fewer than half of the pairs",
+        "A few pairs with a large gain hide the many that lost.",
+        "Look at the pairs that lost, or lower `dpo.learning_rate`.",
+    ),
+    "FT-TRAIN-062": Code(
+        "The row is longer than the model has positions",
+        "The model was never trained on such positions; its answers there are noise.",
+        "Lower `max_length` to the model's positions and set `too_long`, or choose a model with a longer context.",
+    ),
+    "FT-TRAIN-063": Code(
+        "A token id lies beyond the model's embedding",
+        "The tokenizer has tokens that the weights do not have: it belongs to another model.",
+        "Use the tokenizer that came with the model, or a model whose embedding was enlarged for it.",
+    ),
+    "FT-TRAIN-064": Code(
+        "The learning rate is 0 in every step",
+        "The warm-up is as long as the training, so that nothing would be learned.",
+        "Lower `warmup_steps`, or train for more steps (`epochs`, `max_steps`, a smaller `global_batch_size`).",
+    ),
+    "FT-TRAIN-065": Code(
+        "A name in `lora.targets` matches no layer of the model",
+        "That part of the adapter would not exist.",
+        "Choose among the names that the message lists, or set `lora.targets: all-linear`.",
+    ),
+    "FT-TRAIN-066": Code(
+        "A tensor of the base model holds NaN or infinity",
+        "Every answer and every gradient that passes through it is worthless.",
+        "Fetch the model again, or convert it again from its source.",
+    ),
+    "FT-TRAIN-067": Code(
+        "The base model lacks a tensor",
+        "It would be filled with random numbers, trained on and published.",
+        "Fetch the model again: a file of its weights is missing, or was cut.",
+    ),
+    "FT-TRAIN-068": Code(
+        "The base model has a tensor that would not be read",
+        "It belongs to a part of the model, so config.json describes another model than the weights are.",
+        "Fetch config.json and the weights again, from one place.",
+    ),
+    "FT-TRAIN-069": Code(
+        "A tensor of the base model has another shape than config.json says",
+        "It would be filled with random numbers, trained on and published.",
+        "Fetch config.json and the weights again, from one place.",
+    ),
+    "FT-TRAIN-070": Code(
+        "There is no adapter in the folder that `dpo.start` names",
+        "DPO continues an adapter, and needs its weights and its configuration.",
+        "Name a folder in PEFT's layout (`ft export` writes one), or set `dpo.start` to `sft` or `base`.",
     ),
     # Vectors
     "FT-VEC-001": Code(

@@ -1,5 +1,7 @@
 """Put the whole graph together. `build_defs` is a pure function: settings and folders in, Definitions out."""
 
+# the signature of replace_attributes is partly untyped
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from ft_assets.adapters import checks as adapter_checks
 from ft_assets.answers import assets as answers
 from ft_assets.answers import checks as answer_checks
 from ft_assets.config.load import accepted_settings, config_path, state_dir
-from ft_assets.config.model import SETTINGS_ASSETS, Settings, missing_sections
+from ft_assets.config.model import SETTINGS_ASSETS, Settings, missing_data, missing_sections
 from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
@@ -55,13 +57,21 @@ GATES = tuple(
 
 
 def not_configured(settings: Settings) -> dict[str, str]:
-    """Return asset -> the section that it needs, itself or through its inputs, and that config.yaml does not have."""
-    lacking = {SETTINGS_ASSETS[section]: section for section in missing_sections(settings)}
+    """Return asset -> the key that it needs, itself or through its inputs, and that config.yaml does not have."""
+    lacking = {SETTINGS_ASSETS[section]: section for section in missing_sections(settings)} | missing_data(settings)
     for spec in SPECS:  # in the order of the data flow
+        enough = not lacking.keys() >= set(spec.any_of)
         for name in spec.deps:
-            if name in lacking:
+            unused = (enough and name in spec.any_of) or (spec.name, name) in _unused(settings)
+            if name in lacking and not unused:
                 lacking.setdefault(spec.name, lacking[name])
     return lacking
+
+
+def _unused(settings: Settings) -> set[tuple[str, str]]:
+    """Return (asset, dependency) pairs that these settings make unnecessary."""
+    continues = settings.dpo is None or settings.dpo.start == "sft"
+    return set() if continues else {("dpo_adapter", "sft_adapter")}
 
 
 def build_defs(
@@ -74,9 +84,10 @@ def build_defs(
     """Return the definitions of all assets that are configured; folders, engine and launcher are from the arguments."""
     absent = not_configured(settings).keys()
     assets = [asset for asset in chain.from_iterable(stage.ASSETS for stage in STAGES) if _name_of(asset) not in absent]
+    left_out = _unused(settings) | {(spec.name, name) for spec in SPECS for name in spec.any_of if name in absent}
     gates = [gate for gate in GATES if absent.isdisjoint({gate.asset, *gate.needs})]
     return dg.Definitions(
-        assets=automate(assets),
+        assets=automate([_without(asset, left_out) for asset in assets]),
         asset_checks=build_checks(gates, judge_again()),
         jobs=[*(job for job in JOBS if absent.isdisjoint(ENDS[job.name])), rollback],
         sensors=[*SENSORS, watch_settings(gates), watch_sources, *watch_served(gates)],
@@ -85,6 +96,19 @@ def build_defs(
         # seconds.
         executor=dg.in_process_executor,
     )
+
+
+def _without(asset: Any, left_out: set[tuple[str, str]]) -> Any:
+    """Return the asset without those of its dependencies that are not in the graph."""
+    name = _name_of(asset)
+    if not any(name == one for one, _ in left_out):
+        return asset
+
+    def reduce(spec: dg.AssetSpec) -> dg.AssetSpec:
+        kept = [dep for dep in spec.deps if (name, dep.asset_key.to_user_string()) not in left_out]
+        return spec.replace_attributes(deps=kept)
+
+    return asset.map_asset_specs(reduce)
 
 
 def _name_of(asset: Any) -> str:

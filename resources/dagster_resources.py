@@ -14,7 +14,7 @@ from dagster._core.errors import DagsterPipesExecutionError  # not exported anyw
 from expectations.violations import Refused
 from resources import telemetry
 from resources.artifacts import Artifact, ArtifactStore, Recipe
-from resources.launcher import LOG_FILE, Job, job_environment, read_failure, run_inline, worker_command, write_job
+from resources.launcher import LOG_FILE, Job, job_environment, receive_failure, run_inline, worker_command, write_job
 from resources.memo import Memo
 from resources.qdrant import QdrantEngine, engine_of_state
 from resources.releases import Releases
@@ -111,13 +111,11 @@ class LauncherResource(dg.ConfigurableResource[None]):
                 command = torchrun_command(module, path, processes) if processes > 1 else worker_command(module, path)
                 env = {**os.environ, **job_environment(self.threads, processes), **gpu_environment(processes)}
                 client = dg.PipesSubprocessClient(env=env, termination_timeout_seconds=float(STOP_SECONDS))
-                client.run(context=context, command=command)
-        except DagsterPipesExecutionError as error:
-            # the exit code alone explains nothing: raise what the worker reported, a refusal as a refusal
-            reported = read_failure(run_dir)
-            refusal = reported if isinstance(reported, Refused) else None
-            silent = f"{error}. If it was killed, memory is the usual reason: ft estimate shows what it needs"
-            raise refusal or dg.Failure(f"{module}: {reported or silent}; see {run_dir / LOG_FILE}") from error
+                with receive_failure(run_dir) as failure:
+                    try:
+                        client.run(context=context, command=command)
+                    except DagsterPipesExecutionError as error:
+                        raise _explain(error, failure(), module, run_dir) from error
         finally:
             done.set()
             watcher.join(timeout=10)
@@ -125,6 +123,16 @@ class LauncherResource(dg.ConfigurableResource[None]):
         if artifact is None:
             raise dg.Failure(f"{module} ended without publishing {recipe.asset}/{recipe.id}; see {run_dir}")
         return artifact
+
+
+def _explain(
+    error: DagsterPipesExecutionError, reported: Refused | str | None, module: str, run_dir: Path
+) -> Exception:
+    """Return what the worker reported, a refusal as a refusal: the exit code alone explains nothing."""
+    if isinstance(reported, Refused):
+        return reported
+    silent = f"{error}. If it was killed, memory is the usual reason: ft estimate shows what it needs"
+    return dg.Failure(f"{module}: {reported or silent}; see {run_dir / LOG_FILE}")
 
 
 _stores = Memo[ArtifactStore](size=4)

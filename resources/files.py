@@ -33,11 +33,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a text so that a reader sees the old file or the new one, never half of it. It is on the disk then."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk must not keep half a file as well
+        temporary.unlink(missing_ok=True)
+        raise
     sync_to_disk(path.parent)
 
 

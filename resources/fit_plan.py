@@ -50,7 +50,8 @@ def recommend(
     """Return the plan nearest to what is requested that fits into `memory` bytes a device; None if nothing fits.
 
     Changes are tried in this order, since each costs more than the one before: activations computed again, fewer rows
-    at a time, weights in shards over the GPUs, LoRA for full fine-tuning, 4-bit weights, shorter rows.
+    at a time, weights in shards over the GPUs, LoRA for full fine-tuning (on each GPU, then in shards), 4-bit weights,
+    shorter rows.
     """
     reasons: list[str] = []
     for tried_target, tried, why in _ladder(shape, target, setup, memory, gpus):
@@ -100,6 +101,9 @@ def _ladder(
     if target.method == "full":
         target, setup = replace(target, method="lora"), replace(setup, shards=1)
         yield target, setup, "it fits when only an adapter is trained"
+        if gpus > 1:
+            setup = replace(setup, shards=gpus)
+            yield target, setup, f"it fits when only an adapter is trained, and the base is spread over {gpus} GPUs"
     if target.method == "lora":
         target, setup = replace(target, method="qlora"), replace(setup, shards=1)
         yield target, setup, "it fits when the frozen weights are kept in 4 bits"
@@ -116,13 +120,18 @@ class GpuCard(msgspec.Struct, frozen=True):
     bf16: bool = True
 
 
-# Peaks as NVIDIA's data sheets and architecture white papers print them. Order matters: the first name found wins.
+# Peaks without sparsity, as data sheets and architecture white papers print them (RTX 30 and 40: twice the fp32 rate).
+# Order matters: the first name found wins.
 CARDS: Mapping[str, GpuCard] = {
+    "B200": GpuCard(2250, 180), "MI300X": GpuCard(1307, 192),
     "H200": GpuCard(989, 140), "H100 PCIe": GpuCard(756, 80), "H100": GpuCard(989, 80), "A100": GpuCard(312, 40),
-    "L40S": GpuCard(362, 48), "A6000": GpuCard(155, 48), "A40": GpuCard(150, 48), "A10": GpuCard(125, 24),
-    "L4": GpuCard(121, 24),
+    "L40S": GpuCard(362, 48), "L40": GpuCard(181, 48), "A6000": GpuCard(155, 48), "A40": GpuCard(150, 48),
+    "A30": GpuCard(165, 24), "A10": GpuCard(125, 24), "L4": GpuCard(121, 24),
     "RTX 5090": GpuCard(210, 32), "RTX 4090": GpuCard(165, 24), "RTX 4080": GpuCard(97, 16),
-    "RTX 3090": GpuCard(71, 24), "RTX 3080": GpuCard(60, 10), "V100": GpuCard(125, 16, bf16=False),
+    "RTX 4070 Ti": GpuCard(80, 12), "RTX 4070": GpuCard(58, 12), "RTX 4060 Ti": GpuCard(44, 8),
+    "RTX 4060": GpuCard(30, 8),
+    "RTX 3090": GpuCard(71, 24), "RTX 3080": GpuCard(60, 10), "RTX 3060 Ti": GpuCard(32, 8),
+    "RTX 3060": GpuCard(25, 12), "V100": GpuCard(125, 16, bf16=False),
     "T4": GpuCard(65, 16, bf16=False),
 }  # fmt: skip
 _GPU_SHARE = 0.35  # of the peak, which fine-tuning reaches (published: 0.3 to 0.5 for rows that fill the GPU)

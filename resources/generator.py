@@ -73,7 +73,7 @@ class Generator:
             **{name: trained[name] / WHOLE_MODEL_FOLDER for name in trained if name not in self._adapters},
         }
         self._compute = compute
-        self._load(BASE)
+        self._loaded = ""  # nothing, until a model is asked
 
     def _load(self, whole: str) -> None:
         """Have these weights in memory instead of those that are; on the base, its adapters."""

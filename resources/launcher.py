@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,8 @@ from resources.files import write_json
 
 LOG_FILE = "training.log"
 FAILURE_FILE = "failure.json"
+FAILURE_PIPE = "failure.pipe"
+_PIPE_BYTES = 60_000  # a pipe takes 64 KiB from a writer that does not wait
 _log = logging.getLogger(__name__)
 
 
@@ -148,9 +150,49 @@ def run_worker(main: Main) -> None:
     except Exception as error:  # written for the parent to report, then raised all the same
         # of several ranks the first that failed has the reason; the others only stopped
         if torchrun.world_size() == 1 or not (job.folder() / FAILURE_FILE).exists():
-            with contextlib.suppress(OSError):  # the disk may be what failed; the error is in the log all the same
+            try:
                 write_json(job.folder() / FAILURE_FILE, _describe_failure(error))
+            except OSError:  # the disk may be what failed
+                _send_failure(job.folder(), error)
         raise
+
+
+@contextlib.contextmanager
+def receive_failure(run_dir: Path) -> Generator[Callable[[], Refused | str | None]]:
+    """Yield a function that returns, after the worker has ended, the refusal or the error with which it did; None if it
+    left none.
+
+    A worker writes it to a file, or, where the disk is full, into a pipe, which needs no space.
+    """
+    path = run_dir / FAILURE_PIPE
+    path.unlink(missing_ok=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield lambda: read_failure(run_dir) or _sent_failure(reader)
+    finally:
+        os.close(reader)
+        path.unlink(missing_ok=True)
+
+
+def _send_failure(run_dir: Path, error: Exception) -> None:
+    line = json.dumps(_describe_failure(error), ensure_ascii=False).encode()
+    if len(line) >= _PIPE_BYTES:  # a refusal of very many rows
+        line = json.dumps({"error": f"{type(error).__name__}: {str(error)[: _PIPE_BYTES // 8]}"}).encode()
+    with contextlib.suppress(OSError):  # nobody waits for it: the error is in the log all the same
+        writer = os.open(run_dir / FAILURE_PIPE, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(writer, line + b"\n")
+        finally:
+            os.close(writer)
+
+
+def _sent_failure(reader: int) -> Refused | str | None:
+    with contextlib.suppress(BlockingIOError):
+        first = os.read(reader, 2**16).partition(b"\n")[0]  # of several processes, the first that failed
+        return _failure_of(json.loads(first)) if first else None
+    return None
 
 
 def read_failure(run_dir: Path) -> Refused | str | None:
@@ -158,7 +200,10 @@ def read_failure(run_dir: Path) -> Refused | str | None:
     path = run_dir / FAILURE_FILE
     if not path.is_file():
         return None
-    failure = json.loads(path.read_text("utf-8"))
+    return _failure_of(json.loads(path.read_text("utf-8")))
+
+
+def _failure_of(failure: dict[str, Any]) -> Refused | str:
     if "violations" not in failure:
         return str(failure["error"])
     return Refused(failure["subject"], msgspec.convert(failure["violations"], list[Violation]))
@@ -176,7 +221,15 @@ def _run_reporting(main: Main, job: Job) -> None:
         return
     from dagster_pipes import open_dagster_pipes  # pyright: ignore[reportUnknownVariableType]
 
-    with open_dagster_pipes() as pipes:
-        pipes.log.info(f"worker {os.getpid()} runs {job.recipe.asset} {job.recipe.id}")
-        artifact = main(job)
-        pipes.log.info(f"published {artifact.path.name} (data version {artifact.data_version})")
+    failed: Exception | None = None
+    try:
+        with open_dagster_pipes() as pipes:
+            pipes.log.info(f"worker {os.getpid()} runs {job.recipe.asset} {job.recipe.id}")
+            try:
+                artifact = main(job)
+            except Exception as error:
+                failed = error
+                raise
+            pipes.log.info(f"published {artifact.path.name} (data version {artifact.data_version})")
+    except OSError as error:  # on a full disk closing the pipes fails as well, and would hide the reason
+        raise failed or error from None

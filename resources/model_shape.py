@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,6 @@ _FIELDS = {
     "layers": "num_hidden_layers", "hidden": "hidden_size", "heads": "num_attention_heads",
     "ffn": "intermediate_size", "vocab": "vocab_size",
 }  # fmt: skip
-_SIZES = "name its sizes: ft estimate --layers 36 --hidden 2560 --heads 32 --ffn 9728 --vocab 151936"
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +77,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         config = config.get("text_config", config)  # models that also read images keep the decoder's sizes below
         where = name or str(path)
         if lacking := [field for field in _FIELDS.values() if not isinstance(config.get(field), int)]:
-            raise _refused("FT-EST-002", where, f"config.json lacks {', '.join(lacking)}", _SIZES)
+            raise _refused("FT-EST-002", where, f"config.json lacks {', '.join(lacking)}", _by_sizes(config))
         if experts := next((field for field in _EXPERTS if config.get(field)), None):
             raise _refused("FT-EST-003", where, f"a model with experts ({experts}) cannot be estimated")
         return cls.from_sizes(
@@ -146,7 +145,7 @@ def _hub_config(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    fix = f"name a folder, set HF_ENDPOINT to a mirror, or {_SIZES}"
+    fix = f"name a folder, set HF_ENDPOINT to a mirror, or {_by_sizes()}"
     if problem := hub.why_unreachable():  # the client would try for half a minute
         raise _refused("FT-EST-001", name, f"it is not in the local cache, and {hub.endpoint()}: {problem}", fix)
     try:
@@ -177,6 +176,13 @@ def _gguf_shape(path: Path, name: str) -> ModelShape:
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     vocab = int(tensors["token_embd.weight"].n_elements) // found["hidden"]
     return ModelShape.from_sizes(**found, vocab=vocab, tied="output.weight" not in tensors, name=name)
+
+
+def _by_sizes(config: Mapping[str, object] | None = None) -> str:
+    """Return the command that names a model's sizes: those in its configuration, and the field of each other one."""
+    known = config or {}
+    sizes = " ".join(f"--{size} {known.get(field, field.upper())}" for size, field in _FIELDS.items())
+    return f"name its sizes, as its config.json has them: ft estimate {sizes}"
 
 
 def _refused(code: str, where: str, message: str, fix: str = "") -> Refused:

@@ -11,15 +11,17 @@ Whoever loads compares the contract first (`compare_base`), so that nothing is l
 # pyright: basic
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from expectations.canonical import text_digest
-from expectations.contracts.adapter import AdapterContract, BaseModelIdentity
+from expectations.canonical import digest, file_digest, text_digest
+from expectations.contracts.adapter import AdapterContract, BaseModelIdentity, LoraShape
 from expectations.contracts.fingerprint import tokenizer_files
+from expectations.violations import Refused, violation
 from resources import models
 
 if TYPE_CHECKING:
@@ -30,7 +32,40 @@ ADAPTER_FOLDER = "adapter"
 WHOLE_MODEL_FOLDER = "model"
 ADAPTER_NAME = "default"  # what PEFT calls the adapter that is trained
 CONTRACT_FILE = "contract.json"
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _GENERATION = "generation_config.json"
+
+
+class GivenAdapter(NamedTuple):
+    """An adapter that was trained elsewhere, in PEFT's layout."""
+
+    folder: Path
+    version: str
+    """Hash of its weights and configuration."""
+    contract: AdapterContract | None
+    """What it belongs to, if `ft export` wrote it."""
+    shape: LoraShape
+
+
+def given_adapter(name: str) -> GivenAdapter:
+    """Return the adapter in a folder, or in the folder `adapter` below it. Raises Refused (FT-TRAIN-070)."""
+    named = Path(name).expanduser().resolve()
+    folder = next((place for place in (named, named / ADAPTER_FOLDER) if (place / _CONFIG).is_file()), None)
+    if folder is None or not (folder / _WEIGHTS).is_file():
+        lacking = f"{_CONFIG} and {_WEIGHTS}"
+        missing = violation("FT-TRAIN-070", where=str(named), field="dpo.start", found=name, expected=lacking)
+        raise Refused("loading the adapter that DPO continues", [missing])
+    config = json.loads((folder / _CONFIG).read_text("utf-8"))
+    targets = config.get("target_modules") or []
+    place = next((place for place in (folder, named) if (place / CONTRACT_FILE).is_file()), None)
+    return GivenAdapter(
+        folder=folder,
+        version=digest({name: file_digest(folder / name) for name in (_CONFIG, _WEIGHTS)})[:16],
+        contract=read_adapter_contract(place) if place else None,
+        shape=LoraShape(
+            r=config["r"], alpha=config["lora_alpha"], targets=[targets] if isinstance(targets, str) else targets
+        ),
+    )
 
 
 def read_adapter_contract(folder: Path) -> AdapterContract:
@@ -52,12 +87,13 @@ def load_weights(folder: Path, **options: Any) -> PreTrainedModel:
 
 
 def put_adapter(model: PreTrainedModel | PeftModel, trained: Path, name: str = ADAPTER_NAME, **options: Any) -> Any:
-    """Return the model with one more adapter, read from an artifact's folder; `options` are PEFT's."""
+    """Return the model with one more adapter, read from an artifact's folder or from its own; `options` are PEFT's."""
     from peft import PeftModel
 
+    folder = trained if (trained / _CONFIG).is_file() else trained / ADAPTER_FOLDER
     if not isinstance(model, PeftModel):
-        return PeftModel.from_pretrained(model, trained / ADAPTER_FOLDER, adapter_name=name, **options)
-    model.load_adapter(trained / ADAPTER_FOLDER, adapter_name=name, **options)
+        return PeftModel.from_pretrained(model, folder, adapter_name=name, **options)
+    model.load_adapter(folder, adapter_name=name, **options)
     return model
 
 
@@ -69,7 +105,7 @@ def load_trained(
     """
     if trained is None:
         return load_weights(base, **options)
-    if read_adapter_contract(trained).method == "full":
+    if (trained / WHOLE_MODEL_FOLDER).is_dir():
         return load_weights(trained / WHOLE_MODEL_FOLDER, **options)
     return put_adapter(load_weights(base, **options), trained, is_trainable=trainable)
 

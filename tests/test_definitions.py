@@ -132,7 +132,8 @@ def test_upstream_includes_what_the_checks_read(defs: dg.Definitions):
          {"released_collection", "instruction_splits"}, {"retrieval_side"}),
         (("sft", "dpo"), {"embedding_settings", "embedding_model", "released_collection", "answer_evaluation"},
          {"released_adapter", "retrieval_splits"}, {"adapter_side"}),
-        (("sft",), {"dpo_settings", "dpo_adapter", "adapter_evaluation", "released_adapter"}, {"sft_adapter"}, set()),
+        (("sft",), {"dpo_settings", "dpo_adapter"}, {"sft_adapter", "adapter_evaluation", "released_adapter"},
+         {"adapter_side"}),
         ((), {"sft_adapter", "embedding_model"}, {"passages", "split_ledger"}, set()),
     ],
 )  # fmt: skip
@@ -153,3 +154,43 @@ def test_a_graph_has_no_asset_whose_section_is_missing(
 def test_dpo_without_sft_is_refused():
     with pytest.raises(ValueError, match="Add the section sft"):
         Settings.model_validate({"corpus": {"files": ["kb/*.md"]}, "dpo": {"base_model": "x"}})
+
+
+def parents(definitions: dg.Definitions, asset: str) -> set[str]:
+    found = definitions.resolve_asset_graph().get(dg.AssetKey(asset)).parent_keys
+    return {key.to_user_string() for key in found}
+
+
+@pytest.mark.parametrize("start", ["base", "./an-adapter"])
+def test_dpo_without_sft_begins_elsewhere_and_is_evaluated_and_released(tmp_path: Path, start: str):
+    values = {"corpus": {"files": ["kb/*.md"]}, "dpo": {"base_model": "x", "start": start}}
+    settings = Settings.model_validate(values)
+    assert not {"dpo_adapter", "adapter_evaluation", "released_adapter"} & not_configured(settings).keys()
+    assert not_configured(settings)["sft_adapter"] == "sft"
+    definitions = build_defs(settings, state=tmp_path, config=tmp_path / "config.yaml")
+    dg.Definitions.validate_loadable(definitions)
+    assert "sft_adapter" not in parents(definitions, "dpo_adapter") | parents(definitions, "adapter_evaluation")
+    assert parents(definitions, "released_adapter") == {"dpo_adapter", "adapter_evaluation", "release_settings"}
+
+
+def test_dpo_from_the_base_next_to_sft_does_not_wait_for_it(tmp_path: Path):
+    both = {"sft": {"base_model": "x"}, "dpo": {"base_model": "x", "start": "base"}}
+    definitions = build_defs(
+        Settings.model_validate({"corpus": {"files": ["kb/*.md"]}, **both}), state=tmp_path, config=tmp_path / "c.yaml"
+    )
+    assert "sft_adapter" not in parents(definitions, "dpo_adapter")
+    assert {"sft_adapter", "dpo_adapter"} <= parents(definitions, "adapter_evaluation")
+
+
+def test_a_training_without_data_is_left_out_where_the_other_one_has_some(tmp_path: Path):
+    both = {"corpus": {"files": ["kb/*.md"]}, "sft": {"base_model": "x"}, "dpo": {"base_model": "x"}}
+    answers = Settings.model_validate({**both, "datasets": {"instruction": {"files": ["a.jsonl"]}}})
+    assert not_configured(answers)["dpo_adapter"] == "datasets.preference.files"
+    assert "released_adapter" not in not_configured(answers)
+    definitions = build_defs(answers, state=tmp_path, config=tmp_path / "config.yaml")
+    assert parents(definitions, "released_adapter") == {"sft_adapter", "adapter_evaluation", "release_settings"}
+    pairs = {**both, "datasets": {"preference": {"files": ["p.jsonl"]}}}
+    assert "dpo_adapter" not in not_configured(Settings.model_validate(pairs)), "sft_adapter says what it lacks"
+    alone = Settings.model_validate({**pairs, "dpo": {"base_model": "x", "start": "base"}})
+    assert not_configured(alone)["sft_adapter"] == "datasets.instruction.files"
+    assert "released_adapter" not in not_configured(alone)

@@ -112,6 +112,37 @@ def check_lengths(rows: Sequence[TokenisedRow], *, max_length: int, too_long: st
     return [*judge(long, max_length), *_nothing_trained(rows)]
 
 
+def check_limits(rows: Sequence[TokenisedRow], *, positions: int | None, vocabulary: int) -> list[Violation]:
+    """FT-TRAIN-062, FT-TRAIN-063: the model has a position for every token of a row, and an embedding for its id."""
+    long = [row for row in rows if positions is not None and len(row.ids) > positions]
+    unknown = [(row, most) for row in rows if row.ids and (most := max(row.ids)) >= vocabulary]
+    return [
+        *_shorten(
+            violation(
+                "FT-TRAIN-062", where=_name(row), field="tokens", found=len(row.ids), expected=f"at most {positions}"
+            )
+            for row in long
+        ),
+        *_shorten(
+            violation(
+                "FT-TRAIN-063", where=_name(row), field="token id", found=most, expected=f"at most {vocabulary - 1}"
+            )
+            for row, most in unknown
+        ),
+    ]
+
+
+def check_steps(steps: int, warmup: int, where: str) -> list[Violation]:
+    """FT-TRAIN-064: the rate is above 0 in some step. A warm-up begins at 0."""
+    if steps > 1 or not warmup:
+        return []
+    return [
+        violation(
+            "FT-TRAIN-064", where=where, field="steps", found=steps, expected=f"more than the {warmup} of the warm-up"
+        )
+    ]
+
+
 def check_pairs(pairs: Sequence[TokenisedPair]) -> list[Violation]:
     """FT-TRAIN-006: the two sides of a pair still differ after rows were cut."""
     return _shorten(
@@ -230,6 +261,26 @@ def check_rewards(summary: Mapping[str, Any], where: str, *, kto: bool = False) 
         for name, value in figures.items()
         if not math.isfinite(value)
     ]
+
+
+def check_preference(margin: float | None, accuracy: float | None, where: str) -> list[Violation]:
+    """FT-TRAIN-060, FT-TRAIN-061: on pairs that were not trained on, the chosen answer gained more than the rejected
+    one, on average and in at least half of the pairs (a tie counts half). KTO has no accuracy.
+
+    The loss alone does not show it: a loss may fall while every rejected answer gains.
+    """
+    violations: list[Violation] = []
+    if margin is None or not margin > 0:
+        violations.append(
+            violation("FT-TRAIN-060", where=where, field="reward_margin_after", found=margin, expected="above 0")
+        )
+    if accuracy is not None and not accuracy >= 0.5:
+        violations.append(
+            violation(
+                "FT-TRAIN-061", where=where, field="reward_accuracy_after", found=accuracy, expected="at least 0.5"
+            )
+        )
+    return violations
 
 
 def measure_lengths(rows: Sequence[TokenisedRow]) -> dict[str, Any]:

@@ -8,11 +8,19 @@ import msgspec
 from expectations.violations import Refused, violation
 from ft_assets.adapters import release
 from ft_assets.adapters.checks import GATES
-from ft_assets.adapters.jobs import AnswerSummary, EvaluateParams, Method, ModelParams, TrainedRef, TrainParams
+from ft_assets.adapters.jobs import (
+    RELEASED,
+    AnswerSummary,
+    EvaluateParams,
+    Method,
+    ModelParams,
+    TrainedRef,
+    TrainParams,
+)
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.score_answers import ANSWERS_FILE, show_samples, show_scores
 from ft_assets.config.from_artifact import settings_of
-from ft_assets.config.model import AnswerSettings, TrainSettings
+from ft_assets.config.model import AnswerSettings, DpoSettings, TrainSettings
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.datasets.summaries import SplitsSummary
@@ -23,12 +31,15 @@ from resources import models, telemetry
 from resources.artifacts import Artifact, ArtifactStore
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import sparkline
+from resources.trained_model import given_adapter
 
+QUESTIONS = ("instruction_splits", "preference_splits", "unpaired_preference_splits")
+"""The splits whose held-out questions may be answered; those of the first that has some are."""
 SFT_ADAPTER = AssetSpec(
     name="sft_adapter",
     group="adapters",
     kinds={"huggingface", "pytorch"},
-    code_version="1",
+    code_version="2",
     description="The base model after SFT on the instruction rows: an adapter, or a whole model (`method: full`).",
     inputs=("instruction_splits",),
     reads=("sft_settings", "answer_settings"),
@@ -40,9 +51,9 @@ DPO_ADAPTER = AssetSpec(
     name="dpo_adapter",
     group="adapters",
     kinds={"huggingface", "pytorch"},
-    code_version="1",
-    description="The SFT model after DPO on the preference pairs, or KTO on answers with a verdict. The SFT model is "
-    "the reference.",
+    code_version="2",
+    description="The SFT model (or the base, or a given adapter: `dpo.start`) after DPO on the preference pairs, or "
+    "KTO on answers with a verdict. The model that it continues is the reference.",
     inputs=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
     reads=("dpo_settings", "answer_settings"),
     enforces=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
@@ -53,12 +64,13 @@ ADAPTER_EVALUATION = AssetSpec(
     name="adapter_evaluation",
     group="adapters",
     kinds={"huggingface", "parquet"},
-    code_version="2",
+    code_version="3",
     description="Answers of the base, SFT, DPO and released models to held-out questions with their evidence; scores "
-    "are compared in pairs.",
-    inputs=("sft_adapter", "dpo_adapter", "instruction_splits", "passages"),
+    "are compared in pairs. The validation questions choose the candidate, the test questions judge it.",
+    inputs=("sft_adapter", "dpo_adapter", *QUESTIONS, "passages"),
     reads=("answer_settings",),
-    enforces=("sft_adapter", "dpo_adapter", "instruction_splits", "passages"),
+    any_of=("sft_adapter", "dpo_adapter"),
+    enforces=("passages",),
     gates=(CORPUS_GATES, DATASET_GATES, GATES),
     worker="ft_assets.adapters.evaluate",
 )
@@ -68,8 +80,8 @@ RELEASED_ADAPTER = AssetSpec(
     kinds={"huggingface"},
     code_version="1",
     description="The adapter that serves. It changes only after every blocking check on the candidate has passed.",
-    reads=("dpo_adapter", "adapter_evaluation"),
-    enforces=release.ASSETS,
+    reads=("sft_adapter", "dpo_adapter", "adapter_evaluation", "release_settings"),
+    any_of=("sft_adapter", "dpo_adapter"),
     gates=(GATES,),
 )
 SPECS = [SFT_ADAPTER, DPO_ADAPTER, ADAPTER_EVALUATION, RELEASED_ADAPTER]
@@ -102,8 +114,9 @@ def dpo_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     store = artifacts.store()
-    datasets = ("unpaired_preference", "preference") if settings_of(store, "dpo").is_kto else ("preference",)
-    inputs = (*_configured(store, *datasets), "sft_adapter")
+    settings = settings_of(store, "dpo")
+    datasets = ("unpaired_preference", "preference") if settings.is_kto else ("preference",)
+    inputs = (*_configured(store, *datasets), *(("sft_adapter",) if settings.start == "sft" else ()))
     DPO_ADAPTER.enforce(evidence_of(artifacts, qdrant), inputs)
     return _train(context, artifacts, launcher, DPO_ADAPTER, method="dpo", inputs=inputs)
 
@@ -113,21 +126,27 @@ def adapter_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     store = artifacts.store()
-    ADAPTER_EVALUATION.enforce(evidence_of(artifacts, qdrant))
+    inputs = [*ADAPTER_EVALUATION.configured(context), questions_of(store), "passages"]
+    ADAPTER_EVALUATION.enforce(evidence_of(artifacts, qdrant), inputs)
     answers = settings_of(store, "answers")
     trained = {
-        name: TrainedRef(asset=asset, recipe_id=store.require(asset).recipe_id) for name, asset in _CANDIDATES.items()
+        name: TrainedRef(asset=asset, recipe_id=store.require(asset).recipe_id)
+        for name, asset in release.TRAINED.items()
+        if asset in inputs
     }
-    baseline = release.baseline(artifacts.releases(), trained["dpo"].recipe_id)
-    released = baseline.artifacts["dpo_adapter"] if baseline else None
-    if released is not None:
-        trained["released"] = TrainedRef(asset="dpo_adapter", recipe_id=released)
+    baseline = release.baseline(artifacts.releases(), {candidate.recipe_id for candidate in trained.values()})
+    released = None
+    if baseline is not None:
+        asset = release.released_asset(baseline)
+        released = baseline.artifacts[asset]
+        trained[RELEASED] = TrainedRef(asset=asset, recipe_id=released)
     params = EvaluateParams(
         models=model_params(store, trained),
         answers=answers.model_dump(mode="json"),
         compute=compute_params(artifacts),
     )
-    recipe = ADAPTER_EVALUATION.recipe(artifacts, {"answers": generation_settings(answers), "released": released})
+    settings = {"answers": generation_settings(answers), "released": released}
+    recipe = ADAPTER_EVALUATION.recipe(artifacts, settings, inputs)
     launch = ADAPTER_EVALUATION.launch(context, launcher, params)
     return produce(artifacts, recipe, launch=launch, metadata=show_answers)
 
@@ -136,8 +155,9 @@ def adapter_evaluation(
 def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
     releases = artifacts.releases()
     with releases.exclusive("adapter"):
-        RELEASED_ADAPTER.enforce(evidence_of(artifacts, qdrant))
-        outcome = release.release_adapter(artifacts.store(), releases)
+        store = artifacts.store()
+        RELEASED_ADAPTER.enforce(evidence_of(artifacts, qdrant), release.assets_of(store))
+        outcome = release.release_adapter(store, releases)
     version = outcome.release.version
     text = f"version {version}" + ("; candidate not released: it was rolled back earlier" if outcome.withheld else "")
     kind = "reused" if outcome.reused else "made"
@@ -147,6 +167,7 @@ def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg
         metadata=as_metadata(
             {
                 "version": version,
+                "adapter": release.released_asset(outcome.release),
                 "reused": outcome.reused,
                 "artifacts": outcome.release.artifacts,
                 **outcome.metrics,
@@ -157,13 +178,22 @@ def released_adapter(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg
 
 ASSETS = [sft_adapter, dpo_adapter, adapter_evaluation, released_adapter]
 
-_CANDIDATES = {"sft": "sft_adapter", "dpo": "dpo_adapter"}
+
+def questions_of(store: ArtifactStore) -> str:
+    """Return the splits that have held-out questions: the instructions, or the pairs where there are no others."""
+    for name in QUESTIONS:
+        summary = store.require(name).summary_as(SplitsSummary)
+        if summary.configured and summary.validation + summary.test:
+            return name
+    return QUESTIONS[0]
 
 
 def model_params(store: ArtifactStore, trained: dict[str, TrainedRef]) -> ModelParams:
-    """Return the base model of the settings and what was trained on it, as a worker loads them."""
-    settings = settings_of(store, "sft")
-    return ModelParams(base_model=settings.base_model, revision=settings.revision, trained=trained)
+    """Return the models that were trained, and the base model that the first of them names, as a worker loads them."""
+    first = next(iter(trained.values()))
+    artifact = store.find(first.asset, first.recipe_id) or store.require(first.asset)
+    base = release.contract_of(artifact).base
+    return ModelParams(base_model=base.name, revision=base.revision, trained=trained)
 
 
 def generation_settings(answers: AnswerSettings) -> dict[str, object]:
@@ -203,6 +233,7 @@ def _train(
     thinking = settings_of(store, "datasets").instruction.thinking
     material: dict[str, object] = {
         "training": material_of(settings),
+        **_start_of(settings),
         "prompt": msgspec.to_builtins(prompt),
         "thinking": thinking,
         "base": models.version(settings.base_model, artifacts.state(), settings.revision),
@@ -218,12 +249,24 @@ def _train(
     return produce(artifacts, spec.recipe(artifacts, material, inputs), launch=launch, metadata=_show_training)
 
 
+def _start_of(settings: TrainSettings) -> dict[str, object]:
+    """Return the content of the adapter that DPO continues, where it is in a folder."""
+    if not isinstance(settings, DpoSettings) or settings.start in {"sft", "base"}:
+        return {}
+    return {"start": given_adapter(settings.start).version}
+
+
 def material_of(settings: TrainSettings) -> dict[str, object]:
     """Return the fields of `sft` or `dpo` that decide the trained weights."""
     without_effect = {"lora"} if settings.method == "full" else set[str]()
+    if isinstance(settings, DpoSettings):
+        # a folder's content is in the recipe, whatever its name
+        without_effect |= set[str]() if settings.start == "base" else {"start", "lora"}
     if not settings.is_kto:
         without_effect |= {"desirable_weight", "undesirable_weight"}
-    return settings.model_dump(mode="json", exclude=_IMMATERIAL | without_effect)
+    # these two sort the answers of a micro-batch, so that its size belongs to the result
+    without_effect |= _IMMATERIAL - ({"micro_batch_size"} if settings.sorts_answers else set[str]())
+    return settings.model_dump(mode="json", exclude=without_effect)
 
 
 def _show_training(artifact: Artifact) -> Mapping[str, str]:

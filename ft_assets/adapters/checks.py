@@ -10,12 +10,12 @@ from msgspec import UNSET
 from expectations.contracts.adapter import compare_base, compare_prompt
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
 from expectations.rules.bootstrap import Interval
-from expectations.rules.training import check_eval_loss, check_rewards, check_training
+from expectations.rules.training import check_eval_loss, check_preference, check_rewards, check_training
 from expectations.violations import Violation, violation
 from ft_assets.adapters.jobs import AnswerSummary, TrainSummary
 from ft_assets.adapters.preflight import gates_of, read_result
 from ft_assets.adapters.prompt import prompt_of
-from ft_assets.adapters.release import contract_of, find_released
+from ft_assets.adapters.release import choose_candidate, contract_of, find_released
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from resources import models
@@ -89,6 +89,16 @@ def _rewards(evidence: Evidence) -> Verdict:
     return Verdict(check_rewards(figures, "dpo_adapter", kto=summary.verdicts is not UNSET), figures)
 
 
+def _chosen_gains(evidence: Evidence) -> Verdict:
+    """On validation rows the chosen answers gained on the rejected ones: margin above 0, accuracy at least 0.5."""
+    summary = _training(evidence, "dpo_adapter")
+    margin, accuracy = summary.reward_margin_after, summary.reward_accuracy_after
+    broken = check_preference(
+        None if margin is UNSET else margin, None if accuracy is UNSET else accuracy, "dpo_adapter"
+    )
+    return Verdict(broken, summary.figures("reward_"))
+
+
 def _scores_are_finite(evidence: Evidence) -> Verdict:
     """Every model has a finite score on every question."""
     summary = _evaluation(evidence)
@@ -97,21 +107,45 @@ def _scores_are_finite(evidence: Evidence) -> Verdict:
 
 def _not_worse_than(baseline: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
-        difference = _evaluation(evidence).differences.get(f"dpo-{baseline}")
+        candidate = choose_candidate(evidence.store)
+        difference = _evaluation(evidence).differences.get(f"{candidate}-{baseline}")
         if difference is None:
             return Verdict(figures={"compared": "no other adapter was released"})
         delta = difference["f1"]
         tolerance = settings_of(evidence.store, "answers").tolerance
         worse = check_not_worse(delta, tolerance, where="adapter_evaluation", baseline=baseline)
-        return Verdict(worse, {"mean": delta.mean, "low": delta.low, "high": delta.high, "tolerance": tolerance})
+        figures = {"mean": delta.mean, "low": delta.low, "high": delta.high, "tolerance": tolerance}
+        return Verdict(worse, {"candidate": candidate, **figures})
 
-    rule.__doc__ = f"The candidate's F1 is not below that of the {baseline} model by more than answers.tolerance."
-    return Gate("adapter_evaluation", f"not_worse_than_{baseline}", rule)
+    rule.__doc__ = (
+        f"On test questions the candidate's F1 is not below that of the {baseline} model by more than "
+        "answers.tolerance."
+    )
+    return Gate("adapter_evaluation", f"not_worse_than_{baseline}", rule, needs=("release_settings",))
+
+
+def _best_is_proposed(evidence: Evidence) -> Verdict:
+    """The candidate that `release.prefer` takes: the best on validation questions, and DPO's gain on the test questions
+    (not blocking)."""
+    summary, chosen = _evaluation(evidence), choose_candidate(evidence.store)
+    gain = summary.differences.get("dpo-sft")
+    figures: dict[str, object] = {"candidate": chosen, "proposed": str(summary.proposed)}
+    if gain is not None:
+        figures["dpo-sft on test questions, F1"] = (
+            f"{gain['f1'].mean:+.3f} ({gain['f1'].low:+.3f} … {gain['f1'].high:+.3f})"
+        )
+    if chosen == summary.proposed:
+        return Verdict(figures=figures)
+    other = violation(
+        "FT-REL-008", where="adapter_evaluation", field="release.prefer", found=chosen, expected=str(summary.proposed)
+    )
+    return Verdict([other], figures)
 
 
 def _thoughts_close(evidence: Evidence) -> Verdict:
     """A thinking candidate closes its reasoning within answers.max_new_tokens and then answers (not blocking)."""
-    candidate = _evaluation(evidence).intervals.get("dpo", {})
+    model = choose_candidate(evidence.store)
+    candidate = _evaluation(evidence).intervals.get(model, {})
     if "closed_thinking" not in candidate:
         return Verdict(figures={"thinking": "no model opened a <think> tag"})
     finished, cut = candidate["closed_thinking"].mean, candidate["cut"].mean
@@ -120,7 +154,7 @@ def _thoughts_close(evidence: Evidence) -> Verdict:
         finished,
         settings.max_open_thoughts,
         where="adapter_evaluation",
-        model="dpo",
+        model=model,
         max_new_tokens=settings.max_new_tokens,
     )
     return Verdict(unclosed, {"finished": finished, "cut": cut, "max_new_tokens": settings.max_new_tokens})
@@ -170,11 +204,13 @@ GATES: list[Gate] = [
     *_training_gates("sft_adapter"),
     *_training_gates("dpo_adapter"),
     Gate("dpo_adapter", "rewards_reported", _rewards),
+    Gate("dpo_adapter", "chosen_gains", _chosen_gains),
     whole_gate("adapter_evaluation"),
     lineage_gate("adapter_evaluation"),
     Gate("adapter_evaluation", "scores_are_finite", _scores_are_finite),
     _not_worse_than("base"),
     _not_worse_than("released"),
-    Gate("adapter_evaluation", "thoughts_close", _thoughts_close, blocking=False),
+    Gate("adapter_evaluation", "best_is_released", _best_is_proposed, needs=("release_settings",), blocking=False),
+    Gate("adapter_evaluation", "thoughts_close", _thoughts_close, needs=("release_settings",), blocking=False),
     Gate("released_adapter", "release_is_loadable", _release_is_loadable, needs=("answer_settings",)),
 ]

@@ -1,20 +1,28 @@
-"""Worker: the base, SFT, DPO and released models answer held-out questions from the evidence of each question."""
+"""Worker: the base, SFT, DPO and released models answer held-out questions from the evidence of each question.
+
+The best candidate is chosen on the validation questions; the figures of the test questions judge it.
+"""
 
 # pyarrow is untyped here
 # pyright: basic
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from expectations.rules.answer_scores import Reply
 from expectations.violations import Refused, violation
-from ft_assets.adapters.jobs import EvaluateParams, ModelParams, TrainedRef
+from ft_assets.adapters.answer_cache import AnswerCache
+from ft_assets.adapters.jobs import RELEASED, AnswerSummary, EvaluateParams, ModelParams, TrainedRef
 from ft_assets.adapters.prompt import build_messages, prompt_of
-from ft_assets.adapters.rows.tokenise import read_rows
-from ft_assets.adapters.score_answers import ask_all, summarise, write_answers
+from ft_assets.adapters.rows.tokenise import Row, answers_of, read_rows
+from ft_assets.adapters.score_answers import Replies, ask_all, propose, summarise, write_answers
 from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore
-from resources.generator import Generator
+from resources.generator import ChatMessage, Generator
 from resources.launcher import ComputeParams, Job, run_worker
 from resources.telemetry import Metrics
 
@@ -23,38 +31,94 @@ def main(job: Job) -> Artifact:
     """Answer with every model, score, and publish answers.parquet."""
     params = job.params_as(EvaluateParams)
     settings = params.answer_settings()
-    rows = held_out_rows(job, settings.max_questions, ("validation", "test"))
+    chosen_on, rows = _questions(job, settings.max_questions)
     texts = _passage_texts(job.input("passages"))
     chats = [
         build_messages(
             prompt_of(settings),
             row["question"],
-            row["context"] or [texts[name] for name in row["evidence"] if name in texts],
-            row["system"] or "",
+            row["context"] or [texts[name] for name in row["evidence"] or () if name in texts],
+            row.get("system") or "",
             row.get("history"),
         )
         for row in rows
     ]
     metrics = Metrics(job.folder())
-    replies = ask_all(load_generator(job.artifacts(), params.models, params.compute), chats, settings, metrics)
+    replies = answer_all(job, params, chats, metrics)
     metrics.close()
-    golds = [row["answer"] for row in rows]
+    golds = [gold_of(row) for row in rows]
     with job.artifacts().stage(job.recipe) as staging:
         shown = [{"record_id": row["record_id"], "question": row["question"]} for row in rows]
         write_answers(staging.path, shown, replies, golds)
-        return staging.publish(summarise(replies, golds, settings.seed).as_manifest())
+        return staging.publish(_summarise(params, replies, golds, chosen_on, settings.seed).as_manifest())
 
 
-def held_out_rows(job: Job, most: int, parts: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return up to `most` instruction rows of these parts, in their order. Raises Refused (FT-ANS-002) without any."""
-    splits = job.input("instruction_splits")
+def _summarise(
+    params: EvaluateParams, replies: Replies, golds: Sequence[str], chosen_on: int, seed: int
+) -> AnswerSummary:
+    """Return the scores on the questions after the first `chosen_on`, and the best candidate on these first ones. Where
+    either part has no questions, the other one serves for both."""
+    tested = chosen_on if chosen_on < len(golds) else 0
+    first = chosen_on or len(golds)
+    validation = summarise({name: given[:first] for name, given in replies.items()}, golds[:first], seed)
+    summary = summarise({name: given[tested:] for name, given in replies.items()}, golds[tested:], seed)
+    candidates = [name for name in params.models.trained if name != RELEASED]
+    return msgspec.structs.replace(
+        summary,
+        validation=validation.intervals,
+        validation_questions=validation.questions,
+        proposed=propose(validation.intervals, candidates),
+    )
+
+
+def _questions(job: Job, most: int) -> tuple[int, list[dict[str, Any]]]:
+    """Return up to `most` held-out rows, half of them of validation if there are enough, and the number of these."""
+    validation, test = (held_out_rows(job, (part,)) for part in ("validation", "test"))
+    first = validation[: max(most // 2, most - len(test))]
+    rows = [*first, *test[: most - len(first)]]
+    refuse_none(job, rows)
+    return len(first), rows
+
+
+def held_out_rows(job: Job, parts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the questions with a right answer in these parts of the split that the recipe names."""
     rows: list[dict[str, Any]] = []
     for part in parts:
-        rows += read_rows(splits, part)
-    if not rows[:most]:
-        empty = violation("FT-ANS-002", where=splits.asset, field="rows", found=0, expected="at least 1")
+        rows += [row for row in read_rows(_splits(job), part) if row.get("desirable", True)]
+    return rows
+
+
+def refuse_none(job: Job, rows: Sequence[object]) -> None:
+    """Refuse (FT-ANS-002) an evaluation without questions."""
+    if not rows:
+        empty = violation("FT-ANS-002", where=_splits(job).asset, field="rows", found=0, expected="at least 1")
         raise Refused("evaluating adapters", [empty])
-    return rows[:most]
+
+
+def gold_of(row: Row) -> str:
+    """Return the right answer of a row, without reasoning; of a pair it is the chosen one."""
+    return answers_of(row, "strip")[0].text
+
+
+def _splits(job: Job) -> Artifact:
+    (name,) = (name for name in job.recipe.inputs if name.endswith("_splits"))
+    return job.input(name)
+
+
+def answer_all(
+    job: Job, params: EvaluateParams, chats: Sequence[list[ChatMessage]], metrics: Metrics
+) -> dict[str, list[Reply]]:
+    """Return the replies of all models of the job, from the cache where they were generated before."""
+    store, compute = job.artifacts(), accelerator.choose(params.compute.device, params.compute.dtype)
+    state = Path(params.compute.state_dir)
+    cache = AnswerCache(
+        store,
+        models.version(params.models.base_model, state, params.models.revision),
+        {name: _published(store, trained).data_version for name, trained in params.models.trained.items()},
+        compute,
+    )
+    generator = load_generator(store, params.models, params.compute)
+    return ask_all(generator, chats, params.answer_settings(), metrics, cache)
 
 
 def load_generator(store: ArtifactStore, params: ModelParams, compute: ComputeParams) -> Generator:

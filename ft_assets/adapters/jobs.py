@@ -14,6 +14,8 @@ from ft_assets.config.model import AnswerSettings, DpoSettings, SftSettings
 from resources.launcher import ComputeParams
 
 Method = Literal["sft", "dpo"]
+RELEASED = "released"
+"""The name of the released adapter among the models that are compared."""
 
 
 class TrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,9 +101,14 @@ class AnswerSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     questions: int
     intervals: dict[str, Intervals]
-    """By model."""
+    """By model, on the test questions."""
     differences: dict[str, Intervals]
     """By pair of models, question by question: `dpo-base` is DPO minus base."""
+    validation: dict[str, Intervals] | UnsetType = UNSET
+    """By model, on the validation questions, on which the best candidate is chosen."""
+    validation_questions: int | UnsetType = UNSET
+    proposed: str | UnsetType = UNSET
+    """The best of the candidates (`sft`, `dpo`) on the validation questions."""
     evidence_hit_rate: float | UnsetType = UNSET
     """Share of the questions for which a retrieved passage is evidence; only where passages are retrieved."""
 

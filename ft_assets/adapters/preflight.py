@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from expectations.contracts.adapter import LoraShape
-from expectations.rules.training import check_disk, check_memory, check_smoke
+from expectations.rules.training import check_disk, check_memory, check_smoke, check_steps
 from expectations.violations import Refused, Violation, violation
 from ft_assets.adapters.refusals import SUBJECT
 from ft_assets.adapters.trainer.checkpoints import checkpoints
@@ -28,18 +28,22 @@ from ft_assets.config.model import LoraSettings, TrainSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact, write_json
 from resources.estimate import estimate_training
+from resources.model_check import check_model
 from resources.model_shape import ModelShape
 
 PREFLIGHT_FILE = "preflight.json"
 # gate -> its description, in the order in which the gates are judged
 _DESCRIPTIONS: dict[str, str] = {
+    "base_is_whole": "The base model has the weights that its config.json describes, and every number is finite.",
     "rows_are_trainable": "Both parts of the split have rows, no text is empty, and reasoning follows the policy.",
     "prompt_round_trips": "The prompt in training is the prompt in serving, token for token; the stop token carries "
     "loss, and a <think> that the prompt opens does not.",
-    "rows_fit_max_length": "After `too_long` was applied, no row is longer than max_length and every row has a target.",
+    "rows_fit_max_length": "After `too_long` was applied, no row is longer than max_length or the model's positions, "
+    "every token id has an embedding, and every row has a target.",
     "pairs_differ": "Chosen and rejected differ after tokenisation and cutting; for KTO, both verdicts are there.",
     "thinking_is_kept": "A model that always reasons does not learn to skip reasoning: see max_empty_thinking_share.",
     "memory_and_disk_suffice": "The estimated memory and disk are below what was free.",
+    "rate_is_above_zero": "The training has a step after the first step of its warm-up, in which the rate is 0.",
     "trial_steps_train": "Two optimizer steps on the longest rows gave finite figures and changed the weights.",
 }
 _ONLY_DPO = {"pairs_differ"}
@@ -174,6 +178,29 @@ def judge_resources(
         "micro_batch_size": settings.rows_at_once,
     }
     preflight.judge("memory_and_disk_suffice", violations, figures)
+    preflight.refuse_failed()
+
+
+def judge_base(preflight: Preflight, folder: Path) -> None:
+    """Judge the weights of the base model in `folder`. Raises Refused: FT-TRAIN-066 … 069."""
+    violations = check_model(folder)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    preflight.judge("base_is_whole", violations, {"weights": folder.name, "bytes": size})
+    preflight.refuse_failed()
+
+
+def judge_steps(preflight: Preflight, trainer: Any) -> None:
+    """Judge the number of steps against those of the warm-up. Raises Refused: FT-TRAIN-064.
+
+    A warm-up that is a share of the steps, rounded up, would be all of a single step: such a training has none.
+    """
+    args = trainer.args
+    in_epoch = math.ceil(len(trainer.train_dataset) / trainer.get_total_train_batch_size(args))
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * in_epoch)
+    if steps == 1 and args.warmup_steps < 1:
+        args.warmup_steps = 0
+    warmup = 0 if args.lr_scheduler_type == "constant" else args.get_warmup_steps(steps)
+    preflight.judge("rate_is_above_zero", check_steps(steps, warmup, SUBJECT), {"steps": steps, "warmup_steps": warmup})
     preflight.refuse_failed()
 
 

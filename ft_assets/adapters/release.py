@@ -1,25 +1,29 @@
-"""The released adapter: which candidate may replace it, which release is the baseline, and how to find it.
+"""The released adapter: the candidate that may replace it, the release that is the baseline, and how to find it.
+
+Candidates are the trained adapters that the evaluation compared: SFT, DPO, or both.
 
 Plain functions: the asset `released_adapter` enforces the gates and then calls `release_adapter`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from expectations.contracts.adapter import AdapterContract
 from expectations.violations import Refused, violation
+from ft_assets.adapters.jobs import AnswerSummary
+from ft_assets.config.from_artifact import settings_of
 from resources.artifacts import Artifact, ArtifactStore
 from resources.releases import Release, Releases
 from resources.trained_model import CONTRACT_FILE
 
-ASSETS = ("sft_adapter", "dpo_adapter", "adapter_evaluation")
-"""The assets whose versions make one release."""
-# asset -> the assets of this release that it must have been made from
-_MADE_FROM = {"dpo_adapter": ("sft_adapter",), "adapter_evaluation": ("sft_adapter", "dpo_adapter")}
+TRAINED = {"sft": "sft_adapter", "dpo": "dpo_adapter"}
+"""Name of a candidate -> its asset. Of two adapters in one release the later one is released: it continues the
+other."""
+_EVALUATION = "adapter_evaluation"
 
 
 class Outcome(NamedTuple):
@@ -39,17 +43,43 @@ def contract_of(adapter: Artifact) -> AdapterContract:
     return msgspec.convert(adapter.json(CONTRACT_FILE), AdapterContract)
 
 
+def choose_candidate(store: ArtifactStore) -> str:
+    """Return the candidate (`sft`, `dpo`) that `release.prefer` takes from the current evaluation.
+
+    Raises Refused (FT-REL-007) where it names an adapter that the evaluation did not compare.
+    """
+    evaluation, prefer = store.require(_EVALUATION), settings_of(store, "release").prefer
+    compared = [name for name, asset in TRAINED.items() if asset in evaluation.manifest.recipe.inputs]
+    wanted = evaluation.summary_as(AnswerSummary).proposed if prefer == "best" else prefer
+    if wanted not in compared:
+        other = violation("FT-REL-007", where=_EVALUATION, field="release.prefer", found=prefer, expected=compared)
+        raise Refused("released_adapter", [other])
+    return str(wanted)
+
+
+def assets_of(store: ArtifactStore) -> list[str]:
+    """Return the assets whose versions make the next release: the evaluation, the candidate, and what it continues."""
+    chosen = TRAINED[choose_candidate(store)]
+    continued = [name for name in TRAINED.values() if name in store.require(chosen).manifest.recipe.inputs]
+    return [*continued, chosen, _EVALUATION]
+
+
+def released_asset(release: Release) -> str:
+    """Return the asset of the adapter that is released: DPO continues the SFT adapter of its release, if it has one."""
+    return next(asset for asset in reversed(TRAINED.values()) if asset in release.artifacts)
+
+
 def release_adapter(store: ArtifactStore, releases: Releases) -> Outcome:
     """Release the current candidate. The caller holds `Releases.exclusive` and has enforced the gates.
 
     A candidate that a person rolled back is not released again: the current release stays and is returned.
     Raises Refused (FT-ADP-005) where the evaluation is of other adapters.
     """
-    artifacts = {asset: store.require(asset) for asset in ASSETS}
+    artifacts = {asset: store.require(asset) for asset in assets_of(store)}
     refuse_other_candidates(artifacts)
     recipes = {asset: artifact.recipe_id for asset, artifact in artifacts.items()}
     metrics = _plain_figures(artifacts["adapter_evaluation"])
-    contract = msgspec.to_builtins(contract_of(artifacts["dpo_adapter"]))
+    contract = msgspec.to_builtins(contract_of(artifacts[TRAINED[choose_candidate(store)]]))
     details: dict[str, object] = {"contract": contract, "metrics": metrics}
     current = releases.current("adapter")
     if current is not None and releases.is_withheld("adapter", recipes, details):
@@ -60,7 +90,7 @@ def release_adapter(store: ArtifactStore, releases: Releases) -> Outcome:
 
 
 def refuse_other_candidates(artifacts: Mapping[str, Artifact]) -> None:
-    """Refuse (FT-ADP-005) unless DPO started from this SFT adapter and the evaluation is of these two adapters."""
+    """Refuse (FT-ADP-005) unless DPO continues this SFT adapter and the evaluation is of these adapters."""
     violations = [
         violation("FT-ADP-005", where=asset, field=name, found=used, expected=current, fix=f"ft run --asset {asset}")
         for asset, name, used, current in _inputs(artifacts)
@@ -70,16 +100,16 @@ def refuse_other_candidates(artifacts: Mapping[str, Artifact]) -> None:
         raise Refused("released_adapter", violations)
 
 
-def baseline(releases: Releases, candidate: str) -> Release | None:
-    """Return the release that the candidate (a recipe id of dpo_adapter) would replace, or has replaced.
+def baseline(releases: Releases, candidates: Collection[str]) -> Release | None:
+    """Return the release that one of the candidates (recipe ids of adapters) would replace, or has replaced.
 
-    It is the same before and after the candidate is released, so that the evaluation's recipe does not change.
+    It is the same before and after a candidate is released, so that the evaluation's recipe does not change.
     """
     book = releases.book("adapter")
     current = releases.current("adapter")
-    if book is None or current is None or current.artifacts["dpo_adapter"] != candidate:
+    if book is None or current is None or current.artifacts[released_asset(current)] not in candidates:
         return current
-    others = [release for release in book.history if release.artifacts["dpo_adapter"] != candidate]
+    others = [r for r in book.history if r.artifacts[released_asset(r)] not in candidates]
     earlier = [release for release in others if release.released_at < current.released_at]
     return earlier[-1] if earlier else None
 
@@ -89,10 +119,11 @@ def find_released(store: ArtifactStore, releases: Releases) -> Artifact:
     release = releases.current("adapter")
     if release is None:
         raise Refused("the released adapter", [violation("FT-ADP-003", where="released_adapter")])
-    recipe_id = release.artifacts["dpo_adapter"]
-    adapter = store.find("dpo_adapter", recipe_id)
+    asset = released_asset(release)
+    recipe_id = release.artifacts[asset]
+    adapter = store.find(asset, recipe_id)
     if adapter is None:
-        missing = violation("FT-ADP-004", where="released_adapter", field="dpo_adapter", found=None, expected=recipe_id)
+        missing = violation("FT-ADP-004", where="released_adapter", field=asset, found=None, expected=recipe_id)
         raise Refused("the released adapter", [missing])
     return adapter
 
@@ -100,9 +131,9 @@ def find_released(store: ArtifactStore, releases: Releases) -> Artifact:
 def _inputs(artifacts: Mapping[str, Artifact]) -> list[tuple[str, str, str, str]]:
     """Return (asset, its input, the version of that input in its recipe, the version to release) for each input."""
     inputs: list[tuple[str, str, str, str]] = []
-    for asset, names in _MADE_FROM.items():
-        used = artifacts[asset].manifest.recipe.inputs
-        inputs += [(asset, name, used[name], artifacts[name].data_version) for name in names]
+    for asset, artifact in artifacts.items():
+        used = artifact.manifest.recipe.inputs
+        inputs += [(asset, name, used[name], artifacts[name].data_version) for name in artifacts if name in used]
     return inputs
 
 

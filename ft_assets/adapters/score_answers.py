@@ -10,9 +10,10 @@ from pathlib import Path
 from expectations.markdown import markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
+from ft_assets.adapters.answer_cache import AnswerCache, Chats
 from ft_assets.adapters.jobs import AnswerSummary, Intervals
 from ft_assets.config.model import AnswerSettings
-from resources.generator import BASE, ChatMessage, Generator
+from resources.generator import BASE, ChatMessage, Generated, Generator
 from resources.telemetry import Metrics
 
 ANSWERS_FILE = "answers.parquet"
@@ -30,17 +31,29 @@ Values = dict[str, list[float]]
 
 
 def ask_all(
-    generator: Generator, chats: Sequence[Sequence[ChatMessage]], settings: AnswerSettings, metrics: Metrics
+    generator: Generator,
+    chats: Sequence[Sequence[ChatMessage]],
+    settings: AnswerSettings,
+    metrics: Metrics,
+    cache: AnswerCache | None = None,
 ) -> dict[str, list[Reply]]:
-    """Return every model's reply to every chat, split into reasoning and answer, and log the progress over all."""
+    """Return every model's reply to every chat, split into reasoning and answer, and log the progress over all.
+
+    Replies in the `cache` are not generated again.
+    """
     total = len(generator.names) * len(chats)
     replies: dict[str, list[Reply]] = {}
     for number, name in enumerate(generator.names):
 
-        def report(done: int, _: int, number: int = number) -> None:
-            metrics.log("generate", number * len(chats) + done, total)
+        def generate(asked: Chats, number: int = number, name: str = name) -> list[Generated]:
+            before = number * len(chats) + len(chats) - len(asked)
 
-        texts = generator.generate(name, chats, settings.max_new_tokens, settings.batch_size, report)
+            def report(done: int, _: int) -> None:
+                metrics.log("generate", before + done, total)
+
+            return generator.generate(name, asked, settings.max_new_tokens, settings.batch_size, report)
+
+        texts = cache.ask(name, chats, settings.max_new_tokens, generate) if cache else generate(chats)
         replies[name] = [
             read_reply(text.text, opens_thought=text.opens_thought, tokens=text.tokens, cut=text.cut) for text in texts
         ]
@@ -60,12 +73,18 @@ def summarise(replies: Replies, golds: Sequence[str], seed: int) -> AnswerSummar
     )
 
 
+def propose(validation: Mapping[str, Intervals], candidates: Sequence[str]) -> str:
+    """Return the candidate with the highest F1, then the highest exact match. Of equal ones the first: a later training
+    must be better than the one that it continues."""
+    return max(candidates, key=lambda name: (validation[name]["f1"].mean, validation[name]["exact_match"].mean))
+
+
 def _pairs(models: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the models to compare: each with the base, and DPO also with SFT and with the released model."""
+    """Return the models to compare: each with the base, the candidates with the released model, and DPO with SFT."""
     names = list(models)
     with_base = [(name, BASE) for name in names if name != BASE]
-    others = [name for name in ("sft", "released") if name in names]
-    return with_base + [("dpo", name) for name in others if "dpo" in names]
+    others = [("dpo", "sft"), ("dpo", "released"), ("sft", "released")]
+    return with_base + [pair for pair in others if set(pair) <= set(names)]
 
 
 def _intervals(values: Values, seed: int) -> Intervals:
@@ -110,10 +129,13 @@ def show_samples(path: Path) -> str:
 
 
 def show_scores(summary: AnswerSummary) -> str:
-    """Return two Markdown tables with 95 % intervals: each model's figures, then the paired differences."""
+    """Return Markdown tables with 95 % intervals: each model's figures, the paired differences, and the figures on the
+    validation questions, on which the candidate is chosen."""
     tables = [_table("model", summary.intervals)]
     if summary.differences:
         tables.append(_table("difference", summary.differences, sign="+"))
+    if summary.validation:
+        tables.append(_table("model (validation)", summary.validation))
     return "\n\n".join(tables)
 
 

@@ -25,7 +25,15 @@ from expectations.contracts.fingerprint import fingerprint
 from ft_assets.adapters.export.export import delete_stale_metrics, link_final_model
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
 from ft_assets.adapters.jobs import TrainParams, TrainSummary
-from ft_assets.adapters.preflight import PREFLIGHT_FILE, Preflight, choose_rows, judge_resources, judge_trial
+from ft_assets.adapters.preflight import (
+    PREFLIGHT_FILE,
+    Preflight,
+    choose_rows,
+    judge_base,
+    judge_resources,
+    judge_steps,
+    judge_trial,
+)
 from ft_assets.adapters.refusals import refuse_if
 from ft_assets.adapters.rows.training_data import TrainingData, name_splits
 from ft_assets.adapters.trainer.build import build_trainer, check_devices
@@ -40,6 +48,7 @@ from resources import accelerator, models, torchrun
 from resources.accelerator import Compute, Sampler
 from resources.artifacts import Artifact, write_json
 from resources.launcher import LOG_FILE, Job, run_worker
+from resources.model_check import limits_of
 from resources.telemetry import METRICS_FILE, Metrics, read_events, read_metrics
 from resources.trained_model import (
     ADAPTER_FOLDER,
@@ -48,6 +57,7 @@ from resources.trained_model import (
     WHOLE_MODEL_FOLDER,
     copy_companions,
     describe_base,
+    given_adapter,
     read_adapter_contract,
 )
 
@@ -66,10 +76,12 @@ class Task(NamedTuple):
     compute: Compute
     splits: tuple[Artifact, ...]
     """The splits that the recipe names. KTO may read two of them."""
-    sft: Artifact | None
-    """The model that DPO and KTO start from."""
+    start: Path | None
+    """The folder of the model or adapter that DPO and KTO continue; None: the base."""
+    reference: Reference | None
+    """The reference of DPO and KTO."""
     lora: LoraSettings | LoraShape | None
-    """The adapter's shape: the configured one, or that of the SFT adapter."""
+    """The adapter's shape: the configured one, or that of the adapter that is continued."""
     base_folder: Path
     base: BaseModelIdentity
     tokenizer: PreTrainedTokenizerBase
@@ -88,7 +100,7 @@ class Trained(NamedTuple):
 
 
 def main(job: Job) -> Artifact:
-    """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 055, FT-ADP-001."""
+    """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 069, FT-ADP-001."""
     params = job.params_as(TrainParams)
     with lock_run(job.folder()):
         return _train_and_publish(job, params)
@@ -121,19 +133,13 @@ def _train_and_publish(job: Job, params: TrainParams) -> Artifact:
 def _prepare(job: Job, params: TrainParams) -> Task:
     from transformers import AutoTokenizer
 
-    is_dpo = params.method == "dpo"
     settings = params.typed_settings()
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     check_devices(settings, compute)
-    sft = job.input("sft_adapter") if is_dpo else None
     base_folder = models.locate(settings.base_model, Path(params.compute.state_dir), settings.revision)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
     base = describe_base(base_folder, tokenizer, settings.base_model, settings.revision)
-    lora: LoraSettings | LoraShape | None = settings.lora if isinstance(settings, SftSettings) else None
-    if sft is not None:
-        contract = read_adapter_contract(sft.folder())
-        refuse_if("loading sft_adapter", compare_base(contract, base).violations("sft_adapter"))
-        lora = contract.lora
+    start, reference, lora = _find_start(job, settings, base)
     return Task(
         job=job,
         settings=settings.model_copy(update={"micro_batch_size": choose_rows(settings, lora, compute, base_folder)}),
@@ -141,7 +147,8 @@ def _prepare(job: Job, params: TrainParams) -> Task:
         thinking=params.thinking,
         compute=compute,
         splits=tuple(job.input(name) for name in sorted(job.recipe.inputs) if name.endswith("_splits")),
-        sft=sft,
+        start=start,
+        reference=reference,
         lora=lora,
         base_folder=base_folder,
         base=base,
@@ -150,10 +157,34 @@ def _prepare(job: Job, params: TrainParams) -> Task:
     )
 
 
+def _find_start(
+    job: Job, settings: SftSettings | DpoSettings, base: BaseModelIdentity
+) -> tuple[Path | None, Reference | None, LoraSettings | LoraShape | None]:
+    """Return the folder of what the training continues, the reference, and the shape of the adapter.
+
+    Raises Refused: FT-ADP-001 it belongs to another base, FT-TRAIN-070 there is no adapter in the folder.
+    """
+    store = job.artifacts()
+    if isinstance(settings, SftSettings):
+        return None, None, settings.lora
+    if settings.start == "base":
+        return None, Reference(store, start=base.weights_sha256), settings.lora or LoraSettings()
+    if settings.start == "sft":
+        sft = job.input("sft_adapter")
+        contract = read_adapter_contract(sft.folder())
+        refuse_if("loading sft_adapter", compare_base(contract, base).violations("sft_adapter"))
+        return sft.folder(), Reference(store, sft_version=sft.data_version), contract.lora
+    given = given_adapter(settings.start)
+    if given.contract is not None:
+        refuse_if(f"loading {given.folder}", compare_base(given.contract, base).violations(str(given.folder)))
+    return given.folder, Reference(store, start=f"{base.weights_sha256} {given.version}"), given.shape
+
+
 def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Trained:
     """Train from the files to the last step, with the job's settings or with a fallback that needs less memory."""
     settings, compute, run_dir = task.settings, task.compute, task.job.folder()
     preflight = Preflight(f"training on {name_splits(task.splits)}", task.folder)
+    judge_base(preflight, task.base_folder)
     data = TrainingData(
         task.splits,
         task.tokenizer,
@@ -161,6 +192,7 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
         thinking=task.thinking,
         settings=settings,
         stop_ids=task.base.stop_token_ids,
+        limits=limits_of(task.base_folder),
         preflight=preflight,
     )
     judge_resources(
@@ -176,14 +208,15 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
     trainer = build_trainer(
         settings,
         compute,
-        load_model(task.base_folder, settings, compute, task.sft, longest=data.longest),
+        load_model(task.base_folder, settings, compute, task.start, longest=data.longest),
         tokenizer=task.tokenizer,
         data=data,
         metrics=metrics,
         run_dir=run_dir,
-        reference=Reference(task.job.artifacts(), task.sft.data_version) if task.sft is not None else None,
+        reference=task.reference,
     )
     data.check_against(trainer)
+    judge_steps(preflight, trainer)
     judge_trial(preflight, trainer)
     trainer.add_callback(build_reporter(trainer, metrics, sampler, data.name_row))
     trainer.add_callback(build_control(run_dir, metrics, stop))

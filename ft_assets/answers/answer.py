@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from ft_assets.adapters.evaluate import held_out_rows, load_generator
+from ft_assets.adapters.evaluate import answer_all, gold_of, held_out_rows, refuse_none
 from ft_assets.adapters.prompt import build_messages, prompt_of
-from ft_assets.adapters.score_answers import ask_all, summarise, write_answers
+from ft_assets.adapters.score_answers import summarise, write_answers
 from ft_assets.answers.jobs import AnswerParams
 from ft_assets.retrieval.search import Hit, Retriever
 from resources.artifacts import Artifact
@@ -24,17 +24,20 @@ def main(job: Job) -> Artifact:
     """Retrieve, answer, score, and publish answers.parquet."""
     params = job.params_as(AnswerParams)
     settings = params.answer_settings()
-    rows = held_out_rows(job, settings.max_questions, ("test",))
+    rows = held_out_rows(job, ("test",))[: settings.max_questions]
+    refuse_none(job, rows)
     hits = _retrieve(job, params, [row["question"] for row in rows], settings.top_k)
     prompt = prompt_of(settings)
     chats = [
-        build_messages(prompt, row["question"], [hit.content for hit in found], row["system"] or "", row.get("history"))
+        build_messages(
+            prompt, row["question"], [hit.content for hit in found], row.get("system") or "", row.get("history")
+        )
         for row, found in zip(rows, hits, strict=True)
     ]
     metrics = Metrics(job.folder())
-    replies = ask_all(load_generator(job.artifacts(), params.models, params.compute), chats, settings, metrics)
+    replies = answer_all(job, params, chats, metrics)
     metrics.close()
-    golds = [row["answer"] for row in rows]
+    golds = [gold_of(row) for row in rows]
     shown = [_describe(row, found) for row, found in zip(rows, hits, strict=True)]
     summary = summarise(replies, golds, settings.seed)
     with_evidence = [bool(row["evidence_retrieved"]) for row in shown if row["evidence"]]
@@ -55,13 +58,14 @@ def _retrieve(job: Job, params: AnswerParams, questions: Sequence[str], top_k: i
 
 def _describe(row: dict[str, Any], hits: Sequence[Hit]) -> dict[str, object]:
     """Return the columns of a question that do not depend on the answers."""
+    evidence: list[str] = row["evidence"] or []
     retrieved = [hit.passage_id for hit in hits]
     return {
         "record_id": row["record_id"],
         "question": row["question"],
-        "evidence": row["evidence"],
+        "evidence": evidence,
         "retrieved": retrieved,
-        "evidence_retrieved": bool(set(row["evidence"]) & set(retrieved)),
+        "evidence_retrieved": bool(set(evidence) & set(retrieved)),
     }
 
 

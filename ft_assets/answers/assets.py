@@ -5,9 +5,10 @@ from typing import Any
 import dagster as dg
 
 from expectations.violations import Refused, violation
-from ft_assets.adapters.assets import generation_settings, model_params, show_answers
+from ft_assets.adapters.assets import QUESTIONS, generation_settings, model_params, questions_of, show_answers
 from ft_assets.adapters.checks import GATES as ADAPTER_GATES
 from ft_assets.adapters.jobs import TrainedRef
+from ft_assets.adapters.release import TRAINED
 from ft_assets.answers.jobs import AnswerParams
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
@@ -26,9 +27,9 @@ ANSWER_EVALUATION = AssetSpec(
     code_version="2",
     description="Answers of the base, SFT and DPO models to held-out questions, with passages from the released "
     "retriever.",
-    inputs=("released_collection", "released_adapter", "instruction_splits"),
-    reads=("sft_adapter", "answer_settings"),
-    enforces=("instruction_splits", "released_adapter", "released_collection"),
+    inputs=("released_collection", "released_adapter", *QUESTIONS),
+    reads=("answer_settings",),
+    enforces=("released_adapter", "released_collection"),
     gates=(DATASET_GATES, ADAPTER_GATES, SERVED_GATES),
     worker="ft_assets.answers.answer",
 )
@@ -40,7 +41,8 @@ def answer_evaluation(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[Any]:
     store, evidence = artifacts.store(), evidence_of(artifacts, qdrant)
-    ANSWER_EVALUATION.enforce(evidence)
+    questions = questions_of(store)
+    ANSWER_EVALUATION.enforce(evidence, [questions, *ANSWER_EVALUATION.enforces])
     answers = settings_of(store, "answers")
     adapter = _released(artifacts.releases(), "adapter")
     collection = _released(artifacts.releases(), "collection")
@@ -49,12 +51,13 @@ def answer_evaluation(
         {
             "released_adapter": adapter.version,
             "released_collection": collection.version,
-            "instruction_splits": store.require("instruction_splits").data_version,
+            questions: store.require(questions).data_version,
         },
     )
     trained = {
         name: TrainedRef(asset=asset, recipe_id=adapter.artifacts[asset])
-        for name, asset in (("sft", "sft_adapter"), ("dpo", "dpo_adapter"))
+        for name, asset in TRAINED.items()
+        if asset in adapter.artifacts
     }
     params = AnswerParams(
         models=model_params(store, trained),

@@ -18,7 +18,10 @@ def _scores_are_finite(evidence: Evidence) -> Verdict:
 
 def _not_worse_than_base(model: str) -> Gate:
     def rule(evidence: Evidence) -> Verdict:
-        delta = _summary(evidence).differences[f"{model}-base"]["f1"]
+        difference = _summary(evidence).differences.get(f"{model}-base")
+        if difference is None:
+            return Verdict(figures={"compared": f"the release has no {model} model"})
+        delta = difference["f1"]
         violations = check_not_worse(delta, 0.0, where=_ASSET, baseline="base")
         return Verdict(violations, {"mean": delta.mean, "low": delta.low, "high": delta.high})
 

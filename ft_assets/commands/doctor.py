@@ -1,4 +1,7 @@
-"""`ft doctor`: compare this machine with what the configuration needs, and name each fix. Imports no torch."""
+"""`ft doctor`: compare this machine with what the configuration needs, and name each fix.
+
+Imports torch only for the weights of a model that is here.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,8 @@ _MIN_FREE, _WARN_FREE = 1 * _GIB, 10 * _GIB
 _MIN_MEMORY = 6 * _GIB
 _OLDEST_GPU = (7, 5)  # CUDA 13 builds begin there
 _DAEMON_SECONDS = 120  # twice the time between heartbeats, and some
+_WEIGHTS = "weights (sft and dpo)"
+_READ_VALUES = 4 * _GIB  # reading more takes more than seconds
 _PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)")
 
 
@@ -188,12 +193,45 @@ def _accelerator(project: Project) -> Iterator[Finding]:
 
 def _models(project: Project) -> Iterator[Finding]:
     settings = project.settings
-    named = {"sft and dpo": settings.sft, "embedding": settings.embedding}
+    trained = next(iter(settings.trainings.values()), None)
+    named = {"sft and dpo": trained, "embedding": settings.embedding}
     found = [
         _model(f"model ({use})", section.base_model, section.revision) for use, section in named.items() if section
     ]
     yield from found
+    if trained is not None:
+        yield from _weights(trained.base_model, trained.revision)
     yield _hub(needed=any(finding.state == "warn" for finding in found))
+
+
+def _weights(name: str, revision: str | None) -> Iterator[Finding]:
+    """Yield the faults of the language model's weights, where they are here, as the training would find them."""
+    try:
+        folder = models.look_up(name, revision).path
+    except (Refused, ModuleNotFoundError):
+        return  # the line of the model gives the reason
+    if folder is None or not folder.is_dir():
+        return
+    files = list(folder.glob("*.safetensors"))
+    if not files:
+        yield Finding("bad", _WEIGHTS, f"{folder} has no *.safetensors", "fetch the model again")
+        return
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
+        return  # the line of the libraries reports it
+    from resources.model_check import check_model
+
+    read = sum(path.stat().st_size for path in files) <= _READ_VALUES
+    try:
+        faults = check_model(folder, values=read)
+    except (OSError, ValueError) as error:  # a file that is missing, a kind of model that is not known
+        reason = str(error).partition("\n")[0]
+        yield Finding("bad", _WEIGHTS, f"{folder}: {reason}", "fetch the model again, or name another one")
+        return
+    for fault in faults:
+        yield Finding("bad", _WEIGHTS, f"{fault.field or folder}: {fault.message}", fault.fix)
+    if not faults:
+        detail = "every number is finite" if read else "numbers are read when a training begins"
+        yield Finding("ok", _WEIGHTS, f"{len(files)} files, all tensors there; {detail}")
 
 
 def _hub(*, needed: bool) -> Finding:
@@ -209,16 +247,17 @@ def _hub(*, needed: bool) -> Finding:
 def _training(project: Project) -> Iterator[Finding]:
     """Yield whether the configured fine-tunings fit into the free memory and onto the free disk (estimates)."""
     settings = project.settings
-    if settings.sft is None:
+    sections = settings.trainings
+    if not sections:
         return
-    sections = {"sft": settings.sft} | ({"dpo": settings.dpo} if settings.dpo else {})
     chosen = set(chain.from_iterable((section.method, section.optimizer) for section in sections.values()))
     needing = sorted(chosen & {"qlora", "paged_adamw_8bit"})
     if needing and importlib.util.find_spec("bitsandbytes") is None:
         fix = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"
         yield Finding("bad", "bitsandbytes", f"{' and '.join(needing)} needs it, and it is not installed", fix)
     try:
-        shape = find_shape(settings.sft.base_model, settings.sft.revision)
+        base = next(iter(sections.values()))
+        shape = find_shape(base.base_model, base.revision)
         machine = local_machine(settings.accelerator)
     except Refused:
         return  # the line of the model, or of the hub, gives the reason
@@ -230,7 +269,7 @@ def _training(project: Project) -> Iterator[Finding]:
             method=section.method, learning_rate=section.learning_rate, usual_full=section.usual_full_rate, where=name
         ):
             yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.fix)
-        lora = settings.sft.lora
+        lora = settings.shape_of_adapter(section)
         on: dict[str, Any] = {"device": machine.device, "bf16": machine.bf16}
         rows = fitting_rows(section, lora, shape, **on, memory=machine.memory, processes=settings.launcher.processes)
         planned = section.model_copy(update={"micro_batch_size": rows})

@@ -15,13 +15,15 @@ from rich.table import Table
 
 from expectations.violations import Refused
 from ft_assets.adapters.trainer.memory_needs import fitting_rows, needs_of
+from ft_assets.commands.last_run import speed_of_last_run
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, make_console
 from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, Settings, SftSettings
 from resources import accelerator
 from resources.accelerator import Device
+from resources.artifacts import ArtifactStore
 from resources.estimate import GIB, Estimate, Method, estimate_training, largest_length, largest_micro_batch
-from resources.fit_plan import Plan, find_card, gpu_flops, probe_cpu_flops, recommend
+from resources.fit_plan import GpuCard, Plan, find_card, gpu_flops, probe_cpu_flops, recommend
 from resources.model_shape import ModelShape, find_shape
 
 _ROWS = 1000
@@ -88,10 +90,12 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     project = Project.here()
     configured = project.settings if project.config.is_file() else None
     settings = _settings(configured, options)
-    lora = configured.sft.lora if configured and configured.sft else LoraSettings()  # DPO trains the SFT adapter on
+    lora = configured.shape_of_adapter(settings) if configured else LoraSettings()
     lora = lora.model_copy(update={"r": options["r"] or lora.r})
     try:
-        machine = _machine(options["gpu"], options["gpus"], configured.accelerator if configured else None)
+        machine = _machine(
+            options["gpu"], options["gpus"], configured.accelerator if configured else None, project.store
+        )
         shape = _shape(model, settings, options)
         disk_free = shutil.disk_usage(existing(project.state)).free
         report = _report(shape, settings, lora, machine, options=options, disk_free=disk_free)
@@ -164,13 +168,20 @@ def _shape(model: str | None, settings: TrainingSection, options: dict[str, Any]
     return find_shape(model or settings.base_model, None if model else settings.revision)
 
 
-def _machine(gpu: str | None, count: int | None, configured: AcceleratorSettings | None) -> Machine:
+def _machine(
+    gpu: str | None, count: int | None, configured: AcceleratorSettings | None, store: ArtifactStore
+) -> Machine:
     if gpu is not None:
         return _named_machine(gpu, count or 1)
     here = local_machine(configured, count)
+    # how many processes a run had is not recorded, so its speed is that of one device only where there is one
+    last = speed_of_last_run(store, here.device) if here.gpus <= 1 else None
+    if last is not None:
+        return msgspec.structs.replace(here, flops=last[0], source=f"reached here by {last[1]}")
     if here.gpus:
         return here
-    return msgspec.structs.replace(here, flops=probe_cpu_flops(), source="measured on matrix products")
+    source = "an assumption: half the speed of a matrix product, measured now"
+    return msgspec.structs.replace(here, flops=probe_cpu_flops(), source=source)
 
 
 def local_machine(configured: AcceleratorSettings | None, count: int | None = None) -> Machine:
@@ -184,7 +195,7 @@ def local_machine(configured: AcceleratorSettings | None, count: int | None = No
             gpus=count or len(here),
             bf16=all(one.bf16 for one in here),
             flops=gpu_flops(card) if card else None,
-            source=f"35 % of {card.tflops:g} TFLOPS" if card else "the card is not in our list",
+            source=_assumed(card) if card else "the card is not in our list",
         )
     if count is not None:
         raise click.UsageError("--gpus counts this machine's GPUs, and it has none: name one with --gpu 24GB.")
@@ -211,8 +222,12 @@ def _named_machine(gpu: str, count: int) -> Machine:
         gpus=count,
         bf16=card.bf16 if card else True,
         flops=gpu_flops(card) if card else None,
-        source=f"35 % of {card.tflops:g} TFLOPS" if card else "name a card for its speed: --gpu 'RTX 3080'",
+        source=_assumed(card) if card else "name a card for its speed: --gpu 'RTX 3080'",
     )
+
+
+def _assumed(card: GpuCard) -> str:
+    return f"an assumption: 35 % of {card.tflops:g} TFLOPS"
 
 
 def existing(folder: Path) -> Path:
@@ -327,7 +342,7 @@ def _time(report: EstimateReport) -> str:
     if report.seconds is None:
         return f"{what}: not known; {report.machine.source}"
     speed = (report.machine.flops or 0) / 1e12
-    return f"{what}: at most {duration(report.seconds)} at {speed:.3g} TFLOPS ({report.machine.source})"
+    return f"{what}: {duration(report.seconds)} at {speed:.3g} TFLOPS ({report.machine.source})"
 
 
 def _plan(report: EstimateReport) -> str:

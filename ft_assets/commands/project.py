@@ -68,7 +68,7 @@ class Project:
 
     @cached_property
     def not_configured(self) -> dict[str, str]:
-        """Asset -> the section that it needs and that config.yaml does not have."""
+        """Asset -> the key that it needs and that config.yaml does not have."""
         from ft_assets.definitions import not_configured
 
         return not_configured(self.settings)

@@ -103,15 +103,15 @@ def command(  # noqa: PLR0917  click passes by keyword
     project = Project.here()
     lacking = project.not_configured
     for name in assets:
-        if section := lacking.get(name):
-            raise click.UsageError(f"{name} needs the section `{section}`; {project.config} does not have it. Add it.")
+        if key := lacking.get(name):
+            raise click.UsageError(f"{name} needs `{key}`; {project.config} does not have it. Add it.")
     keys = select(project.definitions, groups=groups, assets=assets, everything=everything, upstream=upstream)
     project.store.sweep()
     with take_terminal(project.state / "dagster" / "console.log") as console:
         summary = run_assets(project.definitions, project.instance, keys, console)
         print_summary(summary, console, debug=bool(ctx.find_root().params.get("debug")))
         if everything and lacking:
-            missing = ", ".join(f"`{section}`" for section in dict.fromkeys(lacking.values()))
+            missing = ", ".join(f"`{key}`" for key in dict.fromkeys(lacking.values()))
             console.print(f"not configured (no {missing} in config.yaml): {', '.join(lacking)}", soft_wrap=True)
     if json_path:
         write_json(json_path, msgspec.to_builtins(summary))

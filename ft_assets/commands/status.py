@@ -74,7 +74,7 @@ def _not_configured(lacking: Mapping[str, str]) -> list[AssetStatus]:
             asset=spec.name,
             group=spec.group,
             state="not configured",
-            reasons=[f"config.yaml does not have the section `{lacking[spec.name]}`"],
+            reasons=[f"config.yaml does not have `{lacking[spec.name]}`"],
         )
         for spec in SPECS
         if spec.name in lacking

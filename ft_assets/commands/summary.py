@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from ft_assets.adapters.release import released_asset
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
 from resources.artifacts import ArtifactStore
@@ -125,7 +126,8 @@ def _released(releases: Releases, kind: ReleaseKind) -> str:
             f"{release.details['collection']}, {fusion['fusion']} {fusion['dense_weight']} / {fusion['sparse_weight']}"
         )
     else:
-        served = f"dpo_adapter {release.artifacts['dpo_adapter']} on {release.details['contract']['base']['name']}"
+        asset = released_asset(release)
+        served = f"{asset} {release.artifacts[asset]} on {release.details['contract']['base']['name']}"
     return f"{kind}: {release.version} = {served}"
 
 

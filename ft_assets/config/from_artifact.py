@@ -12,6 +12,7 @@ from ft_assets.config.model import (
     DatasetSettings,
     DpoSettings,
     EmbeddingSettings,
+    ReleaseSettings,
     RetrievalSettings,
     SftSettings,
     section_model,
@@ -35,6 +36,8 @@ def settings_of(store: ArtifactStore, section: Literal["embedding"]) -> Embeddin
 def settings_of(store: ArtifactStore, section: Literal["retrieval"]) -> RetrievalSettings: ...
 @overload
 def settings_of(store: ArtifactStore, section: Literal["answers"]) -> AnswerSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["release"]) -> ReleaseSettings: ...
 def settings_of(store: ArtifactStore, section: str) -> ConfigSection:
     """Return the typed section of the current settings artifact. Raises Refused if it was never materialized."""
     model: Any = section_model(section)

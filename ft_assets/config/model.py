@@ -278,8 +278,8 @@ MICRO_BATCHES_OF_CPUS = (1, 2, 3, 4)
 
 
 class LoraSettings(ConfigSection):
-    """The shape of the adapter that SFT trains; DPO continues it in the same shape. Without effect where `method` is
-    `full`."""
+    """The shape of a new adapter: that of SFT, which DPO continues in the same shape, or that of DPO from the base.
+    Without effect where `method` is `full`."""
 
     r: PositiveInt = 16
     """Rank of the adapter's matrices. A higher rank can learn more and takes more memory: 16 on all linear layers of
@@ -351,8 +351,8 @@ class TrainSettings(ConfigSection):
     """Course of the learning rate after the warm-up: `cosine` and `linear` fall to 0 at the last step, the other two
     stay. `constant` has no warm-up."""
     warmup_steps: float = Field(default=0.1, ge=0)
-    """Optimizer steps in which the rate rises from 0; a value below 1 is a share of all steps. The default, a tenth,
-    keeps the first updates small."""
+    """Optimizer steps in which the rate rises from 0; a value below 1 is a share of all steps (rounded up; none where
+    there is a single step). The default, a tenth, keeps the first updates small."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """L2 norm to which a larger gradient is scaled down, so that one unusual batch cannot throw the weights off. The
     default is that of transformers."""
@@ -385,6 +385,11 @@ class TrainSettings(ConfigSection):
     @property
     def is_kto(self) -> bool:
         """True if the rows are answers with a verdict, and not pairs or answers to imitate."""
+        return False
+
+    @property
+    def sorts_answers(self) -> bool:
+        """True if the loss compares the sorted answers of a micro-batch, so that its size decides the result."""
         return False
 
     def recomputes_on(self, device: str) -> bool:
@@ -432,10 +437,17 @@ class SftSettings(TrainSettings):
 
 class DpoSettings(TrainSettings):
     """DPO continues the result of SFT: its adapter, in the same shape, or with `method: full` every weight of the model
-    (an adapter is merged into it first)."""
+    (an adapter is merged into it first). `start` names another beginning."""
 
     usual_full_rate = 5e-7
 
+    start: str = "sft"
+    """The model that DPO continues, and its reference: `sft` (the result of `sft_adapter`), `base` (a new adapter on
+    `base_model`, in the shape of `lora`), or the folder of an adapter in PEFT's layout, such as one that `ft export`
+    wrote. With `base` or a folder, `sft` may be left out."""
+    lora: LoraSettings | None = None
+    """Shape of the new adapter where `start` is `base`; null takes the defaults. Otherwise DPO continues an adapter in
+    its own shape."""
     learning_rate: float = Field(default=5e-6, gt=0)
     """Learning rate at its peak, after the warm-up. Far below that of SFT: one epoch at 1e-4 on the demo passed every
     check of the training and changed F1 of the answers by -0.08 [-0.19, 0.02]. Where `method` is `full`, the default is
@@ -456,16 +468,15 @@ class DpoSettings(TrainSettings):
         "aot_unpaired",
         "apo_zero",
         "apo_down",
-        "discopop",
         "sft",
         "sigmoid_norm",
         "kto",
     ] = "sigmoid"
     """The loss, by its name in TRL; `sigmoid` is that of the DPO paper. `robust` expects some pairs to be in the wrong
-    order, `ipo` and `sigmoid_norm` divide by the length. `kto` learns from answers with a verdict, one by one: the rows
-    of `datasets.unpaired_preference.files`, and both answers of every pair of `datasets.preference.files`. Its KL term
-    is the mean over all rows of an optimizer step (TRL: of a micro-batch), so `micro_batch_size` may be 1 and does not
-    decide the result."""
+    order, `ipo` and `sigmoid_norm` divide by the length. `aot` and `aot_unpaired` sort the answers of a micro-batch:
+    only with these two does `micro_batch_size` decide the result. `kto` learns from answers with a verdict, one by one:
+    the rows of `datasets.unpaired_preference.files`, and both answers of every pair of `datasets.preference.files`. Its
+    KL term is the mean over all rows of an optimizer step (TRL: of a micro-batch), so `micro_batch_size` may be 1."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
     """Share of pairs (0 to 0.5) that may be in the wrong order, for the losses `robust`, `exo_pair`, `aot` and
     `aot_unpaired`. Null takes the value of the loss's paper: 0.1 for `robust`, 0.001 for `exo_pair`, else 0."""
@@ -484,6 +495,10 @@ class DpoSettings(TrainSettings):
     def is_kto(self) -> bool:
         return self.loss == "kto"
 
+    @property
+    def sorts_answers(self) -> bool:
+        return self.loss in {"aot", "aot_unpaired"}
+
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> Self:
         smoothed = ("robust", "exo_pair", "aot", "aot_unpaired")
@@ -501,6 +516,15 @@ class DpoSettings(TrainSettings):
         for name in ("desirable_weight", "undesirable_weight"):
             if (value := getattr(self, name)) is not None and not self.is_kto:
                 raise ValueError(f"{name} ({value:g}) has no effect on loss `{self.loss}`. Remove it, or choose `kto`.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.lora is not None and self.start != "base":
+            raise ValueError(
+                f"dpo.lora has no effect where dpo.start is `{self.start}`: DPO continues an adapter in its own shape. "
+                "Write sft.lora for the adapter of SFT, or set dpo.start: base."
+            )
         return self
 
     @model_validator(mode="after")
@@ -715,6 +739,13 @@ class ArtifactSettings(ConfigSection):
     full."""
 
 
+class ReleaseSettings(ConfigSection):
+    prefer: Literal["best", "sft", "dpo"] = "best"
+    """The trained adapter that `released_adapter` takes. `best`: the one with the higher F1 of generated answers to the
+    validation questions, then the higher exact match; DPO must be better than the SFT that it continues, or the SFT is
+    released. `sft` or `dpo`: that one, whichever is better. The gates then judge it on the test questions."""
+
+
 class QdrantSettings(ConfigSection):
     engine: Literal["local", "server", "edge"] = "local"
     """`local` and `edge` keep points below the state folder; `server` needs `url`, and its API key comes from
@@ -791,21 +822,39 @@ class Settings(ConfigSection):
     embedding: EmbeddingSettings | None = None
     retrieval: RetrievalSettings = RetrievalSettings()
     answers: AnswerSettings = AnswerSettings()
+    release: ReleaseSettings = ReleaseSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     qdrant: QdrantSettings = QdrantSettings()
     launcher: LauncherSettings = LauncherSettings()
     accelerator: AcceleratorSettings = AcceleratorSettings()
+
+    @property
+    def trainings(self) -> dict[str, SftSettings | DpoSettings]:
+        """The sections of the trainings of the language model, in their order."""
+        named = {"sft": self.sft, "dpo": self.dpo}
+        return {name: section for name, section in named.items() if section is not None}
+
+    def shape_of_adapter(self, section: SftSettings | DpoSettings) -> LoraSettings:
+        """Return the shape of the adapter that a training makes. Of an adapter in a folder: the defaults."""
+        if isinstance(section, SftSettings):
+            return section.lora
+        return self.sft.lora if section.start == "sft" and self.sft else section.lora or LoraSettings()
 
     @model_validator(mode="after")
     def _check_base_models(self) -> Self:
         if self.dpo is None:
             return self
         if self.sft is None:
-            raise ValueError("dpo is set and sft is not: DPO continues the SFT adapter. Add the section sft.")
+            if self.dpo.start == "sft":
+                raise ValueError(
+                    "dpo is set and sft is not: DPO continues the SFT adapter. Add the section sft, or set dpo.start: "
+                    "base (or the folder of an adapter)."
+                )
+            return self
         if (self.sft.base_model, self.sft.revision) != (self.dpo.base_model, self.dpo.revision):
             raise ValueError(
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
-                "the DPO adapter continues the SFT adapter. Set both to the same model and revision."
+                "their adapters are compared on one base. Set both to the same model and revision."
             )
         return self
 
@@ -822,7 +871,9 @@ class Settings(ConfigSection):
 
     @model_validator(mode="after")
     def _check_methods(self) -> Self:
-        if self.sft and self.dpo and self.sft.method == "full" and self.dpo.method != "full":
+        if not (self.sft and self.dpo and self.dpo.start == "sft"):
+            return self
+        if self.sft.method == "full" and self.dpo.method != "full":
             raise ValueError(
                 f"dpo.method ({self.dpo.method}) must be `full` where sft.method is `full`: an adapter is "
                 "trained on the base model, and SFT replaces that model. Set dpo.method: full, or sft.method: lora."
@@ -854,6 +905,7 @@ SETTINGS_ASSETS: dict[str, str] = {
     "embedding": "embedding_settings",
     "retrieval": "retrieval_settings",
     "answers": "answer_settings",
+    "release": "release_settings",
     "qdrant": "qdrant_settings",
 }
 
@@ -907,6 +959,19 @@ def section_model(section: str) -> type[BaseModel]:
 def missing_sections(settings: Settings) -> list[str]:
     """Return the sections with an asset that config.yaml leaves out."""
     return [section for section in SETTINGS_ASSETS if getattr(settings, section) is None]
+
+
+def missing_data(settings: Settings) -> dict[str, str]:
+    """Return the trainings of the language model without data, where the other one has some: asset -> the key of its
+    files. Where neither has, both stay, and say so when they run."""
+    data = settings.datasets
+    unpaired = data.unpaired_preference.files if settings.dpo and settings.dpo.is_kto else []
+    has_answers, has_pairs = bool(data.instruction.files), bool(data.preference.files or unpaired)
+    if has_answers and not has_pairs:
+        return {"dpo_adapter": "datasets.preference.files"}
+    if has_pairs and not has_answers and settings.dpo and settings.dpo.start != "sft":
+        return {"sft_adapter": "datasets.instruction.files"}
+    return {}
 
 
 def sections_json(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -38,6 +38,8 @@ class AssetSpec:
     """Assets whose versions are in the recipe."""
     reads: tuple[str, ...] = ()
     """Other assets that it reads: settings, whose values are in the recipe, and releases."""
+    any_of: tuple[str, ...] = ()
+    """Those of its dependencies of which one is enough; `configured` returns those that the graph has."""
     enforces: tuple[str, ...] = ()
     """Assets whose blocking gates must pass before it is made."""
     gates: tuple[Sequence[Gate], ...] = field(default=(), repr=False)
@@ -49,6 +51,11 @@ class AssetSpec:
     def deps(self) -> tuple[str, ...]:
         """The assets that Dagster must know as upstream."""
         return tuple(dict.fromkeys((*self.inputs, *self.reads)))
+
+    def configured(self, context: dg.AssetExecutionContext) -> list[str]:
+        """Return those of `any_of` that the graph of this run has."""
+        present = {key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key]}
+        return [name for name in self.any_of if name in present]
 
     def asset(self, compute: Callable[..., dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
         """Decorate the function that materializes this asset."""

@@ -58,7 +58,7 @@ def test_retrieval_alone_reaches_its_release(tmp_path: Path, project: Path) -> N
     assert {found[name] for name in ("sft_settings", "sft_adapter", "answer_evaluation")} == {"not configured"}
     refused = ft("run", "--asset", "dpo_adapter")
     assert refused.returncode == 2
-    assert "needs the section `sft`" in refused.stderr or "needs the section `dpo`" in refused.stderr
+    assert "needs `sft`" in refused.stderr or "needs `dpo`" in refused.stderr
 
 
 def test_adapters_alone_reach_their_release_by_kto(tmp_path: Path, project: Path) -> None:
@@ -96,3 +96,58 @@ def test_adapters_alone_reach_their_release_by_kto(tmp_path: Path, project: Path
     assert set(recipe["inputs"]) == {"unpaired_preference_splits", "sft_adapter"}
     assert ft.released("adapter")["current"]
     assert states(ft)["embedding_model"] == "not configured"
+
+
+def adapters_alone(folder: Path, project: Path, datasets: dict[str, Any], **sections: dict[str, Any]) -> Ft:
+    """A project with the English passages, no encoder, and these data sets and trainings."""
+    shutil.copytree(project / "examples/en/corpus", folder / "corpus")
+    for name in ("instructions.json", "preferences.jsonl"):
+        shutil.copy(project / "examples/en" / name, folder)
+    model = {**TRAINING, "base_model": str(build_base(folder / "model", positions=4096))}
+    answers = {"max_new_tokens": 2, "max_questions": 4, "tolerance": 1.0}
+    return write(
+        folder,
+        {
+            "datasets": {**datasets, "split": SPLIT, "max_lost_terms_share": 1.0},
+            **{name: {**model, **section} for name, section in sections.items()},
+            "answers": answers,
+        },
+    )
+
+
+def test_sft_alone_is_evaluated_and_released(tmp_path: Path, project: Path) -> None:
+    """Both sections are there, as in the template, and only the instructions have files."""
+    ft = adapters_alone(
+        tmp_path,
+        project,
+        {"instruction": {"files": ["instructions.json"], "thinking": "strip"}},
+        sft={"max_steps": 4, "learning_rate": 2e-2, "lora": {"dropout": 0}},
+        dpo={"max_steps": 4},
+    )
+    report = ft.run("--all")
+    assert report["exit"] == 0, report["output"]
+    assert "`datasets.preference.files`" in report["output"]
+    assert "dpo_adapter" not in {outcome["asset"] for outcome in report["assets"]}
+    released = ft.released("adapter")
+    (release,) = released["history"]
+    assert set(release["artifacts"]) == {"sft_adapter", "adapter_evaluation"}
+    assert ft("gate").returncode == 0
+    assert ft("export", "--to", str(tmp_path / "out")).returncode == 0
+    again = ft.run("--all")
+    assert again["exit"] == 0 and ft.released("adapter") == released
+
+
+def test_dpo_alone_from_the_base_is_evaluated_on_its_own_questions_and_released(tmp_path: Path, project: Path) -> None:
+    ft = adapters_alone(
+        tmp_path,
+        project,
+        {"preference": {"files": ["preferences.jsonl"]}},
+        dpo={"max_steps": 12, "learning_rate": 5e-3, "start": "base", "lora": {"dropout": 0}},
+    )
+    report = ft.run("--all")
+    assert report["exit"] == 0, report["output"]
+    recipe = json.loads((ft.current("adapter_evaluation") / "manifest.json").read_text())["recipe"]
+    assert set(recipe["inputs"]) == {"dpo_adapter", "preference_splits", "passages"}
+    (release,) = ft.released("adapter")["history"]
+    assert set(release["artifacts"]) == {"dpo_adapter", "adapter_evaluation"}
+    assert states(ft)["sft_adapter"] == "not configured"

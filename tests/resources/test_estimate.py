@@ -42,6 +42,7 @@ SHAPES = {
     "Llama-3.2-3B": shape(28, 3072, 24, 8, 8192, 128256, tied=True),
     "Llama-3.1-8B": shape(32, 4096, 32, 8, 14336, 128256, tied=False),
     "Llama-2-7B": shape(32, 4096, 32, 32, 11008, 32000, tied=False),
+    "Llama-3.1-70B": shape(80, 8192, 64, 8, 28672, 128256, tied=False),
 }
 
 
@@ -217,6 +218,44 @@ def test_the_strategy_follows_from_what_fits(
     assert plan and (plan.strategy, plan.method) == (strategy, method)
     assert plan.estimate.fits(memory * GIB)
     assert plan.reasons
+
+
+@pytest.mark.parametrize(
+    ("method", "memory", "gpus", "strategy", "nearest"),
+    [
+        ("full", 80, 8, "fsdp2", "lora"),
+        ("lora", 80, 8, "fsdp2", "lora"),
+        ("full", 80, 32, "fsdp2", "full"),
+        ("full", 192, 8, "fsdp2", "full"),
+        ("full", 80, 1, "single", "qlora"),
+        ("full", 24, 4, "ddp", None),
+    ],
+)
+def test_the_plan_of_a_large_model_is_the_nearest_that_fits(
+    method: str, memory: int, gpus: int, strategy: str, nearest: str | None
+):
+    requested = training(method=method, tokens=2048)
+    plan = recommend(SHAPES["Llama-3.1-70B"], *requested, memory=memory * GIB, gpus=gpus)
+    if nearest is None:
+        assert plan is None or plan.method == "lora"
+        return
+    assert plan and (plan.strategy, plan.method) == (strategy, nearest)
+    assert plan.estimate.fits(memory * GIB)
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [
+        ("NVIDIA GeForce RTX 3060", 12), ("NVIDIA GeForce RTX 4060", 8), ("NVIDIA GeForce RTX 4060 Ti", 8),
+        ("NVIDIA GeForce RTX 4070", 12), ("NVIDIA A30", 24), ("NVIDIA L40", 48), ("NVIDIA L40S", 48),
+        ("NVIDIA B200", 180), ("AMD Instinct MI300X", 192),
+    ],
+)  # fmt: skip
+def test_cards_of_today_are_known(name: str, gigabytes: int):
+    card = find_card(name)
+    assert card and card.gigabytes == gigabytes and card.tflops > 20
+    slower, faster = find_card("L40"), find_card("L40S")
+    assert slower and faster and slower.tflops < faster.tflops
 
 
 def test_smaller_batches_come_before_another_method_and_grow_again_if_that_made_room():

@@ -21,6 +21,7 @@ from expectations.rules.training import (
     check_filled,
     check_left,
     check_lengths,
+    check_limits,
     check_pairs,
     check_reasoned,
     check_round_trip,
@@ -44,6 +45,7 @@ from ft_assets.adapters.rows.tokenise import (
 from ft_assets.adapters.rows.verdicts import choose_weights, count_verdicts, pair_mismatched, split_pairs
 from ft_assets.config.model import DpoSettings, SftSettings, TrainSettings
 from resources.artifacts import Artifact
+from resources.model_check import ModelLimits
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +74,7 @@ class TrainingData:
         thinking: str,
         settings: TrainSettings,
         stop_ids: list[int],
+        limits: ModelLimits,
         preflight: Preflight,
     ) -> None:
         from datasets import disable_progress_bars
@@ -92,6 +95,7 @@ class TrainingData:
             tokenised,
             settings=settings,
             stop_ids=stop_ids,
+            limits=limits,
             opening=tokenizer.encode(OPENING, add_special_tokens=False) if opens_thought(tokenizer) else [],
             too_long=self.too_long,
             left=_check_left(rows, fitted, asset),
@@ -217,6 +221,7 @@ def judge_tokens(
     *,
     settings: TrainSettings,
     stop_ids: list[int],
+    limits: ModelLimits,
     opening: list[int],
     too_long: Sequence[TooLong],
     left: list[Violation],
@@ -240,8 +245,17 @@ def judge_tokens(
         },
     )
     train = _flatten(tokenised["train"])
-    violations = [*left, *check_lengths(answers, max_length=settings.max_length, too_long=settings.too_long)]
-    figures = _measure_too_long(rows, too_long, settings) | (measure_lengths(train) if train else {})
+    violations = [
+        *left,
+        *check_lengths(answers, max_length=settings.max_length, too_long=settings.too_long),
+        *check_limits(
+            [answer for answer in answers if len(answer.ids) <= settings.max_length],
+            positions=limits.positions,
+            vocabulary=limits.vocabulary,
+        ),
+    ]
+    figures = _measure_too_long(rows, too_long, settings) | limits._asdict()
+    figures |= measure_lengths(train) if train else {}
     preflight.judge("rows_fit_max_length", violations, figures)
     if isinstance(settings, DpoSettings) and settings.is_kto:
         parts = {part: _flatten(each) for part, each in tokenised.items()}

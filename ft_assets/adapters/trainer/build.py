@@ -18,6 +18,7 @@ from ft_assets.adapters.trainer.cpu_loss import project_supervised_only
 from ft_assets.adapters.trainer.dpo_reference import Reference, use_reference
 from ft_assets.adapters.trainer.hardened import harden
 from ft_assets.adapters.trainer.kto import build_kto
+from ft_assets.adapters.trainer.ties import count_ties
 from ft_assets.config.model import DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.telemetry import Metrics
@@ -93,7 +94,9 @@ def _build_dpo(
         # without it, TRL would load a second whole model as the reference
         precompute_ref_log_probs=settings.method == "full",
     )
-    return harden(take_token_ids(DPOTrainer), metrics)(args=config, **common)
+    trainer = harden(count_ties(take_token_ids(DPOTrainer)), metrics)(args=config, **common)
+    trainer.loss_by_tokens = settings.loss == "sft"
+    return trainer
 
 
 def _build_sft(settings: SftSettings, arguments: dict[str, Any], common: dict[str, Any], metrics: Metrics) -> Any:
@@ -103,6 +106,7 @@ def _build_sft(settings: SftSettings, arguments: dict[str, Any], common: dict[st
     # packed rows stay apart exactly (checked below); the validation rows are scored one by one in any case
     packing = {"packing": True, "packing_strategy": "bfd", "eval_packing": False} if settings.packing else {}
     trainer = harden(SFTTrainer, metrics)(args=SFTConfig(**arguments, **packing), **common)
+    trainer.loss_by_tokens = True
     if settings.packing:
         _refuse_leaks(trainer)
     return trainer

@@ -1,4 +1,5 @@
-"""The reference of DPO and KTO: the SFT model's log-probabilities of the pairs, or of the answers with a verdict.
+"""The reference of DPO and KTO: the log-probabilities of the pairs, or of the answers with a verdict, by the model that
+the training continues.
 
 They are computed once, kept in the artifact store, and read by every later run on the same rows, whatever its learning
 rate, beta or loss.
@@ -51,10 +52,12 @@ _VERDICTS = _Columns(
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """The store of the log-probabilities, and the version of `sft_adapter` that they belong to."""
+    """The store of the log-probabilities, and the version of the model that they belong to: of `sft_adapter`, or
+    (`start`) of the base or of a given adapter on it."""
 
     store: ArtifactStore
-    sft_version: str
+    sft_version: str = ""
+    start: str = ""
 
 
 def use_reference(
@@ -74,8 +77,9 @@ def use_reference(
             "dtype": compute.dtype,
             "method": settings.method,
             **({"rows": "verdicts"} if settings.is_kto else {}),
+            **({"start": reference.start} if reference.start else {}),
         },
-        inputs={"sft_adapter": reference.sft_version},
+        inputs={"sft_adapter": reference.sft_version} if reference.sft_version else {},
     )
     artifact = _find(reference.store, recipe) or _make(
         trainer,

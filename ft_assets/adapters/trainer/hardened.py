@@ -1,16 +1,16 @@
 """TRL's trainers with additions that a long run needs: sealed checkpoints, the requested settings on resume, evaluation
-within the available memory, and the time spent on data."""
+within the available memory, means in which every row counts the same, and the time spent on data."""
 
 # transformers and trl are untyped here
 # pyright: basic
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_assets.adapters.trainer.checkpoints import load_with_new_settings, staged
+from ft_assets.adapters.trainer.row_weights import Batch, weigh_rows
 from resources import torchrun
 from resources.memory import with_smaller_batches
 from resources.telemetry import Metrics
@@ -18,13 +18,11 @@ from resources.telemetry import Metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-Batch = Mapping[str, "Tensor"]
-
 
 def harden(trainer_class: type[Any], metrics: Metrics) -> type[Any]:
     """Return a subclass of a TRL trainer. Whatever it changes by itself is logged to `metrics`."""
 
-    class HardenedTrainer(trainer_class):
+    class HardenedTrainer(weigh_rows(trainer_class)):
         _stage: Path | None = None
         data_seconds = 0.0
         """Time spent waiting for batches so far."""

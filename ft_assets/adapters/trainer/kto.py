@@ -92,10 +92,10 @@ def share_kl(trainer_class: type[Any]) -> type[Any]:
 
             ratios: list[Tensor] = []
             with torch.no_grad(), self.compute_loss_context_manager(), self.accelerator.autocast():
-                for each in batches:
+                for number, each in enumerate(batches):
                     batch = _add_reference(self, self._prepare_inputs(each))
-                    policy = super()._compute_kl_logps(self.model, batch)
-                    ratios.append(self.accelerator.gather(policy.float() - batch["ref_KL_logps"]))
+                    own = super()._compute_kl_logps(self.model, batch).float() - batch["ref_KL_logps"]
+                    ratios.append(own if self.is_shared(number) else self.accelerator.gather(own))
             return torch.cat(ratios).mean().clamp(min=0)
 
         def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
@@ -125,7 +125,8 @@ def _add_reference(trainer: Any, batch: Batch) -> Batch:
 def _weigh_figures(trainer: Any, labels: Tensor) -> None:
     """Count the figures of the last micro-batch once for each of its answers of a verdict."""
     figures = _figures(trainer)
-    everywhere = trainer.accelerator.gather(labels.to(trainer.accelerator.device))
+    shared = trainer.is_shared(len(trainer.scored))
+    everywhere = labels if shared else trainer.accelerator.gather(labels.to(trainer.accelerator.device))
     desirable = int(everywhere.sum())
     for side, answers in (("chosen", desirable), ("rejected", len(everywhere) - desirable)):
         for name in (f"rewards/{side}", f"logps/{side}"):

@@ -5,16 +5,17 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
-from ft_assets.config.model import DpoSettings, SftSettings
+from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact
 from resources.estimate import EAGER_TOKENS
-from resources.trained_model import load_trained, read_adapter_contract
+from resources.trained_model import WHOLE_MODEL_FOLDER, load_trained
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -25,36 +26,39 @@ def load_model(
     folder: Path,
     settings: SftSettings | DpoSettings,
     compute: accelerator.Compute,
-    sft: Artifact | None,
+    start: Artifact | Path | None,
     *,
     longest: int,
 ) -> PreTrainedModel | PeftModel:
-    """Return the model to train: the base in `folder` with a new adapter on it, or the SFT model to continue from.
+    """Return the model to train: the base in `folder` with a new adapter on it, or the model to continue from (`start`:
+    the SFT model, or the folder of an adapter).
 
     Adapters are trained on a frozen base in the compute dtype. `full` trains every weight in fp32, after merging the
-    SFT adapter if there is one. `longest`: the tokens of the longest row.
-    Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model.
+    adapter to continue from if there is one. `longest`: the tokens of the longest row.
+    Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model, FT-TRAIN-065
+    targets that match no layer.
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import set_seed
 
     set_seed(settings.seed)  # a new adapter starts from random numbers
-    trained = sft.folder() if sft is not None else None
+    trained = start.folder() if isinstance(start, Artifact) else start
     attention: dict[str, Any] = {"attn_implementation": choose_attention(settings, compute, longest)}
     if settings.method == "full":
         model = load_trained(folder, trained, dtype=torch.float32, **attention)
         if isinstance(model, PeftModel):
             model = model.merge_and_unload(safe_merge=True)
         return model.requires_grad_(True)
-    if trained is not None and read_adapter_contract(trained).method == "full":
+    if trained is not None and (trained / WHOLE_MODEL_FOLDER).is_dir():
         refuse(violation("FT-TRAIN-054", where=SUBJECT, field="dpo.method", found=settings.method, expected="full"))
     options = _quantised(compute) if settings.method == "qlora" else _whole(compute)
     model = load_trained(folder, trained, trainable=True, **attention, **options)
     keep_gradients_on_cpu(model)
-    if not isinstance(settings, SftSettings):
+    if trained is not None:
         return model
-    lora = settings.lora
+    lora = settings.lora or LoraSettings()
+    _refuse_unmatched(model, lora.targets)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -63,6 +67,31 @@ def load_model(
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _refuse_unmatched(model: PreTrainedModel | PeftModel, targets: str | list[str]) -> None:
+    """Refuse (FT-TRAIN-065) names of targets that match no layer, as PEFT matches them."""
+    from torch import nn
+
+    if targets == "all-linear":
+        return
+    names = [name for name, _ in model.named_modules() if name]
+    unmatched = (
+        [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)]
+        if isinstance(targets, list)
+        else [targets] * (not any(re.fullmatch(targets, name) for name in names))
+    )
+    if unmatched:
+        linear = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+        refuse(
+            violation(
+                "FT-TRAIN-065",
+                where=SUBJECT,
+                field="lora.targets",
+                found=unmatched,
+                expected=f"among {', '.join(sorted(linear))}",
+            )
+        )
 
 
 def choose_attention(settings: SftSettings | DpoSettings, compute: accelerator.Compute, longest: int) -> str:

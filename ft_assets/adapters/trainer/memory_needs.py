@@ -55,8 +55,8 @@ def fitting_rows(
 
     It divides a process's share of the global batch; 1 if not even one row fits. On a CPU it is 4 at most.
     """
-    if settings.micro_batch_size != "auto":
-        return settings.micro_batch_size
+    if settings.micro_batch_size != "auto" or settings.sorts_answers:
+        return settings.rows_at_once  # the same on any hardware
     share = settings.global_batch_size // processes
     divisors = [rows for rows in range(share, 1, -1) if share % rows == 0]
     if device == "cpu":

@@ -16,6 +16,7 @@ from expectations.rules.training import (
     check_lengths,
     check_memory,
     check_pairs,
+    check_preference,
     check_reasoned,
     check_round_trip,
     check_smoke,
@@ -96,6 +97,23 @@ def test_pairs_must_differ() -> None:
     other = row(ids=[1, 2, 4, STOP])
     assert check_pairs([(row(), other)]) == []
     assert codes(check_pairs([(row(), other), (row(2), row(2))])) == ["FT-TRAIN-006"]
+
+
+@pytest.mark.parametrize(
+    ("margin", "accuracy", "expected"),
+    [
+        (0.2, 0.9, []),
+        (0.2, 0.5, []),
+        (0.2, None, []),
+        (0.0, 0.5, ["FT-TRAIN-060"]),
+        (-0.18, 0.0, ["FT-TRAIN-060", "FT-TRAIN-061"]),
+        (0.3, 0.4, ["FT-TRAIN-061"]),
+        (float("nan"), None, ["FT-TRAIN-060"]),
+        (None, None, ["FT-TRAIN-060"]),
+    ],
+)
+def test_chosen_answers_must_gain(margin: float | None, accuracy: float | None, expected: list[str]) -> None:
+    assert codes(check_preference(margin, accuracy, "dpo_adapter")) == expected
 
 
 def test_rows_with_empty_reasoning_are_refused_above_the_allowed_share_and_named() -> None:

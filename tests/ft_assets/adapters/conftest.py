@@ -51,7 +51,7 @@ class Lab:
         values = {"base_model": str(self.base), "learning_rate": 2e-2, **FAST, **settings}
         return train_job(self.state, self.store, SftSettings.model_validate(values), splits)
 
-    def dpo_job(self, splits: Artifact | Sequence[Artifact], sft: Artifact, **settings: Any) -> Job:
+    def dpo_job(self, splits: Artifact | Sequence[Artifact], sft: Artifact | None, **settings: Any) -> Job:
         values = {"base_model": str(self.base), "learning_rate": 1e-3, **FAST, **settings}
         return train_job(self.state, self.store, DpoSettings.model_validate(values), splits, sft)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 
 from expectations.rules.answer_scores import read_reply
@@ -40,6 +41,7 @@ def evaluated(trained: Any) -> tuple[Any, Artifact]:
     lab, sft, dpo = trained
     store: ArtifactStore = lab.store
     publish_json(store, "answer_settings", "settings.json", {"max_new_tokens": 4})
+    publish_json(store, "release_settings", "settings.json", {})
     _publish_passages(store)
     inputs = {
         name: store.require(name).data_version
@@ -67,7 +69,9 @@ def _publish_passages(store: ArtifactStore) -> None:
 
 def test_every_model_answers_every_held_out_question_and_is_compared_in_pairs(evaluated: Any) -> None:
     _, artifact = evaluated
-    assert artifact.summary["questions"] == 8
+    assert (artifact.summary["questions"], artifact.summary["validation_questions"]) == (4, 4)
+    assert artifact.summary["validation"].keys() == {"base", "sft", "dpo"}
+    assert artifact.summary["proposed"] in {"sft", "dpo"}
     assert artifact.summary["intervals"].keys() == {"base", "sft", "dpo"}
     assert artifact.summary["differences"].keys() == {"sft-base", "dpo-base", "dpo-sft"}
     metrics = {"exact_match", "f1", "rouge_l", "answer_chars", "tokens", "cut"}
@@ -127,7 +131,10 @@ def test_reasoning_that_the_prompt_opens_and_no_answer_closes_is_measured_and_re
 
     store = ArtifactStore(tmp_path / "artifacts")
     publish_json(store, "answer_settings", "settings.json", {"max_new_tokens": 4})
-    with store.stage(Recipe(asset="adapter_evaluation", code_version="test")) as staging:
+    publish_json(store, "release_settings", "settings.json", {})
+    summary = msgspec.structs.replace(summary, proposed="dpo")
+    inputs = {"dpo_adapter": "1"}
+    with store.stage(Recipe(asset="adapter_evaluation", code_version="test", inputs=inputs)) as staging:
         store.point(staging.publish(summary.as_manifest()))
     (gate,) = (gate for gate in GATES if gate.name == "thoughts_close")
     verdict = judge(gate, Evidence(store, Releases(tmp_path / "released"), _engine(tmp_path)))

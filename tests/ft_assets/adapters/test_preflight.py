@@ -24,10 +24,11 @@ from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
 from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import Compute
 from resources.artifacts import Artifact
+from resources.model_check import limits_of
 from resources.releases import Releases
 from resources.telemetry import Metrics, read_metrics
 
-from .tiny_llm import PROMPT, instruction, preference
+from .tiny_llm import PROMPT, build_base, instruction, preference
 
 CPU = Compute("cpu", "float32")
 _EXACT = ("phase", "step", "loss", "grad_norm", "eval_loss", "num_tokens", "entropy", "rewards/margins")
@@ -41,7 +42,7 @@ def training_data(lab: Any, splits: Artifact, settings: Any, thinking: str = "al
     preflight = Preflight("training", lab.state)
     data = TrainingData(
         [splits], tokenizer, prompt=PROMPT, thinking=thinking, settings=settings, stop_ids=[tokenizer.eos_token_id],
-        preflight=preflight,
+        limits=limits_of(lab.base), preflight=preflight,
     )  # fmt: skip
     return data, preflight, tokenizer
 
@@ -116,7 +117,7 @@ def test_rows_that_are_dropped_or_cut_are_counted_and_listed_for_the_artifact(la
         data.write_too_long(folder)
         (line,) = (folder / "too_long.jsonl").read_text("utf-8").splitlines()
         assert json.loads(line)["record_id"] == "q4"
-    data, *_ = training_data(lab, splits, settings_for(lab, max_length=4096, too_long="drop"))
+    data, *_ = training_data(lab, lab.instructions(rows[:4]), settings_for(lab, too_long="drop"))
     data.write_too_long(tmp_path)
     assert not (tmp_path / "too_long.jsonl").exists()
 
@@ -262,3 +263,70 @@ def test_a_report_contains_figures_that_json_cannot_express(tmp_path: Path) -> N
     assert written(tmp_path)["trial_steps_train"]["figures"] == {"n": "nan"}
     with pytest.raises(Refused, match="X"):
         preflight.refuse_failed()
+
+
+def spoiled(base: Path, folder: Path, edit: Any) -> Path:
+    """Return a copy of the base whose tensors `edit` has changed."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def spoil(tensors: dict[str, Any]) -> None:
+    tensors["model.norm.weight"][0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("edit", "code", "name"),
+    [
+        (lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"), "FT-TRAIN-067", "layers.1.mlp.up_proj"),
+        (spoil, "FT-TRAIN-066", "model.norm.weight"),
+    ],
+)
+def test_a_base_without_a_tensor_or_with_nan_is_refused_by_its_name(
+    lab: Any, tmp_path: Path, edit: Any, code: str, name: str
+) -> None:
+    base = spoiled(lab.base, tmp_path / "spoiled", edit)
+    with pytest.raises(Refused, match=rf"{code}.*{name}"):
+        train.main(lab.sft_job(lab.instructions(), base_model=str(base)))
+    assert not written(lab.state / "runs" / "sft_adapter")["base_is_whole"]["passed"]
+    assert lab.store.versions("sft_adapter") == []
+
+
+def test_rows_beyond_the_positions_or_the_embedding_of_the_model_are_named(lab: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    rows = [instruction(n) for n in range(4)] + [instruction(4, answer="长" * 120)]
+    base = build_base(tmp_path / "short", positions=256)
+    with pytest.raises(Refused, match=r"FT-TRAIN-062.*questions\.jsonl:5 \(q4\).*at most 256"):
+        train.main(lab.sft_job(lab.instructions(rows), base_model=str(base), max_length=4096))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["比特"])
+    tokenizer.save_pretrained(base)
+    with pytest.raises(Refused, match=r"FT-TRAIN-063.*questions\.jsonl:1 \(q0\)"):
+        train.main(lab.sft_job(lab.instructions(), base_model=str(base)))
+
+
+@pytest.mark.slow
+def test_a_single_step_has_no_warm_up_and_changes_the_weights(lab: Any) -> None:
+    made = train.main(lab.sft_job(lab.instructions(), max_steps=1))
+    judged = written(made.path)["rate_is_above_zero"]
+    assert judged["figures"] == {"steps": 1, "warmup_steps": 0}
+    assert made.summary["max_abs_adapter_delta"] > 0
+
+
+def test_a_single_step_whose_rate_is_zero_is_refused_with_the_number_of_steps(lab: Any) -> None:
+    with pytest.raises(Refused, match=r"FT-TRAIN-064.*steps.*found 1"):
+        train.main(lab.sft_job(lab.instructions(), epochs=1, global_batch_size=12, warmup_steps=1))
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "c_attn"], ["nothing"], "layers.*wrong"])
+def test_targets_that_match_no_layer_are_refused_with_the_names_that_exist(lab: Any, targets: Any) -> None:
+    with pytest.raises(Refused, match=r"FT-TRAIN-065.*lora\.targets.*down_proj.*q_proj"):
+        train.main(lab.sft_job(lab.instructions(), lora={"targets": targets}))

@@ -9,12 +9,12 @@ import pytest
 
 from expectations.contracts.adapter import AdapterContract, BaseModelIdentity, LoraShape
 from expectations.violations import Refused
-from ft_assets.adapters.release import baseline, find_released, release_adapter
+from ft_assets.adapters.release import baseline, choose_candidate, find_released, release_adapter, released_asset
 from resources.artifacts import Artifact, ArtifactStore, Recipe, write_json
 from resources.releases import Releases
 from resources.trained_model import CONTRACT_FILE
 
-from .tiny_llm import PROMPT
+from .tiny_llm import PROMPT, publish_json
 
 CONTRACT = AdapterContract(
     base=BaseModelIdentity(
@@ -37,19 +37,28 @@ def releases(tmp_path: Path) -> Releases:
     return Releases(tmp_path / "released")
 
 
-def publish(store: ArtifactStore, asset: str, seed: int, **inputs: str) -> Artifact:
+def publish(store: ArtifactStore, asset: str, seed: int, proposed: str = "dpo", **inputs: str) -> Artifact:
     with store.stage(Recipe(asset=asset, code_version="1", settings={"seed": seed}, inputs=inputs)) as staging:
         write_json(staging.path / CONTRACT_FILE, msgspec.to_builtins(CONTRACT))
         write_json(staging.path / "seed.json", seed)
-        artifact = staging.publish({"questions": 8, "f1_dpo": 0.5 + seed, "intervals": {}})
+        figures: dict[str, object] = {
+            "questions": 8,
+            "f1_dpo": 0.5 + seed,
+            "intervals": {},
+            "differences": {},
+            "proposed": proposed,
+        }
+        artifact = staging.publish(figures)
     store.point(artifact)
     return artifact
 
 
-def publish_candidate(store: ArtifactStore, seed: int) -> Artifact:
+def publish_candidate(store: ArtifactStore, seed: int, proposed: str = "dpo", prefer: str = "best") -> Artifact:
+    """Publish both adapters and their evaluation, and return DPO's."""
+    publish_json(store, "release_settings", "settings.json", {"prefer": prefer})
     sft = publish(store, "sft_adapter", seed).data_version
     dpo = publish(store, "dpo_adapter", seed, sft_adapter=sft)
-    publish(store, "adapter_evaluation", seed, sft_adapter=sft, dpo_adapter=dpo.data_version)
+    publish(store, "adapter_evaluation", seed, proposed, sft_adapter=sft, dpo_adapter=dpo.data_version)
     return dpo
 
 
@@ -90,13 +99,13 @@ def test_the_baseline_is_the_same_before_and_after_the_candidate_is_released(
     store: ArtifactStore, releases: Releases
 ) -> None:
     first = publish_candidate(store, 1)
-    assert baseline(releases, first.recipe_id) is None
+    assert baseline(releases, {first.recipe_id}) is None
     before = release_adapter(store, releases).release
-    assert baseline(releases, first.recipe_id) is None
+    assert baseline(releases, {first.recipe_id}) is None
     second = publish_candidate(store, 2)
-    assert baseline(releases, second.recipe_id) == before
+    assert baseline(releases, {second.recipe_id}) == before
     release_adapter(store, releases)
-    assert baseline(releases, second.recipe_id) == before
+    assert baseline(releases, {second.recipe_id, store.require("sft_adapter").recipe_id}) == before
 
 
 def test_a_released_adapter_that_is_missing_is_refused_with_the_command(
@@ -109,3 +118,49 @@ def test_a_released_adapter_that_is_missing_is_refused_with_the_command(
     store.discard(dpo)
     with pytest.raises(Refused, match=r"FT-ADP-004.*ft rollback adapter"):
         find_released(store, releases)
+
+
+def test_an_sft_adapter_that_answers_better_is_released_in_place_of_its_dpo(
+    store: ArtifactStore, releases: Releases
+) -> None:
+    publish_candidate(store, 1, proposed="sft")
+    outcome = release_adapter(store, releases)
+    assert released_asset(outcome.release) == "sft_adapter"
+    assert set(outcome.release.artifacts) == {"sft_adapter", "adapter_evaluation"}
+    assert find_released(store, releases).asset == "sft_adapter"
+    sft = store.require("sft_adapter").recipe_id
+    assert baseline(releases, {sft}) is None, "it is its own candidate"
+    dpo = publish_candidate(store, 2)
+    assert baseline(releases, {dpo.recipe_id}) == outcome.release
+    assert released_asset(release_adapter(store, releases).release) == "dpo_adapter"
+
+
+@pytest.mark.parametrize(
+    ("proposed", "prefer", "chosen"), [("sft", "dpo", "dpo"), ("dpo", "sft", "sft"), ("sft", "best", "sft")]
+)
+def test_the_setting_prefers_one_of_them(store: ArtifactStore, proposed: str, prefer: str, chosen: str) -> None:
+    publish_candidate(store, 1, proposed, prefer)
+    assert choose_candidate(store) == chosen
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_one_adapter_alone_is_released_and_the_other_cannot_be_preferred(
+    store: ArtifactStore, releases: Releases, name: str
+) -> None:
+    publish_json(store, "release_settings", "settings.json", {})
+    alone = publish(store, f"{name}_adapter", 1)
+    publish(store, "adapter_evaluation", 1, name, **{f"{name}_adapter": alone.data_version})
+    outcome = release_adapter(store, releases)
+    assert find_released(store, releases).recipe_id == alone.recipe_id
+    assert set(outcome.release.artifacts) == {f"{name}_adapter", "adapter_evaluation"}
+    other = "dpo" if name == "sft" else "sft"
+    publish_json(store, "release_settings", "settings.json", {"prefer": other})
+    with pytest.raises(Refused, match=rf"FT-REL-007.*{other}"):
+        release_adapter(store, releases)
+
+
+def test_records_of_earlier_versions_name_the_dpo_adapter(store: ArtifactStore, releases: Releases) -> None:
+    dpo = publish_candidate(store, 1)
+    release = release_adapter(store, releases).release
+    assert set(release.artifacts) == {"sft_adapter", "dpo_adapter", "adapter_evaluation"}
+    assert released_asset(release) == "dpo_adapter" and release.artifacts["dpo_adapter"] == dpo.recipe_id

@@ -112,9 +112,9 @@ def train_job(
     sft: Artifact | None = None,
 ) -> Job:
     read = [splits] if isinstance(splits, Artifact) else list(splits)
-    method = "dpo" if sft else "sft"
+    method = "dpo" if isinstance(settings, DpoSettings) else "sft"
     recipe = Recipe(
-        asset=f"{method}_adapter", code_version="test", settings=settings.model_dump(mode="json"),
+        asset=f"{method}_adapter", code_version="test", settings={"training": settings.model_dump(mode="json")},
         inputs={one.asset: one.data_version for one in (*read, *([sft] if sft else []))},
     )  # fmt: skip
     params = TrainParams(

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from ft_assets.cli import cli
 from ft_assets.graph.instance import open_instance
 from resources.accelerator import gpus
+from tests.ft_assets.adapters.tiny_llm import build_base
 
 CONFIG = """
 schema_version: 1
@@ -127,3 +128,22 @@ def test_dagsters_home_is_examined_and_not_made(
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
     (folder / "state" / "dagster" / "dagster.yaml").unlink()
     assert "no home yet" in findings()["dagster"]["found"]
+
+
+def test_the_weights_of_a_model_that_is_here_are_read(findings: Findings, folder: Path) -> None:
+    assert findings()["weights (sft and dpo)"]["state"] == "bad", "there is a config.json alone"
+    build_base(folder / "model")
+    found = findings()["weights (sft and dpo)"]
+    assert (found["state"], found["found"]) == ("ok", "1 files, all tensors there; every number is finite")
+    weights = folder / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    from safetensors.torch import load, save_file
+
+    tensors = load(whole)
+    del tensors["model.norm.weight"]
+    save_file(tensors, weights, metadata={"format": "pt"})
+    found = findings()["weights (sft and dpo)"]
+    assert found["state"] == "bad" and "model.norm.weight" in found["found"]
+    weights.write_bytes(whole[:-100])
+    found = findings()["weights (sft and dpo)"]
+    assert found["state"] == "bad" and "cannot be read" in found["found"]

@@ -16,6 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ft_assets.cli import cli
+from tests.ft_assets.adapters.conftest import tiny_base, trained
+
+__all__ = ["tiny_base", "trained"]  # fixtures
 
 QWEN3_4B = {
     "num_hidden_layers": 36, "hidden_size": 2560, "num_attention_heads": 32, "num_key_value_heads": 8,
@@ -120,6 +123,38 @@ def test_a_model_by_its_sizes_is_the_model_in_the_folder(estimate: Estimate) -> 
     by_folder = report(estimate("./model", "--gpu", "10GB", "--json"))
     by_sizes = report(estimate(*SIZES, "--gpu", "10GB", "--json"))
     assert by_sizes["estimate"] == by_folder["estimate"]
+
+
+def test_the_fix_names_the_sizes_of_the_model_that_was_asked_for(estimate: Estimate, folder: Path) -> None:
+    lacking = {name: value for name, value in QWEN3_4B.items() if name != "intermediate_size"}
+    (folder / "model" / "config.json").write_text(json.dumps({**lacking, "num_hidden_layers": 61}))
+    result = estimate("./model", "--gpu", "10GB")
+    assert result.exit_code == 2
+    wanted = "--layers 61 --hidden 2560 --heads 32 --ffn INTERMEDIATE_SIZE --vocab 151936"
+    assert wanted in " ".join(result.stderr.split())
+
+
+def test_a_speed_is_called_an_assumption(estimate: Estimate) -> None:
+    result = estimate("--gpu", "rtx 4090", "--rows", "1000")
+    assert "an assumption: 35 % of 165 TFLOPS" in " ".join(result.output.split())
+
+
+@pytest.mark.slow
+def test_the_speed_is_that_of_the_last_run_on_this_machine(
+    trained: Any, estimate: Estimate, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, _, dpo = trained
+    monkeypatch.setenv("FT__ACCELERATOR__DEVICE", "cpu")
+    assumed = estimate("--length", "256")
+    assert "an assumption" in assumed.output
+    monkeypatch.setenv("FT_STATE_DIR", str(lab.state))
+    measured = estimate("--length", "256")
+    assert f"reached here by dpo_adapter {dpo.recipe_id[:8]}" in " ".join(measured.output.split())
+    flops = report(estimate("--length", "256", "--json"))["machine"]["flops"]
+    seconds = dpo.summary["seconds"]
+    assert 1e6 < flops < 1e13 and seconds > 0
+    other = report(estimate("--length", "256", "--gpu", "rtx 4090", "--json"))
+    assert "assumption" in other["machine"]["source"], "another machine's speed is not that of this one"
 
 
 def test_it_needs_no_project(estimate: Estimate, folder: Path, tmp_path: Path) -> None:

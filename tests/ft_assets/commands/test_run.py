@@ -142,6 +142,9 @@ _WORKER = """
 from expectations.violations import Refused, Violation
 from resources.launcher import run_worker
 def main(job):
+    if job.params["full"]:
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     if job.params["refuse"]:
         raise Refused("training", [Violation(code="FT-TOY-002", where="row 3", message="too long.", fix="cut it")])
     raise RuntimeError("out of memory")
@@ -150,24 +153,26 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(
-    ("refuse", "outcome"),
-    [(True, (1, "[FT-TOY-002] row 3: too long. Fix: cut it")), (False, (2, "RuntimeError: out of memory; see "))],
-)
-def test_the_error_of_a_worker_process_is_shown(
-    ft: Ft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: bool, outcome: tuple[int, str]
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("refuse", [False, True])
+def test_the_error_of_a_worker_process_is_shown_even_if_it_can_write_no_file(
+    ft: Ft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse: bool, full: bool
 ) -> None:
     (tmp_path / "toy_worker.py").write_text(_WORKER)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path.cwd()}")
 
     @dg.asset
     def model(context, launcher: LauncherResource) -> None:  # Dagster reads no annotation that is text
-        launcher.run(context, "toy_worker", Recipe("model", "1"), {"refuse": refuse})
+        launcher.run(context, "toy_worker", Recipe("model", "1"), {"refuse": refuse, "full": full})
 
     launcher = LauncherResource(state_dir=str(tmp_path / "state"), threads=1)
     result = ft("run", "--all", defs=dg.Definitions(assets=[model], resources={"launcher": launcher}))
-    assert result.exit_code == outcome[0]
-    assert outcome[1] in result.output
+    assert result.exit_code == (1 if refuse else 2)
+    refused, crashed = "[FT-TOY-002] row 3: too long. Fix: cut it", "RuntimeError: out of memory; see "
+    assert (refused if refuse else crashed) in result.output
+    (run,) = (tmp_path / "state" / "runs" / "model").iterdir()
+    assert not list(run.glob("*.tmp")) + list(run.glob(".*.tmp")) + list(run.glob("*.pipe"))
+    assert (run / "failure.json").is_file() != full
 
 
 def test_a_line_of_figures_always_names_what_was_not_used() -> None:

@@ -97,7 +97,7 @@ def test_an_old_name_is_refused_with_the_new_one(config: Path, old: str, new: st
 
 def test_the_shape_of_the_adapter_belongs_to_sft(config: Path):
     config.write_text(BASE.replace("dpo: {base_model: org/big}", "dpo: {base_model: org/big, lora: {r: 8}}"))
-    with pytest.raises(SettingsError, match=r"dpo\.lora: this name is no longer used. Write sft\.lora") as error:
+    with pytest.raises(SettingsError, match=r"dpo\.lora has no effect .*Write sft\.lora") as error:
         load_settings(config, environ={})
     assert len(error.value.errors) == 1
 

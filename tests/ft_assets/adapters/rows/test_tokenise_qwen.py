@@ -24,6 +24,7 @@ from ft_assets.adapters.rows.tokenise import (
 from ft_assets.adapters.rows.training_data import judge_tokens
 from ft_assets.config.model import SftSettings
 from resources.generator import render
+from resources.model_check import ModelLimits
 from tests.ft_assets.adapters.qwen_vocabulary import qwen_tokenizer
 from tests.ft_assets.adapters.tiny_llm import PROMPT, instruction, preference
 
@@ -54,6 +55,7 @@ def judge(made: list[list[TokenisedRow]], folder: Path, **settings: Any) -> Pref
     judge_tokens(
         preflight, {"train": made, "validation": made[:1]}, settings=SETTINGS.model_copy(update=settings),
         stop_ids=[END], opening=[THINK], too_long=[], left=[],
+        limits=ModelLimits(None, 2**31),
     )  # fmt: skip
     return preflight
 

@@ -7,14 +7,17 @@ import msgspec
 import pytest
 
 from ft_assets.adapters import train
+from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.trainer.build import _refuse_leaks, check_devices  # pyright: ignore[reportPrivateUsage]
 from ft_assets.config.load import SettingsError, load_settings
 from ft_assets.config.model import DpoSettings, SftSettings
+from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import Compute
 from resources.artifacts import Artifact
 from resources.launcher import Job
+from resources.releases import Releases
 from resources.telemetry import read_metrics
-from tests.ft_assets.adapters.tiny_llm import instruction
+from tests.ft_assets.adapters.tiny_llm import instruction, preference, publish_splits
 
 # one optimizer step over every row: its loss is that of the untrained model
 ONE_STEP = {"max_steps": 1, "learning_rate": 1e-4, "lora": {"dropout": 0}}
@@ -73,12 +76,34 @@ def test_the_loss_curve_does_not_depend_on_the_micro_batch(lab: Any) -> None:
 
 
 @pytest.mark.slow
-def test_every_loss_of_dpo_trains(trained: Any) -> None:
+@pytest.mark.parametrize("loss", get_args(DpoSettings.model_fields["loss"].annotation))
+def test_every_loss_makes_chosen_answers_gain_on_rejected_ones(trained: Any, tmp_path: Path, loss: str) -> None:
     lab, sft, _ = trained
-    splits = lab.preferences()
-    for loss in get_args(DpoSettings.model_fields["loss"].annotation):
-        made = run(lab.dpo_job(splits, sft, loss=loss, max_steps=2))
-        assert made.summary["max_abs_adapter_delta"] > 0, loss
+    job = lab.dpo_job(lab.preferences(), sft, loss=loss, learning_rate=5e-3, epochs=3, micro_batch_size=4)
+    summary = train.main(msgspec.structs.replace(job, run_dir=str(tmp_path))).summary
+    assert summary["max_abs_adapter_delta"] > 0
+    assert summary["reward_margin_after"] > max(0.1, summary["reward_margin_before"])
+    assert summary.get("reward_accuracy_after", 1.0) > 0.5
+    assert summary["eval_loss_after"] < summary["eval_loss_before"]
+
+
+@pytest.mark.slow
+def test_a_training_that_prefers_the_rejected_answers_is_blocked(trained: Any, tmp_path: Path) -> None:
+    lab, sft, dpo = trained
+    wrong = [preference(n, chosen=f"{n + 1} 字节", rejected=f"{n} 比特") for n in range(12)]
+    right = [preference(n) for n in range(20, 24)]
+    splits = publish_splits(lab.store, "preference_splits", {"train": wrong, "validation": right, "test": right})
+    job = lab.dpo_job(splits, sft, learning_rate=5e-3, epochs=3)
+    made = train.main(msgspec.structs.replace(job, run_dir=str(tmp_path)))
+    try:
+        lab.store.point(made)
+        evidence = Evidence(lab.store, Releases(lab.state / "released"), None)  # pyright: ignore[reportArgumentType]
+        (gate,) = (gate for gate in GATES if gate.name == "chosen_gains")
+        assert gate.blocking
+        assert {broken.code for broken in judge(gate, evidence).violations} == {"FT-TRAIN-060", "FT-TRAIN-061"}
+    finally:
+        lab.store.point(dpo)
+        lab.preferences()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +131,7 @@ def test_settings_that_the_hardware_cannot_run_are_refused_before_anything_is_bu
         ({"label_smoothing": 0.1}, "label_smoothing (0.1) has no effect on loss `sigmoid`"),
         ({"loss": "exo_pair", "label_smoothing": 0}, "logarithm of label_smoothing"),
         ({"packing": True}, "Extra inputs"),
-        ({"lora": {"r": 8}}, "Extra inputs"),
+        ({"lora": {"r": 8}}, "dpo.lora has no effect where dpo.start is `sft`"),
         ({"method": "full", "precompute_reference": False}, "a second model in memory"),
     ],
 )
