@@ -37,6 +37,22 @@ def model_changed(where: str, share: float, epochs: float) -> list[Violation]:
     return [violation("FT-EMB-012", where=where, field="parameters_changed", found=share, expected="above 0")]
 
 
+def base_is_beaten(where: str, best: float, base: float) -> list[Violation]:
+    """FT-EMB-021: an epoch ranks the validation questions better than the base model."""
+    if best > base:
+        return []
+    field, expected = "nDCG@10 of the best epoch, validation", f"more than {base:.4f}, the base model's"
+    return [violation("FT-EMB-021", where=where, field=field, found=round(best, 4), expected=expected)]
+
+
+def lexical_head_is_there(where: str, lexical: str, trained: bool) -> list[Violation]:
+    """FT-EMB-022: the model has a lexical head if that is what serves."""
+    if trained or lexical != "learned":
+        return []
+    expected = "a lexical head, for `retrieval.lexical: learned`"
+    return [violation("FT-EMB-022", where=where, field="contract.sparse.head_sha256", found=None, expected=expected)]
+
+
 def lexical_head_is_alive(
     where: str, empty: int, total: int, limit: float, code: str = "FT-EMB-013"
 ) -> list[Violation]:

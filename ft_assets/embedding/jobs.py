@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from expectations.rules.bootstrap import Interval
 from ft_assets.config.model import EmbeddingSettings
 from resources.launcher import ComputeParams
 
@@ -30,10 +31,31 @@ class Bm25Settings(msgspec.Struct, frozen=True, kw_only=True):
     b: float
 
 
+class EpochFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """nDCG@10 of the validation questions after an epoch; epoch 0 is the base model."""
+
+    epoch: int
+    fused_ndcg_at_10: float
+    """Fused with the lexical arm, with the weights that are its default."""
+    dense_ndcg_at_10: float
+
+
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Summary of `embedding_model`. The losses are means over the first and the last tenth of the steps."""
+    """Summary of `embedding_model`. The losses are means over the first and the last tenth of the steps.
+
+    Without validation questions nothing is chosen: the last epoch is kept, and the fields on epochs are empty.
+    """
 
     questions: int
+    best_epoch: int | None = None
+    """The epoch that was kept, the best one on the validation questions; 0 is the base model."""
+    best_ndcg_at_10: float | None = None
+    """Fused nDCG@10 of the validation questions, by the kept epoch."""
+    base_ndcg_at_10: float | None = None
+    """The same by the base model."""
+    gain: Interval | None = None
+    """The difference of the two, paired by question."""
+    epochs: list[EpochFigures] = []
     unresolved: int
     judged_negatives: int = 0
     """Passages judged not to answer a training question."""
