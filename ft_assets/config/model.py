@@ -275,8 +275,8 @@ class DatasetSettings(ConfigSection):
 
 
 class LoraSettings(ConfigSection):
-    """The shape of the adapter that SFT trains; DPO continues it in the same shape. Without effect where `method` is
-    `full`."""
+    """The shape of an adapter. SFT trains one (not where `method` is `full`), and DPO continues it in the same shape;
+    the encoder can be trained by one, which is merged into its weights."""
 
     r: PositiveInt = 16
     """Rank of the adapter's matrices. A higher rank can learn more and takes more memory: 16 on all linear layers of
@@ -537,12 +537,19 @@ class EmbeddingSettings(ConfigSection):
     batch_size: PositiveInt = 32
     """Questions in one step, each with one right passage. The passages of the other questions are its negatives, so a
     larger batch is a harder task and takes more memory."""
+    micro_batch_size: PositiveInt | None = None
+    """Texts whose activations are in memory at once, for a `batch_size` beyond the memory: they are computed twice
+    (GradCache, arXiv 2101.06983), which takes about a third more time. The loss stays that of the whole batch. Null
+    computes all once."""
     learning_rate: float = Field(default=2e-5, gt=0)
     """Learning rate of the encoder at its peak; it falls linearly to 0. Small, because the encoder is trained
     already."""
     head_learning_rate: float = Field(default=2e-4, gt=0)
     """Learning rate of the lexical head (`lexical_head`) at its peak. Ten times that of the encoder, because the head
     starts from nothing."""
+    lora: LoraSettings | None = None
+    """Train an adapter in place of all weights, and merge it when the training ends: a large encoder then needs little
+    more memory than its weights. Set `learning_rate` about ten times higher with it. Null trains all weights."""
     warmup_steps: float = Field(default=0.1, ge=0)
     """Optimizer steps in which the rates rise; a value below 1 is a share of all steps. The default, a tenth, is
     that of BGE-M3's own examples."""

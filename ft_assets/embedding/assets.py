@@ -59,9 +59,12 @@ def _unused(settings: EmbeddingSettings, *, judged: bool) -> set[str]:
 
     `judged`: training questions have negatives of their own.
     """
-    limits = {"max_unknown_share"}  # of a gate
-    head = {"head_learning_rate", "sparse_temperature", "sparse_loss_weight", "self_distill"}
-    return limits | (set() if judged else {"judged_negatives"}) | (set() if settings.lexical_head else head)
+    unused = {"max_unknown_share", "micro_batch_size"}  # the limit of a gate, and a question of memory
+    if not judged:
+        unused.add("judged_negatives")
+    if not settings.lexical_head:
+        unused |= {"head_learning_rate", "sparse_temperature", "sparse_loss_weight", "self_distill"}
+    return unused
 
 
 def describe_scores(artifact: Artifact) -> Mapping[str, object]:

@@ -34,7 +34,7 @@ from expectations.contracts.embedding import (
     Texts,
     read_contract,
 )
-from ft_assets.config.model import EmbeddingSettings
+from ft_assets.config.model import EmbeddingSettings, LoraSettings
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
 from resources.memory import with_smaller_batches
@@ -189,6 +189,20 @@ class HybridEncoder:
         write_json(folder / CONTRACT_FILE, contract.to_json())
         self.contract = contract
         return contract
+
+    # -- train --------------------------------------------------------------------------------------------------
+    def add_adapter(self, shape: LoraSettings) -> None:
+        """Freeze the backbone and add an adapter, which alone is then trained, until `merge_adapter`."""
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=shape.r, lora_alpha=shape.alpha, lora_dropout=shape.dropout, target_modules=shape.targets, bias="none"
+        )
+        self.backbone = get_peft_model(self.backbone, config)
+
+    def merge_adapter(self) -> None:
+        """Add what the adapter has learned to the weights of the backbone."""
+        self.backbone = self.backbone.merge_and_unload(safe_merge=True)
 
     # -- encode -------------------------------------------------------------------------------------------------
     def encode(self, texts: Sequence[str], kind: Kind = "passage", *, batch_tokens: int | None = None) -> Encoded:

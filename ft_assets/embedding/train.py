@@ -19,6 +19,7 @@ from statistics import fmean
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from expectations.rules.bootstrap import paired_bootstrap
 from expectations.violations import Refused, violation
@@ -94,12 +95,12 @@ class Trained:
 
     @property
     def best(self) -> int | None:
-        """The epoch whose fused ranking is best; 0, the base model, only where it is better than every epoch."""
-        means = [fmean(epoch.fused) for epoch in self.epochs]
-        if len(means) < 2:
+        """The epoch whose fused ranking is best, then the dense one; 0, the base model, only where it is certainly
+        better than each: a few questions are no reason to throw a training away."""
+        if len(self.epochs) < 2:
             return None
-        best = max(range(1, len(means)), key=means.__getitem__)
-        return 0 if means[0] > means[best] else best
+        best = max(range(1, len(self.epochs)), key=lambda n: (fmean(self.epochs[n].fused), fmean(self.epochs[n].dense)))
+        return 0 if paired_bootstrap(self.epochs[best].fused, self.epochs[0].fused).is_loss(0.0) else best
 
 
 def train(
@@ -120,53 +121,26 @@ def train(
     planned = _plan_batches(questions, settings, random)
     total = sum(map(len, planned))
     corpus = RankedCorpus(passages, [questions, validation])
+    if settings.lora:
+        encoder.add_adapter(settings.lora)
     trainer = _Trainer(encoder, questions, corpus, settings, total=total, random=random)
-    trained = Trained()
-    best = copy_parameters(encoder)
-
-    def look(ahead: bool) -> bool:
-        """Measure the epoch that has ended, mine for the next one, and return whether there is to be one."""
-        nonlocal best
-        if not validation.ids and not (ahead and settings.hard_negatives):
-            return ahead
-        step = len(trained.losses)
-        encoder.eval()
-        corpus.encode(encoder)
-        if validation.ids:
-            trained.epochs.append(corpus.measure(encoder, validation))
-            figures = {name: fmean(values) for name, values in trained.epochs[-1]._asdict().items()}
-            metrics.log("validate", step, total, **{f"{name}_ndcg_at_10": mean for name, mean in figures.items()})
-            epoch = len(trained.epochs) - 1
-            if trained.best == epoch:
-                best = copy_parameters(encoder)
-            ahead = ahead and epoch - (trained.best or 0) < settings.patience
-        if ahead and settings.hard_negatives:
-            trainer.negatives = corpus.mine(encoder, questions)
-            metrics.log("mine", step, total, hard_negatives=sum(map(len, trainer.negatives)))
-        encoder.train()
-        return ahead
-
+    between = _BetweenEpochs(trainer, validation, metrics)
     for batches in planned:
-        if not look(ahead=True):
+        if not between.look(ahead=True):
             break
         for batch in batches:
-            loss, figures = trainer.step(batch)
-            trained.losses.append(loss)
-            metrics.log("train", len(trained.losses), total, loss=loss, **figures)
+            metrics.log("train", len(trainer.losses) + 1, total, **trainer.step(batch))
     else:
-        look(ahead=False)
-    if trained.epochs:
-        for name, value in encoder.named_parameters():
-            value.data.copy_(best[name])
+        between.look(ahead=False)
+    between.restore_best()
+    if settings.lora:
+        encoder.merge_adapter()
     encoder.eval()
-    return trained
+    return Trained(trainer.losses, between.trained.epochs)
 
 
 class _Trainer:
     """Makes the steps of a training."""
-
-    negatives: Sequence[Sequence[int]] = ()
-    """Rows of hard negatives for each question; empty where none are mined."""
 
     def __init__(
         self,
@@ -178,31 +152,34 @@ class _Trainer:
         total: int,
         random: Random,
     ) -> None:
-        self._encoder, self._questions, self._corpus, self._settings = encoder, questions, corpus, settings
+        self.encoder, self.questions, self.corpus, self.settings = encoder, questions, corpus, settings
+        self.total = total
+        self.losses: list[float] = []
+        self.negatives: list[list[int]] = []
+        """Rows of hard negatives for each question; empty where none are mined."""
         self._random = random
         self._answers = corpus.answers(questions)
         self._query_ids = encoder.tokenize(questions.texts, "query")
         self._passage_ids = encoder.tokenize(corpus.passages.contents, "passage")
-        self._parameters = [value for _, value in encoder.named_parameters()]
+        self._parameters = _trainable(encoder)
         self._optimizer = _build_optimizer(encoder, settings)
         self._schedule = _build_schedule(self._optimizer, settings, total)
         self._scaler = torch.amp.GradScaler(encoder.compute.device, enabled=encoder.compute.dtype == "float16")
-        self._step = 0
 
-    def step(self, batch: Sequence[int]) -> tuple[float, dict[str, float]]:
-        """Change the parameters by one batch of questions; return the loss and the other figures of the step."""
-        self._step += 1
-        encoder = self._encoder
+    def step(self, batch: Sequence[int]) -> dict[str, float]:
+        """Change the parameters by one batch of questions; return the figures of the step."""
+        encoder, at_once = self.encoder, self.settings.micro_batch_size
         drawn = self._draw(batch)
-        twins = _mask_twins(batch, drawn, self._questions, self._corpus).to(encoder.compute.device)
-        query_tokens, queries, query_weights = forward_in_parts(encoder, [self._query_ids[row] for row in batch])
-        rows = [self._passage_ids[self._corpus.row_of[name]] for name in drawn]
-        tokens, passages, weights = forward_in_parts(encoder, rows)
+        twins = _mask_twins(batch, drawn, self.questions, self.corpus).to(encoder.compute.device)
+        asked = [self._query_ids[row] for row in batch]
+        query_tokens, queries, query_weights = forward_in_parts(encoder, asked, at_once)
+        rows = [self._passage_ids[self.corpus.row_of[name]] for name in drawn]
+        tokens, passages, weights = forward_in_parts(encoder, rows, at_once)
         lexical = batch_lexical_scores(query_tokens, query_weights, tokens, weights) if encoder.head else None
         smaller = encoder.contract.dense.dimensions[1:]
-        loss, parts = hybrid_loss(queries, passages, lexical, twins, self._settings, smaller=smaller)
-        value = float(loss.detach())
-        _require_finite(value, self._step)
+        loss, parts = hybrid_loss(queries, passages, lexical, twins, self.settings, smaller=smaller)
+        self.losses.append(float(loss.detach()))
+        _require_finite(self.losses[-1], len(self.losses))
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, _MAX_GRAD_NORM)
@@ -211,17 +188,64 @@ class _Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         self._schedule.step()
         rates = {"learning_rate": float(self._schedule.get_last_lr()[0]), "gradient_norm": float(norm)}
-        return value, {**parts, **rates}
+        return {"loss": self.losses[-1], **parts, **rates}
 
     def _draw(self, batch: Sequence[int]) -> list[str]:
         """Return one right passage for each query of the batch, then wrong ones: judged ones and mined ones."""
         drawn = [self._random.choice(self._answers[row]) for row in batch]
-        if self._questions.negatives:
-            drawn += _draw_judged(batch, self._questions, self._settings.judged_negatives, self._random)
+        if self.questions.negatives:
+            drawn += _draw_judged(batch, self.questions, self.settings.judged_negatives, self._random)
         if self.negatives:
-            count, passages = self._settings.hard_negatives, self._corpus.passages
+            count, passages = self.settings.hard_negatives, self.corpus.passages
             drawn += _draw_negatives(batch, self.negatives, count, passages, self._random)
         return drawn
+
+
+class _BetweenEpochs:
+    """Looks at a training between its epochs: ranks the validation questions, keeps the best weights, and mines."""
+
+    def __init__(self, trainer: _Trainer, validation: Questions, metrics: Metrics) -> None:
+        self._trainer, self._validation, self._metrics = trainer, validation, metrics
+        self.trained = Trained()
+        self._best = _copy(_trainable(trainer.encoder))
+
+    def look(self, *, ahead: bool) -> bool:
+        """Measure the epoch that has ended, mine for the next one, and return whether there is to be one.
+
+        `ahead`: another epoch is planned.
+        """
+        trainer, settings = self._trainer, self._trainer.settings
+        if not self._validation.ids and not (ahead and settings.hard_negatives):
+            return ahead
+        trainer.encoder.eval()
+        trainer.corpus.encode(trainer.encoder)
+        if self._validation.ids:
+            ahead = self._measure() and ahead
+        if ahead and settings.hard_negatives:
+            trainer.negatives = trainer.corpus.mine(trainer.encoder, trainer.questions)
+            self._log("mine", hard_negatives=sum(map(len, trainer.negatives)))
+        trainer.encoder.train()
+        return ahead
+
+    def restore_best(self) -> None:
+        """Give the encoder the weights of its best epoch; without validation questions, leave it as it is."""
+        if self.trained.epochs:
+            for value, kept in zip(_trainable(self._trainer.encoder), self._best, strict=True):
+                value.data.copy_(kept)
+
+    def _measure(self) -> bool:
+        """Rank the validation questions; return whether an epoch of the last ones was the best so far."""
+        trainer, epoch = self._trainer, len(self.trained.epochs)
+        figures = trainer.corpus.measure(trainer.encoder, self._validation)
+        self.trained.epochs.append(figures)
+        self._log("validate", dense_ndcg_at_10=fmean(figures.dense), fused_ndcg_at_10=fmean(figures.fused))
+        best = self.trained.best or 0
+        if best == epoch:
+            self._best = _copy(_trainable(trainer.encoder))
+        return epoch - best < trainer.settings.patience
+
+    def _log(self, phase: str, **figures: float) -> None:
+        self._metrics.log(phase, len(self._trainer.losses), self._trainer.total, **figures)
 
 
 def _plan_batches(questions: Questions, settings: EmbeddingSettings, random: Random) -> list[list[list[int]]]:
@@ -241,9 +265,11 @@ def _plan_batches(questions: Questions, settings: EmbeddingSettings, random: Ran
 
 
 def _build_optimizer(encoder: HybridEncoder, settings: EmbeddingSettings) -> torch.optim.Optimizer:
-    groups = [{"params": list(encoder.backbone.parameters()), "lr": settings.learning_rate}]
-    if encoder.head:
-        groups.append({"params": list(encoder.head.parameters()), "lr": settings.head_learning_rate})
+    head = list(encoder.head.parameters()) if encoder.head else []
+    backbone = _trainable(encoder)[: -len(head) or None]
+    groups = [{"params": backbone, "lr": settings.learning_rate}]
+    if head:
+        groups.append({"params": head, "lr": settings.head_learning_rate})
     return torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
 
 
@@ -291,19 +317,26 @@ def _draw_judged(batch: Sequence[int], questions: Questions, count: int, random:
     return ids
 
 
-def forward_in_parts(encoder: HybridEncoder, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+def forward_in_parts(
+    encoder: HybridEncoder, rows: Sequence[Sequence[int]], at_once: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return token ids [B, T], dense vectors [B, D] and token weights [B, T] of tokenised texts, in their order.
 
-    On a CPU, texts of similar length go through the model together, because there padding costs as much as text.
+    `at_once`: texts whose activations are in memory together; the backward pass computes them again, as GradCache does
+    (arXiv 2101.06983). On a CPU, texts of similar length go through the model together in any case, because there
+    padding costs as much as text.
     """
-    size = _CPU_TEXTS if encoder.compute.device == "cpu" else len(rows)
+    size = at_once or (_CPU_TEXTS if encoder.compute.device == "cpu" else len(rows))
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     width = len(rows[order[-1]])
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with encoder.autocast():
         for start in range(0, len(order), size):
             tokens, mask = encoder.pad([rows[row] for row in order[start : start + size]])
-            vectors, weights = encoder.forward(tokens, mask)
+            if at_once:
+                vectors, weights = checkpoint(encoder.forward, tokens, mask, use_reentrant=False)
+            else:
+                vectors, weights = encoder.forward(tokens, mask)
             tail = (0, width - tokens.shape[1])
             parts.append((nn.functional.pad(tokens, tail), vectors, nn.functional.pad(weights, tail)))
     in_order = torch.tensor(order, device=encoder.compute.device).argsort()
@@ -367,6 +400,15 @@ def batch_lexical_scores(query_ids: Tensor, query_weights: Tensor, ids: Tensor, 
         return empty.scatter_reduce(1, columns.view_as(values), values, reduce="amax")
 
     return widen(query_positions, query_weights) @ widen(passage_positions, weights).T
+
+
+def _trainable(encoder: HybridEncoder) -> list[nn.Parameter]:
+    """Return the parameters that are trained, those of the lexical head last."""
+    return [value for _, value in encoder.named_parameters() if value.requires_grad]
+
+
+def _copy(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [value.detach().cpu().clone() for value in parameters]
 
 
 def copy_parameters(encoder: HybridEncoder) -> dict[str, Tensor]:

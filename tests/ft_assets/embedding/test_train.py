@@ -125,6 +125,43 @@ def test_a_batch_in_parts_gives_the_same_rows_as_one_forward(base: Path, passage
     torch.testing.assert_close(their_weights, weights, atol=1e-5, rtol=1e-4)
 
 
+def test_a_batch_larger_than_memory_has_the_same_gradients_with_fewer_activations(
+    base: Path, passages: Passages
+) -> None:
+    encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
+    rows = encoder.tokenize(passages.contents, "passage")
+    encoder.train()  # with dropout: the same units must be dropped when activations are computed again
+    gradients: list[dict[str, torch.Tensor]] = []
+    kept: list[int] = []
+    for at_once in (None, 8):  # on a CPU eight go together anyhow
+        size = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            _, vectors, weights = forward_in_parts(encoder, rows * 2, at_once)
+            loss = (vectors @ vectors.T).exp().sum() + weights.square().sum()
+        kept.append(size)
+        loss.backward()
+        gradients.append(
+            {name: value.grad.clone() for name, value in encoder.named_parameters() if value.grad is not None}
+        )
+        for _, value in encoder.named_parameters():
+            value.grad = None
+    assert kept[1] < kept[0] / 10
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_the_number_of_texts_at_once_is_no_part_of_the_recipe() -> None:
+    assert "micro_batch_size" in _unused(settings(micro_batch_size=4), judged=True)
+
+
 def test_a_passage_that_is_judged_wrong_is_a_negative_and_without_one_nothing_changes(
     base: Path, questions: Questions, passages: Passages, tmp_path: Path
 ) -> None:
@@ -195,6 +232,26 @@ def test_a_changed_setting_changes_the_training(  # noqa: PLR0917
     plain, changed = losses(), losses(**change)
     assert changed != plain
     assert (changed[0] != plain[0]) is first_loss
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_an_adapter_is_trained_in_place_of_the_weights_and_merged_into_them(
+    base: Path, questions: Questions, passages: Passages, tmp_path: Path, head: bool
+) -> None:
+    asked, held = _halves(questions)
+    wanted = settings(lexical_head=head, learning_rate=5e-3, patience=9, lora={"r": 4, "dropout": 0})
+    encoder = HybridEncoder.from_base(base, wanted, "1", EXACT)
+    before = copy_parameters(encoder)
+    trained = train(encoder, asked, passages, wanted, Metrics(tmp_path), validation=held)
+    assert sum(trained.losses[-3:]) < 0.7 * sum(trained.losses[:3])
+    assert before.keys() == dict(encoder.named_parameters()).keys()  # a plain model again
+    corpus = RankedCorpus(passages, [asked, held])
+    corpus.encode(encoder)
+    assert corpus.measure(encoder, held) == trained.epochs[trained.best or 0]
+    changed = {name for name, value in encoder.named_parameters() if not torch.equal(value, before[name])}
+    assert any("attention" in name for name in changed)
+    assert not any("embeddings" in name or "LayerNorm" in name for name in changed)
+    assert any(name.startswith("head") for name in changed) is head
 
 
 def test_the_best_epoch_on_the_validation_questions_is_kept(
