@@ -928,8 +928,8 @@ CODES: dict[str, Code] = {
     ),
     "FT-EMB-021": Code(
         "No epoch of the training beats the base model",
-        "Where every epoch ranks the validation questions worse, the base model is kept and the training was for "
-        "nothing.",
+        "No epoch ranks the validation questions better, so the training may be for nothing. Where each is certainly "
+        "worse, the base model is kept.",
         "Add training questions, lower `embedding.learning_rate`, or set `embedding.epochs: 0`. With few validation "
         "questions it can be chance: compare the interval `gain` in the summary.",
     ),

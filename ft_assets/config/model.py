@@ -568,8 +568,7 @@ class EmbeddingSettings(ConfigSection):
     patience: PositiveInt = 2
     """Epochs without a better ranking of the validation questions after which the training stops. After each epoch
     they are ranked by dense + BM25 (with a lexical head: dense + 0.3 x its scores), and the epoch with the best nDCG@10
-    is published; where all are worse than the base model, that one is. Without validation questions the last epoch
-    is."""
+    is published, or the base model where all are certainly worse. Without validation questions the last epoch is."""
     hard_negatives: int = Field(default=1, ge=0)
     """Wrong passages added for each question, drawn from the 30 that rank highest by dense + BM25, never one that is
     judged right or nearly equal to a right one. Mined anew before every epoch, in the first one mostly by BM25. That
@@ -626,7 +625,8 @@ class RetrievalSettings(ConfigSection):
     top_k: PositiveInt = 10
     """Passages that `ft search` shows, unless `-k` is given."""
     evaluate_on: Literal["validation", "test"] = "test"
-    """Split whose questions judge a candidate. `test`, because the weights may have been chosen on validation."""
+    """Split whose questions judge a candidate. `test`, because the epoch of the encoder was chosen on validation, and
+    maybe the weights."""
     tolerance: float = Field(default=0.02, ge=0)
     """Loss of nDCG@10 and Recall@10 (0 to 1) that a release may have against the current one. A candidate is held when
     its mean loss is larger and the paired 95 % interval excludes 0. 1 accepts any loss, also where the current release

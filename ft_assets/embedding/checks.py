@@ -89,7 +89,7 @@ def change(evidence: Evidence) -> Verdict:
 
 def base_beaten(evidence: Evidence) -> Verdict:
     """An epoch of the training ranks the validation questions better than the base model. It does not block: where
-    none does, the base model is kept."""
+    each is certainly worse, the base model is kept."""
     summary = evidence.store.require(_MODEL).summary_as(ModelSummary)
     if summary.best_epoch is None or summary.best_ndcg_at_10 is None or summary.base_ndcg_at_10 is None:
         return Verdict(figures={"validation_questions": 0})

@@ -15,8 +15,9 @@ from expectations.violations import Refused
 from ft_assets.embedding.assets import _unused
 from ft_assets.embedding.model import HEAD_FILE, HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
-from ft_assets.embedding.ranked import RankedCorpus
+from ft_assets.embedding.ranked import Ranked, RankedCorpus
 from ft_assets.embedding.train import (
+    Trained,
     _batches_of_epoch,
     _draw_judged,
     _mask_twins,
@@ -270,6 +271,23 @@ def test_the_best_epoch_on_the_validation_questions_is_kept(
     assert corpus.measure(encoder, held) == trained.epochs[trained.best]
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert sum(record["phase"] == "validate" for record in records) == 5
+
+
+@pytest.mark.parametrize(
+    ("fused", "dense", "best"),
+    [
+        ([[0.5] * 40, [0.4] * 40, [0.3] * 40], [[0.5] * 40] * 3, 0),  # certainly worse
+        ([[1.0] * 40, [0.5, *[1.0] * 39]], [[0.5] * 40] * 2, 1),  # one question is no reason to keep the base model
+        ([[0.5] * 40, [0.6] * 40, [0.7] * 40, [0.6] * 40], [[0.5] * 40] * 4, 2),
+        ([[0.5] * 40, [0.6] * 40, [0.6] * 40], [[0.5] * 40, [0.5] * 40, [0.6] * 40], 2),  # equal: the dense arm decides
+        ([[0.5] * 40], [[0.5] * 40], None),
+        ([], [], None),
+    ],
+    ids=["harm", "chance", "best", "tie", "only the base", "no questions"],
+)
+def test_the_epoch_that_is_kept(fused: list[list[float]], dense: list[list[float]], best: int | None) -> None:
+    epochs = [Ranked(dense=d, fused=f) for d, f in zip(dense, fused, strict=True)]
+    assert Trained([], epochs).best == best
 
 
 def test_a_training_that_only_does_harm_stops_and_leaves_the_base_model(

@@ -123,7 +123,7 @@ def test_a_new_document_changes_idf_and_no_stored_point(graph: Graph) -> None:
 
     before, table = points(), frequencies_of(graph.artifact("passage_vectors"))
     (graph.root / "corpus/new.md").write_text("# AES in hardware\n\nAES rounds run in one cycle on the new chip.\n")
-    made = graph.run(*DATA_SIDE, *RETRIEVAL_SIDE)
+    made = graph.run(*DATA_SIDE, *RETRIEVAL_SIDE[3:])  # no training: it would mine the new passage
     assert (made["passage_vectors"]["encoded"], made["qdrant_collection"]["upserted"]) == (1, 1)
     assert frequencies_of(graph.artifact("passage_vectors")) != table
     after = points()
