@@ -927,11 +927,9 @@ CODES: dict[str, Code] = {
         "Choose an `embedding.base_model` for the languages of the corpus, or raise `embedding.max_unknown_share`.",
     ),
     "FT-EMB-021": Code(
-        "No epoch of the training beats the base model",
-        "No epoch ranks the validation questions better, so the training may be for nothing. Where each is certainly "
-        "worse, the base model is kept.",
-        "Add training questions, lower `embedding.learning_rate`, or set `embedding.epochs: 0`. With few validation "
-        "questions it can be chance: compare the interval `gain` in the summary.",
+        "Every epoch of the training is worse than the base model",
+        "The base model is kept: on the validation questions it certainly ranks better than each epoch.",
+        "Lower `embedding.learning_rate`, add training questions, or set `embedding.epochs: 0`.",
     ),
     "FT-EMB-022": Code(
         "The model has no lexical head",

@@ -78,7 +78,9 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
     contract = artifact.json(CONTRACT_FILE)
     shown: dict[str, object] = {"contract": {name: value for name, value in contract.items() if name != "probes"}}
     shown["encode_fp"] = read_contract(contract, artifact.asset).encode_fp
-    if figures := artifact.summary_as(ModelSummary).epochs:
+    summary = artifact.summary_as(ModelSummary)
+    shown["choice"] = summary.choice
+    if figures := summary.epochs:
         fused, dense = ([getattr(e, f"{arm}_ndcg_at_10") for e in figures] for arm in ("fused", "dense"))
         shown["validation"] = sparkline(fused, dense, title="validation nDCG@10 by epoch: fused, dense")
     if METRICS_FILE in artifact.manifest.files:

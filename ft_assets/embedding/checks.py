@@ -88,14 +88,10 @@ def change(evidence: Evidence) -> Verdict:
 
 
 def base_beaten(evidence: Evidence) -> Verdict:
-    """An epoch of the training ranks the validation questions better than the base model. It does not block: where
-    each is certainly worse, the base model is kept."""
+    """The training does not rank the validation questions certainly worse than the base model. It does not block:
+    where each epoch does, the base model is kept."""
     summary = evidence.store.require(_MODEL).summary_as(ModelSummary)
-    if summary.best_epoch is None or summary.best_ndcg_at_10 is None or summary.base_ndcg_at_10 is None:
-        return Verdict(figures={"validation_questions": 0})
-    figures = {"epoch": summary.best_epoch, "ndcg_at_10": summary.best_ndcg_at_10, "base": summary.base_ndcg_at_10}
-    best = max(epoch.fused_ndcg_at_10 for epoch in summary.epochs if epoch.epoch)
-    return Verdict(base_is_beaten(_MODEL, best, summary.base_ndcg_at_10), figures)
+    return Verdict(base_is_beaten(_MODEL, summary.gain), {"choice": summary.choice})
 
 
 def head_is_there(evidence: Evidence) -> Verdict:

@@ -54,7 +54,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     base_ndcg_at_10: float | None = None
     """The same by the base model."""
     gain: Interval | None = None
-    """The difference of the two, paired by question."""
+    """The best epoch minus the base model, paired by question. Where it is certainly below 0, the base model is
+    kept."""
     epochs: list[EpochFigures] = []
     unresolved: int
     judged_negatives: int = 0
@@ -68,3 +69,18 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     dimension: int
     device: str
     dtype: str
+
+    @property
+    def choice(self) -> str:
+        """The kept epoch and its gain in a sentence."""
+        if self.gain is None:
+            return "no validation questions: the last epoch is kept"
+        kept = f"epoch {self.best_epoch} of {len(self.epochs) - 1}" if self.best_epoch else "the base model"
+        if self.gain.low > 0:
+            judged = "certainly better than the base model"
+        elif self.gain.mean > 0:
+            judged = "better than the base model, maybe by chance"
+        else:
+            judged = "no epoch is better than the base model"
+        difference = f"{self.gain.mean:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
+        return f"{kept} is kept; {judged}: nDCG@10 {difference} on {self.gain.n} validation questions"

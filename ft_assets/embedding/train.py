@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from expectations.rules.bootstrap import paired_bootstrap
+from expectations.rules.bootstrap import Interval, paired_bootstrap
 from expectations.violations import Refused, violation
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.jobs import EmbeddingJob, EpochFigures, ModelSummary
@@ -66,7 +66,7 @@ def main(job: Job) -> Artifact:
             best_epoch=best,
             best_ndcg_at_10=None if best is None else fmean(epochs[best].fused),
             base_ndcg_at_10=None if best is None else fmean(epochs[0].fused),
-            gain=None if best is None else paired_bootstrap(epochs[best].fused, epochs[0].fused),
+            gain=trained.gain,
             epochs=[
                 EpochFigures(epoch=n, fused_ndcg_at_10=fmean(epoch.fused), dense_ndcg_at_10=fmean(epoch.dense))
                 for n, epoch in enumerate(epochs)
@@ -95,12 +95,21 @@ class Trained:
 
     @property
     def best(self) -> int | None:
-        """The epoch whose fused ranking is best, then the dense one; 0, the base model, only where it is certainly
-        better than each: a few questions are no reason to throw a training away."""
-        if len(self.epochs) < 2:
+        """The epoch to keep: the one whose fused ranking is best, then the dense one; 0, the base model, only where it
+        is certainly better: a few questions are no reason to throw a training away."""
+        gain = self.gain
+        if gain is None:
             return None
-        best = max(range(1, len(self.epochs)), key=lambda n: (fmean(self.epochs[n].fused), fmean(self.epochs[n].dense)))
-        return 0 if paired_bootstrap(self.epochs[best].fused, self.epochs[0].fused).is_loss(0.0) else best
+        return 0 if gain.is_loss(0.0) else self._top
+
+    @property
+    def gain(self) -> Interval | None:
+        """The best epoch minus the base model, fused and paired by question; None without two to compare."""
+        return paired_bootstrap(self.epochs[self._top].fused, self.epochs[0].fused) if len(self.epochs) > 1 else None
+
+    @property
+    def _top(self) -> int:
+        return max(range(1, len(self.epochs)), key=lambda n: (fmean(self.epochs[n].fused), fmean(self.epochs[n].dense)))
 
 
 def train(

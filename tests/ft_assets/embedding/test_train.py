@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from expectations.contracts.embedding import probe_drift
+from expectations.rules.bootstrap import Interval
 from expectations.violations import Refused
 from ft_assets.embedding.assets import _unused
+from ft_assets.embedding.jobs import EpochFigures, ModelSummary
 from ft_assets.embedding.model import HEAD_FILE, HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
 from ft_assets.embedding.ranked import Ranked, RankedCorpus
@@ -288,6 +290,27 @@ def test_the_best_epoch_on_the_validation_questions_is_kept(
 def test_the_epoch_that_is_kept(fused: list[list[float]], dense: list[list[float]], best: int | None) -> None:
     epochs = [Ranked(dense=d, fused=f) for d, f in zip(dense, fused, strict=True)]
     assert Trained([], epochs).best == best
+
+
+@pytest.mark.parametrize(
+    ("gain", "best", "words"),
+    [
+        (Interval(0.02, 0.01, 0.03, 90), 2, "epoch 2 of 2 is kept; certainly better than the base model"),
+        (Interval(0.02, -0.01, 0.05, 9), 1, "epoch 1 of 2 is kept; better than the base model, maybe by chance"),
+        (Interval(-0.01, -0.03, 0.01, 9), 1, "epoch 1 of 2 is kept; no epoch is better than the base model"),
+        (Interval(-0.2, -0.3, -0.1, 90), 0, "the base model is kept; no epoch is better"),
+        (None, None, "no validation questions: the last epoch is kept"),
+    ],
+)
+def test_the_summary_says_what_was_kept_and_how_certain_the_gain_is(
+    gain: Interval | None, best: int | None, words: str
+) -> None:
+    figures = [EpochFigures(epoch=n, fused_ndcg_at_10=0.5, dense_ndcg_at_10=0.5) for n in range(3)]
+    summary = ModelSummary(
+        questions=9, best_epoch=best, gain=gain, epochs=figures, unresolved=0, steps=6, loss_first=1.0, loss_last=0.5,
+        non_finite_losses=0, parameters_changed=1.0, dimension=128, device="cpu", dtype="float32",
+    )  # fmt: skip
+    assert words in summary.choice
 
 
 def test_a_training_that_only_does_harm_stops_and_leaves_the_base_model(
