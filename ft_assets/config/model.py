@@ -554,8 +554,9 @@ class EmbeddingSettings(ConfigSection):
     """Optimizer steps in which the rates rise; a value below 1 is a share of all steps. The default, a tenth, is
     that of BGE-M3's own examples."""
     temperature: float = Field(default=0.05, gt=0)
-    """Divisor of the dense and fused scores in the loss. Smaller punishes near misses harder. The default is that of
-    sentence-transformers; BGE-M3 and the demo use 0.02."""
+    """Divisor of the dense scores in the loss, and of the fused ones with a lexical head. Smaller punishes near misses
+    harder. The default is that of sentence-transformers; BGE-M3 uses 0.02, which was worse for MiniLM on validation
+    questions (docs/retrieval.md)."""
     sparse_temperature: float = Field(default=0.05, gt=0)
     """Divisor of the scores of the lexical head (`lexical_head`) in the loss. The head hardly learns with 1.0, an
     earlier default: its loss fell from 3.5 to 3.1 in a training."""

@@ -49,7 +49,7 @@ def main(job: Job) -> Artifact:
     questions = read_questions(splits, "train", passages)
     before = copy_parameters(encoder)
     metrics = Metrics(job.folder())
-    trained = Trained()
+    trained = EncoderTraining()
     if settings.epochs:
         validation = read_questions(splits, "validation", passages)
         trained = train(encoder, questions, passages, settings, metrics, validation=validation)
@@ -86,7 +86,7 @@ def main(job: Job) -> Artifact:
 
 
 @dataclass
-class Trained:
+class EncoderTraining:
     """The course of a training: the loss of each step, and each epoch's figures on the validation questions."""
 
     losses: list[float] = field(default_factory=list[float])
@@ -120,7 +120,7 @@ def train(
     metrics: Metrics,
     *,
     validation: Questions = NO_QUESTIONS,
-) -> Trained:
+) -> EncoderTraining:
     """Fine-tune `encoder` in place, and leave it with the weights of its best epoch on the validation questions.
 
     Raises Refused: FT-EMB-010 nothing to train on, FT-EMB-011 the loss is not finite.
@@ -145,7 +145,7 @@ def train(
     if settings.lora:
         encoder.merge_adapter()
     encoder.eval()
-    return Trained(trainer.losses, between.trained.epochs)
+    return EncoderTraining(trainer.losses, between.trained.epochs)
 
 
 class _Trainer:
@@ -215,7 +215,7 @@ class _BetweenEpochs:
 
     def __init__(self, trainer: _Trainer, validation: Questions, metrics: Metrics) -> None:
         self._trainer, self._validation, self._metrics = trainer, validation, metrics
-        self.trained = Trained()
+        self.trained = EncoderTraining()
         self._best = _copy(_trainable(trainer.encoder))
 
     def look(self, *, ahead: bool) -> bool:

@@ -19,7 +19,7 @@ from ft_assets.embedding.model import HEAD_FILE, HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
 from ft_assets.embedding.ranked import Ranked, RankedCorpus
 from ft_assets.embedding.train import (
-    Trained,
+    EncoderTraining,
     _batches_of_epoch,
     _draw_judged,
     _mask_twins,
@@ -289,7 +289,7 @@ def test_the_best_epoch_on_the_validation_questions_is_kept(
 )
 def test_the_epoch_that_is_kept(fused: list[list[float]], dense: list[list[float]], best: int | None) -> None:
     epochs = [Ranked(dense=d, fused=f) for d, f in zip(dense, fused, strict=True)]
-    assert Trained([], epochs).best == best
+    assert EncoderTraining([], epochs).best == best
 
 
 @pytest.mark.parametrize(
