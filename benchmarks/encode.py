@@ -175,7 +175,14 @@ def compare_training(root: Path, repeats: int) -> dict[str, Any]:
 
 def our_training(base: Path, run: Path, questions: list[str], passages: list[str]) -> Seconds:
     names = [str(number) for number in range(len(passages))]
-    settings = EmbeddingSettings(base_model=MINILM, batch_size=BATCH, epochs=1, passage_max_tokens=TOKENS)
+    settings = EmbeddingSettings(
+        base_model=MINILM,
+        batch_size=BATCH,
+        epochs=1,
+        passage_max_tokens=TOKENS,
+        lexical_head=True,
+        hard_negatives=0,
+    )
     encoder = HybridEncoder.from_base(base, settings, "")
     corpus = Passages(names, names, passages, [text_digest(text) for text in passages])
     training = Questions(names, questions, [{name: 1} for name in names], [])

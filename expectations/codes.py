@@ -903,7 +903,8 @@ CODES: dict[str, Code] = {
     "FT-EMB-013": Code(
         "The lexical head has collapsed",
         "Too many probe texts have no token with a weight: the sparse arm finds nothing for them (FlagEmbedding #982).",
-        "Lower `embedding.head_learning_rate` or raise `sparse_temperature`, then run `ft run --group embedding`.",
+        "Lower `embedding.head_learning_rate` or raise `embedding.sparse_temperature`, then run `ft run --group "
+        "embedding`.",
     ),
     "FT-EMB-014": Code(
         "The model no longer gives a probe its recorded vector",
@@ -924,6 +925,16 @@ CODES: dict[str, Code] = {
         "The encoder's vocabulary does not know the texts",
         "All unknown tokens are the same to an encoder: it cannot tell such texts apart, whatever the training.",
         "Choose an `embedding.base_model` for the languages of the corpus, or raise `embedding.max_unknown_share`.",
+    ),
+    "FT-EMB-021": Code(
+        "Every epoch of the training is worse than the base model",
+        "The base model is kept: on the validation questions it certainly ranks better than each epoch.",
+        "Lower `embedding.learning_rate`, add training questions, or set `embedding.epochs: 0`.",
+    ),
+    "FT-EMB-022": Code(
+        "The model has no lexical head",
+        "`retrieval.lexical: learned` needs the head of a training with `embedding.lexical_head: true`.",
+        "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
     ),
     # Estimates
     "FT-EST-001": Code(

@@ -41,9 +41,11 @@ class Dense(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sparse(msgspec.Struct, frozen=True, kw_only=True):
-    """The lexical head: one weight for each token id, the largest where a token occurs more than once."""
+    """The tokenizer, and the lexical head: one weight for each token id, the largest where a token occurs more than
+    once."""
 
-    head_sha256: str
+    head_sha256: str | None
+    """None where no head was trained: the lexical arm is then BM25."""
     tokenizer_sha256: str
     vocabulary: int
     masked_ids: list[int]

@@ -37,6 +37,22 @@ def model_changed(where: str, share: float, epochs: float) -> list[Violation]:
     return [violation("FT-EMB-012", where=where, field="parameters_changed", found=share, expected="above 0")]
 
 
+def base_is_beaten(where: str, gain: Interval | None) -> list[Violation]:
+    """FT-EMB-021: the best epoch is not certainly worse than the base model on the validation questions (nDCG@10)."""
+    if gain is None or not gain.is_loss(0.0):
+        return []
+    found = f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}], n={gain.n}"
+    return [violation("FT-EMB-021", where=where, field="gain of nDCG@10", found=found, expected="not below 0")]
+
+
+def lexical_head_is_there(where: str, lexical: str, trained: bool) -> list[Violation]:
+    """FT-EMB-022: the model has a lexical head if that is what serves."""
+    if trained or lexical != "learned":
+        return []
+    expected = "a lexical head, for `retrieval.lexical: learned`"
+    return [violation("FT-EMB-022", where=where, field="contract.sparse.head_sha256", found=None, expected=expected)]
+
+
 def lexical_head_is_alive(
     where: str, empty: int, total: int, limit: float, code: str = "FT-EMB-013"
 ) -> list[Violation]:

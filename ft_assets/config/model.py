@@ -278,8 +278,8 @@ MICRO_BATCHES_OF_CPUS = (1, 2, 3, 4)
 
 
 class LoraSettings(ConfigSection):
-    """The shape of a new adapter: that of SFT, which DPO continues in the same shape, or that of DPO from the base.
-    Without effect where `method` is `full`."""
+    """The shape of a new adapter: that of SFT (DPO continues it), that of DPO from the base, or that of an encoder, where
+    it is merged into the weights. Without effect where `method` is `full`."""
 
     r: PositiveInt = 16
     """Rank of the adapter's matrices. A higher rank can learn more and takes more memory: 16 on all linear layers of
@@ -547,53 +547,68 @@ class EmbeddingSettings(ConfigSection):
     """Step from token vectors to one dense vector: their `mean`, or the first token's (`cls`). Use the one that the
     base model was trained with: BGE models use `cls`, MiniLM and E5 `mean`."""
     query_prompt: str = ""
-    """Text put before every query, as the base model expects it (E5: `"query: "`). It also enters the lexical vector.
-    Empty for models without prompts."""
+    """Text put before every query, as the base model expects it (E5: `"query: "`). It also enters the vector of a
+    lexical head. Empty for models without prompts."""
     passage_prompt: str = ""
-    """Text put before every passage, as the base model expects it (E5: `"passage: "`). It also enters the lexical
-    vector. Empty for models without prompts."""
+    """Text put before every passage, as the base model expects it (E5: `"passage: "`). It also enters the vector of a
+    lexical head. Empty for models without prompts."""
     query_max_tokens: PositiveInt = 64
     """Tokens of a query that are encoded, its prompt included; the rest is cut. Questions are short, and a small limit
     bounds the time of a search."""
     passage_max_tokens: PositiveInt = 256
     """Tokens of a passage that are encoded, its prompt included. Passages are cut to this length when the corpus is
     first cut; after a change `corpus.max_tokens` cuts them again. More tokens take more time and memory."""
+    lexical_head: bool = False
+    """Train a lexical head too, for `retrieval.lexical: learned`. Off, because BM25 serves by default: the encoder is
+    then trained for the dense arm alone, and its artifact has no head."""
     matryoshka: list[PositiveInt] = []
     """Smaller dimensions to train for, next to the full one; `retrieval.dimension` may then be one of them. Empty
     trains the full dimension alone."""
     epochs: float = Field(default=3.0, ge=0)
-    """Passes over the training questions; may be a fraction. 0 trains nothing: the base model serves with a lexical
-    head that weighs every token the same. Hard negatives are mined from the second pass on."""
+    """Passes over the training questions, at most; may be a fraction. 0 trains nothing: the base model serves. The
+    pass after which the validation questions are ranked best is kept (see `patience`)."""
     max_steps: int | None = Field(default=None, gt=0)
     """Optimizer steps to stop after, at most. Null trains for `epochs`."""
     batch_size: PositiveInt = 32
     """Questions in one step, each with one right passage. The passages of the other questions are its negatives, so a
     larger batch is a harder task and takes more memory."""
+    micro_batch_size: PositiveInt | None = None
+    """Texts whose activations are in memory at once, for a `batch_size` beyond the memory: they are computed twice
+    (GradCache, arXiv 2101.06983), which takes about a third more time. The loss stays that of the whole batch. Null
+    computes all once."""
     learning_rate: float = Field(default=2e-5, gt=0)
     """Learning rate of the encoder at its peak; it falls linearly to 0. Small, because the encoder is trained
     already."""
     head_learning_rate: float = Field(default=2e-4, gt=0)
-    """Learning rate of the lexical head at its peak. Ten times that of the encoder, because the head starts from
-    nothing."""
+    """Learning rate of the lexical head (`lexical_head`) at its peak. Ten times that of the encoder, because the head
+    starts from nothing."""
+    lora: LoraSettings | None = None
+    """Train an adapter in place of all weights, and merge it when the training ends: a large encoder then needs little
+    more memory than its weights. Set `learning_rate` about ten times higher with it. Null trains all weights."""
     warmup_steps: float = Field(default=0.1, ge=0)
     """Optimizer steps in which the rates rise; a value below 1 is a share of all steps. The default, a tenth, is
     that of BGE-M3's own examples."""
     temperature: float = Field(default=0.05, gt=0)
-    """Divisor of the dense and fused scores in the loss. Smaller punishes near misses harder. The default is that of
-    sentence-transformers; BGE-M3 and the demo use 0.02."""
-    sparse_temperature: float = Field(default=1.0, gt=0)
-    """Divisor of the lexical scores in the loss. The lexical head changes little with the default; the demo and the
-    retrieval benchmark set 0.05, with which it learns."""
+    """Divisor of the dense scores in the loss, and of the fused ones with a lexical head. Smaller punishes near misses
+    harder. The default is that of sentence-transformers; BGE-M3 uses 0.02, which was worse for MiniLM on validation
+    questions (docs/retrieval.md)."""
+    sparse_temperature: float = Field(default=0.05, gt=0)
+    """Divisor of the scores of the lexical head (`lexical_head`) in the loss. The head hardly learns with 1.0, an
+    earlier default: its loss fell from 3.5 to 3.1 in a training."""
     sparse_loss_weight: float = Field(default=0.3, ge=0)
-    """Weight of the lexical loss next to the dense and the fused one, which count 1. The default equals the lexical
-    arm's share in the fused score; 0 trains the head through the fused score alone."""
+    """Weight of the loss of the lexical head (`lexical_head`) next to the dense and the fused one, which count 1. The
+    default equals the head's share in the fused score; 0 trains the head through the fused score alone."""
     self_distill: bool = True
-    """Teach each arm from the fused ranking of the same step (BGE-M3, arXiv 2402.03216). There it lifted the lexical
-    arm from 36.7 to 53.9 nDCG@10 on MIRACL."""
-    hard_negatives: int = Field(default=0, ge=0)
-    """Wrong passages added for each question: some that the model itself ranks highest for it, never one that is judged
-    right or nearly equal to a right one. Mined before every epoch but the first, which encodes the whole corpus; off
-    for that cost. On STARD one of them lifted the fused nDCG@10 by 1.3 to 1.9 points."""
+    """Teach each arm from the fused ranking of the same step (BGE-M3, arXiv 2402.03216), where a lexical head is
+    trained. There it lifted the lexical arm from 36.7 to 53.9 nDCG@10 on MIRACL."""
+    patience: PositiveInt = 2
+    """Epochs without a better ranking of the validation questions after which the training stops. After each epoch
+    they are ranked by dense + BM25 (with a lexical head: dense + 0.3 x its scores), and the epoch with the best nDCG@10
+    is published, or the base model where all are certainly worse. Without validation questions the last epoch is."""
+    hard_negatives: int = Field(default=1, ge=0)
+    """Wrong passages added for each question, drawn from the 30 that rank highest by dense + BM25, never one that is
+    judged right or nearly equal to a right one. Mined anew before every epoch, in the first one mostly by BM25. That
+    encodes up to 20,000 passages, which the ranking of the validation questions needs as well."""
     judged_negatives: int = Field(default=1, ge=0)
     """Passages with a judgement of 0 that are added for each question that has some, drawn at random in every step:
     FlagEmbedding's `neg`, and others' hard negatives. Each takes the memory of one more passage; 0 leaves them out."""
@@ -605,15 +620,6 @@ class EmbeddingSettings(ConfigSection):
     """Seed of the order of questions and of the drawn passages. The same seed on the same hardware gives the same
     result."""
 
-    @model_validator(mode="after")
-    def _check_hard_negatives(self) -> Self:
-        if self.hard_negatives and 0 < self.epochs <= 1:
-            raise ValueError(
-                "hard_negatives are mined from the second epoch on, and there is no second one. Raise epochs, or set "
-                "hard_negatives: 0."
-            )
-        return self
-
 
 class RetrievalSettings(ConfigSection):
     distance: Literal["cosine", "dot", "euclid"] = "cosine"
@@ -624,8 +630,8 @@ class RetrievalSettings(ConfigSection):
     (`embedding.matryoshka`). Null keeps all."""
     lexical: Literal["bm25", "learned"] = "bm25"
     """The lexical arm: `bm25` over words and pairs of characters of the whole passage, or the weights that the encoder
-    has `learned` for its own tokens, as BGE-M3 does. A change writes every point again; to `learned` also encodes
-    all."""
+    has `learned` for its own tokens, as BGE-M3 does (`embedding.lexical_head: true` trains them). A change writes
+    every point again; to `learned` also encodes all."""
     language: str = "auto"
     """Language of the stems and stop words of `bm25`, such as `english` or `german`. `auto` takes the language whose
     stop words are the largest share of the words; `none` keeps words as they are. Scripts without spaces between words
@@ -655,7 +661,8 @@ class RetrievalSettings(ConfigSection):
     top_k: PositiveInt = 10
     """Passages that `ft search` shows, unless `-k` is given."""
     evaluate_on: Literal["validation", "test"] = "test"
-    """Split whose questions judge a candidate. `test`, because the weights may have been chosen on validation."""
+    """Split whose questions judge a candidate. `test`, because the epoch of the encoder was chosen on validation, and
+    maybe the weights."""
     tolerance: float = Field(default=0.02, ge=0)
     """Loss of nDCG@10 and Recall@10 (0 to 1) that a release may have against the current one. A candidate is held when
     its mean loss is larger and the paired 95 % interval excludes 0. 1 accepts any loss, also where the current release
@@ -855,6 +862,15 @@ class Settings(ConfigSection):
             raise ValueError(
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
                 "their adapters are compared on one base. Set both to the same model and revision."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_lexical_head(self) -> Self:
+        if self.embedding and self.retrieval.lexical == "learned" and not self.embedding.lexical_head:
+            raise ValueError(
+                "retrieval.lexical is `learned` and embedding.lexical_head is false: no lexical head would be trained. "
+                "Set embedding.lexical_head: true, or retrieval.lexical: bm25."
             )
         return self
 

@@ -6,9 +6,10 @@ import dagster as dg
 
 from expectations.contracts.embedding import CONTRACT_FILE, read_contract
 from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import EmbeddingSettings
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.checks import GATES
-from ft_assets.embedding.jobs import EmbeddingJob
+from ft_assets.embedding.jobs import EmbeddingJob, ModelSummary
 from ft_assets.embedding.pairs import has_negatives
 from ft_assets.embedding.scores import as_table, read_scores
 from ft_assets.graph.asset import AssetSpec
@@ -24,8 +25,9 @@ EMBEDDING_MODEL = AssetSpec(
     name="embedding_model",
     group="embedding",
     kinds={"pytorch", "huggingface"},
-    code_version="1",
-    description="One backbone with a dense and a lexical head, fine-tuned on the training questions, and its contract.",
+    code_version="2",
+    description="The encoder, fine-tuned on the training questions: its best epoch on the validation questions, and "
+    "its contract.",
     inputs=("retrieval_splits", "passages"),
     reads=("embedding_settings",),
     enforces=("retrieval_splits",),
@@ -43,15 +45,26 @@ def embedding_model(
     settings = settings_of(artifacts.store(), "embedding")
     base = models.version(settings.base_model, artifacts.state(), settings.revision)
     values = settings.model_dump(mode="json")
-    # a limit of a gate; and judged negatives are no part of the recipe where the data has none: both change nothing
-    judged = has_negatives(artifacts.store().require("retrieval_splits"), "train")
-    unused = {"max_unknown_share"} if judged else {"max_unknown_share", "judged_negatives"}
+    unused = _unused(settings, judged=has_negatives(artifacts.store().require("retrieval_splits"), "train"))
     recipe_values = {name: value for name, value in values.items() if name not in unused}
     recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, "base_version": base})
     params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
     return produce(
         artifacts, recipe, launch=EMBEDDING_MODEL.launch(context, launcher, params), metadata=_describe_model
     )
+
+
+def _unused(settings: EmbeddingSettings, *, judged: bool) -> set[str]:
+    """Return the settings that change nothing here, and so are no part of the recipe.
+
+    `judged`: training questions have negatives of their own.
+    """
+    unused = {"max_unknown_share", "micro_batch_size"}  # the limit of a gate, and a question of memory
+    if not judged:
+        unused.add("judged_negatives")
+    if not settings.lexical_head:
+        unused |= {"head_learning_rate", "sparse_temperature", "sparse_loss_weight", "self_distill"}
+    return unused
 
 
 def describe_scores(artifact: Artifact) -> Mapping[str, object]:
@@ -65,6 +78,11 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
     contract = artifact.json(CONTRACT_FILE)
     shown: dict[str, object] = {"contract": {name: value for name, value in contract.items() if name != "probes"}}
     shown["encode_fp"] = read_contract(contract, artifact.asset).encode_fp
+    summary = artifact.summary_as(ModelSummary)
+    shown["choice"] = summary.choice
+    if figures := summary.epochs:
+        fused, dense = ([getattr(e, f"{arm}_ndcg_at_10") for e in figures] for arm in ("fused", "dense"))
+        shown["validation"] = sparkline(fused, dense, title="validation nDCG@10 by epoch: fused, dense")
     if METRICS_FILE in artifact.manifest.files:
         losses = [float(record["loss"]) for record in read_metrics(artifact.file(METRICS_FILE)) if "loss" in record]
         shown["loss"] = sparkline(losses, title="loss")

@@ -7,7 +7,9 @@ from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, p
 from expectations.rules.passages import fit_the_encoder
 from expectations.rules.retrieval import (
     MAX_EMPTY_PROBE_SHARE,
+    base_is_beaten,
     lexical_head_is_alive,
+    lexical_head_is_there,
     losses_are_finite,
     model_changed,
     probes_reproduce,
@@ -25,6 +27,7 @@ from resources.memo import Memo
 from resources.telemetry import METRICS_FILE, read_metrics
 
 _SETTINGS = "embedding_settings"
+_RETRIEVAL = "retrieval_settings"
 _MODEL = "embedding_model"
 
 
@@ -76,16 +79,36 @@ def losses(evidence: Evidence) -> Verdict:
 
 
 def change(evidence: Evidence) -> Verdict:
-    """Training changed the model's parameters (unless epochs is 0)."""
+    """Training changed the model's parameters (unless epochs is 0, or the base model was kept)."""
     model = evidence.store.require(_MODEL)
-    share = model.summary_as(ModelSummary).parameters_changed
-    epochs = float(model.manifest.recipe.settings["epochs"])
+    summary = model.summary_as(ModelSummary)
+    share = summary.parameters_changed
+    epochs = 0.0 if summary.best_epoch == 0 else float(model.manifest.recipe.settings["epochs"])
     return Verdict(model_changed(_MODEL, share, epochs), {"parameters_changed": share, "epochs": epochs})
+
+
+def base_beaten(evidence: Evidence) -> Verdict:
+    """The training does not rank the validation questions certainly worse than the base model. It does not block:
+    where each epoch does, the base model is kept."""
+    summary = evidence.store.require(_MODEL).summary_as(ModelSummary)
+    return Verdict(base_is_beaten(_MODEL, summary.gain), {"choice": summary.choice})
+
+
+def head_is_there(evidence: Evidence) -> Verdict:
+    """The model has the lexical head that retrieval.lexical asks for."""
+    if evidence.store.current(_RETRIEVAL) is None:
+        return _NOT_CONFIGURED
+    lexical = settings_of(evidence.store, "retrieval").lexical
+    trained = contract_of_model(evidence).sparse.head_sha256 is not None
+    return Verdict(lexical_head_is_there(_MODEL, lexical, trained), {"lexical": lexical, "trained": trained})
 
 
 def lexical_head(evidence: Evidence) -> Verdict:
     """The lexical head gives most probe texts at least one token (it can collapse to none in training)."""
-    probes = contract_of_model(evidence).probes
+    contract = contract_of_model(evidence)
+    if contract.sparse.head_sha256 is None:
+        return Verdict(figures={"lexical_head": False})
+    probes = contract.probes
     empty = sum(not probe.sparse for probe in probes)
     violations = lexical_head_is_alive(_MODEL, empty, len(probes), MAX_EMPTY_PROBE_SHARE)
     return Verdict(violations, {"probes": len(probes), "empty": empty})
@@ -122,6 +145,8 @@ GATES = [
     whole_gate(_MODEL),
     Gate(_MODEL, "losses_are_finite", losses),
     Gate(_MODEL, "model_changed", change),
+    Gate(_MODEL, "base_is_beaten", base_beaten, blocking=False),
+    Gate(_MODEL, "lexical_head_is_there", head_is_there, needs=(_RETRIEVAL,)),
     Gate(_MODEL, "lexical_head_is_alive", lexical_head),
     Gate(_MODEL, "probes_reproduce", probes),
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from expectations.rules.bootstrap import Interval
 from ft_assets.config.model import EmbeddingSettings
 from resources.launcher import ComputeParams
 
@@ -30,10 +31,32 @@ class Bm25Settings(msgspec.Struct, frozen=True, kw_only=True):
     b: float
 
 
+class EpochFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """nDCG@10 of the validation questions after an epoch; epoch 0 is the base model."""
+
+    epoch: int
+    fused_ndcg_at_10: float
+    """Fused with the lexical arm, with the weights that are its default."""
+    dense_ndcg_at_10: float
+
+
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Summary of `embedding_model`. The losses are means over the first and the last tenth of the steps."""
+    """Summary of `embedding_model`. The losses are means over the first and the last tenth of the steps.
+
+    Without validation questions nothing is chosen: the last epoch is kept, and the fields on epochs are empty.
+    """
 
     questions: int
+    best_epoch: int | None = None
+    """The epoch that was kept, the best one on the validation questions; 0 is the base model."""
+    best_ndcg_at_10: float | None = None
+    """Fused nDCG@10 of the validation questions, by the kept epoch."""
+    base_ndcg_at_10: float | None = None
+    """The same by the base model."""
+    gain: Interval | None = None
+    """The best epoch minus the base model, paired by question. Where it is certainly below 0, the base model is
+    kept."""
+    epochs: list[EpochFigures] = []
     unresolved: int
     judged_negatives: int = 0
     """Passages judged not to answer a training question."""
@@ -46,3 +69,18 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     dimension: int
     device: str
     dtype: str
+
+    @property
+    def choice(self) -> str:
+        """The kept epoch and its gain in a sentence."""
+        if self.gain is None:
+            return "no validation questions: the last epoch is kept"
+        kept = f"epoch {self.best_epoch} of {len(self.epochs) - 1}" if self.best_epoch else "the base model"
+        if self.gain.low > 0:
+            judged = "certainly better than the base model"
+        elif self.gain.mean > 0:
+            judged = "better than the base model, maybe by chance"
+        else:
+            judged = "no epoch is better than the base model"
+        difference = f"{self.gain.mean:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
+        return f"{kept} is kept; {judged}: nDCG@10 {difference} on {self.gain.n} validation questions"

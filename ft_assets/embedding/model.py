@@ -1,8 +1,9 @@
-"""One backbone, two heads: a dense vector and a weight for each token that occurs (as in BGE-M3, arXiv 2402.03216).
+"""One backbone with a dense head and, if wanted, a lexical one: a weight for each token that occurs (as in BGE-M3,
+arXiv 2402.03216).
 
-`model/` is a plain sentence-transformers folder: any SentenceTransformer loads it as the dense half. The lexical head
-and the contract are stored next to it. Encoding keeps only (token id, weight) pairs, never a row as wide as the
-vocabulary.
+`model/` is a plain sentence-transformers folder: any SentenceTransformer loads it as the dense half. The contract, and
+the lexical head if there is one, are stored next to it. Encoding keeps only (token id, weight) pairs, never a row as
+wide as the vocabulary.
 """
 
 # torch and transformers are untyped here
@@ -33,7 +34,7 @@ from expectations.contracts.embedding import (
     Texts,
     read_contract,
 )
-from ft_assets.config.model import EmbeddingSettings
+from ft_assets.config.model import EmbeddingSettings, LoraSettings
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
 from resources.memory import with_smaller_batches
@@ -100,10 +101,12 @@ class LexicalHead(nn.Module):
 class HybridEncoder:
     """Encodes texts as dense and lexical vectors, by the rules of `contract`."""
 
-    def __init__(self, backbone: Any, tokenizer: Any, head: LexicalHead, contract: EmbeddingContract, compute: Compute):
+    def __init__(
+        self, backbone: Any, tokenizer: Any, head: LexicalHead | None, contract: EmbeddingContract, compute: Compute
+    ):
         self.compute = compute
         self.backbone = backbone.to(compute.device)
-        self.head = head.to(compute.device)
+        self.head = head and head.to(compute.device)
         self.tokenizer = tokenizer
         self.contract = contract
         self._masked = torch.tensor(contract.sparse.masked_ids, device=compute.device)
@@ -114,18 +117,20 @@ class HybridEncoder:
     def from_base(
         cls, folder: Path, settings: EmbeddingSettings, base_version: str, compute: Compute | None = None
     ) -> HybridEncoder:
-        """Return a base model with an untrained lexical head (every token has the same weight)."""
+        """Return a base model, with an untrained lexical head (equal weights for all tokens) if it is wanted."""
         # layers that the checkpoint lacks (a pooler that nothing reads) are random: the seed makes them reproducible
         torch.manual_seed(settings.seed)
         backbone, tokenizer = _load_backbone(folder)
         width = int(backbone.config.hidden_size)
-        head = LexicalHead(width)
+        head = LexicalHead(width) if settings.lexical_head else None
         contract = EmbeddingContract(
             weights_sha256=model_fingerprint(folder)["weights"],
             base=Base(name=settings.base_model, version=base_version, revision=settings.revision),
             dense=Dense(dimensions=trained_dimensions(width, settings.matryoshka), pooling=settings.pooling),
             sparse=Sparse(
-                head_sha256=digest({name: value.tolist() for name, value in head.state_dict().items()}),
+                head_sha256=digest({name: value.tolist() for name, value in head.state_dict().items()})
+                if head
+                else None,
                 tokenizer_sha256=_tokenizer_digest(tokenizer),
                 vocabulary=len(tokenizer),
                 masked_ids=sorted(tokenizer.all_special_ids),
@@ -144,8 +149,9 @@ class HybridEncoder:
         """Return the encoder that `save` wrote. Raises Refused (FT-EMB-001) on a contract this release cannot read."""
         contract = read_contract(json.loads((folder / CONTRACT_FILE).read_text("utf-8")), str(folder))
         backbone, tokenizer = _load_backbone(folder / MODEL_FOLDER)
-        head = LexicalHead(int(backbone.config.hidden_size))
-        head.load_state_dict(load_file(folder / HEAD_FILE))
+        head = LexicalHead(int(backbone.config.hidden_size)) if contract.sparse.head_sha256 else None
+        if head:
+            head.load_state_dict(load_file(folder / HEAD_FILE))
         return cls(backbone, tokenizer, head, contract, compute or choose())
 
     def save(self, folder: Path) -> EmbeddingContract:
@@ -169,19 +175,34 @@ class HybridEncoder:
                 device="cpu",
             )
             dense_half.save(str(folder / MODEL_FOLDER), create_model_card=False)
-        head = {name: value.cpu().contiguous() for name, value in self.head.state_dict().items()}
-        save_file(head, folder / HEAD_FILE)
+        if self.head:
+            head = {name: value.cpu().contiguous() for name, value in self.head.state_dict().items()}
+            save_file(head, folder / HEAD_FILE)
         versions = library_versions()
         contract = replace(
             self.contract,
             weights_sha256=model_fingerprint(folder / MODEL_FOLDER)["weights"],
-            sparse=replace(self.contract.sparse, head_sha256=file_digest(folder / HEAD_FILE)),
+            sparse=replace(self.contract.sparse, head_sha256=file_digest(folder / HEAD_FILE) if self.head else None),
             probes=self.probe(),
             libraries={name: versions[name] for name in _RECORDED_LIBRARIES if name in versions},
         )
         write_json(folder / CONTRACT_FILE, contract.to_json())
         self.contract = contract
         return contract
+
+    # -- train --------------------------------------------------------------------------------------------------
+    def add_adapter(self, shape: LoraSettings) -> None:
+        """Freeze the backbone and add an adapter, which alone is then trained, until `merge_adapter`."""
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=shape.r, lora_alpha=shape.alpha, lora_dropout=shape.dropout, target_modules=shape.targets, bias="none"
+        )
+        self.backbone = get_peft_model(self.backbone, config)
+
+    def merge_adapter(self) -> None:
+        """Add what the adapter has learned to the weights of the backbone."""
+        self.backbone = self.backbone.merge_and_unload(safe_merge=True)
 
     # -- encode -------------------------------------------------------------------------------------------------
     def encode(self, texts: Sequence[str], kind: Kind = "passage", *, batch_tokens: int | None = None) -> Encoded:
@@ -198,6 +219,8 @@ class HybridEncoder:
             tokens, mask = self.pad([ids[row] for row in rows])
             vectors, weights = self.forward(tokens, mask)
             dense[rows] = vectors.float().cpu().numpy()
+            if not self.head:
+                return
             pairs = _sparse_rows(tokens.cpu().numpy(), weights.float().cpu().numpy(), self.contract.sparse.vocabulary)
             for row, pair in zip(rows, pairs, strict=True):
                 sparse[row] = pair
@@ -213,7 +236,7 @@ class HybridEncoder:
         return Encoded(dense, sparse, sum(len(row) >= limit for row in ids))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return L2-normalised dense vectors [B, D] and token weights [B, T] (0 where masked).
+        """Return L2-normalised dense vectors [B, D] and token weights [B, T] (0 where masked, and without a head).
 
         `tokens` are token ids and `mask` is 1 where a token counts, both [B, T].
         """
@@ -224,9 +247,12 @@ class HybridEncoder:
         else:
             wide = mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * wide).sum(1) / wide.sum(1).clamp(min=1.0)
+        dense = nn.functional.normalize(pooled.float(), dim=-1)
+        if not self.head:
+            return dense, torch.zeros(mask.shape, device=mask.device)
         counted = mask.bool() & ~torch.isin(tokens, self._masked)
         weights = self.head(hidden).float()
-        return nn.functional.normalize(pooled.float(), dim=-1), torch.where(counted, weights, torch.zeros_like(weights))
+        return dense, torch.where(counted, weights, torch.zeros_like(weights))
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
         """Return token ids of each text with its prompt, truncated at the contract's limit."""
@@ -273,12 +299,18 @@ class HybridEncoder:
         return torch.autocast(self.compute.device, dtype=dtype, enabled=dtype is not torch.float32)
 
     def train(self) -> None:
+        """Turn dropout on. (The lexical head has none.)"""
         self.backbone.train()
-        self.head.train()
 
     def eval(self) -> None:
+        """Turn dropout off."""
         self.backbone.eval()
-        self.head.eval()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters of the backbone and of the lexical head, if there is one."""
+        yield from self.backbone.named_parameters(prefix="backbone")
+        if self.head:
+            yield from self.head.named_parameters(prefix="head")
 
     def _limit(self, kind: Kind) -> int:
         return self.contract.texts.query_max_tokens if kind == "query" else self.contract.texts.passage_max_tokens

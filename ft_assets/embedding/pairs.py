@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from expectations.violations import Refused, violation
@@ -23,6 +24,11 @@ class Passages:
     aliases: list[Alias] = field(default_factory=list[Alias])
     """Other names of passages (of duplicates that were left out), which judgements may use."""
 
+    def take(self, rows: Sequence[int]) -> Passages:
+        """Return the passages of these rows, in this order."""
+        columns = (self.ids, self.documents, self.contents, self.hashes)
+        return Passages(*([column[row] for row in rows] for column in columns), aliases=self.aliases)
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -34,6 +40,11 @@ class Questions:
     unresolved: list[str]
     negatives: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Query id -> passages judged not to answer it, for the queries that have some."""
+    named: list[list[list[str]]] = field(default_factory=list[list[list[str]]])
+    """For each query, the passages that each positive judgement names: several where it names a section or document."""
+
+
+NO_QUESTIONS = Questions([], [], [], [])
 
 
 def read_passages(passages: Artifact) -> Passages:
@@ -58,15 +69,17 @@ def read_questions(splits: Artifact, split: str, passages: Passages) -> Question
     for row in read_rows(splits.file(f"{split}.parquet"), columns):
         names, scores = row["positive_ids"], row["scores"] or [1] * len(row["positive_ids"])
         qrels: dict[str, int] = {}
+        named: list[list[str]] = []
         for name, score in zip(names, scores, strict=True):
-            for passage in resolve_passages([name], index) if score > 0 else ():
-                qrels[passage] = max(int(score), qrels.get(passage, 0))
+            named.append(resolve_passages([name], index) if score > 0 else [])
+            qrels |= {passage: max(int(score), qrels.get(passage, 0)) for passage in named[-1]}
         if not qrels:
             questions.unresolved.append(row["query_id"])
             continue
         questions.ids.append(row["query_id"])
         questions.texts.append(row["query"])
         questions.qrels.append(qrels)
+        questions.named.append([passages for passages in named if passages])
         if wrong := [passage for passage in resolve_passages(row["negative_ids"], index) if passage not in qrels]:
             questions.negatives[row["query_id"]] = wrong
     return questions

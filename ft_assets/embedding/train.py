@@ -1,6 +1,7 @@
-"""Fine-tunes both heads at once: contrast within the batch of dense, lexical and fused scores, with self-distillation.
+"""Fine-tunes the encoder: contrast of the right passage with those of the batch and with hard negatives.
 
-The loss is that of BGE-M3 (arXiv 2402.03216) without its multi-vector arm. `main` is the worker: load, train, publish.
+With a lexical head the loss is that of BGE-M3 (arXiv 2402.03216) without its multi-vector arm: dense, lexical and fused
+scores, with self-distillation. `main` is the worker: load, train, publish the best epoch.
 """
 
 # torch is untyped here
@@ -9,51 +10,67 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from expectations.rules.bootstrap import Interval, paired_bootstrap
 from expectations.violations import Refused, violation
 from ft_assets.config.model import EmbeddingSettings
-from ft_assets.embedding.jobs import EmbeddingJob, ModelSummary
+from ft_assets.embedding.jobs import EmbeddingJob, EpochFigures, ModelSummary
 from ft_assets.embedding.model import HybridEncoder
-from ft_assets.embedding.negatives import mine_negatives
-from ft_assets.embedding.pairs import Passages, Questions, read_passages, read_questions
+from ft_assets.embedding.pairs import NO_QUESTIONS, Passages, Questions, read_passages, read_questions
+from ft_assets.embedding.ranked import LEARNED_WEIGHT, Ranked, RankedCorpus
 from resources import accelerator, models
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker
 from resources.telemetry import METRICS_FILE, Metrics
 
-# Weight of the lexical score next to the dense one (1.0): BGE-M3's, and the default of retrieval.sparse_weight.
-FUSED_SPARSE_WEIGHT = 0.3
 _MAX_GRAD_NORM = 1.0
 _WEIGHT_DECAY = 0.01
 _CPU_TEXTS = 8  # texts of a batch that go through the model together on a CPU
 
 
 def main(job: Job) -> Artifact:
-    """Train on the training questions of `retrieval_splits` and publish `embedding_model`."""
+    """Train on the training questions of `retrieval_splits` and publish the best epoch as `embedding_model`."""
     params = job.params_as(EmbeddingJob)
     settings = params.embedding_settings()
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     base = models.locate(settings.base_model, Path(params.compute.state_dir), settings.revision)
     encoder = HybridEncoder.from_base(base, settings, job.recipe.settings["base_version"], compute)
-    passages = read_passages(job.input("passages"))
-    questions = read_questions(job.input("retrieval_splits"), "train", passages)
+    passages, splits = read_passages(job.input("passages")), job.input("retrieval_splits")
+    questions = read_questions(splits, "train", passages)
     before = copy_parameters(encoder)
     metrics = Metrics(job.folder())
-    losses = train(encoder, questions, passages, settings, metrics) if settings.epochs else []
+    trained = EncoderTraining()
+    if settings.epochs:
+        validation = read_questions(splits, "validation", passages)
+        trained = train(encoder, questions, passages, settings, metrics, validation=validation)
     metrics.close()
+    losses = trained.losses
     tenth = max(len(losses) // 10, 1)
     with job.artifacts().stage(job.recipe) as staging:
         contract = encoder.save(staging.path)
         if (job.folder() / METRICS_FILE).is_file():
             shutil.copyfile(job.folder() / METRICS_FILE, staging.path / METRICS_FILE)
+        best, epochs = trained.best, trained.epochs
         summary = ModelSummary(
             questions=len(questions.ids),
+            best_epoch=best,
+            best_ndcg_at_10=None if best is None else fmean(epochs[best].fused),
+            base_ndcg_at_10=None if best is None else fmean(epochs[0].fused),
+            gain=trained.gain,
+            epochs=[
+                EpochFigures(epoch=n, fused_ndcg_at_10=fmean(epoch.fused), dense_ndcg_at_10=fmean(epoch.dense))
+                for n, epoch in enumerate(epochs)
+            ],
             unresolved=len(questions.unresolved),
             judged_negatives=sum(map(len, questions.negatives.values())),
             steps=len(losses),
@@ -68,76 +85,200 @@ def main(job: Job) -> Artifact:
         return staging.publish(summary)
 
 
+@dataclass
+class EncoderTraining:
+    """The course of a training: the loss of each step, and each epoch's figures on the validation questions."""
+
+    losses: list[float] = field(default_factory=list[float])
+    epochs: list[Ranked] = field(default_factory=list[Ranked])
+    """The base model first; empty without validation questions."""
+
+    @property
+    def best(self) -> int | None:
+        """The epoch to keep: the one whose fused ranking is best, then the dense one; 0, the base model, only where it
+        is certainly better: a few questions are no reason to throw a training away."""
+        gain = self.gain
+        if gain is None:
+            return None
+        return 0 if gain.is_loss(0.0) else self._top
+
+    @property
+    def gain(self) -> Interval | None:
+        """The best epoch minus the base model, fused and paired by question; None without two to compare."""
+        return paired_bootstrap(self.epochs[self._top].fused, self.epochs[0].fused) if len(self.epochs) > 1 else None
+
+    @property
+    def _top(self) -> int:
+        return max(range(1, len(self.epochs)), key=lambda n: (fmean(self.epochs[n].fused), fmean(self.epochs[n].dense)))
+
+
 def train(
-    encoder: HybridEncoder, questions: Questions, passages: Passages, settings: EmbeddingSettings, metrics: Metrics
-) -> list[float]:
-    """Fine-tune `encoder` in place and return the loss of each step.
+    encoder: HybridEncoder,
+    questions: Questions,
+    passages: Passages,
+    settings: EmbeddingSettings,
+    metrics: Metrics,
+    *,
+    validation: Questions = NO_QUESTIONS,
+) -> EncoderTraining:
+    """Fine-tune `encoder` in place, and leave it with the weights of its best epoch on the validation questions.
 
     Raises Refused: FT-EMB-010 nothing to train on, FT-EMB-011 the loss is not finite.
     """
-    random = Random(settings.seed)  # noqa: S311 - order of training examples, not a secret
     torch.manual_seed(settings.seed)
-    batches = _plan_batches(questions, settings, random)
-    query_ids = encoder.tokenize(questions.texts, "query")
-    passage_ids = encoder.tokenize(passages.contents, "passage")
-    row_of = {passage: row for row, passage in enumerate(passages.ids)}
-    parameters = [*encoder.backbone.parameters(), *encoder.head.parameters()]
-    optimizer = _build_optimizer(encoder, settings)
-    schedule = _build_schedule(optimizer, settings, len(batches))
-    scaler = torch.amp.GradScaler(encoder.compute.device, enabled=encoder.compute.dtype == "float16")
-    losses: list[float] = []
-    negatives: list[list[int]] = []
-    mined_in = 0  # none in the first epoch: the rankings of an untrained model give no useful negatives
-    encoder.train()
-    for step, (epoch, batch) in enumerate(batches, 1):
-        if settings.hard_negatives and epoch > mined_in:
-            negatives, mined_in = _mine(encoder, questions, passages), epoch
-            metrics.log("mine", step, len(batches), hard_negatives=sum(map(len, negatives)))
-        drawn = [random.choice(list(questions.qrels[row])) for row in batch]
-        if questions.negatives:
-            drawn += _draw_judged(batch, questions, settings.judged_negatives, random)
-        if negatives:
-            drawn += _draw_negatives(batch, negatives, settings.hard_negatives, passages, random)
-        twins = _mask_twins(batch, drawn, questions, passages, row_of).to(encoder.compute.device)
-        query_tokens, query_vectors, query_weights = forward_in_parts(encoder, [query_ids[row] for row in batch])
-        tokens, passage_vectors, weights = forward_in_parts(encoder, [passage_ids[row_of[name]] for name in drawn])
-        lexical = batch_lexical_scores(query_tokens, query_weights, tokens, weights)
-        smaller = encoder.contract.dense.dimensions[1:]
-        loss, parts = hybrid_loss(query_vectors, passage_vectors, lexical, twins, settings, smaller=smaller)
-        losses.append(float(loss.detach()))
-        _require_finite(losses[-1], step)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        norm = nn.utils.clip_grad_norm_(parameters, _MAX_GRAD_NORM)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        schedule.step()
-        rates = {"learning_rate": float(schedule.get_last_lr()[0]), "gradient_norm": float(norm)}
-        metrics.log("train", step, len(batches), loss=losses[-1], **parts, **rates)
+    random = Random(settings.seed)  # noqa: S311 - order of training examples, not a secret
+    planned = _plan_batches(questions, settings, random)
+    total = sum(map(len, planned))
+    corpus = RankedCorpus(passages, [questions, validation])
+    if settings.lora:
+        encoder.add_adapter(settings.lora)
+    trainer = _Trainer(encoder, questions, corpus, settings, total=total, random=random)
+    between = _BetweenEpochs(trainer, validation, metrics)
+    for batches in planned:
+        if not between.look(ahead=True):
+            break
+        for batch in batches:
+            metrics.log("train", len(trainer.losses) + 1, total, **trainer.step(batch))
+    else:
+        between.look(ahead=False)
+    between.restore_best()
+    if settings.lora:
+        encoder.merge_adapter()
     encoder.eval()
-    return losses
+    return EncoderTraining(trainer.losses, between.trained.epochs)
 
 
-def _plan_batches(questions: Questions, settings: EmbeddingSettings, random: Random) -> list[tuple[int, list[int]]]:
-    """Return (epoch, query rows) of each step. Raises Refused (FT-EMB-010) if there is no step."""
-    batches: list[tuple[int, list[int]]] = []
+class _Trainer:
+    """Makes the steps of a training."""
+
+    def __init__(
+        self,
+        encoder: HybridEncoder,
+        questions: Questions,
+        corpus: RankedCorpus,
+        settings: EmbeddingSettings,
+        *,
+        total: int,
+        random: Random,
+    ) -> None:
+        self.encoder, self.questions, self.corpus, self.settings = encoder, questions, corpus, settings
+        self.total = total
+        self.losses: list[float] = []
+        self.negatives: list[list[int]] = []
+        """Rows of hard negatives for each question; empty where none are mined."""
+        self._random = random
+        self._answers = corpus.answers(questions)
+        self._query_ids = encoder.tokenize(questions.texts, "query")
+        self._passage_ids = encoder.tokenize(corpus.passages.contents, "passage")
+        self._parameters = _trainable(encoder)
+        self._optimizer = _build_optimizer(encoder, settings)
+        self._schedule = _build_schedule(self._optimizer, settings, total)
+        self._scaler = torch.amp.GradScaler(encoder.compute.device, enabled=encoder.compute.dtype == "float16")
+
+    def step(self, batch: Sequence[int]) -> dict[str, float]:
+        """Change the parameters by one batch of questions; return the figures of the step."""
+        encoder, at_once = self.encoder, self.settings.micro_batch_size
+        drawn = self._draw(batch)
+        twins = _mask_twins(batch, drawn, self.questions, self.corpus).to(encoder.compute.device)
+        asked = [self._query_ids[row] for row in batch]
+        query_tokens, queries, query_weights = forward_in_parts(encoder, asked, at_once)
+        rows = [self._passage_ids[self.corpus.row_of[name]] for name in drawn]
+        tokens, passages, weights = forward_in_parts(encoder, rows, at_once)
+        lexical = batch_lexical_scores(query_tokens, query_weights, tokens, weights) if encoder.head else None
+        smaller = encoder.contract.dense.dimensions[1:]
+        loss, parts = hybrid_loss(queries, passages, lexical, twins, self.settings, smaller=smaller)
+        self.losses.append(float(loss.detach()))
+        _require_finite(self.losses[-1], len(self.losses))
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self._parameters, _MAX_GRAD_NORM)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+        rates = {"learning_rate": float(self._schedule.get_last_lr()[0]), "gradient_norm": float(norm)}
+        return {"loss": self.losses[-1], **parts, **rates}
+
+    def _draw(self, batch: Sequence[int]) -> list[str]:
+        """Return one right passage for each query of the batch, then wrong ones: judged ones and mined ones."""
+        drawn = [self._random.choice(self._answers[row]) for row in batch]
+        if self.questions.negatives:
+            drawn += _draw_judged(batch, self.questions, self.settings.judged_negatives, self._random)
+        if self.negatives:
+            count, passages = self.settings.hard_negatives, self.corpus.passages
+            drawn += _draw_negatives(batch, self.negatives, count, passages, self._random)
+        return drawn
+
+
+class _BetweenEpochs:
+    """Looks at a training between its epochs: ranks the validation questions, keeps the best weights, and mines."""
+
+    def __init__(self, trainer: _Trainer, validation: Questions, metrics: Metrics) -> None:
+        self._trainer, self._validation, self._metrics = trainer, validation, metrics
+        self.trained = EncoderTraining()
+        self._best = _copy(_trainable(trainer.encoder))
+
+    def look(self, *, ahead: bool) -> bool:
+        """Measure the epoch that has ended, mine for the next one, and return whether there is to be one.
+
+        `ahead`: another epoch is planned.
+        """
+        trainer, settings = self._trainer, self._trainer.settings
+        if not self._validation.ids and not (ahead and settings.hard_negatives):
+            return ahead
+        trainer.encoder.eval()
+        trainer.corpus.encode(trainer.encoder)
+        if self._validation.ids:
+            ahead = self._measure() and ahead
+        if ahead and settings.hard_negatives:
+            trainer.negatives = trainer.corpus.mine(trainer.encoder, trainer.questions)
+            self._log("mine", hard_negatives=sum(map(len, trainer.negatives)))
+        trainer.encoder.train()
+        return ahead
+
+    def restore_best(self) -> None:
+        """Give the encoder the weights of its best epoch; without validation questions, leave it as it is."""
+        if self.trained.epochs:
+            for value, kept in zip(_trainable(self._trainer.encoder), self._best, strict=True):
+                value.data.copy_(kept)
+
+    def _measure(self) -> bool:
+        """Rank the validation questions; return whether an epoch of the last ones was the best so far."""
+        trainer, epoch = self._trainer, len(self.trained.epochs)
+        figures = trainer.corpus.measure(trainer.encoder, self._validation)
+        self.trained.epochs.append(figures)
+        self._log("validate", dense_ndcg_at_10=fmean(figures.dense), fused_ndcg_at_10=fmean(figures.fused))
+        best = self.trained.best or 0
+        if best == epoch:
+            self._best = _copy(_trainable(trainer.encoder))
+        return epoch - best < trainer.settings.patience
+
+    def _log(self, phase: str, **figures: float) -> None:
+        self._metrics.log(phase, len(self._trainer.losses), self._trainer.total, **figures)
+
+
+def _plan_batches(questions: Questions, settings: EmbeddingSettings, random: Random) -> list[list[list[int]]]:
+    """Return for each epoch the query rows of its steps. Raises Refused (FT-EMB-010) if there is no step."""
+    epochs: list[list[list[int]]] = []
+    left = sys.maxsize if settings.max_steps is None else settings.max_steps
     for epoch in range(math.ceil(settings.epochs)):
         share = min(settings.epochs - epoch, 1.0)
-        batches += [(epoch, rows) for rows in _batches_of_epoch(questions, settings.batch_size, random, share)]
-    batches = batches[: settings.max_steps]
-    if not batches:
+        batches = list(_batches_of_epoch(questions, settings.batch_size, random, share))[:left]
+        left -= len(batches)
+        epochs += [batches] if batches else []
+    if not epochs:
         count = len(questions.ids)
         too_few = violation("FT-EMB-010", where="embedding_model", field="questions", found=count, expected=2)
         raise Refused("training the embedding model", [too_few])
-    return batches
+    return epochs
 
 
 def _build_optimizer(encoder: HybridEncoder, settings: EmbeddingSettings) -> torch.optim.Optimizer:
-    groups = [
-        {"params": list(encoder.backbone.parameters()), "lr": settings.learning_rate},
-        {"params": list(encoder.head.parameters()), "lr": settings.head_learning_rate},
-    ]
+    head = list(encoder.head.parameters()) if encoder.head else []
+    backbone = _trainable(encoder)[: -len(head) or None]
+    groups = [{"params": backbone, "lr": settings.learning_rate}]
+    if head:
+        groups.append({"params": head, "lr": settings.head_learning_rate})
     return torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
 
 
@@ -165,14 +306,6 @@ def _require_finite(loss: float, step: int) -> None:
         raise Refused("training the embedding model", [diverged])
 
 
-def _mine(encoder: HybridEncoder, questions: Questions, passages: Passages) -> list[list[int]]:
-    """Return hard negatives of each question, as the model in training ranks the passages."""
-    encoder.eval()
-    queries, corpus = encoder.encode(questions.texts, "query"), encoder.encode(passages.contents, "passage")
-    encoder.train()
-    return mine_negatives(queries, corpus, questions, passages, FUSED_SPARSE_WEIGHT)
-
-
 def _draw_negatives(
     batch: Sequence[int], negatives: Sequence[Sequence[int]], count: int, passages: Passages, random: Random
 ) -> list[str]:
@@ -193,19 +326,26 @@ def _draw_judged(batch: Sequence[int], questions: Questions, count: int, random:
     return ids
 
 
-def forward_in_parts(encoder: HybridEncoder, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+def forward_in_parts(
+    encoder: HybridEncoder, rows: Sequence[Sequence[int]], at_once: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return token ids [B, T], dense vectors [B, D] and token weights [B, T] of tokenised texts, in their order.
 
-    On a CPU, texts of similar length go through the model together, because there padding costs as much as text.
+    `at_once`: texts whose activations are in memory together; the backward pass computes them again, as GradCache does
+    (arXiv 2101.06983). On a CPU, texts of similar length go through the model together in any case, because there
+    padding costs as much as text.
     """
-    size = _CPU_TEXTS if encoder.compute.device == "cpu" else len(rows)
+    size = at_once or (_CPU_TEXTS if encoder.compute.device == "cpu" else len(rows))
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     width = len(rows[order[-1]])
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     with encoder.autocast():
         for start in range(0, len(order), size):
             tokens, mask = encoder.pad([rows[row] for row in order[start : start + size]])
-            vectors, weights = encoder.forward(tokens, mask)
+            if at_once:
+                vectors, weights = checkpoint(encoder.forward, tokens, mask, use_reentrant=False)
+            else:
+                vectors, weights = encoder.forward(tokens, mask)
             tail = (0, width - tokens.shape[1])
             parts.append((nn.functional.pad(tokens, tail), vectors, nn.functional.pad(weights, tail)))
     in_order = torch.tensor(order, device=encoder.compute.device).argsort()
@@ -216,7 +356,7 @@ def forward_in_parts(encoder: HybridEncoder, rows: Sequence[Sequence[int]]) -> t
 def hybrid_loss(
     queries: Tensor,
     passages: Tensor,
-    lexical: Tensor,
+    lexical: Tensor | None,
     twins: Tensor,
     settings: EmbeddingSettings,
     *,
@@ -225,9 +365,9 @@ def hybrid_loss(
     """Return the loss and its parts: contrast of dense, lexical and fused scores, own passage against all others.
 
     `queries` [B, D] and `passages` [P, D] are L2-normalised. Passage i is the own passage of query i; passages from B
-    on are hard negatives. `lexical` [B, P] holds inner products. `twins` [B, P] marks other passages that answer the
-    query too, and so are no negatives. `smaller` are Matryoshka dimensions: the dense loss is the mean over them and
-    the full dimension.
+    on are hard negatives. `lexical` [B, P] holds inner products; without a lexical head the dense loss is all.
+    `twins` [B, P] marks other passages that answer the query too, and so are no negatives. `smaller` are Matryoshka
+    dimensions: the dense loss is the mean over them and the full dimension.
     """
     labels = torch.arange(len(queries), device=queries.device)
 
@@ -235,15 +375,16 @@ def hybrid_loss(
         return (scores / temperature).masked_fill(twins, float("-inf"))
 
     dense = queries @ passages.T
-    dense_logits = logits(dense, settings.temperature)
-    sparse_logits = logits(lexical, settings.sparse_temperature)
-    fused_logits = logits(dense + FUSED_SPARSE_WEIGHT * lexical, settings.temperature)
     truncated = [
         nn.functional.normalize(queries[:, :width], dim=-1) @ nn.functional.normalize(passages[:, :width], dim=-1).T
         for width in smaller
     ]
-    dense_arms = [dense_logits, *(logits(scores, settings.temperature) for scores in truncated)]
+    dense_arms = [logits(scores, settings.temperature) for scores in (dense, *truncated)]
     dense_loss = torch.stack([nn.functional.cross_entropy(arm, labels) for arm in dense_arms]).mean()
+    if lexical is None:
+        return dense_loss, {"dense": float(dense_loss.detach())}
+    sparse_logits = logits(lexical, settings.sparse_temperature)
+    fused_logits = logits(dense + LEARNED_WEIGHT * lexical, settings.temperature)
     sparse_loss = nn.functional.cross_entropy(sparse_logits, labels)
     fused_loss = nn.functional.cross_entropy(fused_logits, labels)
     loss = dense_loss + settings.sparse_loss_weight * sparse_loss + fused_loss
@@ -270,20 +411,24 @@ def batch_lexical_scores(query_ids: Tensor, query_weights: Tensor, ids: Tensor, 
     return widen(query_positions, query_weights) @ widen(passage_positions, weights).T
 
 
+def _trainable(encoder: HybridEncoder) -> list[nn.Parameter]:
+    """Return the parameters that are trained, those of the lexical head last."""
+    return [value for _, value in encoder.named_parameters() if value.requires_grad]
+
+
+def _copy(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [value.detach().cpu().clone() for value in parameters]
+
+
 def copy_parameters(encoder: HybridEncoder) -> dict[str, Tensor]:
     """Return a copy of every parameter tensor."""
-    return {name: value.detach().cpu().clone() for name, value in _parameters(encoder)}
+    return {name: value.detach().cpu().clone() for name, value in encoder.named_parameters()}
 
 
 def changed_share(encoder: HybridEncoder, before: dict[str, Tensor]) -> float:
     """Return the share of parameter tensors that differ from those in `before`."""
-    same = [torch.equal(value.detach().cpu(), before[name]) for name, value in _parameters(encoder)]
+    same = [torch.equal(value.detach().cpu(), before[name]) for name, value in encoder.named_parameters()]
     return 1 - sum(same) / len(same)
-
-
-def _parameters(encoder: HybridEncoder) -> Iterator[tuple[str, nn.Parameter]]:
-    yield from encoder.backbone.named_parameters(prefix="backbone")
-    yield from encoder.head.named_parameters(prefix="head")
 
 
 def _batches_of_epoch(questions: Questions, size: int, random: Random, share: float) -> Iterator[list[int]]:
@@ -309,10 +454,9 @@ def _batches_of_epoch(questions: Questions, size: int, random: Random, share: fl
             yield batch
 
 
-def _mask_twins(
-    batch: Sequence[int], drawn: Sequence[str], questions: Questions, passages: Passages, row_of: dict[str, int]
-) -> Tensor:
+def _mask_twins(batch: Sequence[int], drawn: Sequence[str], questions: Questions, corpus: RankedCorpus) -> Tensor:
     """Return [B, P] bool: passage j answers query i too (by its qrels or by equal content), i ≠ j."""
+    passages, row_of = corpus.passages, corpus.row_of
     hashes = [passages.hashes[row_of[passage]] for passage in drawn]
     answers = [{passages.hashes[row_of[passage]] for passage in questions.qrels[row]} for row in batch]
     mask = torch.tensor([[sha in right for sha in hashes] for right in answers])

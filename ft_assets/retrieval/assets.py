@@ -136,7 +136,7 @@ SPECS = [
 # settings of a training that change the vectors of the base model
 _OF_THE_BASE = (
     "base_model", "revision", "pooling", "query_prompt", "passage_prompt", "query_max_tokens", "passage_max_tokens",
-    "matryoshka", "seed",
+    "lexical_head", "matryoshka", "seed",
 )  # fmt: skip
 
 
@@ -184,7 +184,9 @@ def _base_of(artifacts: ArtifactsResource) -> tuple[dict[str, Any], str]:
     They may no longer be the current ones.
     """
     trained = artifacts.store().require("embedding_model").manifest.recipe.settings
-    return {name: trained[name] for name in _OF_THE_BASE}, trained["base_version"]
+    # a model of an earlier release has a head and no such setting
+    base = {"lexical_head": True} | {name: trained[name] for name in _OF_THE_BASE if name in trained}
+    return base, trained["base_version"]
 
 
 @QDRANT_COLLECTION.asset

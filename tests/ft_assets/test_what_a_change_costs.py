@@ -129,9 +129,13 @@ def test_other_rules_of_bm25_cost_a_collection_and_no_encoding(whole: Whole, cha
 
 def test_the_learned_arm_is_encoded_and_bm25_takes_its_dense_vectors(whole: Whole) -> None:
     passages = whole.store.require("passages").summary["passages"]
-    whole.configure(retrieval={"lexical": "learned"})
-    cost = whole.cost()
-    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), passages, passages, 1)
+    before = whole.served()
+    whole.configure(retrieval={"lexical": "learned"}, embedding={"lexical_head": True})
+    waiting = whole.cost()
+    assert (waiting.trained, waiting.encoded) == (set(), 0)  # there is no head yet, and nobody requested its training
+    assert whole.served() == before
+    cost = whole.cost("embedding_model")
+    assert (cost.encoded, cost.upserted, cost.collections) == (passages, passages, 1)
     whole.configure(retrieval={"lexical": "bm25", "bm25_k1": 0.9})
     cost = whole.cost()
     assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, passages, 1)

@@ -171,6 +171,26 @@ def test_pairs_become_a_folder_in_beir_layout_that_is_clean_itself(write: Write)
         assert (verify_file(out / name).exit_code, verify_file(out / name).format) == (0, kind)
 
 
+NEGATIVES = [
+    {"query": "Why prime it?", "pos": ["Or the seal runs dry."], "neg": ["Motors hum.", "Valves close."]},
+    {"anchor": "Why prime it?", "positive": "Or the seal runs dry.", "negative_1": "Motors hum.",
+     "negative_2": "Valves close."},
+    {"query_id": "1", "query": "Why prime it?", "positive_passages": [{"docid": "a", "text": "Or the seal runs dry."}],
+     "negative_passages": [{"docid": "b", "text": "Motors hum."}, {"docid": "c", "text": "Valves close."}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", NEGATIVES, ids=["FlagEmbedding", "sentence-transformers", "Tevatron"])
+def test_the_hard_negatives_of_other_tools_become_judgements_of_0(write: Write, row: dict[str, Any]) -> None:
+    path = write("rows.jsonl", [row])
+    out = path.with_name("beir")
+    convert_file(path, "beir", out, quarantine=path.with_name("bad.jsonl"))
+    texts = {row["_id"]: row["text"] for row in map(json.loads, (out / "corpus.jsonl").open(encoding="utf-8"))}
+    judged = [line.split("\t") for line in (out / "qrels/all.tsv").read_text("utf-8").splitlines()[1:]]
+    scores = {texts[passage]: score for _, passage, score in judged}
+    assert scores == {"Or the seal runs dry.": "1", "Motors hum.": "0", "Valves close.": "0"}
+
+
 def test_what_beir_has_no_place_for_is_named_and_kept_in_the_records(write: Write) -> None:
     prompted = {"prompt": "Find the passage.", "pos_scores": [0.9], "neg_scores": [0.2, 0.1]}
     path = write("taught.jsonl", [TRIPLETS[0] | prompted, TRIPLETS[1]])

@@ -38,6 +38,8 @@ VIOLATIONS: list[tuple[str, str, list[Violation]]] = [
     ("FT-EMB-011", "nan", rules.losses_are_finite("m", [1.0, math.nan])),
     ("FT-EMB-012", "0.0", rules.model_changed("m", 0.0, 2)),
     ("FT-EMB-013", "0.75", rules.lexical_head_is_alive("m", 12, 16, 0.5)),
+    ("FT-EMB-021", "-0.0500", rules.base_is_beaten("m", Interval(-0.05, -0.09, -0.01, 50))),
+    ("FT-EMB-022", "learned", rules.lexical_head_is_there("m", "learned", False)),
     ("FT-EMB-015", "-0.2", rules.not_below_base("m", Interval(-0.2, -0.3, -0.1, 50))),
     ("FT-VEC-001", "'b' has 0", rules.one_vector_a_passage("v", ["a", "b"], ["a"])),
     ("FT-VEC-001", "'a' has 2", rules.one_vector_a_passage("v", ["a"], ["a", "a"])),

@@ -95,6 +95,13 @@ def test_an_old_name_is_refused_with_the_new_one(config: Path, old: str, new: st
     assert len(error.value.errors) == 1
 
 
+def test_a_learned_lexical_arm_needs_a_training_of_the_head(config: Path):
+    learned = {"FT__RETRIEVAL__LEXICAL": "learned"}
+    with pytest.raises(SettingsError, match=r"retrieval.lexical is `learned` and embedding.lexical_head is false"):
+        load_settings(config, environ=learned)
+    assert load_settings(config, environ={**learned, "FT__EMBEDDING__LEXICAL_HEAD": "true"}).embedding.lexical_head
+
+
 def test_the_shape_of_the_adapter_belongs_to_sft(config: Path):
     config.write_text(BASE.replace("dpo: {base_model: org/big}", "dpo: {base_model: org/big, lora: {r: 8}}"))
     with pytest.raises(SettingsError, match=r"dpo\.lora has no effect .*Write sft\.lora") as error:

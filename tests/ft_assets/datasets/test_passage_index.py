@@ -60,3 +60,18 @@ def test_a_passage_that_is_judged_0_is_a_negative_of_the_training(project: Proje
     assert has_negatives(splits, "train") and not has_negatives(splits, "test")
     questions = read_questions(splits, "train", read_passages(project.store.require("passages")))
     assert questions.negatives == {f"q-{train}": [f"{wrong}#basics"]}
+    assert questions.named[questions.ids.index(f"q-{train}")] == [[f"{train}#basics"]]
+
+
+def test_a_judged_document_names_all_of_its_passages(project: Project) -> None:
+    topic = next(iter(TOPICS))
+    sections = "\n".join(f"## S{n}\n\n这是第 {n} 节，写得足够长，可以成为一个独立的段落。\n" for n in range(3))
+    project.document(topic, f"# {TOPICS[topic]}\n\n{sections}")
+    assert project.run(checks=False).success
+    split = project.splits()[("retrieval", f"q-{topic}")]
+    asked = read_questions(
+        project.store.require("retrieval_splits"), split, read_passages(project.store.require("passages"))
+    )
+    row = asked.ids.index(f"q-{topic}")
+    names = [f"{topic}#s{n}" for n in range(3)]
+    assert (asked.named[row], asked.qrels[row]) == ([names], dict.fromkeys(names, 1))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 from expectations.canonical import text_digest
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.negatives import POOL, mine_negatives
 from ft_assets.embedding.pairs import Passages, Questions
+from ft_assets.embedding.ranked import RankedCorpus
 from ft_assets.embedding.train import _mask_twins, hybrid_loss, train
 from resources.accelerator import Compute
 from resources.telemetry import Metrics
@@ -67,8 +68,7 @@ def test_at_most_a_pool_of_negatives_is_kept() -> None:
 def test_a_hard_negative_of_another_question_counts_unless_it_answers_this_one() -> None:
     passages = corpus(["a", "b", "c"])
     questions = Questions(["q", "r"], ["?", "!"], [{"p0": 1, "p2": 1}, {"p1": 1}], [])
-    rows = {name: n for n, name in enumerate(passages.ids)}
-    twins = _mask_twins([0, 1], ["p0", "p1", "p2"], questions, passages, rows)
+    twins = _mask_twins([0, 1], ["p0", "p1", "p2"], questions, RankedCorpus(passages, [questions]))
     assert twins.tolist() == [[False, False, True], [False, False, False]]
     vectors = torch.nn.functional.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
 
@@ -80,22 +80,49 @@ def test_a_hard_negative_of_another_question_counts_unless_it_answers_this_one()
     assert loss([[1.0, 0.0, 0.0], [0.0, 1.0, 0.9]]) > plain
 
 
-def test_hard_negatives_without_a_second_epoch_are_refused() -> None:
-    with pytest.raises(ValidationError, match="second epoch"):
-        settings(hard_negatives=1, epochs=1)
-    assert settings(hard_negatives=1, epochs=1.5).hard_negatives == 1
+def rivals(passages: Passages, questions: Questions) -> tuple[Passages, Questions]:
+    """Return the passages, each with a similar one that no question names, and the questions on them."""
+    end = " This holds for the old kind alone, which nobody has bought or sold since the year 1990."
+    both = corpus([*passages.contents, *(text[: 2 * len(text) // 3] + end for text in passages.contents)])
+    names = dict(zip(passages.ids, both.ids, strict=False))
+    return both, replace(questions, qrels=[{names[p]: 1 for p in qrels} for qrels in questions.qrels])
+
+
+def test_the_first_epoch_has_hard_negatives(
+    base: Path, questions: Questions, passages: Passages, tmp_path: Path
+) -> None:
+    both, asked = rivals(passages, questions)
+    wanted = settings(hard_negatives=1, epochs=1, self_distill=False)
+    losses = {}
+    for count in (0, 1):
+        values = wanted.model_copy(update={"hard_negatives": count})
+        encoder = HybridEncoder.from_base(base, values, "1", EXACT)
+        losses[count] = train(encoder, asked, both, values, Metrics(tmp_path / str(count))).losses
+    first = json.loads((tmp_path / "1/metrics.jsonl").read_text("utf-8").splitlines()[0])
+    assert (first["phase"], first["step"]) == ("mine", 0)
+    assert losses[1][0] > losses[0][0]  # more passages to tell apart, before the first step
+
+
+def test_bm25_finds_the_rival_of_each_passage_before_any_training(
+    base: Path, questions: Questions, passages: Passages
+) -> None:
+    both, asked = rivals(passages, questions)
+    encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
+    for value in encoder.backbone.parameters():
+        value.data.normal_(std=0.02)  # it knows nothing
+    ranked = RankedCorpus(both, [asked])
+    ranked.encode(encoder)
+    mined = ranked.mine(encoder, asked)
+    right = [ranked.row_of[next(iter(qrels))] for qrels in asked.qrels]
+    found = sum(row + len(passages.ids) in wrong[:3] for row, wrong in zip(right, mined, strict=True))
+    assert found >= len(mined) // 2
 
 
 @pytest.mark.slow
 def test_hard_negatives_separate_the_right_passage_from_similar_ones(
     base: Path, questions: Questions, passages: Passages, tmp_path: Path
 ) -> None:
-    # every passage has a similar one that no question names: only mining puts it into a batch
-    end = " This holds for the old kind alone, which nobody has bought or sold since the year 1990."
-    rivals = [text[: 2 * len(text) // 3] + end for text in passages.contents]
-    both = corpus([*passages.contents, *rivals])
-    names = dict(zip(passages.ids, both.ids, strict=False))
-    renamed = Questions(questions.ids, questions.texts, [{names[p]: 1 for p in q} for q in questions.qrels], [])
+    both, renamed = rivals(passages, questions)  # only mining puts the similar ones into a batch
     margins = {}
     for count in (0, 1):
         wanted = settings(hard_negatives=count, epochs=8, batch_size=4)
@@ -104,7 +131,7 @@ def test_hard_negatives_separate_the_right_passage_from_similar_ones(
         queries, vectors = encoder.encode(renamed.texts, "query").dense, encoder.encode(both.contents).dense
         scores = queries @ vectors.T
         rows = [both.ids.index(next(iter(qrels))) for qrels in renamed.qrels]
-        margins[count] = np.mean([s[row] - s[row + len(rivals)] for s, row in zip(scores, rows, strict=True)])
+        margins[count] = np.mean([s[row] - s[row + len(passages.ids)] for s, row in zip(scores, rows, strict=True)])
     records = [json.loads(line) for line in (tmp_path / "1/metrics.jsonl").read_text("utf-8").splitlines()]
-    assert sum(record["phase"] == "mine" for record in records) == 7
+    assert sum(record["phase"] == "mine" for record in records) == 8
     assert margins[1] > margins[0] + 0.05

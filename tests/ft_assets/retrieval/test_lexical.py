@@ -90,9 +90,24 @@ def test_a_collection_with_another_table_of_frequencies_neither_passes_nor_answe
 
 def test_vectors_of_another_arm_than_the_configured_one_are_named(graph: Graph) -> None:
     for change in ({"lexical": "learned"}, {"bm25_k1": 0.5}, {"language": "german"}, {"stop_words": ["the"]}):
-        graph.configure(retrieval={"lexical": "bm25", "bm25_k1": 1.2, "language": "auto", "stop_words": None, **change})
+        graph.configure(
+            retrieval={"lexical": "bm25", "bm25_k1": 1.2, "language": "auto", "stop_words": None, **change},
+            embedding={"lexical_head": "lexical" in change},
+        )
         graph.run("retrieval_settings")
         assert broken(graph, "lexical_arm_is_configured") == {"FT-VEC-008"}
+
+
+def test_a_learned_arm_waits_for_the_training_of_the_head_and_then_serves(graph: Graph) -> None:
+    assert contract_of(graph.artifact("embedding_model")).sparse.head_sha256 is None
+    graph.configure(retrieval={"lexical": "learned", "sparse_weight": 0.3}, embedding={"lexical_head": True})
+    graph.run("retrieval_settings", "embedding_settings")
+    with pytest.raises(Refused, match="FT-EMB-022"):
+        graph.run("passage_vectors")
+    graph.run("embedding_model", *RETRIEVAL_SIDE)
+    contract = contract_of(graph.artifact("passage_vectors"))
+    assert contract.lexical is None and contract.sparse.head_sha256
+    assert graph.artifact("base_vectors").summary["empty_sparse"] == 0
 
 
 def test_a_new_document_changes_idf_and_no_stored_point(graph: Graph) -> None:
@@ -108,7 +123,7 @@ def test_a_new_document_changes_idf_and_no_stored_point(graph: Graph) -> None:
 
     before, table = points(), frequencies_of(graph.artifact("passage_vectors"))
     (graph.root / "corpus/new.md").write_text("# AES in hardware\n\nAES rounds run in one cycle on the new chip.\n")
-    made = graph.run(*DATA_SIDE, *RETRIEVAL_SIDE)
+    made = graph.run(*DATA_SIDE, *RETRIEVAL_SIDE[3:])  # no training: it would mine the new passage
     assert (made["passage_vectors"]["encoded"], made["qdrant_collection"]["upserted"]) == (1, 1)
     assert frequencies_of(graph.artifact("passage_vectors")) != table
     after = points()

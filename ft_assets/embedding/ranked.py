@@ -1,0 +1,103 @@
+"""The corpus as a training ranks it: by BM25, which needs no training, and by the encoder as far as it has come."""
+
+# numpy's shapes are not typed here
+# pyright: basic
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from expectations.rules.ranking_metrics import measure
+from ft_assets.embedding.exact_search import best, lexical_scores, score_blocks
+from ft_assets.embedding.jobs import Bm25Settings
+from ft_assets.embedding.lexical import index_bm25, sparse_queries
+from ft_assets.embedding.model import Encoded, HybridEncoder
+from ft_assets.embedding.negatives import mine_negatives
+from ft_assets.embedding.pairs import Passages, Questions
+
+MOST = 20_000
+"""Passages that are encoded to rank questions; of a larger corpus those that matter most, and an even sample."""
+LEARNED_WEIGHT = 0.3
+"""Weight of the learned lexical score next to the dense one (1.0): BGE-M3's."""
+_NEAR = 10  # passages of a larger corpus that are kept for each question because BM25 finds them
+_BLOCK = 256  # questions
+# The usual rules: BM25 only proposes here, so the rules of `retrieval` need not change what is trained.
+_BM25 = Bm25Settings(language="auto", stop_words=None, k1=1.2, b=0.75)
+
+
+class Ranked(NamedTuple):
+    """nDCG@10 of each validation question: of the dense arm, and fused with the lexical one."""
+
+    dense: list[float]
+    fused: list[float]
+
+
+class RankedCorpus:
+    """The passages that a training reads, and their rankings."""
+
+    def __init__(self, passages: Passages, questions: Sequence[Questions]) -> None:
+        """`questions`: all that will be ranked. A larger corpus is reduced to what they need."""
+        self._sparse, self._bm25 = index_bm25(passages.contents, _BM25)
+        self.passages = passages
+        self.row_of = {passage: row for row, passage in enumerate(passages.ids)}
+        if len(passages.ids) > MOST:
+            rows = self._needed(questions)
+            self.passages, self._sparse = passages.take(rows), [self._sparse[row] for row in rows]
+            self.row_of = {passage: row for row, passage in enumerate(self.passages.ids)}
+        self._dense = np.empty((0, 0), np.float32)
+        self._learned: Encoded | None = None
+
+    def answers(self, questions: Questions) -> list[list[str]]:
+        """Return for each question the passages to train on: of every judgement the passage that BM25 ranks first.
+
+        A judgement may name a section or a whole document, of which most passages do not answer.
+        """
+        named = questions.named or [[[passage] for passage in qrels] for qrels in questions.qrels]
+        chosen: list[list[str]] = []
+        for rows in _blocks(len(named)):
+            scores = lexical_scores(sparse_queries(self._bm25, questions.texts[rows]), self._sparse)
+            for row, groups in zip(scores, named[rows], strict=True):
+                found = [max(group, key=lambda name, row=row: row[self.row_of[name]]) for group in groups]
+                chosen.append(list(dict.fromkeys(found)))
+        return chosen
+
+    def encode(self, encoder: HybridEncoder) -> None:
+        """Take the vectors that the encoder gives the passages now."""
+        encoded = encoder.encode(self.passages.contents, "passage")
+        self._dense, self._learned = encoded.dense, encoded if encoder.head else None
+
+    def mine(self, encoder: HybridEncoder, questions: Questions) -> list[list[int]]:
+        """Return for each question the rows of the wrong passages that rank highest, dense + BM25."""
+        queries = encoder.encode(questions.texts, "query")._replace(sparse=sparse_queries(self._bm25, questions.texts))
+        return mine_negatives(queries, Encoded(self._dense, self._sparse, 0), questions, self.passages, 1.0)
+
+    def measure(self, encoder: HybridEncoder, questions: Questions) -> Ranked:
+        """Return nDCG@10 of each question, fused as by default: with the learned head if there is one, or with BM25."""
+        queries, corpus, weight = encoder.encode(questions.texts, "query"), self._learned, LEARNED_WEIGHT
+        if corpus is None:
+            queries = queries._replace(sparse=sparse_queries(self._bm25, questions.texts))
+            corpus, weight = Encoded(self._dense, self._sparse, 0), 1.0
+        rankings: dict[str, list[list[str]]] = {"dense": [], "fused": []}
+        for _, dense, lexical in score_blocks(queries, corpus):
+            rankings["dense"] += best(dense, self.passages.ids)
+            rankings["fused"] += best(dense + weight * lexical, self.passages.ids)
+        return Ranked(*(measure(questions.qrels, ranked)["ndcg_at_10"] for ranked in rankings.values()))
+
+    def _needed(self, questions: Sequence[Questions]) -> list[int]:
+        """Return the rows of all judged passages, of those that BM25 finds for a question, and of an even sample."""
+        rows: set[int] = set()
+        for asked in questions:
+            judged = chain.from_iterable([*asked.qrels, *asked.negatives.values()])
+            rows |= {self.row_of[passage] for passage in judged}
+            for part in _blocks(len(asked.texts)):
+                scores = lexical_scores(sparse_queries(self._bm25, asked.texts[part]), self._sparse)
+                rows |= set(np.argpartition(-scores, _NEAR, axis=1)[:, :_NEAR].ravel().tolist())
+        left = max(MOST - len(rows), 1)
+        return sorted(rows | set(np.linspace(0, len(self.row_of) - 1, left).astype(int).tolist()))
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
