@@ -43,17 +43,16 @@ import numpy as np
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import METRICS, measure
-from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import score_blocks
 from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
-from ft_assets.retrieval.collection import fusion_of
+from ft_assets.retrieval.choose_fusion import fusion_of, label
 from ft_assets.retrieval.encode import base_encoder
 from ft_assets.retrieval.exact import read_encoded, serving_in
 from ft_assets.retrieval.jobs import SweepSummary
-from ft_assets.retrieval.sweep import compared_fusions, label
+from ft_assets.retrieval.sweep import compared_fusions
 from ft_assets.retrieval.vectors import query_side_of
 from resources import accelerator
 from resources.artifacts import ArtifactStore, library_versions, write_json
@@ -66,7 +65,7 @@ VOCABULARY = 12_000
 HIDDEN = 256
 _DEPTH = 100
 
-RELEASED = ("released_collection", "fusion_sweep")
+RELEASED = ("released_collection",)
 
 Row = dict[str, str]
 Ranked = list[list[tuple[str, float]]]
@@ -303,7 +302,7 @@ def compare(work: Path) -> dict[str, Any]:
     questions = read_questions(splits, "test", passages)
     trained_with = dict(model.manifest.recipe.settings)
     settings = EmbeddingSettings.model_validate({k: v for k, v in trained_with.items() if k != "base_version"})
-    fusion, sweep = fusion_of(settings_of(store, "retrieval")), store.require("fusion_sweep").summary_as(SweepSummary)
+    fusion, sweep = fusion_of(store), store.require("fusion_sweep").summary_as(SweepSummary)
     compute, passage_vectors = accelerator.choose(), store.require("passage_vectors")
     lexical, (trained, _) = query_side_of(passage_vectors), read_encoded(passage_vectors)
     base = read_encoded(store.require("base_vectors"))[0]._replace(sparse=trained.sparse)

@@ -50,6 +50,8 @@ def print_report(project: Project, console: Console | None = None) -> None:
         if table.row_count:
             console.print(f"\n[bold]{title}[/]")
             console.print(table)
+    if sweep := project.store.current("fusion_sweep"):
+        console.print(f"\n[bold]Fusion[/] {sweep.summary['advice']}", highlight=False)
     console.print("\n[bold]Released[/]")
     for kind in _KINDS:
         console.print(f"  {_released(project.releases, kind)}")
@@ -124,6 +126,8 @@ def _released(releases: Releases, kind: ReleaseKind) -> str:
         served = (
             f"{release.details['collection']}, {fusion['fusion']} {fusion['dense_weight']} / {fusion['sparse_weight']}"
         )
+        if choice := release.details.get("fusion_choice"):
+            served += f" ({choice['by']}, {choice['questions']} questions)"
     else:
         served = f"dpo_adapter {release.artifacts['dpo_adapter']} on {release.details['contract']['base']['name']}"
     return f"{kind}: {release.version} = {served}"

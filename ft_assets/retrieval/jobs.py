@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from expectations.contracts.embedding import Fusion
+from expectations.contracts.embedding import Fusion, Serving
 from expectations.rules.bootstrap import Interval
 from ft_assets.embedding.jobs import Bm25Settings
 from resources.artifacts import Artifact
@@ -129,9 +129,11 @@ class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SweepJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters of `sweep`. `fusion` is the configured one."""
+    """Parameters of `sweep`. `fusion` is the configured one; with `auto` the questions choose its weights."""
 
     fusion: Fusion
+    auto: bool
+    serving: Serving
     compute: ComputeParams
 
 
@@ -141,16 +143,17 @@ class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
     questions: int
     unresolved: int
     configured: str
+    chosen: str
+    """The fusion that serves next."""
+    chosen_by: Literal["config", "auto"]
     best: str
     recommended: str
-    """The best fusion where its gain is certain, else the configured one."""
-    gain_over_configured: Interval
-    """nDCG@10 of the best fusion minus that of the configured one."""
+    """The chosen fusion; where it is configured, the best one if its gain is certain."""
+    gain_over_configured: Interval | None
+    """nDCG@10 of the best fusion minus that of the configured one; None without a question."""
     gain_is_certain: bool
     questions_needed: int | None
     """About the number of questions on which the observed gain would be certain; None where there is none."""
-    best_is_at_edge: bool
-    """The best fusion has the smallest or the largest weight of the sweep."""
     advice: str
     ndcg_at_10: dict[str, float]
 

@@ -13,7 +13,9 @@ import msgspec
 
 from expectations.contracts.embedding import Fusion
 from expectations.violations import Refused, violation
-from ft_assets.retrieval.collection import is_ours, set_fusion, stored_contract
+from ft_assets.config.from_artifact import settings_of
+from ft_assets.retrieval.choose_fusion import SWEEP, choice_of
+from ft_assets.retrieval.collection import CHOICE_KEY, is_ours, set_fusion, stored_contract
 from ft_assets.retrieval.jobs import read_collection_file
 from resources.artifacts import ArtifactStore
 from resources.engines.protocol import OpenJson, VectorClient
@@ -40,11 +42,20 @@ def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantE
             "index_fp": stored_contract(client, name).index_fp,
             "fusion": msgspec.to_builtins(fusion),
         }
+        if choice := _choice_of(store, fusion):
+            details[CHOICE_KEY] = choice
         settle(client, releases, engine.alias)
         serving = releases.current("collection")
         if serving and releases.is_withheld("collection", recipes, details):
             return serving
         return _move(client, releases, engine.alias, releases.plan_release("collection", recipes, details))
+
+
+def _choice_of(store: ArtifactStore, fusion: Fusion) -> OpenJson:
+    """Return who chose this fusion and why; empty where it is configured."""
+    if settings_of(store, "retrieval").fusion != "auto" or (choice := choice_of(store.require(SWEEP))).fusion != fusion:
+        return {}
+    return {"by": choice.by, "questions": choice.questions, "reason": choice.reason}
 
 
 def rollback_collection(
@@ -85,12 +96,15 @@ def is_served(client: VectorClient, alias: str, release: Release) -> bool:
 def _move(client: VectorClient, releases: Releases, alias: str, intent: Intent) -> Release:
     details = intent.release.details
     releases.announce("collection", intent)
-    serve(client, alias, details["collection"], msgspec.convert(details["fusion"], Fusion))
+    fusion = msgspec.convert(details["fusion"], Fusion)
+    serve(client, alias, details["collection"], fusion, details.get(CHOICE_KEY))
     return releases.commit("collection", intent)
 
 
-def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:
+def serve(client: VectorClient, alias: str, name: str, fusion: Fusion, choice: OpenJson | None = None) -> None:
     """Write the fusion into the collection's contract, then move the alias to it in one call.
+
+    `choice`: who chose the fusion and why, for the collection's metadata.
 
     Raises Refused: FT-COL-006 the collection is gone, FT-COL-001 its build was interrupted (it may have been retired,
     and is being built again under the same name).
@@ -110,8 +124,9 @@ def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:
         )
         raise Refused(f"serving {name}", [interrupted])
     served = contract.served(contract.serving, fusion)
-    if served != contract:
-        set_fusion(client, name, served)
+    chosen = choice or {}
+    if served != contract or chosen != (client.metadata(name).get(CHOICE_KEY) or {}):
+        set_fusion(client, name, served, chosen)
     client.point(alias, name)
 
 
