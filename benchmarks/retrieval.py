@@ -42,7 +42,7 @@ import numpy as np
 
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
-from expectations.rules.ranking_metrics import METRICS, measure
+from expectations.rules.ranking_metrics import DOCUMENT_METRICS, METRICS, measure, measure_documents
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import score_blocks
 from ft_assets.embedding.lexical import with_lexical_arm
@@ -324,20 +324,24 @@ def compare(work: Path) -> dict[str, Any]:
         rankings |= {(system, arm): lists for arm, lists in ranked.items()}
     seconds["train"] = max((r["seconds"] for r in read_metrics(model.file(METRICS_FILE))), default=0.0)
     write_runs(work / "runs", questions, rankings)
-    values = {key: measure(questions.qrels, [[p for p, _ in r] for r in ranked]) for key, ranked in rankings.items()}
-    best_known = values["trained", "fused"]["ndcg_at_10"]
+    measured: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for key, lists in rankings.items():
+        named = [[passage for passage, _ in row] for row in lists]
+        by_document = measure_documents(questions.qrels, named, passages.document_of)
+        measured[key] = measure(questions.qrels, named) | by_document
+    best_known = measured["trained", "fused"]["ndcg_at_10"]
     return {
         "passages": len(passages.ids),
         "questions": {split: row_count(splits.file(f"{split}.parquet")) for split in ("train", "validation", "test")},
         "embedding": {**trained_with, "base_model": settings.base_model.removeprefix(f"{work.resolve()}/")},
         "fusion": msgspec.to_builtins(fusion),
         "scores": {
-            f"{system} {arm}": {name: msgspec.to_builtins(bootstrap(metrics[name])) for name in METRICS}
-            for (system, arm), metrics in values.items()
+            f"{system} {arm}": {name: msgspec.to_builtins(bootstrap(values)) for name, values in metrics.items()}
+            for (system, arm), metrics in measured.items()
         },
         "gain_of_trained_fused_ndcg_at_10": {
             f"over {system} {arm}": msgspec.to_builtins(paired_bootstrap(best_known, metrics["ndcg_at_10"]))
-            for (system, arm), metrics in values.items()
+            for (system, arm), metrics in measured.items()
             if (system, arm) != ("trained", "fused")
         },
         "seconds": seconds,
@@ -422,10 +426,10 @@ def table(report: dict[str, Any]) -> str:
     rows: list[list[str]] = []
     for name, metrics in report["scores"].items():
         low, high = (100 * metrics["ndcg_at_10"][end] for end in ("low", "high"))
-        cells = [f"{100 * metrics[metric]['mean']:.1f}" for metric in METRICS]
+        cells = [f"{100 * metrics[metric]['mean']:.1f}" for metric in (*METRICS, DOCUMENT_METRICS[0])]
         cells[0] += f" [{low:.1f}, {high:.1f}]"
         rows.append([name, *cells])
-    return markdown_table(["", "nDCG@10", "Recall@10", "Recall@100", "MRR@10"], rows)
+    return markdown_table(["", "nDCG@10", "Recall@10", "Recall@100", "MRR@10", "nDCG@10 by document"], rows)
 
 
 def machine() -> dict[str, Any]:

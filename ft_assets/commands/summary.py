@@ -22,7 +22,7 @@ _RETRIEVAL = (
     "embedding_evaluation",
     ("base", "trained"),
     ("dense", "sparse", "fused"),
-    ("ndcg_at_10", "recall_at_10"),
+    ("ndcg_at_10", "recall_at_10", "document_ndcg_at_10"),
 )
 _ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("exact_match", "f1"))
 
@@ -59,7 +59,7 @@ def print_report(project: Project, console: Console | None = None) -> None:
 
 
 def retrieval_table(store: ArtifactStore) -> Table:
-    """Return nDCG@10 and Recall@10 of BM25 and of each arm, before and after training, and the difference."""
+    """Return nDCG@10, by passage and by document, and Recall@10 of BM25 and of each arm, before and after training."""
     asset, systems, arms, metrics = _RETRIEVAL
     titles = [f"{_title(metric)} {when}" for metric, when in product(metrics, ("before", "after", "change"))]
     table = _table("arm", *titles)
@@ -146,7 +146,13 @@ def _table(*titles: str) -> Table:
 
 
 def _title(metric: str) -> str:
-    names = {"ndcg_at_10": "nDCG@10", "recall_at_10": "Recall@10", "exact_match": "exact match", "f1": "char-F1"}
+    names = {
+        "ndcg_at_10": "nDCG@10",
+        "recall_at_10": "Recall@10",
+        "document_ndcg_at_10": "nDCG@10 by document",
+        "exact_match": "exact match",
+        "f1": "char-F1",
+    }
     return names.get(metric, metric)
 
 

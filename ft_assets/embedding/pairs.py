@@ -23,6 +23,11 @@ class Passages:
     aliases: list[Alias] = field(default_factory=list[Alias])
     """Other names of passages (of duplicates that were left out), which judgements may use."""
 
+    @property
+    def document_of(self) -> dict[str, str]:
+        """Passage id -> its document."""
+        return dict(zip(self.ids, self.documents, strict=True))
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -34,6 +39,8 @@ class Questions:
     unresolved: list[str]
     negatives: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Query id -> passages judged not to answer it, for the queries that have some."""
+    on_documents: list[str] = field(default_factory=list[str])
+    """Queries with a judgement on a document of several passages, all of which then count as right."""
 
 
 def read_passages(passages: Artifact) -> Passages:
@@ -67,6 +74,8 @@ def read_questions(splits: Artifact, split: str, passages: Passages) -> Question
         questions.ids.append(row["query_id"])
         questions.texts.append(row["query"])
         questions.qrels.append(qrels)
+        if any(map(index.is_long_document, names)):
+            questions.on_documents.append(row["query_id"])
         if wrong := [passage for passage in resolve_passages(row["negative_ids"], index) if passage not in qrels]:
             questions.negatives[row["query_id"]] = wrong
     return questions

@@ -80,7 +80,7 @@ EMBEDDING_EVALUATION = AssetSpec(
     name="embedding_evaluation",
     group="retrieval",
     kinds={"parquet"},
-    code_version="2",
+    code_version="3",
     description="BM25, the base and the trained model on the test questions, by exact search: nDCG@10, recall and MRR.",
     inputs=("embedding_model", "passage_vectors", "base_vectors", "retrieval_splits", "passages"),
     reads=("retrieval_settings", "fusion_sweep"),
@@ -103,7 +103,7 @@ RETRIEVAL_EVALUATION = AssetSpec(
     name="retrieval_evaluation",
     group="retrieval",
     kinds={"qdrant", "parquet"},
-    code_version="3",
+    code_version="4",
     description="The candidate collection, queried through the engine as serving does, compared with the exact ranking "
     "and with what is live.",
     inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),

@@ -66,6 +66,9 @@ class ModelComparisonSummary(msgspec.Struct, frozen=True, kw_only=True):
     """nDCG@10 of the trained model's fused ranking minus that of the base."""
     gain_over_bm25: Interval | None = None
     """nDCG@10 of the trained model's fused ranking minus that of BM25."""
+    gain_over_bm25_by_document: Interval | None = None
+    judged_on_documents: int = 0
+    """Questions with a judgement on a document of several passages: look at the figures by document."""
 
 
 class VectorsSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +120,10 @@ class RetrievalEvaluationSummary(msgspec.Struct, frozen=True, kw_only=True, omit
     """nDCG@10 of the fused ranking minus that of the better arm; evaluations before version 3 have none."""
     gain_over_bm25: Interval | None = None
     """nDCG@10 of the served fused ranking minus that of BM25; evaluations before version 3 have none."""
+    gain_over_bm25_by_document: Interval | None = None
+    """As above, where a document counts by its best passage; evaluations before version 4 have none."""
+    judged_on_documents: int = 0
+    """Questions with a judgement on a document of several passages: look at the figures by document."""
 
 
 class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):

@@ -496,7 +496,7 @@ def test_the_sweep_agrees_with_the_engine_and_changes_nothing(released: Graph) -
     exact = released.artifact("embedding_evaluation").summary
     asked = released.artifact("retrieval_evaluation").summary
     for arm in ("dense", "sparse", "fused"):
-        for metric in ("ndcg_at_10", "recall_at_10", "mrr_at_10"):
+        for metric in ("ndcg_at_10", "recall_at_10", "mrr_at_10", "document_ndcg_at_10"):
             assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(exact[f"trained_{arm}_{metric}"], abs=1e-3)
             assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(asked[f"exact_{arm}_{metric}"], abs=1e-3)
 
