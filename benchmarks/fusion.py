@@ -6,6 +6,9 @@
 Each set is encoded by MiniLM as it comes and ranked by BM25. Six more sets are made of each, with a better or a worse
 arm: scores of the right passages raised in the dense arm, noise added to it, terms of the questions left out of the
 lexical one. From each set some questions are drawn at random for the choice; the rest tests it. No model is trained.
+
+For each set as it is, the floor of `ft search` is taken from half of the questions with the weights that they choose,
+and tested on the other half: the share of questions below it, with and without the documents that answer them.
 """
 
 # sentence-transformers and numpy's shapes are untyped here
@@ -26,6 +29,7 @@ from ft_assets.embedding.exact_search import best, lexical_scores
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import index_bm25, sparse_queries
 from ft_assets.retrieval.choose_fusion import label, middle_of_best, weighted_sums
+from ft_assets.retrieval.score_floor import calibrate
 from resources.artifacts import library_versions
 from resources.engines.fusion import fuse
 from resources.models import locate
@@ -97,6 +101,7 @@ def scores_of(folder: Path) -> Iterator[np.ndarray]:
         return lexical_scores(left, vectors)
 
     whole, half = lexical(1.0), lexical(0.5)
+    print(folder, floor_of(dense, whole, list(passages), qrels), flush=True)
     for near, shared in (
         (dense, whole),
         (dense + 1.5 * right, whole),
@@ -110,6 +115,25 @@ def scores_of(folder: Path) -> Iterator[np.ndarray]:
         table = np.array([measure(qrels, ranked)["ndcg_at_10"] for ranked in rankings])
         print(folder.name, " ".join(f"{100 * mean:.1f}" for mean in table.mean(axis=1)), flush=True)
         yield table
+
+
+def floor_of(dense: np.ndarray, lexical: np.ndarray, ids: list[str], qrels: list[dict[str, int]]) -> str:
+    """Return what the floor of one half of the questions, which are in random order, does to the other half."""
+    asked = len(qrels) // 2
+    chosen = [fuse(fusion, dense[:asked], lexical[:asked]) for fusion in FUSIONS]
+    scores = np.array([measure(qrels[:asked], best(fused, ids, 10))["ndcg_at_10"] for fused in chosen])
+    fusion = FUSIONS[middle_of_best(scores)]
+    fused = fuse(fusion, dense, lexical)
+    answered = fused.max(axis=1)
+    documents = np.array([name.partition("#")[0] for name in ids])
+    for row, judged in zip(fused, qrels, strict=True):
+        row[np.isin(documents, [name.partition("#")[0] for name in judged])] = -np.inf
+    unanswered = fused.max(axis=1)
+    floor = calibrate(answered[:asked].tolist(), unanswered[:asked].tolist(), 0.05)
+    if floor is None:
+        return f"{label(fusion)}, no floor"
+    lost, caught = ((values[asked:] < floor.score).mean() for values in (answered, unanswered))
+    return f"{label(fusion)}, floor {floor.score:.3f}: lost {lost:.1%}, caught {caught:.1%}"
 
 
 def simulate(name: str, rule: Rule, tables: list[np.ndarray], questions: int, splits: int) -> list[str]:

@@ -639,6 +639,10 @@ class RetrievalSettings(ConfigSection):
     min_recall_at_10: float = Field(default=0.0, ge=0, le=1)
     """Recall@10 of the fused ranking (0 to 1) that a release needs. 0 asks for none, because the right value depends on
     your questions."""
+    nothing_found_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share (0 to 1) of the questions with an answer for which a search may say that nothing was found. The score below
+    which it says so lies under the best scores of all other validation questions. 0.05 needs 19 of them; fewer, or
+    scores that do not tell questions with and without an answer apart, give no such score. 0 turns it off."""
     keep: PositiveInt = 3
     """Released collections to keep for a rollback; older ones are deleted after a release. The current one is always
     kept."""

@@ -262,6 +262,7 @@ def fusion_sweep(
         fusion=configured_fusion(settings),
         auto=settings.fusion == "auto",
         serving=serving,
+        nothing_found_share=settings.nothing_found_share,
         compute=compute_params(artifacts),
     )
     return produce(artifacts, recipe, launch=FUSION_SWEEP.launch(context, launcher, params), metadata=_describe_sweep)

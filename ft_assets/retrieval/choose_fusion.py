@@ -19,6 +19,7 @@ from expectations.contracts.embedding import Fusion, Serving
 from expectations.violations import Refused, violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import RetrievalSettings
+from ft_assets.retrieval.jobs import ScoreFloor
 from resources.artifacts import Artifact, ArtifactStore
 
 CHOICE_FILE = "fusion.json"
@@ -37,6 +38,8 @@ class FusionChoice(msgspec.Struct, frozen=True, kw_only=True):
     questions: int
     """Validation questions that it was chosen on."""
     reason: str
+    floor: ScoreFloor | None = None
+    """Below it a search says that nothing was found; None where the questions give none."""
 
 
 def configured_fusion(settings: RetrievalSettings) -> Fusion:
@@ -51,7 +54,12 @@ def configured_fusion(settings: RetrievalSettings) -> Fusion:
 
 def sweep_settings(settings: RetrievalSettings, serving: Serving) -> dict[str, Any]:
     """Return the settings that a sweep depends on, as its recipe holds them."""
-    values = {"fusion": configured_fusion(settings), "auto": settings.fusion == "auto", "serving": serving}
+    values = {
+        "fusion": configured_fusion(settings),
+        "auto": settings.fusion == "auto",
+        "serving": serving,
+        "nothing_found_share": settings.nothing_found_share,
+    }
     return msgspec.to_builtins(values)
 
 

@@ -47,6 +47,8 @@ from resources.parquet import read_columns
 BATCH = 256
 CHOICE_KEY = "fusion_choice"
 """Key of a collection's metadata: who chose the fusion, on how many questions, and why. Empty: config.yaml has it."""
+FLOOR_KEY = "score_floor"
+"""Key of a collection's metadata: the fused score below which a search says that nothing was found. Empty: none."""
 _Row = TypeVar("_Row")
 _NAMESPACE = uuid.UUID("6f0e4c3a-2d0b-5f0e-9d1f-0c7d5b7a4e21")  # of this project: the same point ids on every run
 
@@ -215,9 +217,9 @@ def stored_contract(client: VectorClient, name: str) -> EmbeddingContract:
     return read_contract(client.metadata(name).get("contract") or {}, f"collection {name}")
 
 
-def set_fusion(client: VectorClient, name: str, contract: EmbeddingContract, choice: OpenJson) -> None:
-    """Write the contract with its fusion, and who chose it and why, into the collection's metadata, in one call."""
-    client.set_metadata(name, {"contract": contract.to_json(), CHOICE_KEY: choice})
+def set_fusion(client: VectorClient, name: str, contract: EmbeddingContract, notes: OpenJson) -> None:
+    """Write the contract with its fusion, and the `notes` on it, into the collection's metadata, in one call."""
+    client.set_metadata(name, {"contract": contract.to_json(), **notes})
 
 
 def _nearest(client: VectorClient, name: str, wanted: dict[str, str]) -> tuple[str, dict[str, str]]:

@@ -135,12 +135,25 @@ class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):
     candidate_fused_recall_at_10: float
 
 
+class ScoreFloor(msgspec.Struct, frozen=True, kw_only=True):
+    """A fused score, and the shares of `questions` whose best passage scores less."""
+
+    score: float
+    questions: int
+    lost: float
+    """Of the questions with an answer in the corpus."""
+    caught: float
+    """Of the same questions after the documents that answer them were taken away."""
+
+
 class SweepJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parameters of `sweep`. `fusion` is the configured one; with `auto` the questions choose its weights."""
 
     fusion: Fusion
     auto: bool
     serving: Serving
+    nothing_found_share: float
+    """Of the questions with an answer, for the floor; 0 for none."""
     compute: ComputeParams
 
 
@@ -162,6 +175,8 @@ class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
     questions_needed: int | None
     """About the number of questions on which the observed gain would be certain; None where there is none."""
     advice: str
+    floor: str
+    """The score below which a search says that nothing was found, in words."""
     ndcg_at_10: dict[str, float]
 
 

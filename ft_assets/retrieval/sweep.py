@@ -20,7 +20,8 @@ from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
 from ft_assets.retrieval.choose_fusion import CHOICE_FILE, FusionChoice, choose, label, weighted_sums
 from ft_assets.retrieval.exact import served_vectors
-from ft_assets.retrieval.jobs import SweepJob, SweepSummary
+from ft_assets.retrieval.jobs import ScoreFloor, SweepJob, SweepSummary
+from ft_assets.retrieval.score_floor import best_scores, calibrate
 from resources import accelerator
 from resources.artifacts import Artifact, write_json
 from resources.engines.fusion import fuse
@@ -39,7 +40,10 @@ def main(job: Job) -> Artifact:
     params = job.params_as(SweepJob)
     passages = read_passages(job.input("passages"))
     questions = read_questions(job.input("retrieval_splits"), _SPLIT, passages)
-    results = _sweep_questions(job, params, questions) if questions.ids else {}
+    served = _serve(job, params, questions) if questions.ids else None
+    results: dict[str, list[float]] = {}
+    if served:
+        results = sweep(*served, questions.qrels, compared_fusions(params.fusion, params.serving.distance))
     metrics = Metrics(job.folder())
     for step, (name, values) in enumerate(results.items(), 1):
         metrics.log(f"sweep {name}", step, len(results), ndcg_at_10=_mean(values))
@@ -48,6 +52,10 @@ def main(job: Job) -> Artifact:
     choice = FusionChoice(by="config", fusion=params.fusion, questions=count, reason=f"{configured} is configured")
     if params.auto:
         choice = choose(params.fusion, results, count)
+    # only a weighted sum has scores that can be compared between questions
+    if served and params.nothing_found_share and choice.fusion.fusion == "weighted_sum":
+        scores = best_scores(*served, questions.qrels, documents=passages.document_of, fusion=choice.fusion)
+        choice = msgspec.structs.replace(choice, floor=calibrate(*scores, params.nothing_found_share))
     summary = summarise(results, configured, len(questions.unresolved), choice)
     with job.artifacts().stage(job.recipe) as staging:
         _write(staging.path / SWEEP_FILE, results, configured)
@@ -55,13 +63,12 @@ def main(job: Job) -> Artifact:
         return staging.publish(summary)
 
 
-def _sweep_questions(job: Job, params: SweepJob, questions: Questions) -> dict[str, list[float]]:
+def _serve(job: Job, params: SweepJob, questions: Questions) -> tuple[Encoded, Encoded, list[str]]:
+    """Return queries and passages as they are served, and the ids of the passages."""
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     encoder = HybridEncoder.load(job.input("embedding_model").folder(), compute)
     queries = encoder.encode(questions.texts, "query")
-    vectors = job.input("passage_vectors")
-    queries, corpus, ids = served_vectors(queries, questions.texts, vectors, params.serving.dimension)
-    return sweep(queries, corpus, ids, questions.qrels, compared_fusions(params.fusion, params.serving.distance))
+    return served_vectors(queries, questions.texts, job.input("passage_vectors"), params.serving.dimension)
 
 
 def compared_fusions(configured: Fusion, distance: str) -> list[Fusion]:
@@ -103,9 +110,16 @@ def summarise(results: dict[str, list[float]], configured: str, unresolved: int,
         gain_is_certain=certain,
         questions_needed=_questions_needed(results[found], results[configured]) if means else None,
         advice=choice.reason,
+        floor=_describe_floor(choice.floor),
         ndcg_at_10=means,
     )
     return summary if choice.by == "auto" else msgspec.structs.replace(summary, advice=_advice(summary))
+
+
+def _describe_floor(floor: ScoreFloor | None) -> str:
+    if floor is None:
+        return "none: the questions do not tell from which score on a passage answers"
+    return f"{floor.score:.4f}, above {floor.lost:.0%} of the questions with an answer and {floor.caught:.0%} without"
 
 
 def _questions_needed(candidate: Sequence[float], baseline: Sequence[float]) -> int | None:

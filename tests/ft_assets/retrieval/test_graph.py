@@ -23,6 +23,7 @@ from ft_assets.retrieval.collection import build, collection_name, inspect, poin
 from ft_assets.retrieval.evaluate import main as evaluate
 from ft_assets.retrieval.jobs import RetrievalEvaluationJob, SweepJob
 from ft_assets.retrieval.search import Hit, Retriever
+from ft_assets.retrieval.served_checks import judge_served
 from ft_assets.retrieval.sweep import main as choose_on_validation
 from ft_assets.retrieval.vectors import contract_of, schema
 from ft_assets.rollback import roll_back
@@ -191,6 +192,7 @@ def test_without_validation_questions_auto_keeps_the_configured_weights(graph: G
         fusion=Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.8, prefetch_limit=100),
         auto=True,
         serving=Serving(dimension=64, distance="cosine"),
+        nothing_found_share=0.05,
         compute=ComputeParams(state_dir=str(graph.root / "state"), device="cpu", dtype="float32"),
     )
     recipe = msgspec.structs.replace(sweep, code_version="none", inputs=inputs)
@@ -200,6 +202,35 @@ def test_without_validation_questions_auto_keeps_the_configured_weights(graph: G
     choice = choice_of(made)
     assert (choice.by, choice.fusion) == ("auto", params.fusion)
     assert "too few" in choice.reason
+
+
+def test_a_question_that_nothing_answers_is_told_from_one_with_an_answer(graph: Graph) -> None:
+    release = graph.artifacts.releases().current("collection")
+    floor = choice_of(graph.artifact("fusion_sweep")).floor
+    assert release and floor and release.details["score_floor"] == msgspec.to_builtins(floor) == served_floor(graph)
+    assert floor.lost <= 0.05 and floor.caught >= 0.25
+    assert judge_served(graph.evidence, quick=False).violations == []
+    with Retriever.open(graph.artifacts.store(), graph.artifacts.releases(), graph.qdrant.engine()) as retriever:
+        answers = retriever.answer([QUESTION, "How do I bake bread?"], 5)
+        dense = retriever.answer(["How do I bake bread?"], 5, arm="dense")[0]
+    assert [answer.found for answer in answers] == [True, False]
+    assert answers[1].hits and answers[1].hits[0].score < floor.score
+    assert answers[1].notes[-1].startswith("nothing found: the best score is")
+    assert dense.found  # the floor is one of fused scores
+    with graph.qdrant.engine().open() as client:
+        client.set_metadata(str(aliased(client, "passages")), {"score_floor": {}})
+    assert {v.code for v in judge_served(graph.evidence, quick=False).violations} == {"FT-REL-006"}
+    graph.configure(retrieval={"nothing_found_share": 0.0})
+    made = graph.run(*AFTER_WEIGHTS)
+    assert made["retrieval_evaluation"]["reused"] and not made["released_collection"]["reused"]
+    assert served_floor(graph) == {}
+    back(graph)
+    assert served_floor(graph) == msgspec.to_builtins(floor)
+
+
+def served_floor(graph: Graph) -> dict[str, float]:
+    with graph.qdrant.engine().open() as client:
+        return client.metadata(str(aliased(client, "passages")))["score_floor"]
 
 
 @pytest.mark.parametrize("fusion", ["dbsf", "rrf"])
