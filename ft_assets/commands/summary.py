@@ -52,6 +52,8 @@ def print_report(project: Project, console: Console | None = None) -> None:
             console.print(table)
     if sweep := project.store.current("fusion_sweep"):
         console.print(f"\n[bold]Fusion[/] {sweep.summary['advice']}", highlight=False)
+        if floor := sweep.summary.get("floor"):
+            console.print(f"[bold]Nothing found[/] is said below the score {floor}", highlight=False)
     console.print("\n[bold]Released[/]")
     for kind in _KINDS:
         console.print(f"  {_released(project.releases, kind)}")

@@ -15,14 +15,14 @@ from ft_assets.embedding.model import Encoded
 from ft_assets.retrieval.jobs import ScoreFloor
 from resources.engines.fusion import fuse
 
-_LEAST_RATIO = 5  # of what is caught to what is lost: below it the scores do not tell the two apart
+_LEAST_RATIO = 2  # of what is caught to what is lost: below it the scores do not tell the two apart
 
 
 def calibrate(answered: Sequence[float], unanswered: Sequence[float], share: float) -> ScoreFloor | None:
     """Return the floor under which about `share` of new questions with an answer lie.
 
     `answered` are best scores with the answer in the corpus, `unanswered` without it. None where the questions are too
-    few for the share, or the floor would not catch five times as many questions without an answer.
+    few for the share, or the floor would not catch twice as many questions without an answer.
     """
     count = len(answered)
     # a new score lies below the nth smallest of `count` with a chance of n / (count + 1)
