@@ -24,8 +24,8 @@ from resources.artifacts import Artifact, ArtifactStore
 
 CHOICE_FILE = "fusion.json"
 SWEEP = "fusion_sweep"
-SPARSE_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-"""Weights of the lexical score next to a dense weight of 1; the lexical arm alone comes after them."""
+SPARSE_TO_DENSE = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+"""Ratios of the weights; the lexical arm alone comes after them. The larger weight is 1, as consumers limit both."""
 LEAST_QUESTIONS = 5
 _DRAWS = 200
 
@@ -90,7 +90,9 @@ def label(fusion: Fusion) -> str:
 def weighted_sums(configured: Fusion) -> list[Fusion]:
     """Return the weighted sums to choose from, from the dense arm alone to the lexical arm alone."""
     change = partial(msgspec.structs.replace, configured, fusion="weighted_sum")
-    mixed = [change(dense_weight=1.0, sparse_weight=weight) for weight in SPARSE_WEIGHTS]
+    mixed = [
+        change(dense_weight=round(1 / max(ratio, 1), 4), sparse_weight=min(ratio, 1.0)) for ratio in SPARSE_TO_DENSE
+    ]
     return [*mixed, change(dense_weight=0.0, sparse_weight=1.0)]
 
 

@@ -48,6 +48,13 @@ def test_the_choice_is_the_same_on_every_run() -> None:
     assert middle_of_best(scores) == middle_of_best(scores.copy())
 
 
+def test_every_weight_that_can_be_chosen_is_one_that_the_consumers_take() -> None:
+    weights = [(fusion.dense_weight, fusion.sparse_weight) for fusion in weighted_sums(CONFIGURED)]
+    assert {max(pair) for pair in weights} == {1.0}
+    assert len(set(WEIGHTS)) == len(weights) == 16
+    assert {"1.0 / 0.3", "1.0 / 1", "0.5 / 1", "0.0625 / 1"} < set(WEIGHTS)
+
+
 @pytest.mark.parametrize("questions", [0, 4])
 def test_few_questions_keep_the_configured_weights_and_say_so(questions: int) -> None:
     given = configured_fusion(RetrievalSettings(fusion="auto", sparse_weight=0.3))
