@@ -42,18 +42,17 @@ import numpy as np
 
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
-from expectations.rules.ranking_metrics import METRICS, measure
-from ft_assets.config.from_artifact import settings_of
+from expectations.rules.ranking_metrics import DOCUMENT_METRICS, METRICS, measure, measure_documents
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import score_blocks
 from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
-from ft_assets.retrieval.collection import fusion_of
+from ft_assets.retrieval.choose_fusion import fusion_of, label
 from ft_assets.retrieval.encode import base_encoder
 from ft_assets.retrieval.exact import read_encoded, serving_in
 from ft_assets.retrieval.jobs import SweepSummary
-from ft_assets.retrieval.sweep import compared_fusions, label
+from ft_assets.retrieval.sweep import compared_fusions
 from ft_assets.retrieval.vectors import query_side_of
 from resources import accelerator
 from resources.artifacts import ArtifactStore, library_versions, write_json
@@ -66,7 +65,7 @@ VOCABULARY = 12_000
 HIDDEN = 256
 _DEPTH = 100
 
-RELEASED = ("released_collection", "fusion_sweep")
+RELEASED = ("released_collection",)
 
 Row = dict[str, str]
 Ranked = list[list[tuple[str, float]]]
@@ -300,7 +299,7 @@ def compare(work: Path) -> dict[str, Any]:
     questions = read_questions(splits, "test", passages)
     trained_with = dict(model.manifest.recipe.settings)
     settings = EmbeddingSettings.model_validate({k: v for k, v in trained_with.items() if k != "base_version"})
-    fusion, sweep = fusion_of(settings_of(store, "retrieval")), store.require("fusion_sweep").summary_as(SweepSummary)
+    fusion, sweep = fusion_of(store), store.require("fusion_sweep").summary_as(SweepSummary)
     compute, passage_vectors = accelerator.choose(), store.require("passage_vectors")
     lexical, (trained, _) = query_side_of(passage_vectors), read_encoded(passage_vectors)
     base = read_encoded(store.require("base_vectors"))[0]._replace(sparse=trained.sparse)
@@ -322,20 +321,24 @@ def compare(work: Path) -> dict[str, Any]:
         rankings |= {(system, arm): lists for arm, lists in ranked.items()}
     seconds["train"] = max((r["seconds"] for r in read_metrics(model.file(METRICS_FILE))), default=0.0)
     write_runs(work / "runs", questions, rankings)
-    values = {key: measure(questions.qrels, [[p for p, _ in r] for r in ranked]) for key, ranked in rankings.items()}
-    best_known = values["trained", "fused"]["ndcg_at_10"]
+    measured: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for key, lists in rankings.items():
+        named = [[passage for passage, _ in row] for row in lists]
+        by_document = measure_documents(questions.qrels, named, passages.document_of)
+        measured[key] = measure(questions.qrels, named) | by_document
+    best_known = measured["trained", "fused"]["ndcg_at_10"]
     return {
         "passages": len(passages.ids),
         "questions": {split: row_count(splits.file(f"{split}.parquet")) for split in ("train", "validation", "test")},
         "embedding": {**trained_with, "base_model": settings.base_model.removeprefix(f"{work.resolve()}/")},
         "fusion": msgspec.to_builtins(fusion),
         "scores": {
-            f"{system} {arm}": {name: msgspec.to_builtins(bootstrap(metrics[name])) for name in METRICS}
-            for (system, arm), metrics in values.items()
+            f"{system} {arm}": {name: msgspec.to_builtins(bootstrap(values)) for name, values in metrics.items()}
+            for (system, arm), metrics in measured.items()
         },
         "gain_of_trained_fused_ndcg_at_10": {
             f"over {system} {arm}": msgspec.to_builtins(paired_bootstrap(best_known, metrics["ndcg_at_10"]))
-            for (system, arm), metrics in values.items()
+            for (system, arm), metrics in measured.items()
             if (system, arm) != ("trained", "fused")
         },
         "seconds": seconds,
@@ -420,10 +423,10 @@ def table(report: dict[str, Any]) -> str:
     rows: list[list[str]] = []
     for name, metrics in report["scores"].items():
         low, high = (100 * metrics["ndcg_at_10"][end] for end in ("low", "high"))
-        cells = [f"{100 * metrics[metric]['mean']:.1f}" for metric in METRICS]
+        cells = [f"{100 * metrics[metric]['mean']:.1f}" for metric in (*METRICS, DOCUMENT_METRICS[0])]
         cells[0] += f" [{low:.1f}, {high:.1f}]"
         rows.append([name, *cells])
-    return markdown_table(["", "nDCG@10", "Recall@10", "Recall@100", "MRR@10"], rows)
+    return markdown_table(["", "nDCG@10", "Recall@10", "Recall@100", "MRR@10", "nDCG@10 by document"], rows)
 
 
 def machine() -> dict[str, Any]:

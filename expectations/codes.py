@@ -1089,7 +1089,7 @@ CODES: dict[str, Code] = {
     "FT-RET-001": Code(
         "The fused ranking is worse than one of its arms",
         "Fusion then costs quality: the better arm alone would rank better.",
-        "Set `retrieval.fusion`, `dense_weight` and `sparse_weight` as fusion_sweep recommends.",
+        "Set `retrieval.fusion: auto`, or the weights that `fusion_sweep` recommends.",
     ),
     "FT-RET-002": Code(
         "The fused ranking finds too little",
@@ -1134,8 +1134,7 @@ CODES: dict[str, Code] = {
     "FT-RET-011": Code(
         "The served ranking is worse than BM25",
         "A search without any model would answer better, at no cost.",
-        "Raise `retrieval.sparse_weight` (`fusion_sweep` compares values), or choose a base model that knows the "
-        "language of the corpus.",
+        "Set `retrieval.fusion: auto`, or choose a base model that knows the language of the corpus.",
     ),
     "FT-RET-012": Code(
         "There is nothing to search for",
@@ -1146,6 +1145,11 @@ CODES: dict[str, Code] = {
         "The question holds characters that no text has",
         "Half a character or a control character comes from a wrong decoding; the model would encode something else.",
         "Send the question as UTF-8, without control characters.",
+    ),
+    "FT-RET-014": Code(
+        "The weights of the fusion were not chosen for the current settings",
+        "With `retrieval.fusion: auto` the weights come from `fusion_sweep`; another setting may need others.",
+        "Run `ft run --asset fusion_sweep`.",
     ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",

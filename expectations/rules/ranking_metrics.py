@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 METRICS = ("ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10")
+DOCUMENT_METRICS = ("document_ndcg_at_10", "document_recall_at_10", "document_mrr_at_10")
+"""By document. No recall at 100: a hundred passages are of fewer documents."""
 _TREC_NAMES = {"ndcg_at_10": "ndcg_cut_10", "recall_at_10": "recall_10", "recall_at_100": "recall_100"}
 
 
@@ -22,6 +24,25 @@ def measure(qrels: Sequence[Mapping[str, int]], rankings: Sequence[Sequence[str]
     shallow = pytrec.RelevanceEvaluator(judged, {"recip_rank"}).evaluate(_as_run(rankings, 10))
     values = {name: [float(deep.get(n, {}).get(trec, 0.0)) for n in judged] for name, trec in _TREC_NAMES.items()}
     return {**values, "mrr_at_10": [float(shallow.get(n, {}).get("recip_rank", 0.0)) for n in judged]}
+
+
+def measure_documents(
+    qrels: Sequence[Mapping[str, int]], rankings: Sequence[Sequence[str]], documents: Mapping[str, str]
+) -> dict[str, list[float]]:
+    """Return each metric by document for each query. `documents`: passage id -> its document.
+
+    A document counts by its best passage: in the ranking by the first one, in the judgements by the highest score. So a
+    judgement on a long document is not worth more than one on a short document.
+    """
+    judged: list[dict[str, int]] = []
+    for relevant in qrels:
+        scores: dict[str, int] = {}
+        for passage, score in relevant.items():
+            scores[documents[passage]] = max(score, scores.get(documents[passage], score))
+        judged.append(scores)
+    ranked = [list(dict.fromkeys(documents[passage] for passage in ranking)) for ranking in rankings]
+    values = measure(judged, ranked)
+    return {name: values[name.removeprefix("document_")] for name in DOCUMENT_METRICS}
 
 
 def _as_run(rankings: Sequence[Sequence[str]], depth: int) -> dict[str, dict[str, float]]:

@@ -306,6 +306,11 @@ def evaluation_is_current(where: str, judged: Mapping[str, object], now: Mapping
     return _differing("FT-RET-004", where, judged, now)
 
 
+def choice_is_current(where: str, chosen_with: Mapping[str, object], now: Mapping[str, object]) -> list[Violation]:
+    """FT-RET-014: the fusion was chosen with the settings that are current."""
+    return _differing("FT-RET-014", where, chosen_with, now)
+
+
 def without_fusion(contract: EmbeddingContract) -> EmbeddingContract:
     """Return the contract of a collection that is not released yet."""
     return contract if contract.serving is None else contract.served(contract.serving, None)

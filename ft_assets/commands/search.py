@@ -37,7 +37,13 @@ def _as_json(text: str, answer: SearchAnswer, note: str, explain: bool) -> dict[
         if explain:
             fields["terms"] = [{**term._asdict(), "contribution": term.contribution} for term in hit.terms]
         hits.append(fields)
-    fields = {"query": text, "searched_as": answer.question, "notes": answer.notes, "hits": hits}
+    fields = {
+        "query": text,
+        "searched_as": answer.question,
+        "found": answer.found,
+        "notes": answer.notes,
+        "hits": hits,
+    }
     return {**fields, "note": note} if note else fields
 
 
@@ -103,4 +109,7 @@ def command(  # noqa: PLR0917 - one for each option
         if explain:
             table.add_row("", "", "", "", show(_explain(hit.terms)), style="dim")
     console = make_console()
-    console.print(table if hits else "nothing found")
+    if not answer.found:
+        console.print("nothing found" + (", the nearest passages are:" if hits else ""))
+    if hits:
+        console.print(table)

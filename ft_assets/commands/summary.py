@@ -23,7 +23,7 @@ _RETRIEVAL = (
     "embedding_evaluation",
     ("base", "trained"),
     ("dense", "sparse", "fused"),
-    ("ndcg_at_10", "recall_at_10"),
+    ("ndcg_at_10", "recall_at_10", "document_ndcg_at_10"),
 )
 _ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("exact_match", "f1"))
 
@@ -51,6 +51,10 @@ def print_report(project: Project, console: Console | None = None) -> None:
         if table.row_count:
             console.print(f"\n[bold]{title}[/]")
             console.print(table)
+    if sweep := project.store.current("fusion_sweep"):
+        console.print(f"\n[bold]Fusion[/] {sweep.summary['advice']}", highlight=False)
+        if floor := sweep.summary.get("floor"):
+            console.print(f"[bold]Nothing found[/] is said below the score {floor}", highlight=False)
     console.print("\n[bold]Released[/]")
     for kind in _KINDS:
         console.print(f"  {_released(project.releases, kind)}")
@@ -58,7 +62,7 @@ def print_report(project: Project, console: Console | None = None) -> None:
 
 
 def retrieval_table(store: ArtifactStore) -> Table:
-    """Return nDCG@10 and Recall@10 of BM25 and of each arm, before and after training, and the difference."""
+    """Return nDCG@10, by passage and by document, and Recall@10 of BM25 and of each arm, before and after training."""
     asset, systems, arms, metrics = _RETRIEVAL
     titles = [f"{_title(metric)} {when}" for metric, when in product(metrics, ("before", "after", "change"))]
     table = _table("arm", *titles)
@@ -125,6 +129,8 @@ def _released(releases: Releases, kind: ReleaseKind) -> str:
         served = (
             f"{release.details['collection']}, {fusion['fusion']} {fusion['dense_weight']} / {fusion['sparse_weight']}"
         )
+        if choice := release.details.get("fusion_choice"):
+            served += f" ({choice['by']}, {choice['questions']} questions)"
     else:
         asset = released_asset(release)
         served = f"{asset} {release.artifacts[asset]} on {release.details['contract']['base']['name']}"
@@ -144,7 +150,13 @@ def _table(*titles: str) -> Table:
 
 
 def _title(metric: str) -> str:
-    names = {"ndcg_at_10": "nDCG@10", "recall_at_10": "Recall@10", "exact_match": "exact match", "f1": "char-F1"}
+    names = {
+        "ndcg_at_10": "nDCG@10",
+        "recall_at_10": "Recall@10",
+        "document_ndcg_at_10": "nDCG@10 by document",
+        "exact_match": "exact match",
+        "f1": "char-F1",
+    }
     return names.get(metric, metric)
 
 

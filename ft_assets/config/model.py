@@ -278,8 +278,8 @@ MICRO_BATCHES_OF_CPUS = (1, 2, 3, 4)
 
 
 class LoraSettings(ConfigSection):
-    """The shape of a new adapter: that of SFT (DPO continues it), that of DPO from the base, or that of an encoder, where
-    it is merged into the weights. Without effect where `method` is `full`."""
+    """The shape of a new adapter: that of SFT (DPO continues it), that of DPO from the base, or that of an encoder, into
+    whose weights it is merged. Without effect where `method` is `full`."""
 
     r: PositiveInt = 16
     """Rank of the adapter's matrices. A higher rank can learn more and takes more memory: 16 on all linear layers of
@@ -644,16 +644,17 @@ class RetrievalSettings(ConfigSection):
     bm25_b: float = Field(default=0.75, ge=0, le=1)
     """Correction of `bm25` for the length of a passage, from 0 (none) to 1 (full). Lucene's value. A change writes
     every point again and encodes nothing."""
+    fusion: Literal["auto", "weighted_sum", "dbsf", "rrf"] = "auto"
+    """Method that joins the two arms into one ranking. `weighted_sum` adds the weighted scores, `dbsf` adds scores
+    scaled by their distribution, `rrf` adds reciprocal ranks. `auto` is a weighted sum whose weights `fusion_sweep`
+    chooses on the validation questions, from the dense arm alone to the lexical arm alone: no fixed weights suit both
+    an encoder that is poor on these texts and one that is good. A weight that is set without `fusion` means
+    `weighted_sum`. A change costs no encoding."""
     dense_weight: float = Field(default=1.0, ge=0)
-    """Factor of the dense score in `weighted_sum`; the other methods of fusion ignore it."""
+    """Factor of the dense score in `weighted_sum`, and in `auto` where the questions are too few for a choice."""
     sparse_weight: float = Field(default=1.0, ge=0)
-    """Factor of the lexical score in `weighted_sum`; the other methods of fusion ignore it. 1.0 suits `bm25`, whose
-    scores lie between 0 and `bm25_k1` + 1; with `lexical: learned` set 0.3, BGE-M3's weight. The best value depends on
-    the data: `fusion_sweep` compares values on the validation questions. A change costs no encoding."""
-    fusion: Literal["weighted_sum", "dbsf", "rrf"] = "weighted_sum"
-    """Method that joins the two arms into one ranking: `weighted_sum` adds the weighted scores, `dbsf` adds scores
-    scaled by their distribution, `rrf` adds reciprocal ranks. Only the default uses the weights: Qdrant's weighted RRF
-    can rank the lighter arm first."""
+    """Factor of the lexical score, where `dense_weight` counts. 1.0 suits `bm25`, whose scores lie between 0 and
+    `bm25_k1` + 1, with an encoder of about equal strength; with `lexical: learned` set 0.3, BGE-M3's weight."""
     prefetch_limit: PositiveInt = 100
     """Candidates that each arm finds, at least 100 and ten times `top_k`. Both arms score the candidates of both, and
     the fusion ranks them: with 100, the ten best of 5,000 synthetic passages were always those of an exact search. More
@@ -680,9 +681,23 @@ class RetrievalSettings(ConfigSection):
     min_recall_at_10: float = Field(default=0.0, ge=0, le=1)
     """Recall@10 of the fused ranking (0 to 1) that a release needs. 0 asks for none, because the right value depends on
     your questions."""
+    nothing_found_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share (0 to 1) of the questions with an answer for which a search may say that nothing was found. The score below
+    which it says so lies under the best scores of all other validation questions. 0.05 needs 19 of them; fewer, or
+    scores that do not tell questions with and without an answer apart, give no such score. 0 turns it off."""
     keep: PositiveInt = 3
     """Released collections to keep for a rollback; older ones are deleted after a release. The current one is always
     kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_are_kept(cls, values: object) -> object:
+        """Without `fusion`, a weight that somebody wrote is the weight that serves."""
+        if not isinstance(values, dict):
+            return values
+        given = cast("dict[str, object]", values)
+        weighted = "fusion" not in given and not given.keys().isdisjoint({"dense_weight", "sparse_weight"})
+        return {**given, "fusion": "weighted_sum"} if weighted else given
 
     @model_validator(mode="after")
     def _check_ranking(self) -> Self:

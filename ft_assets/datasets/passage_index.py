@@ -40,6 +40,10 @@ class PassageIndex:
         name = self.kept(name)
         return [name] if name in self.document else []
 
+    def is_long_document(self, name: str) -> bool:
+        """Return whether `name` means a document of more than one passage."""
+        return name in self._documents and len(self.resolve(name)) > 1
+
     def kept(self, name: str) -> str:
         """Return the passage id of an alias; return any other name unchanged."""
         return self._kept.get(name, name)

@@ -24,6 +24,11 @@ class Passages:
     aliases: list[Alias] = field(default_factory=list[Alias])
     """Other names of passages (of duplicates that were left out), which judgements may use."""
 
+    @property
+    def document_of(self) -> dict[str, str]:
+        """Passage id -> its document."""
+        return dict(zip(self.ids, self.documents, strict=True))
+
     def take(self, rows: Sequence[int]) -> Passages:
         """Return the passages of these rows, in this order."""
         columns = (self.ids, self.documents, self.contents, self.hashes)
@@ -42,6 +47,8 @@ class Questions:
     """Query id -> passages judged not to answer it, for the queries that have some."""
     named: list[list[list[str]]] = field(default_factory=list[list[list[str]]])
     """For each query, the passages that each positive judgement names: several where it names a section or document."""
+    on_documents: list[str] = field(default_factory=list[str])
+    """Queries with a judgement on a document of several passages, all of which then count as right."""
 
 
 NO_QUESTIONS = Questions([], [], [], [])
@@ -80,6 +87,8 @@ def read_questions(splits: Artifact, split: str, passages: Passages) -> Question
         questions.texts.append(row["query"])
         questions.qrels.append(qrels)
         questions.named.append([passages for passages in named if passages])
+        if any(map(index.is_long_document, names)):
+            questions.on_documents.append(row["query_id"])
         if wrong := [passage for passage in resolve_passages(row["negative_ids"], index) if passage not in qrels]:
             questions.negatives[row["query_id"]] = wrong
     return questions

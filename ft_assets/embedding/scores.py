@@ -11,7 +11,7 @@ import msgspec
 
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
-from expectations.rules.ranking_metrics import METRICS, measure
+from expectations.rules.ranking_metrics import DOCUMENT_METRICS, METRICS, measure, measure_documents
 from resources.artifacts import Artifact
 from resources.parquet import read_rows, write_table
 
@@ -19,15 +19,22 @@ SCORES_FILE = "scores.parquet"
 BM25 = "bm25"
 """The system that users compare with; its only arm is `sparse`."""
 
+_ALL_METRICS = (*METRICS, *DOCUMENT_METRICS)
 Scores = dict[tuple[str, str], dict[str, list[float]]]
 """(system, arm) -> metric -> one value for each question, always in the same order of questions."""
 
 
 def score_arms(
-    system: str, rankings: Mapping[str, Sequence[Sequence[str]]], qrels: Sequence[Mapping[str, int]]
+    system: str,
+    rankings: Mapping[str, Sequence[Sequence[str]]],
+    qrels: Sequence[Mapping[str, int]],
+    documents: Mapping[str, str],
 ) -> Scores:
-    """Return every metric of every arm of one system."""
-    return {(system, arm): measure(qrels, ranked) for arm, ranked in rankings.items()}
+    """Return every metric of every arm of one system, by passage and by document (passage id -> its document)."""
+    return {
+        (system, arm): measure(qrels, ranked) | measure_documents(qrels, ranked, documents)
+        for arm, ranked in rankings.items()
+    }
 
 
 def write_scores(path: Path, questions: Sequence[str], scores: Scores) -> None:
@@ -35,22 +42,22 @@ def write_scores(path: Path, questions: Sequence[str], scores: Scores) -> None:
     import pyarrow as pa
 
     fields = [(name, pa.string()) for name in ("query_id", "system", "arm")]
-    schema = pa.schema([*fields, *((name, pa.float64()) for name in METRICS)])
+    schema = pa.schema([*fields, *((name, pa.float64()) for name in _ALL_METRICS)])
     write_table(path, schema, _score_rows(questions, scores))
 
 
 def _score_rows(questions: Sequence[str], scores: Scores) -> Iterator[dict[str, str | float]]:
     for (system, arm), metrics in scores.items():
         for n, query in enumerate(questions):
-            yield {"query_id": query, "system": system, "arm": arm} | {name: metrics[name][n] for name in METRICS}
+            yield {"query_id": query, "system": system, "arm": arm} | {name: metrics[name][n] for name in _ALL_METRICS}
 
 
 def read_scores(artifact: Artifact) -> Scores:
     """Return the scores that `write_scores` wrote."""
     scores: Scores = {}
     for row in read_rows(artifact.file(SCORES_FILE)):
-        values = scores.setdefault((row["system"], row["arm"]), {name: [] for name in METRICS})
-        for name in METRICS:
+        values = scores.setdefault((row["system"], row["arm"]), {name: [] for name in _ALL_METRICS})
+        for name in _ALL_METRICS:
             values[name].append(row[name])
     return scores
 
@@ -60,9 +67,9 @@ def gain(scores: Scores, candidate: str, baseline: str, metric: str, arm: str = 
     return paired_bootstrap(scores[candidate, arm][metric], scores[baseline, arm][metric])
 
 
-def gain_over_bm25(scores: Scores, system: str) -> Interval:
-    """Return the interval of nDCG@10, the system's fused ranking minus BM25's, paired by question."""
-    return paired_bootstrap(scores[system, "fused"]["ndcg_at_10"], scores[BM25, "sparse"]["ndcg_at_10"])
+def gain_over_bm25(scores: Scores, system: str, metric: str = "ndcg_at_10") -> Interval:
+    """Return the interval of a metric, the system's fused ranking minus BM25's, paired by question."""
+    return paired_bootstrap(scores[system, "fused"][metric], scores[BM25, "sparse"][metric])
 
 
 def summarise(scores: Scores) -> dict[str, object]:
@@ -83,7 +90,8 @@ def as_table(scores: Scores) -> str:
     for (system, arm), metrics in scores.items():
         means = {name: sum(values) / len(values) for name, values in metrics.items()}
         spread = bootstrap(metrics["ndcg_at_10"])
-        cells = [f"{100 * means[name]:.1f}" for name in METRICS]
+        cells = [f"{100 * means[name]:.1f}" for name in (*METRICS, "document_ndcg_at_10")]
         cells[0] += f" [{100 * spread.low:.1f}, {100 * spread.high:.1f}]"
         rows.append([system, arm, *cells])
-    return markdown_table(["system", "arm", "nDCG@10", "Recall@10", "Recall@100", "MRR@10"], rows)
+    titles = ["system", "arm", "nDCG@10", "Recall@10", "Recall@100", "MRR@10", "nDCG@10 by document"]
+    return markdown_table(titles, rows)

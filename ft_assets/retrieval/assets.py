@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import msgspec
 
-from expectations.contracts.embedding import EmbeddingContract
+from expectations.contracts.embedding import EmbeddingContract, Fusion
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
@@ -19,7 +19,15 @@ from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce
 from ft_assets.retrieval.checks import GATES
-from ft_assets.retrieval.collection import build, collection_name, fusion_of, points_version, serving_of
+from ft_assets.retrieval.choose_fusion import (
+    choice_of,
+    configured_fusion,
+    fusion_of,
+    label,
+    sweep_settings,
+    weighted_sums,
+)
+from ft_assets.retrieval.collection import CHOICE_KEY, build, collection_name, points_version, serving_of
 from ft_assets.retrieval.jobs import (
     COLLECTION_FILE,
     CollectionFile,
@@ -38,8 +46,12 @@ from resources import telemetry
 from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import bars, sparkline
+from resources.releases import Release
 
-GATED = ["embedding_model", "embedding_evaluation", "passage_vectors", "qdrant_collection", "retrieval_evaluation"]
+GATED = [
+    "embedding_model", "embedding_evaluation", "passage_vectors", "fusion_sweep", "qdrant_collection",
+    "retrieval_evaluation",
+]  # fmt: skip
 """Every blocking gate on these must pass at the moment of a release."""
 
 PASSAGE_VECTORS = AssetSpec(
@@ -68,11 +80,11 @@ EMBEDDING_EVALUATION = AssetSpec(
     name="embedding_evaluation",
     group="retrieval",
     kinds={"parquet"},
-    code_version="2",
+    code_version="3",
     description="BM25, the base and the trained model on the test questions, by exact search: nDCG@10, recall and MRR.",
     inputs=("embedding_model", "passage_vectors", "base_vectors", "retrieval_splits", "passages"),
-    reads=("retrieval_settings",),
-    enforces=("retrieval_splits", "embedding_model", "passage_vectors", "base_vectors"),
+    reads=("retrieval_settings", "fusion_sweep"),
+    enforces=("retrieval_splits", "embedding_model", "passage_vectors", "base_vectors", "fusion_sweep"),
     gates=(DATASET_GATES, EMBEDDING_GATES, GATES),
     worker="ft_assets.retrieval.compare_models",
 )
@@ -91,12 +103,12 @@ RETRIEVAL_EVALUATION = AssetSpec(
     name="retrieval_evaluation",
     group="retrieval",
     kinds={"qdrant", "parquet"},
-    code_version="3",
+    code_version="4",
     description="The candidate collection, queried through the engine as serving does, compared with the exact ranking "
     "and with what is live.",
     inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),
-    reads=("retrieval_settings",),
-    enforces=("retrieval_splits", "qdrant_collection"),
+    reads=("retrieval_settings", "fusion_sweep"),
+    enforces=("retrieval_splits", "qdrant_collection", "fusion_sweep"),
     gates=(DATASET_GATES, GATES),
     worker="ft_assets.retrieval.evaluate",
 )
@@ -104,12 +116,12 @@ FUSION_SWEEP = AssetSpec(
     name="fusion_sweep",
     group="retrieval",
     kinds={"parquet"},
-    code_version="2",
-    description="nDCG@10 of the validation questions over weights and fusion methods. Recommends, changes nothing.",
-    inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),
+    code_version="3",
+    description="nDCG@10 of the validation questions over weights and methods, and the weights that `auto` serves.",
+    inputs=("passage_vectors", "embedding_model", "passages", "retrieval_splits"),
     reads=("retrieval_settings",),
-    enforces=("qdrant_collection",),
-    gates=(GATES,),
+    enforces=("retrieval_splits", "passage_vectors"),
+    gates=(DATASET_GATES, GATES),
     worker="ft_assets.retrieval.sweep",
 )
 RELEASED_COLLECTION = AssetSpec(
@@ -168,7 +180,7 @@ def embedding_evaluation(
 ) -> dg.MaterializeResult[object]:
     EMBEDDING_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(artifacts.store(), "retrieval")
-    (base, version), bm25, fusion = _base_of(artifacts), bm25_settings(settings), fusion_of(settings)
+    (base, version), bm25, fusion = _base_of(artifacts), bm25_settings(settings), fusion_of(artifacts.store())
     values = {"base_version": version, "fusion": fusion}
     values |= {} if settings.lexical == "bm25" else {"bm25": bm25}
     recipe = EMBEDDING_EVALUATION.recipe(artifacts, msgspec.to_builtins(values))
@@ -220,7 +232,7 @@ def retrieval_evaluation(
     RETRIEVAL_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     store, releases = artifacts.store(), artifacts.releases()
     settings = settings_of(store, "retrieval")
-    name, fusion = read_collection_file(store.require("qdrant_collection")).collection, fusion_of(settings)
+    name, fusion = read_collection_file(store.require("qdrant_collection")).collection, fusion_of(store)
     params = RetrievalEvaluationJob(
         collection=name,
         fusion=fusion,
@@ -244,10 +256,18 @@ def fusion_sweep(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     FUSION_SWEEP.enforce(evidence_of(artifacts, qdrant))
-    fusion = fusion_of(settings_of(artifacts.store(), "retrieval"))
-    recipe = FUSION_SWEEP.recipe(artifacts, {"fusion": msgspec.to_builtins(fusion)})
-    launch = FUSION_SWEEP.launch(context, launcher, SweepJob(fusion=fusion, compute=compute_params(artifacts)))
-    return produce(artifacts, recipe, launch=launch, metadata=_describe_sweep)
+    store = artifacts.store()
+    settings = settings_of(store, "retrieval")
+    serving = serving_of(settings, contract_of(store.require("passage_vectors")))
+    recipe = FUSION_SWEEP.recipe(artifacts, sweep_settings(settings, serving))
+    params = SweepJob(
+        fusion=configured_fusion(settings),
+        auto=settings.fusion == "auto",
+        serving=serving,
+        nothing_found_share=settings.nothing_found_share,
+        compute=compute_params(artifacts),
+    )
+    return produce(artifacts, recipe, launch=FUSION_SWEEP.launch(context, launcher, params), metadata=_describe_sweep)
 
 
 @RELEASED_COLLECTION.asset
@@ -265,7 +285,7 @@ def released_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) ->
         retired = retire_collections(engine, book, keep, candidate) if book else []
     reused = before is not None and before.version == release.version
     withheld = release.artifacts["retrieval_evaluation"] != store.require("retrieval_evaluation").recipe_id
-    text = f"{engine.alias} -> {release.details['collection']}"
+    text = f"{engine.alias} -> {release.details['collection']}" + _describe_fusion(before, release)
     if withheld:
         text += "; candidate not released: it was rolled back earlier"
     telemetry.emit(telemetry.Progress(asset=RELEASED_COLLECTION.name, kind="reused" if reused else "made", text=text))
@@ -290,14 +310,23 @@ def _report_points(done: int, total: int) -> None:
     telemetry.emit(telemetry.Progress(asset=QDRANT_COLLECTION.name, kind="step", step=done, total=total, text=text))
 
 
+def _describe_fusion(before: Release | None, release: Release) -> str:
+    """Return what a release says of its fusion: what it was, what it is, and who chose it."""
+    old, new = (label(msgspec.convert(one.details["fusion"], Fusion)) if one else "" for one in (before, release))
+    chosen = release.details.get(CHOICE_KEY)
+    who = f" ({chosen['by']}, {chosen['questions']} questions)" if chosen else ""
+    return f"; fusion {old} -> {new}{who}" if old and old != new else f"; fusion {new}{who}"
+
+
 def _describe_sweep(artifact: Artifact) -> Mapping[str, object]:
     summary = artifact.summary_as(SweepSummary)
     means = summary.ndcg_at_10
-    weighted = {float(name[6:]): value for name, value in means.items() if name.startswith("1.0 / ")}
-    curve = [weighted[weight] for weight in sorted(weighted)]
+    if not means:
+        return {"advice": summary.advice}
+    curve = [means[label(fusion)] for fusion in weighted_sums(choice_of(artifact).fusion)]
     return {
         "advice": summary.advice,
-        "curve": sparkline(curve, title="nDCG@10 over the sparse weight, 0 to 8"),
+        "curve": sparkline(curve, title="nDCG@10 from the dense arm alone to the lexical arm alone"),
         "methods": bars(means, title="nDCG@10"),
     }
 

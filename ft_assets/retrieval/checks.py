@@ -12,19 +12,15 @@ from expectations.formats.schemas import FORMATS
 from expectations.lexical.bm25 import FREQUENCIES_KEY, frequencies_are_of_contract
 from expectations.rules import retrieval as rules
 from expectations.rules.bootstrap import Interval
+from expectations.rules.lineage import made_from_current
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.checks import contract_of_model
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.retrieval.audit import Audit, audit, point_violations
-from ft_assets.retrieval.collection import (
-    fusion_of,
-    inspect,
-    passage_versions,
-    serving_of,
-    stored_contract,
-)
+from ft_assets.retrieval.choose_fusion import SWEEP, choice_of, fusion_of, label, sweep_settings
+from ft_assets.retrieval.collection import inspect, passage_versions, serving_of, stored_contract
 from ft_assets.retrieval.jobs import (
     CandidateScores,
     ModelComparisonSummary,
@@ -169,6 +165,21 @@ def engine_is_enough(evidence: Evidence) -> Verdict:
     return Verdict(violations, {"engine": evidence.qdrant.kind, "points": points})
 
 
+def choice(evidence: Evidence) -> Verdict:
+    """The fusion that `auto` serves was chosen with the current settings, on the current vectors and questions."""
+    store = evidence.store
+    settings, sweep = settings_of(store, "retrieval"), store.require(SWEEP)
+    if settings.fusion != "auto":
+        return Verdict([], {"fusion": settings.fusion})
+    chosen = choice_of(sweep)
+    recipe = sweep.manifest.recipe
+    wanted = sweep_settings(settings, serving_of(settings, contract_of(store.require(_VECTORS))))
+    current = {name: found.data_version for name in recipe.inputs if (found := store.current(name))}
+    violations = rules.choice_is_current(SWEEP, recipe.settings, wanted)
+    figures = {"fusion": label(chosen.fusion), "questions": chosen.questions, "reason": chosen.reason}
+    return Verdict([*violations, *made_from_current(SWEEP, recipe.inputs, current)], figures)
+
+
 def training_gain(evidence: Evidence) -> Verdict:
     """After training the fused ranking is not below that of the base (paired 95 % interval of nDCG@10)."""
     gain = evidence.store.require(_COMPARISON).summary_as(ModelComparisonSummary).gain
@@ -232,7 +243,7 @@ def current(evidence: Evidence) -> Verdict:
     exact = evaluation.summary_as(RetrievalEvaluationSummary).gain_over_exact
     judged = {**evaluation.manifest.recipe.settings, "compared with the exact ranking": exact is not None}
     name = candidate_name(evidence)
-    fusion = fusion_of(settings_of(evidence.store, "retrieval"))
+    fusion = fusion_of(evidence.store)
     live = baseline(evidence.store, evidence.releases, name, fusion)
     now = msgspec.to_builtins({"collection": name, "fusion": fusion, "live": live})
     now["compared with the exact ranking"] = True
@@ -291,7 +302,8 @@ GATES = [
     Gate(_COLLECTION, "engine_is_enough", engine_is_enough, blocking=False),
     whole_gate(_EVALUATION),
     lineage_gate(_EVALUATION),
-    whole_gate("fusion_sweep"),
+    whole_gate(SWEEP),
+    Gate(SWEEP, "choice_is_current", choice),
     Gate(_EVALUATION, "evaluation_is_current", current),
     Gate(_EVALUATION, "served_is_exact", served_is_exact),
     Gate(_EVALUATION, "fused_not_below_arms", fusion_is_worth_it),

@@ -24,7 +24,6 @@ import numpy as np
 from expectations.canonical import digest
 from expectations.contracts.embedding import (
     EmbeddingContract,
-    Fusion,
     Level,
     Serving,
     compare,
@@ -46,6 +45,10 @@ from resources.engines.protocol import DENSE, SPARSE, OpenJson, PayloadType, Poi
 from resources.parquet import read_columns
 
 BATCH = 256
+CHOICE_KEY = "fusion_choice"
+"""Key of a collection's metadata: who chose the fusion, on how many questions, and why. Empty: config.yaml has it."""
+FLOOR_KEY = "score_floor"
+"""Key of a collection's metadata: the fused score below which a search says that nothing was found. Empty: none."""
 _Row = TypeVar("_Row")
 _NAMESPACE = uuid.UUID("6f0e4c3a-2d0b-5f0e-9d1f-0c7d5b7a4e21")  # of this project: the same point ids on every run
 
@@ -82,16 +85,6 @@ def serving_of(settings: RetrievalSettings, contract: EmbeddingContract) -> Serv
     """Return the dimension and distance that the settings ask for."""
     dimension = settings.dimension or contract.dense.dimensions[0]
     return Serving(dimension=dimension, distance=settings.distance)
-
-
-def fusion_of(settings: RetrievalSettings) -> Fusion:
-    """Return the fusion of the two arms that the settings ask for."""
-    return Fusion(
-        fusion=settings.fusion,
-        dense_weight=settings.dense_weight,
-        sparse_weight=settings.sparse_weight,
-        prefetch_limit=settings.prefetch_limit,
-    )
 
 
 def collection_name(alias: str, contract: EmbeddingContract, version: str) -> str:
@@ -224,9 +217,9 @@ def stored_contract(client: VectorClient, name: str) -> EmbeddingContract:
     return read_contract(client.metadata(name).get("contract") or {}, f"collection {name}")
 
 
-def set_fusion(client: VectorClient, name: str, contract: EmbeddingContract) -> None:
-    """Write the contract with its fusion into the collection's metadata, in one call."""
-    client.set_metadata(name, {"contract": contract.to_json()})
+def set_fusion(client: VectorClient, name: str, contract: EmbeddingContract, notes: OpenJson) -> None:
+    """Write the contract with its fusion, and the `notes` on it, into the collection's metadata, in one call."""
+    client.set_metadata(name, {"contract": contract.to_json(), **notes})
 
 
 def _nearest(client: VectorClient, name: str, wanted: dict[str, str]) -> tuple[str, dict[str, str]]:

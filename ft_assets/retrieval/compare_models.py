@@ -57,6 +57,7 @@ def main(job: Job) -> Artifact:
         "trained": (after, partial(HybridEncoder.load, job.input("embedding_model").folder(), compute)),
     }
     bm25, (trained, _) = query_side_of(after), read_encoded(after)
+    documents = passages.document_of
     scores: Scores = {}
     rankings: dict[str, list[list[str]]] = {}
     metrics = Metrics(job.folder())
@@ -69,17 +70,19 @@ def main(job: Job) -> Artifact:
             corpus = corpus._replace(sparse=trained.sparse)
         queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, bm25)
         rankings = rank_arms(queries, corpus, passages.ids, params.fusion)
-        scores |= score_arms(system, rankings, questions.qrels)
+        scores |= score_arms(system, rankings, questions.qrels, documents)
         fused = scores[system, "fused"]["ndcg_at_10"]
         metrics.log(f"evaluate {system}", step, len(systems), ndcg_at_10=sum(fused) / len(fused))
     metrics.close()
     rival = bm25_rankings(after, rankings["sparse"], passages, questions.texts, params.bm25)
-    scores |= score_arms(BM25, {"sparse": rival}, questions.qrels)
+    scores |= score_arms(BM25, {"sparse": rival}, questions.qrels, documents)
     summary = ModelComparisonSummary(
         questions=len(questions.ids),
         unresolved=len(questions.unresolved),
         gain=gain(scores, "trained", "base", "ndcg_at_10"),
         gain_over_bm25=gain_over_bm25(scores, "trained"),
+        gain_over_bm25_by_document=gain_over_bm25(scores, "trained", "document_ndcg_at_10"),
+        judged_on_documents=len(questions.on_documents),
     )
     with job.artifacts().stage(job.recipe) as staging:
         write_scores(staging.path / SCORES_FILE, questions.ids, scores)

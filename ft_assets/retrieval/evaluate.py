@@ -36,6 +36,7 @@ from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
 
 _DEPTH = 100
+_PAYLOAD = ("passage_id", "document_id")
 _ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
 
 
@@ -72,6 +73,7 @@ def main(job: Job) -> Artifact:
     queries = _encode_questions(questions, systems, accelerator.choose(params.compute.device, params.compute.dtype))
     own, vectors = queries[systems[0].model.recipe_id][0], job.input("passage_vectors")
     exact = exact_rankings(own, questions.texts, vectors, job.input("qdrant_collection"), params.fusion)
+    documents = passages.document_of
     scores: Scores = {}
     metrics = Metrics(job.folder())
     with params.engine.engine().open() as client:
@@ -81,14 +83,15 @@ def main(job: Job) -> Artifact:
         if live and missing and params.must_compare:
             raise Refused("evaluating retrieval", [_incomparable(live, missing)])
         for step, system in enumerate(systems, 1):
-            rankings = _rank(client, system, queries[system.model.recipe_id], questions.texts)
-            scores |= score_arms(system.name, rankings, questions.qrels)
+            rankings, found = _rank(client, system, queries[system.model.recipe_id], questions.texts)
+            # what is live may hold passages that the corpus no longer has
+            scores |= score_arms(system.name, rankings, questions.qrels, found | documents)
             values = scores[system.name, "fused"]["ndcg_at_10"]
             metrics.log(f"evaluate {system.name}", step, len(systems), ndcg_at_10=sum(values) / len(values))
     metrics.close()
-    scores |= score_arms("exact", exact, questions.qrels)
+    scores |= score_arms("exact", exact, questions.qrels, documents)
     bm25 = bm25_rankings(vectors, exact["sparse"], passages, questions.texts, params.bm25)
-    scores |= score_arms(BM25, {"sparse": bm25}, questions.qrels)
+    scores |= score_arms(BM25, {"sparse": bm25}, questions.qrels, documents)
     compared = len(systems) > 1
     summary = RetrievalEvaluationSummary(
         questions=len(questions.ids),
@@ -100,6 +103,8 @@ def main(job: Job) -> Artifact:
         gain_over_exact=gain(scores, "candidate", "exact", "ndcg_at_10"),
         gain_over_arm=_gain_over_arm(scores),
         gain_over_bm25=gain_over_bm25(scores, "candidate"),
+        gain_over_bm25_by_document=gain_over_bm25(scores, "candidate", "document_ndcg_at_10"),
+        judged_on_documents=len(questions.on_documents),
     )
     with store.stage(job.recipe) as staging:
         write_scores(staging.path / SCORES_FILE, questions.ids, scores)
@@ -120,18 +125,21 @@ def _encode_questions(
 
 def _rank(
     client: VectorClient, system: _System, queries: tuple[Encoded, EmbeddingContract], texts: Sequence[str]
-) -> dict[str, list[list[str]]]:
-    """Return the passage ids that each arm of a collection finds for each question."""
+) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
+    """Return the passage ids that each arm of a collection finds for each question, and the document of each id."""
     vectors, contract = queries
     stored = stored_contract(client, system.collection)
     frequencies = client.metadata(system.collection).get(FREQUENCIES_KEY)
     vectors = with_lexical_arm(vectors, texts, query_side(stored, frequencies, system.collection))
     served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
     rankings: dict[str, list[list[str]]] = {}
+    documents: dict[str, str] = {}
     for arm in _ARMS:
-        answers = ask(client, system.collection, served, vectors, arm, limit=_DEPTH)
+        answers = ask(client, system.collection, served, vectors, arm, limit=_DEPTH, payload=_PAYLOAD)
         rankings[arm] = [[str(point.payload["passage_id"]) for point in points] for points in answers]
-    return rankings
+        for points in answers:
+            documents |= {str(point.payload["passage_id"]): str(point.payload["document_id"]) for point in points}
+    return rankings, documents
 
 
 def _gain_over_arm(scores: Scores) -> Interval:

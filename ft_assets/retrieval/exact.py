@@ -24,18 +24,17 @@ def exact_rankings(
     queries: Encoded, texts: Sequence[str], vectors: Artifact, collection: Artifact, fusion: Fusion
 ) -> dict[str, list[list[str]]]:
     """Return the passage ids that each arm ranks best by the scores of every passage, for each query."""
-    queries, passages, ids = served_vectors(queries, texts, vectors, collection)
+    queries, passages, ids = served_vectors(queries, texts, vectors, serving_in(collection).dimension)
     return rank_arms(queries, passages, ids, fusion)
 
 
 def served_vectors(
-    queries: Encoded, texts: Sequence[str], vectors: Artifact, collection: Artifact
+    queries: Encoded, texts: Sequence[str], vectors: Artifact, dimension: int
 ) -> tuple[Encoded, Encoded, list[str]]:
-    """Return queries and passages as the collection serves them, and the ids of the passages.
+    """Return queries and passages as a collection of this dimension serves them, and the ids of the passages.
 
     `queries` are the vectors that the model gives the `texts`.
     """
-    dimension = serving_in(collection).dimension
     passages, ids = read_encoded(vectors)
     passages = passages._replace(dense=truncate(passages.dense, dimension))
     queries = queries._replace(dense=truncate(queries.dense, dimension))

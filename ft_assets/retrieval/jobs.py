@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from expectations.contracts.embedding import Fusion
+from expectations.contracts.embedding import Fusion, Serving
 from expectations.rules.bootstrap import Interval
 from ft_assets.embedding.jobs import Bm25Settings
 from resources.artifacts import Artifact
@@ -66,6 +66,9 @@ class ModelComparisonSummary(msgspec.Struct, frozen=True, kw_only=True):
     """nDCG@10 of the trained model's fused ranking minus that of the base."""
     gain_over_bm25: Interval | None = None
     """nDCG@10 of the trained model's fused ranking minus that of BM25."""
+    gain_over_bm25_by_document: Interval | None = None
+    judged_on_documents: int = 0
+    """Questions with a judgement on a document of several passages: look at the figures by document."""
 
 
 class VectorsSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +120,10 @@ class RetrievalEvaluationSummary(msgspec.Struct, frozen=True, kw_only=True, omit
     """nDCG@10 of the fused ranking minus that of the better arm; evaluations before version 3 have none."""
     gain_over_bm25: Interval | None = None
     """nDCG@10 of the served fused ranking minus that of BM25; evaluations before version 3 have none."""
+    gain_over_bm25_by_document: Interval | None = None
+    """As above, where a document counts by its best passage; evaluations before version 4 have none."""
+    judged_on_documents: int = 0
+    """Questions with a judgement on a document of several passages: look at the figures by document."""
 
 
 class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,10 +135,25 @@ class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):
     candidate_fused_recall_at_10: float
 
 
+class ScoreFloor(msgspec.Struct, frozen=True, kw_only=True):
+    """A fused score, and the shares of `questions` whose best passage scores less."""
+
+    score: float
+    questions: int
+    lost: float
+    """Of the questions with an answer in the corpus."""
+    caught: float
+    """Of the same questions after the documents that answer them were taken away."""
+
+
 class SweepJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters of `sweep`. `fusion` is the configured one."""
+    """Parameters of `sweep`. `fusion` is the configured one; with `auto` the questions choose its weights."""
 
     fusion: Fusion
+    auto: bool
+    serving: Serving
+    nothing_found_share: float
+    """Of the questions with an answer, for the floor; 0 for none."""
     compute: ComputeParams
 
 
@@ -141,17 +163,20 @@ class SweepSummary(msgspec.Struct, frozen=True, kw_only=True):
     questions: int
     unresolved: int
     configured: str
+    chosen: str
+    """The fusion that serves next."""
+    chosen_by: Literal["config", "auto"]
     best: str
     recommended: str
-    """The best fusion where its gain is certain, else the configured one."""
-    gain_over_configured: Interval
-    """nDCG@10 of the best fusion minus that of the configured one."""
+    """The chosen fusion; where it is configured, the best one if its gain is certain."""
+    gain_over_configured: Interval | None
+    """nDCG@10 of the best fusion minus that of the configured one; None without a question."""
     gain_is_certain: bool
     questions_needed: int | None
     """About the number of questions on which the observed gain would be certain; None where there is none."""
-    best_is_at_edge: bool
-    """The best fusion has the smallest or the largest weight of the sweep."""
     advice: str
+    floor: str
+    """The score below which a search says that nothing was found, in words."""
     ndcg_at_10: dict[str, float]
 
 

@@ -13,7 +13,8 @@ import msgspec
 
 from expectations.contracts.embedding import Fusion
 from expectations.violations import Refused, violation
-from ft_assets.retrieval.collection import is_ours, set_fusion, stored_contract
+from ft_assets.retrieval.choose_fusion import CHOICE_FILE, SWEEP, choice_of
+from ft_assets.retrieval.collection import CHOICE_KEY, FLOOR_KEY, is_ours, set_fusion, stored_contract
 from ft_assets.retrieval.jobs import read_collection_file
 from resources.artifacts import ArtifactStore
 from resources.engines.protocol import OpenJson, VectorClient
@@ -40,11 +41,32 @@ def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantE
             "index_fp": stored_contract(client, name).index_fp,
             "fusion": msgspec.to_builtins(fusion),
         }
+        details |= _notes_on(store, fusion)
         settle(client, releases, engine.alias)
         serving = releases.current("collection")
         if serving and releases.is_withheld("collection", recipes, details):
             return serving
         return _move(client, releases, engine.alias, releases.plan_release("collection", recipes, details))
+
+
+def _notes_on(store: ArtifactStore, fusion: Fusion) -> OpenJson:
+    """Return who chose this fusion and why, and the score below which a search says that nothing was found.
+
+    Empty as far as the fusion is configured, and the current sweep is of other vectors or found no such score.
+    """
+    sweep, vectors = store.require(SWEEP), store.require("passage_vectors")
+    if (
+        CHOICE_FILE not in sweep.manifest.files
+        or sweep.manifest.recipe.inputs["passage_vectors"] != vectors.data_version
+    ):
+        return {}
+    choice = choice_of(sweep)
+    if choice.fusion != fusion:
+        return {}
+    notes: OpenJson = {FLOOR_KEY: msgspec.to_builtins(choice.floor)} if choice.floor else {}
+    if choice.by == "auto":
+        notes[CHOICE_KEY] = {"by": choice.by, "questions": choice.questions, "reason": choice.reason}
+    return notes
 
 
 def rollback_collection(
@@ -85,12 +107,15 @@ def is_served(client: VectorClient, alias: str, release: Release) -> bool:
 def _move(client: VectorClient, releases: Releases, alias: str, intent: Intent) -> Release:
     details = intent.release.details
     releases.announce("collection", intent)
-    serve(client, alias, details["collection"], msgspec.convert(details["fusion"], Fusion))
+    fusion = msgspec.convert(details["fusion"], Fusion)
+    serve(client, alias, details["collection"], fusion, details)
     return releases.commit("collection", intent)
 
 
-def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:
+def serve(client: VectorClient, alias: str, name: str, fusion: Fusion, details: OpenJson | None = None) -> None:
     """Write the fusion into the collection's contract, then move the alias to it in one call.
+
+    `details`: those of the release, whose notes on the fusion go into the collection's metadata.
 
     Raises Refused: FT-COL-006 the collection is gone, FT-COL-001 its build was interrupted (it may have been retired,
     and is being built again under the same name).
@@ -110,8 +135,10 @@ def serve(client: VectorClient, alias: str, name: str, fusion: Fusion) -> None:
         )
         raise Refused(f"serving {name}", [interrupted])
     served = contract.served(contract.serving, fusion)
-    if served != contract:
-        set_fusion(client, name, served)
+    notes: OpenJson = {key: (details or {}).get(key, {}) for key in (CHOICE_KEY, FLOOR_KEY)}
+    stored = client.metadata(name)
+    if served != contract or any(notes[key] != (stored.get(key) or {}) for key in notes):
+        set_fusion(client, name, served, notes)
     client.point(alias, name)
 
 

@@ -12,7 +12,8 @@ from expectations.contracts.embedding import EmbeddingContract, Serving, guard
 from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.violations import Refused, violation
 from ft_assets.embedding.lexical import query_side, with_lexical_arm
-from ft_assets.retrieval.collection import stored_contract
+from ft_assets.retrieval.collection import FLOOR_KEY, stored_contract
+from ft_assets.retrieval.jobs import ScoreFloor
 from ft_assets.retrieval.query import arm_scores, ask
 from ft_assets.retrieval.questions import QueryTerm, explain_terms, read_questions
 from ft_assets.retrieval.vectors import contract_of
@@ -51,6 +52,8 @@ class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     question: str
     """As it was encoded."""
     hits: list[Hit]
+    found: bool = True
+    """False if there is no hit, or none whose fused score reaches the collection's floor (`score_floor`)."""
     notes: list[str] = []
     """The parts of the question that the search could not use, and why."""
 
@@ -67,6 +70,9 @@ class Retriever:
         """The reason why nothing proves that this collection was released; empty where the record names it."""
         self.fields = payload_fields(client.metadata(name))
         """Payload fields that conditions may name, with their types."""
+        floor = client.metadata(name).get(FLOOR_KEY)
+        self.floor = msgspec.convert(floor, ScoreFloor) if floor else None
+        """The fused score below which the best passage hardly answers the question; None where none is known."""
         self._client = client
         self._encoder = encoder
         self._bm25 = query_side(contract, client.metadata(name).get(FREQUENCIES_KEY), name)
@@ -128,8 +134,10 @@ class Retriever:
         for n, (question, points) in enumerate(zip(questions, answers, strict=True)):
             terms = self._explain(question.text, encoded.sparse[n], ids[n]) if explain else {}
             hits = [_hit(point, dense[n], sparse[n], self.fields, terms.get(point.id, [])) for point in points]
-            notes = question.notes if len(encoded.sparse[n][0]) else [*question.notes, _NO_TERM]
-            found.append(SearchAnswer(question=question.text, hits=hits, notes=notes))
+            notes = [*question.notes, *([] if len(encoded.sparse[n][0]) else [_NO_TERM])]
+            low = self.floor if arm == "fused" and self.floor and hits and hits[0].score < self.floor.score else None
+            notes += [_nothing_found(hits[0].score, low)] if low else []
+            found.append(SearchAnswer(question=question.text, hits=hits, found=bool(hits) and not low, notes=notes))
         return found
 
     def _explain(self, question: str, query: TokenWeights, ids: Sequence[str]) -> dict[str, list[QueryTerm]]:
@@ -144,6 +152,11 @@ class Retriever:
             point: explain_terms(query, weights, names)
             for point, weights in zip(points.ids, points.sparse, strict=True)
         }
+
+
+def _nothing_found(score: float, floor: ScoreFloor) -> str:
+    shares = f"{floor.lost:.0%} of the judged questions, and {floor.caught:.0%} of them without their answer"
+    return f"nothing found: the best score is {score:.4f}; below {floor.score:.4f} lie {shares}"
 
 
 def _hit(

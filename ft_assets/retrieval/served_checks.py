@@ -14,7 +14,7 @@ from expectations.violations import Violation, violation
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 from ft_assets.retrieval.audit import audit, audit_sample, point_violations
 from ft_assets.retrieval.checks import judge_consumers
-from ft_assets.retrieval.collection import inspect, stored_contract
+from ft_assets.retrieval.collection import FLOOR_KEY, inspect, stored_contract
 from ft_assets.retrieval.jobs import CandidateScores, VectorsSummary
 from ft_assets.retrieval.release import settle
 from ft_assets.retrieval.vectors import contract_of
@@ -109,9 +109,10 @@ def _changed_configuration(client: VectorClient, name: str, release: Release, ve
     """Return violations where the stored contract, the fusion or the engine's configuration is not the released one."""
     stored = stored_contract(client, name)
     wanted = contract_of(vectors).served(stored.serving, stored.fusion) if stored.serving else stored
-    pairs = {
+    pairs: dict[str, tuple[object, object]] = {
         "fusion": (msgspec.to_builtins(stored.fusion), release.details["fusion"]),
         "index_fp": (stored.index_fp, release.details["index_fp"]),
+        FLOOR_KEY: (client.metadata(name).get(FLOOR_KEY) or None, release.details.get(FLOOR_KEY)),
     }
     changed = [
         violation(

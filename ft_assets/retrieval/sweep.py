@@ -1,4 +1,4 @@
-"""The ranking of the validation questions under many weights and fusion methods. Recommends one, changes nothing."""
+"""The ranking of the validation questions under many weights and fusion methods, and the choice that `auto` serves."""
 
 # pyright: basic
 # numpy's shapes are not typed here.
@@ -17,51 +17,66 @@ from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import measure
 from ft_assets.embedding.exact_search import best, score_blocks
 from ft_assets.embedding.model import Encoded, HybridEncoder
-from ft_assets.embedding.pairs import read_passages, require_questions
-from ft_assets.retrieval.exact import served_vectors, serving_in
-from ft_assets.retrieval.jobs import SweepJob, SweepSummary
+from ft_assets.embedding.pairs import Questions, read_passages, read_questions
+from ft_assets.retrieval.choose_fusion import CHOICE_FILE, FusionChoice, choose, label, weighted_sums
+from ft_assets.retrieval.exact import served_vectors
+from ft_assets.retrieval.jobs import ScoreFloor, SweepJob, SweepSummary
+from ft_assets.retrieval.score_floor import best_scores, calibrate
 from resources import accelerator
-from resources.artifacts import Artifact
+from resources.artifacts import Artifact, write_json
 from resources.engines.fusion import fuse
 from resources.launcher import Job, run_worker
 from resources.parquet import write_table
 from resources.telemetry import Metrics
 
 SWEEP_FILE = "sweep.parquet"
-SPARSE_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _SPLIT = "validation"
+_ALONE = {"1.0 / 0": "The lexical", "0.0 / 1": "The dense"}
 _Z = 1.96  # standard errors in half of a 95 % interval
 
 
 def main(job: Job) -> Artifact:
-    """Publish `fusion_sweep`: nDCG@10 of each fusion with its interval, and the recommended setting."""
+    """Publish `fusion_sweep`: nDCG@10 of each fusion with its interval, and the fusion that serves next."""
     params = job.params_as(SweepJob)
     passages = read_passages(job.input("passages"))
-    questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "fusion_sweep")
-    compute = accelerator.choose(params.compute.device, params.compute.dtype)
-    encoder = HybridEncoder.load(job.input("embedding_model").folder(), compute)
-    vectors, collection = job.input("passage_vectors"), job.input("qdrant_collection")
-    queries = encoder.encode(questions.texts, "query")
-    queries, corpus, ids = served_vectors(queries, questions.texts, vectors, collection)
-    distance = serving_in(collection).distance
-    results = sweep(queries, corpus, ids, questions.qrels, compared_fusions(params.fusion, distance))
+    questions = read_questions(job.input("retrieval_splits"), _SPLIT, passages)
+    served = _serve(job, params, questions) if questions.ids else None
+    results: dict[str, list[float]] = {}
+    if served:
+        results = sweep(*served, questions.qrels, compared_fusions(params.fusion, params.serving.distance))
     metrics = Metrics(job.folder())
     for step, (name, values) in enumerate(results.items(), 1):
         metrics.log(f"sweep {name}", step, len(results), ndcg_at_10=_mean(values))
     metrics.close()
-    configured = label(params.fusion)
+    configured, count = label(params.fusion), len(questions.ids)
+    choice = FusionChoice(by="config", fusion=params.fusion, questions=count, reason=f"{configured} is configured")
+    if params.auto:
+        choice = choose(params.fusion, results, count)
+    # only a weighted sum has scores that can be compared between questions
+    if served and params.nothing_found_share and choice.fusion.fusion == "weighted_sum":
+        scores = best_scores(*served, questions.qrels, documents=passages.document_of, fusion=choice.fusion)
+        choice = msgspec.structs.replace(choice, floor=calibrate(*scores, params.nothing_found_share))
+    summary = summarise(results, configured, len(questions.unresolved), choice)
     with job.artifacts().stage(job.recipe) as staging:
         _write(staging.path / SWEEP_FILE, results, configured)
-        return staging.publish(summarise(results, configured, len(questions.unresolved)))
+        write_json(staging.path / CHOICE_FILE, msgspec.to_builtins(choice))
+        return staging.publish(summary)
+
+
+def _serve(job: Job, params: SweepJob, questions: Questions) -> tuple[Encoded, Encoded, list[str]]:
+    """Return queries and passages as they are served, and the ids of the passages."""
+    compute = accelerator.choose(params.compute.device, params.compute.dtype)
+    encoder = HybridEncoder.load(job.input("embedding_model").folder(), compute)
+    queries = encoder.encode(questions.texts, "query")
+    return served_vectors(queries, questions.texts, job.input("passage_vectors"), params.serving.dimension)
 
 
 def compared_fusions(configured: Fusion, distance: str) -> list[Fusion]:
-    """Return the fusions to compare: each sparse weight with a dense weight of 1, dbsf, rrf, the configured one."""
+    """Return the fusions to compare: from one arm alone to the other, dbsf, rrf, the configured one."""
     change = partial(msgspec.structs.replace, configured)
-    fusions = [change(fusion="weighted_sum", dense_weight=1.0, sparse_weight=weight) for weight in SPARSE_WEIGHTS]
     # the configuration refuses dbsf with distances, of which the smaller is the better one
-    fusions += [change(fusion=method) for method in ("dbsf", "rrf") if (method, distance) != ("dbsf", "euclid")]
-    return [*fusions, configured]
+    methods = [change(fusion=method) for method in ("dbsf", "rrf") if (method, distance) != ("dbsf", "euclid")]
+    return [*weighted_sums(configured), *methods, configured]
 
 
 def sweep(
@@ -76,35 +91,35 @@ def sweep(
     return {name: measure(qrels, rankings)["ndcg_at_10"] for name, rankings in ranked.items()}
 
 
-def label(fusion: Fusion) -> str:
-    """Return the name of a fusion in the sweep: its method, or the weights of a weighted sum."""
-    if fusion.fusion != "weighted_sum":
-        return fusion.fusion
-    return f"{fusion.dense_weight} / {fusion.sparse_weight:g}"
-
-
-def summarise(results: dict[str, list[float]], configured: str, unresolved: int) -> SweepSummary:
-    """Return the means, and the best fusion as a recommendation where its gain is certain."""
+def summarise(results: dict[str, list[float]], configured: str, unresolved: int, choice: FusionChoice) -> SweepSummary:
+    """Return the means, the fusion that serves next, and the best one with its gain."""
     means = {name: round(_mean(values), 6) for name, values in results.items()}
     # of equal means the configured one, else the first, which is the smallest change to the dense ranking
-    found = max(means, key=lambda name: (means[name], name == configured))
-    gain = paired_bootstrap(results[found], results[configured])
-    weights = [name for name in results if name.startswith("1.0 / ")]
-    edges = {min(weights, key=_sparse_weight), max(weights, key=_sparse_weight)}
+    found = max(means, key=lambda name: (means[name], name == configured)) if means else configured
+    gain = paired_bootstrap(results[found], results[configured]) if means else None
+    certain = gain is not None and gain.low > 0
     summary = SweepSummary(
-        questions=gain.n,
+        questions=choice.questions,
         unresolved=unresolved,
         configured=configured,
+        chosen=label(choice.fusion),
+        chosen_by=choice.by,
         best=found,
-        recommended=found if gain.low > 0 else configured,
+        recommended=found if certain and choice.by == "config" else label(choice.fusion),
         gain_over_configured=gain,
-        gain_is_certain=gain.low > 0,
-        questions_needed=_questions_needed(results[found], results[configured]),
-        best_is_at_edge=found in edges,
-        advice="",
+        gain_is_certain=certain,
+        questions_needed=_questions_needed(results[found], results[configured]) if means else None,
+        advice=choice.reason,
+        floor=_describe_floor(choice.floor),
         ndcg_at_10=means,
     )
-    return msgspec.structs.replace(summary, advice=_advice(summary))
+    return summary if choice.by == "auto" else msgspec.structs.replace(summary, advice=_advice(summary))
+
+
+def _describe_floor(floor: ScoreFloor | None) -> str:
+    if floor is None:
+        return "(none: these questions do not tell from which score on a passage answers)"
+    return f"{floor.score:.4f}, above {floor.lost:.0%} of the questions with an answer and {floor.caught:.0%} without"
 
 
 def _questions_needed(candidate: Sequence[float], baseline: Sequence[float]) -> int | None:
@@ -116,25 +131,21 @@ def _questions_needed(candidate: Sequence[float], baseline: Sequence[float]) -> 
 
 
 def _advice(summary: SweepSummary) -> str:
-    """Return the summary in one or two sentences."""
+    """Return in one or two sentences what to do about a fusion that is fixed in the configuration."""
     gain = summary.gain_over_configured
+    if gain is None:
+        return f"Keep {summary.configured}: there is no validation question to compare with."
     gained = f"nDCG@10 {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] on {gain.n} questions"
     if summary.best == summary.configured:
-        text = f"Keep {summary.configured}: no other fusion ranks better."
-    elif summary.gain_is_certain:
-        text = f"Take {summary.best} in place of {summary.configured}: {gained}."
+        return f"Keep {summary.configured}: no other fusion ranks better."
+    if summary.gain_is_certain:
+        text = f"Take {summary.best} in place of {summary.configured}: {gained}. `fusion: auto` chooses the weights."
     else:
         text = f"Keep {summary.configured}. {summary.best} ranks best, but its gain may be chance: {gained}"
         text += f"; about {summary.questions_needed} questions would decide." if summary.questions_needed else "."
-    if summary.best_is_at_edge and _sparse_weight(summary.best) == 0:
-        text += " The best sparse weight is 0: the lexical arm adds nothing here."
-    elif summary.best_is_at_edge:
-        text += f" {summary.best} has the largest sparse weight of the sweep: a larger one may be better."
+    if alone := _ALONE.get(summary.best):
+        text += f" {alone} arm adds nothing here."
     return text
-
-
-def _sparse_weight(name: str) -> float:
-    return float(name.partition(" / ")[2])
 
 
 def _write(path: Path, results: dict[str, list[float]], configured: str) -> None:

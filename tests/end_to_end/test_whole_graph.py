@@ -52,7 +52,9 @@ def test_files_become_a_released_adapter_and_a_released_collection(base: tuple[F
     (release,) = ft.released("collection")["history"]
     assert release["details"]["collection"] == collection
     assert release["details"]["index_fp"][:12] in collection
-    assert metadata["contract"]["fusion"]["sparse_weight"] == 1.0
+    choice = json.loads((ft.current("fusion_sweep") / "fusion.json").read_text())
+    assert metadata["contract"]["fusion"] == choice["fusion"] == release["details"]["fusion"]
+    assert metadata["fusion_choice"]["reason"] == choice["reason"] == release["details"]["fusion_choice"]["reason"]
     assert passages["passages"] == report["encoded"]
     assert set(serving(ft)) == set(RELEASED)
     quarantine = (ft.current("instruction_records") / "quarantine.jsonl").read_text().splitlines()
@@ -71,7 +73,7 @@ def test_a_second_run_computes_nothing(ft: Ft):
 
 
 def test_a_changed_weight_is_evaluated_and_released_without_training_or_encoding(ft: Ft):
-    collection, before = alias(ft)
+    collection, _ = alias(ft)
     report = ft.run("--all", FT__RETRIEVAL__SPARSE_WEIGHT="0.5", FT__RETRIEVAL__TOLERANCE="0.3")
     assert report["exit"] == 0, report["output"]
     assert (report["trained"], report["encoded"], report["upserted"]) == (0, 0, 0)
@@ -80,8 +82,7 @@ def test_a_changed_weight_is_evaluated_and_released_without_training_or_encoding
     assert states["retrieval_evaluation"] == "made"
     after_collection, after = alias(ft)
     assert after_collection == collection
-    assert before["contract"]["fusion"]["sparse_weight"] == 1.0
-    assert after["contract"]["fusion"]["sparse_weight"] == 0.5
+    assert (after["contract"]["fusion"]["sparse_weight"], after["fusion_choice"]) == (0.5, {})
     done = ft("search", "How long is the AES block?", "--json")
     assert done.returncode == 0, done.stderr
     for hit in json.loads(done.stdout)["hits"]:

@@ -5,18 +5,22 @@ The daemon's own sensors and conditions decide what runs, tick by tick; training
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Generator
 from pathlib import Path
 
 import dagster as dg
+import msgspec
 import pytest
 
 from ft_assets.config.model import SETTINGS_ASSETS
 from ft_assets.definitions import GATES
 from ft_assets.graph.gates import Evidence, judge
+from ft_assets.retrieval.choose_fusion import choice_of
 from resources.artifacts import Artifact, ArtifactStore
 from resources.dagster_resources import QdrantResource
+from resources.parquet import read_rows
 from tests.ft_assets.costs import LONG, NOTES, SECTIONS, TRAINED, Whole, note, write_project
 
 pytestmark = pytest.mark.slow
@@ -73,6 +77,27 @@ def test_a_weight_costs_an_evaluation(whole: Whole, weights: dict[str, object]) 
     assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, *FOLLOWERS}
     # these read the same section: requested, and reused. Nothing else is.
     assert cost.requested == {*cost.made, "passage_vectors", "qdrant_collection"}
+
+
+def test_new_validation_questions_cost_a_choice_of_weights(whole: Whole) -> None:
+    before = whole.store.require("fusion_sweep")
+    splits = whole.store.require("retrieval_splits")
+    held_out = next(read_rows(splits.file("validation.parquet"), ["query", "positive_ids"]))
+    queries, qrels = (whole.root / "retrieval" / name for name in ("queries.jsonl", "qrels/all.tsv"))
+    added = json.dumps({"_id": "new-1", "text": f"In other words: {held_out['query'].lower()}"})
+    whole.write("retrieval/queries.jsonl", f"{queries.read_text('utf-8').rstrip()}\n{added}\n")
+    whole.write(
+        "retrieval/qrels/all.tsv", f"{qrels.read_text('utf-8').rstrip()}\nnew-1\t{held_out['positive_ids'][0]}\t1\n"
+    )
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, 0, 0)
+    assert cost.made >= {"fusion_sweep", "embedding_evaluation", "retrieval_evaluation"}
+    after = whole.store.require("fusion_sweep")
+    assert after.summary["questions"] == before.summary["questions"] + 1
+    release = whole.artifacts.releases().current("collection")
+    choice = choice_of(after)
+    assert release and release.details["fusion"] == msgspec.to_builtins(choice.fusion)
+    assert release.details["fusion_choice"] == {"by": "auto", "questions": choice.questions, "reason": choice.reason}
 
 
 def test_one_changed_document_costs_its_changed_passages(whole: Whole) -> None:

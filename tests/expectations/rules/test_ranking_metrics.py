@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from expectations.rules.ranking_metrics import measure
+from expectations.rules.ranking_metrics import measure, measure_documents
 
 
 def test_metrics_are_what_one_computes_by_hand() -> None:
@@ -27,3 +27,16 @@ def test_mrr_is_cut_at_ten_and_recall_at_a_hundred_is_not() -> None:
 def test_equal_scores_keep_the_order_they_were_given() -> None:
     # trec_eval alone would rank ties by passage id, descending
     assert measure([{"a": 1}], [["a", "z"]])["mrr_at_10"] == [1.0]
+
+
+def test_a_document_counts_by_its_best_passage() -> None:
+    documents = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "c1": "c"}
+    qrels = [{"a1": 1, "a2": 1, "a3": 1, "c1": 2}, {"b1": 1}]
+    ranking = ["b1", "a3", "a1", "c1"]
+    found = measure_documents(qrels, [ranking, ranking], documents)
+    # the documents are ranked b, a, c: all three passages of a are one document, which the passages alone do not show
+    ideal = 2 + 1 / math.log2(3)
+    assert found["document_ndcg_at_10"] == pytest.approx([(1 / math.log2(3) + 2 / math.log2(4)) / ideal, 1.0])
+    assert found["document_recall_at_10"] == [1.0, 1.0]
+    assert found["document_mrr_at_10"] == [0.5, 1.0]
+    assert measure(qrels, [ranking, ranking])["recall_at_10"] == [0.75, 1.0]

@@ -20,6 +20,8 @@ def test_an_alias_its_section_and_its_document_mean_the_passage_that_is_kept() -
     assert index.resolve("rsa#b") == ["rsa#b~2", "aes#b"]
     assert index.resolve("rsa") == ["rsa#x", "rsa#b~2", "aes#b"]
     assert index.resolve("d2") == ["aes#b"] and index.resolve("nowhere") == []
+    names = ("aes", "rsa", "aes#a", "copy", "d2", "nowhere")
+    assert [name for name in names if index.is_long_document(name)] == ["aes", "rsa"]
     assert [document_of(name, index) for name in ("copy", "copy#a", "rsa")] == ["aes", "aes", "rsa"]
 
 

@@ -82,7 +82,7 @@ class Graph:
 
 RETRIEVAL_SIDE = (
     "embedding_settings", "retrieval_settings", "embedding_model", "passage_vectors", "base_vectors",
-    "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection",
+    "fusion_sweep", "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection",
 )  # fmt: skip
 
 
@@ -119,12 +119,12 @@ def released(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Graph:
         "sft": {"base_model": BASE},
         "dpo": {"base_model": BASE},
         "embedding": EMBEDDING,
-        "retrieval": {"tolerance": 0.3, "fused_epsilon": 0.3},
+        "retrieval": {"tolerance": 0.3, "fused_epsilon": 0.3, "sparse_weight": 1.0},
         "accelerator": {"device": "cpu"},
     }
     (root / "config.yaml").write_text(json.dumps(config), "utf-8")
     graph = Graph(root)
-    graph.run(*DATA_SIDE, *RETRIEVAL_SIDE, "fusion_sweep")
+    graph.run(*DATA_SIDE, *RETRIEVAL_SIDE)
     return graph
 
 

@@ -18,10 +18,13 @@ from expectations.violations import Refused
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
+from ft_assets.retrieval.choose_fusion import choice_of
 from ft_assets.retrieval.collection import build, collection_name, inspect, point_id
 from ft_assets.retrieval.evaluate import main as evaluate
-from ft_assets.retrieval.jobs import RetrievalEvaluationJob
+from ft_assets.retrieval.jobs import RetrievalEvaluationJob, SweepJob
 from ft_assets.retrieval.search import Hit, Retriever
+from ft_assets.retrieval.served_checks import judge_served
+from ft_assets.retrieval.sweep import main as choose_on_validation
 from ft_assets.retrieval.vectors import contract_of, schema
 from ft_assets.rollback import roll_back
 from resources.artifacts import Recipe
@@ -128,6 +131,106 @@ def test_a_changed_weight_encodes_and_upserts_nothing_and_decides_the_order_serv
     assert [hit.passage_id for hit in hits] != [hit.passage_id for hit in before]
     summary = graph.artifact("retrieval_evaluation").summary
     assert summary["candidate_fused_ndcg_at_10"] == pytest.approx(summary["candidate_sparse_ndcg_at_10"])
+
+
+def test_auto_serves_the_weights_that_the_validation_questions_choose(graph: Graph) -> None:
+    graph.configure(retrieval={"fusion": "auto"})
+    made = graph.run(*AFTER_WEIGHTS)
+    assert made["passage_vectors"]["reused"] and made["qdrant_collection"]["reused"]
+    sweep = graph.artifact("fusion_sweep")
+    choice = choice_of(sweep)
+    assert (choice.by, choice.questions) == ("auto", sweep.summary["questions"])
+    assert sweep.summary["advice"] == choice.reason
+    wanted = msgspec.to_builtins(choice.fusion)
+    for asset in ("embedding_evaluation", "retrieval_evaluation"):
+        assert graph.artifact(asset).manifest.recipe.settings["fusion"] == wanted
+    release = graph.artifacts.releases().current("collection")
+    assert release and release.details["fusion"] == wanted
+    assert release.details["fusion_choice"]["reason"] == choice.reason
+    with graph.qdrant.engine().open() as client:
+        stored = client.metadata(str(aliased(client, "passages")))
+    assert stored["fusion_choice"] == release.details["fusion_choice"]
+    (hits,) = search(graph, QUESTION)
+    weights = choice.fusion
+    for hit in hits:
+        assert hit.score == pytest.approx(
+            weights.dense_weight * hit.dense + weights.sparse_weight * hit.sparse, abs=1e-3
+        )
+    again = graph.run(*RETRIEVAL_SIDE[1:])
+    assert all(metadata["reused"] for metadata in again.values())
+    # what was fixed before serves again after a rollback, without the note of the choice
+    back(graph)
+    with graph.qdrant.engine().open() as client:
+        assert client.metadata(str(aliased(client, "passages")))["fusion_choice"] == {}
+
+
+def test_a_choice_made_with_other_settings_or_vectors_is_not_evaluated(graph: Graph) -> None:
+    graph.configure(retrieval={"fusion": "auto"})
+    graph.run(*AFTER_WEIGHTS)
+    graph.configure(retrieval={"prefetch_limit": 200})
+    graph.run("retrieval_settings")
+    with pytest.raises(Exception, match="FT-RET-014"):
+        graph.run("retrieval_evaluation")
+    graph.configure(retrieval={"prefetch_limit": 100})
+    path = sorted((graph.root / "corpus").glob("*.md"))[0]
+    path.write_text(path.read_text("utf-8").replace("formalised by Phillip Rogaway", "worked out by Phillip Rogaway"))
+    graph.run("retrieval_settings", "passages", "passage_vectors", "qdrant_collection")
+    with pytest.raises(Exception, match=r"FT-LIN-001.*fusion_sweep|fusion_sweep.*FT-LIN-001"):
+        graph.run("retrieval_evaluation")
+
+
+def test_without_validation_questions_auto_keeps_the_configured_weights(graph: Graph, tmp_path: Path) -> None:
+    splits, store = graph.artifact("retrieval_splits"), graph.artifacts.store()
+    with store.stage(msgspec.structs.replace(splits.manifest.recipe, code_version="none")) as staging:
+        empty = pq.read_table(splits.file("validation.parquet")).slice(0, 0)
+        pq.write_table(empty, staging.path / "validation.parquet")
+        empty_splits = staging.publish(splits.summary)
+    store.point(empty_splits)
+    sweep = graph.artifact("fusion_sweep").manifest.recipe
+    inputs = {**sweep.inputs, "retrieval_splits": empty_splits.data_version}
+    params = SweepJob(
+        fusion=Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.8, prefetch_limit=100),
+        auto=True,
+        serving=Serving(dimension=64, distance="cosine"),
+        nothing_found_share=0.05,
+        compute=ComputeParams(state_dir=str(graph.root / "state"), device="cpu", dtype="float32"),
+    )
+    recipe = msgspec.structs.replace(sweep, code_version="none", inputs=inputs)
+    job = Job(recipe=recipe, store=str(store.root), run_dir=str(tmp_path), params=msgspec.to_builtins(params))
+    made = choose_on_validation(job)
+    assert made.summary["questions"] == 0
+    choice = choice_of(made)
+    assert (choice.by, choice.fusion) == ("auto", params.fusion)
+    assert "too few" in choice.reason
+
+
+def test_a_question_that_nothing_answers_is_told_from_one_with_an_answer(graph: Graph) -> None:
+    release = graph.artifacts.releases().current("collection")
+    floor = choice_of(graph.artifact("fusion_sweep")).floor
+    assert release and floor and release.details["score_floor"] == msgspec.to_builtins(floor) == served_floor(graph)
+    assert floor.lost <= 0.05 and floor.caught >= 0.25
+    assert judge_served(graph.evidence, quick=False).violations == []
+    with Retriever.open(graph.artifacts.store(), graph.artifacts.releases(), graph.qdrant.engine()) as retriever:
+        answers = retriever.answer([QUESTION, "How do I bake bread?"], 5)
+        dense = retriever.answer(["How do I bake bread?"], 5, arm="dense")[0]
+    assert [answer.found for answer in answers] == [True, False]
+    assert answers[1].hits and answers[1].hits[0].score < floor.score
+    assert answers[1].notes[-1].startswith("nothing found: the best score is")
+    assert dense.found  # the floor is one of fused scores
+    with graph.qdrant.engine().open() as client:
+        client.set_metadata(str(aliased(client, "passages")), {"score_floor": {}})
+    assert {v.code for v in judge_served(graph.evidence, quick=False).violations} == {"FT-REL-006"}
+    graph.configure(retrieval={"nothing_found_share": 0.0})
+    made = graph.run(*AFTER_WEIGHTS)
+    assert made["retrieval_evaluation"]["reused"] and not made["released_collection"]["reused"]
+    assert served_floor(graph) == {}
+    back(graph)
+    assert served_floor(graph) == msgspec.to_builtins(floor)
+
+
+def served_floor(graph: Graph) -> dict[str, float]:
+    with graph.qdrant.engine().open() as client:
+        return client.metadata(str(aliased(client, "passages")))["score_floor"]
 
 
 @pytest.mark.parametrize("fusion", ["dbsf", "rrf"])
@@ -415,7 +518,8 @@ def test_a_query_of_another_dimension_is_refused_before_it_is_sent(released: Gra
 
 def test_the_sweep_agrees_with_the_engine_and_changes_nothing(released: Graph) -> None:
     sweep = released.artifact("fusion_sweep").summary
-    assert set(sweep["ndcg_at_10"]) >= {"1.0 / 0", "1.0 / 0.3", "1.0 / 2", "1.0 / 8", "dbsf", "rrf"}
+    assert set(sweep["ndcg_at_10"]) >= {"1.0 / 0", "1.0 / 0.3", "0.5 / 1", "0.125 / 1", "0.0 / 1", "dbsf", "rrf"}
+    assert (sweep["chosen"], sweep["chosen_by"]) == ("1.0 / 1", "config")
     assert (sweep["configured"], sweep["questions"]) == ("1.0 / 1", sweep["gain_over_configured"]["n"])
     assert sweep["ndcg_at_10"][sweep["best"]] == max(sweep["ndcg_at_10"].values())
     assert sweep["recommended"] == (sweep["best"] if sweep["gain_is_certain"] else "1.0 / 1")
@@ -423,7 +527,7 @@ def test_the_sweep_agrees_with_the_engine_and_changes_nothing(released: Graph) -
     exact = released.artifact("embedding_evaluation").summary
     asked = released.artifact("retrieval_evaluation").summary
     for arm in ("dense", "sparse", "fused"):
-        for metric in ("ndcg_at_10", "recall_at_10", "mrr_at_10"):
+        for metric in ("ndcg_at_10", "recall_at_10", "mrr_at_10", "document_ndcg_at_10"):
             assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(exact[f"trained_{arm}_{metric}"], abs=1e-3)
             assert asked[f"candidate_{arm}_{metric}"] == pytest.approx(asked[f"exact_{arm}_{metric}"], abs=1e-3)
 

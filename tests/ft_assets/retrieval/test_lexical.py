@@ -152,7 +152,17 @@ def test_both_evaluations_show_bm25_and_the_engine_ranks_as_it(released: Graph) 
     assert models["bm25", "sparse"] == models["trained", "sparse"] == models["base", "sparse"]
     assert models["base", "dense"] != models["trained", "dense"]
     for name in ("retrieval_evaluation", "embedding_evaluation"):
-        assert released.artifact(name).summary["gain_over_bm25"]["n"] == released.artifact(name).summary["questions"]
+        summary = released.artifact(name).summary
+        assert summary["gain_over_bm25"]["n"] == summary["gain_over_bm25_by_document"]["n"] == summary["questions"]
+        # every judgement of the examples names a section
+        assert summary.get("judged_on_documents", 0) == 0
+    for metrics in [*served.values(), *models.values()]:
+        assert all(document >= passage for document, passage in zip(*_reciprocal_ranks(metrics), strict=True))
+    assert served["candidate", "fused"]["document_mrr_at_10"] != served["candidate", "fused"]["mrr_at_10"]
+
+
+def _reciprocal_ranks(metrics: dict[str, list[float]]) -> tuple[list[float], list[float]]:
+    return metrics["document_mrr_at_10"], metrics["mrr_at_10"]
 
 
 def test_the_base_is_encoded_once_whatever_is_trained(graph: Graph) -> None:

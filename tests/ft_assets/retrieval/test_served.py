@@ -76,7 +76,7 @@ def point_elsewhere(client: VectorClient, name: str) -> None:
 def change_fusion(client: VectorClient, name: str) -> None:
     contract = stored_contract(client, name)
     fusion = msgspec.structs.replace(contract.fusion, dense_weight=0.0, sparse_weight=2.0)  # type: ignore[type-var]
-    set_fusion(client, name, msgspec.structs.replace(contract, fusion=fusion))
+    set_fusion(client, name, msgspec.structs.replace(contract, fusion=fusion), {})
 
 
 def change_probes(client: VectorClient, name: str) -> None:
