@@ -211,5 +211,5 @@ def test_kto_in_two_processes_has_the_figures_of_one(trained: Any, lab: Any) -> 
     alone, together = train.main(elsewhere(job, "one")), finish(elsewhere(job, "two"))
     for name in ("loss", "kl", "rewards/margins"):
         assert figures(together, name) == pytest.approx(figures(alone, name), abs=1e-3), name
-    for name in ("eval_loss_after", "reward_margin_after"):  # six rows: accelerate fills the last batch of two
-        assert together.summary[name] == pytest.approx(alone.summary[name], rel=2e-2), name
+    for name in ("eval_loss_after", "reward_margin_after"):
+        assert together.summary[name] == pytest.approx(alone.summary[name], rel=1e-2), name
