@@ -278,8 +278,8 @@ MICRO_BATCHES_OF_CPUS = (1, 2, 3, 4)
 
 
 class LoraSettings(ConfigSection):
-    """The shape of a new adapter: that of SFT (DPO continues it), that of DPO from the base, or that of an encoder, into
-    whose weights it is merged. Without effect where `method` is `full`."""
+    """The shape of a new adapter: that of SFT (DPO continues it), that of DPO from the base, or that of an encoder (it is
+    merged into the weights). Without effect where `method` is `full`."""
 
     r: PositiveInt = 16
     """Rank of the adapter's matrices. A higher rank can learn more and takes more memory: 16 on all linear layers of
@@ -916,13 +916,15 @@ class Settings(ConfigSection):
         for name, section in (("sft", self.sft), ("dpo", self.dpo)):
             if section is None:
                 continue
-            rows = 1 if section.micro_batch_size == "auto" else section.micro_batch_size
-            at_once = rows * self.launcher.processes
+            processes, rows = self.launcher.processes, section.micro_batch_size
+            at_once, meant = processes, f"launcher.processes ({processes})"
+            if rows != "auto":
+                at_once = rows * processes
+                meant = f"{name}.micro_batch_size x launcher.processes ({rows} x {processes} = {at_once})"
             if section.global_batch_size % at_once:
                 raise ValueError(
-                    f"{name}.global_batch_size ({section.global_batch_size}) must be a multiple of "
-                    f"{name}.micro_batch_size x launcher.processes ({rows} x "
-                    f"{self.launcher.processes} = {at_once}). Change one of them."
+                    f"{name}.global_batch_size ({section.global_batch_size}) must be a multiple of {meant}. "
+                    "Change one of them."
                 )
         return self
 

@@ -147,7 +147,11 @@ def test_dpo_settings_that_contradict_each_other_are_refused(changes: dict[str, 
         ({"FT__LAUNCHER__PROCESSES": "2"}, "processes (2) needs kind `torchrun`, not `subprocess`"),
         (
             {"FT__LAUNCHER__KIND": "torchrun", "FT__LAUNCHER__PROCESSES": "3"},
-            "sft.global_batch_size (8) must be a multiple of sft.micro_batch_size x launcher.processes (4 x 3 = 12)",
+            "sft.global_batch_size (8) must be a multiple of launcher.processes (3)",
+        ),
+        (
+            {"FT__LAUNCHER__KIND": "torchrun", "FT__LAUNCHER__PROCESSES": "2", "FT__SFT__MICRO_BATCH_SIZE": "8"},
+            "sft.global_batch_size (8) must be a multiple of sft.micro_batch_size x launcher.processes (8 x 2 = 16)",
         ),
     ],
 )
