@@ -278,8 +278,8 @@ MICRO_BATCHES_OF_CPUS = (1, 2, 3, 4)
 
 
 class LoraSettings(ConfigSection):
-    """The shape of a new adapter: that of SFT (DPO continues it), that of DPO from the base, or that of an encoder (it is
-    merged into the weights). Without effect where `method` is `full`."""
+    """The shape of a new adapter: that of SFT (DPO continues it), of DPO from the base, or of an encoder (it is merged
+    into the weights). Without effect where `method` is `full`."""
 
     r: PositiveInt = 16
     """Rank of the adapter's matrices. A higher rank can learn more and takes more memory: 16 on all linear layers of
