@@ -174,10 +174,12 @@ def choice(evidence: Evidence) -> Verdict:
     chosen = choice_of(sweep)
     recipe = sweep.manifest.recipe
     wanted = sweep_settings(settings, serving_of(settings, contract_of(store.require(_VECTORS))))
-    current = {name: found.data_version for name in recipe.inputs if (found := store.current(name))}
+    # a passage that counts is in the vectors: a new payload alone asks for no other choice
+    used = {name: version for name, version in recipe.inputs.items() if name != "passages"}
+    current = {name: found.data_version for name in used if (found := store.current(name))}
     violations = rules.choice_is_current(SWEEP, recipe.settings, wanted)
     figures = {"fusion": label(chosen.fusion), "questions": chosen.questions, "reason": chosen.reason}
-    return Verdict([*violations, *made_from_current(SWEEP, recipe.inputs, current)], figures)
+    return Verdict([*violations, *made_from_current(SWEEP, used, current)], figures)
 
 
 def training_gain(evidence: Evidence) -> Verdict:

@@ -50,10 +50,9 @@ def test_losses_and_rewards_are_the_same_with_and_without_precomputing(trained: 
 
 def test_a_run_with_another_learning_rate_computes_no_reference_again(trained: Any, dpo: Any) -> None:
     lab, sft, _ = trained
+    dpo(epochs=1)  # other tests of this session may have trained so often that the first reference was deleted
     versions = lab.store.versions("dpo_reference")
-    recipes = [version.manifest.recipe for version in versions]
-    # other tests of this session train a whole model from the same adapter
-    assert [r.inputs for r in recipes if r.settings["method"] == "lora"] == [{"sft_adapter": sft.data_version}]
+    assert {"sft_adapter": sft.data_version} in [version.manifest.recipe.inputs for version in versions]
     other = dpo(learning_rate=3e-3, beta=0.2, loss="ipo", epochs=1)
     assert not records(other, "reference")
     assert [v.recipe_id for v in lab.store.versions("dpo_reference")] == [v.recipe_id for v in versions]
