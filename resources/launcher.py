@@ -227,7 +227,7 @@ def _run_reporting(main: Main, job: Job) -> None:
             pipes.log.info(f"worker {os.getpid()} runs {job.recipe.asset} {job.recipe.id}")
             try:
                 artifact = main(job)
-            except Exception as error:
+            except Exception as error:  # kept, because closing the pipes may fail too; raised all the same
                 failed = error
                 raise
             pipes.log.info(f"published {artifact.path.name} (data version {artifact.data_version})")

@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 class ModelLimits(NamedTuple):
-    """What a row may have: tokens in all (None: not limited), and token ids below `vocabulary`."""
+    """Limits of a row: its tokens in all (None: not limited), and its token ids, which are below `vocabulary`."""
 
     positions: int | None
     vocabulary: int

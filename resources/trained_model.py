@@ -43,7 +43,7 @@ class GivenAdapter(NamedTuple):
     version: str
     """Hash of its weights and configuration."""
     contract: AdapterContract | None
-    """What it belongs to, if `ft export` wrote it."""
+    """Its base, prompt and shape, if `ft export` wrote it."""
     shape: LoraShape
 
 

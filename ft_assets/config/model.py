@@ -274,7 +274,9 @@ class DatasetSettings(ConfigSection):
         return sorted(set(codes))
 
 
-MICRO_BATCHES_OF_CPUS = (1, 2, 3, 4)
+def rows_on_a_cpu(batch: int) -> int:
+    """Return the rows at once of a CPU, which one row keeps busy: at most 4, and a divisor of the batch."""
+    return max(rows for rows in (1, 2, 3, 4) if batch % rows == 0)
 
 
 class LoraSettings(ConfigSection):
@@ -407,9 +409,7 @@ class TrainSettings(ConfigSection):
     @property
     def rows_at_once(self) -> int:
         """The micro-batch; for `auto` that of a CPU. The trainer of a GPU replaces `auto` by a number first."""
-        if self.micro_batch_size != "auto":
-            return self.micro_batch_size
-        return max(rows for rows in MICRO_BATCHES_OF_CPUS if self.global_batch_size % rows == 0)
+        return rows_on_a_cpu(self.global_batch_size) if self.micro_batch_size == "auto" else self.micro_batch_size
 
     @model_validator(mode="after")
     def _check_batches(self) -> Self:
@@ -607,7 +607,7 @@ class EmbeddingSettings(ConfigSection):
     is published, or the base model where all are certainly worse. Without validation questions the last epoch is."""
     hard_negatives: int = Field(default=1, ge=0)
     """Wrong passages added for each question, drawn from the 30 that rank highest by dense + BM25, never one that is
-    judged right or nearly equal to a right one. Mined anew before every epoch, in the first one mostly by BM25. That
+    judged right or nearly equal to a right one. Mined again before every epoch, in the first one mostly by BM25. That
     encodes up to 20,000 passages, which the ranking of the validation questions needs as well."""
     judged_negatives: int = Field(default=1, ge=0)
     """Passages with a judgement of 0 that are added for each question that has some, drawn at random in every step:

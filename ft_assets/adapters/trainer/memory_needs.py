@@ -6,7 +6,7 @@ import msgspec
 
 from expectations.contracts.adapter import LoraShape
 from ft_assets.adapters.trainer.oom_ladder import take_all_fallbacks
-from ft_assets.config.model import MICRO_BATCHES_OF_CPUS, DpoSettings, LoraSettings, TrainSettings
+from ft_assets.config.model import DpoSettings, LoraSettings, TrainSettings, rows_on_a_cpu
 from resources.accelerator import Device
 from resources.estimate import TrainingSetup, TrainingTarget, estimate_training
 from resources.model_shape import ModelShape
@@ -57,13 +57,13 @@ def fitting_rows(
     """
     if settings.micro_batch_size != "auto" or settings.sorts_answers:
         return settings.rows_at_once  # the same on any hardware
-    share = settings.global_batch_size // processes
-    divisors = [rows for rows in range(share, 1, -1) if share % rows == 0]
+    share = max(settings.global_batch_size // processes, 1)
     if device == "cpu":
-        return next((rows for rows in divisors if rows in MICRO_BATCHES_OF_CPUS), 1)
+        return rows_on_a_cpu(share)
     target, setup = needs_of(settings, lora, tokens=settings.max_length, device=device, bf16=bf16)
 
     def fits(rows: int) -> bool:
         return estimate_training(shape, target, msgspec.structs.replace(setup, micro_batch=rows)).fits(memory)
 
+    divisors = (rows for rows in range(share, 1, -1) if share % rows == 0)
     return next(filter(fits, divisors), 1)
