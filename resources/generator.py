@@ -8,12 +8,13 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from expectations.contracts.adapter import compare_base
 from expectations.violations import Refused, Violation
 from resources import memory
 from resources.accelerator import Compute
+from resources.text_source import BASE, ChatMessage
 from resources.trained_model import (
     WHOLE_MODEL_FOLDER,
     describe_base,
@@ -22,16 +23,8 @@ from resources.trained_model import (
     read_adapter_contract,
 )
 
-BASE = "base"
 # "<think>\n" at the end of a prompt is at most this many tokens, also where it is no token of its own
 _OPENING_TOKENS = 8
-
-
-class ChatMessage(TypedDict):
-    """One turn of a chat."""
-
-    role: str
-    content: str
 
 
 class Generated(NamedTuple):

@@ -16,7 +16,8 @@ from pathlib import Path
 from expectations.canonical import digest
 from resources.accelerator import Compute
 from resources.artifacts import Artifact, ArtifactStore, Recipe
-from resources.generator import ChatMessage, Generated
+from resources.generator import Generated
+from resources.text_source import ChatMessage
 
 _ASSET = "generated_answers"
 _VERSION = "1"

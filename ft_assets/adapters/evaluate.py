@@ -22,9 +22,10 @@ from ft_assets.adapters.rows.tokenise import Row, answers_of, read_rows
 from ft_assets.adapters.score_answers import Replies, ask_all, propose, summarise, write_answers
 from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore
-from resources.generator import ChatMessage, Generator
+from resources.generator import Generator
 from resources.launcher import ComputeParams, Job, run_worker
 from resources.telemetry import Metrics
+from resources.text_source import ChatMessage
 
 
 def main(job: Job) -> Artifact:

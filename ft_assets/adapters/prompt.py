@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from expectations.contracts.adapter import RagPrompt
 from ft_assets.config.model import AnswerSettings
-from resources.generator import ChatMessage
+from resources.text_source import ChatMessage
 
 
 def prompt_of(settings: AnswerSettings) -> RagPrompt:

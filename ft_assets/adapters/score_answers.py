@@ -13,8 +13,9 @@ from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from ft_assets.adapters.answer_cache import AnswerCache, Chats
 from ft_assets.adapters.jobs import AnswerSummary, Intervals
 from ft_assets.config.model import AnswerSettings
-from resources.generator import BASE, ChatMessage, Generated, Generator
+from resources.generator import Generated, Generator
 from resources.telemetry import Metrics
+from resources.text_source import BASE, ChatMessage
 
 ANSWERS_FILE = "answers.parquet"
 _TITLES = {

@@ -10,8 +10,10 @@ from ft_assets.config.model import (
     ConfigSection,
     CorpusSettings,
     DatasetSettings,
+    DdrSettings,
     DpoSettings,
     EmbeddingSettings,
+    KbalignSettings,
     ReleaseSettings,
     RetrievalSettings,
     SftSettings,
@@ -36,6 +38,10 @@ def settings_of(store: ArtifactStore, section: Literal["embedding"]) -> Embeddin
 def settings_of(store: ArtifactStore, section: Literal["retrieval"]) -> RetrievalSettings: ...
 @overload
 def settings_of(store: ArtifactStore, section: Literal["answers"]) -> AnswerSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["kbalign"]) -> KbalignSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["ddr"]) -> DdrSettings: ...
 @overload
 def settings_of(store: ArtifactStore, section: Literal["release"]) -> ReleaseSettings: ...
 def settings_of(store: ArtifactStore, section: str) -> ConfigSection:

@@ -768,6 +768,176 @@ class ReleaseSettings(ConfigSection):
     released. `sft` or `dpo`: that one, whichever is better. The gates then judge it on the test questions."""
 
 
+class PriceSettings(ConfigSection):
+    input: float = Field(ge=0)
+    """Price of a million prompt tokens, in your currency."""
+    output: float = Field(ge=0)
+    """Price of a million generated tokens, in the same currency."""
+
+
+class GeneratorSettings(ConfigSection):
+    kind: Literal["local", "endpoint"] = "local"
+    """Where the texts of `kbalign` and `ddr` come from: a model in this process, or an OpenAI-compatible endpoint
+    (vLLM, SGLang, llama.cpp, Ollama, a hosted one). The key of an endpoint comes from FT_GENERATOR_API_KEY."""
+    base_model: str | None = None
+    """The local model: a hub name, a folder or `package:<name>`. Null takes `sft.base_model` (or `dpo.base_model`)."""
+    revision: str | None = None
+    """Branch, tag or commit of the local model on the hub; only with `base_model`."""
+    url: str | None = None
+    """Address of the endpoint up to `/v1`: `http://127.0.0.1:8000/v1`. A key is refused over plain http, except to the
+    loopback."""
+    model: str | None = None
+    """The model's name at the endpoint. A reply of another model is refused."""
+    context_tokens: PositiveInt | None = None
+    """Tokens that the endpoint reads, prompt and answer together. A server that cuts a longer prompt seldom says so,
+    therefore a longer prompt is refused here."""
+    concurrency: PositiveInt = 8
+    """Requests at one time to an endpoint, at most. The number is halved when the server is busy (429, 503) and rises
+    again by itself."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds until a request counts as failed and is tried again."""
+    max_retries: int = Field(default=5, ge=0)
+    """Further attempts for a request that failed for a passing reason (429, 5xx, a reset connection, a timeout)."""
+    batch_size: PositiveInt = 16
+    """Prompts that a local model answers at the same time. It decides memory and speed; it is halved by itself when
+    memory runs out."""
+    max_tokens_total: PositiveInt | None = None
+    """Tokens (prompt and answer) that one run may spend on new calls. A run that reaches it stops and publishes
+    nothing; the next run continues where it stopped. Null: no limit."""
+    price: PriceSettings | None = None
+    """Prices, for `ft estimate`. Null: no money is shown."""
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> Self:
+        needed = {"url": self.url, "model": self.model, "context_tokens": self.context_tokens}
+        if self.kind == "endpoint":
+            missing = [name for name, value in needed.items() if value is None]
+            if missing:
+                raise ValueError(f"kind is `endpoint` and {', '.join(missing)} is missing. Add it.")
+            parts = urlsplit(self.url or "")
+            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+                raise ValueError("url must be http(s)://host:port/v1, without a user, a key or a query. Correct it.")
+        elif given := [name for name, value in needed.items() if value is not None]:
+            raise ValueError(f"{', '.join(given)} is only for `kind: endpoint`. Remove it, or set kind: endpoint.")
+        return self
+
+
+class KbalignSettings(ConfigSection):
+    author: Literal["tuned", "prompted"] = "tuned"
+    """The model that asks the questions. `tuned`: an adapter trained on the training rows turned round (passage and
+    answer -> question), which a small model needs; `prompted`: the generator itself, with examples, for a large model
+    (of 93 prompted questions of a 135M model none was usable, of 86 tuned ones 15 were)."""
+    author_steps: PositiveInt = 40
+    """Training steps of a tuned author, each of 8 rows."""
+    judge: Literal["author", "generator", "released"] = "author"
+    """The model that answers a question from its passage, to see whether it agrees with the answer: the tuned `author`
+    (trained to answer as well), the `generator` as it is, or the `released` adapter. It is judged itself first, on
+    held-out rows."""
+    max_passages: PositiveInt | None = None
+    """Passages that are asked about, at most, chosen by the hash of their content, so that a growing corpus keeps
+    those chosen before. Null: all of the training part."""
+    short_per_passage: int = Field(default=3, ge=0)
+    """Questions wanted from one passage."""
+    long_per_document: int = Field(default=1, ge=0)
+    """Questions wanted that need several passages of a document."""
+    max_tries: PositiveInt = 2
+    """Attempts for one question: with another sample, then with another span of the passage."""
+    target: PositiveInt | None = None
+    """Accepted rows after which no further passage is asked about. Null: no limit."""
+    few_shot: int = Field(default=4, ge=0)
+    """Examples in the prompt of a prompted author, from training rows only."""
+    temperature: float = Field(default=0.7, ge=0)
+    """Sampling temperature of questions. Above 0, so that another attempt is another question."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Share of the probability from which a token of a question is drawn."""
+    max_new_tokens: PositiveInt = 48
+    """Tokens of a question or of a judge's answer, at most."""
+    max_cloze_share: float = Field(default=0.2, ge=0, le=1)
+    """Share of gap-fill questions among the accepted rows, at most. They need no model; 0 makes none."""
+    agree_f1: float = Field(default=0.6, gt=0.5, le=1)
+    """F1 (0 to 1) between the judge's answer and the row's answer from which they agree. Above 0.5, because two words
+    of which one is wrong have exactly 0.5."""
+    max_false_accept: float = Field(default=0.1, ge=0, le=1)
+    """Share of wrong answers (to held-out questions) that the judge may accept; above it nothing is verified by it."""
+    min_judge_recall: float = Field(default=0.15, ge=0, le=1)
+    """Share of right answers that the judge must accept, at least."""
+    found_in_top: PositiveInt = 5
+    """Rank up to which the retriever must find the passage of a question."""
+    closed_book: Literal["mark", "quarantine"] = "mark"
+    """How to treat a question that the judge answers without the passage: `mark` keeps the row and says so."""
+    references_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the rows that carry their passage; the others carry passages as the retriever finds them."""
+    min_verified_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of the candidates that must be verified, or the gate blocks (a 135M model has 0.17)."""
+    seed: int = 42
+    """Seed of spans and samples."""
+
+    @model_validator(mode="after")
+    def _check_judge(self) -> Self:
+        if self.judge == "author" and self.author == "prompted":
+            raise ValueError(
+                "judge is `author` and the author is only prompted: the generator would judge itself. Write "
+                "judge: generator if you mean that, or judge: released."
+            )
+        if self.max_tries > 1 and not self.temperature:
+            raise ValueError("max_tries above 1 needs a temperature above 0: a greedy text never changes.")
+        return self
+
+
+class DdrSettings(ConfigSection):
+    model: Literal["sft", "released", "base"] = "sft"
+    """The model that answers the training questions: the `sft` adapter, the `released` adapter, or the `base`."""
+    round: PositiveInt = 1
+    """The number of this round. From 2 on the answers come from an adapter of the round before: see `parent`."""
+    parent: str | None = None
+    """Recipe id of the DPO adapter that answers in round 2 and later, as `ft status` shows it."""
+    max_questions: PositiveInt | None = None
+    """Training questions that are answered, at most, chosen by the hash of their id. Null: all."""
+    top_k: PositiveInt | None = None
+    """Retrieved passages in a prompt. Null takes `answers.top_k`."""
+    temperatures: list[Annotated[float, Field(ge=0)]] = Field(default=[0.0, 0.7, 1.0], min_length=1)
+    """Sampling temperatures, each with passages and without. 0 is the likeliest answer."""
+    samples: PositiveInt = 2
+    """Answers at each temperature above 0."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Share of the probability from which a token of an answer is drawn."""
+    max_new_tokens: PositiveInt | None = None
+    """Tokens of an answer, at most. Null takes `answers.max_new_tokens`."""
+    reward: Literal["f1", "rouge_l", "exact_match"] = "f1"
+    """The score of an answer against the right one: the same as in the evaluations."""
+    min_margin: float = Field(default=0.3, ge=0, le=1)
+    """Score by which the chosen answer must be better than the rejected one. Smaller differences are noise."""
+    min_chosen: float = Field(default=0.7, ge=0, le=1)
+    """Score that the chosen answer must have. Half of the best answers of a small model are wrong."""
+    rejected: Literal["frequent", "lowest"] = "frequent"
+    """The rejected answer: the most `frequent` wrong one, or the one with the `lowest` score."""
+    prefer: Literal["none", "evidence", "memory"] = "none"
+    """Among equally good answers, take the one with passages (`evidence`), without (`memory`), or the more frequent one
+    (`none`)."""
+    held_out_passages: Literal["drop", "keep"] = "drop"
+    """Passages of documents that validation or test hold out: `drop` them from a prompt and take the next hit."""
+    seed: int = 42
+    """Seed of the samples."""
+
+    @model_validator(mode="after")
+    def _check_round(self) -> Self:
+        if self.round > 1 and self.parent is None:
+            raise ValueError(
+                f"round is {self.round} and parent is missing. Write the recipe id of the DPO adapter of round "
+                f"{self.round - 1} (ft status shows it)."
+            )
+        if self.round == 1 and self.parent is not None:
+            raise ValueError("parent is given and round is 1: the first round has no parent. Set round: 2.")
+        if self.min_chosen < self.min_margin:
+            raise ValueError(
+                f"min_chosen ({self.min_chosen}) is below min_margin ({self.min_margin}): no pair could have such a "
+                "chosen answer. Raise the first, or lower the second."
+            )
+        if len(set(self.temperatures)) < len(self.temperatures):
+            raise ValueError(f"temperatures names one twice: {self.temperatures}. Remove it.")
+        return self
+
+
 class QdrantSettings(ConfigSection):
     engine: Literal["local", "server", "edge"] = "local"
     """`local` and `edge` keep points below the state folder; `server` needs `url`, and its API key comes from
@@ -832,7 +1002,7 @@ class AcceleratorSettings(ConfigSection):
 class Settings(ConfigSection):
     """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets.
 
-    `sft`, `dpo` and `embedding` may be left out: the graph then has no asset that needs them.
+    `sft`, `dpo`, `embedding`, `kbalign` and `ddr` may be left out: the graph then has no asset that needs them.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -844,6 +1014,9 @@ class Settings(ConfigSection):
     embedding: EmbeddingSettings | None = None
     retrieval: RetrievalSettings = RetrievalSettings()
     answers: AnswerSettings = AnswerSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    kbalign: KbalignSettings | None = None
+    ddr: DdrSettings | None = None
     release: ReleaseSettings = ReleaseSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     qdrant: QdrantSettings = QdrantSettings()
@@ -938,6 +1111,8 @@ SETTINGS_ASSETS: dict[str, str] = {
     "embedding": "embedding_settings",
     "retrieval": "retrieval_settings",
     "answers": "answer_settings",
+    "kbalign": "kbalign_settings",
+    "ddr": "ddr_settings",
     "release": "release_settings",
     "qdrant": "qdrant_settings",
 }

@@ -16,7 +16,7 @@ from expectations.rules.training import Thought, TokenisedRow
 from ft_assets.adapters.prompt import build_messages
 from ft_assets.adapters.rows.verdicts import side_of
 from resources.artifacts import Artifact
-from resources.generator import ChatMessage
+from resources.text_source import ChatMessage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -25,11 +25,12 @@ from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import choose
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.dagster_resources import ArtifactsResource, QdrantResource
-from resources.generator import ChatMessage, Generator
+from resources.generator import Generator
 from resources.launcher import Job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.telemetry import Metrics
+from resources.text_source import ChatMessage
 
 from .tiny_llm import build_base, evaluate_params, publish_json
 

@@ -13,7 +13,8 @@ from ft_assets.config.model import LoraSettings, SftSettings
 from resources import models
 from resources.accelerator import choose
 from resources.artifacts import ArtifactStore
-from resources.generator import ChatMessage, Generator
+from resources.generator import Generator
+from resources.text_source import ChatMessage
 
 from .tiny_llm import PROMPT, instruction, publish_splits, train_job
 

@@ -12,7 +12,8 @@ from ft_assets.adapters.answer_cache import AnswerCache, Chats
 from ft_assets.adapters.score_answers import propose
 from resources.accelerator import Compute
 from resources.artifacts import ArtifactStore
-from resources.generator import ChatMessage, Generated
+from resources.generator import Generated
+from resources.text_source import ChatMessage
 
 CPU = Compute("cpu", "float32")
 

@@ -1,0 +1,80 @@
+"""Text from a model, asked call by call: the one interface of a model in this process and of an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, TypedDict
+
+import msgspec
+
+from expectations.contracts.generator import GeneratorContract
+
+BASE = "base"
+"""The name of the model without an adapter; of an endpoint it is the model that is configured."""
+
+
+class ChatMessage(TypedDict):
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters that decide a text next to its prompt and model."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    """0 takes the likeliest token each time (greedy)."""
+    top_p: float = 1.0
+    seed: int = 42
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One text that is wanted. Calls with one prompt differ in `sample`, and are answered from one prefill."""
+
+    messages: list[ChatMessage]
+    sampling: Sampling
+    model: str = BASE
+    """`base`, or the name of an adapter of the source."""
+    sample: int = 0
+    """The number of this text among those of one prompt with one sampling."""
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's text, stripped, without special tokens."""
+
+    text: str
+    prompt_tokens: int
+    tokens: int
+    """Number of generated tokens, without the one that ends them."""
+    finish: Literal["stop", "length"]
+    """`length` if max_new_tokens ended it."""
+    opens_thought: bool = False
+    """True if the prompt already ended with an open <think>."""
+    attempts: int = 1
+
+
+class NoReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A call without a text, after all attempts. It is never cached."""
+
+    code: str
+    """An FT-GEN code."""
+    reason: str
+    attempts: int = 1
+
+
+Outcome = Reply | NoReply
+
+
+class TextSource(Protocol):
+    """A back end: a model in this process, or an endpoint."""
+
+    def contract(self, model: str = BASE) -> GeneratorContract:
+        """Return the identity of a model. Raises KeyError for a name that is not there."""
+        ...
+
+    def ask(self, calls: Sequence[Call], on_outcome: Callable[[int, Outcome], None]) -> None:
+        """Answer these calls, a few hundred at most. `on_outcome(n, outcome)` is called once for each, in any order,
+        as soon as it is known."""
+        ...
