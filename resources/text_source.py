@@ -41,7 +41,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The number of this text among those of one prompt with one sampling."""
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
+class ModelReply(msgspec.Struct, frozen=True, kw_only=True):
     """A model's text, stripped, without special tokens."""
 
     text: str
@@ -64,7 +64,7 @@ class NoReply(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 1
 
 
-Outcome = Reply | NoReply
+Outcome = ModelReply | NoReply
 
 
 class TextSource(Protocol):

@@ -777,7 +777,7 @@ class PriceSettings(ConfigSection):
 
 class GeneratorSettings(ConfigSection):
     kind: Literal["local", "endpoint"] = "local"
-    """Where the texts of `kbalign` and `ddr` come from: a model in this process, or an OpenAI-compatible endpoint
+    """The back end of `kbalign` and `ddr`: a model in this process, or an OpenAI-compatible endpoint
     (vLLM, SGLang, llama.cpp, Ollama, a hosted one). The key of an endpoint comes from FT_GENERATOR_API_KEY."""
     base_model: str | None = None
     """The local model: a hub name, a folder or `package:<name>`. Null takes `sft.base_model` (or `dpo.base_model`)."""
