@@ -24,6 +24,7 @@ from ft_assets.datasets import checks as dataset_checks
 from ft_assets.datasets import glossary_checks
 from ft_assets.embedding import assets as embedding
 from ft_assets.embedding import checks as embedding_checks
+from ft_assets.generation import checks as generation_checks
 from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
 from ft_assets.retrieval import assets as retrieval
@@ -46,6 +47,7 @@ GATES = tuple(
             corpus_checks,
             dataset_checks,
             glossary_checks,
+            generation_checks,
             adapter_checks,
             embedding_checks,
             retrieval_checks,

@@ -1,0 +1,7 @@
+"""The gates on generated rows, which a training enforces before it reads them."""
+
+from __future__ import annotations
+
+from ft_assets.graph.gates import Gate
+
+GATES: list[Gate] = []
