@@ -1044,6 +1044,12 @@ CODES: dict[str, Code] = {
         "An empty corpus or data set would look like a finished one.",
         "Correct the glob in config.yaml; relative paths start at its folder.",
     ),
+    # Generated rows in a training
+    "FT-JOIN-001": Code(
+        "More generated rows were trained than the settings allow",
+        "The model would learn its own mistakes from more rows than people wrote.",
+        "Run `ft run --asset sft_adapter`, or raise `sft.generated_share`.",
+    ),
     # Lineage
     "FT-LIN-001": Code(
         "An input has changed since the artifact was built from it",

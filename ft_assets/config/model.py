@@ -345,6 +345,10 @@ class TrainSettings(ConfigSection):
     """How to treat a row longer than `max_length`: `raise` refuses the training, `drop` leaves the row out,
     `truncate_prompt` cuts its passages, the last ones first. Questions and answers are never cut; too_long.jsonl lists
     every row that was left out or cut. The default loses nothing without your decision."""
+    generated: bool = False
+    """Also train on generated rows: SFT on those of `kbalign_verified`, DPO on the pairs of `ddr_preferences`. They are
+    training rows only: validation and test stay hand-made. Only where there is no hand-made pair at all does DPO
+    validate on pairs from validation questions."""
     max_empty_thinking_share: float = Field(default=0.0, ge=0, le=1)
     """Share of rows (0 to 1) that may train an empty reasoning block, for a model whose chat template opens every
     answer with `<think>`. At 0 such a model cannot unlearn to reason by accident. `datasets.instruction.thinking:
@@ -433,6 +437,9 @@ class SftSettings(TrainSettings):
     packing: bool = False
     """Put several rows end to end into one sequence of up to `max_length` tokens; no row sees another. It saves time on
     GPUs where rows are short. Off, because batch sizes then count sequences and not rows."""
+    generated_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share (0 to below 1) of the rows of an epoch that may be generated, where `generated` is true; the others are
+    left out, by the hash of their ids. Half, so that the rows of people weigh at least as much."""
 
 
 class DpoSettings(TrainSettings):
@@ -1054,6 +1061,23 @@ class Settings(ConfigSection):
         return self
 
     @model_validator(mode="after")
+    def _check_generated(self) -> Self:
+        for name, section, maker in (("sft", self.sft, "kbalign"), ("dpo", self.dpo, "ddr")):
+            if section and section.generated and getattr(self, maker) is None:
+                raise ValueError(
+                    f"{name}.generated is true and there is no section {maker}, which makes these rows. Add it "
+                    f"(`{maker}: {{}}` takes the defaults), or set {name}.generated: false."
+                )
+        if self.ddr and self.generator.kind == "endpoint" and (self.ddr.model != "base" or self.ddr.parent):
+            asked = f"ddr.parent ({self.ddr.parent})" if self.ddr.parent else f"ddr.model ({self.ddr.model})"
+            raise ValueError(
+                f"{asked} is an adapter in this store, and generator.kind is `endpoint`: a server answers with the "
+                "model that it has loaded. Serve the adapter there and write ddr.model: base, or set "
+                "generator.kind: local."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_lexical_head(self) -> Self:
         if self.embedding and self.retrieval.lexical == "learned" and not self.embedding.lexical_head:
             raise ValueError(
@@ -1174,7 +1198,10 @@ def missing_data(settings: Settings) -> dict[str, str]:
     files. Where neither has, both stay, and say so when they run."""
     data = settings.datasets
     unpaired = data.unpaired_preference.files if settings.dpo and settings.dpo.is_kto else []
-    has_answers, has_pairs = bool(data.instruction.files), bool(data.preference.files or unpaired)
+    has_answers, has_pairs = (
+        bool(data.instruction.files),
+        bool(data.preference.files or unpaired or (settings.dpo and settings.dpo.generated)),
+    )
     if has_answers and not has_pairs:
         return {"dpo_adapter": "datasets.preference.files"}
     if has_pairs and not has_answers and settings.dpo and settings.dpo.start != "sft":
