@@ -891,8 +891,8 @@ CODES: dict[str, Code] = {
         "Nothing, or lower `ddr.min_chosen` (no answer is generated again).",
     ),
     "FT-DDR-005": Code(
-        "An answer was cut or is empty",
-        "Where an answer ends is part of it, and a text without an end teaches not to stop.",
+        "A reply has no answer: its reasoning is not closed",
+        "Nothing can be scored, and a text without an end teaches not to stop.",
         "Raise `ddr.max_new_tokens` if there are many.",
     ),
     "FT-DDR-006": Code(
@@ -924,11 +924,6 @@ CODES: dict[str, Code] = {
         "The chosen answers are much longer or shorter than the right ones",
         "DPO would learn the length instead of the answer.",
         "Compare the samples on the asset's page; then raise `ddr.min_chosen`, or change `ddr.reward`.",
-    ),
-    "FT-DDR-013": Code(
-        "Too many answers are missing",
-        "An artifact without them would be kept for ever; one more run asks only for those.",
-        "Read the reasons above, make the generator reachable, and run `ft run --asset ddr_candidates` again.",
     ),
     "FT-DDR-014": Code(
         "There are no questions to answer",
@@ -1043,6 +1038,37 @@ CODES: dict[str, Code] = {
         "A glob matches no file",
         "An empty corpus or data set would look like a finished one.",
         "Correct the glob in config.yaml; relative paths start at its folder.",
+    ),
+    # Generated text
+    "FT-GEN-001": Code(
+        "Calls had no answer after all attempts",
+        "A result without them would count as finished, and they would never be asked again.",
+        "See that the server is up, then run again: only the missing calls are asked.",
+    ),
+    "FT-GEN-003": Code(
+        "The text was cut by the limit of new tokens",
+        "Half a question or half an answer would be trained.",
+        "Raise `max_new_tokens` of the section that asked.",
+    ),
+    "FT-GEN-004": Code(
+        "The reply is not a text",
+        "An empty reply or a page of a proxy is no answer of a model.",
+        "Ask the endpoint with curl and look at the reply; correct `generator.url`.",
+    ),
+    "FT-GEN-005": Code(
+        "The prompt is too long for the model",
+        "A model that reads only a part of a prompt answers another question.",
+        "Cut passages shorter, show fewer of them, or use a model that reads more.",
+    ),
+    "FT-GEN-010": Code(
+        "The budget of tokens is spent",
+        "Nothing half done is published. All answers are kept.",
+        "Run again to continue with a new budget of the same size, or raise `generator.max_tokens_total`.",
+    ),
+    "FT-GEN-011": Code(
+        "The call cache is damaged",
+        "A reply that is not what the model said must not become training data.",
+        "Delete the file. All calls are asked again then.",
     ),
     # Generated rows in a training
     "FT-JOIN-001": Code(

@@ -210,11 +210,3 @@ def test_generated_rows_need_the_section_that_makes_them(config: Path, section: 
         load_settings(config, environ=wanted)
     config.write_text(f"{BASE}{maker}: {{}}\n")
     load_settings(config, environ=wanted)
-
-
-def test_a_server_cannot_answer_as_an_adapter_of_the_store(config: Path):
-    endpoint = "generator: {kind: endpoint, url: http://127.0.0.1:1/v1, model: m, context_tokens: 9}\n"
-    config.write_text(f"{BASE}{endpoint}ddr: {{}}\n")
-    with pytest.raises(SettingsError, match=r"ddr\.model \(sft\) is an adapter in this store"):
-        load_settings(config, environ={})
-    load_settings(config, environ={"FT__DDR__MODEL": "base"})
