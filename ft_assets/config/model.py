@@ -1088,8 +1088,8 @@ class Settings(ConfigSection):
                 )
             if self.ddr and self.ddr.parent:
                 raise ValueError(
-                    f"generator.kind is `endpoint` and ddr.parent is an adapter of this store ({self.ddr.parent}). Serve "
-                    "it there and set ddr.round: 1 and ddr.model: base, or set generator.kind: local."
+                    f"generator.kind is `endpoint` and ddr.parent is an adapter of this store ({self.ddr.parent}). "
+                    "Serve it there and set ddr.round: 1 and ddr.model: base, or set generator.kind: local."
                 )
             if self.ddr and self.ddr.model != "base":
                 raise ValueError(
