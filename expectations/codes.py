@@ -1075,6 +1075,22 @@ CODES: dict[str, Code] = {
         "An empty corpus or data set would look like a finished one.",
         "Correct the glob in config.yaml; relative paths start at its folder.",
     ),
+    # Generated text
+    "FT-GEN-003": Code(
+        "The text was cut by the limit of new tokens",
+        "Half a question or half an answer would be trained.",
+        "Raise `max_new_tokens` of the section that asked.",
+    ),
+    "FT-GEN-004": Code(
+        "The reply is not a text",
+        "An empty reply or a page of a proxy is no answer of a model.",
+        "Ask the endpoint with curl and look at the reply; correct `generator.url`.",
+    ),
+    "FT-GEN-005": Code(
+        "The prompt is too long for the model",
+        "A model that reads only a part of a prompt answers another question.",
+        "Cut passages shorter, show fewer of them, or use a model that reads more.",
+    ),
     # Lineage
     "FT-LIN-001": Code(
         "An input has changed since the artifact was built from it",

@@ -59,6 +59,8 @@ class Generator:
         if violations:
             raise Refused("loading adapters", violations)
         self.stop_ids = base.stop_token_ids
+        pad = self.tokenizer.pad_token_id
+        self.pad_id: int = pad if pad is not None else self.stop_ids[0]
         self.names = [BASE, *trained]
         self._adapters = {name: folder for name, folder in trained.items() if contracts[name].method == "lora"}
         self._wholes = {
@@ -105,7 +107,7 @@ class Generator:
             answers.update(zip(picked, self._batch([prompts[n] for n in picked], max_new_tokens), strict=True))
             return size
 
-        with torch.inference_mode(), self._using(model_name):
+        with torch.inference_mode(), self.using(model_name):
             while len(answers) < len(order):
                 batch_size = memory.with_smaller_batches(answer_next, batch_size)
                 on_batch(len(answers), len(order))
@@ -115,8 +117,7 @@ class Generator:
         import torch
 
         width = max(map(len, prompts))
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
-        device = self.model.device
+        pad, device = self.pad_id, self.model.device
         ids = self.model.generate(
             input_ids=torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device),
             attention_mask=torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device),
@@ -137,7 +138,7 @@ class Generator:
             made.append(Generated(text, tokens=length, cut=length == len(row), opens_thought=opens_thought))
         return made
 
-    def _using(self, model_name: str) -> AbstractContextManager[None]:
+    def using(self, model_name: str) -> AbstractContextManager[None]:
         """Return a context in which the model of that name answers."""
         if model_name not in self.names:
             raise KeyError(f"{model_name} is not loaded; there are {self.names}")

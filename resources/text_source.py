@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypedDict
 
 import msgspec
 
+from expectations.canonical import digest
 from expectations.contracts.generator import GeneratorContract
 
 BASE = "base"
@@ -65,6 +66,30 @@ class NoReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Outcome = ModelReply | NoReply
+
+
+def fault_of(outcome: Outcome) -> NoReply | None:
+    """Return the reason for which an outcome cannot be used: none came, it was cut, or it is empty."""
+    if isinstance(outcome, NoReply):
+        return outcome
+    if outcome.finish == "length":
+        return NoReply(code="FT-GEN-003", reason=f"cut after {outcome.tokens} tokens", attempts=outcome.attempts)
+    if not outcome.text:
+        return NoReply(code="FT-GEN-004", reason="the reply is empty", attempts=outcome.attempts)
+    return None
+
+
+def call_key(call: Call, contract: str) -> str:
+    """Return the hash of what decides a text: its messages, the digest of the model's contract and the sampling.
+
+    Places, names and speed are not in it, so that a renamed file or another address costs no call. Greedy texts of one
+    prompt are one text, whatever their seed and sample.
+    """
+    sampling = call.sampling
+    drawn = [sampling.temperature, sampling.top_p, sampling.seed, call.sample] if sampling.temperature else []
+    return digest(
+        {"messages": call.messages, "contract": contract, "max_new_tokens": sampling.max_new_tokens, "drawn": drawn}
+    )
 
 
 class TextSource(Protocol):
