@@ -1076,6 +1076,11 @@ CODES: dict[str, Code] = {
         "Correct the glob in config.yaml; relative paths start at its folder.",
     ),
     # Generated text
+    "FT-GEN-001": Code(
+        "Calls had no answer after all attempts",
+        "A result without them would count as finished, and they would never be asked again.",
+        "See that the server is up, then run again: only the missing calls are asked.",
+    ),
     "FT-GEN-003": Code(
         "The text was cut by the limit of new tokens",
         "Half a question or half an answer would be trained.",
@@ -1090,6 +1095,16 @@ CODES: dict[str, Code] = {
         "The prompt is too long for the model",
         "A model that reads only a part of a prompt answers another question.",
         "Cut passages shorter, show fewer of them, or use a model that reads more.",
+    ),
+    "FT-GEN-010": Code(
+        "The budget of tokens is spent",
+        "Nothing half done is published. All answers are kept.",
+        "Run again to continue with a new budget of the same size, or raise `generator.max_tokens_total`.",
+    ),
+    "FT-GEN-011": Code(
+        "The call cache is damaged",
+        "A reply that is not what the model said must not become training data.",
+        "Delete the file. All calls are asked again then.",
     ),
     # Lineage
     "FT-LIN-001": Code(

@@ -53,6 +53,12 @@ class LocalSource:
         for name in dict.fromkeys(call.model for call in calls):
             self._ask_one(name, [(n, call) for n, call in enumerate(calls) if call.model == name], on_outcome)
 
+    def close(self) -> None:
+        """Give the models' memory back."""
+        if self._loaded is not None:
+            self._loaded = None
+            memory.free()
+
     def _ask_one(
         self, name: str, calls: Sequence[tuple[int, Call]], on_outcome: Callable[[int, Outcome], None]
     ) -> None:

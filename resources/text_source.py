@@ -103,3 +103,7 @@ class TextSource(Protocol):
         """Answer these calls, a few hundred at most. `on_outcome(n, outcome)` is called once for each, in any order,
         as soon as it is known."""
         ...
+
+    def close(self) -> None:
+        """Give back memory and connections."""
+        ...

@@ -819,6 +819,8 @@ class GeneratorSettings(ConfigSection):
                 raise ValueError("url must be http(s)://host:port/v1, without a user, a key or a query. Correct it.")
         elif given := [name for name, value in needed.items() if value is not None]:
             raise ValueError(f"{', '.join(given)} is only for `kind: endpoint`. Remove it, or set kind: endpoint.")
+        if self.revision is not None and self.base_model is None:
+            raise ValueError("revision is given and base_model is not. Write the base_model that it belongs to.")
         return self
 
 
@@ -1051,6 +1053,27 @@ class Settings(ConfigSection):
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
                 "their adapters are compared on one base. Set both to the same model and revision."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_generator(self) -> Self:
+        asking = [name for name, section in (("kbalign", self.kbalign), ("ddr", self.ddr)) if section is not None]
+        if asking and self.generator.kind == "local" and not (self.generator.base_model or self.trainings):
+            raise ValueError(
+                f"{' and '.join(asking)} needs a model and none is named: add generator.base_model, or generator.kind: "
+                "endpoint."
+            )
+        if self.generator.kind == "endpoint":
+            if self.kbalign and self.kbalign.author == "tuned":
+                raise ValueError(
+                    "generator.kind is `endpoint` and kbalign.author is `tuned`: an adapter cannot be put on a model "
+                    "that is served elsewhere. Set kbalign.author: prompted, or generator.kind: local."
+                )
+            if self.ddr and self.ddr.model != "base":
+                raise ValueError(
+                    f"generator.kind is `endpoint` and ddr.model is `{self.ddr.model}`: only the model that is served "
+                    "can be asked. Serve the adapter there and set ddr.model: base, or set generator.kind: local."
+                )
         return self
 
     @model_validator(mode="after")
