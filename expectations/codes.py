@@ -981,6 +981,87 @@ CODES: dict[str, Code] = {
         "A data set without rows passes every rule about rows.",
         "Correct the files, or remove them from config.yaml.",
     ),
+    # Pairs of sampled answers
+    "FT-DDR-001": Code(
+        "A model gives the same answer every time",
+        "There is no other answer to prefer it to.",
+        "Nothing, or add a temperature to `ddr.temperatures`.",
+    ),
+    "FT-DDR-002": Code(
+        "All answers to a question have the same score",
+        "The scores do not show which answer is better, so the preference would be random.",
+        "Nothing, or raise `ddr.samples`.",
+    ),
+    "FT-DDR-003": Code(
+        "The scores of the answers differ by less than the margin",
+        "Small differences of a score are noise, and pairs of them make DPO worse.",
+        "Nothing, or lower `ddr.min_margin` (no answer is generated again).",
+    ),
+    "FT-DDR-004": Code(
+        "No answer is right enough to be chosen",
+        "The best of several wrong answers is wrong: the pair would train it.",
+        "Nothing, or lower `ddr.min_chosen` (no answer is generated again).",
+    ),
+    "FT-DDR-005": Code(
+        "An answer was cut or is empty",
+        "Where an answer ends is part of it, and a text without an end teaches not to stop.",
+        "Raise `ddr.max_new_tokens` if there are many.",
+    ),
+    "FT-DDR-006": Code(
+        "No answer to a question can be used",
+        "All of them were cut, are empty, or never came.",
+        "See the codes of its answers in the quarantine of `ddr_candidates`.",
+    ),
+    "FT-DDR-007": Code(
+        "The best answer has other numbers than the right one",
+        "`128 bits` is half of `512 bits` for a score, and a false fact for a reader.",
+        "Nothing, or correct the row's answer if it is the wrong one.",
+    ),
+    "FT-DDR-008": Code(
+        "A pair holds a text that validation or test hold out",
+        "Training would see it, and figures on the held-out questions would be too good.",
+        "Nothing: the pair is not used.",
+    ),
+    "FT-DDR-010": Code(
+        "A published pair breaks the rules of `ddr`",
+        "It would train a wrong answer, or noise.",
+        "Run `ft run --asset ddr_preferences`.",
+    ),
+    "FT-DDR-011": Code(
+        "A pair is made of a held-out question or passage",
+        "Training would see what validation or test measure, and their figures would be too good.",
+        "Run `ft run --asset ddr_candidates`: answers that are still allowed are not generated again.",
+    ),
+    "FT-DDR-012": Code(
+        "The chosen answers are much longer or shorter than the right ones",
+        "DPO would learn the length instead of the answer.",
+        "Compare the samples on the asset's page; then raise `ddr.min_chosen`, or change `ddr.reward`.",
+    ),
+    "FT-DDR-013": Code(
+        "Too many answers are missing",
+        "An artifact without them would be kept for ever; one more run asks only for those.",
+        "Read the reasons above, make the generator reachable, and run `ft run --asset ddr_candidates` again.",
+    ),
+    "FT-DDR-014": Code(
+        "There are no questions to answer",
+        "Pairs are made from training questions with a right answer.",
+        "Add `datasets.instruction.files`.",
+    ),
+    "FT-DDR-020": Code(
+        "The adapter that `ddr.parent` names is not in the store",
+        "A later round needs the model of the round before, and it cannot be trained again unnoticed.",
+        "Write the recipe id of an adapter that `ft status` shows, or start again with `ddr.round: 1`.",
+    ),
+    "FT-DDR-021": Code(
+        "The adapter that `ddr.parent` names does not fit",
+        "It was trained on another base, or for another prompt, so its answers are not those of the model to train.",
+        "Name an adapter of the present base and prompt in `ddr.parent`, or start again with `ddr.round: 1`.",
+    ),
+    "FT-DDR-022": Code(
+        "No adapter was released yet",
+        "`ddr.model: released` asks the adapter that serves.",
+        "Run `ft run --asset released_adapter`, or set `ddr.model: sft`.",
+    ),
     # Embedding
     "FT-EMB-001": Code(
         "The embedding contract cannot be read",
