@@ -717,6 +717,118 @@ CODES: dict[str, Code] = {
         "A reply that ends inside its reasoning has no answer.",
         "Raise `answers.max_new_tokens`, or train on rows that close their reasoning.",
     ),
+    # Questions and answers made from passages
+    "FT-KBA-001": Code(
+        "The reply is not one question",
+        "A row needs exactly one question on one line; anything else was never asked by a person.",
+        "Nothing: another attempt was made. Train the author for longer, or take a larger model, where it is frequent.",
+    ),
+    "FT-KBA-002": Code(
+        "The question does not stand alone",
+        "A user does not see the passage: `this text` or `it` refers to nothing.",
+        "Nothing: another attempt was made. Prompt a larger model where it is frequent.",
+    ),
+    "FT-KBA-003": Code(
+        "The answer is not in the passage",
+        "An answer that the passage does not hold, or that lost a part, teaches a wrong fact.",
+        "Nothing: the row is left out.",
+    ),
+    "FT-KBA-004": Code(
+        "The question holds its answer",
+        "It can be answered without knowing anything.",
+        "Nothing: another attempt was made. Prompt a larger model where it is frequent.",
+    ),
+    "FT-KBA-005": Code(
+        "The judge reads another answer in the passage",
+        "The question does not ask for its answer, or the judge is too weak to find it.",
+        "Read some of these rows with their passages. If the questions are right, take a better `kbalign.judge`.",
+    ),
+    "FT-KBA-006": Code(
+        "The judge answers without the passage",
+        "The model knows it by heart, so that the row teaches it nothing about the knowledge base.",
+        "Set `kbalign.closed_book: mark` to keep such rows.",
+    ),
+    "FT-KBA-007": Code(
+        "The retriever does not find the passage",
+        "A user who asks this question gets other passages: the question is vague, or the retriever is weak.",
+        "Read the questions. If they are clear, train the encoder on such pairs, or raise `kbalign.found_in_top`.",
+    ),
+    "FT-KBA-008": Code(
+        "The question exists already",
+        "A twin of a hand-written question can carry a held-out question into training.",
+        "Nothing: the row is left out. `datasets.split.near_duplicate` sets how alike two questions may be.",
+    ),
+    "FT-KBA-009": Code(
+        "The row comes too close to held-out data",
+        "Training would see what validation and test measure.",
+        "Nothing: the row is left out.",
+    ),
+    "FT-KBA-010": Code(
+        "A name or a number of the question is not in the passage",
+        "The author made it up.",
+        "Nothing: another attempt was made.",
+    ),
+    "FT-KBA-011": Code(
+        "The passage gives a model orders",
+        "A text such as `ignore the above` could write the rows by itself.",
+        "Read the passage, and remove it from the corpus if nobody should be answered from it.",
+    ),
+    "FT-KBA-012": Code(
+        "The question needs only one passage",
+        "It was to ask about several passages, and asks about one.",
+        "Nothing: another attempt was made. Set `kbalign.long_per_document: 0` if it is too frequent.",
+    ),
+    "FT-KBA-013": Code(
+        "More gap-fill questions than allowed",
+        "They are easy to make and unlike the questions of people.",
+        "Raise `kbalign.max_cloze_share`, or let the author ask more questions.",
+    ),
+    "FT-KBA-020": Code(
+        "A candidate is lost or counted twice",
+        "Every question that was asked for must be kept or have a reason why not.",
+        "Delete the artifact and run `ft run --asset` for it again.",
+    ),
+    "FT-KBA-021": Code(
+        "Too few candidates are verified",
+        "Most of the work is lost, and what passes may pass by chance.",
+        "Look at the codes on the page. Train the author for longer, prompt a larger model, or lower "
+        "`kbalign.min_verified_share`.",
+    ),
+    "FT-KBA-022": Code(
+        "A generated row is made from held-out data",
+        "Validation and test would measure what training has seen.",
+        "Run `ft run --group kbalign`: the split of documents has changed since the rows were made.",
+    ),
+    "FT-KBA-023": Code(
+        "Generated answers are much longer or shorter than hand-written ones",
+        "The training would teach a length, and scores would move with it.",
+        "Look at the verified rows, and change `kbalign` until their answers are like yours.",
+    ),
+    "FT-KBA-024": Code(
+        "The judge accepts wrong answers",
+        "What it verifies is not verified.",
+        "Take another judge (`kbalign.judge`), raise `kbalign.agree_f1`, or train the author for longer.",
+    ),
+    "FT-KBA-025": Code(
+        "The judge refuses right answers",
+        "It is too weak to find answers, so that what it accepts is a small and easy part.",
+        "Take another judge (`kbalign.judge`), or train the author for longer.",
+    ),
+    "FT-KBA-026": Code(
+        "The judge is the author",
+        "A model that judges its own questions repeats its own mistakes.",
+        "Set `kbalign.judge` to another model where there is one, and read a sample of the verified rows.",
+    ),
+    "FT-KBA-027": Code(
+        "There is no passage to ask about",
+        "All passages belong to held-out documents, or the corpus is empty.",
+        "Add documents that no validation or test row names.",
+    ),
+    "FT-KBA-028": Code(
+        "There is no held-out question to judge the judge on",
+        "A judge that was never measured verifies nothing.",
+        "Add hand-written rows whose evidence is in the corpus, or raise `datasets.split.validation`.",
+    ),
     # Artifacts
     "FT-ART-001": Code(
         "The asset has no artifact yet",
