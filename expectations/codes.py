@@ -1053,9 +1053,9 @@ CODES: dict[str, Code] = {
         "Name an adapter of the present base and prompt in `ddr.parent`, or start again with `ddr.round: 1`.",
     ),
     "FT-DDR-022": Code(
-        "No adapter was released yet",
-        "`ddr.model: released` asks the adapter that serves.",
-        "Run `ft run --asset released_adapter`, or set `ddr.model: sft`.",
+        "No collection was released yet",
+        "Prompts have the passages that users would be shown.",
+        "Run `ft run --asset released_collection --upstream`.",
     ),
     # Embedding
     "FT-EMB-001": Code(

@@ -22,10 +22,12 @@ from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
 from ft_assets.datasets import checks as dataset_checks
 from ft_assets.datasets import glossary_checks
+from ft_assets.ddr import assets as ddr
+from ft_assets.ddr import checks as ddr_checks
 from ft_assets.embedding import assets as embedding
 from ft_assets.embedding import checks as embedding_checks
 from ft_assets.generation import checks as generation_checks
-from ft_assets.generation.jobs import PAIRS, VERIFIED
+from ft_assets.generation.jobs import CANDIDATES, PAIRS, VERIFIED
 from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
 from ft_assets.retrieval import assets as retrieval
@@ -38,7 +40,7 @@ from ft_assets.settings import checks as settings_checks
 from ft_assets.watcher import watch_settings, watch_sources
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
-STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, answers)
+STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, ddr, answers)
 SPECS = tuple(chain.from_iterable(stage.SPECS for stage in STAGES))
 GATES = tuple(
     chain.from_iterable(
@@ -53,6 +55,7 @@ GATES = tuple(
             embedding_checks,
             retrieval_checks,
             served_checks,
+            ddr_checks,
             answer_checks,
         )
     )
@@ -76,11 +79,13 @@ def not_configured(settings: Settings) -> dict[str, str]:
 
 def unused_deps(settings: Settings) -> set[tuple[str, str]]:
     """Return (asset, dependency) pairs that these settings make unnecessary."""
-    sft, dpo = settings.sft, settings.dpo
+    sft, dpo, ddr_settings = settings.sft, settings.dpo, settings.ddr
     needed = {
         ("dpo_adapter", "sft_adapter"): dpo is None or dpo.start == "sft",
         ("sft_adapter", VERIFIED): sft is not None and sft.generated,
         ("dpo_adapter", PAIRS): dpo is not None and dpo.generated,
+        (CANDIDATES, "sft_adapter"): ddr_settings is not None and ddr_settings.asks_sft,
+        (CANDIDATES, "released_collection"): settings.embedding is not None,
     }
     return {pair for pair, is_needed in needed.items() if not is_needed}
 

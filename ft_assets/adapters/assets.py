@@ -58,7 +58,7 @@ DPO_ADAPTER = AssetSpec(
     "KTO on answers with a verdict. The model that it continues is the reference.",
     inputs=("preference_splits", "unpaired_preference_splits", PAIRS, "sft_adapter"),
     reads=("dpo_settings", "answer_settings"),
-    enforces=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
+    enforces=("preference_splits", "unpaired_preference_splits", PAIRS, "sft_adapter"),
     gates=(DATASET_GATES, GENERATION_GATES, GATES),
     worker="ft_assets.adapters.train",
 )

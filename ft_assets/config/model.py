@@ -928,6 +928,11 @@ class DdrSettings(ConfigSection):
     seed: int = 42
     """Seed of the samples."""
 
+    @property
+    def asks_sft(self) -> bool:
+        """True if the present SFT adapter answers."""
+        return self.model == "sft" and self.parent is None
+
     @model_validator(mode="after")
     def _check_round(self) -> Self:
         if self.round > 1 and self.parent is None:
