@@ -26,7 +26,7 @@ from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.produce import compute_params, generator_params, produce
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from ft_assets.retrieval.served_checks import GATES as SERVED_GATES
-from resources.artifacts import Artifact, Staging
+from resources.artifacts import Artifact, ArtifactStore, Staging
 from resources.asker import identify
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import bars, histogram
@@ -129,13 +129,38 @@ def ddr_preferences(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.
         "contamination": [split.contamination, *split.templates],
     }
 
-    def compute(staging: Staging) -> dict[str, object]:
-        return msgspec.to_builtins(PairMaker(store, candidates, settings, split).write(staging.path))
+    earlier = _earlier_pairs(store, candidates)
+    versions = {name: store.require(name).data_version for name in DDR_PREFERENCES.inputs}
+    versions |= {PAIRS: earlier.data_version} if earlier else {}
 
-    return produce(artifacts, DDR_PREFERENCES.recipe(artifacts, material), compute=compute, metadata=_show_pairs)
+    def compute(staging: Staging) -> dict[str, object]:
+        return msgspec.to_builtins(PairMaker(store, candidates, settings, split, earlier).write(staging.path))
+
+    recipe = DDR_PREFERENCES.recipe_from(material, versions)
+    return produce(artifacts, recipe, compute=compute, metadata=_show_pairs)
 
 
 ASSETS = [ddr_candidates, ddr_preferences]
+
+
+def _earlier_pairs(store: ArtifactStore, candidates: Artifact) -> Artifact | None:
+    """Return the pairs that the adapter of the round before was trained on; None in the first round.
+
+    Raises Refused (FT-ART-004) if the adapter or its pairs are not in the store.
+    """
+    parent = candidates.manifest.recipe.inputs.get(DPO)
+    if parent is None:
+        return None
+    version = _find_version(store, DPO, parent).manifest.recipe.inputs.get(PAIRS)
+    return None if version is None else _find_version(store, PAIRS, version)
+
+
+def _find_version(store: ArtifactStore, asset: str, version: str) -> Artifact:
+    found = next((one for one in store.versions(asset) if one.data_version == version), None)
+    if found is None:
+        gone = violation("FT-ART-004", where=asset, field="data version", expected=version)
+        raise Refused("the pairs of the round before", [gone])
+    return found
 
 
 def _released_version(releases: Releases) -> str:

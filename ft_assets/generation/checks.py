@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import msgspec
 
 from expectations.rules import contamination
 from expectations.rules.conservation import every_row_is_accounted_for
 from expectations.rules.preference_pairs import (
-    PairFacts,
     PairRules,
     lengths_are_alike,
     nothing_is_held_out,
     pairs_are_right,
 )
-from expectations.rules.splits import SPLITS
 from ft_assets.config.from_artifact import settings_of
-from ft_assets.datasets.dataset import INSTRUCTION_DATA
 from ft_assets.datasets.find_contamination import search_generated
-from ft_assets.datasets.held_out import held_out_passages
-from ft_assets.datasets.ledger import ASSET as LEDGER
-from ft_assets.datasets.ledger import read_ledger
 from ft_assets.datasets.split import split_file
-from ft_assets.generation.jobs import CANDIDATES, PAIR_PARTS, PAIRS, QUESTIONS_FILE, GeneratedPair, PairsSummary
-from ft_assets.generation.pairs import lengths_of, pair_texts, read_pairs
+from ft_assets.generation.jobs import CANDIDATES, PAIR_PARTS, PAIRS, QUESTIONS_FILE, PairsSummary
+from ft_assets.generation.pairs import (
+    facts_of,
+    held_out_of,
+    lengths_of,
+    pair_texts,
+    read_pairs,
+    read_training_parts,
+)
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from ft_assets.graph.table_gate import table_fits
@@ -32,14 +31,16 @@ from resources.parquet import row_count
 
 
 def _questions_accounted_for(evidence: Evidence) -> Verdict:
-    """Every question that was answered has one pair, or one line in the quarantine."""
+    """Every question that was answered, and every pair of an earlier round, is a pair or a line in the quarantine."""
     preferences = evidence.store.require(PAIRS)
     asked = row_count(evidence.store.require(CANDIDATES).file(QUESTIONS_FILE))
     pairs = {part: row_count(preferences.file(split_file(part))) for part in PAIR_PARTS}
     quarantined = sum(1 for _ in read_quarantine(preferences.file(QUARANTINE)))
-    codes = preferences.summary_as(PairsSummary).codes
-    violations = every_row_is_accounted_for(PAIRS, asked, sum(pairs.values()), quarantined)
-    return Verdict(violations, {"questions": asked, **pairs, "quarantined": quarantined, "codes": codes})
+    summary = preferences.summary_as(PairsSummary)
+    came = asked + summary.earlier + summary.earlier_quarantined
+    violations = every_row_is_accounted_for(PAIRS, came, sum(pairs.values()), quarantined)
+    figures = {"questions": asked, **pairs, "earlier": summary.earlier, "quarantined": quarantined}
+    return Verdict(violations, {**figures, "codes": summary.codes})
 
 
 def _pairs_fit(evidence: Evidence) -> Verdict:
@@ -54,18 +55,8 @@ def _pairs_are_right(evidence: Evidence) -> Verdict:
     preferences = evidence.store.require(PAIRS)
     rules = msgspec.convert(preferences.manifest.recipe.settings["rules"], PairRules)
     rows = [*read_pairs(preferences, "train"), *read_pairs(preferences, "validation")]
-    return Verdict(pairs_are_right(PAIRS, map(_facts, rows), rules), {"pairs": len(rows), **msgspec.to_builtins(rules)})
-
-
-def _facts(row: GeneratedPair) -> PairFacts:
-    return PairFacts(
-        where=f"{row.source}:{row.line_no} ({row.record_id})",
-        gold=row.gold,
-        chosen_answer=row.chosen_answer,
-        chosen=row.chosen,
-        rejected=row.rejected,
-        chosen_score=row.chosen_score or 0.0,
-        rejected_score=row.rejected_score or 0.0,
+    return Verdict(
+        pairs_are_right(PAIRS, map(facts_of, rows), rules), {"pairs": len(rows), **msgspec.to_builtins(rules)}
     )
 
 
@@ -74,27 +65,12 @@ def _nothing_held_out(evidence: Evidence) -> Verdict:
     store = evidence.store
     preferences, rows = store.require(PAIRS), read_pairs(store.require(PAIRS), "train")
     may_show = preferences.manifest.recipe.settings["held_out_passages"] == "keep"
-    hidden = frozenset[str]() if may_show else held_out_passages(store.require, settings_of(store, "datasets").split)
-    ledger = read_ledger(store.require(LEDGER))
-    training = {
-        name for (dataset, name), one in ledger.items() if dataset == INSTRUCTION_DATA.name and one.split == SPLITS[0]
-    }
-    found = [*_held_out_questions(rows, training), *_held_out_shown(rows, hidden)]
-    figures = {"pairs": len(rows), "held_out_passages": len(hidden), "passages_are_judged": not may_show}
+    parts = read_training_parts(store, settings_of(store, "datasets").split, passages=not may_show)
+    found: list[tuple[str, str, str]] = []
+    for row in rows:
+        found += [(row.record_id, field, name) for field, name in held_out_of(row, parts)]
+    figures = {"pairs": len(rows), "held_out_passages": len(parts.hidden), "passages_are_judged": not may_show}
     return Verdict(nothing_is_held_out(PAIRS, found), figures)
-
-
-def _held_out_questions(rows: Sequence[GeneratedPair], training: set[str]) -> Iterator[tuple[str, str, str]]:
-    for row in rows:
-        if row.question_id not in training:
-            yield row.record_id, "question", row.question_id
-
-
-def _held_out_shown(rows: Sequence[GeneratedPair], hidden: frozenset[str]) -> Iterator[tuple[str, str, str]]:
-    for row in rows:
-        for name in row.passages:
-            if name in hidden:
-                yield row.record_id, "passages", name
 
 
 def _no_contamination(evidence: Evidence) -> Verdict:

@@ -50,10 +50,13 @@ class PairsSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Pairs of training questions."""
     validation: int
     """Pairs of validation questions; they are made only where there are no hand-made pairs."""
+    earlier: int
+    """Of both, pairs of earlier rounds. They are trained on again, because DPO starts from the SFT adapter again."""
     quarantined: int
-    """Questions without a pair."""
+    """Questions without a pair, and pairs of earlier rounds that break a rule now."""
     codes: dict[str, int]
-    """Code of a rule -> questions."""
+    """Code of a rule -> questions or pairs."""
+    earlier_quarantined: int
     exact: float
     """Share of the chosen answers that are exactly right."""
     with_passages: float
