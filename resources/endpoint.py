@@ -256,12 +256,12 @@ class EndpointSource:
 
         The tokens of a repeated word grow evenly, so two short prompts foretell those of a long one.
         """
+        if self._params.context_tokens < 2 * _MANY_WORDS:
+            return
         _, few = await self._probe_with(_WORD * _FEW_WORDS, 1)
         _, many = await self._probe_with(_WORD * _MANY_WORDS, 1)
         slope = max((many - few) / (_MANY_WORDS - _FEW_WORDS), 0.1)
         words = _FEW_WORDS + int((self._params.context_tokens - _SPARE_TOKENS - few) / slope)
-        if words <= _MANY_WORDS:
-            return
         expected = round(few + slope * (words - _FEW_WORDS))
         try:
             _, read = await self._probe_with(_WORD * words, 1)
