@@ -75,6 +75,23 @@ def _search(store: ArtifactStore, settings: SplitSettings) -> Contamination:
     return Contamination(found, left_out, texts.held_out_records())
 
 
+def search_generated(
+    store: ArtifactStore, settings: SplitSettings, texts: Sequence[Text]
+) -> dict[str, ContaminationHit]:
+    """Return the record ids of generated `texts` that hold too much of a validation or test text -> the hit.
+
+    The search names the worst text for each held-out one, so it is repeated without those that were found.
+    """
+    found: dict[str, ContaminationHit] = {}
+    while True:
+        seen = [text for text in texts if text.record_id not in found]
+        held_out = _Texts(store).own(held_out=True)
+        search = find_contamination(held_out, lambda: seen, settings.contamination, settings.templates)  # noqa: B023
+        if not search.hits:
+            return found
+        found |= {hit.seen.record_id: hit for hit in search.hits}
+
+
 class _Texts:
     """The texts of all records, by the split of the record."""
 
