@@ -27,16 +27,12 @@ def compute_params(artifacts: ArtifactsResource) -> ComputeParams:
 
 
 def generator_params(artifacts: ArtifactsResource) -> GeneratorParams:
-    """Return the section `generator` as a worker takes it. A local model is the base model of the trainings, where no
-    other one is named."""
+    """Return the section `generator` as a worker takes it, with the name of its local model."""
     settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
-    generator = settings.generator
-    name, revision = generator.base_model, generator.revision
-    if name is None and (training := next(iter(settings.trainings.values()), None)):
-        name, revision = training.base_model, training.revision
+    generator, (name, revision) = settings.generator, settings.local_generator()
     return GeneratorParams(
         kind=generator.kind,
-        base_model=name or "",
+        base_model=name,
         revision=revision,
         url=generator.url or "",
         model=generator.model or "",
