@@ -129,7 +129,7 @@ class EndpointSource:
     def contract(self, model: str = BASE) -> GeneratorContract:
         """Return the identity of the model that is served: its name and its greedy answers to fixed prompts.
 
-        Raises Refused as `ask` does, and FT-GEN-006 for a server that does not read `context_tokens`.
+        Raises Refused as `ask` does.
         """
         if model != BASE:
             raise KeyError(f"{model} is not at the endpoint: it has {self._params.model} alone")
@@ -143,8 +143,18 @@ class EndpointSource:
         Raises Refused: FT-GEN-004 not a chat completion, FT-GEN-006 a cut prompt, FT-GEN-007 another model, FT-GEN-009
         the server refuses everything.
         """
-        contract = self.contract().digest
-        self._runner.run(self._ask_all(calls, contract, on_outcome))
+        self.check()
+        self._runner.run(self._ask_all(calls, self.contract().digest, on_outcome))
+
+    def check(self) -> None:
+        """Refuse a server that serves another model, or that does not read a prompt of `context_tokens` (FT-GEN-006).
+
+        It is tried once.
+        """
+        self.contract()
+        if not self._reads_all:
+            self._runner.run(self._refuse_short_context())
+            self._reads_all = True
 
     def close(self) -> None:
         """Close the connections."""
@@ -154,9 +164,6 @@ class EndpointSource:
         self._runner.close()
 
     async def _ask_all(self, calls: Sequence[Call], contract: str, on_outcome: Callable[[int, Outcome], None]) -> None:
-        if not self._reads_all:
-            await self._refuse_short_context()
-            self._reads_all = True
         failures: list[Exception] = []
 
         async def answer(n: int, call: Call) -> None:
