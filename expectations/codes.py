@@ -1157,6 +1157,11 @@ CODES: dict[str, Code] = {
         "A result without them would count as finished, and they would never be asked again.",
         "See that the server is up, then run again: only the missing calls are asked.",
     ),
+    "FT-GEN-002": Code(
+        "The server refused the request",
+        "The call has no answer, and the same request would be refused again.",
+        "Read the server's text: a content filter, a parameter or a length. Change the prompt or the server.",
+    ),
     "FT-GEN-003": Code(
         "The text was cut by the limit of new tokens",
         "Half a question or half an answer would be trained.",
@@ -1171,6 +1176,27 @@ CODES: dict[str, Code] = {
         "The prompt is too long for the model",
         "A model that reads only a part of a prompt answers another question.",
         "Cut passages shorter, show fewer of them, or use a model that reads more.",
+    ),
+    "FT-GEN-006": Code(
+        "The server does not read the whole prompt",
+        "The model answers without the passage, and nobody sees it. Ollama cuts at `num_ctx` without a word.",
+        "Raise the server's context (`num_ctx`, `--max-model-len`, `n_ctx` for each slot), or lower "
+        "`generator.context_tokens`.",
+    ),
+    "FT-GEN-007": Code(
+        "Another model replied",
+        "Some servers answer with whatever is loaded. Rows would name a model that did not write them.",
+        "Write the name that the server has into `generator.model`, or load that model there.",
+    ),
+    "FT-GEN-008": Code(
+        "The key would travel unencrypted",
+        "Whoever reads the traffic could use it.",
+        "Use an https URL, or unset FT_GENERATOR_API_KEY.",
+    ),
+    "FT-GEN-009": Code(
+        "The endpoint does not answer as a chat completion server",
+        "No call could be answered.",
+        "Correct `generator.url` (up to /v1) and FT_GENERATOR_API_KEY, and see that the server is up.",
     ),
     "FT-GEN-010": Code(
         "The budget of tokens is spent",

@@ -1043,6 +1043,14 @@ class Settings(ConfigSection):
         named = {"sft": self.sft, "dpo": self.dpo}
         return {name: section for name, section in named.items() if section is not None}
 
+    def local_generator(self) -> tuple[str, str | None]:
+        """Return the name and the revision of the local model that generates: the base model of the trainings, where
+        no other one is named; empty where there is none."""
+        for section in (self.generator, *self.trainings.values()):
+            if section.base_model:
+                return section.base_model, section.revision
+        return "", None
+
     def shape_of_adapter(self, section: SftSettings | DpoSettings) -> LoraSettings:
         """Return the shape of the adapter that a training makes. Of an adapter in a folder: the defaults."""
         if isinstance(section, SftSettings):
