@@ -27,6 +27,8 @@ from ft_assets.embedding import checks as embedding_checks
 from ft_assets.generation import checks as generation_checks
 from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
+from ft_assets.kbalign import assets as kbalign
+from ft_assets.kbalign import checks as kbalign_checks
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
 from ft_assets.retrieval import served_checks
@@ -37,7 +39,7 @@ from ft_assets.settings import checks as settings_checks
 from ft_assets.watcher import watch_settings, watch_sources
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
-STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, answers)
+STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, kbalign, answers)
 SPECS = tuple(chain.from_iterable(stage.SPECS for stage in STAGES))
 GATES = tuple(
     chain.from_iterable(
@@ -52,6 +54,7 @@ GATES = tuple(
             embedding_checks,
             retrieval_checks,
             served_checks,
+            kbalign_checks,
             answer_checks,
         )
     )
@@ -61,6 +64,8 @@ GATES = tuple(
 def not_configured(settings: Settings) -> dict[str, str]:
     """Return asset -> the key that it needs, itself or through its inputs, and that config.yaml does not have."""
     lacking = {SETTINGS_ASSETS[section]: section for section in missing_sections(settings)} | missing_data(settings)
+    if settings.kbalign and settings.kbalign.author == "prompted":
+        lacking["kbalign_author"] = "kbalign.author: tuned"
     for spec in SPECS:  # in the order of the data flow
         enough = not lacking.keys() >= set(spec.any_of)
         for name in spec.deps:
@@ -72,8 +77,14 @@ def not_configured(settings: Settings) -> dict[str, str]:
 
 def _unused(settings: Settings) -> set[tuple[str, str]]:
     """Return (asset, dependency) pairs that these settings make unnecessary."""
-    continues = settings.dpo is None or settings.dpo.start == "sft"
-    return set() if continues else {("dpo_adapter", "sft_adapter")}
+    unused = set[tuple[str, str]]()
+    if settings.dpo and settings.dpo.start != "sft":
+        unused.add(("dpo_adapter", "sft_adapter"))
+    if settings.kbalign and settings.kbalign.author == "prompted":
+        unused |= {(name, "kbalign_author") for name in ("kbalign_short", "kbalign_long", "kbalign_verified")}
+    if settings.embedding is None:  # without a released collection, BM25 searches
+        unused.add(("kbalign_verified", "released_collection"))
+    return unused
 
 
 def build_defs(

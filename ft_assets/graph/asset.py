@@ -54,8 +54,11 @@ class AssetSpec:
 
     def configured(self, context: dg.AssetExecutionContext) -> list[str]:
         """Return those of `any_of` that the graph of this run has."""
-        present = {key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key]}
-        return [name for name in self.any_of if name in present]
+        return [name for name in self.any_of if self.has(context, name)]
+
+    def has(self, context: dg.AssetExecutionContext, name: str) -> bool:
+        """Return whether the graph of this run has this dependency."""
+        return dg.AssetKey(name) in context.assets_def.asset_deps[context.asset_key]
 
     def asset(self, compute: Callable[..., dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
         """Decorate the function that materializes this asset."""

@@ -19,7 +19,7 @@ import dagster as dg
 from expectations.rules.lineage import made_from_current
 from expectations.violations import Refused, Violation, violation
 from ft_assets.config.model import SETTINGS_ASSETS
-from ft_assets.graph.automation import TRAININGS
+from ft_assets.graph.automation import BY_HAND
 from resources import telemetry
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -240,9 +240,9 @@ def whole_gate(asset: str) -> Gate:
     return Gate(asset, "artifact_is_whole", rule)
 
 
-# Trainings run only on request, and rows are only added to the ledger: their inputs may be older than the current ones.
-# But a model that is trained from another model must be trained from the current one.
-_MAY_LAG = TRAININGS | {"split_ledger"}
+# Trainings and questions to a model run only on request, and rows are only added to the ledger: their inputs may be
+# older than the current ones. But a model that is trained from another model must be trained from the current one.
+_MAY_LAG = BY_HAND | {"split_ledger"}
 
 
 def lineage_gate(asset: str) -> Gate:
