@@ -61,11 +61,12 @@ class Wanted:
         """Return the span of an attempt, from 0; the last one stays where there are no more."""
         return self.spans[min(attempt // 2, len(self.spans) - 1)]
 
-    def messages(self, attempt: int, examples: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
-        """Return the prompt of an attempt. `examples`: rows of `kbalign_splits` that ask for a question, as turns."""
+    def messages(self, attempt: int, examples: Sequence[Mapping[str, Any]] | None) -> list[ChatMessage]:
+        """Return the prompt of an attempt. `examples`: rows of `kbalign_splits` that ask for a question, as turns; None
+        for a tuned author."""
         language = prompt_language(self.passages[0].language)
-        messages: list[ChatMessage] = [{"role": "system", "content": system_text(language)}]
-        for row in examples:
+        messages: list[ChatMessage] = [{"role": "system", "content": system_text(language, tuned=examples is None)}]
+        for row in examples or ():
             messages.append({"role": "user", "content": row["question"]})
             messages.append({"role": "assistant", "content": row["answer"]})
         return [*messages, {"role": "user", "content": self._prompt(self.span_of(attempt))}]

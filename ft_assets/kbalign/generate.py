@@ -74,7 +74,7 @@ class Generation:
         self._passages = job.input("passages").file(PASSAGES)
         self._held_out = held_out_passages(job.input, params.split_settings())
         self._terms = TermFinder({row["term"]: row["names"] for row in read_rows(job.input("glossary").file(GLOSSARY))})
-        self._examples = _examples(job, self._settings) if model == BASE else []
+        self._examples = _examples(job, self._settings) if model == BASE else None
         self._codes: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._contract = asker.contract(model).digest

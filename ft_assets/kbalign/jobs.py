@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 
-from expectations.questions.spans import Kind
 from ft_assets.adapters.jobs import TrainedRef
 from ft_assets.config.model import KbalignSettings, SplitSettings
 from ft_assets.embedding.jobs import Bm25Settings
@@ -104,7 +103,7 @@ class CallRow(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     call_key: str
     answer: str
-    kind: Kind
+    kind: str
     code: str
     """Empty if its question was kept."""
     reason: str

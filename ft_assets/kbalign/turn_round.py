@@ -79,7 +79,7 @@ def _asking(one: WithPassage) -> dict[str, Any]:
         "record_id": f"{row['record_id']}:{ASKING}",
         "question": ask_for_question(language, one.passage["heading"], [one.sentence], row["answer"]),
         "context": [],
-        "system": system_text(language),
+        "system": system_text(language, tuned=True),
         "reasoning": "",
         "answer": row["question"],
     }
