@@ -68,8 +68,7 @@ def ddr_candidates(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     store, evidence = artifacts.store(), evidence_of(artifacts, qdrant)
-    present = DDR_CANDIDATES.present(context)
-    DDR_CANDIDATES.enforce(evidence, [name for name in DDR_CANDIDATES.enforces if name in present])
+    DDR_CANDIDATES.enforce(evidence, [name for name in DDR_CANDIDATES.enforces if DDR_CANDIDATES.has(context, name)])
     settings, datasets = settings_of(store, "ddr"), settings_of(store, "datasets")
     answers, generator = settings_of(store, "answers"), generator_params(artifacts)
     prompt = prompt_of(answers)
@@ -83,7 +82,7 @@ def ddr_candidates(
         parts=["train"] if datasets.preference.files else ["train", "validation"],
         prompt=prompt,
         answering=answering.asset if answering else "",
-        engine=evidence.qdrant.params if _COLLECTION in present else None,
+        engine=evidence.qdrant.params if DDR_CANDIDATES.has(context, _COLLECTION) else None,
         bm25=bm25_settings(settings_of(store, "retrieval")),
         generator=generator,
         compute=compute_params(artifacts),

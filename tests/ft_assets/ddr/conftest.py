@@ -1,5 +1,7 @@
 """A small project without an encoder: a language model of 100,000 weights that learns its few rows by heart."""
 
+# the events of a run are open
+# pyright: basic
 from __future__ import annotations
 
 import json
@@ -75,7 +77,7 @@ class Project:
             entry = event.step_materialization_data.materialization
             found[entry.asset_key.to_user_string()] = {key: each.value for key, each in entry.metadata.items()}
         for event in result.filter_events(lambda event: event.is_step_failure):
-            found.setdefault(event.step_key, {})["refused"] = str(event.step_failure_data.error)
+            found.setdefault(str(event.step_key), {})["refused"] = str(event.step_failure_data.error)
         for check in result.get_asset_check_evaluations():
             if not check.passed and (name := check.asset_key.to_user_string()) in found:
                 found[name].setdefault("failed", []).append(check.check_name)
