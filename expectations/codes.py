@@ -1003,8 +1003,8 @@ CODES: dict[str, Code] = {
         "Nothing, or lower `ddr.min_chosen` (no answer is generated again).",
     ),
     "FT-DDR-005": Code(
-        "An answer was cut or is empty",
-        "Where an answer ends is part of it, and a text without an end teaches not to stop.",
+        "A reply has no answer: its reasoning is not closed",
+        "Nothing can be scored, and a text without an end teaches not to stop.",
         "Raise `ddr.max_new_tokens` if there are many.",
     ),
     "FT-DDR-006": Code(
@@ -1037,11 +1037,6 @@ CODES: dict[str, Code] = {
         "DPO would learn the length instead of the answer.",
         "Compare the samples on the asset's page; then raise `ddr.min_chosen`, or change `ddr.reward`.",
     ),
-    "FT-DDR-013": Code(
-        "Too many answers are missing",
-        "An artifact without them would be kept for ever; one more run asks only for those.",
-        "Read the reasons above, make the generator reachable, and run `ft run --asset ddr_candidates` again.",
-    ),
     "FT-DDR-014": Code(
         "There are no questions to answer",
         "Pairs are made from training questions with a right answer.",
@@ -1058,9 +1053,9 @@ CODES: dict[str, Code] = {
         "Name an adapter of the present base and prompt in `ddr.parent`, or start again with `ddr.round: 1`.",
     ),
     "FT-DDR-022": Code(
-        "No adapter was released yet",
-        "`ddr.model: released` asks the adapter that serves.",
-        "Run `ft run --asset released_adapter`, or set `ddr.model: sft`.",
+        "No collection was released yet",
+        "Prompts have the passages that users would be shown.",
+        "Run `ft run --asset released_collection --upstream`.",
     ),
     # Embedding
     "FT-EMB-001": Code(
@@ -1162,6 +1157,11 @@ CODES: dict[str, Code] = {
         "A result without them would count as finished, and they would never be asked again.",
         "See that the server is up, then run again: only the missing calls are asked.",
     ),
+    "FT-GEN-002": Code(
+        "The server refused the request",
+        "The call has no answer, and the same request would be refused again.",
+        "Read the server's text: a content filter, a parameter or a length. Change the prompt or the server.",
+    ),
     "FT-GEN-003": Code(
         "The text was cut by the limit of new tokens",
         "Half a question or half an answer would be trained.",
@@ -1177,6 +1177,27 @@ CODES: dict[str, Code] = {
         "A model that reads only a part of a prompt answers another question.",
         "Cut passages shorter, show fewer of them, or use a model that reads more.",
     ),
+    "FT-GEN-006": Code(
+        "The server does not read the whole prompt",
+        "The model answers without the passage, and nobody sees it. Ollama cuts at `num_ctx` without a word.",
+        "Raise the server's context (`num_ctx`, `--max-model-len`, `n_ctx` for each slot), or lower "
+        "`generator.context_tokens`.",
+    ),
+    "FT-GEN-007": Code(
+        "Another model replied",
+        "Some servers answer with whatever is loaded. Rows would name a model that did not write them.",
+        "Write the name that the server has into `generator.model`, or load that model there.",
+    ),
+    "FT-GEN-008": Code(
+        "The key would travel unencrypted",
+        "Whoever reads the traffic could use it.",
+        "Use an https URL, or unset FT_GENERATOR_API_KEY.",
+    ),
+    "FT-GEN-009": Code(
+        "The endpoint does not answer as a chat completion server",
+        "No call could be answered.",
+        "Correct `generator.url` (up to /v1) and FT_GENERATOR_API_KEY, and see that the server is up.",
+    ),
     "FT-GEN-010": Code(
         "The budget of tokens is spent",
         "Nothing half done is published. All answers are kept.",
@@ -1186,6 +1207,12 @@ CODES: dict[str, Code] = {
         "The call cache is damaged",
         "A reply that is not what the model said must not become training data.",
         "Delete the file. All calls are asked again then.",
+    ),
+    # Generated rows in a training
+    "FT-JOIN-001": Code(
+        "More generated rows were trained than the settings allow",
+        "The model would learn its own mistakes from more rows than people wrote.",
+        "Run `ft run --asset sft_adapter`, or raise `sft.generated_share`.",
     ),
     # Lineage
     "FT-LIN-001": Code(

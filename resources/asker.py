@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
 
@@ -15,39 +15,17 @@ from expectations.violations import Refused, violation
 from resources import accelerator, models
 from resources.artifacts import Artifact
 from resources.call_cache import CallCache
+from resources.endpoint import EndpointSource
 from resources.launcher import ComputeParams
 from resources.local_source import LocalModels, LocalSource
 from resources.telemetry import Metrics
-from resources.text_source import BASE, Call, NoReply, Outcome, TextSource, call_key
+from resources.text_source import BASE, PASSING, Call, GeneratorParams, NoReply, Outcome, TextSource, call_key
 
 WINDOW = 256
 """Calls that are in memory at once."""
 _FIRST_TOKENS = 512
 """Tokens of a call, as long as none was made."""
 _LOG_SECONDS = 2.0
-PASSING = "FT-GEN-001"
-"""The code of a call that failed for a reason that may pass."""
-
-
-class GeneratorParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The section `generator` of config.yaml as a worker takes it. No secret is in it.
-
-    Next to an endpoint, a local judge is opened with `msgspec.structs.replace(params, kind="local")`.
-    """
-
-    kind: Literal["local", "endpoint"] = "local"
-    base_model: str = ""
-    """Local: a hub name, a folder or `package:NAME`."""
-    revision: str | None = None
-    url: str = ""
-    """Endpoint: its address up to /v1."""
-    model: str = ""
-    context_tokens: int = 0
-    concurrency: int = 8
-    timeout: float = 120.0
-    max_retries: int = 5
-    batch_size: int = 16
-    max_tokens_total: int | None = None
 
 
 class Usage(msgspec.Struct, kw_only=True):
@@ -217,6 +195,12 @@ def _refuse_passing(outcomes: Sequence[Outcome]) -> None:
 
 def identify(params: GeneratorParams, state: Path) -> GeneratorContract:
     """Return the identity of the generator itself, for a recipe. No model is loaded; an endpoint is probed."""
+    if params.kind == "endpoint":
+        source = EndpointSource(params)
+        try:
+            return source.contract()
+        finally:
+            source.close()
     return GeneratorContract(
         kind="local",
         name=params.base_model,
@@ -236,11 +220,16 @@ def open_asker(
     progress goes to `metrics`. Models are loaded when the first call comes that is not in the cache.
     """
     state = Path(compute.state_dir)
+    source = EndpointSource(params) if params.kind == "endpoint" else _local(params, compute, trained or {})
+    return Asker(source, CallCache(state), max_tokens_total=params.max_tokens_total, metrics=metrics)
+
+
+def _local(params: GeneratorParams, compute: ComputeParams, trained: Mapping[str, Artifact]) -> LocalSource:
+    state = Path(compute.state_dir)
     local = LocalModels(
         name=params.base_model,
         base=models.locate(params.base_model, state, params.revision),
         version=models.version(params.base_model, state, params.revision),
-        trained={name: (one.folder(), one.data_version) for name, one in (trained or {}).items()},
+        trained={name: (one.folder(), one.data_version) for name, one in trained.items()},
     )
-    source = LocalSource(local, accelerator.choose(compute.device, compute.dtype), params.batch_size)
-    return Asker(source, CallCache(state), max_tokens_total=params.max_tokens_total, metrics=metrics)
+    return LocalSource(local, accelerator.choose(compute.device, compute.dtype), params.batch_size)

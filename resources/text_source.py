@@ -14,6 +14,31 @@ BASE = "base"
 """The name of the model without an adapter; of an endpoint it is the model that is configured."""
 
 
+PASSING = "FT-GEN-001"
+"""The code of a call that failed for a reason that may pass."""
+
+
+class GeneratorParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section `generator` of config.yaml as a worker takes it. No secret is in it.
+
+    Next to an endpoint, a local judge is opened with `msgspec.structs.replace(params, kind="local")`.
+    """
+
+    kind: Literal["local", "endpoint"] = "local"
+    base_model: str = ""
+    """Local: a hub name, a folder or `package:NAME`."""
+    revision: str | None = None
+    url: str = ""
+    """Endpoint: its address up to /v1."""
+    model: str = ""
+    context_tokens: int = 0
+    concurrency: int = 8
+    timeout: float = 120.0
+    max_retries: int = 5
+    batch_size: int = 16
+    max_tokens_total: int | None = None
+
+
 class ChatMessage(TypedDict):
     """One turn of a chat."""
 

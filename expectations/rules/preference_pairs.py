@@ -22,7 +22,7 @@ SHORTEST, LONGEST = 0.5, 2.0
 """The median length of chosen answers, as multiples of that of the right answers, between which they count as alike."""
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class SampledAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One answer of a model to a question."""
 
     key: str
@@ -50,8 +50,8 @@ class PairRules(msgspec.Struct, frozen=True, kw_only=True):
 class CandidatePair(msgspec.Struct, frozen=True, kw_only=True):
     """The chosen and the rejected answer of a question."""
 
-    chosen: Candidate
-    rejected: Candidate
+    chosen: SampledAnswer
+    rejected: SampledAnswer
 
     @property
     def margin(self) -> float:
@@ -78,7 +78,7 @@ class PairFacts(msgspec.Struct, frozen=True, kw_only=True):
     rejected_score: float
 
 
-def find_pair(candidates: Sequence[Candidate], gold: str, rules: PairRules) -> CandidatePair | NoPair:
+def find_pair(candidates: Sequence[SampledAnswer], gold: str, rules: PairRules) -> CandidatePair | NoPair:
     """Return the pair of a question, or why there is none: FT-DDR-001 … 004, 006, 007. The order of the candidates
     does not matter."""
     usable = sorted((one for one in candidates if not one.fault), key=lambda one: one.key)
@@ -105,7 +105,7 @@ def find_pair(candidates: Sequence[Candidate], gold: str, rules: PairRules) -> C
     return CandidatePair(chosen=chosen, rejected=_choose_rejected(wrong, rules))
 
 
-def _find_refusal(usable: Sequence[Candidate], asked: int, rules: PairRules) -> NoPair | None:
+def _find_refusal(usable: Sequence[SampledAnswer], asked: int, rules: PairRules) -> NoPair | None:
     """Return why these answers cannot show a preference, whatever the right answer is."""
     if not usable:
         return NoPair(code="FT-DDR-006", reason=f"none of {asked} answers can be used")
@@ -120,7 +120,7 @@ def _find_refusal(usable: Sequence[Candidate], asked: int, rules: PairRules) -> 
     return None
 
 
-def _choose_rejected(wrong: Sequence[Candidate], rules: PairRules) -> Candidate:
+def _choose_rejected(wrong: Sequence[SampledAnswer], rules: PairRules) -> SampledAnswer:
     frequency = Counter(_form(one) for one in wrong)
     if rules.rejected == "lowest":
         return min(wrong, key=lambda one: (one.reward, not one.with_passages, -frequency[_form(one)], *_order(one)))
@@ -130,16 +130,16 @@ def _choose_rejected(wrong: Sequence[Candidate], rules: PairRules) -> Candidate:
     return min(pool, key=lambda one: (-frequency[_form(one)], *_order(one), one.reward))
 
 
-def _is_avoided(candidate: Candidate, rules: PairRules) -> bool:
+def _is_avoided(candidate: SampledAnswer, rules: PairRules) -> bool:
     return rules.prefer == ("memory" if candidate.with_passages else "evidence")
 
 
-def _order(candidate: Candidate) -> tuple[float, str]:
+def _order(candidate: SampledAnswer) -> tuple[float, str]:
     """Return the order of answers that are otherwise equal: what the model says at a low temperature is likelier."""
     return candidate.temperature, candidate.text
 
 
-def _form(candidate: Candidate) -> tuple[str, ...]:
+def _form(candidate: SampledAnswer) -> tuple[str, ...]:
     """Return the form by which answers are equal: that of the scores."""
     return tuple(units(candidate.answer))
 

@@ -23,6 +23,8 @@ from ft_assets.config.model import AnswerSettings, DpoSettings, SftSettings, Tra
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.datasets.summaries import SplitsSummary
+from ft_assets.generation.checks import GATES as GENERATION_GATES
+from ft_assets.generation.jobs import PAIRS, VERIFIED
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce
@@ -40,10 +42,10 @@ SFT_ADAPTER = AssetSpec(
     kinds={"huggingface", "pytorch"},
     code_version="2",
     description="The base model after SFT on the instruction rows: an adapter, or a whole model (`method: full`).",
-    inputs=("instruction_splits",),
+    inputs=("instruction_splits", VERIFIED),
     reads=("sft_settings", "answer_settings"),
-    enforces=("instruction_splits",),
-    gates=(DATASET_GATES,),
+    enforces=("instruction_splits", VERIFIED),
+    gates=(DATASET_GATES, GENERATION_GATES),
     worker="ft_assets.adapters.train",
 )
 DPO_ADAPTER = AssetSpec(
@@ -53,10 +55,10 @@ DPO_ADAPTER = AssetSpec(
     code_version="2",
     description="The SFT model (or the base, or a given adapter: `dpo.start`) after DPO on the preference pairs, or "
     "KTO on answers with a verdict. The model that it continues is the reference.",
-    inputs=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
+    inputs=("preference_splits", "unpaired_preference_splits", PAIRS, "sft_adapter"),
     reads=("dpo_settings", "answer_settings"),
-    enforces=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
-    gates=(DATASET_GATES, GATES),
+    enforces=("preference_splits", "unpaired_preference_splits", PAIRS, "sft_adapter"),
+    gates=(DATASET_GATES, GENERATION_GATES, GATES),
     worker="ft_assets.adapters.train",
 )
 ADAPTER_EVALUATION = AssetSpec(
@@ -104,9 +106,10 @@ def sft_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     store = artifacts.store()
-    inputs = _configured(store, "instruction")
-    SFT_ADAPTER.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(store, "sft")
+    generated = (VERIFIED,) if settings.generated else ()
+    inputs = (*_configured(store, "instruction"), *generated)
+    SFT_ADAPTER.enforce(evidence_of(artifacts, qdrant), inputs)
     return train_model(context, artifacts, launcher, SFT_ADAPTER, settings=settings, inputs=inputs)
 
 
@@ -117,7 +120,9 @@ def dpo_adapter(
     store = artifacts.store()
     settings = settings_of(store, "dpo")
     datasets = ("unpaired_preference", "preference") if settings.is_kto else ("preference",)
-    inputs = (*_configured(store, *datasets), *(("sft_adapter",) if settings.start == "sft" else ()))
+    generated = (PAIRS,) if settings.generated else ()
+    continued = ("sft_adapter",) if settings.start == "sft" else ()
+    inputs = (*_configured(store, *datasets, generated=generated), *generated, *continued)
     DPO_ADAPTER.enforce(evidence_of(artifacts, qdrant), inputs)
     return train_model(context, artifacts, launcher, DPO_ADAPTER, settings=settings, inputs=inputs)
 
@@ -208,11 +213,12 @@ def show_answers(artifact: Artifact) -> dict[str, str]:
     return {"scores": show_scores(summary), "samples": show_samples(artifact.file(ANSWERS_FILE))}
 
 
-def _configured(store: ArtifactStore, *datasets: str) -> tuple[str, ...]:
-    """Return the splits of the data sets for which config.yaml names files. Refuse (FT-TRAIN-015) if there is none."""
+def _configured(store: ArtifactStore, *datasets: str, generated: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the splits of the data sets for which config.yaml names files. Refuse (FT-TRAIN-015) if there is none, and
+    no generated row either."""
     splits = {name: store.require(f"{name}_splits") for name in datasets}
     configured = tuple(each.asset for each in splits.values() if each.summary_as(SplitsSummary).configured)
-    if configured:
+    if configured or generated:
         return configured
     field = " or ".join(f"datasets.{name}.files" for name in datasets)
     unconfigured = violation("FT-TRAIN-015", where="config.yaml", field=field, found=[], expected="at least one file")
@@ -261,7 +267,9 @@ def _start_of(settings: TrainSettings) -> dict[str, object]:
 
 def material_of(settings: TrainSettings) -> dict[str, object]:
     """Return the fields of `sft` or `dpo` that decide the trained weights."""
-    without_effect = {"lora"} if settings.method == "full" else set[str]()
+    # generated rows are an input of the recipe: without them, no recipe changes
+    without_effect = {"generated"} if settings.generated else {"generated", "generated_share"}
+    without_effect |= {"lora"} if settings.method == "full" else set[str]()
     if isinstance(settings, DpoSettings):
         # a folder's content is in the recipe, whatever its name
         without_effect |= set[str]() if settings.start == "base" else {"start", "lora"}

@@ -345,6 +345,10 @@ class TrainSettings(ConfigSection):
     """How to treat a row longer than `max_length`: `raise` refuses the training, `drop` leaves the row out,
     `truncate_prompt` cuts its passages, the last ones first. Questions and answers are never cut; too_long.jsonl lists
     every row that was left out or cut. The default loses nothing without your decision."""
+    generated: bool = False
+    """Also train on generated rows: SFT on those of `kbalign_verified`, DPO on the pairs of `ddr_preferences`. They are
+    training rows only: validation and test stay hand-made. Only where there is no hand-made pair at all does DPO
+    validate on pairs from validation questions."""
     max_empty_thinking_share: float = Field(default=0.0, ge=0, le=1)
     """Share of rows (0 to 1) that may train an empty reasoning block, for a model whose chat template opens every
     answer with `<think>`. At 0 such a model cannot unlearn to reason by accident. `datasets.instruction.thinking:
@@ -433,6 +437,9 @@ class SftSettings(TrainSettings):
     packing: bool = False
     """Put several rows end to end into one sequence of up to `max_length` tokens; no row sees another. It saves time on
     GPUs where rows are short. Off, because batch sizes then count sequences and not rows."""
+    generated_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share (0 to below 1) of the rows of an epoch that may be generated, where `generated` is true; the others are
+    left out, by the hash of their ids. Half, so that the rows of people weigh at least as much."""
 
 
 class DpoSettings(TrainSettings):
@@ -921,6 +928,11 @@ class DdrSettings(ConfigSection):
     seed: int = 42
     """Seed of the samples."""
 
+    @property
+    def asks_sft(self) -> bool:
+        """True if the present SFT adapter answers."""
+        return self.model == "sft" and self.parent is None
+
     @model_validator(mode="after")
     def _check_round(self) -> Self:
         if self.round > 1 and self.parent is None:
@@ -1031,6 +1043,14 @@ class Settings(ConfigSection):
         named = {"sft": self.sft, "dpo": self.dpo}
         return {name: section for name, section in named.items() if section is not None}
 
+    def local_generator(self) -> tuple[str, str | None]:
+        """Return the name and the revision of the local model that generates: the base model of the trainings, where
+        no other one is named; empty where there is none."""
+        for section in (self.generator, *self.trainings.values()):
+            if section.base_model:
+                return section.base_model, section.revision
+        return "", None
+
     def shape_of_adapter(self, section: SftSettings | DpoSettings) -> LoraSettings:
         """Return the shape of the adapter that a training makes. Of an adapter in a folder: the defaults."""
         if isinstance(section, SftSettings):
@@ -1056,6 +1076,16 @@ class Settings(ConfigSection):
         return self
 
     @model_validator(mode="after")
+    def _check_generated(self) -> Self:
+        for name, section, maker in (("sft", self.sft, "kbalign"), ("dpo", self.dpo, "ddr")):
+            if section and section.generated and getattr(self, maker) is None:
+                raise ValueError(
+                    f"{name}.generated is true and there is no section {maker}, which makes these rows. Add it "
+                    f"(`{maker}: {{}}` takes the defaults), or set {name}.generated: false."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _check_generator(self) -> Self:
         asking = [name for name, section in (("kbalign", self.kbalign), ("ddr", self.ddr)) if section is not None]
         if asking and self.generator.kind == "local" and not (self.generator.base_model or self.trainings):
@@ -1068,6 +1098,11 @@ class Settings(ConfigSection):
                 raise ValueError(
                     "generator.kind is `endpoint` and kbalign.author is `tuned`: an adapter cannot be put on a model "
                     "that is served elsewhere. Set kbalign.author: prompted, or generator.kind: local."
+                )
+            if self.ddr and self.ddr.parent:
+                raise ValueError(
+                    f"generator.kind is `endpoint` and ddr.parent is an adapter of this store ({self.ddr.parent}). "
+                    "Serve it there and set ddr.round: 1 and ddr.model: base, or set generator.kind: local."
                 )
             if self.ddr and self.ddr.model != "base":
                 raise ValueError(
@@ -1197,7 +1232,10 @@ def missing_data(settings: Settings) -> dict[str, str]:
     files. Where neither has, both stay, and say so when they run."""
     data = settings.datasets
     unpaired = data.unpaired_preference.files if settings.dpo and settings.dpo.is_kto else []
-    has_answers, has_pairs = bool(data.instruction.files), bool(data.preference.files or unpaired)
+    has_answers, has_pairs = (
+        bool(data.instruction.files),
+        bool(data.preference.files or unpaired or (settings.dpo and settings.dpo.generated)),
+    )
     if has_answers and not has_pairs:
         return {"dpo_adapter": "datasets.preference.files"}
     if has_pairs and not has_answers and settings.dpo and settings.dpo.start != "sft":

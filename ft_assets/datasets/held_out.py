@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from expectations.rules.splits import SPLITS
 from ft_assets.config.model import SplitSettings
@@ -17,22 +17,24 @@ INPUTS = (ASSET, "passages", *(dataset.records for dataset in DATASETS))
 """The assets that decide it."""
 
 
-def held_out_passages(find: Callable[[str], Artifact], settings: SplitSettings) -> frozenset[str]:
-    """Return the ids of the passages that records of validation or test name as evidence; with `document` in
-    `group_by`, all passages of their documents. `find` returns the artifact of an asset of `INPUTS`.
+def held_out_passages(
+    find: Callable[[str], Artifact], settings: SplitSettings, parts: Sequence[str] = SPLITS[1:]
+) -> frozenset[str]:
+    """Return the ids of the passages that records of these parts name as evidence; with `document` in `group_by`, all
+    passages of their documents. `find` returns the artifact of an asset of `INPUTS`.
     """
     index = read_index(find("passages"))
-    named = set(resolve_passages(_evidence(find), index))
+    named = set(resolve_passages(_evidence(find, parts), index))
     if "document" not in settings.group_by:
         return frozenset(named)
     documents = {index.document[passage] for passage in named}
     return frozenset(passage for passage, document in index.document.items() if document in documents)
 
 
-def _evidence(find: Callable[[str], Artifact]) -> Iterator[str]:
+def _evidence(find: Callable[[str], Artifact], parts: Sequence[str]) -> Iterator[str]:
     ledger = read_ledger(find(ASSET))
     for dataset in DATASETS:
         for row in read_rows(find(dataset.records).file(RECORDS), [dataset.id_column, dataset.evidence]):
             assignment = ledger.get(dataset.id_of(row))
-            if assignment and assignment.split in SPLITS[1:]:
+            if assignment and assignment.split in parts:
                 yield from row[dataset.evidence]

@@ -17,7 +17,7 @@ AC = dg.AutomationCondition
 # (vectors, collection, evaluation, release) are requested automatically.
 TRAININGS = frozenset({"sft_adapter", "dpo_adapter", "embedding_model", "kbalign_author"})
 # So does asking a model for many texts, which costs tokens or money.
-BY_HAND = TRAININGS | {"kbalign_short", "kbalign_long"}
+BY_HAND = TRAININGS | {"kbalign_short", "kbalign_long", "ddr_candidates"}
 # These assets move a release. The first look of the daemon does not request them: a person may have rolled back.
 POINTERS = frozenset({"released_adapter", "released_collection"})
 

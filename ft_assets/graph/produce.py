@@ -8,13 +8,14 @@ from typing import Any
 
 import dagster as dg
 
+from ft_assets.config.generator import params_of_generator
 from ft_assets.config.load import accepted_settings
 from ft_assets.graph.gates import as_metadata
 from resources import telemetry
 from resources.artifacts import Artifact, Recipe, Staging
-from resources.asker import GeneratorParams
 from resources.dagster_resources import ArtifactsResource
 from resources.launcher import ComputeParams
+from resources.text_source import GeneratorParams
 
 ComputeFiles = Callable[[Staging], Mapping[str, object]]
 """Fills a staging folder and returns the summary."""
@@ -27,26 +28,8 @@ def compute_params(artifacts: ArtifactsResource) -> ComputeParams:
 
 
 def generator_params(artifacts: ArtifactsResource) -> GeneratorParams:
-    """Return the section `generator` as a worker takes it. A local model is the base model of the trainings, where no
-    other one is named."""
-    settings = accepted_settings(Path(artifacts.config_path), artifacts.state())
-    generator = settings.generator
-    name, revision = generator.base_model, generator.revision
-    if name is None and (training := next(iter(settings.trainings.values()), None)):
-        name, revision = training.base_model, training.revision
-    return GeneratorParams(
-        kind=generator.kind,
-        base_model=name or "",
-        revision=revision,
-        url=generator.url or "",
-        model=generator.model or "",
-        context_tokens=generator.context_tokens or 0,
-        concurrency=generator.concurrency,
-        timeout=generator.timeout,
-        max_retries=generator.max_retries,
-        batch_size=generator.batch_size,
-        max_tokens_total=generator.max_tokens_total,
-    )
+    """Return the section `generator` as a worker takes it, with the name of its local model."""
+    return params_of_generator(accepted_settings(Path(artifacts.config_path), artifacts.state()))
 
 
 def produce(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from expectations.contracts.generator import GeneratorContract
@@ -72,6 +73,17 @@ def test_what_decides_the_text_is_asked_again_and_nothing_else(tmp_path: Path) -
     other = Echo(weights="w2")
     ask(other, tmp_path, [call("q")])
     assert len(other.asked) == 1
+
+
+def test_an_equal_adapter_under_another_name_is_the_same_model(tmp_path: Path) -> None:
+    class Released(Echo):
+        def contract(self, model: str = BASE) -> GeneratorContract:
+            return super().contract("sft" if model == "released" else model)
+
+    source = Released()
+    named = [msgspec.structs.replace(call("q"), model=model) for model in ("sft", "released", "dpo")]
+    ask(source, tmp_path, named)
+    assert len(source.asked) == 2
 
 
 def test_a_call_without_a_reply_is_never_kept(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from expectations.codes import CODES
 from expectations.rules.answer_scores import numbers_of, score, units
 from expectations.rules.preference_pairs import (
-    Candidate,
     CandidatePair,
     NoPair,
     PairFacts,
     PairRules,
+    SampledAnswer,
     find_pair,
     lengths_are_alike,
     nothing_is_held_out,
@@ -27,9 +27,11 @@ RULES = PairRules(min_margin=0.3, min_chosen=0.7, rejected="frequent", prefer="n
 _GOLD = "512 bits"
 
 
-def answers(*texts: str, gold: str = _GOLD, with_passages: bool = True, temperature: float = 0.7) -> list[Candidate]:
+def answers(
+    *texts: str, gold: str = _GOLD, with_passages: bool = True, temperature: float = 0.7
+) -> list[SampledAnswer]:
     return [
-        Candidate(
+        SampledAnswer(
             key=f"{with_passages}-{temperature}-{number}",
             answer=text,
             text=text,
@@ -41,13 +43,13 @@ def answers(*texts: str, gold: str = _GOLD, with_passages: bool = True, temperat
     ]
 
 
-def pair_of(candidates: list[Candidate], rules: PairRules = RULES, gold: str = _GOLD) -> CandidatePair:
+def pair_of(candidates: list[SampledAnswer], rules: PairRules = RULES, gold: str = _GOLD) -> CandidatePair:
     found = find_pair(candidates, gold, rules)
     assert isinstance(found, CandidatePair), found
     return found
 
 
-def code_of(candidates: list[Candidate], rules: PairRules = RULES, gold: str = _GOLD) -> str:
+def code_of(candidates: list[SampledAnswer], rules: PairRules = RULES, gold: str = _GOLD) -> str:
     found = find_pair(candidates, gold, rules)
     assert isinstance(found, NoPair) and found.reason
     return found.code
@@ -137,7 +139,7 @@ def test_numbers_are_compared_by_their_value(left: str, right: str, are_equal: b
 _WORDS = ("512 bits", "512 Bits", "128 bits", "512", "the 512 bits", "a cat", "", "无 512 bits")
 
 
-def _sampled(text: str, with_passages: bool, temperature: float, fault: str) -> Candidate:
+def _sampled(text: str, with_passages: bool, temperature: float, fault: str) -> SampledAnswer:
     (one,) = answers(text, with_passages=with_passages, temperature=temperature)
     return replace(one, fault=fault if text else "FT-DDR-005")
 
@@ -161,7 +163,7 @@ _rules = st.builds(
 
 @given(_candidates, _rules, st.randoms())
 def test_any_answers_end_in_a_pair_that_keeps_the_rules_or_in_one_code(
-    candidates: list[Candidate], rules: PairRules, random: Random
+    candidates: list[SampledAnswer], rules: PairRules, random: Random
 ):
     found = find_pair(candidates, _GOLD, rules)
     shuffled = list(candidates)

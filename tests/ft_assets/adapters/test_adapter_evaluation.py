@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from expectations.rules.answer_scores import read_reply
+from expectations.rules.bootstrap import Interval
 from expectations.violations import Refused
 from ft_assets.adapters import evaluate
 from ft_assets.adapters.assets import released_adapter
@@ -15,21 +16,19 @@ from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import (
     ask_all,
+    propose,
     show_samples,
     show_scores,
     summarise,
     write_answers,
 )
-from ft_assets.config.model import AnswerSettings
 from ft_assets.graph.gates import Evidence, judge
-from resources.accelerator import choose
 from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.asker import GeneratorParams, open_asker
 from resources.dagster_resources import ArtifactsResource, QdrantResource
-from resources.generator import Generator
-from resources.launcher import Job
+from resources.launcher import ComputeParams, Job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
-from resources.telemetry import Metrics
 from resources.text_source import ChatMessage
 
 from .tiny_llm import build_base, evaluate_params, publish_json
@@ -114,12 +113,11 @@ THINKING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_gener
 
 
 def test_reasoning_that_the_prompt_opens_and_no_answer_closes_is_measured_and_reported(tmp_path: Path) -> None:
-    generator = Generator(build_base(tmp_path / "base", template=THINKING), {}, choose("cpu", "float32"))
-    metrics = Metrics(tmp_path)
-    settings = AnswerSettings(max_new_tokens=4)
+    generator = GeneratorParams(base_model=str(build_base(tmp_path / "base", template=THINKING)))
+    compute = ComputeParams(state_dir=str(tmp_path), device="cpu", dtype="float32")
     chats: list[list[ChatMessage]] = [[{"role": "user", "content": text}] for text in ("什么是分组密码?", "AES")]
-    replies = ask_all(generator, chats, settings, metrics)
-    metrics.close()
+    with open_asker(generator, compute) as asker:
+        replies = ask_all(asker, ["base"], chats, 4)
     assert all(
         (reply.closed, reply.answer, reply.cut, reply.tokens) == (False, "", True, 4) for reply in replies["base"]
     )
@@ -155,3 +153,15 @@ def _resources(state: Path) -> dict[str, Any]:
 
 def _engine(state: Path) -> QdrantEngine:
     return QdrantEngine("local", state / "qdrant", None, "passages", None, 1.0)
+
+
+def test_dpo_is_proposed_only_if_it_answers_better_than_sft() -> None:
+    def figures(f1: float, exact: float) -> dict[str, Interval]:
+        return {name: Interval(mean=m, low=m, high=m, n=4) for name, m in (("f1", f1), ("exact_match", exact))}
+
+    both = ("sft", "dpo")
+    assert propose({"sft": figures(0.3, 0.2), "dpo": figures(0.4, 0.1)}, both) == "dpo"
+    assert propose({"sft": figures(0.4, 0.2), "dpo": figures(0.4, 0.2)}, both) == "sft", "a tie is no gain"
+    assert propose({"sft": figures(0.4, 0.2), "dpo": figures(0.4, 0.3)}, both) == "dpo"
+    assert propose({"sft": figures(0.5, 0.2), "dpo": figures(0.4, 0.9)}, both) == "sft"
+    assert propose({"dpo": figures(0.0, 0.0)}, ("dpo",)) == "dpo"

@@ -201,3 +201,12 @@ def test_a_secret_in_the_servers_url_is_refused_and_not_printed(config: Path, ur
     with pytest.raises(SettingsError, match="QDRANT_API_KEY") as error:
         load_settings(config, environ={"FT__QDRANT__ENGINE": "server", "FT__QDRANT__URL": url})
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(("section", "maker"), [("sft", "kbalign"), ("dpo", "ddr")])
+def test_generated_rows_need_the_section_that_makes_them(config: Path, section: str, maker: str):
+    wanted = {f"FT__{section.upper()}__GENERATED": "true"}
+    with pytest.raises(SettingsError, match=rf"{section}\.generated is true and there is no section {maker}"):
+        load_settings(config, environ=wanted)
+    config.write_text(f"{BASE}{maker}: {{}}\n")
+    load_settings(config, environ=wanted)
