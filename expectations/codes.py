@@ -783,11 +783,6 @@ CODES: dict[str, Code] = {
         "They are easy to make and unlike the questions of people.",
         "Raise `kbalign.max_cloze_share`, or let the author ask more questions.",
     ),
-    "FT-KBA-020": Code(
-        "A candidate is lost or counted twice",
-        "Every question that was asked for must be kept or have a reason why not.",
-        "Delete the artifact and run `ft run --asset` for it again.",
-    ),
     "FT-KBA-021": Code(
         "Too few candidates are verified",
         "Most of the work is lost, and what passes may pass by chance.",
@@ -828,6 +823,11 @@ CODES: dict[str, Code] = {
         "There is no held-out question to judge the judge on",
         "A judge that was never measured verifies nothing.",
         "Add hand-written rows whose evidence is in the corpus, or raise `datasets.split.validation`.",
+    ),
+    "FT-KBA-029": Code(
+        "A verified row does not say who judged it",
+        "A row without a judge is not verified, whatever its table is called.",
+        "Run `ft run --asset kbalign_verified`.",
     ),
     # Artifacts
     "FT-ART-001": Code(

@@ -30,6 +30,8 @@ from ft_assets.generation import checks as generation_checks
 from ft_assets.generation.jobs import CANDIDATES, PAIRS, VERIFIED
 from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
+from ft_assets.kbalign import assets as kbalign
+from ft_assets.kbalign import checks as kbalign_checks
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
 from ft_assets.retrieval import served_checks
@@ -40,7 +42,7 @@ from ft_assets.settings import checks as settings_checks
 from ft_assets.watcher import watch_settings, watch_sources
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
-STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, ddr, answers)
+STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, kbalign, ddr, answers)
 SPECS = tuple(chain.from_iterable(stage.SPECS for stage in STAGES))
 GATES = tuple(
     chain.from_iterable(
@@ -55,6 +57,7 @@ GATES = tuple(
             embedding_checks,
             retrieval_checks,
             served_checks,
+            kbalign_checks,
             ddr_checks,
             answer_checks,
         )
@@ -65,6 +68,8 @@ GATES = tuple(
 def not_configured(settings: Settings) -> dict[str, str]:
     """Return asset -> the key that it needs, itself or through its inputs, and that config.yaml does not have."""
     lacking = {SETTINGS_ASSETS[section]: section for section in missing_sections(settings)} | missing_data(settings)
+    if settings.kbalign and settings.kbalign.author == "prompted":
+        lacking["kbalign_author"] = "kbalign.author: tuned"
     before = -1
     while len(lacking) > before:  # a training may need rows that a later stage generates
         before = len(lacking)
@@ -80,12 +85,16 @@ def not_configured(settings: Settings) -> dict[str, str]:
 def unused_deps(settings: Settings) -> set[tuple[str, str]]:
     """Return (asset, dependency) pairs that these settings make unnecessary."""
     sft, dpo, ddr_settings = settings.sft, settings.dpo, settings.ddr
+    tuned = settings.kbalign is None or settings.kbalign.author == "tuned"
+    searched = settings.embedding is not None  # without a released collection, BM25 searches
     needed = {
         ("dpo_adapter", "sft_adapter"): dpo is None or dpo.start == "sft",
         ("sft_adapter", VERIFIED): sft is not None and sft.generated,
         ("dpo_adapter", PAIRS): dpo is not None and dpo.generated,
         (CANDIDATES, "sft_adapter"): ddr_settings is not None and ddr_settings.asks_sft,
-        (CANDIDATES, "released_collection"): settings.embedding is not None,
+        (CANDIDATES, "released_collection"): searched,
+        (VERIFIED, "released_collection"): searched,
+        **{(name, "kbalign_author"): tuned for name in ("kbalign_short", "kbalign_long", VERIFIED)},
     }
     return {pair for pair, is_needed in needed.items() if not is_needed}
 

@@ -16,7 +16,7 @@ _LONGEST = 60  # characters
 _SHORTEST_SENTENCE = 4  # tokens: a list item or a heading is no sentence to ask about
 
 
-class Span(NamedTuple):
+class AnswerSpan(NamedTuple):
     """A place of a passage's text that a question can ask for."""
 
     start: int
@@ -71,7 +71,7 @@ _LEADING = re.compile(
 _LABEL = re.compile(r"(?:Table|Figure|Section|Chapter|Part|Step|Note|Example|Equation|Appendix)\b")
 
 
-def find_spans(text: str, heading: str, terms: TermFinder | None = None) -> list[Span]:
+def find_spans(text: str, heading: str, terms: TermFinder | None = None) -> list[AnswerSpan]:
     """Return the spans of a text in its order; of those that overlap the one that begins first, then the longest.
 
     A span is at token boundaries, is not the subject of its heading, and each different answer is there once.
@@ -80,7 +80,7 @@ def find_spans(text: str, heading: str, terms: TermFinder | None = None) -> list
     firsts = {start for start, _ in places}
     long_enough = [(start, end) for start, end in places if len(tokens_of(text[start:end])) >= _SHORTEST_SENTENCE]
     subject, seen, free = tokens_of(heading), set[tuple[str, ...]](), 0
-    spans: list[Span] = []
+    spans: list[AnswerSpan] = []
     for span in sorted(_candidates(text, firsts, terms), key=lambda span: (span.start, -span.end)):
         in_sentence = any(start <= span.start and span.end <= end for start, end in long_enough)
         if span.start < free or not in_sentence or not _is_whole(text, span.start, span.end):
@@ -93,12 +93,12 @@ def find_spans(text: str, heading: str, terms: TermFinder | None = None) -> list
     return spans
 
 
-def sentence_of(text: str, span: Span) -> str:
+def sentence_of(text: str, span: AnswerSpan) -> str:
     """Return the sentence that holds a span."""
     return next(text[start:end] for start, end in sentences(text) if start <= span.start and span.end <= end)
 
 
-def _candidates(text: str, firsts: set[int], terms: TermFinder | None) -> Iterator[Span]:
+def _candidates(text: str, firsts: set[int], terms: TermFinder | None) -> Iterator[AnswerSpan]:
     for kind, pattern in _PATTERNS:
         for match in pattern.finditer(text):
             start, end = match.start(), match.end()
@@ -112,9 +112,9 @@ def _candidates(text: str, firsts: set[int], terms: TermFinder | None) -> Iterat
                 continue
             if kind in {"name", "code"} and end - start < 2:
                 continue
-            yield Span(start, end, text[start:end], kind)
+            yield AnswerSpan(start, end, text[start:end], kind)
     for start, end in terms.places(text) if terms else ():
-        yield Span(start, end, text[start:end], "term")
+        yield AnswerSpan(start, end, text[start:end], "term")
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:

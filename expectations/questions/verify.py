@@ -57,7 +57,7 @@ _ORDERS = re.compile(
 )
 
 
-class Candidate(NamedTuple):
+class QuestionCandidate(NamedTuple):
     """A question with its answer, and the passages that it was made from."""
 
     question: str
@@ -69,9 +69,9 @@ class Candidate(NamedTuple):
 
 
 def read_question(reply: str, *, cut: bool) -> str:
-    """Return the question in a model's reply. FT-KBA-001: it is not one question on one line."""
+    """Return the question in a model's reply. FT-KBA-001: it is not one on one line; FT-GEN-003: it was cut."""
     if cut:
-        raise _refuse("FT-KBA-001", "the reply was cut at kbalign.max_new_tokens")
+        raise _refuse("FT-GEN-003", "the reply was cut at kbalign.max_new_tokens")
     question = clean(reply).strip()
     if "\n" in question:
         raise _refuse("FT-KBA-001", "the reply has several lines")
@@ -98,7 +98,7 @@ def check_passage(text: str) -> None:
         raise RowError("FT-KBA-011", "$.passage", f"the passage has “{found}”")
 
 
-def check_candidate(candidate: Candidate) -> None:
+def check_candidate(candidate: QuestionCandidate) -> None:
     """Apply the rules that need neither a model nor the corpus. Raises RowError with the code of the first broken one.
 
     FT-KBA-002 stands alone, -003 grounded, -004 does not give itself away, -010 its names and numbers are in the
@@ -133,7 +133,7 @@ def shape_of(answer: str) -> str:
     return " ".join("0" if part[0].isdecimal() else part for part in parts)
 
 
-def _check_alone(candidate: Candidate) -> None:
+def _check_alone(candidate: QuestionCandidate) -> None:
     question = candidate.question
     if found := _DEIXIS.search(question if not candidate.is_cloze else _without_frame(question)):
         raise _refuse("FT-KBA-002", f"“{found.group()}” means nothing without the passage")
@@ -146,7 +146,7 @@ def _check_alone(candidate: Candidate) -> None:
             raise _refuse("FT-KBA-002", f"“{pronoun['word']}” refers to nothing in the question")
 
 
-def _check_grounded(candidate: Candidate) -> None:
+def _check_grounded(candidate: QuestionCandidate) -> None:
     answer = candidate.answer
     if lost := find_lost_number(answer):
         raise _refuse("FT-KBA-003", f"the answer begins with “{lost}”: it lost its number", "$.answer")
@@ -154,13 +154,13 @@ def _check_grounded(candidate: Candidate) -> None:
         raise _refuse("FT-KBA-003", "the answer is not in the passage, as whole words and numbers", "$.answer")
 
 
-def _check_secret(candidate: Candidate) -> None:
+def _check_secret(candidate: QuestionCandidate) -> None:
     asked, wanted = parts_of(candidate.question), parts_of(candidate.answer)
     if holds(asked, wanted) or (not has_han(candidate.answer) and set(wanted) <= set(asked)):
         raise _refuse("FT-KBA-004", "the question holds its answer")
 
 
-def _check_names(candidate: Candidate) -> None:
+def _check_names(candidate: QuestionCandidate) -> None:
     known = set(parts_of("\n".join((candidate.heading, *candidate.texts))))
     mixed = has_han(candidate.question)
     named = {word for word, first in written_words(candidate.question) if _is_name(word, first and not mixed)}
@@ -169,7 +169,7 @@ def _check_names(candidate: Candidate) -> None:
         raise _refuse("FT-KBA-010", f"“{unknown[0]}” is neither in the passage nor in its heading")
 
 
-def _check_several(candidate: Candidate) -> None:
+def _check_several(candidate: QuestionCandidate) -> None:
     first = _content_words(candidate.heading) | _content_words(candidate.texts[0])
     others = _content_words("\n".join(candidate.texts[1:]))
     if not _content_words(candidate.question) & (others - first):

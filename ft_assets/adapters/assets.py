@@ -12,7 +12,6 @@ from ft_assets.adapters.jobs import (
     RELEASED,
     AnswerSummary,
     EvaluateParams,
-    Method,
     ModelParams,
     TrainedRef,
     TrainParams,
@@ -20,7 +19,7 @@ from ft_assets.adapters.jobs import (
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.score_answers import ANSWERS_FILE, show_samples, show_scores
 from ft_assets.config.from_artifact import settings_of
-from ft_assets.config.model import AnswerSettings, DpoSettings, TrainSettings
+from ft_assets.config.model import AnswerSettings, DpoSettings, SftSettings, TrainSettings
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.datasets.summaries import SplitsSummary
@@ -45,7 +44,7 @@ SFT_ADAPTER = AssetSpec(
     description="The base model after SFT on the instruction rows: an adapter, or a whole model (`method: full`).",
     inputs=("instruction_splits", VERIFIED),
     reads=("sft_settings", "answer_settings"),
-    enforces=("instruction_splits",),
+    enforces=("instruction_splits", VERIFIED),
     gates=(DATASET_GATES, GENERATION_GATES),
     worker="ft_assets.adapters.train",
 )
@@ -107,10 +106,11 @@ def sft_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     store = artifacts.store()
-    generated = (VERIFIED,) if settings_of(store, "sft").generated else ()
+    settings = settings_of(store, "sft")
+    generated = (VERIFIED,) if settings.generated else ()
     inputs = (*_configured(store, "instruction"), *generated)
     SFT_ADAPTER.enforce(evidence_of(artifacts, qdrant), inputs)
-    return _train(context, artifacts, launcher, SFT_ADAPTER, method="sft", inputs=inputs)
+    return train_model(context, artifacts, launcher, SFT_ADAPTER, settings=settings, inputs=inputs)
 
 
 @DPO_ADAPTER.asset
@@ -124,7 +124,7 @@ def dpo_adapter(
     continued = ("sft_adapter",) if settings.start == "sft" else ()
     inputs = (*_configured(store, *datasets, generated=generated), *generated, *continued)
     DPO_ADAPTER.enforce(evidence_of(artifacts, qdrant), inputs)
-    return _train(context, artifacts, launcher, DPO_ADAPTER, method="dpo", inputs=inputs)
+    return train_model(context, artifacts, launcher, DPO_ADAPTER, settings=settings, inputs=inputs)
 
 
 @ADAPTER_EVALUATION.asset
@@ -225,19 +225,21 @@ def _configured(store: ArtifactStore, *datasets: str, generated: Sequence[str] =
     raise Refused(f"training on {splits[datasets[0]].asset}", [unconfigured])
 
 
-def _train(
+def train_model(
     context: dg.AssetExecutionContext,
     artifacts: ArtifactsResource,
     launcher: LauncherResource,
     spec: AssetSpec,
     *,
-    method: Method,
+    settings: SftSettings | DpoSettings,
     inputs: Sequence[str],
+    thinking: str = "",
 ) -> dg.MaterializeResult[object]:
+    """Train with these settings on the splits among `inputs`, or reuse what was trained. `thinking` replaces the policy
+    of the instruction data."""
     store = artifacts.store()
-    settings = settings_of(store, method)
     prompt = prompt_of(settings_of(store, "answers"))
-    thinking = settings_of(store, "datasets").instruction.thinking
+    thinking = thinking or settings_of(store, "datasets").instruction.thinking
     material: dict[str, object] = {
         "training": material_of(settings),
         **_start_of(settings),
@@ -246,7 +248,7 @@ def _train(
         "base": models.version(settings.base_model, artifacts.state(), settings.revision),
     }
     params = TrainParams(
-        method=method,
+        method="dpo" if isinstance(settings, DpoSettings) else "sft",
         settings=settings.model_dump(mode="json"),
         prompt=prompt,
         thinking=thinking,

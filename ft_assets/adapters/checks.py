@@ -18,7 +18,7 @@ from expectations.rules.training import (
     check_training,
 )
 from expectations.violations import Violation, violation
-from ft_assets.adapters.jobs import AnswerSummary, TrainSummary
+from ft_assets.adapters.jobs import AnswerSummary, Method, TrainSummary
 from ft_assets.adapters.preflight import gates_of, read_result
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.release import choose_candidate, contract_of, find_released
@@ -31,7 +31,9 @@ from resources.plots import histogram
 _READ = {"prompt_is_served": ("answer_settings",)}  # gate -> the assets that it reads besides its own
 
 
-def _training_gates(asset: str) -> list[Gate]:
+def training_gates(asset: str, method: Method) -> list[Gate]:
+    """Return the gates on what was trained with a method."""
+
     def trained(evidence: Evidence) -> Verdict:
         """Every loss is finite and the trained weights changed."""
         summary = _training(evidence, asset)
@@ -67,7 +69,6 @@ def _training_gates(asset: str) -> list[Gate]:
         return Verdict(comparison.violations(asset), {"outcome": comparison.level.value, "base": stored.base.name})
 
     rules = (trained, eval_loss_fell, prompt_is_served, base_matches)
-    method = asset.removesuffix("_adapter")
     return [
         whole_gate(asset),
         *(_preflight_gate(asset, name, description) for name, description in gates_of(method).items()),
@@ -220,9 +221,9 @@ def _evaluation(evidence: Evidence) -> AnswerSummary:
 
 
 GATES: list[Gate] = [
-    *_training_gates("sft_adapter"),
+    *training_gates("sft_adapter", "sft"),
     Gate("sft_adapter", "generated_share_holds", _generated_share),
-    *_training_gates("dpo_adapter"),
+    *training_gates("dpo_adapter", "dpo"),
     Gate("dpo_adapter", "rewards_reported", _rewards),
     Gate("dpo_adapter", "chosen_gains", _chosen_gains),
     whole_gate("adapter_evaluation"),

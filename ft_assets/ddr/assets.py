@@ -26,7 +26,7 @@ from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.produce import compute_params, generator_params, produce
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from ft_assets.retrieval.served_checks import GATES as SERVED_GATES
-from resources.artifacts import Artifact, Staging
+from resources.artifacts import Artifact, ArtifactStore, Staging
 from resources.asker import identify
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import bars, histogram
@@ -68,8 +68,7 @@ def ddr_candidates(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     store, evidence = artifacts.store(), evidence_of(artifacts, qdrant)
-    present = DDR_CANDIDATES.present(context)
-    DDR_CANDIDATES.enforce(evidence, [name for name in DDR_CANDIDATES.enforces if name in present])
+    DDR_CANDIDATES.enforce(evidence, [name for name in DDR_CANDIDATES.enforces if DDR_CANDIDATES.has(context, name)])
     settings, datasets = settings_of(store, "ddr"), settings_of(store, "datasets")
     answers, generator = settings_of(store, "answers"), generator_params(artifacts)
     prompt = prompt_of(answers)
@@ -83,7 +82,7 @@ def ddr_candidates(
         parts=["train"] if datasets.preference.files else ["train", "validation"],
         prompt=prompt,
         answering=answering.asset if answering else "",
-        engine=evidence.qdrant.params if _COLLECTION in present else None,
+        engine=evidence.qdrant.params if DDR_CANDIDATES.has(context, _COLLECTION) else None,
         bm25=bm25_settings(settings_of(store, "retrieval")),
         generator=generator,
         compute=compute_params(artifacts),
@@ -129,13 +128,38 @@ def ddr_preferences(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.
         "contamination": [split.contamination, *split.templates],
     }
 
-    def compute(staging: Staging) -> dict[str, object]:
-        return msgspec.to_builtins(PairMaker(store, candidates, settings, split).write(staging.path))
+    earlier = _earlier_pairs(store, candidates)
+    versions = {name: store.require(name).data_version for name in DDR_PREFERENCES.inputs}
+    versions |= {PAIRS: earlier.data_version} if earlier else {}
 
-    return produce(artifacts, DDR_PREFERENCES.recipe(artifacts, material), compute=compute, metadata=_show_pairs)
+    def compute(staging: Staging) -> dict[str, object]:
+        return msgspec.to_builtins(PairMaker(store, candidates, settings, split, earlier).write(staging.path))
+
+    recipe = DDR_PREFERENCES.recipe_from(material, versions)
+    return produce(artifacts, recipe, compute=compute, metadata=_show_pairs)
 
 
 ASSETS = [ddr_candidates, ddr_preferences]
+
+
+def _earlier_pairs(store: ArtifactStore, candidates: Artifact) -> Artifact | None:
+    """Return the pairs that the adapter of the round before was trained on; None in the first round.
+
+    Raises Refused (FT-ART-004) if the adapter or its pairs are not in the store.
+    """
+    parent = candidates.manifest.recipe.inputs.get(DPO)
+    if parent is None:
+        return None
+    version = _find_version(store, DPO, parent).manifest.recipe.inputs.get(PAIRS)
+    return None if version is None else _find_version(store, PAIRS, version)
+
+
+def _find_version(store: ArtifactStore, asset: str, version: str) -> Artifact:
+    found = next((one for one in store.versions(asset) if one.data_version == version), None)
+    if found is None:
+        gone = violation("FT-ART-004", where=asset, field="data version", expected=version)
+        raise Refused("the pairs of the round before", [gone])
+    return found
 
 
 def _released_version(releases: Releases) -> str:

@@ -21,13 +21,21 @@ from expectations.records.quarantine import set_aside
 from expectations.records.read import write_quarantine
 from expectations.rules.answer_scores import units
 from expectations.rules.contamination import ContaminationHit
-from expectations.rules.preference_pairs import CandidatePair, NoPair, PairRules, SampledAnswer, find_pair
+from expectations.rules.preference_pairs import (
+    CandidatePair,
+    NoPair,
+    PairRules,
+    SampledAnswer,
+    find_pair,
+    nothing_is_held_out,
+    pairs_are_right,
+)
 from ft_assets.config.model import DdrSettings, SplitSettings
 from ft_assets.datasets.find_contamination import search_generated
 from ft_assets.datasets.split import split_file
 from ft_assets.ddr.jobs import CandidateRow, CandidatesSummary, QuestionRow
-from ft_assets.generation.jobs import CANDIDATES_FILE, PAIR_PARTS, QUESTIONS_FILE, GeneratedPair, PairsSummary
-from ft_assets.generation.pairs import lengths_of, pair_texts
+from ft_assets.generation.jobs import CANDIDATES_FILE, PAIR_PARTS, PAIRS, QUESTIONS_FILE, GeneratedPair, PairsSummary
+from ft_assets.generation.pairs import facts_of, held_out_of, lengths_of, pair_texts, read_pairs, read_training_parts
 from ft_assets.graph.quarantine import QUARANTINE
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import TableWriter, arrow_schema, read_rows
@@ -63,15 +71,24 @@ def read_asked(candidates: Artifact) -> Iterator[AnsweredQuestion]:
 class PairMaker:
     """The pairs of one table of candidates."""
 
-    def __init__(self, store: ArtifactStore, candidates: Artifact, settings: DdrSettings, split: SplitSettings) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        candidates: Artifact,
+        settings: DdrSettings,
+        split: SplitSettings,
+        earlier: Artifact | None = None,
+    ) -> None:
         self._store, self._candidates, self._settings, self._split = store, candidates, settings, split
+        self._earlier = earlier
+        self._came_earlier = self._earlier_quarantined = 0
         self._model = candidates.summary_as(CandidatesSummary).model
         self._codes: Counter[str] = Counter()
         self._rows: dict[str, list[GeneratedPair]] = {part: [] for part in PAIR_PARTS}
 
     def write(self, folder: Path) -> PairsSummary:
         """Write train.parquet, validation.parquet and quarantine.jsonl; return the summary."""
-        rejected = [*self._pair_all(), *self._set_contaminated_aside()]
+        rejected = [*self._pair_all(), *self._add_earlier(), *self._set_contaminated_aside()]
         write_quarantine(folder / QUARANTINE, rejected)
         with ExitStack() as stack:
             for part, rows in self._rows.items():
@@ -93,6 +110,29 @@ class PairMaker:
                 yield self._set_aside(error.code, asked, error.reason)
                 continue
             self._rows[question.part].append(self._row(asked, found, record))
+
+    def _add_earlier(self) -> Iterator[Rejected]:
+        """Add the training pairs of earlier rounds, and yield those that the rules or the splits refuse now."""
+        rows = read_pairs(self._earlier, "train") if self._earlier else []
+        if not rows:
+            return
+        rules, shows_all = rules_of(self._settings), self._settings.held_out_passages == "keep"
+        parts = read_training_parts(self._store, self._split, passages=not shows_all)
+        present = {row.record_id for row in self._rows["train"]}
+        for row in rows:
+            held_out = [(row.record_id, *one) for one in held_out_of(row, parts)]
+            broken = [*nothing_is_held_out(PAIRS, held_out), *pairs_are_right(PAIRS, [facts_of(row)], rules)]
+            if row.record_id in present:
+                continue
+            self._came_earlier += not broken
+            self._earlier_quarantined += bool(broken)
+            if broken:
+                self._codes[broken[0].code] += 1
+                yield set_aside(
+                    broken[0].code, row.source, row.line_no, str(broken[0]), broken[0].fix, raw=row.question
+                )
+            else:
+                self._rows["train"].append(row)
 
     def _set_contaminated_aside(self) -> Iterator[Rejected]:
         """Take the training pairs out that hold too much of a held-out text."""
@@ -136,7 +176,8 @@ class PairMaker:
             for one in sorted(asked.answers, key=reward, reverse=True)
         ]  # fmt: skip
         raw = msgspec.json.encode({"question": question.question, "gold": question.gold, "answers": answers}).decode()
-        return set_aside(code, question.source, question.line_no, reason, CODES[code].fix, raw=raw)
+        aside = set_aside(code, question.source, question.line_no, reason, CODES[code].fix)
+        return msgspec.structs.replace(aside, raw=raw)  # whole, because it holds the scores
 
     def _summarise(self) -> PairsSummary:
         rows = self._rows["train"]
@@ -145,8 +186,10 @@ class PairMaker:
         count = max(len(rows), 1)
         chosen, gold = lengths_of(rows)
         return PairsSummary(
-            questions=sum(pairs.values()) + self._codes.total(),
+            questions=sum(pairs.values()) + self._codes.total() - self._came_earlier - self._earlier_quarantined,
             **pairs,
+            earlier=self._came_earlier,
+            earlier_quarantined=self._earlier_quarantined,
             quarantined=self._codes.total(),
             codes=dict(self._codes.most_common()),
             exact=round(sum(units(row.chosen_answer) == units(row.gold) for row in rows) / count, 4),

@@ -57,11 +57,11 @@ class AssetSpec:
 
     def configured(self, context: dg.AssetExecutionContext) -> list[str]:
         """Return those of `any_of` that the graph of this run has."""
-        return [name for name in self.any_of if name in self.present(context)]
+        return [name for name in self.any_of if self.has(context, name)]
 
-    def present(self, context: dg.AssetExecutionContext) -> set[str]:
-        """Return those of its dependencies that the graph of this run has."""
-        return {key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key]}
+    def has(self, context: dg.AssetExecutionContext, name: str) -> bool:
+        """Return whether the graph of this run has this dependency."""
+        return dg.AssetKey(name) in context.assets_def.asset_deps[context.asset_key]
 
     def asset(self, compute: Callable[..., dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
         """Decorate the function that materializes this asset."""

@@ -9,9 +9,9 @@ from expectations.canonical import digest
 from expectations.formats.build import content_id
 from expectations.formats.dialect import RowError
 from expectations.questions.prompts import ask_for_question, make_cloze, prompt_language, system_text
-from expectations.questions.spans import Span, find_spans, sentence_of
+from expectations.questions.spans import AnswerSpan, find_spans, sentence_of
 from expectations.questions.tokens import parts_of
-from expectations.questions.verify import Candidate, check_candidate, check_passage, read_question
+from expectations.questions.verify import QuestionCandidate, check_candidate, check_passage, read_question
 from expectations.reading import Rejected
 from expectations.records.quarantine import set_aside
 from expectations.rules.answer_scores import read_reply
@@ -26,7 +26,7 @@ _MOST_CLOZE = 300  # characters of a sentence with a gap
 _NOTHING = "nothing: it is counted, and its reason is here"
 
 
-class Passage(NamedTuple):
+class AskablePassage(NamedTuple):
     """A passage that may be asked about."""
 
     passage_id: str
@@ -39,7 +39,7 @@ class Passage(NamedTuple):
     language: str
 
 
-PASSAGE_COLUMNS = list(Passage._fields)
+PASSAGE_COLUMNS = list(AskablePassage._fields)
 
 
 class Wanted:
@@ -48,27 +48,30 @@ class Wanted:
     With the second attempt the same span gets another sample, with the third another span, and so on.
     """
 
-    def __init__(self, passages: Sequence[Passage], spans: Sequence[Span], number: int, dependency: Dependency) -> None:
+    def __init__(
+        self, passages: Sequence[AskablePassage], spans: Sequence[AnswerSpan], number: int, dependency: Dependency
+    ) -> None:
         self.passages, self.spans, self.dependency = passages, spans, dependency
         self.id = content_id("kbalign", dependency, str(number), *(one.content for one in passages))
         self.calls: list[CallRow] = []
         self.row: GeneratedRow | None = None
         self.error: RowError | None = None
 
-    def span_of(self, attempt: int) -> Span:
+    def span_of(self, attempt: int) -> AnswerSpan:
         """Return the span of an attempt, from 0; the last one stays where there are no more."""
         return self.spans[min(attempt // 2, len(self.spans) - 1)]
 
-    def messages(self, attempt: int, examples: Sequence[Mapping[str, Any]]) -> list[ChatMessage]:
-        """Return the prompt of an attempt. `examples`: rows of `kbalign_splits` that ask for a question, as turns."""
+    def messages(self, attempt: int, examples: Sequence[Mapping[str, Any]] | None) -> list[ChatMessage]:
+        """Return the prompt of an attempt. `examples`: rows of `kbalign_splits` that ask for a question, as turns; None
+        for a tuned author."""
         language = prompt_language(self.passages[0].language)
-        messages: list[ChatMessage] = [{"role": "system", "content": system_text(language)}]
-        for row in examples:
+        messages: list[ChatMessage] = [{"role": "system", "content": system_text(language, tuned=examples is None)}]
+        for row in examples or ():
             messages.append({"role": "user", "content": row["question"]})
             messages.append({"role": "assistant", "content": row["answer"]})
         return [*messages, {"role": "user", "content": self._prompt(self.span_of(attempt))}]
 
-    def _prompt(self, span: Span) -> str:
+    def _prompt(self, span: AnswerSpan) -> str:
         first = self.passages[0]
         told = sentence_of(first.text, span)
         others = [_nearest_sentence(told, one.text) for one in self.passages[1:]]
@@ -94,7 +97,7 @@ class Wanted:
         language = prompt_language(first.language)
         question = make_cloze(language, sentence, start, start + len(span.text))
         try:
-            check_candidate(Candidate(question, span.text, first.heading, [first.text], is_cloze=True))
+            check_candidate(QuestionCandidate(question, span.text, first.heading, [first.text], is_cloze=True))
         except RowError as error:
             self.error = error
             return
@@ -115,7 +118,7 @@ class Wanted:
             self.error.code, self.passages[0].passage_id, 0, reason, _NOTHING, path=f"$.{self.id}", raw=texts
         )
 
-    def _read(self, span: Span, outcome: Outcome) -> str:
+    def _read(self, span: AnswerSpan, outcome: Outcome) -> str:
         if not isinstance(outcome, ModelReply):
             raise RowError(outcome.code, "$.reply", outcome.reason)
         cut = outcome.finish == "length"
@@ -123,10 +126,12 @@ class Wanted:
         question = read_question(reply.answer, cut=cut)
         texts = [one.text for one in self.passages]
         headings = " ".join(dict.fromkeys(one.heading for one in self.passages))
-        check_candidate(Candidate(question, span.text, headings, texts))
+        check_candidate(QuestionCandidate(question, span.text, headings, texts))
         return question
 
-    def _row(self, question: str, span: Span, kind: str, *, call_key: str, attempt: int, author: str) -> GeneratedRow:
+    def _row(
+        self, question: str, span: AnswerSpan, kind: str, *, call_key: str, attempt: int, author: str
+    ) -> GeneratedRow:
         first = self.passages[0]
         return GeneratedRow(
             record_id=content_id("kbalign", question, span.text, *(one.content for one in self.passages)),
@@ -144,7 +149,7 @@ class Wanted:
             author=author,
         )
 
-    def _log(self, attempt: int, span: Span, outcome: Outcome, call_key: str, error: RowError | None) -> None:
+    def _log(self, attempt: int, span: AnswerSpan, outcome: Outcome, call_key: str, error: RowError | None) -> None:
         answered = isinstance(outcome, ModelReply)
         self.calls.append(
             CallRow(
@@ -163,7 +168,7 @@ class Wanted:
         )
 
 
-def want_short(passage: Passage, settings: KbalignSettings, terms: TermFinder | None) -> Iterator[Wanted]:
+def want_short(passage: AskablePassage, settings: KbalignSettings, terms: TermFinder | None) -> Iterator[Wanted]:
     """Yield the questions that are wanted from one passage; the last one is a gap-fill question, made already.
 
     A passage that gives orders is one candidate, refused before a call. Without spans there is none.
@@ -185,7 +190,7 @@ def want_short(passage: Passage, settings: KbalignSettings, terms: TermFinder | 
 
 
 def want_long(
-    passage: Passage, others: Sequence[Passage], settings: KbalignSettings, terms: TermFinder | None
+    passage: AskablePassage, others: Sequence[AskablePassage], settings: KbalignSettings, terms: TermFinder | None
 ) -> Iterator[Wanted]:
     """Yield one question that is wanted from this passage and the nearest of `others`, passages of its document."""
     spans = _ordered_spans(passage, settings, terms)
@@ -198,7 +203,7 @@ def want_long(
     yield refused or Wanted([passage, near], spans[: settings.max_tries], 0, "long")
 
 
-def _refused(passage: Passage, spans: Sequence[Span], dependency: Dependency) -> Wanted | None:
+def _refused(passage: AskablePassage, spans: Sequence[AnswerSpan], dependency: Dependency) -> Wanted | None:
     """Return the candidate of a passage that gives orders; None for a usual one."""
     try:
         check_passage(passage.content)
@@ -209,13 +214,13 @@ def _refused(passage: Passage, spans: Sequence[Span], dependency: Dependency) ->
     return None
 
 
-def _ordered_spans(passage: Passage, settings: KbalignSettings, terms: TermFinder | None) -> list[Span]:
+def _ordered_spans(passage: AskablePassage, settings: KbalignSettings, terms: TermFinder | None) -> list[AnswerSpan]:
     """Return the spans of a passage in an order that its content and the seed decide."""
     spans = find_spans(passage.text, passage.heading, terms)
     return sorted(spans, key=lambda span: digest([settings.seed, passage.content_sha256, span.start, span.text]))
 
 
-def _cloze_span(passage: Passage, spans: Sequence[Span]) -> Span | None:
+def _cloze_span(passage: AskablePassage, spans: Sequence[AnswerSpan]) -> AnswerSpan | None:
     """Return the last span whose sentence is short enough for a gap and holds it once."""
     for span in reversed(spans):
         sentence = sentence_of(passage.text, span)

@@ -25,7 +25,7 @@ from ft_assets.corpus.collect import GLOSSARY, PASSAGES
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.datasets.split import split_file
 from ft_assets.graph.quarantine import QUARANTINE
-from ft_assets.kbalign.candidates import PASSAGE_COLUMNS, Passage, Wanted, want_long, want_short
+from ft_assets.kbalign.candidates import PASSAGE_COLUMNS, AskablePassage, Wanted, want_long, want_short
 from ft_assets.kbalign.jobs import (
     ASKING,
     AUTHOR,
@@ -74,7 +74,7 @@ class Generation:
         self._passages = job.input("passages").file(PASSAGES)
         self._held_out = held_out_passages(job.input, params.split_settings())
         self._terms = TermFinder({row["term"]: row["names"] for row in read_rows(job.input("glossary").file(GLOSSARY))})
-        self._examples = _examples(job, self._settings) if model == BASE else []
+        self._examples = _examples(job, self._settings) if model == BASE else None
         self._codes: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._contract = asker.contract(model).digest
@@ -92,19 +92,17 @@ class Generation:
                 f"asking about {self._passages.parent.name}",
                 [violation("FT-KBA-027", where="passages", field="passages", found=found, expected="at least 1")],
             )
-        names = (
-            "candidates",
-            "kept",
-            "passages",
-            "held_out",
-            "asked",
-            "without_question",
-            "calls",
-            "prompt_tokens",
-            "tokens",
-        )
+        names = ("candidates", "kept", "passages", "held_out", "asked", "without_question")
+        usage = self._asker.usage
         return GenerateSummary(
-            **{name: counts[name] for name in names}, quarantined=self._codes.total(), codes=dict(self._codes)
+            **{name: counts[name] for name in names},
+            quarantined=self._codes.total(),
+            codes=dict(self._codes),
+            calls=usage.calls,
+            cached=usage.cached,
+            prompt_tokens=usage.prompt_tokens,
+            tokens=usage.tokens,
+            seconds=round(usage.seconds, 1),
         )
 
     def _is_off(self) -> bool:
@@ -122,7 +120,6 @@ class Generation:
                 self._counts["without_question"] += not any(one.row for one in ones)
             for one in together:
                 self._counts["candidates"] += 1
-                self._count_calls(one.calls)
                 for call in one.calls:
                     calls.add(call)
                 if one.row:
@@ -133,11 +130,6 @@ class Generation:
                     self._codes[rejected.code] += 1
                     yield rejected
 
-    def _count_calls(self, calls: Sequence[CallRow]) -> None:
-        self._counts["calls"] += len(calls)
-        self._counts["prompt_tokens"] += sum(call.prompt_tokens for call in calls)
-        self._counts["tokens"] += sum(call.tokens for call in calls)
-
     def _enough(self) -> bool:
         return self._settings.target is not None and self._counts["kept"] >= self._settings.target
 
@@ -147,7 +139,8 @@ class Generation:
         for attempt in range(settings.max_tries):
             open_ones = [one for one in wanted if one.row is None and not _ended(one)]
             pending = [(one, self._call(one, attempt)) for one in open_ones]
-            outcomes = self._asker.ask(call for _, call in pending)
+            calls = (call for _, call in pending)
+            outcomes = self._asker.ask(calls, phase=f"attempt {attempt + 1}", total=len(pending))
             for (one, call), outcome in zip(pending, outcomes, strict=True):
                 one.take(attempt, outcome, self._asker.key(call), self._contract)
 
@@ -187,7 +180,7 @@ class Generation:
             return None
         return {one.passage_id for one in heapq.nsmallest(most, everything, key=self._order)}
 
-    def _count(self, passages: Iterable[Passage]) -> Iterator[Passage]:
+    def _count(self, passages: Iterable[AskablePassage]) -> Iterator[AskablePassage]:
         """Yield the passages that nothing holds out."""
         for passage in passages:
             self._counts["passages"] += 1
@@ -196,19 +189,19 @@ class Generation:
             else:
                 self._counts["held_out"] += 1
 
-    def _is_free(self, passage: Passage) -> bool:
+    def _is_free(self, passage: AskablePassage) -> bool:
         return passage.passage_id not in self._held_out
 
-    def _order(self, passage: Passage) -> str:
+    def _order(self, passage: AskablePassage) -> str:
         return digest([self._settings.seed, passage.content_sha256])
 
-    def _documents(self) -> Iterator[list[Passage]]:
+    def _documents(self) -> Iterator[list[AskablePassage]]:
         for _, passages in groupby(self._read(), key=lambda passage: passage.document_id):
             yield list(passages)
 
-    def _read(self) -> Iterator[Passage]:
+    def _read(self) -> Iterator[AskablePassage]:
         for row in read_rows(self._passages, PASSAGE_COLUMNS):
-            yield Passage(**row)
+            yield AskablePassage(**row)
 
 
 def _ended(one: Wanted) -> bool:

@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 
-from expectations.questions.spans import Kind
 from ft_assets.adapters.jobs import TrainedRef
 from ft_assets.config.model import KbalignSettings, SplitSettings
 from ft_assets.embedding.jobs import Bm25Settings
@@ -17,7 +16,7 @@ from resources.qdrant import EngineParams
 SPLITS, AUTHOR, SHORT, LONG = "kbalign_splits", "kbalign_author", "kbalign_short", "kbalign_long"
 RECORDS = "kbalign_records"
 
-CALLS_FILE = "calls.parquet"
+CALLS_FILE, VERDICTS_FILE = "calls.parquet", "verdicts.parquet"
 GENERATED_FILE = "generated.parquet"
 RECORDS_FILE = "records.parquet"
 ASKING = "asking"
@@ -104,13 +103,33 @@ class CallRow(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     call_key: str
     answer: str
-    kind: Kind
+    kind: str
     code: str
     """Empty if its question was kept."""
     reason: str
     text: str
     prompt_tokens: int
     tokens: int
+
+
+class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of verdicts.parquet: how one question was judged, up to the first broken rule."""
+
+    record_id: str
+    code: str
+    """Empty if it was verified."""
+    reason: str
+    student_answer: str
+    """The judge's answer from the passage."""
+    f1: float
+    """F1 of that answer and the row's."""
+    judge_key: str
+    closed_answer: str
+    """The judge's answer without the passage."""
+    closed_f1: float
+    found_at: int
+    """Rank of the passage for the question, from 1; 0 if it was not among those that were looked at, or not looked for.
+    """
 
 
 class GenerateSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,8 +147,14 @@ class GenerateSummary(msgspec.Struct, frozen=True, kw_only=True):
     without_question: int
     """Of them, those of which no question was kept."""
     calls: int
+    """New calls of this run."""
+    cached: int
+    """Calls that were answered before."""
     prompt_tokens: int
+    """Tokens of the new calls."""
     tokens: int
+    seconds: float
+    """Seconds of the new calls."""
     codes: dict[str, int]
     """Code of a rule -> quarantined candidates."""
 

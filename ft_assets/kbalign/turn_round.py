@@ -21,7 +21,7 @@ _COLUMNS = ["passage_id", "heading", "text", "content"]
 _PARTS = ("train", "validation")
 
 
-class Evidence(NamedTuple):
+class WithPassage(NamedTuple):
     """The passage that holds the answer of a hand-written row."""
 
     row: Mapping[str, Any]
@@ -30,7 +30,7 @@ class Evidence(NamedTuple):
     """The sentence that holds the answer; empty if none does."""
 
 
-def with_evidence(splits: Artifact, part: str, passages: Artifact) -> Iterator[Evidence | None]:
+def with_evidence(splits: Artifact, part: str, passages: Artifact) -> Iterator[WithPassage | None]:
     """Yield each row of a part of `instruction_splits` with its passage: of several, the first that holds the answer.
 
     None for a row whose evidence is not in the corpus.
@@ -43,7 +43,7 @@ def with_evidence(splits: Artifact, part: str, passages: Artifact) -> Iterator[E
         row["passage_id"]: row for row in read_rows(passages.file(PASSAGES), _COLUMNS) if row["passage_id"] in wanted
     }
     for row, ids in zip(rows, names, strict=True):
-        candidates = [Evidence(row, found[name], _sentence(found[name]["text"], row["answer"])) for name in ids]
+        candidates = [WithPassage(row, found[name], _sentence(found[name]["text"], row["answer"])) for name in ids]
         yield next((one for one in candidates if one.sentence), candidates[0] if candidates else None)
 
 
@@ -68,18 +68,18 @@ def write_turned(splits: Artifact, passages: Artifact, folder: Path, *, configur
     return TurnedSummary(configured=configured, **counts, without_passage=without_passage, without_span=without_span)
 
 
-def _answering(one: Evidence) -> dict[str, Any]:
+def _answering(one: WithPassage) -> dict[str, Any]:
     return {**one.row, "record_id": f"{one.row['record_id']}:{ANSWERING}", "context": [one.passage["content"]]}
 
 
-def _asking(one: Evidence) -> dict[str, Any]:
+def _asking(one: WithPassage) -> dict[str, Any]:
     row, language = one.row, prompt_language(one.row["language"])
     return {
         **row,
         "record_id": f"{row['record_id']}:{ASKING}",
         "question": ask_for_question(language, one.passage["heading"], [one.sentence], row["answer"]),
         "context": [],
-        "system": system_text(language),
+        "system": system_text(language, tuned=True),
         "reasoning": "",
         "answer": row["question"],
     }
