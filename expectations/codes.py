@@ -1206,7 +1206,7 @@ CODES: dict[str, Code] = {
     "FT-GEN-011": Code(
         "The call cache is damaged",
         "A reply that is not what the model said must not become training data.",
-        "Delete the file. All calls are asked again then.",
+        "Delete its folder. All calls are asked again then.",
     ),
     # Generated rows in a training
     "FT-JOIN-001": Code(

@@ -67,8 +67,10 @@ class Asker:
         *,
         max_tokens_total: int | None = None,
         metrics: Metrics | None = None,
+        window: int = WINDOW,
     ) -> None:
         self._source, self._cache, self._budget, self._metrics = source, cache, max_tokens_total, metrics
+        self._window = window
         self._digests: dict[str, str] = {}  # of the contracts
         self._logged_at = 0.0
         self.usage = Usage()
@@ -107,7 +109,7 @@ class Asker:
         """
         remaining, position = iter(calls), _Position(phase=phase, total=total)
         done = 0
-        while window := list(islice(remaining, WINDOW)):
+        while window := list(islice(remaining, self._window)):
             keys = [self.key(call) for call in window]
             outcomes: dict[str, Outcome] = dict(self._cache.get(keys)) if self._cache else {}
             missing = {key: call for key, call in zip(keys, window, strict=True) if key not in outcomes}
@@ -221,7 +223,9 @@ def open_asker(
     """
     state = Path(compute.state_dir)
     source = EndpointSource(params) if params.kind == "endpoint" else _local(params, compute, trained or {})
-    return Asker(source, CallCache(state), max_tokens_total=params.max_tokens_total, metrics=metrics)
+    # the last requests of a window are alone: many at one time need a longer window
+    window = max(WINDOW, 16 * params.concurrency) if params.kind == "endpoint" else WINDOW
+    return Asker(source, CallCache(state), max_tokens_total=params.max_tokens_total, metrics=metrics, window=window)
 
 
 def _local(params: GeneratorParams, compute: ComputeParams, trained: Mapping[str, Artifact]) -> LocalSource:

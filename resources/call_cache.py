@@ -105,7 +105,7 @@ class CallCache:
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
                 raise
-            fix = f"Delete {self.path} (and the files next to it). All calls are asked again then."
+            fix = f"Delete the folder {self.path.parent}. All calls are asked again then."
             damaged = violation("FT-GEN-011", where=str(self.path), message=f"The file is damaged: {error}", fix=fix)
             raise Refused("reading the call cache", [damaged]) from error
 

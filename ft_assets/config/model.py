@@ -806,11 +806,11 @@ class GeneratorSettings(ConfigSection):
     max_retries: int = Field(default=5, ge=0)
     """Further attempts for a request that failed for a passing reason (429, 5xx, a reset connection, a timeout)."""
     batch_size: PositiveInt = 16
-    """Prompts that a local model answers at the same time. It decides memory and speed; it is halved by itself when
+    """Texts that a local model generates at the same time. It decides memory and speed; it is halved by itself when
     memory runs out."""
     max_tokens_total: PositiveInt | None = None
-    """Tokens (prompt and answer) that one run may spend on new calls. A run that reaches it stops and publishes
-    nothing; the next run continues where it stopped. Null: no limit."""
+    """Tokens (prompt and answer) that the new calls of one asset's run may take. A run that reaches it stops and
+    publishes nothing; the next run continues where it stopped. Null: no limit."""
     price: PriceSettings | None = None
     """Prices, for `ft estimate`. Null: no money is shown."""
 

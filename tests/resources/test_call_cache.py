@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,7 +88,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: str) -> None:
     path.write_bytes(b"no database" * 500 if damage == "no database" else block[:4096] + b"\0" * (len(block) - 4096))
     with pytest.raises(Refused, match=r"FT-GEN-011.*calls-1\.sqlite") as refused:
         CallCache(tmp_path).get(["k1", "k150"])
-    assert f"Delete {path}" in str(refused.value)
+    assert f"Delete the folder {path.parent}" in str(refused.value)
+    shutil.rmtree(path.parent)
+    assert CallCache(tmp_path).get(["k1"]) == {}
 
 
 def test_the_oldest_quarter_leaves_a_cache_that_is_too_large(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from ft_assets.adapters.score_answers import (
     write_answers,
 )
 from ft_assets.graph.gates import Evidence, judge
+from resources import local_source
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.asker import GeneratorParams, open_asker
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -107,6 +108,33 @@ def test_a_release_is_refused_when_the_prompt_that_serves_changed(evaluated: Any
     with pytest.raises(Refused, match=r"FT-ADP-002.*prompt\.system"):
         dg.materialize([released_adapter], resources=_resources(state), instance=dg.DagsterInstance.ephemeral())
     assert Releases(state / "released").current("adapter") is None
+
+
+def test_an_evaluation_generates_no_answer_twice(
+    evaluated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    lab, made = evaluated
+    first = pq.read_table(made.file("answers.parquet"))
+
+    def load(*_: object) -> None:
+        raise AssertionError("no model is needed")
+
+    monkeypatch.setattr(local_source, "Generator", load)
+    models = {name: (f"{name}_adapter", lab.store.require(f"{name}_adapter").recipe_id) for name in ("sft", "dpo")}
+    params = evaluate_params(lab.state, lab.base, models, max_new_tokens=4)
+    recipe = msgspec.structs.replace(made.manifest.recipe, code_version="again")
+    again = evaluate.main(Job(recipe=recipe, store=str(lab.store.root), run_dir=str(tmp_path), params=params))
+    assert pq.read_table(again.file("answers.parquet")).equals(first)
+
+
+def test_a_question_that_the_model_cannot_read_stops_the_evaluation(tmp_path: Path) -> None:
+    generator = GeneratorParams(base_model=str(build_base(tmp_path / "base")))
+    compute = ComputeParams(state_dir=str(tmp_path), device="cpu", dtype="float32")
+    long: list[list[ChatMessage]] = [[{"role": "user", "content": "密" * 300}]]
+    with open_asker(generator, compute) as asker, pytest.raises(Refused, match=r"FT-GEN-005.*the model reads 512"):
+        ask_all(asker, ["base"], long, 4)
 
 
 THINKING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
