@@ -45,9 +45,14 @@ def texts(source: LocalSource, *calls: Call) -> list[str]:
     return [reply.text if isinstance(reply, ModelReply) else reply.code for reply in replies]
 
 
-def test_greedy_text_is_that_of_transformers(source: LocalSource) -> None:
-    replies = ask(source, *(call(question, max_new_tokens=12) for question in QUESTIONS))
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_greedy_text_is_that_of_transformers(
+    source: LocalSource, penalty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = source._generator()
+    ask(source, call("loads it"))
+    monkeypatch.setattr(generator.model.generation_config, "repetition_penalty", penalty)
+    replies = ask(source, *(call(question, max_new_tokens=12) for question in QUESTIONS))
     for question, reply in zip(QUESTIONS, replies, strict=True):
         prompt = render(generator.tokenizer, call(question).messages)
         ids = generator.model.generate(
