@@ -82,7 +82,7 @@ class _Batch:
         import torch
 
         index = torch.tensor(rows, device=self._mask.device, dtype=torch.long)
-        self._cache.batch_select_indices(index)
+        self._cache.reorder_cache(index)  # the selection that every kind of layer has, also a recurrent one
         self._mask, self._position, self.logits = self._mask[index], self._position[index], self.logits[index]
         if self._seen is not None:
             self._seen = self._seen[index]
