@@ -177,6 +177,8 @@ class Asker:
         self._logged_at = time.monotonic()
         usage = self.usage
         figures: dict[str, float] = {"cached": usage.cached}
+        if usage.retries:
+            figures["retries"] = usage.retries
         if usage.calls:
             # without the cached calls, which take no time
             figures["seconds_per_step"] = round(usage.seconds / usage.calls, 4)

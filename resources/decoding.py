@@ -67,16 +67,25 @@ class _Batch:
         self._mask = torch.tensor(mask, device=model.device)
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         self._cache: Any = None
+        self._penalty = float(model.generation_config.repetition_penalty or 1.0)
+        self._seen: Any = None  # row x token, where the model has a penalty on those that were there before
         self._read(torch.tensor(ids, device=model.device), positions)
         self._position = positions[:, -1:]
+        if self._penalty != 1:
+            self._seen = torch.zeros(self.logits.shape, dtype=torch.bool, device=model.device)
+            for row, one in enumerate(prompts):
+                self._seen[row, list(one)] = True
+            self._penalise()
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order; one may be there several times."""
         import torch
 
         index = torch.tensor(rows, device=self._mask.device, dtype=torch.long)
-        self._cache.batch_select_indices(index)
+        self._cache.reorder_cache(index)  # the selection that every kind of layer has, also a recurrent one
         self._mask, self._position, self.logits = self._mask[index], self._position[index], self.logits[index]
+        if self._seen is not None:
+            self._seen = self._seen[index]
 
     def advance(self, tokens: Any) -> None:
         """Read one more token in each row."""
@@ -85,6 +94,17 @@ class _Batch:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
         self._position = self._position + 1
         self._read(tokens[:, None], self._position)
+        if self._seen is not None:
+            self._seen.scatter_(1, tokens[:, None], True)
+            self._penalise()
+
+    def _penalise(self) -> None:
+        """Lower the logits of tokens that were there before, as the model's own generation_config.json wants it."""
+        import torch
+
+        logits = self.logits.float()
+        lowered = torch.where(logits < 0, logits * self._penalty, logits / self._penalty)
+        self.logits = torch.where(self._seen, lowered, logits)
 
     def _read(self, ids: Any, positions: Any) -> None:
         output = self._model(

@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import TYPE_CHECKING
@@ -383,9 +383,8 @@ def _is_same(wanted: str, named: str) -> bool:
 
 def _seconds(retry_after: str) -> float:
     """Return the seconds that a Retry-After header asks to wait: a number or a date."""
-    if retry_after.strip().isdigit():
-        return float(retry_after)
-    try:
+    with suppress(ValueError):
+        return max(0.0, float(retry_after))
+    with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+    return 0.0

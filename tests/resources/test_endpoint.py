@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,13 @@ def test_retry_after_is_waited_for(server: Server) -> None:
     started = time.monotonic()
     ask(server, "AES?")
     assert 1.0 <= time.monotonic() - started < 3
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    assert 85 < endpoint._seconds(later) <= 90
+    given = {"2": 2.0, "1.5": 1.5, "-3": 0.0, "": 0.0, "soon": 0.0, "Wed, 21 Oct 2015 07:28:00 GMT": 0.0}
+    assert {text: endpoint._seconds(text) for text in given} == given
 
 
 def test_an_endless_wait_and_a_server_that_stays_down_are_no_reply(server: Server) -> None:

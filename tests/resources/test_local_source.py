@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+import transformers
 
 from resources.accelerator import Compute
-from resources.decoding import TextWanted, draw
+from resources.decoding import TextWanted, decode, draw
 from resources.generator import render
 from resources.local_source import LocalModels, LocalSource
 from resources.text_source import Call, ModelReply, NoReply, Outcome, Sampling, fault_of
@@ -45,9 +46,14 @@ def texts(source: LocalSource, *calls: Call) -> list[str]:
     return [reply.text if isinstance(reply, ModelReply) else reply.code for reply in replies]
 
 
-def test_greedy_text_is_that_of_transformers(source: LocalSource) -> None:
-    replies = ask(source, *(call(question, max_new_tokens=12) for question in QUESTIONS))
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_greedy_text_is_that_of_transformers(
+    source: LocalSource, penalty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = source._generator()
+    ask(source, call("loads it"))
+    monkeypatch.setattr(generator.model.generation_config, "repetition_penalty", penalty)
+    replies = ask(source, *(call(question, max_new_tokens=12) for question in QUESTIONS))
     for question, reply in zip(QUESTIONS, replies, strict=True):
         prompt = render(generator.tokenizer, call(question).messages)
         ids = generator.model.generate(
@@ -157,3 +163,34 @@ def test_a_flat_distribution_is_drawn_from_all_of_a_large_vocabulary() -> None:
     assert together.tolist() == [int(draw(logits, [row], step=3)) for row in rows]
     ranks = logits[0].argsort(descending=True).argsort()[together]
     assert 480 < ranks.float().mean() < 510 and ranks[1::2].max() > 970 and ranks[::2].max() < 955
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 1,
+}  # fmt: skip
+LINEAR: dict[str, Any] = {
+    "head_dim": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("Mistral", {"sliding_window": 8}), ("Gemma3Text", {"sliding_window": 8}), ("Qwen3Next", LINEAR)],
+)
+def test_models_with_windows_and_recurrent_layers_share_a_prefill_too(name: str, sizes: dict[str, Any]) -> None:
+    config = getattr(transformers, f"{name}Config")(**SIZES, **sizes)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(3, 300, (length,), generator=generator).tolist() for length in (5, 23, 12, 30)]
+    asked = [(0, 4), (1, 9), (2, 12), (3, 7), (1, 3)]
+    texts = [TextWanted(prompt=n, key="", max_new_tokens=most, temperature=0, top_p=1) for n, most in asked]
+    with torch.inference_mode():
+        made = decode(model, prompts, texts, [2], 0)
+        for (n, most), tokens in zip(asked, made, strict=True):
+            ids, mask = torch.tensor([prompts[n]]), torch.ones(1, len(prompts[n]), dtype=torch.long)
+            alone = model.generate(input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=most)
+            assert tokens == alone[0, len(prompts[n]) :].tolist()
