@@ -18,6 +18,7 @@ from ft_assets.ddr.answering import DPO, SFT, find_answering
 from ft_assets.ddr.checks import GATES
 from ft_assets.ddr.jobs import CandidatesSummary, SampleParams
 from ft_assets.ddr.make_pairs import PairMaker, read_asked, rules_of
+from ft_assets.ddr.plan import asked_parts
 from ft_assets.embedding.lexical import bm25_settings
 from ft_assets.generation.jobs import CANDIDATES, PAIRS, PairsSummary
 from ft_assets.generation.pairs import read_pairs
@@ -78,8 +79,7 @@ def ddr_candidates(
         split=datasets.split.model_dump(mode="json"),
         top_k=settings.top_k or answers.top_k,
         max_new_tokens=settings.max_new_tokens or answers.max_new_tokens,
-        # pairs to validate on, where people wrote none
-        parts=["train"] if datasets.preference.files else ["train", "validation"],
+        parts=asked_parts(datasets),
         prompt=prompt,
         answering=answering.asset if answering else "",
         engine=evidence.qdrant.params if DDR_CANDIDATES.has(context, _COLLECTION) else None,
