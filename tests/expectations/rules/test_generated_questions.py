@@ -12,30 +12,30 @@ def codes(violations: list[Violation]) -> list[str]:
 
 def test_enough_candidates_are_verified():
     assert rules.enough_are_verified("t", 10, 100, 0.1) == []
-    assert codes(rules.enough_are_verified("t", 9, 100, 0.1)) == ["FT-KBA-021"]
-    assert codes(rules.enough_are_verified("t", 0, 0, 0.0)) == ["FT-KBA-021"]
+    assert codes(rules.enough_are_verified("t", 9, 100, 0.1)) == ["FT-KBA-020"]
+    assert codes(rules.enough_are_verified("t", 0, 0, 0.0)) == ["FT-KBA-020"]
 
 
 def test_nothing_is_held_out():
     assert rules.nothing_is_held_out("t", {}) == []
     (found,) = rules.nothing_is_held_out("t", {"r1": "aes#origin"})
-    assert (found.code, found.field, found.found) == ("FT-KBA-022", "r1", "aes#origin")
+    assert (found.code, found.field, found.found) == ("FT-KBA-021", "r1", "aes#origin")
 
 
 @pytest.mark.parametrize(("generated", "written", "fails"), [(2, 2, False), (1, 2, False), (4, 2, False), (0, 2, False),
                                                              (0.5, 2, True), (5, 2, True)])  # fmt: skip
 def test_answers_are_as_long_as_those_of_people(generated: float, written: float, fails: bool):
-    assert codes(rules.answers_are_as_long("t", generated, written)) == ["FT-KBA-023"] * fails
+    assert codes(rules.answers_are_as_long("t", generated, written)) == ["FT-KBA-022"] * fails
 
 
 @pytest.mark.parametrize(
     ("questions", "recall", "false_accept", "expected"),
     [
         (24, 0.3, 0.05, []),
-        (24, 0.3, 0.2, ["FT-KBA-024"]),
-        (24, 0.1, 0.0, ["FT-KBA-025"]),
-        (24, 0.0, 1.0, ["FT-KBA-024", "FT-KBA-025"]),
-        (0, 0.0, 0.0, ["FT-KBA-028"]),
+        (24, 0.3, 0.2, ["FT-KBA-023"]),
+        (24, 0.1, 0.0, ["FT-KBA-024"]),
+        (24, 0.0, 1.0, ["FT-KBA-023", "FT-KBA-024"]),
+        (0, 0.0, 0.0, ["FT-KBA-026"]),
     ],
 )
 def test_a_judge_separates_right_from_wrong(questions: int, recall: float, false_accept: float, expected: list[str]):
@@ -45,8 +45,6 @@ def test_a_judge_separates_right_from_wrong(questions: int, recall: float, false
     assert codes(found) == expected
 
 
-def test_a_judge_is_another_model_and_is_named():
-    assert rules.judge_is_another("t", "released", False) == []
-    assert codes(rules.judge_is_another("t", "author", True)) == ["FT-KBA-026"]
+def test_every_row_names_its_judge_and_rules():
     rows = [("r1", "digest", "1"), ("r2", "", "1"), ("r3", "digest", "")]
     assert [one.field for one in rules.rows_name_their_judge("t", rows)] == ["r2", "r3"]
