@@ -27,6 +27,7 @@ PAGES = [
     "docs/export.md",
     "docs/gate-another-repo.md",
     "docs/grow-to-a-gpu.md",
+    "docs/make-training-data.md",
     "docs/performance.md",
     "docs/release-and-rollback.md",
     "docs/retrieval.md",

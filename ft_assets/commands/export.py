@@ -1,4 +1,5 @@
-"""`ft export`: write a trained adapter or model for others: as it is, merged into its base, as GGUF."""
+"""`ft export`: write a trained adapter or model for others (as it is, merged into its base, as GGUF), or generated
+rows."""
 
 from __future__ import annotations
 
@@ -11,12 +12,17 @@ from ft_assets.commands.project import Project
 
 if TYPE_CHECKING:
     from ft_assets.adapters.export.merge import MergedDtype
+    from ft_assets.generation.export_rows import RowsDialect
 
 
 @click.command("export")
-@click.argument("which", type=click.Choice(["sft", "dpo", "released"]), default="released")
+@click.argument("which", type=click.Choice(["sft", "dpo", "released", "kbalign", "ddr"]), default="released")
 @click.option(
-    "--to", "target", required=True, type=click.Path(path_type=Path), help="A folder that does not exist yet."
+    "--to",
+    "target",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder (kbalign, ddr: a JSONL file) that does not exist yet.",
 )
 @click.option(
     "--merged", is_flag=True, help="Also write the base with the adapter merged into it (a whole model: in --dtype)."
@@ -33,7 +39,13 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]),
     help="GGUF weight type (default: auto).",
 )
-@click.option("--force", is_flag=True, help="Replace an earlier export in that folder.")
+@click.option(
+    "--dialect",
+    type=click.Choice(["canonical", "ultrarag"]),
+    default="canonical",
+    help="ddr: the form of the pairs; ultrarag has query, retrieval_result, chosen.text (default: canonical).",
+)
+@click.option("--force", is_flag=True, help="Replace an earlier export in that place.")
 def command(  # noqa: PLR0917 - one for each option
     which: str,
     target: Path,
@@ -42,9 +54,11 @@ def command(  # noqa: PLR0917 - one for each option
     gguf: bool,
     gguf_tool: Path | None,
     gguf_type: str | None,
+    dialect: str,
     force: bool,
 ) -> None:
     """Export a trained adapter or model (default: the released one) to a folder, with its contract and its card.
+    `kbalign` and `ddr` write the generated training rows, which `ft verify` reads.
 
     \b
     FOLDER/adapter      PEFT's layout, contract.json, README.md
@@ -56,9 +70,18 @@ def command(  # noqa: PLR0917 - one for each option
     \b
     Exit code: 0 written, 1 refused (nothing is written), 2 could not run.
     Example:   ft export released --to build/released --merged
+               ft export ddr --to build/pairs.jsonl --dialect ultrarag
     """
     from ft_assets.adapters.export.export import export, find_adapter, find_gguf_tool, is_export
+    from ft_assets.generation.export_rows import EXPORTED
 
+    if which in EXPORTED:
+        if merged or dtype or gguf or gguf_tool or gguf_type:
+            raise click.UsageError(f"{which} are rows: --merged, --dtype and --gguf are for models")
+        _export_rows(which, target, cast("RowsDialect", dialect), force=force)
+        return
+    if dialect != "canonical":
+        raise click.UsageError("--dialect is for ddr")
     if target.exists() and not (force and is_export(target)):
         reason = "; --force replaces only what `ft export` wrote" if force else "; --force replaces an earlier export"
         raise click.UsageError(f"{target} exists{reason}")
@@ -87,3 +110,16 @@ def command(  # noqa: PLR0917 - one for each option
             f"{proof['max_abs_difference_saved']:.2g} of {proof['largest_logit']:.3g}, "
             f"first choice the same at {proof['same_first_choice']:.1%} of {proof['positions']} positions"
         )
+
+
+def _export_rows(which: str, target: Path, dialect: RowsDialect, *, force: bool) -> None:
+    from ft_assets.generation.export_rows import EXPORTED, export_rows
+
+    asset, format = EXPORTED[which]
+    if dialect != "canonical" and which != "ddr":
+        raise click.UsageError("--dialect is for ddr")
+    if target.exists() and not (force and target.is_file()):
+        raise click.UsageError(f"{target} exists; --force replaces a file")
+    artifact = Project.here().store.require(asset)
+    rows = export_rows(artifact, format, target, dialect)
+    click.echo(f"{target}: {rows} rows of {asset} {artifact.recipe_id}")

@@ -13,13 +13,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from expectations.formats.preference import PreferenceRecord
+from expectations.records.read import read_records
 from expectations.rules.splits import SPLITS
+from ft_assets.cli import cli
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.ddr.jobs import QuestionRow
 from ft_assets.ddr.make_pairs import PairMaker, read_asked
-from ft_assets.generation.checks import GATES
+from ft_assets.generation.ddr_checks import GATES
 from ft_assets.generation.jobs import CANDIDATES, PAIRS
 from ft_assets.generation.pairs import read_pairs
 from ft_assets.graph.gates import Evidence, judge
@@ -110,6 +114,29 @@ def publish_changed(asked: Project, asset: str, file: str, **columns: Any) -> Ar
         rows = [row | columns for row in table.to_pylist()]
         pq.write_table(pa.Table.from_pylist(rows, table.schema), staging.path / file)
         return staging.publish(current.summary)
+
+
+@pytest.mark.parametrize("dialect", ["canonical", "ultrarag"])
+def test_exported_pairs_are_read_back_as_they_are(
+    asked: Project, tmp_path: Path, dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(asked.root)
+    monkeypatch.setenv("FT_STATE_DIR", str(asked.root / "state"))
+    file = tmp_path / "pairs.jsonl"
+    run = CliRunner().invoke
+    exported = run(cli, ["export", "ddr", "--to", str(file), "--dialect", dialect])
+    assert exported.exit_code == 0, exported.output
+    assert run(cli, ["verify", str(file), "--format", "preference"]).exit_code == 0
+    pairs = {row.record_id: row for row in read_pairs(asked.current(PAIRS), "train")}
+    read = [one for one in read_records(file, "preference") if isinstance(one, PreferenceRecord)]
+    assert {one.record_id for one in read} == set(pairs)
+    for one in read:
+        pair = pairs[one.record_id]
+        assert (one.question, one.context, one.chosen, one.rejected, one.margin, one.evidence) == (
+            pair.question, pair.context, pair.chosen, pair.rejected, pair.margin, pair.evidence
+        )  # fmt: skip
+    assert "--force replaces a file" in run(cli, ["export", "ddr", "--to", str(file)]).output
+    assert "are for models" in run(cli, ["export", "ddr", "--to", str(file), "--merged"]).output
 
 
 def test_a_pair_with_a_held_out_text_is_quarantined(asked: Project, tmp_path: Path) -> None:

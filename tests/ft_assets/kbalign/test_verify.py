@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 
 from ft_assets.generation.jobs import VerifiedSummary
 from ft_assets.generation.kbalign_checks import GATES
 from ft_assets.graph.gates import judge
+from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from ft_assets.kbalign.jobs import VERDICTS_FILE
 
-from .conftest import HELD_OUT, LONG_QUESTION, PumpProject, names_in, read_answer, write_question
+from .conftest import (
+    HELD_OUT,
+    KBALIGN,
+    LONG_QUESTION,
+    TWIN,
+    PumpProject,
+    names_in,
+    read_answer,
+    write_question,
+)
 
 pytestmark = pytest.mark.slow
-
-MADE = ("kbalign_splits", "kbalign_short", "kbalign_long", "kbalign_records", "kbalign_verified")
 
 
 def summary(pumps: PumpProject) -> VerifiedSummary:
@@ -32,13 +37,12 @@ def failed(pumps: PumpProject) -> set[str]:
 
 
 def make(pumps: PumpProject) -> None:
-    """Make all assets of the stage; blocking checks may fail."""
-    for name in MADE:
-        pumps.run(name, raise_on_error=False)
+    """Make all assets of the stage, after the settings; blocking checks of the last one may fail."""
+    pumps.run("kbalign_settings", "retrieval_settings", *KBALIGN, raise_on_error=False)
 
 
-def test_verified_rows_are_training_rows_with_their_way(pumps: PumpProject):
-    make(pumps)
+def test_verified_rows_are_training_rows_with_their_way(made: PumpProject):
+    pumps = made
     rows = pumps.rows("kbalign_verified", "train.parquet")
     assert rows and pumps.rows("kbalign_verified", "validation.parquet") == []
     instruction = pumps.rows("instruction_splits", "train.parquet")[0]
@@ -50,8 +54,9 @@ def test_verified_rows_are_training_rows_with_their_way(pumps: PumpProject):
         assert row["judge"] and row["rules"] and row["judge_key"] and row["found_at"] >= 1
         assert row["evidence"] == row["passage_ids"] and row["source"].startswith("kbalign_")
     assert {len(row["context"]) for row in rows} > {1}
-    assert failed(pumps) == {"FT-KBA-026"}, "author and judge are one prompted model"
+    assert failed(pumps) == set()
     found = summary(pumps)
+    assert found.judge_is_author, "both are the prompted generator, and the page says so"
     assert found.judged == found.train + found.quarantined
     assert (found.judge_right, found.judge_recall, found.judge_false_accept) == (2, 1.0, 0.0)
     assert found.judge_wrong > 0
@@ -71,79 +76,58 @@ def test_a_question_that_the_judge_answers_otherwise_is_set_aside(pumps: PumpPro
 def test_a_judge_that_cannot_tell_right_from_wrong_is_refused(pumps: PumpProject):
     pumps.script.judge = lambda passages, question: "no idea"
     make(pumps)
-    assert failed(pumps) >= {"FT-KBA-021", "FT-KBA-025"}
+    assert failed(pumps) >= {"FT-KBA-020", "FT-KBA-024"}
     filters = {"Cedra": "F-71", "Fenna": "F-71"}  # answers of other questions
     pumps.script.judge = lambda passages, question: next(
         (wrong for name, wrong in filters.items() if name in passages), read_answer(passages, question)
     )
     pumps.script.weights = "w2"
     pumps.configure(kbalign={"max_new_tokens": 49})
-    pumps.run("kbalign_settings")
     make(pumps)
-    assert "FT-KBA-024" in failed(pumps)
+    assert "FT-KBA-023" in failed(pumps)
 
 
 def test_a_changed_threshold_costs_no_call(pumps: PumpProject):
     make(pumps)
     before = pumps.artifact("kbalign_verified").recipe_id
     pumps.configure(kbalign={"agree_f1": 0.9, "found_in_top": 3, "min_judge_recall": 0.5, "closed_book": "quarantine"})
-
-    def again() -> None:
-        pumps.run("kbalign_settings")
-        make(pumps)
-
-    assert pumps.calls_of(again) == 0
+    assert pumps.calls_of(lambda: make(pumps)) == 0
     assert pumps.artifact("kbalign_verified").recipe_id != before
 
 
-def test_twins_of_hand_written_questions_and_copies_of_held_out_ones_are_set_aside(pumps: PumpProject):
+def test_a_twin_of_a_hand_written_question_is_set_aside(made: PumpProject):
+    twins = list(read_quarantine(made.artifact("kbalign_records").file(QUARANTINE)))
+    assert any(line.code == "FT-KBA-008" and TWIN in line.reason for line in twins)
+    assert TWIN not in str(made.rows("kbalign_verified", "train.parquet"))
+
+
+def test_a_copy_of_a_held_out_question_is_set_aside(pumps: PumpProject):
     copied = LONG_QUESTION.split(", if", maxsplit=1)[0]
-    written = {
-        "F-76": "What filter cleans the oil of the Gorim pump?",
-        "F-77": f"{copied} or when engineers clean the Hadra pump after many hours without new oil in service?",
-    }
-
-    def author(prompt: str) -> str:
-        return next(
-            (text for answer, text in written.items() if f"Answer: {answer}\n" in prompt), write_question(prompt)
-        )
-
-    pumps.script.author = author
-    pumps.script.judge = lambda passages, question: (
-        "F-77" if "Hadra pump after" in question and "F-77" in passages else read_answer(passages, question)
+    question = f"{copied} or when engineers clean the Hadra pump after many hours without new oil in service?"
+    pumps.script.author = lambda prompt: question if "Answer: F-77\n" in prompt else write_question(prompt)
+    pumps.script.judge = lambda passages, asked: (
+        "F-77" if asked == question and "F-77" in passages else read_answer(passages, asked)
     )
-    pumps.configure(kbalign={"found_in_top": 9, "max_tries": 4, "short_per_passage": 5})
-    pumps.run("kbalign_settings")
+    pumps.configure(kbalign={"found_in_top": 9, "short_per_passage": 5})
     make(pumps)
-    merged = pumps.artifact("kbalign_records").path / "quarantine.jsonl"
-    assert "Gorim pump?" in merged.read_text("utf-8")
     verdicts = {row["code"]: row["reason"] for row in pumps.rows("kbalign_verified", VERDICTS_FILE)}
     assert "of the question of instruction record i2" in verdicts["FT-KBA-009"]
 
 
 def test_the_page_shows_rows_next_to_their_passages(pumps: PumpProject):
-    make(pumps)
-    pumps.configure(retrieval={"bm25_k1": 1.3})
-    page = pumps.run("retrieval_settings", "kbalign_verified", raise_on_error=False)["kbalign_verified"]
+    page = pumps.run(*KBALIGN, raise_on_error=False)["kbalign_verified"]
     assert page["funnel"].startswith("![candidates left after each step]")
     assert "| verified |" in page["samples"] and "parts**" in page["samples"]
     assert page["passages_with_rows"] > 0
 
 
-def test_author_questions_and_judge_with_a_real_model(prepared: Path, tmp_path: Path):
-    """A tiny random model asks nothing useful: all candidates have a code, and the gates refuse the table."""
-    shutil.copytree(prepared, tmp_path / "pumps")
-    pumps = PumpProject(tmp_path / "pumps")
-    pumps.configure(
-        kbalign={"author": "tuned", "judge": "author", "author_steps": 2, "max_passages": 3, "max_new_tokens": 8,
-                 "max_tries": 1},
-    )  # fmt: skip
-    pumps.run("kbalign_settings", raise_on_error=False)
-    pumps.run("kbalign_splits", "kbalign_author", raise_on_error=False)
-    assert pumps.artifact("kbalign_author").summary["steps"] == 2
+def test_a_vague_question_and_one_known_by_heart_are_set_aside(pumps: PumpProject):
+    vague = "How many parts has a pump that engineers of Halverstad built?"
+    pumps.script.author = lambda prompt: vague if "parts\n" in prompt else write_question(prompt)
+    pumps.script.by_heart = lambda question: "900 小时" if "河图" in question else "no idea"
+    pumps.configure(kbalign={"found_in_top": 1, "closed_book": "quarantine"})
     make(pumps)
-    found = summary(pumps)
-    assert found.judge_right == 2
-    assert {"FT-KBA-021", "FT-KBA-025"} <= failed(pumps)
-    again = pumps.run(*MADE, raise_on_error=False)
-    assert all(values["reused"] for values in again.values())
+    verdicts = pumps.rows("kbalign_verified", VERDICTS_FILE)
+    by_code = {row["code"]: row for row in verdicts}
+    assert by_code["FT-KBA-006"]["closed_answer"] == "900 小时"
+    assert "is not among the first 1" in by_code["FT-KBA-007"]["reason"]
