@@ -26,6 +26,7 @@ PAGES = [
     "docs/estimate.md",
     "docs/export.md",
     "docs/gate-another-repo.md",
+    "docs/make-preferences.md",
     "docs/grow-to-a-gpu.md",
     "docs/make-training-data.md",
     "docs/performance.md",
