@@ -1032,6 +1032,12 @@ CODES: dict[str, Code] = {
         "DPO would learn the length instead of the answer.",
         "Compare the samples on the asset's page; then raise `ddr.min_chosen`, or change `ddr.reward`.",
     ),
+    "FT-DDR-013": Code(
+        "No question gave a pair",
+        "DPO would have nothing to train on.",
+        "See why in the codes: raise `ddr.max_new_tokens` if answers are cut, `ddr.samples` if they are alike, or "
+        "train the model for longer.",
+    ),
     "FT-DDR-014": Code(
         "There are no questions to answer",
         "Pairs are made from training questions with a right answer.",

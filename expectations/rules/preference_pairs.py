@@ -8,7 +8,7 @@ often, not the strangest one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Literal
 
@@ -155,6 +155,13 @@ def _is_far(difference: float, least: float) -> bool:
 def _too_close(best: float, worst: float, least: float) -> NoPair:
     reason = f"the scores {best:.3g} and {worst:.3g} differ by less than min_margin {least:g}"
     return NoPair(code="FT-DDR-003", reason=reason)
+
+
+def some_are_paired(where: str, pairs: int, codes: Mapping[str, int]) -> list[Violation]:
+    """FT-DDR-013: at least one question gave a pair. `codes`: the reasons of those that gave none."""
+    if pairs:
+        return []
+    return [violation("FT-DDR-013", where=where, field="pairs", found=dict(codes) or 0, expected="at least 1")]
 
 
 def pairs_are_right(where: str, pairs: Iterable[PairFacts], rules: PairRules) -> list[Violation]:

@@ -17,7 +17,7 @@ from ft_assets.commands.terminal import duration
 from ft_assets.config.model import PriceSettings, Settings
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.datasets.split import split_file
-from ft_assets.ddr.plan import plan_ddr
+from ft_assets.ddr.plan import asked_parts, plan_ddr
 from ft_assets.generation.planned_calls import PlannedCalls
 from ft_assets.kbalign.plan import plan_kbalign
 from resources.artifacts import ArtifactStore
@@ -129,10 +129,10 @@ def _plan(group: str, settings: Settings, store: ArtifactStore) -> list[PlannedC
             passage_tokens=_passage_tokens(store),
         )
     if group == "ddr" and settings.ddr:
-        questions = _questions(store, "train")
+        counts = [_questions(store, part) for part in asked_parts(settings.datasets)]
         return plan_ddr(
             settings.ddr,
-            questions=min(questions, settings.ddr.max_questions or questions),
+            questions=sum(min(count, settings.ddr.max_questions or count) for count in counts),
             top_k=settings.answers.top_k,
             max_new_tokens=settings.answers.max_new_tokens,
             passage_tokens=_passage_tokens(store),

@@ -18,6 +18,7 @@ from ft_assets.ddr.answering import DPO, SFT, find_answering
 from ft_assets.ddr.checks import GATES
 from ft_assets.ddr.jobs import CandidatesSummary, SampleParams
 from ft_assets.ddr.make_pairs import PairMaker, read_asked, rules_of
+from ft_assets.ddr.plan import asked_parts
 from ft_assets.embedding.lexical import bm25_settings
 from ft_assets.generation.jobs import CANDIDATES, PAIRS, PairsSummary
 from ft_assets.generation.pairs import read_pairs
@@ -34,6 +35,8 @@ from resources.releases import Releases
 
 _COLLECTION = "released_collection"
 _SAMPLES, _CELL = 8, 160
+_OF_THE_ANSWERS = {"round", "held_out_passages"}
+"""Settings of pairs that were decided when the answers were made: config.yaml may be ahead of them."""
 DDR_CANDIDATES = AssetSpec(
     name=CANDIDATES,
     group="ddr",
@@ -78,8 +81,7 @@ def ddr_candidates(
         split=datasets.split.model_dump(mode="json"),
         top_k=settings.top_k or answers.top_k,
         max_new_tokens=settings.max_new_tokens or answers.max_new_tokens,
-        # pairs to validate on, where people wrote none
-        parts=["train"] if datasets.preference.files else ["train", "validation"],
+        parts=asked_parts(datasets),
         prompt=prompt,
         answering=answering.asset if answering else "",
         engine=evidence.qdrant.params if DDR_CANDIDATES.has(context, _COLLECTION) else None,
@@ -95,7 +97,7 @@ def ddr_candidates(
     material: dict[str, object] = {
         **settings.model_dump(
             mode="json",
-            include={"temperatures", "samples", "top_p", "seed", "max_questions", "held_out_passages"},
+            include={*_OF_THE_ANSWERS, "temperatures", "samples", "top_p", "seed", "max_questions"},
         ),
         "top_k": params.top_k,
         "max_new_tokens": params.max_new_tokens,
@@ -115,20 +117,15 @@ def ddr_candidates(
 def ddr_preferences(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
     DDR_PREFERENCES.enforce(evidence_of(artifacts, qdrant))
     store = artifacts.store()
-    settings, split, candidates = (
-        settings_of(store, "ddr"),
-        settings_of(store, "datasets").split,
-        store.require(CANDIDATES),
-    )
+    candidates, split = store.require(CANDIDATES), settings_of(store, "datasets").split
+    asked = {name: candidates.manifest.recipe.settings[name] for name in _OF_THE_ANSWERS}
+    settings = settings_of(store, "ddr").model_copy(update=asked)
     material: dict[str, object] = {
         "rules": msgspec.to_builtins(rules_of(settings)),
-        "reward": settings.reward,
-        "round": settings.round,
-        "held_out_passages": candidates.manifest.recipe.settings["held_out_passages"],
+        **settings.model_dump(mode="json", include={*_OF_THE_ANSWERS, "reward"}),
         "contamination": [split.contamination, *split.templates],
     }
-
-    earlier = _earlier_pairs(store, candidates)
+    earlier = _earlier_pairs(store, candidates) if settings.round > 1 else None
     versions = {name: store.require(name).data_version for name in DDR_PREFERENCES.inputs}
     versions |= {PAIRS: earlier.data_version} if earlier else {}
 
@@ -143,14 +140,11 @@ ASSETS = [ddr_candidates, ddr_preferences]
 
 
 def _earlier_pairs(store: ArtifactStore, candidates: Artifact) -> Artifact | None:
-    """Return the pairs that the adapter of the round before was trained on; None in the first round.
+    """Return the pairs that the adapter of the round before was trained on; None if it was trained on others.
 
     Raises Refused (FT-ART-004) if the adapter or its pairs are not in the store.
     """
-    parent = candidates.manifest.recipe.inputs.get(DPO)
-    if parent is None:
-        return None
-    version = _find_version(store, DPO, parent).manifest.recipe.inputs.get(PAIRS)
+    version = _find_version(store, DPO, candidates.manifest.recipe.inputs[DPO]).manifest.recipe.inputs.get(PAIRS)
     return None if version is None else _find_version(store, PAIRS, version)
 
 

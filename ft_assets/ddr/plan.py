@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from ft_assets.config.model import DdrSettings
+from ft_assets.config.model import DatasetSettings, DdrSettings
 from ft_assets.generation.planned_calls import PlannedCalls, answer_tokens
 
 _QUESTION_TOKENS = 40
 """Tokens of a prompt next to the passages."""
+
+
+def asked_parts(datasets: DatasetSettings) -> list[str]:
+    """Return the parts whose questions are answered. Pairs of validation questions are there to validate on, which is
+    needed only where people wrote none."""
+    return ["train"] if datasets.preference.files else ["train", "validation"]
 
 
 def plan_ddr(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from expectations.rules.answer_scores import Reply, read_reply, score, units
 from expectations.violations import Refused, violation
 from ft_assets.adapters.prompt import build_messages
 from ft_assets.adapters.rows.tokenise import CLOSING, OPENING, answers_of
+from ft_assets.config.model import DdrSettings
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.datasets.split import split_file
 from ft_assets.ddr.jobs import CandidateRow, CandidatesSummary, QuestionRow, Rewards, SampleParams
-from ft_assets.ddr.search_passages import corpus_size, open_search, show_passages
+from ft_assets.ddr.search_passages import Shown, corpus_size, open_search, show_passages
 from ft_assets.generation.jobs import CANDIDATES_FILE, QUESTIONS_FILE
 from ft_assets.graph.quarantine import QUARANTINE
 from resources.artifacts import Artifact
@@ -71,34 +72,35 @@ def _write_questions(job: Job, params: SampleParams, path: Path) -> int:
         # a validation question may see what validation holds out: its pair measures, and is not trained on
         parts = {"train": ("validation", "test"), "validation": ("test",)}
         hidden = {part: held_out_passages(job.input, params.split_settings(), parts[part]) for part in params.parts}
-    answers = len(_kinds(params))
+    answers, size = len(_kinds(settings)), corpus_size(passages)
     with open_search(job, params) as find, TableWriter(path, arrow_schema(QuestionRow)) as table:
         rows = _chosen_rows(job, params)
         while window := list(islice(rows, _WINDOW)):
             asked = [row["question"] for _, row in window]
             held_out = [hidden.get(part, ()) for part, _ in window]
-            for (part, row), shown in zip(
-                window, show_passages(find, asked, held_out, params.top_k, corpus_size(passages)), strict=True
-            ):
-                table.add(
-                    QuestionRow(
-                        question_id=row["record_id"],
-                        part=part,
-                        question=row["question"],
-                        gold=answers_of(row, "strip")[0].text,
-                        system=row.get("system") or "",
-                        history=msgspec.convert(row.get("history") or [], list[Turn]),
-                        context=[passage.content for passage in shown.passages],
-                        passages=[passage.passage_id for passage in shown.passages],
-                        held_out=shown.held_out,
-                        evidence=row["evidence"] or [],
-                        group=row["group"] or "",
-                        source=row["source"],
-                        line_no=row["line_no"],
-                        calls=answers * (2 if shown.passages else 1),
-                    )
-                )
+            shown = show_passages(find, asked, held_out, params.top_k, size)
+            for (part, row), passages_of_row in zip(window, shown, strict=True):
+                table.add(_question(part, row, passages_of_row, answers))
     return table.rows
+
+
+def _question(part: str, row: Mapping[str, Any], shown: Shown, answers: int) -> QuestionRow:
+    return QuestionRow(
+        question_id=row["record_id"],
+        part=part,
+        question=row["question"],
+        gold=answers_of(row, "strip")[0].text,
+        system=row.get("system") or "",
+        history=msgspec.convert(row.get("history") or [], list[Turn]),
+        context=[passage.content for passage in shown.passages],
+        passages=[passage.passage_id for passage in shown.passages],
+        held_out=shown.held_out,
+        evidence=row["evidence"] or [],
+        group=row["group"] or "",
+        source=row["source"],
+        line_no=row["line_no"],
+        calls=answers * (2 if shown.passages else 1),
+    )
 
 
 def _chosen_rows(job: Job, params: SampleParams) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -117,9 +119,8 @@ def _chosen_rows(job: Job, params: SampleParams) -> Iterator[tuple[str, dict[str
 
 
 # -- answers ------------------------------------------------------------------------------------------------------
-def _kinds(params: SampleParams) -> list[tuple[float, int]]:
+def _kinds(settings: DdrSettings) -> list[tuple[float, int]]:
     """Return (temperature, sample) of the answers to one prompt; the likeliest one is asked for once."""
-    settings = params.typed_settings()
     kinds: list[tuple[float, int]] = []
     for temperature in settings.temperatures:
         kinds += [(temperature, sample) for sample in range(settings.samples if temperature else 1)]
@@ -204,7 +205,7 @@ class Sampled:
                 row.system,
                 [msgspec.to_builtins(turn) for turn in row.history],
             )
-            for temperature, sample in _kinds(params):
+            for temperature, sample in _kinds(settings):
                 sampling = Sampling(
                     max_new_tokens=params.max_new_tokens,
                     temperature=temperature,

@@ -11,6 +11,7 @@ from expectations.rules.preference_pairs import (
     lengths_are_alike,
     nothing_is_held_out,
     pairs_are_right,
+    some_are_paired,
 )
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.find_contamination import search_generated
@@ -44,10 +45,12 @@ def _questions_accounted_for(evidence: Evidence) -> Verdict:
 
 
 def _pairs_fit(evidence: Evidence) -> Verdict:
-    """The training pairs fit the suite of hand-made pairs."""
-    return Verdict(
-        *table_fits(evidence.store, evidence.store.require(PAIRS), split_file("train"), "preference_records")
-    )
+    """There are training pairs, and they fit the suite of hand-made pairs."""
+    preferences = evidence.store.require(PAIRS)
+    summary = preferences.summary_as(PairsSummary)
+    if none := some_are_paired(PAIRS, summary.train, summary.codes):
+        return Verdict(none)
+    return Verdict(*table_fits(evidence.store, preferences, split_file("train"), "preference_records"))
 
 
 def _pairs_are_right(evidence: Evidence) -> Verdict:

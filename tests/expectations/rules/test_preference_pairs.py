@@ -21,6 +21,7 @@ from expectations.rules.preference_pairs import (
     lengths_are_alike,
     nothing_is_held_out,
     pairs_are_right,
+    some_are_paired,
 )
 
 RULES = PairRules(min_margin=0.3, min_chosen=0.7, rejected="frequent", prefer="none")
@@ -204,6 +205,12 @@ def test_the_gate_names_each_broken_rule():
     assert pairs_are_right("x", [good], RULES) == []
     found = pairs_are_right("x", bad, RULES)
     assert [one.code for one in found] == ["FT-DDR-010"] * 4 and found[0].where == "x, q1"
+
+
+def test_a_table_without_pairs_says_why():
+    assert some_are_paired("x", 1, {"FT-DDR-001": 9}) == []
+    (none,) = some_are_paired("x", 0, {"FT-DDR-006": 20})
+    assert none.code == "FT-DDR-013" and none.found == {"FT-DDR-006": 20}
 
 
 def test_held_out_parts_and_lengths_are_named():

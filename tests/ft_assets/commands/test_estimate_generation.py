@@ -62,14 +62,14 @@ def estimate(group: str = "ddr") -> dict[str, Any]:
 def test_calls_tokens_time_and_money_of_ddr(store: ArtifactStore) -> None:
     publish(store)
     report = estimate()
-    # 5 questions, with passages and without; greedy once, two temperatures twice
-    assert [step["expected"] for step in report["steps"]] == [25, 25]
-    assert (report["model"], report["calls"], report["most_calls"], report["tokens"]) == ("big", 50, 50, 500)
+    # 5 questions and 1 of validation, with passages and without; greedy once, two temperatures twice
+    assert [step["expected"] for step in report["steps"]] == [30, 30]
+    assert (report["model"], report["calls"], report["most_calls"], report["tokens"]) == ("big", 60, 60, 600)
     passage = (estimate_tokens("分组密码有一百二十八比特") + 40) / 2
-    assert report["prompt_tokens"] == 25 * (2 * passage + 40) + 25 * 40
-    assert report["money"] == pytest.approx((report["prompt_tokens"] * 0.5 + 500 * 2) / 1e6)
+    assert report["prompt_tokens"] == 30 * (2 * passage + 40) + 30 * 40
+    assert report["money"] == pytest.approx((report["prompt_tokens"] * 0.5 + 600 * 2) / 1e6)
     assert report["runs"] == 1 and report["speed"]["source"].startswith("an assumption: 300 for each of 8 requests")
-    assert report["seconds"] == pytest.approx((report["prompt_tokens"] + 500) / 2400)
+    assert report["seconds"] == pytest.approx((report["prompt_tokens"] + 600) / 2400)
 
 
 def test_the_speed_is_that_of_the_last_run_which_asked(store: ArtifactStore) -> None:

@@ -73,6 +73,7 @@ def test_dpo_trains_on_the_pairs_and_the_next_round_asks_its_adapter(asked: Proj
     asked.configure(ddr={"round": 2, "parent": "0123456789abcdef"})
     assert "FT-DDR-020" in asked.run("ddr_settings", CANDIDATES)[CANDIDATES]["refused"]
     asked.configure(ddr={"parent": dpo.recipe_id})
+    assert asked.run("ddr_settings", PAIRS)[PAIRS]["reused"], "the answers are still those of round 1"
     second = asked.run("ddr_settings", CANDIDATES, PAIRS)
     inputs = asked.current(CANDIDATES).manifest.recipe.inputs
     assert inputs["dpo_adapter"] == dpo.data_version and "sft_adapter" not in inputs
