@@ -10,6 +10,7 @@ from ft_assets.adapters import release
 from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.jobs import (
     RELEASED,
+    TRAINED,
     AnswerSummary,
     EvaluateParams,
     Method,
@@ -131,7 +132,7 @@ def adapter_evaluation(
     answers = settings_of(store, "answers")
     trained = {
         name: TrainedRef(asset=asset, recipe_id=store.require(asset).recipe_id)
-        for name, asset in release.TRAINED.items()
+        for name, asset in TRAINED.items()
         if asset in inputs
     }
     baseline = release.baseline(artifacts.releases(), {candidate.recipe_id for candidate in trained.values()})
