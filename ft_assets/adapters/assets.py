@@ -266,7 +266,10 @@ def material_of(settings: TrainSettings) -> dict[str, object]:
     if not settings.is_kto:
         without_effect |= {"desirable_weight", "undesirable_weight"}
     # these two sort the answers of a micro-batch, so that its size belongs to the result
-    without_effect |= _IMMATERIAL - ({"micro_batch_size"} if settings.sorts_answers else set[str]())
+    material = {"micro_batch_size"} if settings.sorts_answers else set[str]()
+    # the best step is one of those that are evaluated
+    material |= {"eval_steps"} if settings.checkpoint == "best" else set[str]()
+    without_effect |= _IMMATERIAL - material
     return settings.model_dump(mode="json", exclude=without_effect)
 
 

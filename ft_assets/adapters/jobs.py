@@ -86,6 +86,8 @@ class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
     supervised_tokens: int
     device: str
     dtype: str
+    best_step: int | UnsetType = UNSET
+    """The step whose weights are published, where it need not be the last one (`checkpoint: best`)."""
     events: list[str] = []
     """Resumes, smaller batches, changed settings and the like, in their order."""
     seconds: float = 0.0
