@@ -717,6 +717,118 @@ CODES: dict[str, Code] = {
         "A reply that ends inside its reasoning has no answer.",
         "Raise `answers.max_new_tokens`, or train on rows that close their reasoning.",
     ),
+    # Questions and answers made from passages
+    "FT-KBA-001": Code(
+        "The reply is not one question",
+        "A row needs exactly one question on one line; anything else was never asked by a person.",
+        "Nothing: another attempt was made. Train the author for longer, or take a larger model, where it is frequent.",
+    ),
+    "FT-KBA-002": Code(
+        "The question does not stand alone",
+        "A user does not see the passage: `this text` or `it` refers to nothing.",
+        "Nothing: another attempt was made. Prompt a larger model where it is frequent.",
+    ),
+    "FT-KBA-003": Code(
+        "The answer is not in the passage",
+        "An answer that the passage does not hold, or that lost a part, teaches a wrong fact.",
+        "Nothing: the row is left out.",
+    ),
+    "FT-KBA-004": Code(
+        "The question holds its answer",
+        "It can be answered without knowing anything.",
+        "Nothing: another attempt was made. Prompt a larger model where it is frequent.",
+    ),
+    "FT-KBA-005": Code(
+        "The judge reads another answer in the passage",
+        "The question does not ask for its answer, or the judge is too weak to find it.",
+        "Read some of these rows with their passages. If the questions are right, take a better `kbalign.judge`.",
+    ),
+    "FT-KBA-006": Code(
+        "The judge answers without the passage",
+        "The model knows it by heart, so that the row teaches it nothing about the knowledge base.",
+        "Set `kbalign.closed_book: mark` to keep such rows.",
+    ),
+    "FT-KBA-007": Code(
+        "The retriever does not find the passage",
+        "A user who asks this question gets other passages: the question is vague, or the retriever is weak.",
+        "Read the questions. If they are clear, train the encoder on such pairs, or raise `kbalign.found_in_top`.",
+    ),
+    "FT-KBA-008": Code(
+        "The question exists already",
+        "A twin of a hand-written question can carry a held-out question into training.",
+        "Nothing: the row is left out. `datasets.split.near_duplicate` sets how alike two questions may be.",
+    ),
+    "FT-KBA-009": Code(
+        "The row comes too close to held-out data",
+        "Training would see what validation and test measure.",
+        "Nothing: the row is left out.",
+    ),
+    "FT-KBA-010": Code(
+        "A name or a number of the question is not in the passage",
+        "The author made it up.",
+        "Nothing: another attempt was made.",
+    ),
+    "FT-KBA-011": Code(
+        "The passage gives a model orders",
+        "A text such as `ignore the above` could write the rows by itself.",
+        "Read the passage, and remove it from the corpus if nobody should be answered from it.",
+    ),
+    "FT-KBA-012": Code(
+        "The question needs only one passage",
+        "It was to ask about several passages, and asks about one.",
+        "Nothing: another attempt was made. Set `kbalign.long_per_document: 0` if it is too frequent.",
+    ),
+    "FT-KBA-013": Code(
+        "More gap-fill questions than allowed",
+        "They are easy to make and unlike the questions of people.",
+        "Raise `kbalign.max_cloze_share`, or let the author ask more questions.",
+    ),
+    "FT-KBA-021": Code(
+        "Too few candidates are verified",
+        "Most of the work is lost, and what passes may pass by chance.",
+        "Look at the codes on the page. Train the author for longer, prompt a larger model, or lower "
+        "`kbalign.min_verified_share`.",
+    ),
+    "FT-KBA-022": Code(
+        "A generated row is made from held-out data",
+        "Validation and test would measure what training has seen.",
+        "Run `ft run --group kbalign`: the split of documents has changed since the rows were made.",
+    ),
+    "FT-KBA-023": Code(
+        "Generated answers are much longer or shorter than hand-written ones",
+        "The training would teach a length, and scores would move with it.",
+        "Look at the verified rows, and change `kbalign` until their answers are like yours.",
+    ),
+    "FT-KBA-024": Code(
+        "The judge accepts wrong answers",
+        "What it verifies is not verified.",
+        "Take another judge (`kbalign.judge`), raise `kbalign.agree_f1`, or train the author for longer.",
+    ),
+    "FT-KBA-025": Code(
+        "The judge refuses right answers",
+        "It is too weak to find answers, so that what it accepts is a small and easy part.",
+        "Take another judge (`kbalign.judge`), or train the author for longer.",
+    ),
+    "FT-KBA-026": Code(
+        "The judge is the author",
+        "A model that judges its own questions repeats its own mistakes.",
+        "Set `kbalign.judge` to another model where there is one, and read a sample of the verified rows.",
+    ),
+    "FT-KBA-027": Code(
+        "There is no passage to ask about",
+        "All passages belong to held-out documents, or the corpus is empty.",
+        "Add documents that no validation or test row names.",
+    ),
+    "FT-KBA-028": Code(
+        "There is no held-out question to judge the judge on",
+        "A judge that was never measured verifies nothing.",
+        "Add hand-written rows whose evidence is in the corpus, or raise `datasets.split.validation`.",
+    ),
+    "FT-KBA-029": Code(
+        "A verified row does not say who judged it",
+        "A row without a judge is not verified, whatever its table is called.",
+        "Run `ft run --asset kbalign_verified`.",
+    ),
     # Artifacts
     "FT-ART-001": Code(
         "The asset has no artifact yet",
@@ -869,6 +981,82 @@ CODES: dict[str, Code] = {
         "A data set without rows passes every rule about rows.",
         "Correct the files, or remove them from config.yaml.",
     ),
+    # Pairs of sampled answers
+    "FT-DDR-001": Code(
+        "A model gives the same answer every time",
+        "There is no other answer to prefer it to.",
+        "Nothing, or add a temperature to `ddr.temperatures`.",
+    ),
+    "FT-DDR-002": Code(
+        "All answers to a question have the same score",
+        "The scores do not show which answer is better, so the preference would be random.",
+        "Nothing, or raise `ddr.samples`.",
+    ),
+    "FT-DDR-003": Code(
+        "The scores of the answers differ by less than the margin",
+        "Small differences of a score are noise, and pairs of them make DPO worse.",
+        "Nothing, or lower `ddr.min_margin` (no answer is generated again).",
+    ),
+    "FT-DDR-004": Code(
+        "No answer is right enough to be chosen",
+        "The best of several wrong answers is wrong: the pair would train it.",
+        "Nothing, or lower `ddr.min_chosen` (no answer is generated again).",
+    ),
+    "FT-DDR-005": Code(
+        "A reply has no answer: its reasoning is not closed",
+        "Nothing can be scored, and a text without an end teaches not to stop.",
+        "Raise `ddr.max_new_tokens` if there are many.",
+    ),
+    "FT-DDR-006": Code(
+        "No answer to a question can be used",
+        "All of them were cut, are empty, or never came.",
+        "See the codes of its answers in the quarantine of `ddr_candidates`.",
+    ),
+    "FT-DDR-007": Code(
+        "The best answer has other numbers than the right one",
+        "`128 bits` is half of `512 bits` for a score, and a false fact for a reader.",
+        "Nothing, or correct the row's answer if it is the wrong one.",
+    ),
+    "FT-DDR-008": Code(
+        "A pair holds a text that validation or test hold out",
+        "Training would see it, and figures on the held-out questions would be too good.",
+        "Nothing: the pair is not used.",
+    ),
+    "FT-DDR-010": Code(
+        "A published pair breaks the rules of `ddr`",
+        "It would train a wrong answer, or noise.",
+        "Run `ft run --asset ddr_preferences`.",
+    ),
+    "FT-DDR-011": Code(
+        "A pair is made of a held-out question or passage",
+        "Training would see what validation or test measure, and their figures would be too good.",
+        "Run `ft run --asset ddr_candidates`: answers that are still allowed are not generated again.",
+    ),
+    "FT-DDR-012": Code(
+        "The chosen answers are much longer or shorter than the right ones",
+        "DPO would learn the length instead of the answer.",
+        "Compare the samples on the asset's page; then raise `ddr.min_chosen`, or change `ddr.reward`.",
+    ),
+    "FT-DDR-014": Code(
+        "There are no questions to answer",
+        "Pairs are made from training questions with a right answer.",
+        "Add `datasets.instruction.files`.",
+    ),
+    "FT-DDR-020": Code(
+        "The adapter that `ddr.parent` names is not in the store",
+        "A later round needs the model of the round before, and it cannot be trained again unnoticed.",
+        "Write the recipe id of an adapter that `ft status` shows, or start again with `ddr.round: 1`.",
+    ),
+    "FT-DDR-021": Code(
+        "The adapter that `ddr.parent` names does not fit",
+        "It was trained on another base, or for another prompt, so its answers are not those of the model to train.",
+        "Name an adapter of the present base and prompt in `ddr.parent`, or start again with `ddr.round: 1`.",
+    ),
+    "FT-DDR-022": Code(
+        "No collection was released yet",
+        "Prompts have the passages that users would be shown.",
+        "Run `ft run --asset released_collection --upstream`.",
+    ),
     # Embedding
     "FT-EMB-001": Code(
         "The embedding contract cannot be read",
@@ -962,6 +1150,69 @@ CODES: dict[str, Code] = {
         "A glob matches no file",
         "An empty corpus or data set would look like a finished one.",
         "Correct the glob in config.yaml; relative paths start at its folder.",
+    ),
+    # Generated text
+    "FT-GEN-001": Code(
+        "Calls had no answer after all attempts",
+        "A result without them would count as finished, and they would never be asked again.",
+        "See that the server is up, then run again: only the missing calls are asked.",
+    ),
+    "FT-GEN-002": Code(
+        "The server refused the request",
+        "The call has no answer, and the same request would be refused again.",
+        "Read the server's text: a content filter, a parameter or a length. Change the prompt or the server.",
+    ),
+    "FT-GEN-003": Code(
+        "The text was cut by the limit of new tokens",
+        "Half a question or half an answer would be trained.",
+        "Raise `max_new_tokens` of the section that asked.",
+    ),
+    "FT-GEN-004": Code(
+        "The reply is not a text",
+        "An empty reply or a page of a proxy is no answer of a model.",
+        "Ask the endpoint with curl and look at the reply; correct `generator.url`.",
+    ),
+    "FT-GEN-005": Code(
+        "The prompt is too long for the model",
+        "A model that reads only a part of a prompt answers another question.",
+        "Cut passages shorter, show fewer of them, or use a model that reads more.",
+    ),
+    "FT-GEN-006": Code(
+        "The server does not read the whole prompt",
+        "The model answers without the passage, and nobody sees it. Ollama cuts at `num_ctx` without a word.",
+        "Raise the server's context (`num_ctx`, `--max-model-len`, `n_ctx` for each slot), or lower "
+        "`generator.context_tokens`.",
+    ),
+    "FT-GEN-007": Code(
+        "Another model replied",
+        "Some servers answer with whatever is loaded. Rows would name a model that did not write them.",
+        "Write the name that the server has into `generator.model`, or load that model there.",
+    ),
+    "FT-GEN-008": Code(
+        "The key would travel unencrypted",
+        "Whoever reads the traffic could use it.",
+        "Use an https URL, or unset FT_GENERATOR_API_KEY.",
+    ),
+    "FT-GEN-009": Code(
+        "The endpoint does not answer as a chat completion server",
+        "No call could be answered.",
+        "Correct `generator.url` (up to /v1) and FT_GENERATOR_API_KEY, and see that the server is up.",
+    ),
+    "FT-GEN-010": Code(
+        "The budget of tokens is spent",
+        "Nothing half done is published. All answers are kept.",
+        "Run again to continue with a new budget of the same size, or raise `generator.max_tokens_total`.",
+    ),
+    "FT-GEN-011": Code(
+        "The call cache is damaged",
+        "A reply that is not what the model said must not become training data.",
+        "Delete its folder. All calls are asked again then.",
+    ),
+    # Generated rows in a training
+    "FT-JOIN-001": Code(
+        "More generated rows were trained than the settings allow",
+        "The model would learn its own mistakes from more rows than people wrote.",
+        "Run `ft run --asset sft_adapter`, or raise `sft.generated_share`.",
     ),
     # Lineage
     "FT-LIN-001": Code(

@@ -22,10 +22,16 @@ from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
 from ft_assets.datasets import checks as dataset_checks
 from ft_assets.datasets import glossary_checks
+from ft_assets.ddr import assets as ddr
+from ft_assets.ddr import checks as ddr_checks
 from ft_assets.embedding import assets as embedding
 from ft_assets.embedding import checks as embedding_checks
+from ft_assets.generation import checks as generation_checks
+from ft_assets.generation.jobs import CANDIDATES, PAIRS, VERIFIED
 from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
+from ft_assets.kbalign import assets as kbalign
+from ft_assets.kbalign import checks as kbalign_checks
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
 from ft_assets.retrieval import served_checks
@@ -36,7 +42,7 @@ from ft_assets.settings import checks as settings_checks
 from ft_assets.watcher import watch_settings, watch_sources
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
-STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, answers)
+STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, kbalign, ddr, answers)
 SPECS = tuple(chain.from_iterable(stage.SPECS for stage in STAGES))
 GATES = tuple(
     chain.from_iterable(
@@ -46,10 +52,13 @@ GATES = tuple(
             corpus_checks,
             dataset_checks,
             glossary_checks,
+            generation_checks,
             adapter_checks,
             embedding_checks,
             retrieval_checks,
             served_checks,
+            kbalign_checks,
+            ddr_checks,
             answer_checks,
         )
     )
@@ -59,19 +68,35 @@ GATES = tuple(
 def not_configured(settings: Settings) -> dict[str, str]:
     """Return asset -> the key that it needs, itself or through its inputs, and that config.yaml does not have."""
     lacking = {SETTINGS_ASSETS[section]: section for section in missing_sections(settings)} | missing_data(settings)
-    for spec in SPECS:  # in the order of the data flow
-        enough = not lacking.keys() >= set(spec.any_of)
-        for name in spec.deps:
-            unused = (enough and name in spec.any_of) or (spec.name, name) in _unused(settings)
-            if name in lacking and not unused:
-                lacking.setdefault(spec.name, lacking[name])
+    if settings.kbalign and settings.kbalign.author == "prompted":
+        lacking["kbalign_author"] = "kbalign.author: tuned"
+    before = -1
+    while len(lacking) > before:  # a training may need rows that a later stage generates
+        before = len(lacking)
+        for spec in SPECS:
+            enough = not lacking.keys() >= set(spec.any_of)
+            for name in spec.deps:
+                unused = (enough and name in spec.any_of) or (spec.name, name) in unused_deps(settings)
+                if name in lacking and not unused:
+                    lacking.setdefault(spec.name, lacking[name])
     return lacking
 
 
-def _unused(settings: Settings) -> set[tuple[str, str]]:
+def unused_deps(settings: Settings) -> set[tuple[str, str]]:
     """Return (asset, dependency) pairs that these settings make unnecessary."""
-    continues = settings.dpo is None or settings.dpo.start == "sft"
-    return set() if continues else {("dpo_adapter", "sft_adapter")}
+    sft, dpo, ddr_settings = settings.sft, settings.dpo, settings.ddr
+    tuned = settings.kbalign is None or settings.kbalign.author == "tuned"
+    searched = settings.embedding is not None  # without a released collection, BM25 searches
+    needed = {
+        ("dpo_adapter", "sft_adapter"): dpo is None or dpo.start == "sft",
+        ("sft_adapter", VERIFIED): sft is not None and sft.generated,
+        ("dpo_adapter", PAIRS): dpo is not None and dpo.generated,
+        (CANDIDATES, "sft_adapter"): ddr_settings is not None and ddr_settings.asks_sft,
+        (CANDIDATES, "released_collection"): searched,
+        (VERIFIED, "released_collection"): searched,
+        **{(name, "kbalign_author"): tuned for name in ("kbalign_short", "kbalign_long", VERIFIED)},
+    }
+    return {pair for pair, is_needed in needed.items() if not is_needed}
 
 
 def build_defs(
@@ -84,7 +109,7 @@ def build_defs(
     """Return the definitions of all assets that are configured; folders, engine and launcher are from the arguments."""
     absent = not_configured(settings).keys()
     assets = [asset for asset in chain.from_iterable(stage.ASSETS for stage in STAGES) if _name_of(asset) not in absent]
-    left_out = _unused(settings) | {(spec.name, name) for spec in SPECS for name in spec.any_of if name in absent}
+    left_out = unused_deps(settings) | {(spec.name, name) for spec in SPECS for name in spec.any_of if name in absent}
     gates = [gate for gate in GATES if absent.isdisjoint({gate.asset, *gate.needs})]
     return dg.Definitions(
         assets=automate([_without(asset, left_out) for asset in assets]),

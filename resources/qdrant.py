@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from expectations.rules.secrets import travels_unencrypted
 from expectations.violations import Refused, violation
 from resources.engines.lock import exclusive, held
 from resources.engines.protocol import VectorClient
@@ -23,7 +24,6 @@ from resources.engines.protocol import VectorClient
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 60
 
@@ -136,9 +136,8 @@ class QdrantEngine:
         from qdrant_client import QdrantClient
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-        address = urlsplit(self.url or "")
-        if self.api_key and address.scheme != "https" and address.hostname not in _LOOPBACK:
-            raise _refused("FT-QDR-002", self.url or "", address.scheme)
+        if travels_unencrypted(self.url or "", self.api_key):
+            raise _refused("FT-QDR-002", self.url or "", urlsplit(self.url or "").scheme)
         client = QdrantClient(url=self.url, api_key=self.api_key, timeout=_TIMEOUT_SECONDS, check_compatibility=False)
         try:
             client.get_collections()

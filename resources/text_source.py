@@ -7,10 +7,36 @@ from typing import Literal, Protocol, TypedDict
 
 import msgspec
 
+from expectations.canonical import digest
 from expectations.contracts.generator import GeneratorContract
 
 BASE = "base"
 """The name of the model without an adapter; of an endpoint it is the model that is configured."""
+
+
+PASSING = "FT-GEN-001"
+"""The code of a call that failed for a reason that may pass."""
+
+
+class GeneratorParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The section `generator` of config.yaml as a worker takes it. No secret is in it.
+
+    Next to an endpoint, a local judge is opened with `msgspec.structs.replace(params, kind="local")`.
+    """
+
+    kind: Literal["local", "endpoint"] = "local"
+    base_model: str = ""
+    """Local: a hub name, a folder or `package:NAME`."""
+    revision: str | None = None
+    url: str = ""
+    """Endpoint: its address up to /v1."""
+    model: str = ""
+    context_tokens: int = 0
+    concurrency: int = 8
+    timeout: float = 120.0
+    max_retries: int = 5
+    batch_size: int = 16
+    max_tokens_total: int | None = None
 
 
 class ChatMessage(TypedDict):
@@ -67,6 +93,30 @@ class NoReply(msgspec.Struct, frozen=True, kw_only=True):
 Outcome = ModelReply | NoReply
 
 
+def fault_of(outcome: Outcome) -> NoReply | None:
+    """Return the reason for which an outcome cannot be used: none came, it was cut, or it is empty."""
+    if isinstance(outcome, NoReply):
+        return outcome
+    if outcome.finish == "length":
+        return NoReply(code="FT-GEN-003", reason=f"cut after {outcome.tokens} tokens", attempts=outcome.attempts)
+    if not outcome.text:
+        return NoReply(code="FT-GEN-004", reason="the reply is empty", attempts=outcome.attempts)
+    return None
+
+
+def call_key(call: Call, contract: str) -> str:
+    """Return the hash of what decides a text: its messages, the digest of the model's contract and the sampling.
+
+    Places, names and speed are not in it, so that a renamed file or another address costs no call. Greedy texts of one
+    prompt are one text, whatever their seed and sample.
+    """
+    sampling = call.sampling
+    drawn = [sampling.temperature, sampling.top_p, sampling.seed, call.sample] if sampling.temperature else []
+    return digest(
+        {"messages": call.messages, "contract": contract, "max_new_tokens": sampling.max_new_tokens, "drawn": drawn}
+    )
+
+
 class TextSource(Protocol):
     """A back end: a model in this process, or an endpoint."""
 
@@ -77,4 +127,8 @@ class TextSource(Protocol):
     def ask(self, calls: Sequence[Call], on_outcome: Callable[[int, Outcome], None]) -> None:
         """Answer these calls, a few hundred at most. `on_outcome(n, outcome)` is called once for each, in any order,
         as soon as it is known."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and connections."""
         ...

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from ft_assets.config.model import GeneratorSettings
+
 PAGES = [
     "README.md",
     "CONTRIBUTING.md",
@@ -29,6 +31,7 @@ PAGES = [
     "docs/release-and-rollback.md",
     "docs/retrieval.md",
     "docs/rules.md",
+    "docs/use-a-server.md",
     "docs/while-it-trains.md",
 ]
 PACKAGES = ("ft_assets", "resources", "expectations")
@@ -51,6 +54,13 @@ def test_links_lead_somewhere(project: Path, page: str):
 
 def test_every_page_is_listed(project: Path):
     assert {f"docs/{path.name}" for path in (project / "docs").glob("*.md")} <= set(PAGES)
+
+
+def test_settings_of_a_server_in_the_docs_are_accepted(project: Path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (project / "docs/use-a-server.md").read_text("utf-8"), re.DOTALL)
+    sections = [YAML(typ="safe").load(block)["generator"] for block in blocks]
+    endpoint = GeneratorSettings.model_validate({name: value for one in sections for name, value in one.items()})
+    assert endpoint.kind == "endpoint" and endpoint.price and endpoint.max_tokens_total
 
 
 def test_make_targets_in_the_readme_exist(project: Path):

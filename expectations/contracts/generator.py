@@ -22,6 +22,7 @@ class GeneratorContract(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str = ""
     """Local: the data version of the adapter on the base; empty without one."""
     dtype: str = ""
+    """Local: the dtype and the device, `bfloat16 on cpu`. Another one gives other texts now and then."""
     probe: str = ""
     """Endpoint: the digest of its greedy answers to fixed prompts. A server does not say what it has loaded."""
 

@@ -21,6 +21,9 @@ from expectations.violations import Violation, violation
 # Han with its extensions and compatibility forms, kana, hangul: scripts that put no spaces between words
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af\U00020000-\U0003134f"
 _UNIT = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+# not normalised before: NFKC makes 264 of 2⁶⁴
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*|[⁰¹²³⁴-⁹]+|[₀-₉]+")
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -60,6 +63,28 @@ def read_reply(text: str, *, opens_thought: bool = False, tokens: int = 0, cut: 
 def units(text: str) -> list[str]:
     """Return the text's units in order: each CJK character, and each run of other letters, digits and marks."""
     return _UNIT.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def numbers_of(text: str) -> list[str]:
+    """Return the numbers of a text, sorted, by their value.
+
+    >>> numbers_of("1,000.50 of ２５６ and 2⁶⁴")
+    ['1000.5', '2', '256', '⁶⁴']
+    """
+    return sorted(_value(found) for found in _NUMBER.findall(text))
+
+
+def _value(number: str) -> str:
+    if number[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉":
+        return number
+    plain = "".join(character if character in ".," else str(int(character)) for character in number)
+    if _THOUSANDS.fullmatch(plain):
+        plain = plain.replace(",", "")
+    if not re.fullmatch(r"\d+(?:\.\d+)?", plain):
+        return plain  # a version or a date
+    whole, _, fraction = plain.partition(".")
+    fraction = fraction.rstrip("0")
+    return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")
 
 
 def score(answer: str, gold: str) -> AnswerScores:

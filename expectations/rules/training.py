@@ -411,3 +411,20 @@ def _shorten(every: Iterable[Violation]) -> list[Violation]:
     first = violations[0]
     summary = violation(first.code, where=f"{rest} more rows", message=first.message, fix=first.fix)
     return [*violations[:_SHOWN], summary]
+
+
+def check_generated_share(origins: Mapping[str, int], by_hand: str, most: float, asset: str) -> list[Violation]:
+    """FT-JOIN-001: at most the share `most` (0 to 1) of the trained rows is generated. `origins`: origin -> rows."""
+    total = sum(origins.values())
+    share = 1 - origins.get(by_hand, 0) / total if total else 0.0
+    if share <= most + 1e-9:
+        return []
+    return [
+        violation(
+            "FT-JOIN-001",
+            where=asset,
+            field="share of generated rows",
+            found=round(share, 4),
+            expected=f"at most {most:g}",
+        )
+    ]

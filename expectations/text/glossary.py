@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,17 +49,23 @@ class TermFinder:
 
     def find(self, text: str) -> list[str]:
         """Return the terms of a text in the order of their places, each as often as it is there."""
-        if self._automaton is None:
-            return []
+        return [term for _, _, term in self._search(fold(text))]
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Return [start, end) of the terms of a text; none where folding changes its length (`ß`), which is rare."""
         folded = fold(text)
-        terms: list[str] = []
+        return [(start, end) for start, end, _ in self._search(folded)] if len(folded) == len(text) else []
+
+    def _search(self, folded: str) -> Iterator[tuple[int, int, str]]:
+        """Yield (start, end, term) for each place of a folded text."""
+        if self._automaton is None:
+            return
         free = 0  # the end of the last term
         matches = self._automaton.find_matches_as_indexes(folded, overlapping=True)
         for start, end, index in sorted((start, -end, index) for index, start, end in matches):
             if start >= free and _is_whole_word(folded, start, -end):
-                terms.append(self._owner[self._names[index]])
+                yield start, -end, self._owner[self._names[index]]
                 free = -end
-        return terms
 
 
 def load_terms(files: Sequence[Path]) -> dict[str, list[str]]:

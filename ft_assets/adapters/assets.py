@@ -13,7 +13,6 @@ from ft_assets.adapters.jobs import (
     TRAINED,
     AnswerSummary,
     EvaluateParams,
-    Method,
     ModelParams,
     TrainedRef,
     TrainParams,
@@ -21,10 +20,12 @@ from ft_assets.adapters.jobs import (
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.score_answers import ANSWERS_FILE, show_samples, show_scores
 from ft_assets.config.from_artifact import settings_of
-from ft_assets.config.model import AnswerSettings, DpoSettings, TrainSettings
+from ft_assets.config.model import AnswerSettings, DpoSettings, SftSettings, TrainSettings
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.datasets.summaries import SplitsSummary
+from ft_assets.generation.checks import GATES as GENERATION_GATES
+from ft_assets.generation.jobs import PAIRS, VERIFIED
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce
@@ -42,10 +43,10 @@ SFT_ADAPTER = AssetSpec(
     kinds={"huggingface", "pytorch"},
     code_version="2",
     description="The base model after SFT on the instruction rows: an adapter, or a whole model (`method: full`).",
-    inputs=("instruction_splits",),
+    inputs=("instruction_splits", VERIFIED),
     reads=("sft_settings", "answer_settings"),
-    enforces=("instruction_splits",),
-    gates=(DATASET_GATES,),
+    enforces=("instruction_splits", VERIFIED),
+    gates=(DATASET_GATES, GENERATION_GATES),
     worker="ft_assets.adapters.train",
 )
 DPO_ADAPTER = AssetSpec(
@@ -55,10 +56,10 @@ DPO_ADAPTER = AssetSpec(
     code_version="2",
     description="The SFT model (or the base, or a given adapter: `dpo.start`) after DPO on the preference pairs, or "
     "KTO on answers with a verdict. The model that it continues is the reference.",
-    inputs=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
+    inputs=("preference_splits", "unpaired_preference_splits", PAIRS, "sft_adapter"),
     reads=("dpo_settings", "answer_settings"),
-    enforces=("preference_splits", "unpaired_preference_splits", "sft_adapter"),
-    gates=(DATASET_GATES, GATES),
+    enforces=("preference_splits", "unpaired_preference_splits", PAIRS, "sft_adapter"),
+    gates=(DATASET_GATES, GENERATION_GATES, GATES),
     worker="ft_assets.adapters.train",
 )
 ADAPTER_EVALUATION = AssetSpec(
@@ -105,9 +106,12 @@ _CURVES = {
 def sft_adapter(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
-    inputs = _configured(artifacts.store(), "instruction")
-    SFT_ADAPTER.enforce(evidence_of(artifacts, qdrant))
-    return _train(context, artifacts, launcher, SFT_ADAPTER, method="sft", inputs=inputs)
+    store = artifacts.store()
+    settings = settings_of(store, "sft")
+    generated = (VERIFIED,) if settings.generated else ()
+    inputs = (*_configured(store, "instruction"), *generated)
+    SFT_ADAPTER.enforce(evidence_of(artifacts, qdrant), inputs)
+    return train_model(context, artifacts, launcher, SFT_ADAPTER, settings=settings, inputs=inputs)
 
 
 @DPO_ADAPTER.asset
@@ -117,9 +121,11 @@ def dpo_adapter(
     store = artifacts.store()
     settings = settings_of(store, "dpo")
     datasets = ("unpaired_preference", "preference") if settings.is_kto else ("preference",)
-    inputs = (*_configured(store, *datasets), *(("sft_adapter",) if settings.start == "sft" else ()))
+    generated = (PAIRS,) if settings.generated else ()
+    continued = ("sft_adapter",) if settings.start == "sft" else ()
+    inputs = (*_configured(store, *datasets, generated=generated), *generated, *continued)
     DPO_ADAPTER.enforce(evidence_of(artifacts, qdrant), inputs)
-    return _train(context, artifacts, launcher, DPO_ADAPTER, method="dpo", inputs=inputs)
+    return train_model(context, artifacts, launcher, DPO_ADAPTER, settings=settings, inputs=inputs)
 
 
 @ADAPTER_EVALUATION.asset
@@ -208,30 +214,33 @@ def show_answers(artifact: Artifact) -> dict[str, str]:
     return {"scores": show_scores(summary), "samples": show_samples(artifact.file(ANSWERS_FILE))}
 
 
-def _configured(store: ArtifactStore, *datasets: str) -> tuple[str, ...]:
-    """Return the splits of the data sets for which config.yaml names files. Refuse (FT-TRAIN-015) if there is none."""
+def _configured(store: ArtifactStore, *datasets: str, generated: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the splits of the data sets for which config.yaml names files. Refuse (FT-TRAIN-015) if there is none, and
+    no generated row either."""
     splits = {name: store.require(f"{name}_splits") for name in datasets}
     configured = tuple(each.asset for each in splits.values() if each.summary_as(SplitsSummary).configured)
-    if configured:
+    if configured or generated:
         return configured
     field = " or ".join(f"datasets.{name}.files" for name in datasets)
     unconfigured = violation("FT-TRAIN-015", where="config.yaml", field=field, found=[], expected="at least one file")
     raise Refused(f"training on {splits[datasets[0]].asset}", [unconfigured])
 
 
-def _train(
+def train_model(
     context: dg.AssetExecutionContext,
     artifacts: ArtifactsResource,
     launcher: LauncherResource,
     spec: AssetSpec,
     *,
-    method: Method,
+    settings: SftSettings | DpoSettings,
     inputs: Sequence[str],
+    thinking: str = "",
 ) -> dg.MaterializeResult[object]:
+    """Train with these settings on the splits among `inputs`, or reuse what was trained. `thinking` replaces the policy
+    of the instruction data."""
     store = artifacts.store()
-    settings = settings_of(store, method)
     prompt = prompt_of(settings_of(store, "answers"))
-    thinking = settings_of(store, "datasets").instruction.thinking
+    thinking = thinking or settings_of(store, "datasets").instruction.thinking
     material: dict[str, object] = {
         "training": material_of(settings),
         **_start_of(settings),
@@ -240,7 +249,7 @@ def _train(
         "base": models.version(settings.base_model, artifacts.state(), settings.revision),
     }
     params = TrainParams(
-        method=method,
+        method="dpo" if isinstance(settings, DpoSettings) else "sft",
         settings=settings.model_dump(mode="json"),
         prompt=prompt,
         thinking=thinking,
@@ -259,7 +268,9 @@ def _start_of(settings: TrainSettings) -> dict[str, object]:
 
 def material_of(settings: TrainSettings) -> dict[str, object]:
     """Return the fields of `sft` or `dpo` that decide the trained weights."""
-    without_effect = {"lora"} if settings.method == "full" else set[str]()
+    # generated rows are an input of the recipe: without them, no recipe changes
+    without_effect = {"generated"} if settings.generated else {"generated", "generated_share"}
+    without_effect |= {"lora"} if settings.method == "full" else set[str]()
     if isinstance(settings, DpoSettings):
         # a folder's content is in the recipe, whatever its name
         without_effect |= set[str]() if settings.start == "base" else {"start", "lora"}

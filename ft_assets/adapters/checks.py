@@ -10,12 +10,19 @@ from msgspec import UNSET
 from expectations.contracts.adapter import compare_base, compare_prompt
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
 from expectations.rules.bootstrap import Interval
-from expectations.rules.training import check_eval_loss, check_preference, check_rewards, check_training
+from expectations.rules.training import (
+    check_eval_loss,
+    check_generated_share,
+    check_preference,
+    check_rewards,
+    check_training,
+)
 from expectations.violations import Violation, violation
-from ft_assets.adapters.jobs import AnswerSummary, TrainSummary
+from ft_assets.adapters.jobs import AnswerSummary, Method, TrainSummary
 from ft_assets.adapters.preflight import gates_of, read_result
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.release import choose_candidate, contract_of, find_released
+from ft_assets.adapters.rows.generated import HAND_MADE
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from resources import models
@@ -24,7 +31,9 @@ from resources.plots import histogram
 _READ = {"prompt_is_served": ("answer_settings",)}  # gate -> the assets that it reads besides its own
 
 
-def _training_gates(asset: str) -> list[Gate]:
+def training_gates(asset: str, method: Method) -> list[Gate]:
+    """Return the gates on what was trained with a method."""
+
     def trained(evidence: Evidence) -> Verdict:
         """Every loss is finite and the trained weights changed."""
         summary = _training(evidence, asset)
@@ -60,7 +69,6 @@ def _training_gates(asset: str) -> list[Gate]:
         return Verdict(comparison.violations(asset), {"outcome": comparison.level.value, "base": stored.base.name})
 
     rules = (trained, eval_loss_fell, prompt_is_served, base_matches)
-    method = asset.removesuffix("_adapter")
     return [
         whole_gate(asset),
         *(_preflight_gate(asset, name, description) for name, description in gates_of(method).items()),
@@ -80,6 +88,18 @@ def _preflight_gate(asset: str, name: str, description: str) -> Gate:
 
     rule.__doc__ = description
     return Gate(asset, name, rule)
+
+
+def _generated_share(evidence: Evidence) -> Verdict:
+    """At most `sft.generated_share` of the trained rows is generated."""
+    adapter = evidence.store.require("sft_adapter")
+    origins = adapter.summary_as(TrainSummary).origins
+    if origins is UNSET:
+        return Verdict(figures={"generated": 0})
+    training = msgspec.convert(adapter.manifest.recipe.settings["training"], dict[str, object])
+    most = msgspec.convert(training["generated_share"], float)
+    figures = {"origins": origins, "most": most}
+    return Verdict(check_generated_share(origins, HAND_MADE, most, "sft_adapter"), figures)
 
 
 def _rewards(evidence: Evidence) -> Verdict:
@@ -201,8 +221,9 @@ def _evaluation(evidence: Evidence) -> AnswerSummary:
 
 
 GATES: list[Gate] = [
-    *_training_gates("sft_adapter"),
-    *_training_gates("dpo_adapter"),
+    *training_gates("sft_adapter", "sft"),
+    Gate("sft_adapter", "generated_share_holds", _generated_share),
+    *training_gates("dpo_adapter", "dpo"),
     Gate("dpo_adapter", "rewards_reported", _rewards),
     Gate("dpo_adapter", "chosen_gains", _chosen_gains),
     whole_gate("adapter_evaluation"),

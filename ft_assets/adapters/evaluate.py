@@ -8,24 +8,21 @@ The best candidate is chosen on the validation questions; the figures of the tes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from expectations.rules.answer_scores import Reply
 from expectations.violations import Refused, violation
-from ft_assets.adapters.answer_cache import AnswerCache
-from ft_assets.adapters.jobs import AnswerSummary, EvaluateParams, ModelParams, TrainedRef
+from ft_assets.adapters.jobs import AnswerSummary, EvaluateParams, TrainedRef
 from ft_assets.adapters.prompt import build_messages, prompt_of
 from ft_assets.adapters.rows.tokenise import Row, answers_of, read_rows
 from ft_assets.adapters.score_answers import Replies, ask_all, propose, summarise, write_answers
-from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore
-from resources.generator import Generator
-from resources.launcher import ComputeParams, Job, run_worker
+from resources.asker import GeneratorParams, open_asker
+from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
-from resources.text_source import ChatMessage
+from resources.text_source import BASE, ChatMessage
 
 
 def main(job: Job) -> Artifact:
@@ -106,24 +103,12 @@ def _splits(job: Job) -> Artifact:
 def answer_all(
     job: Job, params: EvaluateParams, chats: Sequence[list[ChatMessage]], metrics: Metrics
 ) -> dict[str, list[Reply]]:
-    """Return the replies of all models of the job, from the cache where they were generated before."""
-    store, compute = job.artifacts(), accelerator.choose(params.compute.device, params.compute.dtype)
-    state = Path(params.compute.state_dir)
-    cache = AnswerCache(
-        store,
-        models.version(params.models.base_model, state, params.models.revision),
-        {name: _published(store, trained).data_version for name, trained in params.models.trained.items()},
-        compute,
-    )
-    generator = load_generator(store, params.models, params.compute)
-    return ask_all(generator, chats, params.answer_settings(), metrics, cache)
-
-
-def load_generator(store: ArtifactStore, params: ModelParams, compute: ComputeParams) -> Generator:
-    """Load the base model and all that was trained on it, in the form in which it was published."""
-    base = models.locate(params.base_model, Path(compute.state_dir), params.revision)
-    folders = {name: _published(store, trained).folder() for name, trained in params.trained.items()}
-    return Generator(base, folders, accelerator.choose(compute.device, compute.dtype))
+    """Return the replies of the base and of all trained models of the job. None is generated twice."""
+    store, settings, named = job.artifacts(), params.answer_settings(), params.models
+    trained = {name: _published(store, one) for name, one in named.trained.items()}
+    generator = GeneratorParams(base_model=named.base_model, revision=named.revision, batch_size=settings.batch_size)
+    with open_asker(generator, params.compute, trained, metrics) as asker:
+        return ask_all(asker, [BASE, *trained], chats, settings.max_new_tokens)
 
 
 def _published(store: ArtifactStore, trained: TrainedRef) -> Artifact:

@@ -79,6 +79,8 @@ class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
     reward_margin_after: float | UnsetType = UNSET
     verdicts: dict[str, int] | UnsetType = UNSET
     """KTO: the number of desirable and of undesirable answers."""
+    origins: dict[str, int] | UnsetType = UNSET
+    """Trained rows by origin, `hand-made` or the asset that made them; only where a setting adds generated rows."""
     max_abs_adapter_delta: float
     trainable_parameters: int
     rows: int

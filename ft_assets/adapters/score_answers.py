@@ -5,17 +5,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from expectations.markdown import markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
-from ft_assets.adapters.answer_cache import AnswerCache, Chats
+from expectations.violations import Refused, violation
 from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
-from ft_assets.config.model import AnswerSettings
-from resources.generator import Generated, Generator
-from resources.telemetry import Metrics
-from resources.text_source import BASE, ChatMessage
+from resources.asker import Asker
+from resources.text_source import BASE, Call, ChatMessage, ModelReply, NoReply, Sampling
 
 ANSWERS_FILE = "answers.parquet"
 _TITLES = {
@@ -32,33 +31,23 @@ Values = dict[str, list[float]]
 
 
 def ask_all(
-    generator: Generator,
-    chats: Sequence[Sequence[ChatMessage]],
-    settings: AnswerSettings,
-    metrics: Metrics,
-    cache: AnswerCache | None = None,
+    asker: Asker, models: Sequence[str], chats: Sequence[Sequence[ChatMessage]], max_new_tokens: int
 ) -> dict[str, list[Reply]]:
-    """Return every model's reply to every chat, split into reasoning and answer, and log the progress over all.
-
-    Replies in the `cache` are not generated again.
-    """
-    total = len(generator.names) * len(chats)
-    replies: dict[str, list[Reply]] = {}
-    for number, name in enumerate(generator.names):
-
-        def generate(asked: Chats, number: int = number, name: str = name) -> list[Generated]:
-            before = number * len(chats) + len(chats) - len(asked)
-
-            def report(done: int, _: int) -> None:
-                metrics.log("generate", before + done, total)
-
-            return generator.generate(name, asked, settings.max_new_tokens, settings.batch_size, report)
-
-        texts = cache.ask(name, chats, settings.max_new_tokens, generate) if cache else generate(chats)
-        replies[name] = [
-            read_reply(text.text, opens_thought=text.opens_thought, tokens=text.tokens, cut=text.cut) for text in texts
-        ]
-    return replies
+    """Return every model's greedy reply to every chat, split into reasoning and answer. Raises Refused where a chat has
+    none, because a mean over the others could not be compared."""
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    calls = [Call(messages=list(chat), sampling=sampling, model=name) for name, chat in product(models, chats)]
+    outcomes = list(asker.ask(calls, total=len(calls)))
+    faults = {(one.code, one.reason) for one in outcomes if isinstance(one, NoReply)}
+    if faults:
+        missing = [violation(code, where="the held-out questions", message=reason) for code, reason in sorted(faults)]
+        raise Refused("answering", missing)
+    replies = [
+        read_reply(one.text, opens_thought=one.opens_thought, tokens=one.tokens, cut=one.finish == "length")
+        for one in outcomes
+        if isinstance(one, ModelReply)
+    ]
+    return {name: replies[n * len(chats) : (n + 1) * len(chats)] for n, name in enumerate(models)}
 
 
 def summarise(replies: Replies, golds: Sequence[str], seed: int) -> AnswerSummary:

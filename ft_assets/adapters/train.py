@@ -45,6 +45,7 @@ from ft_assets.adapters.trainer.load_model import load_model
 from ft_assets.adapters.trainer.oom_ladder import delete_fallbacks, train_with_fallbacks
 from ft_assets.adapters.trainer.reporter import build_reporter
 from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
+from ft_assets.generation.jobs import GENERATED
 from resources import accelerator, models, torchrun
 from resources.accelerator import Compute, Sampler
 from resources.artifacts import Artifact, write_json
@@ -78,6 +79,8 @@ class Task(NamedTuple):
     compute: Compute
     splits: tuple[Artifact, ...]
     """The splits that the recipe names. KTO may read two of them."""
+    generated: tuple[Artifact, ...]
+    """The tables of generated rows that the recipe names."""
     start: Path | None
     """The folder of the model or adapter that DPO and KTO continue; None: the base."""
     reference: Reference | None
@@ -151,6 +154,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
         thinking=params.thinking,
         compute=compute,
         splits=tuple(job.input(name) for name in sorted(job.recipe.inputs) if name.endswith("_splits")),
+        generated=tuple(job.input(name) for name in GENERATED if name in job.recipe.inputs),
         start=start,
         reference=reference,
         lora=lora,
@@ -187,7 +191,7 @@ def _find_start(
 def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Trained:
     """Train from the files to the last step, with the job's settings or with a fallback that needs less memory."""
     settings, compute, run_dir = task.settings, task.compute, task.job.folder()
-    preflight = Preflight(f"training on {name_splits(task.splits)}", task.folder)
+    preflight = Preflight(f"training on {name_splits([*task.splits, *task.generated])}", task.folder)
     judge_base(preflight, task.base_folder)
     data = TrainingData(
         task.splits,
@@ -198,6 +202,7 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
         stop_ids=task.base.stop_token_ids,
         limits=limits_of(task.base_folder),
         preflight=preflight,
+        generated=task.generated,
     )
     judge_resources(
         preflight,
@@ -269,6 +274,7 @@ def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
         rows=len(data.train),
         validation_rows=len(data.validation),
         verdicts=data.verdicts or msgspec.UNSET,
+        origins=data.origins or msgspec.UNSET,
         supervised_tokens=data.supervised_tokens,
         device=task.compute.device,
         dtype=task.compute.dtype,

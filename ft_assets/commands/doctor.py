@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from importlib import metadata
 from itertools import chain
@@ -32,8 +33,10 @@ from ft_assets.adapters.trainer.memory_needs import fitting_rows, least_needs, n
 from ft_assets.commands.estimate import existing, local_machine
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
+from ft_assets.config.generator import params_of_generator
 from ft_assets.config.load import SettingsError
 from resources import accelerator, hub, models
+from resources.endpoint import EndpointSource
 from resources.estimate import estimate_training
 from resources.model_shape import find_shape
 
@@ -94,6 +97,7 @@ def examine(project: Project) -> list[Finding]:
         *_accelerator(project),
         *_models(project),
         *_training(project),
+        *_endpoint(project),
         *_qdrant(project),
         *_dagster(project.state),
         *_state(project),
@@ -288,6 +292,24 @@ def _training(project: Project) -> Iterator[Finding]:
             yield Finding("bad", f"fit ({name})", found, "free disk space, or move FT_STATE_DIR")
         else:
             yield Finding("ok", f"fit ({name})", found)
+
+
+def _endpoint(project: Project) -> Iterator[Finding]:
+    """Yield whether the endpoint serves the configured model and reads what `context_tokens` promises. It is asked."""
+    if project.settings.generator.kind != "endpoint":
+        return
+    params = msgspec.structs.replace(params_of_generator(project.settings), max_retries=0)
+    where = f"{params.model} at {params.url}"
+    try:
+        with closing(EndpointSource(params)) as source:
+            source.check()
+    except Refused as refusal:
+        violation = refusal.violations[0]
+        yield Finding("bad", "generator", f"{where}: [{violation.code}] {violation.message}", violation.fix)
+    except ModuleNotFoundError as error:
+        yield Finding("bad", "generator", f"{error.name} is not installed", "pip install 'ft-assets[platform]'")
+    else:
+        yield Finding("ok", "generator", f"{where} answers, and reads {params.context_tokens} tokens")
 
 
 def _model(what: str, name: str, revision: str | None) -> Finding:

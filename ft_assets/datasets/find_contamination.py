@@ -75,6 +75,28 @@ def _search(store: ArtifactStore, settings: SplitSettings) -> Contamination:
     return Contamination(found, left_out, texts.held_out_records())
 
 
+def held_out_questions(store: ArtifactStore) -> Iterator[str]:
+    """Yield the questions of validation and test, of all data sets."""
+    yield from _Texts(store).questions(held_out=True)
+
+
+def search_generated(
+    store: ArtifactStore, settings: SplitSettings, texts: Sequence[Text]
+) -> dict[str, ContaminationHit]:
+    """Return the record ids of generated `texts` that hold too much of a validation or test text -> the hit.
+
+    The search names the worst text for each held-out one, so it is repeated without those that were found.
+    """
+    found: dict[str, ContaminationHit] = {}
+    while True:
+        seen = [text for text in texts if text.record_id not in found]
+        held_out = _Texts(store).own(held_out=True)
+        search = find_contamination(held_out, lambda: seen, settings.contamination, settings.templates)  # noqa: B023
+        if not search.hits:
+            return found
+        found |= {hit.seen.record_id: hit for hit in search.hits}
+
+
 class _Texts:
     """The texts of all records, by the split of the record."""
 
@@ -88,6 +110,11 @@ class _Texts:
         """Return data set -> records of validation and test."""
         keys = record_ids(self._store)
         return Counter(dataset for dataset, record_id in keys if self._split((dataset, record_id)) in SPLITS[1:])
+
+    def questions(self, *, held_out: bool) -> Iterator[str]:
+        """Yield the questions of validation and test, or of training."""
+        for dataset, row in self._rows(DATASETS, held_out):
+            yield row[dataset.question]
 
     def own(self, *, held_out: bool) -> Iterator[Text]:
         """Yield the questions and answers of validation and test, or of training."""

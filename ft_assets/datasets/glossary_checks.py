@@ -10,7 +10,7 @@ from expectations.rules import glossary
 from expectations.rules.glossary import Coverage
 from expectations.text.glossary import TermFinder
 from ft_assets.config.from_artifact import settings_of
-from ft_assets.corpus.assets import GLOSSARY
+from ft_assets.corpus.collect import GLOSSARY
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.datasets.dataset import DATASETS, INSTRUCTION_DATA, DataSet
 from ft_assets.graph.gates import Evidence, Gate, Verdict

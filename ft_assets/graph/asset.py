@@ -36,6 +36,9 @@ class AssetSpec:
     description: str
     inputs: tuple[str, ...] = ()
     """Assets whose versions are in the recipe."""
+    pinned: tuple[str, ...] = ()
+    """Assets whose version may be in the recipe because a setting names it. They are not upstream, which would close a
+    cycle: a change of them changes nothing here."""
     reads: tuple[str, ...] = ()
     """Other assets that it reads: settings, whose values are in the recipe, and releases."""
     any_of: tuple[str, ...] = ()
@@ -54,8 +57,11 @@ class AssetSpec:
 
     def configured(self, context: dg.AssetExecutionContext) -> list[str]:
         """Return those of `any_of` that the graph of this run has."""
-        present = {key.to_user_string() for key in context.assets_def.asset_deps[context.asset_key]}
-        return [name for name in self.any_of if name in present]
+        return [name for name in self.any_of if self.has(context, name)]
+
+    def has(self, context: dg.AssetExecutionContext, name: str) -> bool:
+        """Return whether the graph of this run has this dependency."""
+        return dg.AssetKey(name) in context.assets_def.asset_deps[context.asset_key]
 
     def asset(self, compute: Callable[..., dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
         """Decorate the function that materializes this asset."""
@@ -90,7 +96,7 @@ class AssetSpec:
 
         An asset that continues from its own last version may name itself.
         """
-        undeclared = versions.keys() - {*self.inputs, self.name}
+        undeclared = versions.keys() - {*self.inputs, *self.pinned, self.name}
         if undeclared:
             raise ValueError(f"{self.name} does not declare the inputs {sorted(undeclared)}")
         return Recipe(asset=self.name, code_version=self.code_version, settings=dict(settings), inputs=dict(versions))

@@ -15,7 +15,9 @@ AC = dg.AutomationCondition
 
 # A training is long and changes what later assets are compared with, so it runs only on request. Its consumers
 # (vectors, collection, evaluation, release) are requested automatically.
-TRAININGS = frozenset({"sft_adapter", "dpo_adapter", "embedding_model"})
+TRAININGS = frozenset({"sft_adapter", "dpo_adapter", "embedding_model", "kbalign_author"})
+# So does asking a model for many texts, which costs tokens or money.
+BY_HAND = TRAININGS | {"kbalign_short", "kbalign_long", "ddr_candidates"}
 # These assets move a release. The first look of the daemon does not request them: a person may have rolled back.
 POINTERS = frozenset({"released_adapter", "released_collection"})
 
@@ -115,8 +117,9 @@ def judge_again() -> dg.AutomationCondition[Any]:
 
 
 def automate(assets: Iterable[Any]) -> list[Any]:
-    """Return the assets with their conditions: all but trainings, sources, and settings (the watcher requests them)."""
-    not_automated = TRAININGS | set(SETTINGS_ASSETS.values())
+    """Return the assets with their conditions: all but those by hand, sources, and settings (the watcher requests
+    them)."""
+    not_automated = BY_HAND | set(SETTINGS_ASSETS.values())
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
         name = spec.key.to_user_string()

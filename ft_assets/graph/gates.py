@@ -19,7 +19,7 @@ import dagster as dg
 from expectations.rules.lineage import made_from_current
 from expectations.violations import Refused, Violation, violation
 from ft_assets.config.model import SETTINGS_ASSETS
-from ft_assets.graph.automation import TRAININGS
+from ft_assets.graph.automation import BY_HAND
 from resources import telemetry
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -240,9 +240,11 @@ def whole_gate(asset: str) -> Gate:
     return Gate(asset, "artifact_is_whole", rule)
 
 
-# Trainings run only on request, and rows are only added to the ledger: their inputs may be older than the current ones.
-# But a model that is trained from another model must be trained from the current one.
-_MAY_LAG = TRAININGS | {"split_ledger"}
+# Trainings and questions to a model run only on request, and rows are only added to the ledger: their inputs may be
+# older than the current ones. But a model that is trained from another model must be trained from the current one.
+_MAY_LAG = BY_HAND | {"split_ledger"}
+# Answers of an adapter that a setting names stay what they are when a later one is trained.
+_MAY_KEEP_THEIR_MODEL = {"ddr_candidates"}
 
 
 def lineage_gate(asset: str) -> Gate:
@@ -264,7 +266,7 @@ def lineage_gate(asset: str) -> Gate:
             current = {key: found.data_version for key in recipe.inputs if (found := evidence.store.current(key))}
             outdated = made_from_current(name, recipe.inputs, current)
             if name in _MAY_LAG:
-                required = _MAY_LAG - {name}
+                required = set[str]() if name in _MAY_KEEP_THEIR_MODEL else _MAY_LAG - {name}
                 lagging += [f"{name}: {one.field}" for one in outdated if one.field not in required]
                 outdated = [one for one in outdated if one.field in required]
                 current = {key: version for key, version in current.items() if key in required}

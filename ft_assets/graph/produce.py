@@ -8,12 +8,14 @@ from typing import Any
 
 import dagster as dg
 
+from ft_assets.config.generator import params_of_generator
 from ft_assets.config.load import accepted_settings
 from ft_assets.graph.gates import as_metadata
 from resources import telemetry
 from resources.artifacts import Artifact, Recipe, Staging
 from resources.dagster_resources import ArtifactsResource
 from resources.launcher import ComputeParams
+from resources.text_source import GeneratorParams
 
 ComputeFiles = Callable[[Staging], Mapping[str, object]]
 """Fills a staging folder and returns the summary."""
@@ -23,6 +25,11 @@ def compute_params(artifacts: ArtifactsResource) -> ComputeParams:
     """Return where and how a worker computes: state folder, device and dtype."""
     accelerator = accepted_settings(Path(artifacts.config_path), artifacts.state()).accelerator
     return ComputeParams(state_dir=artifacts.state_dir, device=accelerator.device, dtype=accelerator.dtype)
+
+
+def generator_params(artifacts: ArtifactsResource) -> GeneratorParams:
+    """Return the section `generator` as a worker takes it, with the name of its local model."""
+    return params_of_generator(accepted_settings(Path(artifacts.config_path), artifacts.state()))
 
 
 def produce(

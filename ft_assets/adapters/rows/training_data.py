@@ -32,6 +32,7 @@ from expectations.rules.training import (
 from expectations.violations import Violation, violation
 from ft_assets.adapters.preflight import Preflight
 from ft_assets.adapters.refusals import SUBJECT, refuse
+from ft_assets.adapters.rows.generated import count_origins, limit_fitted, limit_share, read_generated
 from ft_assets.adapters.rows.shorten import TOO_LONG_FILE, Fitted, Tokenise, TooLong, as_lines, fit
 from ft_assets.adapters.rows.tokenise import (
     OPENING,
@@ -60,9 +61,11 @@ _WHOLE_ROW = (("input_ids",), ("prompt_ids", "chosen_ids"), ("prompt_ids", "comp
 class TrainingData:
     """The parts `train` and `validation` of a split, tokenised and judged, and as the datasets of the trainer.
 
+    Generated rows are added to `train`; they are `validation` only where there is no hand-made row to validate on.
     `train` and `validation`: the rows that are trained or validated on; `longest`: the tokens of the longest row;
     `most_supervised`: the most tokens that carry loss in one row. Packed rows are assumed to fill `max_length`.
     For KTO a pair is two rows; `verdicts`: the numbers of desirable and undesirable answers that are trained on.
+    `origins`: the trained rows by origin, where some are generated.
     """
 
     def __init__(
@@ -76,18 +79,26 @@ class TrainingData:
         stop_ids: list[int],
         limits: ModelLimits,
         preflight: Preflight,
+        generated: Sequence[Artifact] = (),
     ) -> None:
         from datasets import disable_progress_bars
 
         disable_progress_bars()
-        asset = name_splits(splits)
+        asset = name_splits(splits or generated)
+        most_generated = settings.generated_share if isinstance(settings, SftSettings) else 1.0
         rows = {part: _read(splits, part, settings) for part in _PARTS}
+        made = {part: _split(read_generated(generated, part), settings) for part in _PARTS}
+        rows = {
+            "train": limit_share([*rows["train"], *made["train"]], most_generated),
+            "validation": rows["validation"] or made["validation"],
+        }
         judge_rows(preflight, rows, asset, thinking, chat_template=tokenizer.chat_template)
 
         def tokenise_rows(some: Sequence[Row]) -> list[list[TokenisedRow]]:
             return tokenise(tokenizer, some, prompt, thinking)
 
         fitted = _fit(rows, tokenise_rows, settings)
+        fitted["train"] = limit_fitted(fitted["train"], most_generated)
         tokenised = {part: each.tokenised for part, each in fitted.items()}
         self.too_long = [*fitted["train"].too_long, *fitted["validation"].too_long]
         judge_tokens(
@@ -102,6 +113,7 @@ class TrainingData:
         )
         self.verdicts = count_verdicts(_flatten(tokenised["train"])) if settings.is_kto else dict[str, int]()
         self.train, self.validation = fitted["train"].rows, fitted["validation"].rows
+        self.origins = count_origins(self.train) if generated else dict[str, int]()
         self._measure(tokenised, settings)
         self.datasets = _build_datasets(tokenised)
 
@@ -177,6 +189,10 @@ def _read(splits: Sequence[Artifact], part: str, settings: TrainSettings) -> lis
     rows: list[Row] = []
     for each in splits:
         rows += read_rows(each, part)
+    return _split(rows, settings)
+
+
+def _split(rows: list[Row], settings: TrainSettings) -> list[Row]:
     return list(split_pairs(rows)) if settings.is_kto else rows
 
 
@@ -206,6 +222,7 @@ def judge_rows(
     with_reasoning = sum(bool(reasoning) for _, reasoning in reasonings)
     figures = {
         "train_rows": len(rows["train"]),
+        "origins": count_origins(rows["train"]),
         "validation_rows": len(rows["validation"]),
         "thinking": thinking,
         "with_reasoning": with_reasoning,

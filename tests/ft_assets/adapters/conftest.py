@@ -47,7 +47,7 @@ class Lab:
         rows["test"] = [verdict(n, n % 2 == 0) for n in range(30, 34)]
         return publish_splits(self.store, "unpaired_preference_splits", rows)
 
-    def sft_job(self, splits: Artifact, **settings: Any) -> Job:
+    def sft_job(self, splits: Artifact | Sequence[Artifact], **settings: Any) -> Job:
         values = {"base_model": str(self.base), "learning_rate": 2e-2, **FAST, **settings}
         return train_job(self.state, self.store, SftSettings.model_validate(values), splits)
 

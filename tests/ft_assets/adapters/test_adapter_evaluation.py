@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from expectations.rules.answer_scores import read_reply
+from expectations.rules.bootstrap import Interval
 from expectations.violations import Refused
 from ft_assets.adapters import evaluate
 from ft_assets.adapters.assets import released_adapter
@@ -15,21 +16,20 @@ from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import (
     ask_all,
+    propose,
     show_samples,
     show_scores,
     summarise,
     write_answers,
 )
-from ft_assets.config.model import AnswerSettings
 from ft_assets.graph.gates import Evidence, judge
-from resources.accelerator import choose
+from resources import local_source
 from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.asker import GeneratorParams, open_asker
 from resources.dagster_resources import ArtifactsResource, QdrantResource
-from resources.generator import Generator
-from resources.launcher import Job
+from resources.launcher import ComputeParams, Job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
-from resources.telemetry import Metrics
 from resources.text_source import ChatMessage
 
 from .tiny_llm import build_base, evaluate_params, publish_json
@@ -110,16 +110,42 @@ def test_a_release_is_refused_when_the_prompt_that_serves_changed(evaluated: Any
     assert Releases(state / "released").current("adapter") is None
 
 
+def test_an_evaluation_generates_no_answer_twice(
+    evaluated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    lab, made = evaluated
+    first = pq.read_table(made.file("answers.parquet"))
+
+    def load(*_: object) -> None:
+        raise AssertionError("no model is needed")
+
+    monkeypatch.setattr(local_source, "Generator", load)
+    models = {name: (f"{name}_adapter", lab.store.require(f"{name}_adapter").recipe_id) for name in ("sft", "dpo")}
+    params = evaluate_params(lab.state, lab.base, models, max_new_tokens=4)
+    recipe = msgspec.structs.replace(made.manifest.recipe, code_version="again")
+    again = evaluate.main(Job(recipe=recipe, store=str(lab.store.root), run_dir=str(tmp_path), params=params))
+    assert pq.read_table(again.file("answers.parquet")).equals(first)
+
+
+def test_a_question_that_the_model_cannot_read_stops_the_evaluation(tmp_path: Path) -> None:
+    generator = GeneratorParams(base_model=str(build_base(tmp_path / "base")))
+    compute = ComputeParams(state_dir=str(tmp_path), device="cpu", dtype="float32")
+    long: list[list[ChatMessage]] = [[{"role": "user", "content": "密" * 300}]]
+    with open_asker(generator, compute) as asker, pytest.raises(Refused, match=r"FT-GEN-005.*the model reads 512"):
+        ask_all(asker, ["base"], long, 4)
+
+
 THINKING = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
 
 
 def test_reasoning_that_the_prompt_opens_and_no_answer_closes_is_measured_and_reported(tmp_path: Path) -> None:
-    generator = Generator(build_base(tmp_path / "base", template=THINKING), {}, choose("cpu", "float32"))
-    metrics = Metrics(tmp_path)
-    settings = AnswerSettings(max_new_tokens=4)
+    generator = GeneratorParams(base_model=str(build_base(tmp_path / "base", template=THINKING)))
+    compute = ComputeParams(state_dir=str(tmp_path), device="cpu", dtype="float32")
     chats: list[list[ChatMessage]] = [[{"role": "user", "content": text}] for text in ("什么是分组密码?", "AES")]
-    replies = ask_all(generator, chats, settings, metrics)
-    metrics.close()
+    with open_asker(generator, compute) as asker:
+        replies = ask_all(asker, ["base"], chats, 4)
     assert all(
         (reply.closed, reply.answer, reply.cut, reply.tokens) == (False, "", True, 4) for reply in replies["base"]
     )
@@ -155,3 +181,15 @@ def _resources(state: Path) -> dict[str, Any]:
 
 def _engine(state: Path) -> QdrantEngine:
     return QdrantEngine("local", state / "qdrant", None, "passages", None, 1.0)
+
+
+def test_dpo_is_proposed_only_if_it_answers_better_than_sft() -> None:
+    def figures(f1: float, exact: float) -> dict[str, Interval]:
+        return {name: Interval(mean=m, low=m, high=m, n=4) for name, m in (("f1", f1), ("exact_match", exact))}
+
+    assert propose({"sft": figures(0.3, 0.2), "dpo": figures(0.4, 0.1)}) == "dpo"
+    assert propose({"sft": figures(0.4, 0.2), "dpo": figures(0.4, 0.2)}) == "sft", "a tie is no gain"
+    assert propose({"dpo": figures(0.4, 0.2), "sft": figures(0.4, 0.2)}) == "sft", "a job file sorts the names"
+    assert propose({"sft": figures(0.4, 0.2), "dpo": figures(0.4, 0.3)}) == "dpo"
+    assert propose({"sft": figures(0.5, 0.2), "dpo": figures(0.4, 0.9)}) == "sft"
+    assert propose({"dpo": figures(0.0, 0.0)}) == "dpo"

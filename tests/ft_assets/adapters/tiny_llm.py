@@ -14,7 +14,10 @@ from expectations.contracts.adapter import RagPrompt
 from ft_assets.adapters.jobs import EvaluateParams, ModelParams, TrainedRef, TrainParams
 from ft_assets.config.model import DpoSettings, SftSettings
 from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.decoding import TextWanted, decode
+from resources.generator import Generator, render
 from resources.launcher import ComputeParams, Job
+from resources.text_source import ChatMessage
 
 PROMPT = RagPrompt(system="", template="Background:\n{passages}\n\nQuestion: {question}\nAnswer:", separator="\n")
 TEMPLATE = (
@@ -142,3 +145,16 @@ def evaluate_params(state: Path, base: Path, trained: Mapping[str, tuple[str, st
 def compute_params(state: Path, dtype: str = "float32") -> ComputeParams:
     # TEST_DEVICE=cuda runs all of these tests on a GPU
     return ComputeParams(state_dir=str(state), device=os.environ.get("TEST_DEVICE", "cpu"), dtype=dtype)
+
+
+def greedy(generator: Generator, name: str, chats: Sequence[Sequence[ChatMessage]], max_new_tokens: int) -> list[str]:
+    """The likeliest text for each chat, all in one batch."""
+    import torch
+
+    prompts = [render(generator.tokenizer, chat) for chat in chats]
+    wanted = [
+        TextWanted(prompt=n, key="", max_new_tokens=max_new_tokens, temperature=0, top_p=1) for n in range(len(chats))
+    ]
+    with torch.inference_mode(), generator.using(name):
+        rows = decode(generator.model, prompts, wanted, generator.stop_ids, generator.pad_id)
+    return [generator.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]

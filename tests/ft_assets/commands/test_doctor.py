@@ -15,6 +15,9 @@ from ft_assets.cli import cli
 from ft_assets.graph.instance import open_instance
 from resources.accelerator import gpus
 from tests.ft_assets.adapters.tiny_llm import build_base
+from tests.resources.test_endpoint import Server, server
+
+__all__ = ["server"]  # a fixture
 
 CONFIG = """
 schema_version: 1
@@ -128,6 +131,17 @@ def test_dagsters_home_is_examined_and_not_made(
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
     (folder / "state" / "dagster" / "dagster.yaml").unlink()
     assert "no home yet" in findings()["dagster"]["found"]
+
+
+def test_an_endpoint_is_asked_for_its_model_and_its_length(findings: Findings, folder: Path, server: Server) -> None:
+    section = f"generator: {{kind: endpoint, url: '{server.url}', model: m, context_tokens: 1000}}\n"
+    (folder / "config.yaml").write_text(CONFIG + section)
+    assert findings()["generator"]["found"] == f"m at {server.url} answers, and reads 1000 tokens"
+    server.context = 512
+    short = findings()["generator"]
+    assert short["state"] == "bad" and "FT-GEN-006" in short["found"] and "num_ctx" in short["fix"]
+    server.names = ["qwen"]
+    assert "m is not served here; there is qwen" in findings()["generator"]["found"]
 
 
 def test_the_weights_of_a_model_that_is_here_are_read(findings: Findings, folder: Path) -> None:

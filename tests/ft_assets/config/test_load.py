@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ft_assets.config.generator import params_of_generator
 from ft_assets.config.load import SettingsError, load_settings, profiles
 
 BASE = """
@@ -100,6 +101,43 @@ def test_a_learned_lexical_arm_needs_a_training_of_the_head(config: Path):
     with pytest.raises(SettingsError, match=r"retrieval.lexical is `learned` and embedding.lexical_head is false"):
         load_settings(config, environ=learned)
     assert load_settings(config, environ={**learned, "FT__EMBEDDING__LEXICAL_HEAD": "true"}).embedding.lexical_head
+
+
+ENDPOINT = {
+    "FT__GENERATOR__KIND": "endpoint",
+    "FT__GENERATOR__URL": "http://127.0.0.1:8000/v1",
+    "FT__GENERATOR__MODEL": "m",
+    "FT__GENERATOR__CONTEXT_TOKENS": "4096",
+}
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"FT__GENERATOR__KIND": "endpoint"}, r"kind is `endpoint` and url, model, context_tokens is missing"),
+        ({"FT__GENERATOR__MODEL": "m"}, r"model is only for `kind: endpoint`"),
+        ({"FT__GENERATOR__REVISION": "main"}, r"revision is given and base_model is not"),
+        ({**ENDPOINT, "FT__KBALIGN": "{}"}, r"generator\.kind is `endpoint` and kbalign\.author is `tuned`"),
+        ({**ENDPOINT, "FT__DDR": "{model: released}"}, r"generator\.kind is `endpoint` and ddr\.model is `released`"),
+        ({"FT__SFT": "null", "FT__DPO": "null", "FT__DDR": "{model: base}"}, r"ddr needs a model and none is named"),
+        ({**ENDPOINT, "FT__GENERATOR__URL": "http://me:s3cret@host/v1"}, r"without a user, a key or a query"),
+        ({**ENDPOINT, "FT__GENERATOR__URL": "http://host/v1?key=s3cret"}, r"without a user, a key or a query"),
+    ],
+)
+def test_a_generator_that_cannot_be_asked_is_refused(config: Path, environ: dict[str, str], message: str):
+    with pytest.raises(SettingsError, match=message) as error:
+        load_settings(config, environ=environ)
+    assert "s3cret" not in str(error.value)
+
+
+def test_the_local_generator_is_the_base_of_the_trainings(config: Path):
+    assert load_settings(config, environ={}).local_generator() == ("org/tiny", None)
+    other = {"FT__GENERATOR__BASE_MODEL": "org/else", "FT__GENERATOR__REVISION": "v2"}
+    assert load_settings(config, environ=other).local_generator() == ("org/else", "v2")
+    prompted = "{author: prompted, judge: generator}"
+    settings = load_settings(config, environ={**ENDPOINT, "FT__KBALIGN": prompted, "FT__DDR": "{model: base}"})
+    params = params_of_generator(settings)
+    assert (params.kind, params.model, params.context_tokens) == ("endpoint", "m", 4096)
 
 
 def test_the_shape_of_the_adapter_belongs_to_sft(config: Path):
@@ -215,3 +253,12 @@ def test_a_secret_in_the_servers_url_is_refused_and_not_printed(config: Path, ur
     with pytest.raises(SettingsError, match="QDRANT_API_KEY") as error:
         load_settings(config, environ={"FT__QDRANT__ENGINE": "server", "FT__QDRANT__URL": url})
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(("section", "maker"), [("sft", "kbalign"), ("dpo", "ddr")])
+def test_generated_rows_need_the_section_that_makes_them(config: Path, section: str, maker: str):
+    wanted = {f"FT__{section.upper()}__GENERATED": "true"}
+    with pytest.raises(SettingsError, match=rf"{section}\.generated is true and there is no section {maker}"):
+        load_settings(config, environ=wanted)
+    config.write_text(f"{BASE}{maker}: {{}}\n")
+    load_settings(config, environ=wanted)

@@ -23,7 +23,7 @@ from ft_assets.adapters.prompt import build_messages
 from resources.accelerator import choose
 from resources.generator import Generator
 from resources.trained_model import describe_base
-from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, instruction
+from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, greedy, instruction
 
 CHATS = [build_messages(PROMPT, row["question"], row["context"]) for row in map(instruction, range(20, 23))]
 
@@ -40,8 +40,8 @@ def test_the_merged_model_alone_answers_as_base_and_adapter_do(trained: Any, mer
     folder, found = merged
     together = Generator(lab.base, {"sft": sft.folder()}, choose("cpu", "float32"))
     alone = Generator(folder, {}, choose("cpu", "float32"))
-    answers = together.generate("sft", CHATS, 8, 3)
-    assert alone.generate("base", CHATS, 8, 3) == answers != together.generate("base", CHATS, 8, 3)
+    answers = greedy(together, "sft", CHATS, 8)
+    assert greedy(alone, "base", CHATS, 8) == answers != greedy(together, "base", CHATS, 8)
     assert (found.dtype, found.same_first_choice) == ("float32", 1.0)
     assert found.max_abs_difference_saved <= found.tolerance
     assert fingerprint(folder)["tokenizer"] == fingerprint(lab.base)["tokenizer"]

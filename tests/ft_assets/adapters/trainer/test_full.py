@@ -32,7 +32,7 @@ from resources.releases import Releases
 from resources.telemetry import read_curves
 from resources.trained_model import load_trained, read_adapter_contract
 from tests.ft_assets.adapters.conftest import Lab
-from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, evaluate_params, publish_json
+from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, evaluate_params, greedy, publish_json
 
 pytestmark = pytest.mark.slow
 
@@ -168,11 +168,9 @@ def test_whole_models_and_adapters_answer_in_turn_as_each_does_alone(trained: An
         "dpo": Generator(dpo.folder("model"), {}, CPU),
         "released": Generator(lab.base, {"released": sft.folder()}, CPU),
     }
-    wanted = {
-        name: one.generate("released" if name == "released" else "base", CHATS, 6, 2) for name, one in alone.items()
-    }
+    wanted = {name: greedy(one, "released" if name == "released" else "base", CHATS, 6) for name, one in alone.items()}
     for name in ("dpo", "base", "released", "dpo", "released", "base"):
-        assert together.generate(name, CHATS, 6, 2) == wanted[name], name
+        assert greedy(together, name, CHATS, 6) == wanted[name], name
 
 
 def test_a_whole_candidate_is_compared_with_a_released_adapter(trained: Any, whole: Any, tmp_path: Path) -> None:
