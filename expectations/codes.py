@@ -1764,6 +1764,11 @@ CODES: dict[str, Code] = {
         "DPO continues an adapter, and needs its weights and its configuration.",
         "Name a folder in PEFT's layout (`ft export` writes one), or set `dpo.start` to `sft` or `base`.",
     ),
+    "FT-TRAIN-071": Code(
+        "The checkpoint with the lowest validation loss is gone or damaged",
+        "With `checkpoint: best` its weights are what is published; the last ones are others.",
+        "Run the training again after deleting its run folder, or set `checkpoint: last` to publish the last weights.",
+    ),
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",
