@@ -783,48 +783,43 @@ CODES: dict[str, Code] = {
         "They are easy to make and unlike the questions of people.",
         "Raise `kbalign.max_cloze_share`, or let the author ask more questions.",
     ),
-    "FT-KBA-021": Code(
+    "FT-KBA-020": Code(
         "Too few candidates are verified",
         "Most of the work is lost, and what passes may pass by chance.",
         "Look at the codes on the page. Train the author for longer, prompt a larger model, or lower "
         "`kbalign.min_verified_share`.",
     ),
-    "FT-KBA-022": Code(
+    "FT-KBA-021": Code(
         "A generated row is made from held-out data",
         "Validation and test would measure what training has seen.",
         "Run `ft run --group kbalign`: the split of documents has changed since the rows were made.",
     ),
-    "FT-KBA-023": Code(
+    "FT-KBA-022": Code(
         "Generated answers are much longer or shorter than hand-written ones",
         "The training would teach a length, and scores would move with it.",
         "Look at the verified rows, and change `kbalign` until their answers are like yours.",
     ),
-    "FT-KBA-024": Code(
+    "FT-KBA-023": Code(
         "The judge accepts wrong answers",
         "What it verifies is not verified.",
         "Take another judge (`kbalign.judge`), raise `kbalign.agree_f1`, or train the author for longer.",
     ),
-    "FT-KBA-025": Code(
+    "FT-KBA-024": Code(
         "The judge refuses right answers",
         "It is too weak to find answers, so that what it accepts is a small and easy part.",
         "Take another judge (`kbalign.judge`), or train the author for longer.",
     ),
-    "FT-KBA-026": Code(
-        "The judge is the author",
-        "A model that judges its own questions repeats its own mistakes.",
-        "Set `kbalign.judge` to another model where there is one, and read a sample of the verified rows.",
-    ),
-    "FT-KBA-027": Code(
+    "FT-KBA-025": Code(
         "There is no passage to ask about",
         "All passages belong to held-out documents, or the corpus is empty.",
         "Add documents that no validation or test row names.",
     ),
-    "FT-KBA-028": Code(
+    "FT-KBA-026": Code(
         "There is no held-out question to judge the judge on",
         "A judge that was never measured verifies nothing.",
         "Add hand-written rows whose evidence is in the corpus, or raise `datasets.split.validation`.",
     ),
-    "FT-KBA-029": Code(
+    "FT-KBA-027": Code(
         "A verified row does not say who judged it",
         "A row without a judge is not verified, whatever its table is called.",
         "Run `ft run --asset kbalign_verified`.",
@@ -1768,6 +1763,11 @@ CODES: dict[str, Code] = {
         "There is no adapter in the folder that `dpo.start` names",
         "DPO continues an adapter, and needs its weights and its configuration.",
         "Name a folder in PEFT's layout (`ft export` writes one), or set `dpo.start` to `sft` or `base`.",
+    ),
+    "FT-TRAIN-071": Code(
+        "The checkpoint with the lowest validation loss is gone or damaged",
+        "With `checkpoint: best` its weights are what is published; the last ones are others.",
+        "Run the training again after deleting its run folder, or set `checkpoint: last` to publish the last weights.",
     ),
     # Vectors
     "FT-VEC-001": Code(

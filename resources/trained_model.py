@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,15 +57,24 @@ def given_adapter(name: str) -> GivenAdapter:
         missing = violation("FT-TRAIN-070", where=str(named), field="dpo.start", found=name, expected=lacking)
         raise Refused("loading the adapter that DPO continues", [missing])
     config = json.loads((folder / _CONFIG).read_text("utf-8"))
-    targets = config.get("target_modules") or []
     place = next((place for place in (folder, named) if (place / CONTRACT_FILE).is_file()), None)
     return GivenAdapter(
         folder=folder,
         version=digest({name: file_digest(folder / name) for name in (_CONFIG, _WEIGHTS)})[:16],
         contract=read_adapter_contract(place) if place else None,
-        shape=LoraShape(
-            r=config["r"], alpha=config["lora_alpha"], targets=[targets] if isinstance(targets, str) else targets
-        ),
+        shape=shape_of(config),
+    )
+
+
+def shape_of(config: Mapping[str, Any]) -> LoraShape:
+    """Return the shape of an adapter from PEFT's configuration of it."""
+    targets = config.get("target_modules") or []
+    return LoraShape(
+        r=config["r"],
+        alpha=config["lora_alpha"],
+        targets=[targets] if isinstance(targets, str) else list(targets),
+        rslora=bool(config.get("use_rslora")),
+        dora=bool(config.get("use_dora")),
     )
 
 

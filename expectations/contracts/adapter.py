@@ -34,12 +34,14 @@ class RagPrompt(msgspec.Struct, frozen=True, kw_only=True):
     separator: str
 
 
-class LoraShape(msgspec.Struct, frozen=True, kw_only=True):
-    """Rank, alpha and target modules (sorted) of the adapter."""
+class LoraShape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Rank, alpha, target modules (sorted) and variant of the adapter."""
 
     r: int
     alpha: int
     targets: list[str]
+    rslora: bool = False
+    dora: bool = False
 
 
 class AdapterContract(msgspec.Struct, frozen=True, kw_only=True):

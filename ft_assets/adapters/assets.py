@@ -10,6 +10,7 @@ from ft_assets.adapters import release
 from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.jobs import (
     RELEASED,
+    TRAINED,
     AnswerSummary,
     EvaluateParams,
     ModelParams,
@@ -137,7 +138,7 @@ def adapter_evaluation(
     answers = settings_of(store, "answers")
     trained = {
         name: TrainedRef(asset=asset, recipe_id=store.require(asset).recipe_id)
-        for name, asset in release.TRAINED.items()
+        for name, asset in TRAINED.items()
         if asset in inputs
     }
     baseline = release.baseline(artifacts.releases(), {candidate.recipe_id for candidate in trained.values()})
@@ -276,7 +277,10 @@ def material_of(settings: TrainSettings) -> dict[str, object]:
     if not settings.is_kto:
         without_effect |= {"desirable_weight", "undesirable_weight"}
     # these two sort the answers of a micro-batch, so that its size belongs to the result
-    without_effect |= _IMMATERIAL - ({"micro_batch_size"} if settings.sorts_answers else set[str]())
+    material = {"micro_batch_size"} if settings.sorts_answers else set[str]()
+    # the best step is one of those that are evaluated
+    material |= {"eval_steps"} if settings.checkpoint == "best" else set[str]()
+    without_effect |= _IMMATERIAL - material
     return settings.model_dump(mode="json", exclude=without_effect)
 
 

@@ -14,6 +14,9 @@ from ft_assets.config.model import AnswerSettings, DpoSettings, SftSettings
 from resources.launcher import ComputeParams
 
 Method = Literal["sft", "dpo"]
+TRAINED = {"sft": "sft_adapter", "dpo": "dpo_adapter"}
+"""The name of a trained adapter among the models that are compared -> its asset, in the order of training: of two in
+one release the later one is released, because it continues the other."""
 RELEASED = "released"
 """The name of the released adapter among the models that are compared."""
 
@@ -85,6 +88,8 @@ class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
     supervised_tokens: int
     device: str
     dtype: str
+    best_step: int | UnsetType = UNSET
+    """The step whose weights are published, where it need not be the last one (`checkpoint: best`)."""
     events: list[str] = []
     """Resumes, smaller batches, changed settings and the like, in their order."""
     seconds: float = 0.0

@@ -14,15 +14,12 @@ import msgspec
 
 from expectations.contracts.adapter import AdapterContract
 from expectations.violations import Refused, violation
-from ft_assets.adapters.jobs import AnswerSummary
+from ft_assets.adapters.jobs import TRAINED, AnswerSummary
 from ft_assets.config.from_artifact import settings_of
 from resources.artifacts import Artifact, ArtifactStore
 from resources.releases import Release, Releases
 from resources.trained_model import CONTRACT_FILE
 
-TRAINED = {"sft": "sft_adapter", "dpo": "dpo_adapter"}
-"""Name of a candidate -> its asset. Of two adapters in one release the later one is released: it continues the
-other."""
 _EVALUATION = "adapter_evaluation"
 
 

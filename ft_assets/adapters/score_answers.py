@@ -12,7 +12,7 @@ from expectations.markdown import markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.violations import Refused, violation
-from ft_assets.adapters.jobs import AnswerSummary, Intervals
+from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
 from resources.asker import Asker
 from resources.text_source import BASE, Call, ChatMessage, ModelReply, NoReply, Sampling
 
@@ -63,9 +63,11 @@ def summarise(replies: Replies, golds: Sequence[str], seed: int) -> AnswerSummar
     )
 
 
-def propose(validation: Mapping[str, Intervals], candidates: Sequence[str]) -> str:
-    """Return the candidate with the highest F1, then the highest exact match. Of equal ones the first: a later training
-    must be better than the one that it continues."""
+def propose(validation: Mapping[str, Intervals]) -> str:
+    """Return the trained adapter with the highest F1, then the highest exact match. Of equal ones the one that was
+    trained first: a later training must be better than the one that it continues."""
+    # in the order of TRAINED, because a job file sorts the names of the models
+    candidates = [name for name in TRAINED if name in validation]
     return max(candidates, key=lambda name: (validation[name]["f1"].mean, validation[name]["exact_match"].mean))
 
 

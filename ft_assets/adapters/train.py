@@ -36,6 +36,7 @@ from ft_assets.adapters.preflight import (
 )
 from ft_assets.adapters.refusals import refuse_if
 from ft_assets.adapters.rows.training_data import TrainingData, name_splits
+from ft_assets.adapters.trainer.best import ended_early, load_best
 from ft_assets.adapters.trainer.build import build_trainer, check_devices
 from ft_assets.adapters.trainer.checkpoints import checkpoints, lock_run, remove_checkpoints, train_to_the_end
 from ft_assets.adapters.trainer.control import Stop, build_control
@@ -60,6 +61,7 @@ from resources.trained_model import (
     describe_base,
     given_adapter,
     read_adapter_contract,
+    shape_of,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ class Trained(NamedTuple):
     untrained: dict[str, Tensor]
     before: dict[str, float]
     after: dict[str, float]
+    best_step: int | None
+    """The step whose weights are published, if it need not be the last one."""
 
 
 def main(job: Job) -> Artifact:
@@ -228,8 +232,11 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
     untrained = _copy_trainable(trainer.model)
     before = _first_evaluation(trainer, task.folder)
     with stop.at_a_step():
-        train_to_the_end(trainer, run_dir, metrics)
-    return Trained(trainer, data, untrained, before, _final_evaluation(trainer))
+        train_to_the_end(
+            trainer, run_dir, metrics, is_over=lambda state: ended_early(state.log_history, settings.patience)
+        )
+    best_step = load_best(trainer) if settings.checkpoint == "best" else None
+    return Trained(trainer, data, untrained, before, _final_evaluation(trainer, best_step), best_step)
 
 
 def _first_evaluation(trainer: Any, own_folder: Path) -> dict[str, float]:
@@ -240,10 +247,12 @@ def _first_evaluation(trainer: Any, own_folder: Path) -> dict[str, float]:
     return torchrun.gather(kept)[0] or trainer.evaluate()  # one process evaluating alone would wait for ever
 
 
-def _final_evaluation(trainer: Trainer) -> dict[str, float]:
-    """Return the figures after the last step, without another evaluation if the trainer has just done one."""
-    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
-    return last if last is not None and last["step"] == trainer.state.global_step else trainer.evaluate()
+def _final_evaluation(trainer: Trainer, best_step: int | None) -> dict[str, float]:
+    """Return the figures of the weights that are published: those of the last step or of the best one. There is no
+    other evaluation if the trainer has done one there."""
+    step = trainer.state.global_step if best_step is None else best_step
+    logged = (entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry)
+    return next((entry for entry in logged if entry["step"] == step), None) or trainer.evaluate()
 
 
 def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
@@ -269,6 +278,7 @@ def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
         supervised_tokens=data.supervised_tokens,
         device=task.compute.device,
         dtype=task.compute.dtype,
+        best_step=msgspec.UNSET if trained.best_step is None else trained.best_step,
         events=read_events(task.folder / METRICS_FILE),
         seconds=seconds,
     )
@@ -305,8 +315,7 @@ def _save_adapter(task: Task, model: Any, folder: Path) -> AdapterContract:
     # for DPO and KTO, TRL adds a copy of the SFT adapter (`ref`), which is not published
     model.save_pretrained(target, selected_adapters=[ADAPTER_NAME])
     (target / "README.md").unlink(missing_ok=True)
-    shape = LoraShape(r=config.r, alpha=config.lora_alpha, targets=[targets] if isinstance(targets, str) else targets)
-    return AdapterContract(base=task.base, prompt=task.prompt, reasoning=task.thinking, lora=shape)
+    return AdapterContract(base=task.base, prompt=task.prompt, reasoning=task.thinking, lora=shape_of(config.to_dict()))
 
 
 def _save_model(task: Task, model: PreTrainedModel, folder: Path) -> AdapterContract:

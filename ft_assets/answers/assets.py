@@ -7,8 +7,7 @@ import dagster as dg
 from expectations.violations import Refused, violation
 from ft_assets.adapters.assets import QUESTIONS, generation_settings, model_params, questions_of, show_answers
 from ft_assets.adapters.checks import GATES as ADAPTER_GATES
-from ft_assets.adapters.jobs import TrainedRef
-from ft_assets.adapters.release import TRAINED
+from ft_assets.adapters.jobs import TRAINED, TrainedRef
 from ft_assets.answers.jobs import AnswerParams
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES

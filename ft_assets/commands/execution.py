@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
+from ft_assets.graph.instance import keep_databases_open
+
 if TYPE_CHECKING:  # not exported by Dagster
     from dagster_shared.error import SerializableErrorInfo
 
@@ -35,15 +37,16 @@ def execute(
     if listener:
         cast("Any", instance).add_event_listener(run_id, listener)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}} if "console" in job.loggers else {}
-    result = job.execute_in_process(
-        instance=instance,
-        asset_selection=keys,
-        run_id=run_id,
-        run_config=quiet,
-        raise_on_error=False,
-        # the daemon must not retry a run whose failure a person sees here
-        tags={PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname(), "dagster/max_retries": "0"},
-    )
+    with keep_databases_open(instance, run_id):
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=keys,
+            run_id=run_id,
+            run_config=quiet,
+            raise_on_error=False,
+            # the daemon must not retry a run whose failure a person sees here
+            tags={PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname(), "dagster/max_retries": "0"},
+        )
     if any(error.cls_name == "DagsterExecutionInterruptedError" for error in failures(result.all_events).values()):
         raise KeyboardInterrupt  # Dagster recorded it and did not raise it
     return result

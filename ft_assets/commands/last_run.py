@@ -6,9 +6,9 @@ import math
 from statistics import median
 
 from expectations.violations import Refused
-from ft_assets.adapters.jobs import TrainSummary
+from ft_assets.adapters.jobs import TRAINED, TrainSummary
 from ft_assets.adapters.preflight import read_result
-from ft_assets.adapters.release import TRAINED, contract_of
+from ft_assets.adapters.release import contract_of
 from ft_assets.adapters.trainer.memory_needs import needs_of
 from ft_assets.config.model import DpoSettings, SftSettings
 from resources.accelerator import Device

@@ -18,6 +18,12 @@ RESERVED_PAYLOAD = ("passage_id", "document_id", "heading", "content", "version"
 """Fields of a point's payload that the project writes itself."""
 
 
+def later(default: Any, **constraints: Any) -> Any:
+    """Return a field that a later release added: at its default it is in no recipe, so that what was made before it is
+    reused."""
+    return Field(default=default, exclude_if=lambda value: value == default, **constraints)
+
+
 class ConfigSection(BaseModel):
     """A frozen section of config.yaml that refuses unknown keys."""
 
@@ -295,6 +301,13 @@ class LoraSettings(ConfigSection):
     targets: str | list[str] = "all-linear"
     """Layers that get an adapter: PEFT's `all-linear` (every linear layer but the output head), or names such as
     `[q_proj, v_proj]`. The default fits every architecture without knowing its names."""
+    rslora: bool = later(False)
+    """Multiply by `alpha / sqrt(r)` in place of `alpha / r` (arXiv 2312.03732), so that a high rank learns as fast as a
+    low one. Off: at the default rank it would be another learning rate, and nothing more."""
+    dora: bool = later(False)
+    """Train the length of each weight column apart from its direction (DoRA, arXiv 2402.09353). It can help at a low
+    rank and takes about half as long again for a step. Off, because vLLM and llama.cpp load no DoRA adapters: `ft
+    export --merged` first."""
 
 
 class OomSettings(ConfigSection):
@@ -356,6 +369,9 @@ class TrainSettings(ConfigSection):
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     """Course of the learning rate after the warm-up: `cosine` and `linear` fall to 0 at the last step, the other two
     stay. `constant` has no warm-up."""
+    min_learning_rate_share: float = later(0.0, ge=0, lt=1)
+    """Share of `learning_rate` at which `cosine` ends. At 0 the last steps change next to nothing; a tenth is usual
+    where a training is long."""
     warmup_steps: float = Field(default=0.1, ge=0)
     """Optimizer steps in which the rate rises from 0; a value below 1 is a share of all steps (rounded up; none where
     there is a single step). The default, a tenth, keeps the first updates small."""
@@ -365,6 +381,18 @@ class TrainSettings(ConfigSection):
     weight_decay: float = Field(default=0.0, ge=0)
     """Share of each weight, times the learning rate, that AdamW subtracts in a step. The default is that of
     transformers."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = later((0.9, 0.999))
+    """Decay of AdamW's means of the gradient and of its square, for each step. A lower second one ([0.9, 0.95]) forgets
+    an unusual batch sooner. The default is that of torch."""
+    epsilon: float = later(1e-8, gt=0)
+    """Number that AdamW adds to the root of the mean square, so that a gradient near 0 makes no large step."""
+    checkpoint: Literal["last", "best"] = later("last")
+    """The weights that are published: those of the `last` step, or of the evaluation with the lowest validation loss
+    (`best`); the page and the summary name the step. `best` is for a training that is longer than the rows are good
+    for; `eval_steps` then decides the result."""
+    patience: PositiveInt | None = later(None)
+    """Evaluations without a lower validation loss after which the training ends; only with `checkpoint: best`. Null
+    trains to the last step. The schedule is planned for all steps, so the rate is still high at an early end."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations again in the backward pass: less memory, more time. `auto` does so on GPUs, where memory is
     the limit; on a CPU the run does so only when memory runs out."""
@@ -416,6 +444,23 @@ class TrainSettings(ConfigSection):
         return rows_on_a_cpu(self.global_batch_size) if self.micro_batch_size == "auto" else self.micro_batch_size
 
     @model_validator(mode="after")
+    def _check_checkpoint(self) -> Self:
+        if self.patience is not None and self.checkpoint == "last":
+            raise ValueError(
+                f"patience is {self.patience} and checkpoint is `last`: the published weights would be those after the "
+                "lowest loss. Set checkpoint: best, or remove patience."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        if self.min_learning_rate_share and self.scheduler != "cosine":
+            raise ValueError(
+                f"min_learning_rate_share has no effect on scheduler `{self.scheduler}`. Remove it, or choose cosine."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_batches(self) -> Self:
         if self.global_batch_size % self.rows_at_once:
             raise ValueError(
@@ -434,6 +479,9 @@ class SftSettings(TrainSettings):
     learning_rate: float = Field(default=2e-4, gt=0)
     """Learning rate at its peak, after the warm-up. 2e-4 suits an adapter; where `method` is `full`, the default is
     1e-5, and a check warns from ten times that on."""
+    neftune: float | None = later(None, gt=0)
+    """Scale of the noise that is added to the embeddings in training (NEFTune, arXiv 2310.05914; its paper tries 5 to
+    15), against learning short answers by heart. Null: none."""
     packing: bool = False
     """Put several rows end to end into one sequence of up to `max_length` tokens; no row sees another. It saves time on
     GPUs where rows are short. Off, because batch sizes then count sequences and not rows."""
@@ -836,8 +884,9 @@ class KbalignSettings(ConfigSection):
     """The model that asks the questions. `tuned`: an adapter trained on the training rows turned round (passage and
     answer -> question), which a small model needs; `prompted`: the generator itself, with examples, for a large model
     (of 93 prompted questions of a 135M model none was usable, of 86 tuned ones 15 were)."""
-    author_steps: PositiveInt = 40
-    """Training steps of a tuned author, each of 8 rows."""
+    author_steps: PositiveInt = 64
+    """Training steps of a tuned author, each of 8 rows; half of the rows ask and half answer. A 135M model had 5 % of its
+    candidates verified after 24 steps, 12 % after 64."""
     judge: Literal["author", "generator", "released"] = "author"
     """The model that answers a question from its passage, to see whether it agrees with the answer: the tuned `author`
     (trained to answer as well), the `generator` as it is, or the `released` adapter. It is judged itself first, on
@@ -876,8 +925,9 @@ class KbalignSettings(ConfigSection):
     """How to treat a question that the judge answers without the passage: `mark` keeps the row and says so."""
     references_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the rows that carry their passage; the others carry passages as the retriever finds them."""
-    min_verified_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of the candidates that must be verified, or the gate blocks (a 135M model has 0.17)."""
+    min_verified_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of the candidates that must be verified, or the gate blocks. A 135M model has 0.12; below half of that
+    something is wrong."""
     seed: int = 42
     """Seed of spans and samples."""
 

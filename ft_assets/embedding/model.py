@@ -196,7 +196,13 @@ class HybridEncoder:
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
-            r=shape.r, lora_alpha=shape.alpha, lora_dropout=shape.dropout, target_modules=shape.targets, bias="none"
+            r=shape.r,
+            lora_alpha=shape.alpha,
+            lora_dropout=shape.dropout,
+            target_modules=shape.targets,
+            use_rslora=shape.rslora,
+            use_dora=shape.dora,
+            bias="none",
         )
         self.backbone = get_peft_model(self.backbone, config)
 

@@ -93,15 +93,10 @@ def _judge_separates(evidence: Evidence) -> Verdict:
         "false_accept": summary.judge_false_accept,
         "right_answers": summary.judge_right,
         "wrong_answers": summary.judge_wrong,
+        "judge": summary.judge,
+        "judge_is_author": summary.judge_is_author,
     }
     return Verdict(violations, figures)
-
-
-def _judge_is_another(evidence: Evidence) -> Verdict:
-    """The model that judges is another one than the author."""
-    summary = _summary(evidence)
-    violations = rules.judge_is_another(VERIFIED, summary.judge, summary.judge_is_author)
-    return Verdict(violations, {"judge": summary.judge})
 
 
 def _rows_name_their_judge(evidence: Evidence) -> Verdict:
@@ -123,5 +118,4 @@ GATES: list[Gate] = [
     Gate(VERIFIED, "answers_are_as_long", _lengths),
     Gate(VERIFIED, "judge_separates", _judge_separates, needs=("kbalign_settings",)),
     Gate(VERIFIED, "rows_name_their_judge", _rows_name_their_judge),
-    Gate(VERIFIED, "judge_is_another", _judge_is_another, blocking=False),
 ]

@@ -83,7 +83,7 @@ class Wanted:
         try:
             question = self._read(span, outcome)
         except RowError as error:
-            self.error = error
+            self.refuse(error)
             self._log(attempt, span, outcome, call_key, error)
             return
         self._log(attempt, span, outcome, call_key, None)
@@ -99,13 +99,13 @@ class Wanted:
         try:
             check_candidate(QuestionCandidate(question, span.text, first.heading, [first.text], is_cloze=True))
         except RowError as error:
-            self.error = error
+            self.refuse(error)
             return
         self.row = self._row(question, span, CLOZE, call_key="", attempt=0, author="")
 
     def refuse(self, error: RowError) -> None:
-        """End without an attempt."""
-        self.error = error
+        """Keep the reason why there is no question (yet)."""
+        self.error = error.with_traceback(None)  # whose frames would keep this candidate in memory
 
     def rejected(self) -> Rejected:
         """Return its line of the quarantine: the code and the reason of the last attempt, and the texts of all."""

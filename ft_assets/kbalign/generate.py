@@ -51,7 +51,7 @@ _BLOCK = 128
 def main(job: Job) -> Artifact:
     """Ask about the passages that nothing holds out, and publish what passed the rules that need no judge.
 
-    Raises Refused (FT-KBA-027) if there is no passage to ask about.
+    Raises Refused (FT-KBA-025) if there is no passage to ask about.
     """
     params = job.params_as(GenerateParams)
     author = {"author": job.input(AUTHOR)} if AUTHOR in job.recipe.inputs else {}
@@ -90,7 +90,7 @@ class Generation:
             found = f"{counts['passages']} passages, {counts['held_out']} of them held out"
             raise Refused(
                 f"asking about {self._passages.parent.name}",
-                [violation("FT-KBA-027", where="passages", field="passages", found=found, expected="at least 1")],
+                [violation("FT-KBA-025", where="passages", field="passages", found=found, expected="at least 1")],
             )
         names = ("candidates", "kept", "passages", "held_out", "asked", "without_question")
         usage = self._asker.usage

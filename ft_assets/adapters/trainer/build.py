@@ -14,12 +14,13 @@ from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.adapters.rows.sampler import StepOrder, row_lengths
 from ft_assets.adapters.rows.training_data import TrainingData, take_token_ids
 from ft_assets.adapters.rows.verdicts import choose_weights
+from ft_assets.adapters.trainer.best import build_best
 from ft_assets.adapters.trainer.cpu_loss import project_supervised_only
 from ft_assets.adapters.trainer.dpo_reference import Reference, use_reference
 from ft_assets.adapters.trainer.hardened import harden
 from ft_assets.adapters.trainer.kto import build_kto
 from ft_assets.adapters.trainer.ties import count_ties
-from ft_assets.config.model import DpoSettings, SftSettings
+from ft_assets.config.model import DpoSettings, SftSettings, TrainSettings
 from resources import accelerator, torchrun
 from resources.telemetry import Metrics
 
@@ -64,6 +65,8 @@ def build_trainer(
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     _order_rows(trainer, settings)
+    if settings.checkpoint == "best":
+        trainer.add_callback(build_best(settings.patience))
     if compute.dtype == "float16":
         _cast_trainable_to_fp32(trainer.model)
     if compute.device == "cpu":
@@ -105,7 +108,8 @@ def _build_sft(settings: SftSettings, arguments: dict[str, Any], common: dict[st
 
     # packed rows stay apart exactly (checked below); the validation rows are scored one by one in any case
     packing = {"packing": True, "packing_strategy": "bfd", "eval_packing": False} if settings.packing else {}
-    trainer = harden(SFTTrainer, metrics)(args=SFTConfig(**arguments, **packing), **common)
+    config = SFTConfig(**arguments, **packing, neftune_noise_alpha=settings.neftune)
+    trainer = harden(SFTTrainer, metrics)(args=config, **common)
     trainer.loss_by_tokens = True
     if settings.packing:
         _refuse_leaks(trainer)
@@ -131,10 +135,13 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "per_device_eval_batch_size": settings.rows_at_once,
         "gradient_accumulation_steps": settings.global_batch_size // (settings.rows_at_once * processes),
         "max_length": settings.max_length,
-        "lr_scheduler_type": settings.scheduler,
+        **_schedule(settings),
         "warmup_steps": settings.warmup_steps,
         "max_grad_norm": settings.max_grad_norm,
         "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.betas[0],
+        "adam_beta2": settings.betas[1],
+        "adam_epsilon": settings.epsilon,
         "optim": _OPTIMIZERS[settings.optimizer],
         "activation_checkpointing": settings.recomputes_on(compute.device),
         "activation_offloading": settings.activation_offloading,
@@ -142,6 +149,7 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "eval_steps": settings.eval_steps,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
+        "metric_for_best_model": "loss" if settings.checkpoint == "best" else None,
         "logging_steps": settings.logging_steps,
         "logging_first_step": True,  # the first figures are logged even if the run is short
         "logging_nan_inf_filter": False,  # its default shows a NaN loss as 0.0
@@ -156,6 +164,12 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "seed": settings.seed,
         "data_seed": settings.seed,
     }
+
+
+def _schedule(settings: TrainSettings) -> dict[str, Any]:
+    if share := settings.min_learning_rate_share:
+        return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": share}}
+    return {"lr_scheduler_type": settings.scheduler}
 
 
 def check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Compute) -> None:

@@ -34,7 +34,7 @@ from resources.files import file_lock, sync_to_disk, write_json
 from resources.telemetry import Metrics
 
 if TYPE_CHECKING:
-    from transformers import Trainer
+    from transformers import Trainer, TrainerState
 
 KEPT = 2  # checkpoints of a run
 _STATE = "trainer_state.json"
@@ -72,8 +72,13 @@ def lock_run(run_dir: Path) -> Iterator[None]:
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------
-def train_to_the_end(trainer: Trainer, run_dir: Path, metrics: Metrics) -> None:
-    """Train to the last step, from the newest whole checkpoint if there is one; a finished run trains no further."""
+def train_to_the_end(
+    trainer: Trainer, run_dir: Path, metrics: Metrics, *, is_over: Callable[[TrainerState], bool]
+) -> None:
+    """Train to the last step, from the newest whole checkpoint if there is one; a finished run trains no further.
+
+    `is_over`: returns whether a run in this state has ended before its last step.
+    """
     from transformers import TrainerState
 
     checkpoint = newest_whole(run_dir, metrics)
@@ -83,7 +88,7 @@ def train_to_the_end(trainer: Trainer, run_dir: Path, metrics: Metrics) -> None:
     state = TrainerState.load_from_json(str(checkpoint / _STATE))
     metrics.event("resume", state.global_step, f"resumes from {checkpoint.name} of {state.max_steps} steps")
     _log.info("resuming from %s (of %d steps)", checkpoint.name, state.max_steps)
-    if state.global_step < state.max_steps:
+    if state.global_step < state.max_steps and not is_over(state):
         trainer.train(resume_from_checkpoint=str(checkpoint))
         return
     trainer._load_from_checkpoint(str(checkpoint))  # `train` would add a step

@@ -11,8 +11,10 @@ from ft_assets.adapters import assets as adapters
 from ft_assets.adapters.checks import GATES as ADAPTER_GATES
 from ft_assets.answers import assets as answers
 from ft_assets.answers.checks import GATES
+from ft_assets.config.load import load_settings
 from ft_assets.corpus import assets as corpus
 from ft_assets.datasets import assets as datasets
+from ft_assets.definitions import not_configured
 from ft_assets.embedding import assets as embedding
 from ft_assets.graph.gates import Evidence, judge
 from ft_assets.retrieval import assets as retrieval
@@ -51,10 +53,12 @@ def _qdrant(root: Path) -> QdrantResource:
 
 
 def _run(root: Path) -> dict[str, Mapping[str, Any]]:
-    """Materialize everything and return each asset's metadata."""
+    """Materialize everything that is configured and return each asset's metadata."""
+    absent = not_configured(load_settings(root / "config.yaml", environ={}))
+    everything = [asset for stage in STAGES for asset in stage.ASSETS]
     launcher = LauncherResource(state_dir=str(root / "state"), kind="inline")
     result = dg.materialize(
-        [asset for stage in STAGES for asset in stage.ASSETS],
+        [asset for asset in everything if asset.key.to_user_string() not in absent],
         resources={"artifacts": _artifacts(root), "qdrant": _qdrant(root), "launcher": launcher},
     )
     return {

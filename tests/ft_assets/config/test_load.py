@@ -162,6 +162,20 @@ def test_contradictions_name_both_values(config: Path):
         load_settings(config, environ={})
 
 
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ("patience: 3", "patience is 3 and checkpoint is `last`"),
+        ("scheduler: linear, min_learning_rate_share: 0.1", "no effect on scheduler `linear`"),
+        ("betas: [0.9, 1.0]", "betas"),
+    ],
+)
+def test_settings_of_a_training_without_effect_are_refused(config: Path, keys: str, error: str):
+    config.write_text(BASE.replace("lora: {r: 4}", keys))
+    with pytest.raises(SettingsError, match=error):
+        load_settings(config, environ={})
+
+
 def test_adapters_must_share_a_base(config: Path):
     with pytest.raises(SettingsError, match=r"dpo.base_model \(org/tiny\) must be sft.base_model \(org/else\)"):
         load_settings(config, environ={"FT__SFT__BASE_MODEL": "org/else"})

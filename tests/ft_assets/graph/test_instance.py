@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import tomllib
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from ruamel.yaml import YAML
 
-from ft_assets.graph.instance import SETTINGS, derive_settings
+from ft_assets.graph.instance import SETTINGS, derive_settings, keep_databases_open
 
 _OPEN = """
 import sys
@@ -140,3 +142,25 @@ def test_ctrl_c_ends_a_run_with_130_and_one_line(tmp_path: Path, project: Path) 
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err.startswith("ft: interrupted") and err.count("\n") == 1
+
+
+def test_databases_stay_open_during_a_run_and_are_whole_after_it(tmp_path: Path) -> None:
+    log = tmp_path / "history/runs/index.db-wal"
+
+    @dg.op
+    def look() -> bool:
+        return log.exists()
+
+    @dg.job
+    def job() -> None:
+        look()
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        plain = job.execute_in_process(instance=instance)
+        with keep_databases_open(instance, run_id := str(uuid.uuid4())):
+            held = job.execute_in_process(instance=instance, run_id=run_id)
+        assert (plain.output_for_node("look"), held.output_for_node("look")) == (False, True)
+        assert not list(tmp_path.rglob("*.db-wal"))
+        assert len(instance.all_logs(run_id)) == len(instance.all_logs(plain.run_id))
+    with dg.DagsterInstance.ephemeral() as instance, keep_databases_open(instance, run_id):
+        assert job.execute_in_process(instance=instance).success

@@ -64,6 +64,7 @@ class Script:
         self.asked: list[str] = []
         self.author: Callable[[str], str] = write_question
         self.judge: Callable[[str, str], str] = read_answer
+        self.by_heart: Callable[[str], str] = lambda question: "no idea"
         self.weights = "w1"
 
     def contract(self, model: str = BASE) -> GeneratorContract:
@@ -78,7 +79,7 @@ class Script:
 
     def _answer(self, prompt: str) -> str:
         passages, _, question = prompt.partition("\n\nQuestion: ")
-        return self.judge(passages, question.removesuffix("\nAnswer:")) if question else "no idea"
+        return self.judge(passages, question.removesuffix("\nAnswer:")) if question else self.by_heart(prompt)
 
     def close(self) -> None:
         pass
@@ -154,7 +155,7 @@ class PumpProject:
         keys = {key.to_user_string() for key in graph.materializable_asset_keys}
         job = defs.resolve_implicit_global_asset_job_def()
         chosen = [dg.AssetKey(name) for name in names if name in keys]
-        with dg.DagsterInstance.ephemeral() as instance:
+        with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
             result = job.execute_in_process(asset_selection=chosen, instance=instance, raise_on_error=raise_on_error)
             events = [e.step_materialization_data.materialization for e in result.get_asset_materialization_events()]
         return {e.asset_key.to_user_string(): {k: v.value for k, v in e.metadata.items()} for e in events}

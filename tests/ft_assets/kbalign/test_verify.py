@@ -54,8 +54,9 @@ def test_verified_rows_are_training_rows_with_their_way(made: PumpProject):
         assert row["judge"] and row["rules"] and row["judge_key"] and row["found_at"] >= 1
         assert row["evidence"] == row["passage_ids"] and row["source"].startswith("kbalign_")
     assert {len(row["context"]) for row in rows} > {1}
-    assert failed(pumps) == {"FT-KBA-026"}, "author and judge are one prompted model"
+    assert failed(pumps) == set()
     found = summary(pumps)
+    assert found.judge_is_author, "both are the prompted generator, and the page says so"
     assert found.judged == found.train + found.quarantined
     assert (found.judge_right, found.judge_recall, found.judge_false_accept) == (2, 1.0, 0.0)
     assert found.judge_wrong > 0
@@ -75,7 +76,7 @@ def test_a_question_that_the_judge_answers_otherwise_is_set_aside(pumps: PumpPro
 def test_a_judge_that_cannot_tell_right_from_wrong_is_refused(pumps: PumpProject):
     pumps.script.judge = lambda passages, question: "no idea"
     make(pumps)
-    assert failed(pumps) >= {"FT-KBA-021", "FT-KBA-025"}
+    assert failed(pumps) >= {"FT-KBA-020", "FT-KBA-024"}
     filters = {"Cedra": "F-71", "Fenna": "F-71"}  # answers of other questions
     pumps.script.judge = lambda passages, question: next(
         (wrong for name, wrong in filters.items() if name in passages), read_answer(passages, question)
@@ -83,7 +84,7 @@ def test_a_judge_that_cannot_tell_right_from_wrong_is_refused(pumps: PumpProject
     pumps.script.weights = "w2"
     pumps.configure(kbalign={"max_new_tokens": 49})
     make(pumps)
-    assert "FT-KBA-024" in failed(pumps)
+    assert "FT-KBA-023" in failed(pumps)
 
 
 def test_a_changed_threshold_costs_no_call(pumps: PumpProject):
@@ -118,3 +119,15 @@ def test_the_page_shows_rows_next_to_their_passages(pumps: PumpProject):
     assert page["funnel"].startswith("![candidates left after each step]")
     assert "| verified |" in page["samples"] and "parts**" in page["samples"]
     assert page["passages_with_rows"] > 0
+
+
+def test_a_vague_question_and_one_known_by_heart_are_set_aside(pumps: PumpProject):
+    vague = "How many parts has a pump that engineers of Halverstad built?"
+    pumps.script.author = lambda prompt: vague if "parts\n" in prompt else write_question(prompt)
+    pumps.script.by_heart = lambda question: "900 小时" if "河图" in question else "no idea"
+    pumps.configure(kbalign={"found_in_top": 1, "closed_book": "quarantine"})
+    make(pumps)
+    verdicts = pumps.rows("kbalign_verified", VERDICTS_FILE)
+    by_code = {row["code"]: row for row in verdicts}
+    assert by_code["FT-KBA-006"]["closed_answer"] == "900 小时"
+    assert "is not among the first 1" in by_code["FT-KBA-007"]["reason"]

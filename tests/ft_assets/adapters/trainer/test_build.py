@@ -161,3 +161,57 @@ def test_processes_that_cannot_share_the_work_are_refused_with_both_values(
     with pytest.raises(SettingsError) as caught:
         load_settings(Path(__file__).parents[4] / "config.yaml", environ=environ)
     assert message in str(caught.value)
+
+
+@pytest.mark.slow
+def test_settings_of_the_optimizer_and_the_schedule_reach_every_step(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    groups: list[dict[str, Any]] = []
+    step = torch.optim.AdamW.step
+
+    def record(self: Any, *args: Any, **kwargs: Any) -> Any:
+        groups.append({name: self.param_groups[0][name] for name in ("betas", "eps", "lr")})
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    changed = {"betas": [0.8, 0.95], "epsilon": 1e-6, "min_learning_rate_share": 0.25, "warmup_steps": 0}
+    run(lab.sft_job(lab.instructions(), max_steps=8, learning_rate=1e-2, **changed))
+    assert {(tuple(group["betas"]), group["eps"]) for group in groups} == {((0.8, 0.95), 1e-6)}
+    rates = [group["lr"] for group in groups]
+    assert rates[0] == pytest.approx(1e-2) and rates == sorted(rates, reverse=True)
+    assert 0.25e-2 < rates[-1] < 0.4e-2
+
+
+@pytest.mark.slow
+def test_noise_on_the_embeddings_changes_training_and_no_evaluation(lab: Any) -> None:
+    splits = lab.instructions()
+    plain, noisy = (run(lab.sft_job(splits, **ONE_STEP, neftune=noise)) for noise in (None, 5.0))
+    assert losses(noisy) != pytest.approx(losses(plain), abs=1e-4)
+    assert noisy.summary["eval_loss_before"] == plain.summary["eval_loss_before"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["rslora", "dora"])
+def test_a_variant_of_lora_is_trained_recorded_continued_and_merged(lab: Any, variant: str) -> None:
+    import torch
+
+    from resources.trained_model import load_trained, read_adapter_contract
+
+    shape = {"r": 16, "alpha": 32, "dropout": 0, variant: True}
+    sft = run(lab.sft_job(lab.instructions(), lora=shape))
+    contract = read_adapter_contract(sft.folder())
+    assert contract.lora and getattr(contract.lora, variant)
+    model: Any = load_trained(lab.base, sft.folder(), dtype=torch.float32)
+    layer = next(module for name, module in model.named_modules() if name.endswith("q_proj"))
+    assert layer.scaling["default"] == (32 / 4 if variant == "rslora" else 32 / 16)
+    assert any("lora_magnitude_vector" in name for name, _ in model.named_parameters()) == (variant == "dora")
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.inference_mode():
+        adapted = model.eval()(ids).logits
+        merged = model.merge_and_unload(safe_merge=True)(ids).logits
+    assert torch.allclose(adapted, merged, atol=1e-4)
+    dpo = run(lab.dpo_job(lab.preferences(), sft))
+    assert read_adapter_contract(dpo.folder()).lora == contract.lora
+    assert dpo.summary["eval_loss_before"] == pytest.approx(0.6931, abs=1e-4), "the reference must be the SFT adapter"
+    assert dpo.summary["max_abs_adapter_delta"] > 0
