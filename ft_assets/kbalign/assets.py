@@ -54,6 +54,9 @@ from resources.plots import bars
 _COLLECTION = "released_collection"
 _AUTHOR_BATCH = 8
 """Rows of a step of the author."""
+_OF_SFT = {"base_model", "revision", "lora", "learning_rate", "max_length", "too_long", "optimizer", "seed", "oom",
+           "gradient_checkpointing", "activation_offloading", "eval_steps", "save_steps", "logging_steps"}  # fmt: skip
+"""The keys of `sft` that the author's training takes."""
 
 _SPLITS = AssetSpec(
     name=SPLITS,
@@ -170,17 +173,16 @@ def kbalign_author(
 
 
 def author_settings(sft: SftSettings, kbalign: KbalignSettings) -> SftSettings:
-    """Return the settings of the author's training: those of `sft`, with its own length, as an adapter."""
-    values = sft.model_dump(mode="json") | {
+    """Return the settings of the author's training: the model, the adapter and the limits of `sft`, and its own length.
+
+    The rest of `sft` is left at its defaults, so that tuning SFT does not train the author again, which asks all again.
+    """
+    values = sft.model_dump(mode="json", include=_OF_SFT) | {
         "method": "lora" if sft.method == "full" else sft.method,
         "max_steps": kbalign.author_steps,
         "global_batch_size": _AUTHOR_BATCH,
-        "micro_batch_size": "auto",
         "max_empty_thinking_share": 1.0,
-        "packing": False,
     }
-    for key in ("generated", "generated_share"):  # it learns from people's rows alone
-        values.pop(key, None)
     if sft.method == "full":  # its rate is for all weights
         del values["learning_rate"]
     return SftSettings.model_validate(values)

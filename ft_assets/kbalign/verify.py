@@ -291,7 +291,7 @@ class QuestionVerification:
                 verdicts.add(_verdict(one))
         codes: Counter[str] = Counter()
         write_quarantine(staging.path / QUARANTINE, count_codes(map(_reject, refused), codes))
-        before = [self._job.artifacts().require(name).summary_as(GenerateSummary).candidates for name in (SHORT, LONG)]
+        before = [self._job.input(name).summary_as(GenerateSummary).candidates for name in (SHORT, LONG)]
         written = read_columns(self._job.input("instruction_splits").file(split_file("train")), ["answer"])["answer"]
         params = self._params
         return VerifiedSummary(
