@@ -7,11 +7,12 @@ The best candidate is chosen on the validation questions; the figures of the tes
 # pyright: basic
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from expectations.contracts.adapter import RagPrompt
 from expectations.rules.answer_scores import Reply
 from expectations.violations import Refused, violation
 from ft_assets.adapters.jobs import AnswerSummary, EvaluateParams, TrainedRef
@@ -30,17 +31,8 @@ def main(job: Job) -> Artifact:
     params = job.params_as(EvaluateParams)
     settings = params.answer_settings()
     chosen_on, rows = _questions(job, settings.max_questions)
-    texts = _passage_texts(job.input("passages"))
-    chats = [
-        build_messages(
-            prompt_of(settings),
-            row["question"],
-            row["context"] or [texts[name] for name in row["evidence"] or () if name in texts],
-            row.get("system") or "",
-            row.get("history"),
-        )
-        for row in rows
-    ]
+    texts = passage_texts(job.input("passages"))
+    chats = [chat_of(prompt_of(settings), row, evidence_of(row, texts)) for row in rows]
     metrics = Metrics(job.folder())
     replies = answer_all(job, params, chats, metrics)
     metrics.close()
@@ -90,6 +82,16 @@ def refuse_none(job: Job, rows: Sequence[object]) -> None:
         raise Refused("evaluating adapters", [empty])
 
 
+def chat_of(prompt: RagPrompt, row: Row, passages: Sequence[str]) -> list[ChatMessage]:
+    """Return the chat that asks a row's question with these passages."""
+    return build_messages(prompt, row["question"], passages, row.get("system") or "", row.get("history"))
+
+
+def evidence_of(row: Row, texts: Mapping[str, str]) -> list[str]:
+    """Return the passages of a row itself, or those that its evidence names; none where it has neither."""
+    return row["context"] or [texts[name] for name in row["evidence"] or () if name in texts]
+
+
 def gold_of(row: Row) -> str:
     """Return the right answer of a row, without reasoning; of a pair it is the chosen one."""
     return answers_of(row, "strip")[0].text
@@ -124,7 +126,8 @@ def _published(store: ArtifactStore, trained: TrainedRef) -> Artifact:
     return artifact
 
 
-def _passage_texts(passages: Artifact) -> dict[str, str]:
+def passage_texts(passages: Artifact) -> dict[str, str]:
+    """Return the text of each passage by its id."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(passages.file("passages.parquet"), columns=["passage_id", "content"])

@@ -119,6 +119,13 @@ class AnswerSummary(msgspec.Struct, frozen=True, kw_only=True):
     evidence_hit_rate: float | UnsetType = UNSET
     """Share of the questions for which a retrieved passage is evidence; only where passages are retrieved."""
 
+    readings: dict[str, dict[str, Intervals]] | UnsetType = UNSET
+    """By passages in the prompt (`none`, `retrieved`, `evidence`), then by model, on the questions that have evidence;
+    only where passages are retrieved."""
+    reading_gains: dict[str, dict[str, Intervals]] | UnsetType = UNSET
+    """By pair of readings (`retrieved-none`: the gain by retrieval, `evidence-retrieved`: the gain that is left for
+    it), then by model, question by question."""
+
     def means(self) -> dict[str, float]:
         """Return each model's means, by `<metric>_<model>`."""
         means: dict[str, float] = {}

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 from expectations.markdown import markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
-from expectations.rules.bootstrap import bootstrap, paired_bootstrap
+from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
 from expectations.violations import Refused, violation
 from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
 from resources.asker import Asker
@@ -61,6 +61,24 @@ def summarise(replies: Replies, golds: Sequence[str], seed: int) -> AnswerSummar
             for candidate, baseline in _pairs(values)
         },
     )
+
+
+def compare_readings(
+    readings: Mapping[str, Replies], golds: Sequence[str], seed: int
+) -> tuple[dict[str, dict[str, Intervals]], dict[str, dict[str, Intervals]]]:
+    """Return each model's figures by the passages that it read, and the paired differences of one reading and the one
+    before it. `readings`: in the order from no passages to the right ones, each on the same questions."""
+    values = {reading: _measure(replies, golds) for reading, replies in readings.items()}
+    figures = {
+        reading: {model: _intervals(each, seed) for model, each in models.items()} for reading, models in values.items()
+    }
+    gains = {
+        f"{after}-{before}": {
+            model: _paired_intervals(values[after][model], values[before][model], seed) for model in values[after]
+        }
+        for before, after in pairwise(values)
+    }
+    return figures, gains
 
 
 def propose(validation: Mapping[str, Intervals]) -> str:
@@ -128,7 +146,31 @@ def show_scores(summary: AnswerSummary) -> str:
         tables.append(_table("difference", summary.differences, sign="+"))
     if summary.validation:
         tables.append(_table("model (validation)", summary.validation))
+    if summary.readings and summary.reading_gains:
+        tables.append(_show_readings(summary.readings, summary.reading_gains))
     return "\n\n".join(tables)
+
+
+def _show_readings(
+    readings: Mapping[str, Mapping[str, Intervals]], gains: Mapping[str, Mapping[str, Intervals]]
+) -> str:
+    """Return the F1 of each model by the passages that it read: the part of retrieval and the part of the model."""
+    models = next(iter(readings.values()))
+    columns = [f"F1 with passages: {reading}" for reading in readings]
+    columns += [f"{' minus '.join(pair.split('-'))}" for pair in gains]
+    lines = [
+        [
+            model,
+            *(_interval(figures[model]["f1"]) for figures in readings.values()),
+            *(_interval(figures[model]["f1"], "+") for figures in gains.values()),
+        ]
+        for model in models
+    ]
+    return markdown_table([f"model ({next(iter(models.values()))['f1'].n} questions with evidence)", *columns], lines)
+
+
+def _interval(interval: Interval, sign: str = "") -> str:
+    return f"{interval.mean:{sign}.3f} ({interval.low:{sign}.3f} … {interval.high:{sign}.3f})"
 
 
 def _table(title: str, rows: Mapping[str, Intervals], sign: str = "") -> str:
@@ -136,7 +178,7 @@ def _table(title: str, rows: Mapping[str, Intervals], sign: str = "") -> str:
     lines: list[list[str]] = []
     for name, intervals in rows.items():
         shown = [intervals[metric] for metric in metrics]
-        cells = [f"{i.mean:{sign}.3f} ({i.low:{sign}.3f} … {i.high:{sign}.3f})" for i in shown]
+        cells = [_interval(each, sign) for each in shown]
         lines.append([name, *cells])
     return markdown_table([title, *(_TITLES[metric] for metric in metrics)], lines)
 

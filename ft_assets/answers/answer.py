@@ -9,9 +9,17 @@ from typing import Any
 
 import msgspec
 
-from ft_assets.adapters.evaluate import answer_all, gold_of, held_out_rows, refuse_none
-from ft_assets.adapters.prompt import build_messages, prompt_of
-from ft_assets.adapters.score_answers import summarise, write_answers
+from ft_assets.adapters.evaluate import (
+    answer_all,
+    chat_of,
+    evidence_of,
+    gold_of,
+    held_out_rows,
+    passage_texts,
+    refuse_none,
+)
+from ft_assets.adapters.prompt import prompt_of
+from ft_assets.adapters.score_answers import Replies, compare_readings, summarise, write_answers
 from ft_assets.answers.jobs import AnswerParams
 from ft_assets.retrieval.search import Hit, Retriever
 from resources.artifacts import Artifact
@@ -21,31 +29,43 @@ from resources.telemetry import Metrics
 
 
 def main(job: Job) -> Artifact:
-    """Retrieve, answer, score, and publish answers.parquet."""
+    """Retrieve, answer, score, and publish answers.parquet.
+
+    Every question is also asked without passages, and with its evidence where it has some: the parts of retrieval and
+    of the model in the result.
+    """
     params = job.params_as(AnswerParams)
     settings = params.answer_settings()
     rows = held_out_rows(job, ("test",))[: settings.max_questions]
     refuse_none(job, rows)
     hits = _retrieve(job, params, [row["question"] for row in rows], settings.top_k)
-    prompt = prompt_of(settings)
-    chats = [
-        build_messages(
-            prompt, row["question"], [hit.content for hit in found], row.get("system") or "", row.get("history")
-        )
-        for row, found in zip(rows, hits, strict=True)
-    ]
+    prompt, texts = prompt_of(settings), passage_texts(job.input("passages"))
+    evidence = [evidence_of(row, texts) for row in rows]
+    with_evidence = [n for n, passages in enumerate(evidence) if passages]
+    chats = [chat_of(prompt, row, [hit.content for hit in found]) for row, found in zip(rows, hits, strict=True)]
+    chats += [chat_of(prompt, rows[n], []) for n in with_evidence]
+    chats += [chat_of(prompt, rows[n], evidence[n]) for n in with_evidence]
     metrics = Metrics(job.folder())
     replies = answer_all(job, params, chats, metrics)
     metrics.close()
     golds = [gold_of(row) for row in rows]
     shown = [_describe(row, found) for row, found in zip(rows, hits, strict=True)]
-    summary = summarise(replies, golds, settings.seed)
-    with_evidence = [bool(row["evidence_retrieved"]) for row in shown if row["evidence"]]
+    retrieved = {model: given[: len(rows)] for model, given in replies.items()}
+    summary = summarise(retrieved, golds, settings.seed)
+    known = [bool(row["evidence_retrieved"]) for row in shown if row["evidence"]]
+    if known:
+        summary = msgspec.structs.replace(summary, evidence_hit_rate=sum(known) / len(known))
     if with_evidence:
-        hit_rate = sum(with_evidence) / len(with_evidence)
-        summary = msgspec.structs.replace(summary, evidence_hit_rate=hit_rate)
+        count = len(with_evidence)
+        readings: dict[str, Replies] = {
+            "none": {model: given[-2 * count : -count] for model, given in replies.items()},
+            "retrieved": {model: [given[n] for n in with_evidence] for model, given in retrieved.items()},
+            "evidence": {model: given[-count:] for model, given in replies.items()},
+        }
+        figures, gains = compare_readings(readings, [golds[n] for n in with_evidence], settings.seed)
+        summary = msgspec.structs.replace(summary, readings=figures, reading_gains=gains)
     with job.artifacts().stage(job.recipe) as staging:
-        write_answers(staging.path, shown, replies, golds)
+        write_answers(staging.path, shown, retrieved, golds)
         return staging.publish(summary.as_manifest())
 
 

@@ -10,6 +10,7 @@ from ft_assets.adapters.checks import GATES as ADAPTER_GATES
 from ft_assets.adapters.jobs import TRAINED, TrainedRef
 from ft_assets.answers.jobs import AnswerParams
 from ft_assets.config.from_artifact import settings_of
+from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
@@ -23,13 +24,13 @@ ANSWER_EVALUATION = AssetSpec(
     name="answer_evaluation",
     group="answers",
     kinds={"huggingface", "qdrant", "parquet"},
-    code_version="2",
+    code_version="3",
     description="Answers of the base, SFT and DPO models to held-out questions, with passages from the released "
-    "retriever.",
-    inputs=("released_collection", "released_adapter", *QUESTIONS),
+    "retriever, without passages, and with the right ones.",
+    inputs=("released_collection", "released_adapter", *QUESTIONS, "passages"),
     reads=("answer_settings",),
     enforces=("released_adapter", "released_collection"),
-    gates=(DATASET_GATES, ADAPTER_GATES, SERVED_GATES),
+    gates=(CORPUS_GATES, DATASET_GATES, ADAPTER_GATES, SERVED_GATES),
     worker="ft_assets.answers.answer",
 )
 SPECS = [ANSWER_EVALUATION]
@@ -41,7 +42,7 @@ def answer_evaluation(
 ) -> dg.MaterializeResult[Any]:
     store, evidence = artifacts.store(), evidence_of(artifacts, qdrant)
     questions = questions_of(store)
-    ANSWER_EVALUATION.enforce(evidence, [questions, *ANSWER_EVALUATION.enforces])
+    ANSWER_EVALUATION.enforce(evidence, [questions, "passages", *ANSWER_EVALUATION.enforces])
     answers = settings_of(store, "answers")
     adapter = _released(artifacts.releases(), "adapter")
     collection = _released(artifacts.releases(), "collection")
@@ -50,7 +51,7 @@ def answer_evaluation(
         {
             "released_adapter": adapter.version,
             "released_collection": collection.version,
-            questions: store.require(questions).data_version,
+            **{name: store.require(name).data_version for name in (questions, "passages")},
         },
     )
     trained = {

@@ -46,7 +46,8 @@ def print_report(project: Project, console: Console | None = None) -> None:
     console = console or make_console()
     for title, table in (
         ("Retrieval, before and after training", retrieval_table(project.store)),
-        ("Answers to held-out questions", answers_table(project.store)),
+        ("Answers to held-out questions, with retrieved passages", answers_table(project.store)),
+        ("Their char-F1 by the passages that a model reads", readings_table(project.store)),
     ):
         if table.row_count:
             console.print(f"\n[bold]{title}[/]")
@@ -91,6 +92,24 @@ def answers_table(store: ArtifactStore) -> Table:
         cells = [
             _with_interval(values.get(f"{metric}_{model}"), values, f"intervals_{model}_{metric}") for metric in metrics
         ]
+        if any(cell != "-" for cell in cells):
+            table.add_row(model, *cells)
+    return table
+
+
+def readings_table(store: ArtifactStore) -> Table:
+    """Return the F1 of each model without passages, with retrieved ones and with the right ones, and both gains."""
+    asset, models, _ = _ANSWERS
+    values = _summary(store, asset)
+    readings = {name: f"readings_{name}" for name in ("none", "retrieved", "evidence")}
+    gains = {
+        "gain by retrieval": "reading_gains_retrieved-none",
+        "left for retrieval": "reading_gains_evidence-retrieved",
+    }
+    table = _table("model", *readings, *gains)
+    for model in models:
+        names = [f"{prefix}_{model}_f1" for prefix in (*readings.values(), *gains.values())]
+        cells = [_with_interval(values.get(f"{name}_mean"), values, name) for name in names]
         if any(cell != "-" for cell in cells):
             table.add_row(model, *cells)
     return table

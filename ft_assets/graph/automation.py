@@ -28,6 +28,7 @@ FOLLOW_THE_COLLECTION = {
     "embedding_evaluation": ("embedding_model", "passages", "base_vectors"),
     "retrieval_evaluation": ("embedding_model", "passages", "passage_vectors"),
     "fusion_sweep": ("embedding_model", "passages"),
+    "answer_evaluation": ("passages",),
 }
 
 # All assets, in the order of the data flow: `make demo` runs it, and the UI's "launch job".

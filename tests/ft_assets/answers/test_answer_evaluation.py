@@ -4,24 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 
-from ft_assets.adapters import assets as adapters
 from ft_assets.adapters.checks import GATES as ADAPTER_GATES
-from ft_assets.answers import assets as answers
 from ft_assets.answers.checks import GATES
 from ft_assets.config.load import load_settings
-from ft_assets.corpus import assets as corpus
-from ft_assets.datasets import assets as datasets
-from ft_assets.definitions import not_configured
-from ft_assets.embedding import assets as embedding
+from ft_assets.definitions import build_defs
 from ft_assets.graph.gates import Evidence, judge
-from ft_assets.retrieval import assets as retrieval
-from ft_assets.settings import assets as settings_assets
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
-
-STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, answers)
 
 
 @pytest.mark.slow
@@ -34,6 +24,15 @@ def test_questions_go_through_the_released_retriever_to_every_model_and_again_fo
     models = ["base", "sft", "dpo"] if first["released_adapter"]["adapter"] == "dpo_adapter" else ["base", "sft"]
     assert list(made["intervals"]) == models
     assert made["samples"].startswith(f"| question | gold | {' | '.join(models)} |")
+    assert {reading: list(figures) for reading, figures in made["readings"].items()} == dict.fromkeys(
+        ("none", "retrieved", "evidence"), models
+    )
+    for model in models:  # the questions all have evidence here
+        assert made["readings"]["retrieved"][model]["f1"] == made["intervals"][model]["f1"]
+        f1 = {reading: figures[model]["f1"]["mean"] for reading, figures in made["readings"].items()}
+        gain = made["reading_gains"]["retrieved-none"][model]["f1"]
+        assert gain["mean"] == pytest.approx(f1["retrieved"] - f1["none"]) and gain["n"] == 6
+    assert "F1 with passages: none" in made["scores"] and "evidence minus retrieved" in made["scores"]
     assert "api_key" not in (root / "state/runs/answer_evaluation").joinpath(made["recipe"], "job.json").read_text()
     evidence = Evidence(_artifacts(root).store(), _artifacts(root).releases(), _qdrant(root).engine())
     for gate in [*GATES, *ADAPTER_GATES]:
@@ -53,14 +52,13 @@ def _qdrant(root: Path) -> QdrantResource:
 
 
 def _run(root: Path) -> dict[str, Mapping[str, Any]]:
-    """Materialize everything that is configured and return each asset's metadata."""
-    absent = not_configured(load_settings(root / "config.yaml", environ={}))
-    everything = [asset for stage in STAGES for asset in stage.ASSETS]
+    """Materialize everything and return each asset's metadata."""
     launcher = LauncherResource(state_dir=str(root / "state"), kind="inline")
-    result = dg.materialize(
-        [asset for asset in everything if asset.key.to_user_string() not in absent],
-        resources={"artifacts": _artifacts(root), "qdrant": _qdrant(root), "launcher": launcher},
+    config, state = root / "config.yaml", root / "state"
+    defs = build_defs(
+        load_settings(config, environ={}), state=state, config=config, resource_overrides={"launcher": launcher}
     )
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process()
     return {
         event.asset_key.to_user_string(): {name: value.value for name, value in event.metadata.items()}
         for event in (e.step_materialization_data.materialization for e in result.get_asset_materialization_events())
