@@ -199,3 +199,32 @@ def test_a_training_without_data_is_left_out_where_the_other_one_has_some(tmp_pa
     alone = Settings.model_validate({**pairs, "dpo": {"base_model": "x", "start": "base"}})
     assert not_configured(alone)["sft_adapter"] == "datasets.instruction.files"
     assert "released_adapter" not in not_configured(alone)
+
+
+def test_generated_rows_are_an_input_only_where_a_training_asks_for_them(tmp_path: Path):
+    base = {"corpus": {"files": ["kb/*.md"]}, "datasets": {"instruction": {"files": ["a.jsonl"]}}}
+    model, wants = {"base_model": "x"}, {"base_model": "x", "generated": True}
+
+    def graph(**sections: Any) -> tuple[Settings, dg.Definitions]:
+        settings = Settings.model_validate({**base, **sections})
+        definitions = build_defs(settings, state=tmp_path, config=tmp_path / "config.yaml")
+        dg.Definitions.validate_loadable(definitions)
+        return settings, definitions
+
+    _, off = graph(sft=model, dpo=model, ddr={}, kbalign={})
+    assert "kbalign_verified" not in parents(off, "sft_adapter")
+    settings, on = graph(sft=wants, dpo=wants, ddr={}, kbalign={})
+    assert "kbalign_verified" in parents(on, "sft_adapter")
+    assert "ddr_preferences" in parents(on, "dpo_adapter"), "without any file of pairs"
+    assert "sft_adapter" in parents(on, "ddr_candidates")
+    assert "released_collection" not in parents(on, "ddr_candidates"), "BM25 searches without an encoder"
+    assert not {"dpo_adapter", "ddr_preferences"} & not_configured(settings).keys()
+    _, later = graph(sft=wants, dpo=wants, kbalign={}, embedding=model, ddr={"round": 2, "parent": "0123"})
+    assert "sft_adapter" not in parents(later, "ddr_candidates") and "released_collection" in parents(
+        later, "ddr_candidates"
+    )
+    alone = {**wants, "start": "base"}
+    settings, _ = graph(dpo=alone, ddr={})
+    assert not_configured(settings)["dpo_adapter"] == "sft", "the SFT adapter would answer"
+    settings, without = graph(dpo=alone, ddr={"model": "base"})
+    assert "ddr_preferences" in parents(without, "dpo_adapter")
