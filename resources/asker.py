@@ -159,13 +159,12 @@ class Asker:
         left = self._budget - usage.total_tokens
         if left <= 0:
             missing = max(position.total - position.done, number)
-            spent = violation(
-                "FT-GEN-010",
-                where=f"{position.done} of {position.total or 'an unknown number of'} calls are answered",
-                field="generator.max_tokens_total",
-                found=usage.total_tokens,
-                expected=f"at most {self._budget}; the rest needs about {round(missing * mean):,} tokens",
+            message = (
+                f"{usage.total_tokens:,} tokens are spent, and generator.max_tokens_total is {self._budget:,}; "
+                f"the rest needs about {round(missing * mean):,} tokens"
             )
+            where = f"{position.done} of {position.total or 'an unknown number of'} calls are answered"
+            spent = violation("FT-GEN-010", where=where, message=message)
             raise Refused("asking the generator", [spent])
         return max(1, min(number, int(left / mean)))
 
