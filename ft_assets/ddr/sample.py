@@ -29,9 +29,9 @@ from ft_assets.config.model import DdrSettings
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.datasets.split import split_file
 from ft_assets.ddr.jobs import CandidateRow, CandidatesSummary, QuestionRow, Rewards, SampleParams
-from ft_assets.ddr.search_passages import Shown, corpus_size, open_search, show_passages
 from ft_assets.generation.jobs import CANDIDATES_FILE, QUESTIONS_FILE
 from ft_assets.graph.quarantine import QUARANTINE
+from ft_assets.retrieval.search_passages import Shown, corpus_size, open_search, show_passages
 from resources.artifacts import Artifact
 from resources.asker import Asker, open_asker
 from resources.launcher import Job, run_worker
@@ -73,7 +73,8 @@ def _write_questions(job: Job, params: SampleParams, path: Path) -> int:
         parts = {"train": ("validation", "test"), "validation": ("test",)}
         hidden = {part: held_out_passages(job.input, params.split_settings(), parts[part]) for part in params.parts}
     answers, size = len(_kinds(settings)), corpus_size(passages)
-    with open_search(job, params) as find, TableWriter(path, arrow_schema(QuestionRow)) as table:
+    search = open_search(job, params.engine, params.bm25, Path(params.compute.state_dir))
+    with search as find, TableWriter(path, arrow_schema(QuestionRow)) as table:
         rows = _chosen_rows(job, params)
         while window := list(islice(rows, _WINDOW)):
             asked = [row["question"] for _, row in window]

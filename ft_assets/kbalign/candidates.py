@@ -73,9 +73,9 @@ class Wanted:
 
     def _prompt(self, span: AnswerSpan) -> str:
         first = self.passages[0]
-        told = sentence_of(first.text, span)
-        others = [_nearest_sentence(told, one.text) for one in self.passages[1:]]
-        return ask_for_question(prompt_language(first.language), first.heading, [told, *others], span.text)
+        sentence = sentence_of(first.text, span)
+        others = [_nearest_sentence(sentence, one.text) for one in self.passages[1:]]
+        return ask_for_question(prompt_language(first.language), first.heading, [sentence, *others], span.text)
 
     def take(self, attempt: int, outcome: Outcome, call_key: str, author: str) -> None:
         """Keep the question of a reply, or the reason why not."""
@@ -229,8 +229,8 @@ def _cloze_span(passage: AskablePassage, spans: Sequence[AnswerSpan]) -> AnswerS
     return None
 
 
-def _nearest_sentence(told: str, text: str) -> str:
+def _nearest_sentence(sentence: str, text: str) -> str:
     """Return the sentence of a text that shares most words with another one."""
-    words = set(parts_of(told))
+    words = set(parts_of(sentence))
     found = [text[start:end] for start, end in sentences(text)]
-    return max(found, key=lambda sentence: len(words & set(parts_of(sentence))), default="")
+    return max(found, key=lambda one: len(words & set(parts_of(one))), default="")

@@ -29,7 +29,6 @@ from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.find_contamination import search_generated
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.datasets.split import split_file
-from ft_assets.embedding.exact_search import rank_bm25
 from ft_assets.generation.jobs import VERIFIED, VerifiedRow, VerifiedSummary
 from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.kbalign.candidates import CLOZE
@@ -46,12 +45,11 @@ from ft_assets.kbalign.jobs import (
 )
 from ft_assets.kbalign.judge import Judge, Reliability, read_trials, try_judge
 from ft_assets.kbalign.merge import share_of
-from ft_assets.retrieval.search import Retriever
+from ft_assets.retrieval.search_passages import open_search
 from resources.artifacts import Artifact, Staging
 from resources.asker import open_asker
 from resources.launcher import Job, run_worker
 from resources.parquet import TableWriter, arrow_schema, read_columns, read_rows
-from resources.releases import Releases
 from resources.telemetry import Metrics
 from resources.text_source import BASE
 
@@ -225,18 +223,12 @@ class QuestionVerification:
 
     def _rank(self, questions: Sequence[str], depth: int) -> Iterator[list[str]]:
         """Yield the ids of the passages that are found for each question."""
-        params = self._params
+        params, state = self._params, Path(self._params.compute.state_dir)
         if not questions:
             return
-        if params.engine is None:
-            contents = [passage.content for passage in self._passages.values()]
-            ranked = rank_bm25(contents, list(self._passages), questions, params.bm25)
-            yield from (ids[:depth] for ids in ranked)
-            return
-        releases = Releases(Path(params.compute.state_dir) / "released")
-        with Retriever.open(self._job.artifacts(), releases, params.engine.engine()) as retriever:
+        with open_search(self._job, params.engine, params.bm25, state) as find:
             for start in range(0, len(questions), _WINDOW):
-                for hits in retriever.search(questions[start : start + _WINDOW], depth):
+                for hits in find(questions[start : start + _WINDOW], depth):
                     yield [hit.passage_id for hit in hits]
 
     def compare_with_held_out(self) -> None:
@@ -284,7 +276,8 @@ class QuestionVerification:
         with TableWriter(staging.path / split_file("train"), schema) as table:
             for one in good:
                 table.add(self._row(one))
-        TableWriter(staging.path / split_file("validation"), schema).__enter__().__exit__()
+        with TableWriter(staging.path / split_file("validation"), schema):
+            pass
         refused = sorted(self._refused, key=lambda one: one.line)
         with TableWriter(staging.path / VERDICTS_FILE, arrow_schema(VerdictRow)) as verdicts:
             for one in sorted([*good, *refused], key=lambda one: one.line):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ft_assets.ddr.search_passages import FoundPassage, show_passages
+from ft_assets.retrieval.search_passages import FoundPassage, show_passages
 
 CORPUS = [f"p{n}" for n in range(40)]
 

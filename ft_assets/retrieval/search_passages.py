@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_assets.corpus.collect import PASSAGES
-from ft_assets.ddr.jobs import SampleParams
 from ft_assets.embedding.exact_search import best, lexical_scores
+from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import index_bm25, sparse_queries
 from ft_assets.retrieval.search import Retriever
 from resources.artifacts import Artifact
 from resources.launcher import Job
 from resources.parquet import read_columns, row_count
+from resources.qdrant import EngineParams
 from resources.releases import Releases
 
 
@@ -39,13 +40,12 @@ Find = Callable[[Sequence[str], int], list[list[FoundPassage]]]
 
 
 @contextmanager
-def open_search(job: Job, params: SampleParams) -> Generator[Find]:
+def open_search(job: Job, engine: EngineParams | None, bm25: Bm25Settings, state: Path) -> Generator[Find]:
     """Yield the search of the released collection; without an engine that of BM25 over the passages."""
-    if params.engine is None:
-        yield _bm25(job.input("passages"), params)
+    if engine is None:
+        yield _bm25(job.input("passages"), bm25)
         return
-    releases = Releases(Path(params.compute.state_dir) / "released")
-    with Retriever.open(job.artifacts(), releases, params.engine.engine()) as retriever:
+    with Retriever.open(job.artifacts(), Releases(state / "released"), engine.engine()) as retriever:
 
         def find(questions: Sequence[str], k: int) -> list[list[FoundPassage]]:
             hits = retriever.search(questions, k)
@@ -54,10 +54,10 @@ def open_search(job: Job, params: SampleParams) -> Generator[Find]:
         yield find
 
 
-def _bm25(passages: Artifact, params: SampleParams) -> Find:
+def _bm25(passages: Artifact, settings: Bm25Settings) -> Find:
     columns = read_columns(passages.file(PASSAGES), ["passage_id", "content"])
     contents = dict(zip(columns["passage_id"], columns["content"], strict=True))
-    index, bm25 = index_bm25(list(contents.values()), params.bm25)
+    index, bm25 = index_bm25(list(contents.values()), settings)
 
     def find(questions: Sequence[str], k: int) -> list[list[FoundPassage]]:
         ranked = best(lexical_scores(sparse_queries(bm25, questions), index), list(contents), k)
