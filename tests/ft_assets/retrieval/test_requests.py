@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from ft_assets.graph.automation import automate
-from tests.ft_assets.retrieval.conftest import STAGES
+from tests.ft_assets.retrieval.conftest import ASSETS
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ class World:
         self.judged: list[tuple[int, int]] = []
         """The collection and the choice of weights of each evaluation."""
         self.cursor: Any = None
-        specs = [spec for stage in STAGES for asset in stage.ASSETS for spec in getattr(asset, "specs", ())]
+        specs = [spec for asset in ASSETS for spec in getattr(asset, "specs", ())]
         self.deps = {
             spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps} & set(SIDE)
             for spec in specs
