@@ -27,6 +27,8 @@ CONFIG: dict[str, Any] = {
     "sft": {"base_model": "./model"},
     "dpo": {"base_model": "./model"},
     "embedding": {"base_model": "./model"},
+    "kbalign": {},
+    "ddr": {},
 }
 
 

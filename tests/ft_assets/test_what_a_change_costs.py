@@ -228,8 +228,9 @@ def test_a_failing_candidate_is_not_released_until_it_is_fixed(whole: Whole) -> 
 def test_every_check_is_judged_again_when_a_section_that_it_reads_changes(built: Whole) -> None:
     """Either its asset depends on that section and is requested, or the gate names the section in `needs`."""
     graph = built.daemon.defs.resolve_asset_graph()
+    made = graph.get_all_asset_keys()  # this project generates no rows
     unnoticed: list[str] = []
-    for gate in GATES:
+    for gate in (gate for gate in GATES if dg.AssetKey(gate.asset) in made):
         read: set[str] = set()
 
         class Noting(ArtifactStore):
