@@ -70,13 +70,13 @@ def not_configured(settings: Settings) -> dict[str, str]:
     lacking = {SETTINGS_ASSETS[section]: section for section in missing_sections(settings)} | missing_data(settings)
     if settings.kbalign and settings.kbalign.author == "prompted":
         lacking["kbalign_author"] = "kbalign.author: tuned"
-    before = -1
+    unneeded, before = unused_deps(settings), -1
     while len(lacking) > before:  # a training may need rows that a later stage generates
         before = len(lacking)
         for spec in SPECS:
             enough = not lacking.keys() >= set(spec.any_of)
             for name in spec.deps:
-                unused = (enough and name in spec.any_of) or (spec.name, name) in unused_deps(settings)
+                unused = (enough and name in spec.any_of) or (spec.name, name) in unneeded
                 if name in lacking and not unused:
                     lacking.setdefault(spec.name, lacking[name])
     return lacking
