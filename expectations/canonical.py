@@ -20,6 +20,11 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+def hash_share(text: str, key: bytes = b"") -> float:
+    """Return a number in [0, 1) that the text and the key alone decide."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()) / 2**64
+
+
 def text_digest(text: str) -> str:
     """Return the sha256 (hex) of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode()).hexdigest()

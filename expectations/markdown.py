@@ -20,6 +20,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]], num
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (columns, rule, *rows))
 
 
-def markdown_cell(text: str) -> str:
-    r"""Return the text on one line, with `|` written as `\|`."""
-    return " ".join(text.split()).replace("|", "\\|")
+def markdown_cell(text: str, most: int | None = None) -> str:
+    r"""Return the text on one line, with `|` written as `\|`, cut after `most` characters (None: never)."""
+    flat = " ".join(text.split()).replace("|", "\\|")
+    return flat if most is None or len(flat) <= most else f"{flat[:most]}…"

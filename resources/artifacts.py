@@ -245,6 +245,10 @@ class ArtifactStore:
         where = str(self.root / asset / str(recipe) / MANIFEST)
         return violation("FT-ART-007", where=where, field="manifest", found=reason, expected="as published", fix=fix)
 
+    def find_version(self, asset: str, data_version: str) -> Artifact | None:
+        """Return the newest whole artifact with this content, or None."""
+        return next((artifact for artifact in self.versions(asset) if artifact.data_version == data_version), None)
+
     def versions(self, asset: str) -> list[Artifact]:
         """Return every whole artifact of an asset, newest first."""
         folder = self.root / asset

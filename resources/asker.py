@@ -19,7 +19,17 @@ from resources.endpoint import EndpointSource
 from resources.launcher import ComputeParams
 from resources.local_source import LocalModels, LocalSource
 from resources.telemetry import Metrics
-from resources.text_source import BASE, PASSING, Call, GeneratorParams, NoReply, Outcome, TextSource, call_key
+from resources.text_source import (
+    BASE,
+    PASSING,
+    Call,
+    CallFigures,
+    GeneratorParams,
+    NoReply,
+    Outcome,
+    TextSource,
+    call_key,
+)
 
 WINDOW = 256
 """Calls that are in memory at once."""
@@ -46,6 +56,16 @@ class Usage(msgspec.Struct, kw_only=True):
     def total_tokens(self) -> int:
         """Prompt and answer together."""
         return self.prompt_tokens + self.tokens
+
+    def figures(self) -> CallFigures:
+        """Return the figures that the summary of an artifact holds."""
+        return CallFigures(
+            calls=self.calls,
+            cached=self.cached,
+            prompt_tokens=self.prompt_tokens,
+            tokens=self.tokens,
+            seconds=round(self.seconds, 1),
+        )
 
 
 class _Position(msgspec.Struct, kw_only=True):

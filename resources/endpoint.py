@@ -105,7 +105,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
     @property
     def passing(self) -> bool:
-        """Whether another attempt may have an answer."""
+        """True if another attempt may have an answer."""
         return self.status == 0 or self.status in _PASSING_STATUS
 
 

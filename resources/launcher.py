@@ -63,7 +63,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         Raises Refused (FT-ART-004).
         """
         version = self.recipe.inputs[asset]
-        found = next((a for a in self.artifacts().versions(asset) if a.data_version == version), None)
+        found = self.artifacts().find_version(asset, version)
         if found is None:
             fix = f"ft run --asset {asset}"
             refusal = violation("FT-ART-004", where=asset, field="data version", expected=version, fix=fix)

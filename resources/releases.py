@@ -128,6 +128,14 @@ class Releases:
         book = self.book(kind)
         return book.find(book.current) if book else None
 
+    def require(self, kind: ReleaseKind, work: str, code: str) -> Release:
+        """Return the release that serves. Raises Refused: `code` where `work` needs one and nothing was released."""
+        release = self.current(kind)
+        if release is None:
+            asset = f"released_{kind}"
+            raise Refused(work, [violation(code, where=asset, fix=f"ft run --asset {asset}")])
+        return release
+
     def announced(self, kind: ReleaseKind) -> Intent | None:
         """Return the move that has begun and is not in the record yet. Raises Refused (FT-REL-003) if it is damaged."""
         return _read(self._intent_path(kind), Intent)

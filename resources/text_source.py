@@ -117,6 +117,18 @@ def call_key(call: Call, contract: str) -> str:
     )
 
 
+class CallFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of a run's calls, as the summary of its artifact holds them. All but `cached` are of new calls."""
+
+    calls: int = 0
+    """New calls of this run."""
+    cached: int = 0
+    """Calls that were answered before."""
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
 class TextSource(Protocol):
     """A back end: a model in this process, or an endpoint."""
 

@@ -101,7 +101,7 @@ def check_passage(text: str) -> None:
 def check_candidate(candidate: QuestionCandidate) -> None:
     """Apply the rules that need neither a model nor the corpus. Raises RowError with the code of the first broken one.
 
-    FT-KBA-002 stands alone, -003 grounded, -004 does not give itself away, -010 its names and numbers are in the
+    FT-KBA-002 needs no context, -003 grounded, -004 does not give itself away, -010 its names and numbers are in the
     passages, -012 a question over several passages needs more than one.
     """
     _check_alone(candidate)

@@ -20,10 +20,10 @@ from ft_assets.adapters.prompt import build_messages, prompt_of
 from ft_assets.adapters.rows.tokenise import Row, answers_of, read_rows
 from ft_assets.adapters.score_answers import Replies, ask_all, propose, summarise, write_answers
 from resources.artifacts import Artifact, ArtifactStore
-from resources.asker import GeneratorParams, open_asker
+from resources.asker import open_asker
 from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
-from resources.text_source import BASE, ChatMessage
+from resources.text_source import BASE, ChatMessage, GeneratorParams
 
 
 def main(job: Job) -> Artifact:

@@ -134,7 +134,7 @@ def show_samples(path: Path) -> str:
     lines: list[list[str]] = []
     for row in rows:
         answers = [row[f"answer_{name}"] or _reasoning_alone(row.get(f"thought_{name}")) for name in models]
-        lines.append([_cell(text) for text in (row["question"], row["gold"], *answers)])
+        lines.append([markdown_cell(text, _CELL_CHARS) for text in (row["question"], row["gold"], *answers)])
     return markdown_table(["question", "gold", *models], lines)
 
 
@@ -216,8 +216,3 @@ def _has_reasoning(given: Sequence[Reply]) -> bool:
 
 def _reasoning_alone(reasoning: str | None) -> str:
     return "" if reasoning is None else f"(reasoning only) {reasoning}"
-
-
-def _cell(text: str) -> str:
-    flat = markdown_cell(text)
-    return flat if len(flat) <= _CELL_CHARS else f"{flat[:_CELL_CHARS]}…"

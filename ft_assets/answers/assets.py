@@ -4,7 +4,6 @@ from typing import Any
 
 import dagster as dg
 
-from expectations.violations import Refused, violation
 from ft_assets.adapters.assets import QUESTIONS, generation_settings, model_params, questions_of, show_answers
 from ft_assets.adapters.checks import GATES as ADAPTER_GATES
 from ft_assets.adapters.jobs import TRAINED, TrainedRef
@@ -17,7 +16,7 @@ from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.produce import compute_params, produce
 from ft_assets.retrieval.served_checks import GATES as SERVED_GATES
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
-from resources.releases import Release, ReleaseKind, Releases
+from resources.releases import ReleaseKind
 
 _KINDS: tuple[ReleaseKind, ...] = ("adapter", "collection")
 ANSWER_EVALUATION = AssetSpec(
@@ -44,8 +43,7 @@ def answer_evaluation(
     questions = questions_of(store)
     ANSWER_EVALUATION.enforce(evidence, [questions, "passages", *ANSWER_EVALUATION.enforces])
     answers = settings_of(store, "answers")
-    adapter = _released(artifacts.releases(), "adapter")
-    collection = _released(artifacts.releases(), "collection")
+    adapter, collection = (artifacts.releases().require(kind, "answer_evaluation", "FT-ANS-004") for kind in _KINDS)
     recipe = ANSWER_EVALUATION.recipe_from(
         {**generation_settings(answers), "top_k": answers.top_k},
         {
@@ -70,12 +68,3 @@ def answer_evaluation(
 
 
 ASSETS = [answer_evaluation]
-
-
-def _released(releases: Releases, kind: ReleaseKind) -> Release:
-    """Return the current release. Raises Refused (FT-ANS-004) when nothing was released."""
-    release = releases.current(kind)
-    if release is None:
-        asset = f"released_{kind}"
-        raise Refused("answer_evaluation", [violation("FT-ANS-004", where=asset, fix=f"ft run --asset {asset}")])
-    return release

@@ -15,6 +15,7 @@ from expectations.text.tokens import estimate_tokens
 from expectations.violations import Refused, violation
 from ft_assets.commands.terminal import duration
 from ft_assets.config.model import PriceSettings, Settings
+from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.datasets.split import split_file
 from ft_assets.ddr.plan import asked_parts, plan_ddr
@@ -22,7 +23,8 @@ from ft_assets.generation.planned_calls import PlannedCalls
 from ft_assets.kbalign.plan import plan_kbalign
 from resources.artifacts import ArtifactStore
 from resources.model_shape import find_shape
-from resources.parquet import read_rows
+from resources.parquet import read_rows, row_count
+from resources.text_source import CallFigures
 
 GROUPS = ("kbalign", "ddr")
 _SAMPLE = 1000
@@ -119,7 +121,7 @@ def _money(price: PriceSettings | None, prompt_tokens: int, tokens: int) -> floa
 def _plan(group: str, settings: Settings, store: ArtifactStore) -> list[PlannedCalls]:
     if group == "kbalign" and settings.kbalign:
         hidden = held_out_passages(store.require, settings.datasets.split)
-        rows = read_rows(store.require("passages").file("passages.parquet"), ["passage_id", "document_id"])
+        rows = read_rows(store.require("passages").file(PASSAGES), ["passage_id", "document_id"])
         free = [row["document_id"] for row in rows if row["passage_id"] not in hidden]
         return plan_kbalign(
             settings.kbalign,
@@ -141,30 +143,20 @@ def _plan(group: str, settings: Settings, store: ArtifactStore) -> list[PlannedC
 
 
 def _questions(store: ArtifactStore, part: str) -> int:
-    file = store.require("instruction_splits").file(split_file(part))
-    return sum(1 for _ in read_rows(file, ["record_id"]))
+    return row_count(store.require("instruction_splits").file(split_file(part)))
 
 
 def _passage_tokens(store: ArtifactStore) -> float:
     """Return the mean tokens of the first passages, as estimated."""
-    rows = read_rows(store.require("passages").file("passages.parquet"), ["content"])
+    rows = read_rows(store.require("passages").file(PASSAGES), ["content"])
     return fmean([estimate_tokens(row["content"]) for row in islice(rows, _SAMPLE)] or [0.0])
 
 
-class _Run(msgspec.Struct):
-    """The figures of a run in the summary of its artifact."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-
-
-def _last_run(store: ArtifactStore, assets: Sequence[str]) -> tuple[str, _Run] | None:
+def _last_run(store: ArtifactStore, assets: Sequence[str]) -> tuple[str, CallFigures] | None:
     """Return the newest artifact of these assets that took new calls, and its figures."""
     made = [artifact for asset in assets for artifact in store.versions(asset)]
     for artifact in sorted(made, key=lambda one: one.manifest.created_at, reverse=True):
-        run = artifact.summary_as(_Run)
+        run = artifact.summary_as(CallFigures)
         if run.calls and run.seconds:
             return f"{artifact.asset} {artifact.recipe_id[:8]}", run
     return None

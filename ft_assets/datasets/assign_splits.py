@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from expectations.canonical import text_digest
+from expectations.canonical import hash_share, text_digest
 from expectations.rules.splits import QUARANTINED, SPLITS
 from expectations.text.cleaning import matching_key
 from ft_assets.config.model import SplitSettings
@@ -85,7 +85,7 @@ def assign_splits(
 def choose_split(representative: str, settings: SplitSettings) -> str:
     """Return the split of a new cluster: a keyed hash of its representative, read as a number in [0, 1)."""
     key = hashlib.blake2b(settings.key.encode(), digest_size=32).digest()
-    number = int.from_bytes(hashlib.blake2b(representative.encode(), digest_size=8, key=key).digest()) / 2**64
+    number = hash_share(representative, key)
     if number < settings.train:
         return SPLITS[0]
     return SPLITS[1] if number < settings.train + settings.validation else SPLITS[2]

@@ -19,7 +19,7 @@ from ft_assets.datasets.near_duplicates import near_pairs
 from ft_assets.datasets.split import split_file
 from ft_assets.datasets.summaries import RecordsSummary, SplitsSummary
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
-from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
+from ft_assets.graph.quarantine import count_quarantined
 from ft_assets.graph.table_gate import table_fits
 from resources.artifacts import Artifact, ArtifactStore
 from resources.memo import Memo
@@ -64,7 +64,7 @@ def _few_quarantined(dataset: DataSet) -> Callable[[Evidence], Verdict]:
         if not artifact.summary_as(RecordsSummary).configured:
             return Verdict(figures=_NOT_CONFIGURED)
         most = settings_of(evidence.store, "datasets").max_quarantined_share
-        read, quarantined = artifact.summary_as(RecordsSummary).rows_read, _quarantined(artifact)
+        read, quarantined = artifact.summary_as(RecordsSummary).rows_read, count_quarantined(artifact)
         violations = conservation.few_are_quarantined(asset, read, quarantined, most)
         violations += conservation.something_was_read(asset, read, dataset.config_key)
         figures = {
@@ -83,7 +83,7 @@ def _rows_accounted_for(dataset: DataSet) -> Callable[[Evidence], Verdict]:
         asset = dataset.records
         artifact = evidence.store.require(asset)
         summary = artifact.summary_as(RecordsSummary)
-        kept, quarantined = _lines_kept(artifact, dataset), _quarantined(artifact)
+        kept, quarantined = _lines_kept(artifact, dataset), count_quarantined(artifact)
         figures = {
             "rows_read": summary.rows_read,
             "kept": kept,
@@ -104,10 +104,6 @@ def _keys_are_read(dataset: DataSet) -> Callable[[Evidence], Verdict]:
         return Verdict(violations, {"not_read": not_read, "strict": strict})
 
     return rule
-
-
-def _quarantined(artifact: Artifact) -> int:
-    return sum(1 for _ in read_quarantine(artifact.file(QUARANTINE)))
 
 
 def _lines_kept(artifact: Artifact, dataset: DataSet) -> int:
@@ -233,7 +229,7 @@ def _splits_follow_the_ledger(dataset: DataSet) -> Callable[[Evidence], Verdict]
         }
         ids = read_columns(store.require(dataset.records).file(RECORDS), [dataset.id_column])[dataset.id_column]
         summary = artifact.summary_as(SplitsSummary)
-        listed = _quarantined(artifact) if summary.left_out else 0
+        listed = count_quarantined(artifact) if summary.left_out else 0
         violations = splits.no_id_twice(asset, placed)
         violations += splits.every_record_has_its_place(asset, ids, dict(placed), ledger)
         violations += conservation.every_row_is_accounted_for(

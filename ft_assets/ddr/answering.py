@@ -12,8 +12,8 @@ from ft_assets.adapters.release import contract_of, find_released
 from ft_assets.config.model import DdrSettings
 from resources import models
 from resources.artifacts import Artifact, ArtifactStore
-from resources.asker import GeneratorParams
 from resources.releases import Releases
+from resources.text_source import GeneratorParams
 
 SFT, DPO = "sft_adapter", "dpo_adapter"
 _WORK = "choosing the model that answers"

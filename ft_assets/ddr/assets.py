@@ -31,7 +31,6 @@ from resources.artifacts import Artifact, ArtifactStore, Staging
 from resources.asker import identify
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.plots import bars, histogram
-from resources.releases import Releases
 
 _COLLECTION = "released_collection"
 _SAMPLES, _CELL = 8, 160
@@ -93,7 +92,7 @@ def ddr_candidates(
     if answering:
         versions[answering.asset] = answering.data_version
     if params.engine:
-        versions[_COLLECTION] = _released_version(artifacts.releases())
+        versions[_COLLECTION] = artifacts.releases().require("collection", CANDIDATES, "FT-DDR-022").version
     material: dict[str, object] = {
         **settings.model_dump(
             mode="json",
@@ -149,19 +148,11 @@ def _earlier_pairs(store: ArtifactStore, candidates: Artifact) -> Artifact | Non
 
 
 def _find_version(store: ArtifactStore, asset: str, version: str) -> Artifact:
-    found = next((one for one in store.versions(asset) if one.data_version == version), None)
+    found = store.find_version(asset, version)
     if found is None:
         gone = violation("FT-ART-004", where=asset, field="data version", expected=version)
         raise Refused("the pairs of the round before", [gone])
     return found
-
-
-def _released_version(releases: Releases) -> str:
-    """Return the version of the released collection. Raises Refused (FT-DDR-022) when nothing was released."""
-    release = releases.current("collection")
-    if release is None:
-        raise Refused(CANDIDATES, [violation("FT-DDR-022", where=_COLLECTION, field="release", found=None, expected=1)])
-    return release.version
 
 
 def _show_candidates(artifact: Artifact) -> Mapping[str, str]:
@@ -178,7 +169,13 @@ def _show_candidates(artifact: Artifact) -> Mapping[str, str]:
     answers: list[list[str]] = []
     for asked in islice(read_asked(artifact), _SAMPLES):
         given = "; ".join(f"{one.answer} ({one.f1:.2g})" for one in asked.answers)
-        answers.append([_cell(asked.question.question), _cell(asked.question.gold), _cell(given, 3 * _CELL)])
+        answers.append(
+            [
+                markdown_cell(asked.question.question, _CELL),
+                markdown_cell(asked.question.gold, _CELL),
+                markdown_cell(given, 3 * _CELL),
+            ]
+        )
     return {
         "rewards": markdown_table(["passages", "temperature", "answers", "exact match", "F1", "ROUGE-L"], rewards),
         "kept_out": bars(summary.codes, title="answers kept out of pairs, by code"),
@@ -190,12 +187,12 @@ def _show_pairs(artifact: Artifact) -> Mapping[str, str]:
     """Return the plots and tables of the page: what became of the questions, margins, pairs, and questions without."""
     summary = artifact.summary_as(PairsSummary)
     pairs = [
-        [_cell(text) for text in (row.question, row.gold, row.chosen_answer, row.rejected_answer)]
+        [markdown_cell(text, _CELL) for text in (row.question, row.gold, row.chosen_answer, row.rejected_answer)]
         + [f"{row.chosen_score:.2g} / {row.rejected_score:.2g}"]
         for row in read_pairs(artifact, "train")[:_SAMPLES]
     ]
     without = [
-        [one.code, _cell(one.reason), _cell(one.raw, 3 * _CELL)]
+        [one.code, markdown_cell(one.reason, _CELL), markdown_cell(one.raw, 3 * _CELL)]
         for one in islice(read_quarantine(artifact.file(QUARANTINE)), _SAMPLES)
     ]
     outcome = {"pair": summary.train, "validation pair": summary.validation, **summary.codes}
@@ -205,8 +202,3 @@ def _show_pairs(artifact: Artifact) -> Mapping[str, str]:
         "pairs": markdown_table(["question", "right answer", "chosen", "rejected", "scores"], pairs),
         "without_pair": markdown_table(["code", "reason", "answers"], without),
     }
-
-
-def _cell(text: str, most: int = _CELL) -> str:
-    flat = markdown_cell(text)
-    return flat if len(flat) <= most else f"{flat[:most]}…"

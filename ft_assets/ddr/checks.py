@@ -9,7 +9,7 @@ from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.ddr.jobs import CandidatesSummary
 from ft_assets.generation.jobs import CANDIDATES, CANDIDATES_FILE, QUESTIONS_FILE
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
-from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
+from ft_assets.graph.quarantine import count_quarantined
 from resources.parquet import read_rows
 
 
@@ -18,7 +18,7 @@ def _answers_accounted_for(evidence: Evidence) -> Verdict:
     candidates = evidence.store.require(CANDIDATES)
     asked = sum(row["calls"] for row in read_rows(candidates.file(QUESTIONS_FILE), ["calls"]))
     codes = [row["code"] for row in read_rows(candidates.file(CANDIDATES_FILE), ["code"])]
-    kept_out = sum(1 for _ in read_quarantine(candidates.file(QUARANTINE)))
+    kept_out = count_quarantined(candidates)
     violations = every_row_is_accounted_for(CANDIDATES, asked, codes.count(""), kept_out)
     return Verdict(violations, {"asked": asked, "usable": codes.count(""), "kept_out": kept_out})
 

@@ -6,20 +6,16 @@ import msgspec
 
 from expectations.contracts.adapter import RagPrompt
 from expectations.formats.dialect import Turn
-from ft_assets.config.model import DdrSettings, SplitSettings
+from ft_assets.config.model import DdrSettings
 from ft_assets.embedding.jobs import Bm25Settings
-from resources.asker import GeneratorParams
-from resources.launcher import ComputeParams
+from ft_assets.generation.jobs import AskParams
 from resources.qdrant import EngineParams
+from resources.text_source import CallFigures
 
 
-class SampleParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SampleParams(AskParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of `ft_assets.ddr.sample`."""
 
-    settings: dict[str, object]
-    """All of the section `ddr` of config.yaml."""
-    split: dict[str, object]
-    """The section `datasets.split`."""
     top_k: int
     max_new_tokens: int
     parts: list[str]
@@ -30,16 +26,10 @@ class SampleParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     engine: EngineParams | None
     """The engine of the released collection; None: BM25 searches the passages."""
     bm25: Bm25Settings
-    generator: GeneratorParams
-    compute: ComputeParams
 
     def typed_settings(self) -> DdrSettings:
         """Return the section `ddr`, typed."""
         return DdrSettings.model_validate(self.settings)
-
-    def split_settings(self) -> SplitSettings:
-        """Return the section `datasets.split`, typed."""
-        return SplitSettings.model_validate(self.split)
 
 
 class QuestionRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,8 +88,8 @@ class Rewards(msgspec.Struct, frozen=True, kw_only=True):
     rouge_l: float
 
 
-class CandidatesSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Summary of `ddr_candidates`. Calls, tokens and seconds are those of the run that made it."""
+class CandidatesSummary(CallFigures, frozen=True, kw_only=True):
+    """Summary of `ddr_candidates`."""
 
     questions: dict[str, int]
     """Part -> questions."""
@@ -119,8 +109,3 @@ class CandidatesSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the contract of the model that answered."""
     retriever: str
     """`released_collection` or `bm25`."""
-    calls: int
-    cached: int
-    prompt_tokens: int
-    tokens: int
-    seconds: float

@@ -149,7 +149,7 @@ class Sampled:
 
     def summary(self) -> CandidatesSummary:
         """Return the figures of what was written."""
-        questions, usage = self._parts.total(), self._asker.usage
+        questions = self._parts.total()
         return CandidatesSummary(
             questions=dict(self._parts),
             candidates=self._calls,
@@ -161,11 +161,7 @@ class Sampled:
             rewards=[self._mean(kind) for kind in self._answers],
             model=self._asker.contract(self._model).digest,
             retriever="bm25" if self._params.engine is None else "released_collection",
-            calls=usage.calls,
-            cached=usage.cached,
-            prompt_tokens=usage.prompt_tokens,
-            tokens=usage.tokens,
-            seconds=round(usage.seconds, 1),
+            **msgspec.structs.asdict(self._asker.usage.figures()),
         )
 
     def _mean(self, kind: tuple[bool, float]) -> Rewards:

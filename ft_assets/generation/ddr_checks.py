@@ -26,7 +26,7 @@ from ft_assets.generation.pairs import (
     read_training_parts,
 )
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
-from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
+from ft_assets.graph.quarantine import count_quarantined
 from ft_assets.graph.table_gate import table_fits
 from resources.parquet import row_count
 
@@ -36,7 +36,7 @@ def _questions_accounted_for(evidence: Evidence) -> Verdict:
     preferences = evidence.store.require(PAIRS)
     asked = row_count(evidence.store.require(CANDIDATES).file(QUESTIONS_FILE))
     pairs = {part: row_count(preferences.file(split_file(part))) for part in PAIR_PARTS}
-    quarantined = sum(1 for _ in read_quarantine(preferences.file(QUARANTINE)))
+    quarantined = count_quarantined(preferences)
     summary = preferences.summary_as(PairsSummary)
     came = asked + summary.earlier + summary.earlier_quarantined
     violations = every_row_is_accounted_for(PAIRS, came, sum(pairs.values()), quarantined)

@@ -6,6 +6,9 @@ import msgspec
 
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.preference import PreferenceRecord
+from ft_assets.config.model import SplitSettings
+from resources.launcher import ComputeParams
+from resources.text_source import CallFigures, GeneratorParams
 
 VERIFIED = "kbalign_verified"
 """The asset of verified questions and answers. Its train.parquet has the columns of `instruction_splits`."""
@@ -17,6 +20,21 @@ CANDIDATES = "ddr_candidates"
 """The asset of the answers that pairs are made of."""
 QUESTIONS_FILE, CANDIDATES_FILE = "questions.parquet", "candidates.parquet"
 PAIR_PARTS = ("train", "validation")
+
+
+class AskParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of every worker that asks a model for rows."""
+
+    settings: dict[str, object]
+    """All of the section of config.yaml that wants the rows: `kbalign` or `ddr`."""
+    split: dict[str, object]
+    """The section `datasets.split`."""
+    generator: GeneratorParams
+    compute: ComputeParams
+
+    def split_settings(self) -> SplitSettings:
+        """Return the section `datasets.split`, typed."""
+        return SplitSettings.model_validate(self.split)
 
 
 class GeneratedPair(PreferenceRecord, frozen=True, kw_only=True, gc=False):
@@ -94,7 +112,7 @@ class VerifiedRow(InstructionRecord, frozen=True, kw_only=True, gc=False):
     """Rank of its passage for its question, from 1."""
 
 
-class VerifiedSummary(msgspec.Struct, frozen=True, kw_only=True):
+class VerifiedSummary(CallFigures, frozen=True, kw_only=True):
     """Summary of `kbalign_verified`."""
 
     candidates: int
@@ -123,11 +141,3 @@ class VerifiedSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Median length of the verified answers, in words and Chinese characters."""
     hand_written_units: float
     """Median length of the hand-written answers that are trained on."""
-    calls: int
-    """New calls of this run."""
-    cached: int
-    """Calls that were answered before."""
-    prompt_tokens: int
-    tokens: int
-    seconds: float
-    """Seconds of the new calls."""

@@ -13,7 +13,7 @@ from ft_assets.datasets.near_duplicates import near_pairs
 from ft_assets.datasets.split import split_file
 from ft_assets.generation.jobs import VERIFIED, VerifiedSummary
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
-from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
+from ft_assets.graph.quarantine import count_quarantined
 from resources.parquet import read_rows, row_count
 
 _TRAIN = split_file("train")
@@ -23,7 +23,7 @@ def _accounted_for(evidence: Evidence) -> Verdict:
     """Every row that was judged is verified or in the quarantine, with one code."""
     artifact = evidence.store.require(VERIFIED)
     judged, kept = artifact.summary_as(VerifiedSummary).judged, row_count(artifact.file(_TRAIN))
-    quarantined = sum(1 for _ in read_quarantine(artifact.file(QUARANTINE)))
+    quarantined = count_quarantined(artifact)
     violations = conservation.every_row_is_accounted_for(VERIFIED, judged, kept, quarantined)
     return Verdict(violations, {"judged": judged, "verified": kept, "quarantined": quarantined})
 

@@ -11,6 +11,7 @@ import msgspec
 
 from expectations.markdown import markdown_cell, markdown_table
 from expectations.reading import Rejected
+from resources.artifacts import Artifact
 
 QUARANTINE = "quarantine.jsonl"
 _SHOWN = 10
@@ -21,6 +22,11 @@ def read_quarantine(path: Path) -> Iterator[Rejected]:
     with path.open("rb") as stream:
         for line in stream:
             yield msgspec.json.decode(line, type=Rejected)
+
+
+def count_quarantined(artifact: Artifact) -> int:
+    """Return the number of quarantined rows of an artifact."""
+    return sum(1 for _ in read_quarantine(artifact.file(QUARANTINE)))
 
 
 def count_codes(rejected: Iterable[Rejected], codes: Counter[str]) -> Iterator[Rejected]:

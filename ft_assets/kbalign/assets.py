@@ -9,7 +9,6 @@ from typing import Any
 import dagster as dg
 from msgspec import to_builtins
 
-from expectations.violations import Refused, violation
 from ft_assets.adapters.assets import train_model
 from ft_assets.adapters.jobs import TrainedRef
 from ft_assets.adapters.release import released_asset
@@ -52,6 +51,7 @@ from resources.dagster_resources import ArtifactsResource, LauncherResource, Qdr
 from resources.plots import bars
 
 _COLLECTION = "released_collection"
+_WORK = f"making {VERIFIED}"
 _AUTHOR_BATCH = 8
 """Rows of a step of the author."""
 _OF_SFT = {"base_model", "revision", "lora", "learning_rate", "max_length", "too_long", "optimizer", "seed", "oom",
@@ -254,7 +254,7 @@ def kbalign_verified(
     made = [name for name in _VERIFIED.inputs if name not in {_COLLECTION, AUTHOR}]
     versions = {name: store.require(name).data_version for name in (*made, *judged_by)}
     if searched:
-        versions[_COLLECTION] = _released(artifacts, "collection").version
+        versions[_COLLECTION] = artifacts.releases().require("collection", _WORK, "FT-ANS-004").version
     material: dict[str, object] = {
         "kbalign": settings.model_dump(mode="json", include=_JUDGED_BY),
         "answers": answers.model_dump(mode="json", include={"system", "prompt", "passage_separator", "top_k"}),
@@ -284,17 +284,9 @@ def _find_judge(artifacts: ArtifactsResource, settings: KbalignSettings) -> Trai
         return TrainedRef(asset=AUTHOR, recipe_id=artifacts.store().require(AUTHOR).recipe_id)
     if settings.judge == "generator":
         return None
-    release = _released(artifacts, "adapter")
+    release = artifacts.releases().require("adapter", _WORK, "FT-ANS-004")
     asset = released_asset(release)
     return TrainedRef(asset=asset, recipe_id=release.artifacts[asset])
-
-
-def _released(artifacts: ArtifactsResource, kind: Any) -> Any:
-    release = artifacts.releases().current(kind)
-    if release is None:
-        asset = f"released_{kind}"
-        raise Refused(f"making {VERIFIED}", [violation("FT-ANS-004", where=asset, fix=f"ft run --asset {asset}")])
-    return release
 
 
 def _show_generated(artifact: Artifact) -> Mapping[str, object]:

@@ -10,7 +10,7 @@ from ft_assets.adapters.checks import training_gates
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
-from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
+from ft_assets.graph.quarantine import count_quarantined
 from ft_assets.kbalign.jobs import (
     AUTHOR,
     CALLS_FILE,
@@ -33,7 +33,7 @@ def _accounted_for(asset: str, file: str) -> Gate:
         kind = MergeSummary if asset == RECORDS else GenerateSummary
         candidates = artifact.summary_as(kind).candidates
         kept = row_count(artifact.file(file))
-        quarantined = sum(1 for _ in read_quarantine(artifact.file(QUARANTINE)))
+        quarantined = count_quarantined(artifact)
         violations = conservation.every_row_is_accounted_for(asset, candidates, kept, quarantined)
         return Verdict(violations, {"candidates": candidates, "kept": kept, "quarantined": quarantined})
 

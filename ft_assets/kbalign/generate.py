@@ -93,16 +93,11 @@ class Generation:
                 [violation("FT-KBA-025", where="passages", field="passages", found=found, expected="at least 1")],
             )
         names = ("candidates", "kept", "passages", "held_out", "asked", "without_question")
-        usage = self._asker.usage
         return GenerateSummary(
             **{name: counts[name] for name in names},
             quarantined=self._codes.total(),
             codes=dict(self._codes),
-            calls=usage.calls,
-            cached=usage.cached,
-            prompt_tokens=usage.prompt_tokens,
-            tokens=usage.tokens,
-            seconds=round(usage.seconds, 1),
+            **msgspec.structs.asdict(self._asker.usage.figures()),
         )
 
     def _is_off(self) -> bool:

@@ -7,11 +7,11 @@ from typing import Literal
 import msgspec
 
 from ft_assets.adapters.jobs import TrainedRef
-from ft_assets.config.model import KbalignSettings, SplitSettings
+from ft_assets.config.model import KbalignSettings
 from ft_assets.embedding.jobs import Bm25Settings
-from resources.asker import GeneratorParams
-from resources.launcher import ComputeParams
+from ft_assets.generation.jobs import AskParams
 from resources.qdrant import EngineParams
+from resources.text_source import CallFigures
 
 SPLITS, AUTHOR, SHORT, LONG = "kbalign_splits", "kbalign_author", "kbalign_short", "kbalign_long"
 RECORDS = "kbalign_records"
@@ -26,32 +26,21 @@ ANSWERING = "answering"
 Dependency = Literal["short", "long"]
 
 
-class AskParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What both workers of this stage need to ask a model."""
-
-    settings: dict[str, object]
-    """All of the section `kbalign` of config.yaml."""
-    split: dict[str, object]
-    """The section `datasets.split`."""
-    generator: GeneratorParams
-    compute: ComputeParams
+class KbalignParams(AskParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters that both workers of this stage share."""
 
     def typed_settings(self) -> KbalignSettings:
         """Return the section `kbalign`, typed."""
         return KbalignSettings.model_validate(self.settings)
 
-    def split_settings(self) -> SplitSettings:
-        """Return the section `datasets.split`, typed."""
-        return SplitSettings.model_validate(self.split)
 
-
-class GenerateParams(AskParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GenerateParams(KbalignParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of `ft_assets.kbalign.generate`."""
 
     dependency: Dependency
 
 
-class VerifyParams(AskParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VerifyParams(KbalignParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of `ft_assets.kbalign.verify`."""
 
     answers: dict[str, object]
@@ -132,7 +121,7 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
     """
 
 
-class GenerateSummary(msgspec.Struct, frozen=True, kw_only=True):
+class GenerateSummary(CallFigures, frozen=True, kw_only=True):
     """Summary of `kbalign_short` and `kbalign_long`."""
 
     candidates: int
@@ -146,15 +135,6 @@ class GenerateSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Passages that were asked about."""
     without_question: int
     """Of them, those of which no question was kept."""
-    calls: int
-    """New calls of this run."""
-    cached: int
-    """Calls that were answered before."""
-    prompt_tokens: int
-    """Tokens of the new calls."""
-    tokens: int
-    seconds: float
-    """Seconds of the new calls."""
     codes: dict[str, int]
     """Code of a rule -> quarantined candidates."""
 

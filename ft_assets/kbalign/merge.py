@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 
+from expectations.canonical import hash_share
 from expectations.reading import Rejected
 from expectations.records.quarantine import set_aside
 from expectations.records.read import write_quarantine
@@ -55,12 +55,7 @@ def _read(find: Find, references_share: float) -> Iterator[RecordRow]:
     """Yield the rows of both assets in the order of their ids, so that of two twins the same one stays."""
     rows = [(asset, row) for asset in (SHORT, LONG) for row in read_rows(find(asset).file(GENERATED_FILE))]
     for asset, row in sorted(rows, key=lambda each: (each[1]["record_id"], each[0])):
-        yield RecordRow(**row, made_by=asset, has_reference=share_of(row["record_id"]) < references_share)
-
-
-def share_of(record_id: str) -> float:
-    """Return a number in [0, 1) that an id alone decides."""
-    return int.from_bytes(blake2b(record_id.encode(), digest_size=8).digest()) / 2**64
+        yield RecordRow(**row, made_by=asset, has_reference=hash_share(row["record_id"]) < references_share)
 
 
 def _find_twins(written: list[str], generated: list[str], threshold: float) -> dict[int, str]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from expectations.canonical import hash_share
 from expectations.formats.dialect import RowError
 from expectations.questions.verify import RULES_VERSION, QuestionCandidate, agrees, check_candidate, read_question
 from expectations.reading import Rejected
@@ -44,14 +45,13 @@ from ft_assets.kbalign.jobs import (
     VerifyParams,
 )
 from ft_assets.kbalign.judge import Judge, Reliability, read_trials, try_judge
-from ft_assets.kbalign.merge import share_of
 from ft_assets.retrieval.search_passages import open_search
 from resources.artifacts import Artifact, Staging
 from resources.asker import open_asker
 from resources.launcher import Job, run_worker
 from resources.parquet import TableWriter, arrow_schema, read_columns, read_rows
 from resources.telemetry import Metrics
-from resources.text_source import BASE
+from resources.text_source import BASE, CallFigures
 
 _WINDOW = 256
 _JUDGE = "judge"
@@ -114,16 +114,7 @@ def main(job: Job) -> Artifact:
         verification.retrieve()
         verification.compare_with_held_out()
         verification.limit_cloze()
-        summary = verification.write(staging, reliability)
-        usage = asker.usage
-        summary = msgspec.structs.replace(
-            summary,
-            calls=usage.calls,
-            cached=usage.cached,
-            prompt_tokens=usage.prompt_tokens,
-            tokens=usage.tokens,
-            seconds=round(usage.seconds, 1),
-        )
+        summary = verification.write(staging, reliability, asker.usage.figures())
         artifact = staging.publish(msgspec.to_builtins(summary))
     metrics.close()
     return artifact
@@ -251,7 +242,7 @@ class QuestionVerification:
         """Keep as many gap-fill questions as their share allows; the hash of the id chooses."""
         share = self._settings.max_cloze_share
         cloze = sorted(
-            (one for one in self._good if one.row.kind == CLOZE), key=lambda one: share_of(one.row.record_id)
+            (one for one in self._good if one.row.kind == CLOZE), key=lambda one: hash_share(one.row.record_id)
         )
         others = len(self._good) - len(cloze)
         most = len(cloze) if share == 1 else int(share / (1 - share) * others)
@@ -269,7 +260,7 @@ class QuestionVerification:
         found = one.hits[: self._top_k]
         return self._contents(found if own[0] in found else [*found[: self._top_k - 1], own[0]])
 
-    def write(self, staging: Staging, reliability: Reliability) -> VerifiedSummary:
+    def write(self, staging: Staging, reliability: Reliability, figures: CallFigures) -> VerifiedSummary:
         """Write train.parquet, an empty validation.parquet, verdicts.parquet and quarantine.jsonl."""
         schema = arrow_schema(VerifiedRow)
         good = sorted(self._good, key=lambda one: one.line)
@@ -303,11 +294,7 @@ class QuestionVerification:
             closed_book=sum(one.closed_book for one in good),
             answer_units=_median([one.row.answer for one in good]),
             hand_written_units=_median(written),
-            calls=0,
-            cached=0,
-            prompt_tokens=0,
-            tokens=0,
-            seconds=0.0,
+            **msgspec.structs.asdict(figures),
         )
 
     def _row(self, one: JudgedQuestion) -> VerifiedRow:

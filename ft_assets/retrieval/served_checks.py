@@ -136,7 +136,7 @@ def _changed_configuration(client: VectorClient, name: str, release: Release, ve
 def _passages_of(store: ArtifactStore, vectors: Artifact) -> Artifact | None:
     """Return the passages that the vectors were made from."""
     version = vectors.manifest.recipe.inputs["passages"]
-    return next((found for found in store.versions("passages") if found.data_version == version), None)
+    return store.find_version("passages", version)
 
 
 def _gone(release: Release) -> Violation:

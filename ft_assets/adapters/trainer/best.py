@@ -8,6 +8,7 @@ never interrupted. Everything here is read from the trainer's log, which is in e
 # pyright: basic
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +46,7 @@ def build_best(patience: int | None) -> TrainerCallback:
     return KeepBest()
 
 
-def ended_early(log: list[dict[str, Any]], patience: int | None) -> bool:
+def ended_early(log: Sequence[Mapping[str, float]], patience: int | None) -> bool:
     """Return whether a run with this log has ended because the loss no longer fell."""
     course = _course(log)
     return course is not None and _is_over(course, patience)
@@ -73,12 +74,12 @@ def load_best(trainer: Any) -> int:
     return state.best_global_step
 
 
-def _course(log: list[dict[str, Any]]) -> _Course | None:
+def _course(log: Sequence[Mapping[str, float]]) -> _Course | None:
     losses = [(entry["step"], entry["eval_loss"]) for entry in log if "eval_loss" in entry and entry["step"]]
     if not losses:
         return None
     best = min(range(len(losses)), key=lambda n: (losses[n][1] != losses[n][1], losses[n][1]))  # a NaN is never best
-    return _Course(losses[best][0], len(losses) - 1 - best)
+    return _Course(int(losses[best][0]), len(losses) - 1 - best)
 
 
 def _is_over(course: _Course, patience: int | None) -> bool:

@@ -25,12 +25,12 @@ from ft_assets.adapters.score_answers import (
 from ft_assets.graph.gates import Evidence, judge
 from resources import local_source
 from resources.artifacts import Artifact, ArtifactStore, Recipe
-from resources.asker import GeneratorParams, open_asker
+from resources.asker import open_asker
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.launcher import ComputeParams, Job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
-from resources.text_source import ChatMessage
+from resources.text_source import ChatMessage, GeneratorParams
 
 from .tiny_llm import build_base, evaluate_params, publish_json
 

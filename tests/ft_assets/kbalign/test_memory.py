@@ -19,11 +19,11 @@ from ft_assets.kbalign.candidates import Wanted
 from ft_assets.kbalign.generate import Generation
 from ft_assets.kbalign.jobs import GenerateParams
 from resources.artifacts import Artifact, ArtifactStore, Recipe
-from resources.asker import Asker, GeneratorParams
+from resources.asker import Asker
 from resources.call_cache import CallCache
 from resources.launcher import ComputeParams
 from resources.parquet import arrow_schema, write_table
-from resources.text_source import BASE, Call, Outcome
+from resources.text_source import BASE, Call, GeneratorParams, Outcome
 
 from .conftest import Script
 
