@@ -683,8 +683,8 @@ CODES: dict[str, Code] = {
     ),
     "FT-ADP-012": Code(
         "The GGUF converter was not found",
-        "It is a script of llama.cpp; no Python package contains it.",
-        "Get llama.cpp and pass `--gguf-tool PATH/convert_hf_to_gguf.py`, or use `--merged` and convert elsewhere.",
+        "It is a script of llama.cpp, which the extra `gguf` brings in the package auto-round.",
+        "Install the extra `gguf`, or get llama.cpp and pass `--gguf-tool PATH/convert_hf_to_gguf.py`.",
     ),
     "FT-ADP-013": Code(
         "The GGUF converter failed",
