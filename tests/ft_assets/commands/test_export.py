@@ -174,7 +174,12 @@ def test_the_converter_gets_the_merged_model_which_stays_only_when_asked_for(exp
     assert export("--to", "both", "--merged", "--gguf-tool", "convert.py").exit_code == 0
     result = export("--to", "alone", "--gguf-tool", "convert.py")
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in Path("alone").iterdir()) == ["adapter", "export.json", "model.gguf"]
+    assert sorted(path.name for path in Path("alone").iterdir()) == [
+        "Modelfile",
+        "adapter",
+        "export.json",
+        "model.gguf",
+    ]
     from safetensors.numpy import load_file
 
     names = {tensor.name for tensor in gguf.GGUFReader("alone/model.gguf").tensors}
