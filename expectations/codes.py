@@ -1769,6 +1769,11 @@ CODES: dict[str, Code] = {
         "With `checkpoint: best` its weights are what is published; the last ones are others.",
         "Run the training again after deleting its run folder, or set `checkpoint: last` to publish the last weights.",
     ),
+    "FT-TRAIN-072": Code(
+        "An entry of `mix` matches no training row",
+        "A typing error in its glob would train without the weights that were asked for.",
+        "Write the file as `source` of the splits has it, relative to config.yaml; `*` matches any text, slashes too.",
+    ),
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",

@@ -322,6 +322,18 @@ class OomSettings(ConfigSection):
     listed in too_long.jsonl. Off, because those rows are then not learned."""
 
 
+class MixEntry(ConfigSection):
+    """Files that count more or less in a training."""
+
+    files: str
+    """The files, as a glob of their paths from config.yaml; `*` matches any text, slashes too. The first entry that
+    matches a file counts."""
+    repeat: float = Field(default=1, ge=0)
+    """Times that each row is in an epoch: 2.5 is every row twice and half of them a third time, 0 leaves them out."""
+    max_rows: PositiveInt | None = None
+    """The most rows of these files together, before they are repeated; their ids choose them. Null: all."""
+
+
 class TrainSettings(ConfigSection):
     """The settings that SFT and DPO share."""
 
@@ -403,6 +415,9 @@ class TrainSettings(ConfigSection):
     """`adamw` is the fused one of torch. `paged_adamw_8bit` keeps its state in 8 bits and can move it to host memory
     (bitsandbytes; GPUs only)."""
     oom: OomSettings = OomSettings()
+    mix: list[MixEntry] = later([])
+    """Files whose rows are repeated or limited in this training, for sources of unequal size or worth. Files that no
+    entry matches count once; validation rows and generated ones are never touched, and no record or split changes."""
     eval_steps: PositiveInt = 20
     """Optimizer steps between two evaluations on the validation rows. There is always one before the first step and one
     after the last. Raise it where an evaluation takes long."""
