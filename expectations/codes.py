@@ -1237,6 +1237,11 @@ CODES: dict[str, Code] = {
         "Nothing can be trained, encoded or answered without it.",
         "Reach the hub, set `HF_ENDPOINT` to a mirror, or put the model in a folder and name that folder.",
     ),
+    "FT-MODEL-003": Code(
+        "A file of the converted model was changed",
+        "Everything that is trained or answered with it would be of another model than the package's.",
+        "Delete the folder `models/NAME` of the state: the next run converts the package again.",
+    ),
     # Qdrant
     "FT-QDR-001": Code(
         "Another process has the embedded engine open",
