@@ -1298,6 +1298,12 @@ CODES: dict[str, Code] = {
         "Its points cannot be searched.",
         "Move the damaged folder away, then run `ft run --asset qdrant_collection`. It reads the stored vectors.",
     ),
+    "FT-QDR-012": Code(
+        "A file of the embedded engine was changed since it was closed",
+        "Neither engine has a checksum on vectors: a flipped bit would change what a search finds.",
+        "Delete the folder that the message names, then run `ft run --asset qdrant_collection`: it is built again from "
+        "vectors that are kept.",
+    ),
     # Releases
     "FT-REL-001": Code(
         "There is no such release",

@@ -16,6 +16,7 @@ Dagster sees.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hmac
 import json
 import os
@@ -34,7 +35,8 @@ import msgspec
 
 from expectations.canonical import digest, file_digest
 from expectations.violations import Refused, Violation, violation
-from resources.files import ABSENT, file_stamp, sync_to_disk, write_json
+from resources import faults
+from resources.files import ABSENT, file_lock, file_stamp, sync_to_disk, write_json
 
 MANIFEST = "manifest.json"
 SEAL_KEY = "FT_SEAL_KEY"
@@ -262,9 +264,13 @@ class ArtifactStore:
         name = f"{recipe.asset}-{recipe.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         folder = self.root / ".staging" / name
         folder.mkdir(parents=True)
-        (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         try:
-            yield Staging(self, recipe, folder)
+            faults.point("stage.own")
+            with file_lock(folder / f"{_OWNER}.new") as mark:  # for as long as this process works in the folder
+                mark.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "locked": True}))
+                mark.flush()
+                (folder / f"{_OWNER}.new").rename(folder / _OWNER)  # there is no moment at which it is not locked
+                yield Staging(self, recipe, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -308,8 +314,10 @@ class ArtifactStore:
         """
         trash = self.root / ".trash" / f"{artifact.asset}-{artifact.recipe_id}-{uuid.uuid4().hex[:8]}"
         trash.parent.mkdir(parents=True, exist_ok=True)
+        faults.point("discard.rename")
         with contextlib.suppress(FileNotFoundError):
             artifact.path.rename(trash)
+        faults.point("discard.delete")
         shutil.rmtree(trash, ignore_errors=True)
         self._cache.pop(artifact.path, None)
 
@@ -324,6 +332,7 @@ class Staging:
 
     def publish(self, summary: Mapping[str, object] | msgspec.Struct | None = None) -> Artifact:
         """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
+        faults.point("publish.seal")
         files = seal_files(self.path)
         manifest = Manifest(
             recipe=self.recipe,
@@ -335,6 +344,7 @@ class Staging:
         )
         write_json(self.path / MANIFEST, _signed(manifest))
         # the mark of the owner stays until here: hashing takes minutes, and a sweep must not take this for left behind
+        faults.point("publish.disown")
         (self.path / _OWNER).unlink(missing_ok=True)
         target = self._store.root / self.recipe.asset / self.recipe.id
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -342,10 +352,13 @@ class Staging:
             if target.exists():  # half-deleted or foreign: set it aside, never merge with it
                 aside = self._store.root / ".trash" / f"{target.name}-{uuid.uuid4().hex[:8]}"
                 aside.parent.mkdir(parents=True, exist_ok=True)
+                faults.point("publish.aside")
                 target.rename(aside)
             # another process may have published the same recipe between the look and the rename
+            faults.point("publish.rename")
             with contextlib.suppress(OSError):
                 self.path.rename(target)
+            faults.point("publish.sync")
             sync_to_disk(target.parent)
         artifact = self._store.find(self.recipe.asset, self.recipe.id)
         if artifact is None:
@@ -431,19 +444,24 @@ def _content_version(files: Mapping[str, FileSeal]) -> str:
 
 
 def _is_owned(folder: Path) -> bool:
-    """Return whether a process still works in a staging folder. One of another machine counts as working."""
+    """Return whether a process still works in a staging folder: it holds the lock on its mark until it ends.
+
+    A process id would not do: another process may have it by now, and a container has ids and a host name of its own.
+    """
     try:
-        owner = json.loads((folder / _OWNER).read_text())
-        if owner["host"] != socket.gethostname():
-            return True
-        os.kill(int(owner["pid"]), 0)
+        descriptor = os.open(folder / _OWNER, os.O_RDONLY)
     except FileNotFoundError:
         return not _is_old(folder)  # being made or published right now, or left behind
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    with os.fdopen(descriptor) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            owner: dict[str, Any] = msgspec.json.decode(stream.read(), type=dict[str, Any])
+        except BlockingIOError:
+            return True
+        except (UnicodeDecodeError, msgspec.MsgspecError):
+            return False
+    # an earlier product version holds no lock, and may be working on the same state
+    return "locked" not in owner and (owner["host"] != socket.gethostname() or Path(f"/proc/{owner['pid']}").exists())
 
 
 def _is_old(path: Path) -> bool:
