@@ -3,6 +3,7 @@
     <root>/<asset>/<recipe id>/          the files, and manifest.json (written last)
     <root>/<asset>/current.json          the recipe that is current (replaced in one step)
     <root>/.staging/<asset>-<recipe>-*   work in progress; swept when its process is gone
+    <root>/.owners/<asset>-<recipe>-*    its mark, locked by that process
 
 A folder without a whole manifest does not exist to the rest of the system. The manifest carries its own digest, so a
 changed byte in it is found, and the recipe that it states must be the folder's name. That proves integrity. Against a
@@ -40,7 +41,7 @@ from resources.files import ABSENT, file_lock, file_stamp, sync_to_disk, write_j
 
 MANIFEST = "manifest.json"
 SEAL_KEY = "FT_SEAL_KEY"
-_OWNER = ".owner"
+_OWNER, _MARKS = ".owner", ".owners"
 _YOUNG = 600.0  # seconds
 # Files about the run, not about its result: the manifest seals them, but they do not make a new data version.
 VOLATILE = ("training.log", "metrics.jsonl", "preflight.json", "*.svg", "report.html", "timing.json")
@@ -262,17 +263,19 @@ class ArtifactStore:
     def stage(self, recipe: Recipe) -> Generator[Staging]:
         """Yield a folder to fill. Call `publish()` inside the block; without it the folder is deleted."""
         name = f"{recipe.asset}-{recipe.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder = self.root / ".staging" / name
-        folder.mkdir(parents=True)
-        try:
-            faults.point("stage.own")
-            with file_lock(folder / f"{_OWNER}.new") as mark:  # for as long as this process works in the folder
-                mark.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "locked": True}))
-                mark.flush()
-                (folder / f"{_OWNER}.new").rename(folder / _OWNER)  # there is no moment at which it is not locked
+        folder, mark = self.root / ".staging" / name, self.root / _MARKS / name
+        unnamed = mark.with_name(f"{name}.new")
+        with file_lock(unnamed):  # until this process ends; under its name the mark is never seen without a lock
+            unnamed.rename(mark)
+            try:
+                faults.point("stage.own")
+                folder.mkdir(parents=True)
+                # for earlier product versions, which look for it
+                (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
                 yield Staging(self, recipe, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                mark.unlink(missing_ok=True)
 
     def point(self, artifact: Artifact) -> None:
         """Make `artifact` the asset's current one (atomic)."""
@@ -286,9 +289,13 @@ class ArtifactStore:
         removed: list[str] = []
         for parent in (self.root / ".staging", self.root / ".trash"):
             for folder in list(parent.iterdir()) if parent.is_dir() else ():
-                if not _is_owned(folder):
+                if not _is_owned(folder, self.root / _MARKS / folder.name):
                     shutil.rmtree(folder, ignore_errors=True)
                     removed.append(folder.name)
+        for mark in list((self.root / _MARKS).glob("*")):
+            is_new = mark.suffix == ".new" and not _is_old(mark)  # it may be about to be locked
+            if not (is_new or (self.root / ".staging" / mark.name).exists() or _is_locked(mark)):
+                mark.unlink(missing_ok=True)
         for path in self.root.glob("*/.*.tmp"):
             if _is_old(path):
                 path.unlink(missing_ok=True)
@@ -443,25 +450,38 @@ def _content_version(files: Mapping[str, FileSeal]) -> str:
     return digest(kept)[:16]
 
 
-def _is_owned(folder: Path) -> bool:
+def _is_owned(folder: Path, mark: Path) -> bool:
     """Return whether a process still works in a staging folder: it holds the lock on its mark until it ends.
 
     A process id would not do: another process may have it by now, and a container has ids and a host name of its own.
     """
-    try:
-        descriptor = os.open(folder / _OWNER, os.O_RDONLY)
+    if mark.exists():
+        return _is_locked(mark)
+    try:  # an earlier product version has no mark, and may be working on the same state
+        owner: dict[str, Any] = msgspec.json.decode((folder / _OWNER).read_bytes(), type=dict[str, Any])
+        if owner["host"] == socket.gethostname():
+            os.kill(int(owner["pid"]), 0)
     except FileNotFoundError:
         return not _is_old(folder)  # being made or published right now, or left behind
+    except (UnicodeDecodeError, msgspec.MsgspecError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_locked(mark: Path) -> bool:
+    """Return whether a process holds the lock on a mark. The mark is not created."""
+    try:
+        descriptor = os.open(mark, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
     with os.fdopen(descriptor) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            owner: dict[str, Any] = msgspec.json.decode(stream.read(), type=dict[str, Any])
         except BlockingIOError:
             return True
-        except (UnicodeDecodeError, msgspec.MsgspecError):
-            return False
-    # an earlier product version holds no lock, and may be working on the same state
-    return "locked" not in owner and (owner["host"] != socket.gethostname() or Path(f"/proc/{owner['pid']}").exists())
+    return False
 
 
 def _is_old(path: Path) -> bool:
