@@ -1259,7 +1259,7 @@ CODES: dict[str, Code] = {
         "Start it, or fix `qdrant.url` and QDRANT_API_KEY.",
     ),
     "FT-QDR-004": Code(
-        "The local engine is slow at this size",
+        "The local engine is too slow at this size",
         "It compares a query with every point in Python, which is fine up to 20,000 points.",
         "Run `ft migrate --to edge`, or `ft migrate --to server --url URL`.",
     ),
