@@ -26,7 +26,7 @@ from ft_assets.embedding.scores import (
     write_scores,
 )
 from ft_assets.retrieval.encode import base_encoder
-from ft_assets.retrieval.exact import bm25_rankings, read_encoded
+from ft_assets.retrieval.exact import StoredVectors, bm25_rankings
 from ft_assets.retrieval.jobs import ModelComparisonJob, ModelComparisonSummary
 from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, query_side_of
 from resources import accelerator
@@ -47,16 +47,16 @@ def main(job: Job) -> Artifact:
     """
     params = job.params_as(ModelComparisonJob)
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
-    passages = read_passages(job.input("passages"))
-    questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "embedding_evaluation")
     before, after = job.input("base_vectors"), job.input("passage_vectors")
+    bm25 = query_side_of(after)
+    passages = read_passages(job.input("passages"), contents=bm25 is None)
+    questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "embedding_evaluation")
     _require_texts([before, after], passages)
     base = EmbeddingSettings.model_validate(params.base)
     systems = {
         "base": (before, partial(base_encoder, base, Path(params.compute.state_dir), compute)),
         "trained": (after, partial(HybridEncoder.load, job.input("embedding_model").folder(), compute)),
     }
-    bm25, (trained, _) = query_side_of(after), read_encoded(after)
     documents = passages.document_of
     scores: Scores = {}
     rankings: dict[str, list[list[str]]] = {}
@@ -65,9 +65,7 @@ def main(job: Job) -> Artifact:
         encoder = load()
         if others := vectors_are_of_model(vectors.asset, contract_of(vectors), encoder.contract):
             raise Refused(_WORK, others)
-        corpus = trained if vectors is after else read_encoded(vectors)[0]
-        if bm25:  # one arm for both models
-            corpus = corpus._replace(sparse=trained.sparse)
+        corpus = StoredVectors(vectors, lexical_of=after if bm25 else None)  # BM25 is one arm for both models
         queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, bm25)
         rankings = rank_arms(queries, corpus, passages.ids, params.fusion)
         scores |= score_arms(system, rankings, questions.qrels, documents)
