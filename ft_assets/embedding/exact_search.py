@@ -19,10 +19,9 @@ from ft_assets.embedding.lexical import index_bm25, sparse_queries
 from ft_assets.embedding.model import Encoded
 from ft_assets.embedding.sparse import SparseRows, SparseVector
 from resources.engines.fusion import fuse
+from resources.parquet import BLOCK
 
 DEPTH = 100
-BLOCK = 4096
-"""Passages of one block."""
 _QUERIES = 256  # questions of one block
 
 Blocks = Iterable[Encoded]

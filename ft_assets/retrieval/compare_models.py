@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from expectations.rules.retrieval import one_vector_a_passage, vectors_are_of_model, vectors_match_texts
+from expectations.rules.retrieval import vectors_are_of_model
 from expectations.violations import Refused, Violation
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import rank_arms
 from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import HybridEncoder
-from ft_assets.embedding.pairs import Passages, read_passages, require_questions
+from ft_assets.embedding.pairs import read_passages, require_questions
 from ft_assets.embedding.scores import (
     BM25,
     SCORES_FILE,
@@ -28,11 +28,11 @@ from ft_assets.embedding.scores import (
 from ft_assets.retrieval.encode import base_encoder
 from ft_assets.retrieval.exact import StoredVectors, bm25_rankings
 from ft_assets.retrieval.jobs import ModelComparisonJob, ModelComparisonSummary
-from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, query_side_of
+from ft_assets.retrieval.table_facts import text_facts
+from ft_assets.retrieval.vectors import contract_of, query_side_of
 from resources import accelerator
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker
-from resources.parquet import read_columns
 from resources.telemetry import Metrics
 
 _SPLIT = "test"
@@ -51,7 +51,7 @@ def main(job: Job) -> Artifact:
     bm25 = query_side_of(after)
     passages = read_passages(job.input("passages"), contents=bm25 is None)
     questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "embedding_evaluation")
-    _require_texts([before, after], passages)
+    _require_texts([before, after], job.input("passages"))
     base = EmbeddingSettings.model_validate(params.base)
     systems = {
         "base": (before, partial(base_encoder, base, Path(params.compute.state_dir), compute)),
@@ -87,14 +87,12 @@ def main(job: Job) -> Artifact:
         return staging.publish({**msgspec.to_builtins(summary), **summarise(scores)})
 
 
-def _require_texts(tables: Sequence[Artifact], passages: Passages) -> None:
+def _require_texts(tables: Sequence[Artifact], passages: Artifact) -> None:
     """Raise Refused (FT-VEC-001, FT-VEC-004) unless each table has vectors of these passages and of their texts."""
-    wanted = dict(zip(passages.ids, passages.hashes, strict=True))
     violations: list[Violation] = []
     for vectors in tables:
-        columns = read_columns(vectors.file(VECTORS_FILE), ["passage_id", "content_sha256"])
-        violations += vectors_match_texts(vectors.asset, wanted, dict(zip(*columns.values(), strict=True)))
-        violations += one_vector_a_passage(vectors.asset, passages.ids, columns["passage_id"])
+        facts = text_facts(vectors, passages)
+        violations += [*facts.same_texts, *facts.one_row]
     if violations:
         raise Refused(_WORK, violations)
 

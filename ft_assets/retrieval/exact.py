@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from expectations.contracts.embedding import Fusion, Serving, read_contract
-from ft_assets.embedding.exact_search import BLOCK, Blocks, rank_arms, rank_bm25
+from ft_assets.embedding.exact_search import Blocks, rank_arms, rank_bm25
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import Encoded
@@ -20,7 +20,7 @@ from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.jobs import read_collection_file
 from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, query_side_of
 from resources.artifacts import Artifact
-from resources.parquet import text_column
+from resources.parquet import column_blocks, text_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,8 +70,8 @@ class StoredVectors:
 
     def __iter__(self) -> Iterator[Encoded]:
         blocks = zip(
-            _column_blocks(self._vectors, ["dense"]),
-            _column_blocks(self._lexical_of, ["sparse_indices", "sparse_values"]),
+            column_blocks(self._vectors.file(VECTORS_FILE), ["dense"]),
+            column_blocks(self._lexical_of.file(VECTORS_FILE), ["sparse_indices", "sparse_values"]),
             strict=True,
         )
         for (dense,), (indices, values) in blocks:
@@ -84,24 +84,6 @@ class StoredVectors:
 
 def _flat(column: pa.Array) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False)
-
-
-def _column_blocks(vectors: Artifact, names: Sequence[str]) -> Iterator[list[pa.Array]]:
-    """Yield these columns, `BLOCK` rows at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pending: list[pa.RecordBatch] = []
-    with pq.ParquetFile(vectors.file(VECTORS_FILE)) as file:
-        for batch in file.iter_batches(batch_size=BLOCK, columns=list(names)):
-            pending.append(batch)
-            while sum(map(len, pending)) >= BLOCK:
-                table = pa.Table.from_batches(pending)
-                yield [table.column(name).slice(0, BLOCK).combine_chunks() for name in names]
-                pending = table.slice(BLOCK).to_batches()
-        if sum(map(len, pending)):
-            table = pa.Table.from_batches(pending)
-            yield [table.column(name).combine_chunks() for name in names]
 
 
 def serving_in(collection: Artifact) -> Serving:
