@@ -145,7 +145,7 @@ def write_project(root: Path, passages: int) -> None:
         "datasets": {"retrieval": {"queries": ["queries.jsonl"], "qrels": ["qrels.tsv"]}},
         "sft": {"base_model": BASE},
         "dpo": {"base_model": BASE},
-        "embedding": {"base_model": BASE, "max_steps": 2, "passage_max_tokens": 128},
+        "embedding": {"base_model": BASE, "max_steps": 2},
         "retrieval": {"max_empty_sparse_share": 1.0},
         "qdrant": {"engine": "edge"},
         "accelerator": {"device": "cpu"},
