@@ -632,6 +632,22 @@ CODES: dict[str, Code] = {
         "Look at the rows that the violation names.",
     ),
     # Hardware
+    "FT-RAY-001": Code(
+        "No Ray cluster answers at `launcher.ray.address`",
+        "The worker would have nowhere to run.",
+        "Start the cluster, or correct the address of its dashboard (`http://head:8265`); set RAY_AUTH_TOKEN where it "
+        "asks for a token.",
+    ),
+    "FT-RAY-002": Code(
+        "The cluster does not see the state folder",
+        "Jobs, metrics and artifacts are files: what a node writes elsewhere is lost to the next step.",
+        "Mount the state folder on every node and here under one path, and set FT_STATE_DIR to it.",
+    ),
+    "FT-RAY-003": Code(
+        "No node of the cluster is as large as a worker asks for",
+        "Ray would keep the job waiting for ever.",
+        "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or add a larger node.",
+    ),
     "FT-ACC-001": Code(
         "No GPU for `accelerator.device: cuda`",
         "On a CPU the same work takes many times longer, so it does not start there if the settings require a GPU.",

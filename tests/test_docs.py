@@ -29,11 +29,13 @@ PAGES = [
     "docs/make-preferences.md",
     "docs/grow-to-a-gpu.md",
     "docs/integrity.md",
+    "docs/grow-to-a-ray-cluster.md",
     "docs/make-training-data.md",
     "docs/performance.md",
     "docs/release-and-rollback.md",
     "docs/retrieval.md",
     "docs/rules.md",
+    "docs/scale.md",
     "docs/use-a-server.md",
     "docs/while-it-trains.md",
 ]

@@ -1094,17 +1094,41 @@ class QdrantSettings(ConfigSection):
         return self
 
 
+class RaySettings(ConfigSection):
+    address: str
+    """Address of the cluster's dashboard, `http://head:8265`. Its token comes from the environment (RAY_AUTH_TOKEN)."""
+    python: str = "python"
+    """Command of the Python on the cluster's nodes that has ft-assets, of the same version as here."""
+    cpus: float = Field(1.0, gt=0)
+    """CPUs that one worker asks for. It computes with as many threads, unless `launcher.threads` names another
+    number."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs that one worker asks for; 0 keeps all GPUs from it."""
+    memory_gb: float | None = Field(None, gt=0)
+    """Memory that one worker asks for, in GB (`ft estimate` shows what a training needs). Null asks for none, and Ray
+    then puts a worker wherever a CPU is free."""
+
+
 class LauncherSettings(ConfigSection):
-    kind: Literal["inline", "subprocess", "torchrun"] = "subprocess"
+    kind: Literal["inline", "subprocess", "torchrun", "ray"] = "subprocess"
     """Place of heavy work: `subprocess` runs it in one child process, so that its memory is given back and it can be
     stopped; `inline` in the same process, for debugging; `torchrun` trains adapters in `processes` processes and runs
-    all other work as `subprocess` does."""
+    all other work as `subprocess` does; `ray` runs it as a job of the cluster that `ray` names."""
     processes: PositiveInt = 1
     """Processes of one adapter training, on as many GPUs (or on the CPU's cores). More than 1 needs
     `kind: torchrun`."""
     threads: PositiveInt | None = None
     """Compute threads of one worker, shared among its processes. Null takes OMP_NUM_THREADS for each of them where it
     is set, else the cores that this process may use."""
+    ray: RaySettings | None = None
+    """The cluster of `kind: ray`, and what a worker asks of it."""
+
+    @model_validator(mode="after")
+    def _check_ray(self) -> Self:
+        if (self.kind == "ray") != (self.ray is not None):
+            given = "is not set" if self.ray is None else "is set"
+            raise ValueError(f"kind is `{self.kind}` and ray {given}. Set both kind: ray and ray.address, or neither.")
+        return self
 
     @model_validator(mode="after")
     def _check_processes(self) -> Self:

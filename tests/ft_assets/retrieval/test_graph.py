@@ -556,7 +556,7 @@ def test_an_engine_that_ranks_worse_than_its_vectors_is_refused(graph: Graph, tm
 
 
 def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
-    from ft_assets.embedding.exact_search import best, score_blocks
+    from ft_assets.embedding.exact_search import best, lexical_scores
     from ft_assets.embedding.model import Encoded, HybridEncoder
     from ft_assets.retrieval.query import ask
     from ft_assets.retrieval.vectors import read_vectors
@@ -566,7 +566,7 @@ def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
     corpus = Encoded(np.stack([row.dense for row in rows]), [(row.indices, row.values) for row in rows], 0)
     encoder = HybridEncoder.load(released.artifact("embedding_model").folder())
     queries = encoder.encode([QUESTION, "What is a nonce?"], "query")
-    ((_, dense, lexical),) = score_blocks(queries, corpus)
+    dense, lexical = queries.dense @ corpus.dense.T, lexical_scores(queries.sparse, corpus.sparse)
     with released.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
         contract = inspect(client, name).contract
