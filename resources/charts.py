@@ -15,9 +15,9 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-Size = Literal["small", "large"]
+Size = Literal["small", "medium", "large"]
 Point = tuple[float, float]
-_SIZES: dict[Size, tuple[int, int]] = {"small": (360, 200), "large": (720, 300)}
+_SIZES: dict[Size, tuple[int, int]] = {"small": (360, 200), "medium": (560, 250), "large": (720, 300)}
 # each has a contrast of 3 or more with white and with a dark page
 COLORS = ["#2f74e0", "#d9580c", "#2b9348", "#a83fc4", "#d6336c", "#0c8599", "#8a6d00", "#7a7f87"]
 _DASHES = [None, "7 3", "2 3"]  # lines that share a colour differ in this
@@ -33,6 +33,8 @@ class Line(NamedTuple):
     name: str
     points: Sequence[Point]
     """(step, value) in order of the steps."""
+    color: int | None = None
+    """Place in `COLORS`, to draw one thing in one colour on several charts; None: the place of the line."""
 
 
 def line_chart(
@@ -44,12 +46,13 @@ def line_chart(
     """
     import leather
 
-    drawn = [Line(line.name, _thin(_finite(line.points))) for line in lines]
+    drawn = [Line(line.name, _thin(_finite(line.points)), line.color) for line in lines]
     drawn = [line for line in drawn if line.points]
     if not drawn:
         return ""
     chart = leather.Chart()
-    for n, (name, points) in enumerate(drawn):
+    for place, (name, points, chosen) in enumerate(drawn):
+        n = place if chosen is None else chosen
         color, dash = COLORS[n % len(COLORS)], _DASHES[n // len(COLORS) % len(_DASHES)]
         if len(points) == 1:  # a line of one point is invisible
             chart.add_dots(points, name=name, fill_color=color)

@@ -90,7 +90,7 @@ def read_metrics(path: Path) -> Iterator[Record]:
 
 
 def read_points(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return each figure of a metrics.jsonl as (step, value), by step. Of a step that was done twice the last counts."""
+    """Return each figure of a metrics.jsonl as (step, value). Of a step that was done twice the last counts."""
     steps: dict[tuple[str, int], Record] = {}
     for record in read_metrics(path):
         if record["phase"] != EVENT:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from expectations.contracts.embedding import EmbeddingContract, Serving, guard
+from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving, guard
 from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.violations import Refused, violation
 from ft_assets.embedding.lexical import query_side, with_lexical_arm
@@ -91,20 +91,57 @@ class Retriever:
         the released one, FT-RET-007 no model in the store made this index, FT-EMB-002 the contracts differ, FT-COL-003
         the collection is not built as its metadata says.
         """
-        from ft_assets.embedding.model import HybridEncoder
-
         with engine.open() as client:
-            name = aliased(client, engine.alias)
-            if name is None:
-                nothing = violation("FT-RET-006", where=engine.alias, field="collection", expected="one")
-                raise Refused(f"opening {engine.alias}", [nothing])
-            contract = stored_contract(client, name)
-            recorded, note = _recorded(releases)
-            if recorded and not unreleased:
-                _require_released(engine.alias, name, contract, recorded)
-            encoder = HybridEncoder.load(_model_of(store, recorded, name, contract).folder())
-            _guard(name, contract, client.serving(name), encoder)
-            yield cls(client, name, contract, encoder, note)
+            yield cls.serving(client, store, releases, engine.alias, unreleased=unreleased)
+
+    @classmethod
+    def serving(
+        cls,
+        client: VectorClient,
+        store: ArtifactStore,
+        releases: Releases,
+        alias: str,
+        *,
+        unreleased: bool = False,
+        load: Callable[[Artifact], HybridEncoder] | None = None,
+    ) -> Retriever:
+        """Return a retriever on what the alias names, as `open` does, with a client that is open. `load`: see `on`."""
+        name = aliased(client, alias)
+        if name is None:
+            nothing = violation("FT-RET-006", where=alias, field="collection", expected="one")
+            raise Refused(f"opening {alias}", [nothing])
+        recorded, note = _recorded(releases)
+        if recorded and not unreleased:
+            _require_released(alias, name, stored_contract(client, name), recorded)
+        return cls.on(client, name, store, recorded, note, load=load)
+
+    @classmethod
+    def on(
+        cls,
+        client: VectorClient,
+        name: str,
+        store: ArtifactStore,
+        recorded: Sequence[Release] = (),
+        note: str = "",
+        *,
+        load: Callable[[Artifact], HybridEncoder] | None = None,
+    ) -> Retriever:
+        """Return a retriever on one collection.
+
+        `load`: returns the encoder of a model artifact, for a caller that keeps encoders in memory.
+        """
+        contract = stored_contract(client, name)
+        encoder = (load or _load)(_model_of(store, recorded, name, contract))
+        _guard(name, contract, client.serving(name), encoder)
+        return cls(client, name, contract, encoder, note)
+
+    def weighing(self, fusion: Fusion) -> Retriever:
+        """Return this retriever with another fusion. Nothing that is served changes; the floor is that of the served
+        fusion and no longer applies."""
+        changed = msgspec.structs.replace(self.contract, fusion=fusion)
+        weighed = Retriever(self._client, self.name, changed, self._encoder, self.note)
+        weighed.floor = self.floor if fusion == self.contract.fusion else None
+        return weighed
 
     def search(self, queries: Sequence[str], k: int, where: Sequence[str] = ()) -> list[list[Hit]]:
         """Return the `k` best passages for each query, as `answer` finds them."""
@@ -152,6 +189,12 @@ class Retriever:
             point: explain_terms(query, weights, names)
             for point, weights in zip(points.ids, points.sparse, strict=True)
         }
+
+
+def _load(model: Artifact) -> HybridEncoder:
+    from ft_assets.embedding.model import HybridEncoder
+
+    return HybridEncoder.load(model.folder())
 
 
 def _nothing_found(score: float, floor: ScoreFloor) -> str:

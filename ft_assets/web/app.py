@@ -1,9 +1,12 @@
-"""The companion page as a Starlette app. It has no state of its own; every view has a JSON twin at its link + `.json`."""
+"""The companion page as a Starlette app without state of its own. The JSON twin of a view is at its link + `.json`."""
 
 from __future__ import annotations
 
 import hmac
+import importlib
+import math
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -14,13 +17,13 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from expectations.violations import Refused
 from ft_assets.config.load import SettingsError
-from ft_assets.web import releases, trainings
+from ft_assets.web import data, releases, reports, trainings
 from ft_assets.web.overview import show_overview
 from ft_assets.web.project import NotFound, ShownProject
 from ft_assets.web.render import STATIC, render
@@ -40,7 +43,10 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+# a report of a table gate is one page with its style in it
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 _JSON = ".json"
+_LARGEST = 1e9
 View = Callable[[ShownProject, Request], tuple[str, object]]
 """Returns the template and the view that it shows."""
 
@@ -54,6 +60,8 @@ def create_app(project: ShownProject, *, read_only: bool = False, dagster_url: s
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         del app
+        # the gates and the encoder's libraries take seconds to import: before the first visitor, not while one waits
+        threading.Thread(target=_import_what_pages_need, daemon=True).start()
         yield
 
     app = Starlette(
@@ -67,6 +75,15 @@ def create_app(project: ShownProject, *, read_only: bool = False, dagster_url: s
             Route("/releases/{kind}/compare", _page(_release_comparison)),
             Route("/releases/{kind}/rollback", _page(_confirm_rollback), methods=["GET"]),
             Route("/releases/{kind}/rollback", _action(_rollback), methods=["POST"]),
+            Route("/search", _page(_search), methods=["GET"]),
+            Route("/search", _action(_ask_models), methods=["POST"]),
+            Route("/data", _page(_data)),
+            Route("/data/{asset}", _page(_table)),
+            Route("/data/{asset}/download", _download),
+            Route("/reports", _page(_reports)),
+            Route("/reports/tables/{asset}/{name}", _table_report),
+            Route("/reports/card/{asset}/{recipe}", _page(_card)),
+            Route("/lineage/{asset}/{recipe}", _page(_lineage)),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers={
@@ -82,6 +99,11 @@ def create_app(project: ShownProject, *, read_only: bool = False, dagster_url: s
     app.state.token = secrets.token_urlsafe(32)
     app.add_middleware(_Twins)
     return app
+
+
+def _import_what_pages_need() -> None:
+    for name in ("ft_assets.definitions", "ft_assets.web.search", "sentence_transformers"):
+        importlib.import_module(name)
 
 
 class _Twins:
@@ -210,10 +232,78 @@ def _confirm_rollback(project: ShownProject, request: Request) -> tuple[str, obj
 
 
 def _kind(request: Request) -> releases.ReleaseKind:
-    kind = next((kind for kind in releases.KINDS if kind == request.path_params["kind"]), None)
-    if kind is None:
-        raise NotFound(f"There are releases of {' and '.join(releases.KINDS)}.")
-    return kind
+    for kind in releases.KINDS:
+        if kind == request.path_params["kind"]:
+            return kind
+    raise NotFound(f"There are releases of {' and '.join(releases.KINDS)}.")
+
+
+def _search(project: ShownProject, request: Request, answer: bool = False) -> tuple[str, object]:
+    from ft_assets.web.search import search_page
+
+    query = request.query_params
+    given = [_number(query.get(name)) for name in ("dense", "sparse")]
+    dense, sparse = given
+    weights = (dense, sparse) if dense is not None and sparse is not None else None
+    k = int(_number(query.get("k")) or 0)
+    return "search.html", search_page(project, query.get("q", ""), k=max(k, 0), weights=weights, answer=answer)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        return None
+    return number if number is not None and math.isfinite(number) and abs(number) < _LARGEST else None
+
+
+def _data(project: ShownProject, request: Request) -> tuple[str, object]:
+    del request
+    return "data.html", data.list_data(project)
+
+
+def _table(project: ShownProject, request: Request) -> tuple[str, object]:
+    query = request.query_params
+    look = data.Filter(query=query.get("q", ""), column=query.get("column", ""), exact=query.get("exact") == "1")
+    shown = data.show_table(
+        project,
+        request.path_params["asset"],
+        recipe=query.get("recipe", ""),
+        file=query.get("file", ""),
+        look=look,
+        page=int(_number(query.get("page")) or 1),
+    )
+    return "table.html", shown
+
+
+def _download(request: Request) -> Response:
+    query = request.query_params
+    store = request.app.state.project.store
+    artifact = data.find_artifact(store, request.path_params["asset"], query.get("recipe", ""))
+    path = data.file_of(artifact, query.get("file", ""))
+    name = f"{artifact.asset}-{artifact.recipe_id[:8]}-{path.name}"
+    return FileResponse(path, media_type="application/octet-stream", filename=name)
+
+
+def _reports(project: ShownProject, request: Request) -> tuple[str, object]:
+    del request
+    return "reports.html", reports.list_reports(project)
+
+
+def _table_report(request: Request) -> Response:
+    names = request.path_params
+    path = reports.find_table_report(request.app.state.project, names["asset"], names["name"])
+    return HTMLResponse(path.read_text("utf-8"), headers={"Content-Security-Policy": _REPORT_POLICY})
+
+
+def _card(project: ShownProject, request: Request) -> tuple[str, object]:
+    names = request.path_params
+    return "card.html", reports.show_card(project, names["asset"], names["recipe"])
+
+
+def _lineage(project: ShownProject, request: Request) -> tuple[str, object]:
+    names, record = request.path_params, request.query_params.get("record", "")
+    return "lineage.html", reports.show_lineage(project, names["asset"], names["recipe"], record)
 
 
 # -- changes --------------------------------------------------------------------------------------------------------
@@ -223,6 +313,12 @@ def _stop(project: ShownProject, request: Request, form: Mapping[str, str]) -> R
     view = trainings.show_training(project, names["asset"], names["recipe"])
     request_stop(trainings.folder_of(project, view.training), view.training)
     return RedirectResponse(f"/trainings/{view.training.asset}/{view.training.recipe}", 303)
+
+
+def _ask_models(project: ShownProject, request: Request, form: Mapping[str, str]) -> Response:
+    del form  # the question and the weights are in the link, as for the search without answers
+    template, shown = _search(project, request, answer=True)
+    return _html(request, template, shown)
 
 
 def _rollback(project: ShownProject, request: Request, form: Mapping[str, str]) -> Response:

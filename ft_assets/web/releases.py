@@ -176,7 +176,7 @@ def _row(store: ArtifactStore, release: Release, current: str, withheld: Sequenc
 def _title(release: Release) -> str:
     details = release.details
     if "collection" in details:
-        fusion = details.get("fusion") or {}
+        fusion: dict[str, object] = details.get("fusion") or {}
         return f"{details['collection']}, {fusion.get('dense_weight')} dense : {fusion.get('sparse_weight')} lexical"
     base = details.get("contract", {}).get("base", {}).get("name", "")
     return f"{released_asset(release)} on {base}"

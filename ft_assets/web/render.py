@@ -40,8 +40,9 @@ def _environment() -> Environment:
         "size": size,
         "visible": visible,
         "clip": clip,
+        "draw": draw,
+        "markdown": markdown,
     }
-    environment.globals |= {"draw": draw}
     return environment
 
 
@@ -117,5 +118,15 @@ def clip(value: object, most: int = 160) -> str:
 
 def draw(chart: Chart) -> Markup:
     """Return a chart as SVG."""
-    lines = [Line(curve.name, curve.points) for curve in chart.curves]
-    return Markup(line_chart(lines, chart.title, y=chart.unit))  # noqa: S704 - names are escaped by the XML writer
+    lines = [Line(curve.name, curve.points, curve.color) for curve in chart.curves]
+    return Markup(line_chart(lines, chart.title, y=chart.unit, size="medium"))  # noqa: S704 - names are escaped by the XML writer
+
+
+def markdown(text: str) -> Markup:
+    """Return Markdown as HTML. HTML in it stays text, and its links are only those that are safe."""
+    from markdown_it import MarkdownIt
+
+    _, front, body = text.partition("---\n") if text.startswith("---\n") else ("", "", text)
+    body = body.partition("\n---\n")[2] if front else body
+    rules = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    return Markup(rules.render(body))  # noqa: S704 - html is off

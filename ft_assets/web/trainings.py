@@ -43,6 +43,8 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     points: list[tuple[int, float]]
+    color: int
+    """One for each training and figure, on all charts."""
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,7 +281,7 @@ def _released(project: ShownProject) -> dict[str, list[str]]:
 def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, list[str]]) -> Training:
     summary, recipe = artifact.summary, artifact.manifest.recipe
     job = _read(store.root.parent / "runs" / artifact.asset / artifact.recipe_id / "job.json", _Job)
-    contract = artifact.json("contract.json") if "contract.json" in artifact.manifest.files else {}
+    contract: dict[str, Any] = artifact.json("contract.json") if "contract.json" in artifact.manifest.files else {}
     current = store.current(artifact.asset)
     return Training(
         asset=artifact.asset,
@@ -303,7 +305,7 @@ def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, l
 
 
 def _method(recipe: Recipe) -> str:
-    training = recipe.settings.get("training") or recipe.settings
+    training: dict[str, Any] = recipe.settings.get("training") or recipe.settings
     loss = training.get("loss")
     kind = {"sft_adapter": "SFT", "kbalign_author": "SFT", "embedding_model": "contrastive"}.get(recipe.asset, "")
     kind = kind or ("KTO" if loss == "kto" else "DPO")
@@ -311,7 +313,7 @@ def _method(recipe: Recipe) -> str:
 
 
 def _base(job: _Job | None) -> str:
-    settings = job.params.get("settings", {}) if job else {}
+    settings: dict[str, Any] = job.params.get("settings", {}) if job else {}
     return str(settings.get("base_model", ""))
 
 
@@ -416,13 +418,15 @@ def _charts(project: ShownProject, rows: Sequence[Training]) -> list[Chart]:
     charts: list[Chart] = []
     for name, title, unit, figures in _CHARTS:
         curves: list[Curve] = []
-        for training, found in points:
+        for n, (training, found) in enumerate(points):
             present = [figure for figure in figures if figure in found]
-            for figure in present:
+            for k, figure in enumerate(present):
                 label = training + (f" {figure.rpartition('/')[2]}" if len(present) > 1 else "")
-                curves.append(Curve(name=label, points=found[figure]))
+                curves.append(Curve(name=label, points=found[figure], color=n + k * len(points)))
+        # a chart of one line has no legend
+        named = f"{title}: {curves[0].name}" if len(curves) == 1 < len(points) else title
         if curves:
-            charts.append(Chart(id=name, title=title, unit=unit, curves=curves))
+            charts.append(Chart(id=name, title=named, unit=unit, curves=curves))
     return charts
 
 
