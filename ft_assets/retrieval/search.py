@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving, guard
+from expectations.contracts.embedding import EmbeddingContract, Fusion, Probe, Serving, guard
 from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.violations import Refused, violation
 from ft_assets.embedding.lexical import query_side, with_lexical_arm
@@ -58,6 +58,21 @@ class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of the question that the search could not use, and why."""
 
 
+class LoadedEncoder(NamedTuple):
+    """An encoder with the vectors that it gives the probe texts."""
+
+    encoder: HybridEncoder
+    probes: list[Probe]
+
+
+def load_encoder(model: Artifact) -> LoadedEncoder:
+    """Return the encoder of a model artifact."""
+    from ft_assets.embedding.model import HybridEncoder
+
+    encoder = HybridEncoder.load(model.folder())
+    return LoadedEncoder(encoder, encoder.probe())
+
+
 class Retriever:
     """Searches the collection behind the alias with the model that made it."""
 
@@ -103,7 +118,7 @@ class Retriever:
         alias: str,
         *,
         unreleased: bool = False,
-        load: Callable[[Artifact], HybridEncoder] | None = None,
+        load: Callable[[Artifact], LoadedEncoder] | None = None,
     ) -> Retriever:
         """Return a retriever on what the alias names, as `open` does, with a client that is open. `load`: see `on`."""
         name = aliased(client, alias)
@@ -124,16 +139,16 @@ class Retriever:
         recorded: Sequence[Release] = (),
         note: str = "",
         *,
-        load: Callable[[Artifact], HybridEncoder] | None = None,
+        load: Callable[[Artifact], LoadedEncoder] | None = None,
     ) -> Retriever:
         """Return a retriever on one collection.
 
-        `load`: returns the encoder of a model artifact, for a caller that keeps encoders in memory.
+        `load`: as `load_encoder`, for a caller that keeps encoders in memory.
         """
         contract = stored_contract(client, name)
-        encoder = (load or _load)(_model_of(store, recorded, name, contract))
-        _guard(name, contract, client.serving(name), encoder)
-        return cls(client, name, contract, encoder, note)
+        loaded = (load or load_encoder)(_model_of(store, recorded, name, contract))
+        _guard(name, contract, client.serving(name), loaded)
+        return cls(client, name, contract, loaded.encoder, note)
 
     def weighing(self, fusion: Fusion) -> Retriever:
         """Return this retriever with another fusion. Nothing that is served changes; the floor is that of the served
@@ -189,12 +204,6 @@ class Retriever:
             point: explain_terms(query, weights, names)
             for point, weights in zip(points.ids, points.sparse, strict=True)
         }
-
-
-def _load(model: Artifact) -> HybridEncoder:
-    from ft_assets.embedding.model import HybridEncoder
-
-    return HybridEncoder.load(model.folder())
 
 
 def _nothing_found(score: float, floor: ScoreFloor) -> str:
@@ -263,7 +272,7 @@ def _model_of(store: ArtifactStore, recorded: Sequence[Release], name: str, cont
     raise Refused(f"opening {name}", [unknown])
 
 
-def _guard(name: str, stored: EmbeddingContract, config: Serving | None, encoder: HybridEncoder) -> None:
+def _guard(name: str, stored: EmbeddingContract, config: Serving | None, loaded: LoadedEncoder) -> None:
     """Refuse unless the engine is configured, and the model encodes the probe texts, as the contract records."""
     if config != stored.serving or stored.serving is None:
         differs = violation(
@@ -276,5 +285,5 @@ def _guard(name: str, stored: EmbeddingContract, config: Serving | None, encoder
             fix="ft run --group retrieval",
         )
         raise Refused(f"opening {name}", [differs])
-    now = msgspec.structs.replace(encoder.contract, probes=encoder.probe())
+    now = msgspec.structs.replace(loaded.encoder.contract, probes=loaded.probes)
     guard(stored, now.as_in(stored), name)

@@ -48,7 +48,7 @@ def _next(project: ShownProject, books: list[Book], trainings: list[Training]) -
         if row.state == "running":
             link = f"/trainings/{row.asset}/{row.recipe}"
             steps.append(Step(title=f"Follow {row.name}", why="It is running now.", link=link))
-        if row.state == "stopped":
+        if row.state == "stopped" and not _was_replaced(row, trainings):
             command = f"ft run --asset {row.asset}"
             steps.append(Step(title=f"Continue {row.name}", why="It ended before its last step.", command=command))
     for book in books:
@@ -66,3 +66,9 @@ def _next(project: ShownProject, books: list[Book], trainings: list[Training]) -
     if books[-1].served:
         steps.append(Step(title="Try the retriever", why="Search as your users do.", link="/search"))
     return steps
+
+
+def _was_replaced(run: Training, trainings: list[Training]) -> bool:
+    """Return whether its asset was trained later, so that nobody waits for this run."""
+    later = [row for row in trainings if row.asset == run.asset and row.created_at > run.created_at]
+    return bool(later)

@@ -6,13 +6,16 @@ import time
 from functools import cache
 from pathlib import Path
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ft_assets.web.trainings import Chart
 from resources.charts import Line, line_chart
+from resources.memo import Memo
 
 STATIC = Path(__file__).parent / "static"
+_drawn: Memo[Markup] = Memo(64)  # by the content of the chart
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -117,7 +120,11 @@ def clip(value: object, most: int = 160) -> str:
 
 
 def draw(chart: Chart) -> Markup:
-    """Return a chart as SVG."""
+    """Return a chart as SVG. The same curves are drawn once."""
+    return _drawn.get(msgspec.json.encode(chart), lambda: _draw(chart))
+
+
+def _draw(chart: Chart) -> Markup:
     lines = [Line(curve.name, curve.points, curve.color) for curve in chart.curves]
     return Markup(line_chart(lines, chart.title, y=chart.unit, size="medium"))  # noqa: S704 - names are escaped by the XML writer
 

@@ -15,10 +15,9 @@ from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.score_answers import ask_all
 from ft_assets.config.load import SettingsError
-from ft_assets.embedding.model import HybridEncoder
 from ft_assets.retrieval.choose_fusion import fusion_of
 from ft_assets.retrieval.questions import QueryTerm
-from ft_assets.retrieval.search import Hit, Retriever
+from ft_assets.retrieval.search import Hit, LoadedEncoder, Retriever, load_encoder
 from ft_assets.web.project import ShownProject
 from resources.artifacts import Artifact
 from resources.asker import open_asker
@@ -30,7 +29,7 @@ from resources.text_source import BASE, GeneratorParams
 
 MOST = 50
 _MOST_WEIGHT = 10.0
-_encoders: Memo[HybridEncoder] = Memo(2)  # by folder and data version of the model artifact
+_encoders: Memo[LoadedEncoder] = Memo(2)  # by folder and data version of the model artifact
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -159,8 +158,8 @@ def _candidate(project: ShownProject, client: VectorClient, live: Retriever) -> 
     return candidate.weighing(fusion) if fusion else candidate, ""
 
 
-def _encoder(model: Artifact) -> HybridEncoder:
-    return _encoders.get((model.path, model.data_version), lambda: HybridEncoder.load(model.folder()))
+def _encoder(model: Artifact) -> LoadedEncoder:
+    return _encoders.get((model.path, model.data_version), lambda: load_encoder(model))
 
 
 def _ranking(title: str, retriever: Retriever, hits: Sequence[Hit], found: bool, notes: list[str]) -> Ranking:
