@@ -89,18 +89,23 @@ def read_metrics(path: Path) -> Iterator[Record]:
                 yield json.loads(line)
 
 
-def read_curves(path: Path) -> dict[str, list[float]]:
-    """Return each figure of a metrics.jsonl over its steps. Of a step that was done twice the last record counts."""
+def read_points(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return each figure of a metrics.jsonl as (step, value), by step. Of a step that was done twice the last counts."""
     steps: dict[tuple[str, int], Record] = {}
     for record in read_metrics(path):
         if record["phase"] != EVENT:
             steps[record["phase"], record["step"]] = record
-    curves: dict[str, list[float]] = {}
-    for _, record in sorted(steps.items(), key=lambda item: item[0][1]):
+    points: dict[str, list[tuple[int, float]]] = {}
+    for (_, step), record in sorted(steps.items(), key=lambda item: item[0][1]):
         for name, value in record.items():
             if name not in _POSITION and isinstance(value, int | float):
-                curves.setdefault(name, []).append(float(value))
-    return curves
+                points.setdefault(name, []).append((step, float(value)))
+    return points
+
+
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """Return the values of each figure of a metrics.jsonl, as `read_points` does."""
+    return {name: [value for _, value in points] for name, points in read_points(path).items()}
 
 
 def read_events(path: Path) -> list[str]:

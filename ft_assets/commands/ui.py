@@ -15,6 +15,7 @@ ROOT = Path(ft_assets.__file__).resolve().parent.parent
 
 @click.command("ui")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
+@click.option("--page-port", type=click.IntRange(1, 65535), help="Port of the companion page  [default: --port + 1]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; Dagster has no login.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another name of this machine in a browser.")
 @click.option("--read-only", is_flag=True, help="For viewers: nothing can be started or changed, and no daemon runs.")
@@ -27,7 +28,7 @@ ROOT = Path(ft_assets.__file__).resolve().parent.parent
 def command(
     *, port: int, host: str, hosts: tuple[str, ...], read_only: bool, workspace: Path | None, verbose: bool
 ) -> None:
-    """Start Dagster's UI and daemon on this state. Stop them with Ctrl-C.
+    """Start Dagster's UI and daemon, and the companion page, on this state. Stop them with Ctrl-C.
 
     While it runs, the daemon sees edits of config.yaml and of source files within seconds. It makes, checks and
     releases the assets that depend on them; adapters and the embedding model are trained only on request.
@@ -38,13 +39,17 @@ def command(
     Example: ft ui --port 3001
     """
     from ft_assets.graph.instance import open_instance
+    from ft_assets.web.app import create_app
     from ft_assets.web.serve import Server, serve
 
     project = Project.here()
     _ = project.settings  # an invalid config.yaml is reported here, not in the log of the UI
     os.environ["FT_CONFIG"] = str(project.config)
     os.environ["FT_STATE_DIR"] = str(project.state)
+    page_port = page_port or port + 1
     server = Server(host, port, hosts, read_only, workspace and workspace.resolve(), "info" if verbose else "warning")
+    dagster_url = f"http://{host}:{port}"
     with open_instance(project.state) as instance:
-        click.echo(f"State: {project.state}\nDagster: http://{host}:{port}")
-        serve(server, instance, ROOT, {})
+        page = create_app(project, read_only=read_only, dagster_url=dagster_url)
+        click.echo(f"State: {project.state}\nDagster: {dagster_url}\nPage: http://{host}:{page_port}")
+        serve(server, instance, ROOT, {page_port: page})

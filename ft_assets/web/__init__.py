@@ -1,1 +1,1 @@
-"""The pages that a browser opens: Dagster's and our own, behind one guard."""
+"""The companion page: trainings, releases, search, data and reports, read from artifacts and the record of releases."""
