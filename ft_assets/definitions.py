@@ -141,7 +141,7 @@ def _name_of(asset: Any) -> str:
 
 
 def _resources(settings: Settings, state: Path, config: Path) -> dict[str, object]:
-    return {
+    resources = {
         "artifacts": ArtifactsResource(
             state_dir=str(state),
             config_path=str(config),
@@ -162,6 +162,16 @@ def _resources(settings: Settings, state: Path, config: Path) -> dict[str, objec
             threads=settings.launcher.threads,
         ),
     }
+    return {
+        **{name: _fixed(resource) for name, resource in resources.items()},
+        # nothing is passed on in this way, and the default one takes a folder from the configuration of a run
+        "io_manager": dg.IOManagerDefinition(lambda _: dg.InMemoryIOManager(), config_schema={}),
+    }
+
+
+def _fixed(resource: object) -> dg.ResourceDefinition:
+    """Return a resource without configuration: that of a run must not lead to another state folder or another alias."""
+    return dg.ResourceDefinition(lambda _: resource, config_schema={})
 
 
 @dg.definitions

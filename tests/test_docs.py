@@ -33,6 +33,7 @@ PAGES = [
     "docs/release-and-rollback.md",
     "docs/retrieval.md",
     "docs/rules.md",
+    "docs/security.md",
     "docs/use-a-server.md",
     "docs/while-it-trains.md",
 ]
