@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 import ft_assets
 from ft_assets.commands.project import Project
 
+if TYPE_CHECKING:
+    from ft_assets.web.project import ShownProject
+
+LOG_FILE = "ui.log"
 ROOT = Path(ft_assets.__file__).resolve().parent.parent
 
 
@@ -24,9 +29,16 @@ ROOT = Path(ft_assets.__file__).resolve().parent.parent
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Serve the pages alone: this file names a code server that runs elsewhere, next to a daemon.",
 )
-@click.option("--verbose", is_flag=True, help="Show what Dagster logs, not only its warnings.")
+@click.option("--verbose", is_flag=True, help="Print what Dagster logs; else its warnings go into STATE/ui.log.")
 def command(
-    *, port: int, host: str, hosts: tuple[str, ...], read_only: bool, workspace: Path | None, verbose: bool
+    *,
+    port: int,
+    page_port: int | None,
+    host: str,
+    hosts: tuple[str, ...],
+    read_only: bool,
+    workspace: Path | None,
+    verbose: bool,
 ) -> None:
     """Start Dagster's UI and daemon, and the companion page, on this state. Stop them with Ctrl-C.
 
@@ -47,9 +59,14 @@ def command(
     os.environ["FT_CONFIG"] = str(project.config)
     os.environ["FT_STATE_DIR"] = str(project.state)
     page_port = page_port or port + 1
-    server = Server(host, port, hosts, read_only, workspace and workspace.resolve(), "info" if verbose else "warning")
-    dagster_url = f"http://{host}:{port}"
+    log = None if verbose else project.state / LOG_FILE
+    server = Server(host, port, hosts, read_only, workspace and workspace.resolve(), log)
+    dagster_url, terminal = f"http://{host}:{port}", os.fdopen(os.dup(1), "w")
+
+    def show_links() -> None:
+        click.echo(f"Dagster: {dagster_url}\nPage:    http://{host}:{page_port}", file=terminal)
+
+    click.echo(f"State:   {project.state}" + (f"\nLog:     {log}" if log else ""), file=terminal)
     with open_instance(project.state) as instance:
-        page = create_app(project, read_only=read_only, dagster_url=dagster_url)
-        click.echo(f"State: {project.state}\nDagster: {dagster_url}\nPage: http://{host}:{page_port}")
-        serve(server, instance, ROOT, {page_port: page})
+        page = create_app(cast("ShownProject", project), read_only=read_only, dagster_url=dagster_url)
+        serve(server, instance, ROOT, {page_port: page}, show_links)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,12 @@ class Server:
     hosts: Collection[str] = ()
     read_only: bool = False
     workspace: Path | None = None
-    log_level: str = "warning"
+    log: Path | None = None
+    """The file for what Dagster prints; None: the terminal, with all that it has to say."""
+
+    @property
+    def log_level(self) -> str:
+        return "warning" if self.log else "info"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -59,10 +64,16 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(server: Server, instance: dg.DagsterInstance, project: Path, others: Mapping[int, ASGIApp]) -> None:
+def serve(
+    server: Server,
+    instance: dg.DagsterInstance,
+    project: Path,
+    others: Mapping[int, ASGIApp],
+    is_ready: Callable[[], None],
+) -> None:
     """Serve Dagster's pages at `server.port`, and `others` at their ports, until SIGINT or SIGTERM.
 
-    `project`: the folder with workspace.yaml.
+    `project`: the folder with workspace.yaml. `is_ready` is called when the pages can be opened.
     """
     # a process started with `&` ignores SIGINT; and SIGTERM must run what ends the daemon too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,6 +81,8 @@ def serve(server: Server, instance: dg.DagsterInstance, project: Path, others: M
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         ports = [server.port, *others]
         sockets = [stack.enter_context(bind(server.host, port)) for port in ports]
+        if server.log:
+            stack.enter_context(_printed_to(server.log))
         workspace = server.workspace
         if workspace is None:
             workspace = stack.enter_context(_code_server(instance, project, server.log_level))
@@ -84,6 +97,7 @@ def serve(server: Server, instance: dg.DagsterInstance, project: Path, others: M
         apps = _ByPort({server.port: dagster, **others}, dagster)
         guarded = Guard(apps, hosts=server.hosts, token=token, read_only=server.read_only)
         config = uvicorn.Config(guarded, log_level=server.log_level, timeout_graceful_shutdown=3, server_header=False)
+        is_ready()
         uvicorn.Server(config).run(sockets=sockets)
 
 
@@ -97,6 +111,21 @@ class _ByPort:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._first if scope["type"] == "lifespan" else self._apps[scope["server"][1]]
         await app(scope, receive, send)
+
+
+@contextmanager
+def _printed_to(log: Path) -> Generator[None]:
+    """Write what this process and its children print into a file, which begins with each start."""
+    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+    with log.open("wb") as file:
+        try:
+            for stream, _ in kept:
+                os.dup2(file.fileno(), stream)
+            yield
+        finally:
+            for stream, before in kept:
+                os.dup2(before, stream)
+                os.close(before)
 
 
 @contextmanager
