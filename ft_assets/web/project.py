@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,19 +25,19 @@ class ShownProject(Protocol):
     @property
     def state(self) -> Path: ...
 
-    @property
+    @cached_property
     def settings(self) -> Settings: ...
 
-    @property
+    @cached_property
     def store(self) -> ArtifactStore: ...
 
-    @property
+    @cached_property
     def releases(self) -> Releases: ...
 
-    @property
+    @cached_property
     def engine(self) -> QdrantEngine: ...
 
-    @property
+    @cached_property
     def instance(self) -> dg.DagsterInstance: ...
 
 

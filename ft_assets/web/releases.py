@@ -105,6 +105,16 @@ class ReleaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     retrieval: RetrievalComparison | None
 
 
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of `ft report`."""
+
+    books: list[Book]
+    version: str
+    """The release that was asked for; empty: what serves."""
+    comparisons: list[ReleaseComparison]
+    """Each release next to the one before it."""
+
+
 def show_releases(project: ShownProject, kinds: Sequence[ReleaseKind] = KINDS) -> ReleasesView:
     """Return what serves, and the history."""
     return ReleasesView(books=[_book(project, kind) for kind in kinds])
