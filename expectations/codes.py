@@ -1246,7 +1246,7 @@ CODES: dict[str, Code] = {
     "FT-QDR-002": Code(
         "The API key would travel unencrypted",
         "Whoever reads the traffic could use it.",
-        "Use an https URL, or unset QDRANT_API_KEY.",
+        "Use an https URL, or unset QDRANT_API_KEY. On a private network, name the server in FT_PRIVATE_HOSTS.",
     ),
     "FT-QDR-003": Code(
         "The server does not answer as Qdrant does",
