@@ -201,7 +201,7 @@ def as_junit(report: GateReport) -> bytes:
 
 
 def _cell(check: CheckOutcome) -> str:
-    return markdown_cell(" ".join(check.paragraphs[:3])).replace("<", "&lt;")
+    return markdown_cell(" ".join(check.paragraphs[:3]))
 
 
 def _printable(text: str) -> str:

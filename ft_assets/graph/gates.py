@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import dagster as dg
 
+from expectations.markdown import Markdown
 from expectations.rules.lineage import made_from_current
 from expectations.violations import Refused, Violation, violation
 from ft_assets.config.model import SETTINGS_ASSETS
@@ -204,7 +205,7 @@ def _number_metadata(value: float) -> MetadataValue:
 def _text_metadata(text: str) -> MetadataValue:
     if text.startswith(("file://", "http://", "https://")):
         return dg.MetadataValue.url(text)
-    if text.startswith(("#", "|", "![")):
+    if isinstance(text, Markdown):
         return dg.MetadataValue.md(text)
     return dg.MetadataValue.text(text)
 
