@@ -16,6 +16,8 @@ from ft_assets.graph.instance import keep_databases_open
 if TYPE_CHECKING:  # not exported by Dagster
     from dagster_shared.error import SerializableErrorInfo
 
+REFUSALS = frozenset({"Refused", "RefusedRun"})
+"""The names of the classes of a refusal in an event."""
 PID_TAG, HOST_TAG = "ft/pid", "ft/host"
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
@@ -81,7 +83,7 @@ def failures(events: Sequence[dg.DagsterEvent]) -> dict[str, SerializableErrorIn
 def reason(error: SerializableErrorInfo) -> str:
     """Return the message of an error, without the module of its class; for a refusal without the class too."""
     text = str(error.message).strip()
-    if error.cls_name in {"Refused", "Failure"}:
+    if error.cls_name in {*REFUSALS, "Failure"}:
         return text.partition(": ")[2].strip()
     return re.sub(r"^(?:\w+\.)+(?=\w+(?::|$))", "", text)
 

@@ -173,7 +173,7 @@ def as_result(verdict: Verdict) -> dg.AssetCheckResult:
         passed=not verdict.violations,
         severity=dg.AssetCheckSeverity.ERROR,
         description=f"{len(verdict.violations)} violations" if verdict.violations else "passed",
-        metadata={**as_metadata(verdict.figures), **_violation_table(verdict.violations)},
+        metadata={**as_metadata(verdict.figures), **violation_table(verdict.violations)},
     )
 
 
@@ -210,7 +210,8 @@ def _text_metadata(text: str) -> MetadataValue:
     return dg.MetadataValue.text(text)
 
 
-def _violation_table(violations: Sequence[Violation]) -> dict[str, MetadataValue]:
+def violation_table(violations: Sequence[Violation]) -> dict[str, MetadataValue]:
+    """Return the first violations as a table, and how many there are."""
     if not violations:
         return {}
     rows = [dg.TableRecord(_as_row(one)) for one in violations[:_SHOWN_VIOLATIONS]]

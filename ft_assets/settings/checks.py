@@ -45,7 +45,13 @@ def config_violations(path: Path) -> list[Violation]:
     try:
         load_settings(path)
     except SettingsError as error:
-        return [violation("FT-CFG-001", where=str(path), message=text) for text in error.errors]
+        where = str(path)
+        return [
+            violation(
+                "FT-CFG-001", where=where, message=one.reason, field=one.key, found=one.found, expected=one.expected
+            )
+            for one in error.errors
+        ]
     return []
 
 
