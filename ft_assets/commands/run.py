@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ft_assets.commands.execution import REFUSALS, bury_dead_runs, execute, failures, reason, violations_of
+from ft_assets.commands.execution import REFUSALS, bury_dead_runs, execute, failures, reason
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import ProgressLines, duration, take_terminal
 from ft_assets.graph.automation import TRAININGS
+from ft_assets.graph.gates import violations_of
 from resources import telemetry
 from resources.artifacts import write_json
 

@@ -230,6 +230,21 @@ def _as_row(broken_rule: Violation) -> dict[str, str]:
     }
 
 
+def violations_of(evaluation: dg.AssetCheckEvaluation) -> list[str]:
+    """Return the paragraphs of a failed check: one for each violation, or its description."""
+    table = evaluation.metadata.get("violations")
+    if not isinstance(table, dg.TableMetadataValue):
+        return [evaluation.description or "the check did not pass"]
+    return [_paragraph(record.data) for record in table.records]
+
+
+def _paragraph(row: Mapping[str, object]) -> str:
+    text = f"[{row['code']}] {row['where']}: {row['message']}"
+    if row["field"]:
+        text += f" ({row['field']}: found {row['found']}, expected {row['expected']})"
+    return f"{text} Fix: {row['fix']}" if row["fix"] else text
+
+
 def whole_gate(asset: str) -> Gate:
     """Return the gate of every artifact asset: its files on disk are byte for byte those that were published."""
 

@@ -123,7 +123,8 @@ CHECK = """{assetCheckExecutions(assetKey:{path:["%s"]},checkName:"%s",limit:1){
   description metadataEntries{label ... on TableMetadataEntry{table{records}}}}}}"""
 MADE = '{assetOrError(assetKey:{path:["%s"]}){... on Asset{assetMaterializations(limit:50){runId}}}}'
 TICKS = """{sensorOrError(sensorSelector:{repositoryLocationName:"ft_assets",repositoryName:"__repository__",
-  sensorName:"%s"}){... on Sensor{sensorState{ticks(limit:3){timestamp status skipReason runIds error{message causes{message}}}}}}}"""
+  sensorName:"%s"}){... on Sensor{sensorState{ticks(limit:3){timestamp status skipReason runIds
+  error{message causes{message}}}}}}}"""
 RUNS = """{runsOrError(limit:20){... on Runs{results{runId status startTime endTime assetSelection{path}
   assetCheckSelection{assetKey{path} name}}}}}"""
 CHECKS = """{assetNodes{assetKey{path} assetChecksOrError{... on AssetChecks{checks{name blocking

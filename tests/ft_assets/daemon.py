@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import dagster as dg
 from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests  # as the daemon does
-from dagster._core.errors import SensorExecutionError  # not exported
 
 from ft_assets.commands.execution import failures, reason
 from ft_assets.graph.instance import keep_databases_open
+from ft_assets.watcher import InvalidConfigurationError
 from resources.dagster_resources import ArtifactsResource
 
 LONGEST = 24
@@ -43,9 +43,9 @@ class Daemon:
         )
         try:
             tick = sensor.evaluate_tick(context)
-        except SensorExecutionError as error:  # its cursor and its events are lost, as in the daemon
+        except InvalidConfigurationError as error:  # its cursor is lost, as in the daemon
             self.skip_reasons[name] = ""
-            self.look_failures[name] = str(error.__cause__)
+            self.look_failures[name] = str(error)
             return []
         self.look_failures.pop(name, None)
         self._sensors[name] = tick.cursor
