@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from expectations.markdown import markdown_cell, markdown_table
+from expectations.markdown import markdown_table
 
 
 class Code(NamedTuple):
@@ -1267,7 +1267,7 @@ CODES: dict[str, Code] = {
     "FT-QDR-002": Code(
         "The API key would travel unencrypted",
         "Whoever reads the traffic could use it.",
-        "Use an https URL, or unset QDRANT_API_KEY.",
+        "Use an https URL, or unset QDRANT_API_KEY. On a private network, name the server in FT_PRIVATE_HOSTS.",
     ),
     "FT-QDR-003": Code(
         "The server does not answer as Qdrant does",
@@ -1853,5 +1853,5 @@ CODES: dict[str, Code] = {
 
 def codes_markdown() -> str:
     """Return the table of all codes as Markdown, the text of docs/rules.md."""
-    rows = ((f"`{key}`", *map(markdown_cell, code)) for key, code in CODES.items())
+    rows = ((f"`{key}`", *(text.replace("|", r"\|") for text in code)) for key, code in CODES.items())
     return markdown_table(["code", "what", "why it matters", "how to fix"], rows) + "\n"

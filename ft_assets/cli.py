@@ -20,6 +20,8 @@ COMMANDS: Mapping[str, str] = {
     "gate": "Run every check as a CI gate.",
     "verify": "Verify files against the record formats.",
     "convert": "Convert a file to canonical records of one format.",
+    "report": "Write a release's evidence and history as one HTML file.",
+    "compare": "Write two trainings or releases next to each other as one HTML file.",
     "search": "Query the released collection.",
     "export": "Write an adapter to a folder: as it is, merged, or as GGUF.",
     "rollback": "Release an earlier version again.",

@@ -30,8 +30,10 @@ from ft_assets.generation import checks as generation_checks
 from ft_assets.generation.jobs import CANDIDATES, PAIRS, VERIFIED
 from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
+from ft_assets.graph.instance import refuse_another_home
 from ft_assets.kbalign import assets as kbalign
 from ft_assets.kbalign import checks as kbalign_checks
+from ft_assets.notify import notify
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
 from ft_assets.retrieval import served_checks
@@ -115,7 +117,7 @@ def build_defs(
         assets=automate([_without(asset, left_out) for asset in assets]),
         asset_checks=build_checks(gates, judge_again()),
         jobs=[*(job for job in JOBS if absent.isdisjoint(ENDS[job.name])), rollback],
-        sensors=[*SENSORS, watch_settings(gates), watch_sources, *watch_served(gates)],
+        sensors=[*SENSORS, watch_settings(gates), watch_sources, *watch_served(gates), notify(gates)],
         resources={**_resources(settings, state, config), **(resource_overrides or {})},
         # Heavy work runs in child processes already, so a step needs no process: a run that reuses everything takes
         # seconds.
@@ -141,7 +143,7 @@ def _name_of(asset: Any) -> str:
 
 
 def _resources(settings: Settings, state: Path, config: Path) -> dict[str, object]:
-    return {
+    resources = {
         "artifacts": ArtifactsResource(
             state_dir=str(state),
             config_path=str(config),
@@ -157,6 +159,16 @@ def _resources(settings: Settings, state: Path, config: Path) -> dict[str, objec
         ),
         "launcher": _launcher(settings.launcher, state),
     }
+    return {
+        **{name: _fixed(resource) for name, resource in resources.items()},
+        # nothing is passed on in this way, and the default one takes a folder from the configuration of a run
+        "io_manager": dg.IOManagerDefinition(lambda _: dg.InMemoryIOManager(), config_schema={}),
+    }
+
+
+def _fixed(resource: object) -> dg.ResourceDefinition:
+    """Return a resource without configuration: that of a run must not lead to another state folder or another alias."""
+    return dg.ResourceDefinition(lambda _: resource, config_schema={})
 
 
 def _launcher(settings: LauncherSettings, state: Path) -> LauncherResource:
@@ -174,4 +186,5 @@ def _launcher(settings: LauncherSettings, state: Path) -> LauncherResource:
 def defs() -> dg.Definitions:
     """Return the definitions that `dg dev`, `dg launch` and workspace.yaml load."""
     config, state = config_path(), state_dir()
+    refuse_another_home(state)
     return build_defs(accepted_settings(config, state), state=state, config=config)

@@ -27,6 +27,8 @@ from resources.files import copy_folder
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
+PRIVATE_HOSTS = "FT_PRIVATE_HOSTS"
+"""Servers of a private network, to which the API key may go over plain http."""
 _POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 60
 
@@ -156,7 +158,8 @@ class QdrantEngine:
         from qdrant_client import QdrantClient
         from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-        if travels_unencrypted(self.url or "", self.api_key):
+        private = os.environ.get(PRIVATE_HOSTS, "").replace(",", " ").split()
+        if travels_unencrypted(self.url or "", self.api_key, private):
             raise _refused("FT-QDR-002", self.url or "", urlsplit(self.url or "").scheme)
         client = QdrantClient(url=self.url, api_key=self.api_key, timeout=_TIMEOUT_SECONDS, check_compatibility=False)
         try:

@@ -13,6 +13,7 @@ import msgspec
 METRICS_FILE = "metrics.jsonl"
 Record = dict[str, Any]
 """One line of metrics.jsonl: its position in the run, and figures with names of their own."""
+_SPEED = "tokens_per_second"
 EVENT = "event"  # the phase of a record that is an event and has no figures
 
 
@@ -89,18 +90,23 @@ def read_metrics(path: Path) -> Iterator[Record]:
                 yield json.loads(line)
 
 
-def read_curves(path: Path) -> dict[str, list[float]]:
-    """Return each figure of a metrics.jsonl over its steps. Of a step that was done twice the last record counts."""
+def read_points(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return each figure of a metrics.jsonl as (step, value). Of a step that was done twice the last counts."""
     steps: dict[tuple[str, int], Record] = {}
     for record in read_metrics(path):
         if record["phase"] != EVENT:
             steps[record["phase"], record["step"]] = record
-    curves: dict[str, list[float]] = {}
-    for _, record in sorted(steps.items(), key=lambda item: item[0][1]):
+    points: dict[str, list[tuple[int, float]]] = {}
+    for (_, step), record in sorted(steps.items(), key=lambda item: item[0][1]):
         for name, value in record.items():
             if name not in _POSITION and isinstance(value, int | float):
-                curves.setdefault(name, []).append(float(value))
-    return curves
+                points.setdefault(name, []).append((step, float(value)))
+    return points
+
+
+def read_curves(path: Path) -> dict[str, list[float]]:
+    """Return the values of each figure of a metrics.jsonl, as `read_points` does."""
+    return {name: [value for _, value in points] for name, points in read_points(path).items()}
 
 
 def read_events(path: Path) -> list[str]:
@@ -136,7 +142,9 @@ def describe_step(record: Record) -> tuple[str, dict[str, float]]:
     step, total, rate = int(record["step"]), int(record["total"]), float(record.get("seconds_per_step", 0))
     metrics = {k: float(v) for k, v in record.items() if k not in _POSITION and isinstance(v, int | float)}
     parts = [str(record.get("phase", ""))]
-    parts += [f"{name} {value:.4g}" for name, value in list(metrics.items())[:3]]
+    parts += [f"{name} {value:.4g}" for name, value in list(metrics.items())[:3] if name != _SPEED]
+    if speed := metrics.get(_SPEED):
+        parts.append(f"{speed:,.4g} tokens/s" if speed < 10_000 else f"{speed:,.0f} tokens/s")
     if rate:
         parts.append(f"{rate:.1f} s/step" if rate >= 1 else f"{1 / rate:.1f} steps/s")
         left = int(max(total - step, 0) * rate)

@@ -8,18 +8,23 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import msgspec
 import pytest
 from ruamel.yaml import YAML
 from sqlalchemy import make_url
 
+from expectations.rules.secrets import travels_unencrypted
 from ft_assets.graph.instance import derive_settings
+from resources.qdrant import PRIVATE_HOSTS
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -30,10 +35,80 @@ def test_images_are_pinned_and_ports_are_bound_to_the_loopback(project: Path) ->
     services = read(project / "compose.yaml")["services"]
     assert set(services) == {"qdrant", "postgres", "instance", "code", "webserver", "daemon"}
     for name, service in services.items():
-        tag = service["image"].rpartition(":")[2]
+        tag = service["image"].rpartition(":")[2].removesuffix("-unprivileged")
         assert tag[-1].isdigit(), f"{name} runs {service['image']}"
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert services["qdrant"]["environment"]["QDRANT__SERVICE__ENABLE_CORS"] == "false"
+    assert services["qdrant"]["environment"]["QDRANT__SERVICE__API_KEY"].startswith("${QDRANT_API_KEY:?")
+
+
+class Service(msgspec.Struct, forbid_unknown_fields=True):
+    """The keys of compose's schema that we use, with their types: a typing error is no key of compose."""
+
+    image: str
+    user: str
+    read_only: bool
+    cap_drop: list[str]
+    security_opt: list[str]
+    restart: Literal["no", "unless-stopped"]
+    environment: dict[str, str]
+    volumes: list[str]
+    tmpfs: list[str]
+    build: dict[str, str] = {}
+    command: list[str] = []
+    working_dir: str = ""
+    ports: list[str] = []
+    depends_on: dict[str, dict[Literal["condition"], Condition]] = {}
+    healthcheck: Healthcheck | None = None
+
+
+class Healthcheck(msgspec.Struct, forbid_unknown_fields=True):
+    test: list[str]
+    interval: str
+    timeout: str
+    retries: int
+    start_period: str = ""
+
+
+Condition = Literal["service_started", "service_healthy", "service_completed_successfully"]
+
+
+class Compose(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    services: dict[str, Service]
+    volumes: dict[str, None]
+
+
+def test_it_has_keys_and_types_of_compose_alone(project: Path) -> None:
+    document = {key: value for key, value in read(project / "compose.yaml").items() if not key.startswith("x-")}
+    compose = msgspec.convert(document, Compose)
+    for name, service in compose.services.items():
+        # nobody is root or can become it, and only volumes and memory can be written
+        assert service.user not in {"", "0", "root"}, name
+        assert (service.read_only, service.cap_drop) == (True, ["ALL"]), name
+        assert service.security_opt == ["no-new-privileges:true"], name
+        assert service.healthcheck or service.restart == "no", name
+        for other, needed in service.depends_on.items():
+            # what is waited for has a way to show that it is there
+            assert compose.services[other].healthcheck or needed["condition"] != "service_healthy"
+
+
+def test_the_check_of_qdrant_asks_whether_it_is_ready(project: Path) -> None:
+    """The image has bash and no curl. Here bash asks a server of ours, one that is ready and one that is not."""
+    command = read(project / "compose.yaml")["services"]["qdrant"]["healthcheck"]["test"][1:]
+    for status in (200, 503):
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status if self.path == "/readyz" else 404)  # noqa: B023
+                self.end_headers()
+
+        with HTTPServer(("127.0.0.1", 0), Answer) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            here = [word.replace("6333", str(server.server_port)) for word in command]
+            done = subprocess.run(here, capture_output=True, check=False, timeout=20)
+            server.shutdown()
+        assert (done.returncode == 0) == (status == 200), done
 
 
 def test_the_platform_is_told_where_everything_is_and_waits_for_it(project: Path) -> None:
@@ -42,7 +117,8 @@ def test_the_platform_is_told_where_everything_is_and_waits_for_it(project: Path
     for name in ("instance", "code", "webserver", "daemon"):
         environment = services[name]["environment"]
         assert (environment["FT__QDRANT__ENGINE"], environment["FT__QDRANT__URL"]) == ("server", "http://qdrant:6333")
-        assert "QDRANT_API_KEY" not in environment, "a key over plain http is refused"
+        key, address = environment["QDRANT_API_KEY"], environment["FT__QDRANT__URL"]
+        assert travels_unencrypted(address, key) and not travels_unencrypted(address, key, [environment[PRIVATE_HOSTS]])
         assert environment["DAGSTER_HOME"] == environment["FT_STATE_DIR"] + "/dagster"
         assert set(services[name]["depends_on"]) <= set(services)
         for mount in services[name]["volumes"]:
@@ -71,7 +147,7 @@ def test_webserver_and_daemon_ask_one_code_server(project: Path) -> None:
     assert command[command.index("-p") + 1] == port == services[host]["healthcheck"]["test"][-1]
     assert command[command.index("--location-name") + 1] == location["grpc_server"]["location_name"]
     for name in ("webserver", "daemon"):
-        assert services[name]["command"][-2:] == ["-w", "deploy/workspace.yaml"]
+        assert "deploy/workspace.yaml" in services[name]["command"]
         assert services[name]["depends_on"] == {host: {"condition": "service_healthy"}}
 
 
@@ -84,11 +160,11 @@ def test_its_commands_serve_one_location_to_webserver_and_daemon(project: Path, 
     model = {"base_model": "./model"}
     config = {"corpus": {"files": ["kb/*.md"]}, "sft": model, "dpo": model, "embedding": model}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    code, web = free_port(), free_port()
+    code, web, page = free_port(), free_port(), free_port()
     workspace = (project / "deploy/workspace.yaml").read_text("utf-8")
     (tmp_path / "workspace.yaml").write_text(workspace.replace("host: code", "host: 127.0.0.1").replace("4000", code))
     here = {
-        "0.0.0.0": "127.0.0.1", "4000": code, "3000": web,  # noqa: S104
+        "0.0.0.0": "127.0.0.1", "4000": code, "3000": web, "3001": page,  # noqa: S104
         "deploy/workspace.yaml": str(tmp_path / "workspace.yaml"),
     }  # fmt: skip
     environment = {
@@ -167,4 +243,5 @@ def test_docker_reads_it_where_docker_is(project: Path) -> None:
     ):
         pytest.skip("docker compose is not installed")
     command = ["docker", "compose", "config", "--quiet"]
-    subprocess.run(command, cwd=project, env={"POSTGRES_PASSWORD": "x", "PATH": "/usr/bin:/bin"}, check=True)
+    environment = {"POSTGRES_PASSWORD": "x", "QDRANT_API_KEY": "x", "PATH": "/usr/bin:/bin"}
+    subprocess.run(command, cwd=project, env=environment, check=True)

@@ -57,6 +57,13 @@ def test_the_graph_is_the_one_of_the_snapshot(defs: dg.Definitions, snapshot: Sn
     assert {"assets": assets, "checks": checks, "jobs": jobs} == snapshot
 
 
+def test_no_place_is_chosen_by_the_configuration_of_a_run(defs: dg.Definitions):
+    job = defs.resolve_implicit_global_asset_job_def()
+    for resource in ("artifacts", "qdrant", "launcher", "io_manager"):
+        with pytest.raises(dg.DagsterInvalidConfigError):
+            dg.validate_run_config(job, {"resources": {resource: {"config": {"state_dir": "/elsewhere"}}}})
+
+
 def test_every_materializable_asset_is_described(defs: dg.Definitions):
     for key in defs.resolve_asset_graph().materializable_asset_keys:
         node = defs.resolve_asset_graph().get(key)

@@ -31,11 +31,13 @@ PAGES = [
     "docs/integrity.md",
     "docs/grow-to-a-ray-cluster.md",
     "docs/make-training-data.md",
+    "docs/page.md",
     "docs/performance.md",
     "docs/release-and-rollback.md",
     "docs/retrieval.md",
     "docs/rules.md",
     "docs/scale.md",
+    "docs/security.md",
     "docs/use-a-server.md",
     "docs/while-it-trains.md",
 ]

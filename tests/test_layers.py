@@ -63,13 +63,18 @@ def test_packages_import_only_those_below_them(project: Path, package: str, abov
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_folder_of_ft_assets_uses_only_those_before_it(project: Path, layer: str):
-    above = {*LAYERS[LAYERS.index(layer) + 1 :], "commands", "cli", "definitions", "watcher"}
+    above = {*LAYERS[LAYERS.index(layer) + 1 :], "commands", "cli", "definitions", "watcher", "web"}
 
     def is_above(name: str) -> bool:
         package, _, rest = name.partition(".")
         return package == "ft_assets" and rest.split(".")[0] in above
 
     assert list(forbidden_imports(project, f"ft_assets/{layer}", is_above)) == []
+
+
+def test_the_page_does_not_use_the_commands(project: Path):
+    above = ("ft_assets.commands", "ft_assets.cli")
+    assert list(forbidden_imports(project, "ft_assets/web", lambda name: name.startswith(above))) == []
 
 
 @pytest.mark.parametrize("stage", STAGES)

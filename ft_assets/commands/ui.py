@@ -1,43 +1,72 @@
-"""`ft ui`: Dagster's UI and daemon on the state that `ft` works on."""
+"""`ft ui`: Dagster's UI and daemon on the state that `ft` works on, behind a guard."""
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
 import ft_assets
 from ft_assets.commands.project import Project
 
+if TYPE_CHECKING:
+    from ft_assets.web.project import ShownProject
+
+LOG_FILE = "ui.log"
 ROOT = Path(ft_assets.__file__).resolve().parent.parent
 
 
 @click.command("ui")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
+@click.option("--page-port", type=click.IntRange(1, 65535), help="Port of the companion page  [default: --port + 1]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; Dagster has no login.")
-def command(port: int, host: str) -> None:
-    """Start Dagster's UI and daemon (`dg dev`) on this state. Stop them with Ctrl-C.
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another name of this machine in a browser.")
+@click.option("--read-only", is_flag=True, help="For viewers: nothing can be started or changed, and no daemon runs.")
+@click.option(
+    "--workspace",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Serve the pages alone: this file names a code server that runs elsewhere, next to a daemon.",
+)
+@click.option("--verbose", is_flag=True, help="Print what Dagster logs; else its warnings go into STATE/ui.log.")
+def command(
+    *,
+    port: int,
+    page_port: int | None,
+    host: str,
+    hosts: tuple[str, ...],
+    read_only: bool,
+    workspace: Path | None,
+    verbose: bool,
+) -> None:
+    """Start Dagster's UI and daemon, and the companion page, on this state. Stop them with Ctrl-C.
 
     While it runs, the daemon sees edits of config.yaml and of source files within seconds. It makes, checks and
     releases the assets that depend on them; adapters and the embedding model are trained only on request.
+
+    A page of another site that is open in the same browser can start and change nothing: a guard refuses its requests.
 
     \b
     Example: ft ui --port 3001
     """
     from ft_assets.graph.instance import open_instance
+    from ft_assets.web.app import create_app
+    from ft_assets.web.serve import Server, serve
 
     project = Project.here()
     _ = project.settings  # an invalid config.yaml is reported here, not in the log of the UI
-    open_instance(project.state).dispose()
     os.environ["FT_CONFIG"] = str(project.config)
     os.environ["FT_STATE_DIR"] = str(project.state)
-    os.environ["VIRTUAL_ENV"] = sys.prefix  # dg warns if it is not the environment of the project
-    click.echo(f"Dagster on {project.state}: http://{host}:{port}")
-    # a process started with `&` ignores SIGINT; Dagster would inherit that, and then ignore SIGTERM too
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.chdir(ROOT)
-    program = Path(sys.executable).parent / "dg"
-    os.execv(program, [str(program), "dev", "--host", host, "--port", str(port)])  # noqa: S606
+    page_port = page_port or port + 1
+    log = None if verbose else project.state / LOG_FILE
+    server = Server(host, port, hosts, read_only, workspace and workspace.resolve(), log)
+    dagster_url, terminal = f"http://{host}:{port}", os.fdopen(os.dup(1), "w")
+
+    def show_links() -> None:
+        click.echo(f"Dagster: {dagster_url}\nPage:    http://{host}:{page_port}", file=terminal)
+
+    click.echo(f"State:   {project.state}" + (f"\nLog:     {log}" if log else ""), file=terminal)
+    with open_instance(project.state) as instance:
+        page = create_app(cast("ShownProject", project), read_only=read_only, dagster_url=dagster_url)
+        serve(server, instance, ROOT, {page_port: page}, show_links)

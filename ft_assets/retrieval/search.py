@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from expectations.contracts.embedding import EmbeddingContract, Serving, guard
+from expectations.contracts.embedding import EmbeddingContract, Fusion, Probe, Serving, guard
 from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.violations import Refused, violation
 from ft_assets.embedding.lexical import query_side, with_lexical_arm
@@ -58,6 +58,21 @@ class SearchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of the question that the search could not use, and why."""
 
 
+class LoadedEncoder(NamedTuple):
+    """An encoder with the vectors that it gives the probe texts."""
+
+    encoder: HybridEncoder
+    probes: list[Probe]
+
+
+def load_encoder(model: Artifact) -> LoadedEncoder:
+    """Return the encoder of a model artifact."""
+    from ft_assets.embedding.model import HybridEncoder
+
+    encoder = HybridEncoder.load(model.folder())
+    return LoadedEncoder(encoder, encoder.probe())
+
+
 class Retriever:
     """Searches the collection behind the alias with the model that made it."""
 
@@ -91,20 +106,57 @@ class Retriever:
         the released one, FT-RET-007 no model in the store made this index, FT-EMB-002 the contracts differ, FT-COL-003
         the collection is not built as its metadata says.
         """
-        from ft_assets.embedding.model import HybridEncoder
-
         with engine.open() as client:
-            name = aliased(client, engine.alias)
-            if name is None:
-                nothing = violation("FT-RET-006", where=engine.alias, field="collection", expected="one")
-                raise Refused(f"opening {engine.alias}", [nothing])
-            contract = stored_contract(client, name)
-            recorded, note = _recorded(releases)
-            if recorded and not unreleased:
-                _require_released(engine.alias, name, contract, recorded)
-            encoder = HybridEncoder.load(_model_of(store, recorded, name, contract).folder())
-            _guard(name, contract, client.serving(name), encoder)
-            yield cls(client, name, contract, encoder, note)
+            yield cls.serving(client, store, releases, engine.alias, unreleased=unreleased)
+
+    @classmethod
+    def serving(
+        cls,
+        client: VectorClient,
+        store: ArtifactStore,
+        releases: Releases,
+        alias: str,
+        *,
+        unreleased: bool = False,
+        load: Callable[[Artifact], LoadedEncoder] | None = None,
+    ) -> Retriever:
+        """Return a retriever on what the alias names, as `open` does, with a client that is open. `load`: see `on`."""
+        name = aliased(client, alias)
+        if name is None:
+            nothing = violation("FT-RET-006", where=alias, field="collection", expected="one")
+            raise Refused(f"opening {alias}", [nothing])
+        recorded, note = _recorded(releases)
+        if recorded and not unreleased:
+            _require_released(alias, name, stored_contract(client, name), recorded)
+        return cls.on(client, name, store, recorded, note, load=load)
+
+    @classmethod
+    def on(
+        cls,
+        client: VectorClient,
+        name: str,
+        store: ArtifactStore,
+        recorded: Sequence[Release] = (),
+        note: str = "",
+        *,
+        load: Callable[[Artifact], LoadedEncoder] | None = None,
+    ) -> Retriever:
+        """Return a retriever on one collection.
+
+        `load`: as `load_encoder`, for a caller that keeps encoders in memory.
+        """
+        contract = stored_contract(client, name)
+        loaded = (load or load_encoder)(_model_of(store, recorded, name, contract))
+        _guard(name, contract, client.serving(name), loaded)
+        return cls(client, name, contract, loaded.encoder, note)
+
+    def weighing(self, fusion: Fusion) -> Retriever:
+        """Return this retriever with another fusion. Nothing that is served changes; the floor is that of the served
+        fusion and no longer applies."""
+        changed = msgspec.structs.replace(self.contract, fusion=fusion)
+        weighed = Retriever(self._client, self.name, changed, self._encoder, self.note)
+        weighed.floor = self.floor if fusion == self.contract.fusion else None
+        return weighed
 
     def search(self, queries: Sequence[str], k: int, where: Sequence[str] = ()) -> list[list[Hit]]:
         """Return the `k` best passages for each query, as `answer` finds them."""
@@ -220,7 +272,7 @@ def _model_of(store: ArtifactStore, recorded: Sequence[Release], name: str, cont
     raise Refused(f"opening {name}", [unknown])
 
 
-def _guard(name: str, stored: EmbeddingContract, config: Serving | None, encoder: HybridEncoder) -> None:
+def _guard(name: str, stored: EmbeddingContract, config: Serving | None, loaded: LoadedEncoder) -> None:
     """Refuse unless the engine is configured, and the model encodes the probe texts, as the contract records."""
     if config != stored.serving or stored.serving is None:
         differs = violation(
@@ -233,5 +285,5 @@ def _guard(name: str, stored: EmbeddingContract, config: Serving | None, encoder
             fix="ft run --group retrieval",
         )
         raise Refused(f"opening {name}", [differs])
-    now = msgspec.structs.replace(encoder.contract, probes=encoder.probe())
+    now = msgspec.structs.replace(loaded.encoder.contract, probes=loaded.probes)
     guard(stored, now.as_in(stored), name)

@@ -1,0 +1,212 @@
+"""Answers of two models to the same questions: scores with paired intervals, questions won and lost, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
+from ft_assets.adapters.score_answers import ANSWERS_FILE
+from ft_assets.corpus.collect import PASSAGES
+from ft_assets.datasets.split import split_file
+from resources.artifacts import Artifact, ArtifactStore
+from resources.memo import Memo
+from resources.parquet import read_rows
+
+Outcome = Literal["won", "lost", "equal"]
+_METRICS = {"exact_match": "Exact match", "f1": "Character F1", "rouge_l": "ROUGE-L"}
+_SEED = 42  # the default of answers.seed, so that intervals are those of the evaluation
+_LONGEST = 1500  # characters of a passage on a page
+# rows and passages of artifacts, which never change, by recipe
+_rows: Memo[list[dict[str, Any]]] = Memo(8)
+_records: Memo[dict[str, dict[str, Any]]] = Memo(8)
+_passages: Memo[dict[str, str]] = Memo(2)
+
+
+class Side(msgspec.Struct, frozen=True):
+    """A model in an evaluation."""
+
+    label: str
+    asset: str
+    recipe: str
+    model: str
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of both sides on the questions that both answered."""
+
+    title: str
+    before: Interval
+    after: Interval
+    difference: Interval
+
+
+class ShownPassage(msgspec.Struct, frozen=True, kw_only=True):
+    """A passage that the models read."""
+
+    id: str
+    text: str
+
+
+class AnsweredTwice(msgspec.Struct, frozen=True, kw_only=True):
+    """One question with both answers."""
+
+    record: str
+    question: str
+    gold: str
+    before: str
+    after: str
+    before_right: bool
+    after_right: bool
+    before_f1: float
+    after_f1: float
+    outcome: Outcome
+    passages: list[ShownPassage]
+
+
+class AnswerComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two models on the same held-out questions; `before` and `after` name the sides."""
+
+    before: Side
+    after: Side
+    scores: list[Score]
+    questions: list[AnsweredTwice]
+    """Lost ones first, then won ones."""
+    verdict: str
+
+    def count(self, outcome: Outcome) -> int:
+        return sum(question.outcome == outcome for question in self.questions)
+
+
+def compare_answers(store: ArtifactStore, before: Side, after: Side) -> AnswerComparison | None:
+    """Return two sides on the held-out questions that both answered; None where there are none."""
+    found = [_answers(store, side) for side in (before, after)]
+    if None in found:
+        return None
+    left, right = (answers or {} for answers in found)
+    shared = [record for record in left if record in right]
+    if not shared:
+        return None
+    evaluation = store.find(after.asset, after.recipe)
+    evidence = _evidence(store, evaluation, [right[record] for record in shared]) if evaluation else {}
+    pairs = [_pair(record, left[record], right[record], (before, after), evidence.get(record, [])) for record in shared]
+    scores = [
+        Score(
+            title=title,
+            before=bootstrap(
+                values := [float(left[record][f"{metric}_{before.model}"]) for record in shared], seed=_SEED
+            ),
+            after=bootstrap(
+                others := [float(right[record][f"{metric}_{after.model}"]) for record in shared], seed=_SEED
+            ),
+            difference=paired_bootstrap(others, values, seed=_SEED),
+        )
+        for metric, title in _METRICS.items()
+    ]
+    order: dict[Outcome, int] = {"lost": 0, "won": 1, "equal": 2}
+    return AnswerComparison(
+        before=before,
+        after=after,
+        scores=scores,
+        questions=sorted(pairs, key=lambda pair: order[pair.outcome]),
+        verdict=_verdict(before.label, after.label, scores[1].difference),
+    )
+
+
+def describe_difference(better: Interval, after: str, before: str, metric: str) -> str:
+    """Return one sentence about a paired difference: whether it can be chance."""
+    figures = (
+        f"{better.mean:+.3f} {metric} on {better.n} questions, 95 % interval {better.low:+.3f} to {better.high:+.3f}"
+    )
+    if better.low > 0:
+        return f"{after} is better than {before}: {figures}."
+    if better.high < 0:
+        return f"{after} is worse than {before}: {figures}."
+    return f"No difference between {after} and {before} is proven: {figures}. It includes 0."
+
+
+def _verdict(before: str, after: str, difference: Interval) -> str:
+    return describe_difference(difference, after, before, "character F1")
+
+
+def _answers(store: ArtifactStore, side: Side) -> dict[str, dict[str, Any]] | None:
+    """Return record id -> row of the test questions; the candidate was chosen on those of validation."""
+    evaluation = store.find(side.asset, side.recipe)
+    if evaluation is None or ANSWERS_FILE not in evaluation.manifest.files:
+        return None
+    rows = _rows.get(evaluation.path, lambda: list(read_rows(evaluation.file(ANSWERS_FILE))))
+    if not rows or f"answer_{side.model}" not in rows[0]:
+        return None
+    chosen_on = int(evaluation.summary.get("validation_questions", 0))
+    tested = rows[chosen_on:] or rows
+    return {row["record_id"]: row for row in tested}
+
+
+def _pair(
+    record: str, left: dict[str, Any], right: dict[str, Any], sides: tuple[Side, Side], passages: list[ShownPassage]
+) -> AnsweredTwice:
+    names = [side.model for side in sides]
+    before, after = float(left[f"f1_{names[0]}"]), float(right[f"f1_{names[1]}"])
+    return AnsweredTwice(
+        record=record,
+        question=right["question"],
+        gold=right["gold"],
+        before=left[f"answer_{names[0]}"] or "",
+        after=right[f"answer_{names[1]}"] or "",
+        before_right=left[f"exact_match_{names[0]}"] == 1,
+        after_right=right[f"exact_match_{names[1]}"] == 1,
+        before_f1=before,
+        after_f1=after,
+        outcome="won" if after > before else "lost" if after < before else "equal",
+        passages=passages,
+    )
+
+
+def _evidence(
+    store: ArtifactStore, evaluation: Artifact, rows: Sequence[dict[str, Any]]
+) -> dict[str, list[ShownPassage]]:
+    """Return record id -> the passages that the models read: the retrieved ones, or the evidence of the record."""
+    texts = passages_of(store, evaluation)
+    records = records_of(store, evaluation)
+    shown: dict[str, list[ShownPassage]] = {}
+    for row in rows:
+        record = records.get(row["record_id"], {})
+        names: list[str] = row.get("retrieved") or record.get("evidence") or []
+        context: list[str] = record.get("context") or []
+        found = [ShownPassage(id=name, text=texts[name][:_LONGEST]) for name in names if name in texts]
+        own = [ShownPassage(id="", text=text[:_LONGEST]) for text in context]
+        shown[row["record_id"]] = own or found
+    return shown
+
+
+def records_of(store: ArtifactStore, evaluation: Artifact) -> dict[str, dict[str, Any]]:
+    """Return record id -> row of the held-out records that an evaluation asked."""
+    found: dict[str, dict[str, Any]] = {}
+    for splits in _inputs(store, evaluation, "_splits"):
+        for part in ("validation", "test"):
+            name = split_file(part)
+            found |= _records.get((splits.path, part), lambda: _by_id(read_rows(splits.file(name))))  # noqa: B023
+    return found
+
+
+def passages_of(store: ArtifactStore, artifact: Artifact) -> dict[str, str]:
+    """Return passage id -> text of the passages that an artifact was made from."""
+    for passages in _inputs(store, artifact, "passages"):
+        return _passages.get(passages.path, lambda: _texts(passages))  # noqa: B023
+    return {}
+
+
+def _texts(passages: Artifact) -> dict[str, str]:
+    rows = read_rows(passages.file(PASSAGES), ["passage_id", "content"])
+    return {row["passage_id"]: row["content"] for row in rows}
+
+
+def _by_id(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row.get("record_id") or row.get("query_id") or "": row for row in rows}
+
+
+def _inputs(store: ArtifactStore, artifact: Artifact, ending: str) -> list[Artifact]:
+    versions = {name: v for name, v in artifact.manifest.recipe.inputs.items() if name.endswith(ending)}
+    return list(filter(None, (store.find_version(name, version) for name, version in versions.items())))

@@ -1,0 +1,307 @@
+"""Releases: what serves and on what evidence, the history, the difference of two, and the rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import msgspec
+
+from expectations.rules.bootstrap import Interval, paired_bootstrap
+from ft_assets.adapters.jobs import TRAINED, AnswerSummary
+from ft_assets.adapters.release import released_asset
+from ft_assets.web.answers import AnswerComparison, Side, compare_answers, describe_difference, records_of
+from ft_assets.web.differences import ChangedValue, find_differences, flatten
+from ft_assets.web.gates import CheckResult, check_results
+from ft_assets.web.project import NotFound, ShownProject
+from resources.artifacts import Artifact, ArtifactStore
+from resources.parquet import read_rows
+from resources.releases import Move, Release, ReleaseKind
+
+KINDS: tuple[ReleaseKind, ...] = get_args(ReleaseKind)
+_MEASURED = ("ndcg_at_10", "recall_at_10")
+_GAINS = {
+    "gain_over_bm25": "nDCG@10 against BM25",
+    "gain_over_arm": "nDCG@10 against the better arm",
+    "gain_over_release": "nDCG@10 against the release before",
+}
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of the evidence, with its interval where it has one."""
+
+    title: str
+    value: Interval | float | str
+
+
+class ReleaseRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One release."""
+
+    version: str
+    released_at: float
+    serves: bool
+    withheld: bool
+    kept: bool
+    """False where retention removed what it was made of: it cannot serve again."""
+    artifacts: dict[str, str]
+    title: str
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """What serves of one kind."""
+
+    kind: ReleaseKind
+    release: ReleaseRow
+    since: float
+    who: str
+    why: str
+    evidence: list[Fact]
+    checks: list[CheckResult]
+
+
+class Book(msgspec.Struct, frozen=True, kw_only=True):
+    """Every release and every move of one kind, newest first."""
+
+    kind: ReleaseKind
+    served: Served | None
+    releases: list[ReleaseRow]
+    moves: list[Move]
+
+
+class ReleasesView(msgspec.Struct, frozen=True, kw_only=True):
+    """The page /releases."""
+
+    books: list[Book]
+
+
+class LostQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A question that two collections rank differently."""
+
+    query_id: str
+    query: str
+    before: float
+    after: float
+
+
+class RetrievalComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two collections on the held-out questions that both were evaluated on."""
+
+    scores: dict[str, Interval]
+    won: list[LostQuestion]
+    lost: list[LostQuestion]
+    equal: int
+    verdict: str
+
+
+class ReleaseComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Two releases of one kind next to each other."""
+
+    kind: ReleaseKind
+    before: ReleaseRow
+    after: ReleaseRow
+    settings: list[ChangedValue]
+    data: list[ChangedValue]
+    answers: AnswerComparison | None
+    retrieval: RetrievalComparison | None
+
+
+class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of `ft report`."""
+
+    books: list[Book]
+    version: str
+    """The release that was asked for; empty: what serves."""
+    comparisons: list[ReleaseComparison]
+    """Each release next to the one before it."""
+
+
+def show_releases(project: ShownProject, kinds: Sequence[ReleaseKind] = KINDS) -> ReleasesView:
+    """Return what serves, and the history."""
+    return ReleasesView(books=[_book(project, kind) for kind in kinds])
+
+
+def compare_releases(project: ShownProject, kind: ReleaseKind, before: str, after: str) -> ReleaseComparison:
+    """Return two releases next to each other. Raises NotFound."""
+    book = project.releases.book(kind)
+    found = [book.find(version) if book else None for version in (before, after)]
+    old, new = found
+    if book is None or old is None or new is None:
+        raise NotFound(f"There is no release {before if old is None else after} of the {kind}.")
+    artifacts = [_artifacts(project.store, release) for release in (old, new)]
+    return ReleaseComparison(
+        kind=kind,
+        before=_row(project.store, old, book.current, book.withheld),
+        after=_row(project.store, new, book.current, book.withheld),
+        settings=find_differences(
+            [_settings(release, made_of) for release, made_of in zip(found, artifacts, strict=True)]
+        ),
+        data=find_differences([_versions(made_of) for made_of in artifacts]),
+        answers=_compare_answers(project.store, old, new) if kind == "adapter" else None,
+        retrieval=_compare_retrieval(project.store, old, new) if kind == "collection" else None,
+    )
+
+
+def roll_back_to(project: ShownProject, kind: ReleaseKind, version: str, why: str) -> Move:
+    """Make a release serve again, as `ft rollback` does. Raises Refused as `roll_back` does."""
+    from ft_assets.rollback import as_event, current_user, roll_back
+
+    who = f"{current_user()}, companion page"
+    intent = roll_back(kind, project.store, project.releases, project.engine, to=version, who=who, why=why)
+    project.instance.report_runless_asset_event(as_event(kind, project.store, intent))
+    return intent.move
+
+
+def _book(project: ShownProject, kind: ReleaseKind) -> Book:
+    book = project.releases.book(kind)
+    if book is None:
+        return Book(kind=kind, served=None, releases=[], moves=[])
+    rows = [_row(project.store, release, book.current, book.withheld) for release in reversed(book.history)]
+    current = next(row for row in rows if row.serves)
+    move = next((move for move in reversed(book.moves) if move.after == book.current), None)
+    release = book.find(book.current)
+    served = Served(
+        kind=kind,
+        release=current,
+        since=move.at if move else current.released_at,
+        who=(move.who if move else "") or "a run of the graph, after every blocking gate passed",
+        why=move.why if move else "",
+        evidence=_evidence(project.store, kind, release) if release else [],
+        checks=check_results(project, [f"released_{kind}", *current.artifacts]),
+    )
+    return Book(kind=kind, served=served, releases=rows, moves=list(reversed(book.moves)))
+
+
+def _row(store: ArtifactStore, release: Release, current: str, withheld: Sequence[str]) -> ReleaseRow:
+    return ReleaseRow(
+        version=release.version,
+        released_at=release.released_at,
+        serves=release.version == current,
+        withheld=release.version in withheld,
+        kept=all(store.find(asset, recipe) for asset, recipe in release.artifacts.items()),
+        artifacts=release.artifacts,
+        title=_title(release),
+    )
+
+
+def _title(release: Release) -> str:
+    details = release.details
+    if "collection" in details:
+        fusion: dict[str, object] = details.get("fusion") or {}
+        return f"{details['collection']}, {fusion.get('dense_weight')} dense : {fusion.get('sparse_weight')} lexical"
+    base = details.get("contract", {}).get("base", {}).get("name", "")
+    return f"{released_asset(release)} on {base}"
+
+
+def _evidence(store: ArtifactStore, kind: ReleaseKind, release: Release) -> list[Fact]:
+    if kind == "collection":
+        return _retrieval_evidence(store, release)
+    facts: list[Fact] = []
+    model = _model_of(release)
+    for asset, where in (("adapter_evaluation", "from evidence"), ("answer_evaluation", "from retrieved passages")):
+        evaluation = _evaluation(store, asset, release)
+        summary = evaluation.summary_as(AnswerSummary) if evaluation else None
+        if summary is None or model not in summary.intervals:
+            continue
+        for metric, title in (("exact_match", "Exact match"), ("f1", "Character F1")):
+            facts.append(Fact(title=f"{title}, {where}", value=summary.intervals[model][metric]))
+        if gain := summary.differences.get(f"{model}-base"):
+            facts.append(Fact(title=f"F1 gain over the base, {where}", value=gain["f1"]))
+    return facts
+
+
+def _retrieval_evidence(store: ArtifactStore, release: Release) -> list[Fact]:
+    evaluation = store.find("retrieval_evaluation", release.artifacts.get("retrieval_evaluation", ""))
+    summary: dict[str, Any] = dict(evaluation.summary) if evaluation else {}
+    facts: list[Fact] = []
+    if interval := summary.get("intervals", {}).get("candidate_fused_ndcg_at_10"):
+        facts.append(Fact(title="nDCG@10, fused", value=msgspec.convert(interval, Interval)))
+    for name, title in _GAINS.items():
+        if gain := summary.get(name):
+            facts.append(Fact(title=title, value=msgspec.convert(gain, Interval)))
+    if choice := release.details.get("fusion_choice"):
+        facts.append(Fact(title="Weights", value=str(choice.get("reason", ""))))
+    if floor := release.details.get("score_floor"):
+        facts.append(Fact(title="Below this score nothing is found", value=float(floor["score"])))
+    return facts
+
+
+def _model_of(release: Release) -> str:
+    asset = released_asset(release)
+    return next(name for name, trained in TRAINED.items() if trained == asset)
+
+
+def _evaluation(store: ArtifactStore, asset: str, release: Release) -> Artifact | None:
+    """Return the evaluation of a release: the recorded one, or the newest that read it."""
+    if asset in release.artifacts:
+        return store.find(asset, release.artifacts[asset])
+    return next((one for one in store.versions(asset) if release.version in one.manifest.recipe.inputs.values()), None)
+
+
+def _artifacts(store: ArtifactStore, release: Release) -> list[Artifact]:
+    return list(filter(None, (store.find(asset, recipe) for asset, recipe in release.artifacts.items())))
+
+
+def _settings(release: Release | None, artifacts: Sequence[Artifact]) -> dict[str, str]:
+    """Return the settings of everything that a release was made of, and what it serves by."""
+    found: dict[str, str] = {}
+    for artifact in artifacts:
+        found |= {
+            f"{artifact.asset}: {name}": value for name, value in flatten(artifact.manifest.recipe.settings).items()
+        }
+    served = release.details if release else {}
+    return found | flatten({name: served[name] for name in ("fusion", "contract") if name in served})
+
+
+def _versions(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for artifact in artifacts:
+        found[artifact.asset] = artifact.data_version
+        found |= {f"{artifact.asset} ← {name}": version for name, version in artifact.manifest.recipe.inputs.items()}
+    return found
+
+
+def _compare_answers(store: ArtifactStore, old: Release, new: Release) -> AnswerComparison | None:
+    sides = [
+        Side(f"{release.version} ({_model_of(release)})", "adapter_evaluation", recipe, _model_of(release))
+        for release in (old, new)
+        if (recipe := release.artifacts.get("adapter_evaluation"))
+    ]
+    return compare_answers(store, sides[0], sides[1]) if len(sides) == 2 else None
+
+
+def _compare_retrieval(store: ArtifactStore, old: Release, new: Release) -> RetrievalComparison | None:
+    evaluations = [
+        store.find("retrieval_evaluation", release.artifacts.get("retrieval_evaluation", "")) for release in (old, new)
+    ]
+    before, after = evaluations
+    if before is None or after is None:
+        return None
+    left, right = _fused(before), _fused(after)
+    shared = [query for query in left if query in right]
+    if not shared:
+        return None
+    scores = {
+        metric: paired_bootstrap([right[q][metric] for q in shared], [left[q][metric] for q in shared])
+        for metric in _MEASURED
+    }
+    records = records_of(store, after)
+    rows = [
+        LostQuestion(
+            query_id=query,
+            query=str(records.get(query, {}).get("query", query)),
+            before=left[query]["ndcg_at_10"],
+            after=right[query]["ndcg_at_10"],
+        )
+        for query in shared
+    ]
+    lost = sorted((row for row in rows if row.after < row.before), key=lambda row: row.after - row.before)
+    won = sorted((row for row in rows if row.after > row.before), key=lambda row: row.before - row.after)
+    verdict = describe_difference(scores["ndcg_at_10"], new.version, old.version, "nDCG@10")
+    return RetrievalComparison(
+        scores=scores, won=won, lost=lost, equal=len(rows) - len(won) - len(lost), verdict=verdict
+    )
+
+
+def _fused(evaluation: Artifact) -> dict[str, dict[str, float]]:
+    rows = read_rows(evaluation.file("scores.parquet"), ["query_id", "system", "arm", *_MEASURED])
+    return {row["query_id"]: row for row in rows if row["system"] == "candidate" and row["arm"] == "fused"}

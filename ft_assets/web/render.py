@@ -1,0 +1,140 @@
+"""Views as HTML: templates with escaping, figures with four digits, charts as SVG."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ft_assets.web.trainings import Chart
+from resources.charts import Line, line_chart
+from resources.memo import Memo
+
+STATIC = Path(__file__).parent / "static"
+_drawn: Memo[Markup] = Memo(64)  # by the content of the chart
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def render(template: str, view: object, *, export: bool = False, **more: object) -> str:
+    """Return a view as one HTML page. `export`: self-contained, without links, forms and scripts."""
+    style = Markup((STATIC / "style.css").read_text("utf-8")) if export else ""  # noqa: S704 - a file of this package
+    return _environment().get_template(template).render(view=view, export=export, style=style, **more)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ft_assets.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "figure": figure,
+        "signed": signed,
+        "duration": duration,
+        "when": when,
+        "ago": ago,
+        "size": size,
+        "visible": visible,
+        "clip": clip,
+        "draw": draw,
+        "markdown": markdown,
+    }
+    return environment
+
+
+def figure(value: object) -> str:
+    """Return a number with 4 significant digits, thousands apart; "–" for none."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+        case _:
+            return str(value)
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as people say them: `45 s`, `7 min 26 s`, `2 h 05 min`."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
+    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
+
+
+def when(seconds: float | None) -> str:
+    """Return a time of this machine, to the minute."""
+    return "–" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago a time is."""
+    past = max(time.time() - seconds, 0)
+    if past < 2 * _MINUTE:
+        return "now"
+    if past < 2 * _HOUR:
+        return f"{past // _MINUTE:.0f} min ago"
+    return f"{past // _HOUR:.0f} h ago" if past < 2 * _DAY else f"{past // _DAY:.0f} days ago"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes."""
+    return (
+        f"{count:,} B"
+        if count < 10_000
+        else f"{count / 1e3:,.0f} kB"
+        if count < 10_000_000
+        else f"{count / 1e6:,.0f} MB"
+    )
+
+
+def visible(value: object) -> str:
+    """Return a text in which control characters and marks of direction are visible escapes; lines stay lines."""
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def clip(value: object, most: int = 160) -> str:
+    """Return the beginning of a text on one line."""
+    text = " ".join(visible(value).split())
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def draw(chart: Chart) -> Markup:
+    """Return a chart as SVG. The same curves are drawn once."""
+    return _drawn.get(msgspec.json.encode(chart), lambda: _draw(chart))
+
+
+def _draw(chart: Chart) -> Markup:
+    lines = [Line(curve.name, curve.points, curve.color) for curve in chart.curves]
+    return Markup(line_chart(lines, chart.title, y=chart.unit, size="medium"))  # noqa: S704 - names are escaped by the XML writer
+
+
+def markdown(text: str) -> Markup:
+    """Return Markdown as HTML. HTML in it stays text, and its links are only those that are safe."""
+    from markdown_it import MarkdownIt
+
+    _, front, body = text.partition("---\n") if text.startswith("---\n") else ("", "", text)
+    body = body.partition("\n---\n")[2] if front else body
+    rules = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    # a long line of code is scrolled to by keyboard
+    return Markup(rules.render(body).replace("<pre>", '<pre tabindex="0">'))  # noqa: S704 - html is off

@@ -1,0 +1,236 @@
+"""Search: the live collection and the candidate side by side, with other weights, and the models' answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from expectations.contracts.embedding import Fusion
+from expectations.violations import Refused
+from ft_assets.adapters.evaluate import chat_of
+from ft_assets.adapters.jobs import TRAINED
+from ft_assets.adapters.prompt import prompt_of
+from ft_assets.adapters.score_answers import ask_all
+from ft_assets.config.load import SettingsError
+from ft_assets.retrieval.choose_fusion import fusion_of
+from ft_assets.retrieval.questions import QueryTerm
+from ft_assets.retrieval.search import Hit, LoadedEncoder, Retriever, load_encoder
+from ft_assets.web.project import ShownProject
+from resources.artifacts import Artifact
+from resources.asker import open_asker
+from resources.engines.protocol import VectorClient
+from resources.launcher import ComputeParams
+from resources.memo import Memo
+from resources.qdrant import aliased
+from resources.text_source import BASE, GeneratorParams
+
+MOST = 50
+_MOST_WEIGHT = 10.0
+_encoders: Memo[LoadedEncoder] = Memo(2)  # by folder and data version of the model artifact
+
+
+class MarkedPart(msgspec.Struct, frozen=True):
+    """A piece of a text; `found` where it is a term of the question."""
+
+    text: str
+    found: bool
+
+
+class ShownHit(msgspec.Struct, frozen=True, kw_only=True):
+    """A hit with its matched terms."""
+
+    passage_id: str
+    document_id: str
+    score: float
+    dense: float
+    sparse: float
+    parts: list[MarkedPart]
+    terms: list[QueryTerm]
+
+
+class Ranking(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of one collection."""
+
+    title: str
+    collection: str
+    fusion: Fusion
+    hits: list[ShownHit]
+    found: bool
+    notes: list[str]
+
+
+class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of one model from the live passages."""
+
+    model: str
+    text: str
+
+
+class SearchView(msgspec.Struct, frozen=True, kw_only=True):
+    """The page /search."""
+
+    query: str
+    searched_as: str
+    k: int
+    served: Fusion | None
+    """The fusion that serves; None while nothing serves."""
+    dense: float
+    sparse: float
+    changed: bool
+    """Whether the sliders differ from what serves."""
+    rankings: list[Ranking]
+    same: str
+    """Why there is no second column; empty where there is one."""
+    refusals: list[str]
+    answers: list[ModelAnswer]
+    can_answer: list[str]
+
+
+def search_page(
+    project: ShownProject, query: str, *, k: int = 0, weights: tuple[float, float] | None = None, answer: bool = False
+) -> SearchView:
+    """Return what live and candidate find. `weights`: dense and lexical, in place of those that serve."""
+    k = min(k or project.settings.retrieval.top_k, MOST)
+    release = project.releases.current("collection")
+    served = msgspec.convert(release.details["fusion"], Fusion) if release else None
+    dense, sparse = weights or ((served.dense_weight, served.sparse_weight) if served else (1.0, 1.0))
+    view = SearchView(
+        query=query,
+        searched_as="",
+        k=k,
+        served=served,
+        dense=min(max(dense, 0.0), _MOST_WEIGHT),
+        sparse=min(max(sparse, 0.0), _MOST_WEIGHT),
+        changed=False,
+        rankings=[],
+        same="",
+        refusals=[],
+        answers=[],
+        can_answer=[BASE, *_trained(project)],
+    )
+    if not query.strip() or served is None:
+        return view
+    fusion = msgspec.structs.replace(served, dense_weight=view.dense, sparse_weight=view.sparse)
+    view = msgspec.structs.replace(view, changed=fusion != served)
+    try:
+        with project.engine.open() as client:
+            view = _rank(project, client, view, fusion if view.changed else None)
+        # after the engine is free again: an answer takes seconds
+        return msgspec.structs.replace(view, answers=_answer(project, view)) if answer else view
+    except (Refused, SettingsError) as error:
+        lines = [str(one) for one in error.violations] if isinstance(error, Refused) else [str(error)]
+        return msgspec.structs.replace(view, refusals=lines)
+
+
+def _rank(project: ShownProject, client: VectorClient, view: SearchView, fusion: Fusion | None) -> SearchView:
+    live = Retriever.serving(client, project.store, project.releases, project.engine.alias, load=_encoder)
+    candidate, same = _candidate(project, client, live)
+    asked = live.weighing(fusion) if fusion else live
+    found = asked.answer([view.query], view.k, explain=True)[0]
+    rankings = [_ranking("Live", asked, found.hits, found.found, found.notes)]
+    if candidate:
+        weighed = candidate.weighing(fusion) if fusion else candidate
+        other = weighed.answer([view.query], view.k, explain=True)[0]
+        rankings.append(_ranking("Candidate", weighed, other.hits, other.found, other.notes))
+    return msgspec.structs.replace(view, searched_as=found.question, rankings=rankings, same=same)
+
+
+def _candidate(project: ShownProject, client: VectorClient, live: Retriever) -> tuple[Retriever | None, str]:
+    """Return the collection that the graph made last, if it is not the live one, or the reason why there is none."""
+    artifact = project.store.current("qdrant_collection")
+    if artifact is None:
+        return None, "There is no candidate: the graph has made no collection in this state."
+    name = str(artifact.summary["collection"])
+    try:
+        fusion = fusion_of(project.store)
+    except Refused:  # no choice of weights yet: those that serve
+        fusion = live.contract.fusion
+    if name == live.name and fusion == live.contract.fusion:
+        return None, "The candidate is what serves: there is nothing to compare."
+    if name == aliased(client, project.engine.alias):
+        return live.weighing(fusion) if fusion else None, ""
+    if name not in client.names():
+        return None, f"The candidate {name} is no longer in the engine."
+    candidate = Retriever.on(client, name, project.store, load=_encoder)
+    return candidate.weighing(fusion) if fusion else candidate, ""
+
+
+def _encoder(model: Artifact) -> LoadedEncoder:
+    return _encoders.get((model.path, model.data_version), lambda: load_encoder(model))
+
+
+def _ranking(title: str, retriever: Retriever, hits: Sequence[Hit], found: bool, notes: list[str]) -> Ranking:
+    fusion = retriever.contract.fusion
+    assert fusion is not None  # noqa: S101 - a collection that is served has one
+    return Ranking(
+        title=title,
+        collection=retriever.name,
+        fusion=fusion,
+        hits=[_shown(hit) for hit in hits],
+        found=found,
+        notes=[*notes, *([retriever.note] if retriever.note else [])],
+    )
+
+
+def _shown(hit: Hit) -> ShownHit:
+    return ShownHit(
+        passage_id=hit.passage_id,
+        document_id=hit.document_id,
+        score=hit.score,
+        dense=hit.dense,
+        sparse=hit.sparse,
+        parts=mark_terms(hit.content, [term.text for term in hit.terms if term.passage_weight]),
+        terms=hit.terms,
+    )
+
+
+def mark_terms(text: str, terms: Sequence[str]) -> list[MarkedPart]:
+    """Return a text in pieces, those that begin with a term of the question marked up to the end of the word.
+
+    A term is a stem (`authent`), so that `authenticates` is marked; a Chinese term is marked as it is.
+    """
+    wanted = sorted({re.escape(term) for term in terms if term.strip()}, key=len, reverse=True)
+    if not wanted:
+        return [MarkedPart(text, False)]
+    pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(wanted)})[A-Za-z]*|{'|'.join(wanted)}", re.IGNORECASE)
+    parts: list[MarkedPart] = []
+    at = 0
+    for match in pattern.finditer(text):
+        if not _is_word(match.group(), text, match.start()):
+            continue
+        parts += [MarkedPart(text[at : match.start()], False), MarkedPart(match.group(), True)]
+        at = match.end()
+    return [part for part in [*parts, MarkedPart(text[at:], False)] if part.text]
+
+
+def _is_word(found: str, text: str, start: int) -> bool:
+    """Return whether a match is no piece inside a longer Latin word; other scripts have no spaces to tell."""
+    before = text[start - 1] if start else " "
+    return not (found[0].isascii() and before.isascii() and before.isalnum())
+
+
+def _trained(project: ShownProject) -> dict[str, Artifact]:
+    current = {name: project.store.current(asset) for name, asset in TRAINED.items()}
+    return {name: artifact for name, artifact in current.items() if artifact}
+
+
+def _answer(project: ShownProject, view: SearchView) -> list[ModelAnswer]:
+    """Return the answers of the base, SFT and DPO from the live passages, as `answer_evaluation` asks for them."""
+    settings, trained = project.settings, _trained(project)
+    base = settings.sft or settings.dpo
+    if base is None:
+        return []
+    prompt = prompt_of(settings.answers)
+    hits = view.rankings[0].hits[: settings.answers.top_k]
+    passages = ["".join(part.text for part in hit.parts) for hit in hits]
+    chat = chat_of(prompt, {"question": view.searched_as}, passages)
+    params = GeneratorParams(base_model=base.base_model, revision=base.revision, batch_size=settings.answers.batch_size)
+    compute = ComputeParams(
+        device=settings.accelerator.device, dtype=settings.accelerator.dtype, state_dir=str(Path(project.state))
+    )
+    with open_asker(params, compute, trained) as asker:
+        replies = ask_all(asker, [BASE, *trained], [chat], settings.answers.max_new_tokens)
+    return [ModelAnswer(model=name, text=given[0].answer) for name, given in replies.items()]

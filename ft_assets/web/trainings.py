@@ -1,0 +1,467 @@
+"""Trainings: finished ones from their artifacts, others from their run folders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from expectations.rules.bootstrap import Interval
+from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
+from ft_assets.web.answers import AnswerComparison, Side, compare_answers
+from ft_assets.web.differences import ChangedValue, find_differences, flatten
+from ft_assets.web.project import NotFound, ShownProject, asset_names
+from resources.artifacts import MANIFEST, Artifact, ArtifactStore, Recipe
+from resources.files import file_lock
+from resources.telemetry import METRICS_FILE, read_events, read_metrics, read_points
+
+State = Literal["finished", "running", "stopped"]
+_FRESH = 120.0  # seconds after its last record in which a worker without a lock counts as running
+_BASE = "base"
+# figure of metrics.jsonl -> title and unit; a chart is drawn where any training has a figure of it
+_CHARTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("loss", "Training loss", "loss (nats)", ("loss",)),
+    ("eval_loss", "Validation loss", "loss (nats)", ("eval_loss",)),
+    ("margins", "Reward margin (validation)", "chosen − rejected", ("eval_rewards/margins",)),
+    ("accuracies", "Reward accuracy (validation)", "share of pairs", ("eval_rewards/accuracies",)),
+    ("rewards", "Rewards (training)", "reward", ("rewards/chosen", "rewards/rejected")),
+    ("ndcg", "Retrieval on validation questions", "nDCG@10", ("fused_ndcg_at_10", "dense_ndcg_at_10")),
+    ("learning_rate", "Learning rate", "rate", ("learning_rate",)),
+    ("tokens", "Throughput", "tokens / s", ("tokens_per_second",)),
+    ("grad_norm", "Gradient norm", "norm", ("grad_norm", "gradient_norm")),
+    ("memory", "Memory", "GiB", ("gpu_used_gib", "rss_gib")),
+)
+SORTS = ("created_at", "asset", "method", "base", "rows", "loss", "eval_loss", "exact_match", "f1", "seconds", "device")
+
+
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of one training by step."""
+
+    name: str
+    points: list[tuple[int, float]]
+    color: int
+    """One for each training and figure, on all charts."""
+
+
+class Chart(msgspec.Struct, frozen=True, kw_only=True):
+    """Curves with one unit."""
+
+    id: str
+    title: str
+    unit: str
+    curves: list[Curve]
+
+
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """The progress of a training that is not finished."""
+
+    phase: str
+    step: int
+    total: int
+    figures: dict[str, float]
+    seconds_left: float | None
+    updated_at: float
+    why: list[str] = []
+    """Why it ended before its last step."""
+    can_stop: bool = False
+
+
+class TrainingScore(msgspec.Struct, frozen=True, kw_only=True):
+    """How good a training is on held-out questions."""
+
+    evaluation: str
+    """Recipe id of the `adapter_evaluation`."""
+    model: str
+    exact_match: Interval
+    f1: Interval
+
+
+class ShownTraining(msgspec.Struct, frozen=True, kw_only=True):
+    """One training."""
+
+    asset: str
+    recipe: str
+    state: State
+    created_at: float
+    is_current: bool = False
+    released: list[str] = []
+    """Versions of the releases that it is part of."""
+    method: str = ""
+    base: str = ""
+    rows: int | None = None
+    seconds: float | None = None
+    device: str = ""
+    loss: float | None = None
+    eval_loss: float | None = None
+    best_ndcg: float | None = None
+    score: TrainingScore | None = None
+    settings: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    differs: dict[str, str] = {}
+    """The settings in which it differs from the training of this asset before it."""
+    live: Live | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.asset} {self.recipe[:8]}"
+
+
+class TrainingsView(msgspec.Struct, frozen=True, kw_only=True):
+    """The page /trainings without a choice."""
+
+    trainings: list[ShownTraining]
+    sort: str
+    descending: bool
+
+
+class PreflightGate(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of one gate that judged a training before its first step."""
+
+    name: str
+    passed: bool
+    figures: dict[str, Any] = {}
+    violations: list[str] = []
+
+
+class JudgedTraining(msgspec.Struct, frozen=True, kw_only=True):
+    """The gates of one training."""
+
+    training: str
+    gates: list[PreflightGate]
+
+
+class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
+    """Several trainings next to each other."""
+
+    trainings: list[ShownTraining]
+    charts: list[Chart]
+    settings: list[ChangedValue]
+    data: list[ChangedValue]
+    judged: list[JudgedTraining]
+    answers: AnswerComparison | None = None
+
+
+class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
+    """The page of one training."""
+
+    training: ShownTraining
+    charts: list[Chart]
+    gates: list[PreflightGate]
+    events: list[str]
+    figures: dict[str, str]
+    files: dict[str, int]
+    log: list[str]
+    has_card: bool
+    board: str = ""
+    """The folder that TensorBoard reads, where the run wrote one."""
+    answers: AnswerComparison | None = None
+
+
+class _Failure(msgspec.Struct):
+    violations: list[dict[str, Any]] = []
+
+
+class _Job(msgspec.Struct):
+    recipe: Recipe
+    params: dict[str, Any] = {}
+
+
+class _Preflight(msgspec.Struct):
+    gates: list[dict[str, Any]] = []
+
+
+_Document = TypeVar("_Document")
+
+
+def list_trainings(project: ShownProject) -> list[ShownTraining]:
+    """Return every training, newest first: finished, running, and ended before their last step."""
+    store = project.store
+    artifacts = {asset: trained_versions(store, asset) for asset in asset_names(store)}
+    finished = [artifact for found in artifacts.values() for artifact in found]
+    released = _released(project)
+    rows = [_finished(store, artifact, released) for artifact in finished]
+    done = {(row.asset, row.recipe) for row in rows}
+    rows += [run for run in _runs(project.state) if (run.asset, run.recipe) not in done]
+    return sorted(_with_differences(rows), key=lambda row: row.created_at, reverse=True)
+
+
+def trained_versions(store: ArtifactStore, asset: str) -> list[Artifact]:
+    """Return the artifacts of an asset that a training made, newest first."""
+    return [artifact for artifact in store.versions(asset) if METRICS_FILE in artifact.manifest.files]
+
+
+def sort_trainings(rows: Sequence[ShownTraining], by: str, descending: bool) -> TrainingsView:
+    """Return the trainings in the order of one column; those without a value come last."""
+    by = by if by in SORTS else "created_at"
+
+    def value(row: ShownTraining) -> Any:
+        if by in {"exact_match", "f1"}:
+            return getattr(row.score, by).mean if row.score else None
+        return getattr(row, by)
+
+    known = [row for row in rows if value(row) not in (None, "")]
+    unknown = [row for row in rows if value(row) in (None, "")]
+    ordered = sorted(known, key=value, reverse=descending)
+    return TrainingsView(trainings=[*ordered, *unknown], sort=by, descending=descending)
+
+
+def show_training(project: ShownProject, asset: str, recipe: str) -> TrainingView:
+    """Return the page of one training. Raises NotFound."""
+    training = _find(project, [recipe], asset)[0]
+    folder = folder_of(project, training)
+    artifact = project.store.find(asset, recipe) if training.state == "finished" else None
+    run = project.state / "runs" / asset / recipe
+    log = folder / "training.log"
+    return TrainingView(
+        training=training,
+        charts=_charts(project, [training]),
+        gates=_gates(folder),
+        events=read_events(folder / METRICS_FILE),
+        figures=flatten(artifact.summary) if artifact else {},
+        files={name: seal.size for name, seal in artifact.manifest.files.items()} if artifact else {},
+        log=_tail(log),
+        has_card=(folder / "README.md").is_file(),
+        board=str(run / "tensorboard") if (run / "tensorboard").is_dir() else "",
+        answers=_answers(project.store, [training]),
+    )
+
+
+def compare_trainings(project: ShownProject, recipes: Sequence[str]) -> ComparisonView:
+    """Return several trainings next to each other. Raises NotFound."""
+    rows = _find(project, recipes)
+    return ComparisonView(
+        trainings=rows,
+        charts=_charts(project, rows),
+        settings=find_differences([{"asset": row.asset, **row.settings} for row in rows]),
+        data=find_differences([row.inputs for row in rows]),
+        judged=[JudgedTraining(training=row.name, gates=_gates(folder_of(project, row))) for row in rows],
+        answers=_answers(project.store, rows),
+    )
+
+
+def folder_of(project: ShownProject, training: ShownTraining) -> Path:
+    """Return the artifact of a finished training, the run folder of another one."""
+    root = project.store.root if training.state == "finished" else project.state / "runs"
+    return root / training.asset / training.recipe
+
+
+def _find(project: ShownProject, recipes: Sequence[str], asset: str = "") -> list[ShownTraining]:
+    rows = {row.recipe: row for row in list_trainings(project) if asset in {"", row.asset}}
+    missing = [recipe for recipe in recipes if recipe not in rows]
+    if missing:
+        raise NotFound(f"There is no training {', '.join(missing)}. The page Trainings lists those that are kept.")
+    return [rows[recipe] for recipe in dict.fromkeys(recipes)]
+
+
+def _answers(store: ArtifactStore, rows: Sequence[ShownTraining]) -> AnswerComparison | None:
+    """Return the answers of two trainings, or those of the base and of one, where an evaluation asked them."""
+    scored = [row for row in rows if row.score]
+    if not scored or len(rows) > 2 or len(scored) < len(rows):
+        return None
+    sides = [Side(row.name, "adapter_evaluation", row.score.evaluation, row.score.model) for row in scored if row.score]
+    if len(sides) == 1:
+        sides.insert(0, msgspec.structs.replace(sides[0], label="base model", model=_BASE))
+    return compare_answers(store, sides[0], sides[1])
+
+
+def _released(project: ShownProject) -> dict[str, list[str]]:
+    """Return recipe id -> the releases that it is part of."""
+    found: dict[str, list[str]] = {}
+    for book in filter(None, (project.releases.book("adapter"), project.releases.book("collection"))):
+        for release in book.history:
+            for recipe in release.artifacts.values():
+                found.setdefault(recipe, []).append(release.version)
+    return found
+
+
+def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, list[str]]) -> ShownTraining:
+    summary, recipe = artifact.summary, artifact.manifest.recipe
+    job = _read(store.root.parent / "runs" / artifact.asset / artifact.recipe_id / "job.json", _Job)
+    contract: dict[str, Any] = artifact.json("contract.json") if "contract.json" in artifact.manifest.files else {}
+    current = store.current(artifact.asset)
+    return ShownTraining(
+        asset=artifact.asset,
+        recipe=artifact.recipe_id,
+        state="finished",
+        created_at=artifact.manifest.created_at,
+        is_current=current is not None and current.recipe_id == artifact.recipe_id,
+        released=released.get(artifact.recipe_id, []),
+        method=_method(recipe),
+        base=str(contract.get("base", {}).get("name") or recipe.settings.get("base_model") or _base(job)),
+        rows=summary.get("rows") or summary.get("questions"),
+        seconds=summary.get("seconds") or _seconds(artifact.path / METRICS_FILE),
+        device=str(summary.get("device", "")),
+        loss=summary.get("train_loss_last", summary.get("loss_last")),
+        eval_loss=summary.get("eval_loss_after"),
+        best_ndcg=summary.get("best_ndcg_at_10"),
+        score=_score(store, artifact),
+        settings=flatten(recipe.settings),
+        inputs=dict(recipe.inputs),
+    )
+
+
+def _method(recipe: Recipe) -> str:
+    training: dict[str, Any] = recipe.settings.get("training") or recipe.settings
+    loss = training.get("loss")
+    kind = {"sft_adapter": "SFT", "kbalign_author": "SFT", "embedding_model": "contrastive"}.get(recipe.asset, "")
+    kind = kind or ("KTO" if loss == "kto" else "DPO")
+    return " · ".join(filter(None, [kind, training.get("method"), loss if kind == "DPO" else ""]))
+
+
+def _base(job: _Job | None) -> str:
+    settings: dict[str, Any] = job.params.get("settings", {}) if job else {}
+    return str(settings.get("base_model", ""))
+
+
+def _seconds(path: Path) -> float | None:
+    """Return the seconds up to the last record: not every summary holds them."""
+    return max((float(record["seconds"]) for record in read_metrics(path)), default=None)
+
+
+def _score(store: ArtifactStore, artifact: Artifact) -> TrainingScore | None:
+    """Return the figures of the newest evaluation that asked this adapter; None if there is none."""
+    name = next((name for name, asset in TRAINED.items() if asset == artifact.asset), None)
+    for evaluation in store.versions("adapter_evaluation") if name else ():
+        if name and evaluation.manifest.recipe.inputs.get(artifact.asset) == artifact.data_version:
+            figures = _intervals(evaluation).get(name)
+            if figures:
+                return TrainingScore(
+                    evaluation=evaluation.recipe_id, model=name, exact_match=figures["exact_match"], f1=figures["f1"]
+                )
+    return None
+
+
+def _intervals(evaluation: Artifact) -> dict[str, Intervals]:
+    """Return the figures of each model; none of an evaluation that an earlier version of the product made."""
+    try:
+        return evaluation.summary_as(AnswerSummary).intervals
+    except msgspec.ValidationError:
+        return {}
+
+
+def _with_differences(rows: Sequence[ShownTraining]) -> list[ShownTraining]:
+    """Return the rows with the settings in which each differs from the training of its asset before it."""
+    found: list[ShownTraining] = []
+    by_asset = sorted(rows, key=lambda row: (row.asset, row.created_at))
+    for _, group in groupby(by_asset, key=lambda row: row.asset):
+        before: ShownTraining | None = None
+        for row in group:
+            changed = find_differences([before.settings, row.settings]) if before else []
+            differs = {one.name: f"{one.values[0] or '-'} → {one.values[1] or '-'}" for one in changed}
+            found.append(msgspec.structs.replace(row, differs=differs))
+            before = row
+    return found
+
+
+def _runs(state: Path) -> list[ShownTraining]:
+    """Return the runs of which no artifact has to be there: running, or ended before the last step."""
+    root = state / "runs"
+    found: list[ShownTraining] = []
+    for folder in root.glob("*/*") if root.is_dir() else ():
+        metrics = folder / METRICS_FILE
+        if not metrics.is_file() or (state / "artifacts" / folder.parent.name / folder.name / MANIFEST).is_file():
+            continue
+        job = _read(folder / "job.json", _Job)
+        running = _is_running(folder, metrics)
+        # other workers (encoding, answering) are shown while they work; one that failed is Dagster's business
+        if job and (running or (folder / "lock").is_file()):
+            found.append(_run(folder, job, running))
+    return found
+
+
+def _run(folder: Path, job: _Job, running: bool) -> ShownTraining:
+    metrics = folder / METRICS_FILE
+    failure = _read(folder / "failure.json", _Failure)
+    return ShownTraining(
+        asset=job.recipe.asset,
+        recipe=folder.name,
+        state="running" if running else "stopped",
+        created_at=metrics.stat().st_mtime,
+        method=_method(job.recipe),
+        base=_base(job),
+        seconds=_seconds(metrics),
+        settings=flatten(job.recipe.settings),
+        inputs=dict(job.recipe.inputs),
+        live=_progress(folder, [] if running or failure is None else failure.violations, running),
+    )
+
+
+def _progress(folder: Path, violations: Sequence[Mapping[str, Any]], running: bool) -> Live:
+    last: dict[str, Any] = {}
+    figures: dict[str, float] = {}
+    for record in read_metrics(folder / METRICS_FILE):
+        if record["phase"] == "event":
+            continue
+        last = record
+        figures |= {name: value for name, value in record.items() if isinstance(value, int | float)}
+    step, total, rate = int(last.get("step", 0)), int(last.get("total", 0)), float(figures.get("seconds_per_step", 0))
+    return Live(
+        phase=str(last.get("phase", "")),
+        step=step,
+        total=total,
+        figures=figures,
+        seconds_left=max(total - step, 0) * rate if rate and running else None,
+        updated_at=(folder / METRICS_FILE).stat().st_mtime,
+        why=[f"{one.get('message', '')}. {one.get('fix', '')}" for one in violations],
+        can_stop=running and (folder / "lock").is_file(),
+    )
+
+
+def _is_running(folder: Path, metrics: Path) -> bool:
+    lock = folder / "lock"
+    if not lock.is_file():
+        return time.time() - metrics.stat().st_mtime < _FRESH and not (folder / "failure.json").is_file()
+    try:
+        with file_lock(lock, wait=False):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _charts(project: ShownProject, rows: Sequence[ShownTraining]) -> list[Chart]:
+    points = [(row.name, read_points(folder_of(project, row) / METRICS_FILE)) for row in rows]
+    charts: list[Chart] = []
+    for name, title, unit, figures in _CHARTS:
+        curves: list[Curve] = []
+        for n, (training, found) in enumerate(points):
+            present = [figure for figure in figures if figure in found]
+            for k, figure in enumerate(present):
+                label = training + (f" {figure.rpartition('/')[2]}" if len(present) > 1 else "")
+                curves.append(Curve(name=label, points=found[figure], color=n + k * len(points)))
+        # a chart of one line has no legend
+        named = f"{title}: {curves[0].name}" if len(curves) == 1 < len(points) else title
+        if curves:
+            charts.append(Chart(id=name, title=named, unit=unit, curves=curves))
+    return charts
+
+
+def _gates(folder: Path) -> list[PreflightGate]:
+    preflight = _read(folder / "preflight.json", _Preflight)
+    return [
+        PreflightGate(
+            name=str(gate.get("name", "")),
+            passed=bool(gate.get("passed")),
+            figures=gate.get("figures", {}),
+            violations=[str(one.get("message", one)) for one in gate.get("violations", [])],
+        )
+        for gate in (preflight.gates if preflight else [])
+    ]
+
+
+def _tail(path: Path, lines: int = 40) -> list[str]:
+    if not path.is_file():
+        return []
+    with path.open("rb") as stream:
+        stream.seek(max(path.stat().st_size - 16_384, 0))
+        return stream.read().decode("utf-8", "replace").splitlines()[-lines:]
+
+
+def _read(path: Path, kind: type[_Document]) -> _Document | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError):
+        return None
