@@ -1263,6 +1263,11 @@ CODES: dict[str, Code] = {
         "Nothing can be trained, encoded or answered without it.",
         "Reach the hub, set `HF_ENDPOINT` to a mirror, or put the model in a folder and name that folder.",
     ),
+    "FT-MODEL-003": Code(
+        "A file of the converted model was changed",
+        "Everything that is trained or answered with it would be of another model than the package's.",
+        "Delete the folder `models/NAME` of the state: the next run converts the package again.",
+    ),
     # Qdrant
     "FT-QDR-001": Code(
         "Another process has the embedded engine open",
@@ -1280,7 +1285,7 @@ CODES: dict[str, Code] = {
         "Start it, or fix `qdrant.url` and QDRANT_API_KEY.",
     ),
     "FT-QDR-004": Code(
-        "The local engine is slow at this size",
+        "The local engine is too slow at this size",
         "It compares a query with every point in Python, which is fine up to 20,000 points.",
         "Run `ft migrate --to edge`, or `ft migrate --to server --url URL`.",
     ),
@@ -1318,6 +1323,12 @@ CODES: dict[str, Code] = {
         "The files of the local engine cannot be read",
         "Its points cannot be searched.",
         "Move the damaged folder away, then run `ft run --asset qdrant_collection`. It reads the stored vectors.",
+    ),
+    "FT-QDR-012": Code(
+        "A file of the embedded engine was changed since it was closed",
+        "Neither engine has a checksum on vectors: a flipped bit would change what a search finds.",
+        "Delete the folder that the message names, then run `ft run --asset qdrant_collection`: it is built again from "
+        "vectors that are kept.",
     ),
     # Releases
     "FT-REL-001": Code(

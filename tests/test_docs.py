@@ -28,6 +28,7 @@ PAGES = [
     "docs/gate-another-repo.md",
     "docs/make-preferences.md",
     "docs/grow-to-a-gpu.md",
+    "docs/integrity.md",
     "docs/grow-to-a-ray-cluster.md",
     "docs/make-training-data.md",
     "docs/performance.md",

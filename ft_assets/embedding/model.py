@@ -40,6 +40,7 @@ from ft_assets.embedding.sparse import SparseVector
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
 from resources.memory import with_smaller_batches
+from resources.model_check import require_all_read
 from resources.models import model_fingerprint, silence_progress_bars
 
 Kind = Literal["query", "passage"]
@@ -340,9 +341,16 @@ def _load_backbone(folder: Path) -> tuple[Any, Any]:
 
     silence_progress_bars()
 
-    backbone = AutoModel.from_pretrained(
-        str(folder), dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    loaded: Any = AutoModel.from_pretrained(
+        str(folder),
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
     )
+    # a pooler on top of the last layer is not read
+    backbone = require_all_read(folder, *loaded, unused="pooler.")
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     return backbone, tokenizer
 

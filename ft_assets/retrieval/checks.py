@@ -145,7 +145,7 @@ def current_points(evidence: Evidence) -> Verdict:
 
 
 def engine_is_enough(evidence: Evidence) -> Verdict:
-    """The engine suits the size: `local` answers slowly beyond 20,000 points."""
+    """The engine suits the size: `local` is refused beyond 20,000 points."""
     points = evidence.store.require(_VECTORS).summary_as(VectorsSummary).passages
     violations = rules.local_engine_is_enough(_COLLECTION, evidence.qdrant.kind, points)
     return Verdict(violations, {"engine": evidence.qdrant.kind, "points": points})
@@ -287,7 +287,7 @@ GATES = [
     Gate(_COLLECTION, "collection_is_complete", complete),
     Gate(_COLLECTION, "collection_matches_contract", contract),
     Gate(_COLLECTION, "points_are_current", current_points),
-    Gate(_COLLECTION, "engine_is_enough", engine_is_enough, blocking=False),
+    Gate(_COLLECTION, "engine_is_enough", engine_is_enough),
     whole_gate(_EVALUATION),
     lineage_gate(_EVALUATION),
     whole_gate(SWEEP),

@@ -652,3 +652,13 @@ def test_a_collection_with_another_contract_is_not_overwritten(graph: Graph, tmp
         other = msgspec.structs.replace(contract_of(vectors), weights_sha256="1" * 64).served(stored.serving, None)
         with pytest.raises(Refused, match="FT-COL-005"):
             build(client, name, other, vectors, passages)
+
+
+def test_the_local_engine_is_refused_above_its_size(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = graph.artifacts.releases().book("collection")
+    monkeypatch.setattr("expectations.rules.retrieval.MAX_LOCAL_POINTS", 5)
+    with pytest.raises(Refused, match=r"FT-QDR-004.*ft migrate --to edge"):
+        graph.run("qdrant_collection")
+    gate = next(gate for gate in GATES if gate.name == "engine_is_enough")
+    assert gate.blocking and [one.code for one in judge(gate, graph.evidence).violations] == ["FT-QDR-004"]
+    assert graph.artifacts.releases().book("collection") == before
