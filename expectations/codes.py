@@ -648,6 +648,16 @@ CODES: dict[str, Code] = {
         "Ray would keep the job waiting for ever.",
         "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or add a larger node.",
     ),
+    "FT-RAY-004": Code(
+        "The actors that encode would take every CPU of the cluster",
+        "Ray's own tasks then wait for ever, and so do the actors.",
+        "Lower `launcher.ray.encoders` or `cpus`, or add a node.",
+    ),
+    "FT-RAY-005": Code(
+        "No chunk of the corpus was finished for a long time",
+        "A pool whose nodes are gone waits without an error.",
+        "Look at the dashboard of the cluster, then run it again: chunks that are encoded are kept.",
+    ),
     "FT-ACC-001": Code(
         "No GPU for `accelerator.device: cuda`",
         "On a CPU the same work takes many times longer, so it does not start there if the settings require a GPU.",

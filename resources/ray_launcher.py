@@ -41,6 +41,7 @@ class RayLauncherResource(LauncherResource):
     cpus: float = 1.0
     gpus: float = 0.0
     memory_gb: float | None = None
+    encoders: int = 1
 
     def start(self, context: dg.AssetExecutionContext, module: str, job: Job, *, distributed: bool) -> None:
         """Submit the worker and wait until it ends; wait for one of the same recipe that is running already.
@@ -76,6 +77,10 @@ class RayLauncherResource(LauncherResource):
         environment = job_environment(self.threads or max(1, int(self.cpus)))
         del environment[torchrun.LAUNCHER]  # a process of this machine: the worker would end itself
         environment["RAY_JOB_STOP_WAIT_TIME_S"] = str(torchrun.STOP_SECONDS)  # 3 seconds are too few for a checkpoint
+        if self.encoders > 1:
+            shared = {"FT_RAY_ENCODERS": self.encoders, "FT_RAY_ENCODER_CPUS": self.cpus}
+            shared |= {"FT_RAY_ENCODER_GPUS": self.gpus}
+            environment |= {name: str(value) for name, value in shared.items()}
         seen = f'test "$(cat {shlex.quote(str(token_file))})" = {token}'
         command = shlex.join([self.python, "-m", module, "--job", str(path)])
         wanted = {"entrypoint_num_cpus": self.cpus, "entrypoint_num_gpus": self.gpus}

