@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expectations.contracts.embedding import Base, Dense, EmbeddingContract, Fusion, Serving, Sparse, Texts
-from ft_assets.embedding.exact_search import best, score_blocks
+from ft_assets.embedding.exact_search import best, lexical_scores
 from ft_assets.embedding.model import Encoded
 from ft_assets.retrieval.collection import BATCH, build, collection_name, point_id
 from ft_assets.retrieval.query import ask
@@ -280,7 +280,8 @@ def exact_answers(rows: int) -> list[list[str]]:
     sparse = list(chain.from_iterable(block.sparse for block in blocks))
     corpus = Encoded(np.concatenate([block.dense for block in blocks]), sparse, 0)
     ids = [point_id(f"document{n // IN_A_DOCUMENT}#{n}") for n in range(rows)]
-    ((_, dense, lexical),) = score_blocks(_vectors(QUESTIONS, 7), corpus)
+    asked = _vectors(QUESTIONS, 7)
+    dense, lexical = asked.dense @ corpus.dense.T, lexical_scores(asked.sparse, corpus.sparse)
     return best(fuse(FUSION, dense, lexical), ids, LIMIT)
 
 

@@ -50,7 +50,7 @@ from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
 from ft_assets.retrieval.choose_fusion import fusion_of, label
 from ft_assets.retrieval.encode import base_encoder
-from ft_assets.retrieval.exact import read_encoded, serving_in
+from ft_assets.retrieval.exact import StoredVectors, serving_in
 from ft_assets.retrieval.jobs import SweepSummary
 from ft_assets.retrieval.sweep import compared_fusions
 from ft_assets.retrieval.vectors import query_side_of
@@ -241,7 +241,7 @@ def _training_texts(work: Path) -> tuple[list[str], list[str]]:
     """Return the texts that training may use: the corpus and the training questions."""
     store = ArtifactStore(work / "state/artifacts")
     passages = read_passages(store.require("passages"))
-    return passages.contents, read_questions(store.require("retrieval_splits"), "train", passages).texts
+    return list(passages.contents), read_questions(store.require("retrieval_splits"), "train", passages).texts
 
 
 # Chosen on validation questions and on held-out training questions. A base model is fine-tuned with the defaults.
@@ -301,8 +301,9 @@ def compare(work: Path) -> dict[str, Any]:
     settings = EmbeddingSettings.model_validate({k: v for k, v in trained_with.items() if k != "base_version"})
     fusion, sweep = fusion_of(store), store.require("fusion_sweep").summary_as(SweepSummary)
     compute, passage_vectors = accelerator.choose(), store.require("passage_vectors")
-    lexical, (trained, _) = query_side_of(passage_vectors), read_encoded(passage_vectors)
-    base = read_encoded(store.require("base_vectors"))[0]._replace(sparse=trained.sparse)
+    lexical = query_side_of(passage_vectors)
+    trained = StoredVectors(passage_vectors)
+    base = StoredVectors(store.require("base_vectors"), lexical_of=passage_vectors)
     systems = {
         "base": (base_encoder(settings, work / "state", compute), base),
         "trained": (HybridEncoder.load(model.folder(), compute), trained),
@@ -314,7 +315,11 @@ def compare(work: Path) -> dict[str, Any]:
     for system, (encoder, corpus) in systems.items():
         queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, lexical)
         ranked: dict[str, Ranked] = {"dense": [], "sparse": [], "fused": [], f"best on validation, {sweep.best}": []}
-        for _, dense, sparse in score_blocks(queries, corpus):
+        blocks = list(score_blocks(queries, corpus))
+        for rows in dict.fromkeys((block.queries.start, block.queries.stop) for block in blocks):
+            mine = [block for block in blocks if block.queries.start == rows[0]]
+            dense = np.concatenate([block.dense for block in mine], axis=1)
+            sparse = np.concatenate([block.lexical for block in mine], axis=1)
             scores = [dense, sparse, fuse(fusion, dense, sparse), fuse(fusions[sweep.best], dense, sparse)]
             for arm, values in zip(ranked, scores, strict=True):
                 ranked[arm] += best(values, passages.ids)

@@ -632,6 +632,22 @@ CODES: dict[str, Code] = {
         "Look at the rows that the violation names.",
     ),
     # Hardware
+    "FT-RAY-001": Code(
+        "No Ray cluster answers at `launcher.ray.address`",
+        "The worker would have nowhere to run.",
+        "Start the cluster, or correct the address of its dashboard (`http://head:8265`); set RAY_AUTH_TOKEN where it "
+        "asks for a token.",
+    ),
+    "FT-RAY-002": Code(
+        "The cluster does not see the state folder",
+        "Jobs, metrics and artifacts are files: what a node writes elsewhere is lost to the next step.",
+        "Mount the state folder on every node and here under one path, and set FT_STATE_DIR to it.",
+    ),
+    "FT-RAY-003": Code(
+        "No node of the cluster is as large as a worker asks for",
+        "Ray would keep the job waiting for ever.",
+        "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or add a larger node.",
+    ),
     "FT-ACC-001": Code(
         "No GPU for `accelerator.device: cuda`",
         "On a CPU the same work takes many times longer, so it does not start there if the settings require a GPU.",
@@ -683,8 +699,8 @@ CODES: dict[str, Code] = {
     ),
     "FT-ADP-012": Code(
         "The GGUF converter was not found",
-        "It is a script of llama.cpp; no Python package contains it.",
-        "Get llama.cpp and pass `--gguf-tool PATH/convert_hf_to_gguf.py`, or use `--merged` and convert elsewhere.",
+        "It is a script of llama.cpp, which the extra `gguf` brings in the package auto-round.",
+        "Install the extra `gguf`, or get llama.cpp and pass `--gguf-tool PATH/convert_hf_to_gguf.py`.",
     ),
     "FT-ADP-013": Code(
         "The GGUF converter failed",
@@ -1237,6 +1253,11 @@ CODES: dict[str, Code] = {
         "Nothing can be trained, encoded or answered without it.",
         "Reach the hub, set `HF_ENDPOINT` to a mirror, or put the model in a folder and name that folder.",
     ),
+    "FT-MODEL-003": Code(
+        "A file of the converted model was changed",
+        "Everything that is trained or answered with it would be of another model than the package's.",
+        "Delete the folder `models/NAME` of the state: the next run converts the package again.",
+    ),
     # Qdrant
     "FT-QDR-001": Code(
         "Another process has the embedded engine open",
@@ -1254,7 +1275,7 @@ CODES: dict[str, Code] = {
         "Start it, or fix `qdrant.url` and QDRANT_API_KEY.",
     ),
     "FT-QDR-004": Code(
-        "The local engine is slow at this size",
+        "The local engine is too slow at this size",
         "It compares a query with every point in Python, which is fine up to 20,000 points.",
         "Run `ft migrate --to edge`, or `ft migrate --to server --url URL`.",
     ),
@@ -1292,6 +1313,12 @@ CODES: dict[str, Code] = {
         "The files of the local engine cannot be read",
         "Its points cannot be searched.",
         "Move the damaged folder away, then run `ft run --asset qdrant_collection`. It reads the stored vectors.",
+    ),
+    "FT-QDR-012": Code(
+        "A file of the embedded engine was changed since it was closed",
+        "Neither engine has a checksum on vectors: a flipped bit would change what a search finds.",
+        "Delete the folder that the message names, then run `ft run --asset qdrant_collection`: it is built again from "
+        "vectors that are kept.",
     ),
     # Releases
     "FT-REL-001": Code(
@@ -1768,6 +1795,11 @@ CODES: dict[str, Code] = {
         "The checkpoint with the lowest validation loss is gone or damaged",
         "With `checkpoint: best` its weights are what is published; the last ones are others.",
         "Run the training again after deleting its run folder, or set `checkpoint: last` to publish the last weights.",
+    ),
+    "FT-TRAIN-072": Code(
+        "An entry of `mix` matches no training row",
+        "A typing error in its glob would train without the weights that were asked for.",
+        "Write the file as `source` of the splits has it, relative to config.yaml; `*` matches any text, slashes too.",
     ),
     # Vectors
     "FT-VEC-001": Code(

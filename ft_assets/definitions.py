@@ -16,7 +16,7 @@ from ft_assets.adapters import checks as adapter_checks
 from ft_assets.answers import assets as answers
 from ft_assets.answers import checks as answer_checks
 from ft_assets.config.load import accepted_settings, config_path, state_dir
-from ft_assets.config.model import SETTINGS_ASSETS, Settings, missing_data, missing_sections
+from ft_assets.config.model import SETTINGS_ASSETS, LauncherSettings, Settings, missing_data, missing_sections
 from ft_assets.corpus import assets as corpus
 from ft_assets.corpus import checks as corpus_checks
 from ft_assets.datasets import assets as datasets
@@ -157,12 +157,7 @@ def _resources(settings: Settings, state: Path, config: Path) -> dict[str, objec
             alias=settings.qdrant.collection,
             lock_timeout=settings.qdrant.lock_timeout,
         ),
-        "launcher": LauncherResource(
-            state_dir=str(state),
-            kind=settings.launcher.kind,
-            processes=settings.launcher.processes,
-            threads=settings.launcher.threads,
-        ),
+        "launcher": _launcher(settings.launcher, state),
     }
     return {
         **{name: _fixed(resource) for name, resource in resources.items()},
@@ -174,6 +169,17 @@ def _resources(settings: Settings, state: Path, config: Path) -> dict[str, objec
 def _fixed(resource: object) -> dg.ResourceDefinition:
     """Return a resource without configuration: that of a run must not lead to another state folder or another alias."""
     return dg.ResourceDefinition(lambda _: resource, config_schema={})
+
+
+def _launcher(settings: LauncherSettings, state: Path) -> LauncherResource:
+    """Return the launcher that the settings name. That of a cluster loads Ray, which is not installed everywhere."""
+    if settings.ray is None or settings.kind != "ray":
+        return LauncherResource(
+            state_dir=str(state), kind=settings.kind, processes=settings.processes, threads=settings.threads
+        )
+    from resources.ray_launcher import RayLauncherResource
+
+    return RayLauncherResource(state_dir=str(state), kind="ray", threads=settings.threads, **settings.ray.model_dump())
 
 
 @dg.definitions

@@ -3,6 +3,7 @@
     <root>/<asset>/<recipe id>/          the files, and manifest.json (written last)
     <root>/<asset>/current.json          the recipe that is current (replaced in one step)
     <root>/.staging/<asset>-<recipe>-*   work in progress; swept when its process is gone
+    <root>/.owners/<asset>-<recipe>-*    its mark, locked by that process
 
 A folder without a whole manifest does not exist to the rest of the system. The manifest carries its own digest, so a
 changed byte in it is found, and the recipe that it states must be the folder's name. That proves integrity. Against a
@@ -16,6 +17,7 @@ Dagster sees.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hmac
 import json
 import os
@@ -34,11 +36,12 @@ import msgspec
 
 from expectations.canonical import digest, file_digest
 from expectations.violations import Refused, Violation, violation
-from resources.files import ABSENT, file_stamp, sync_to_disk, write_json
+from resources import faults
+from resources.files import ABSENT, file_lock, file_stamp, sync_to_disk, write_json
 
 MANIFEST = "manifest.json"
 SEAL_KEY = "FT_SEAL_KEY"
-_OWNER = ".owner"
+_OWNER, _MARKS = ".owner", ".owners"
 _YOUNG = 600.0  # seconds
 # Files about the run, not about its result: the manifest seals them, but they do not make a new data version.
 VOLATILE = ("training.log", "metrics.jsonl", "preflight.json", "*.svg", "report.html", "timing.json")
@@ -260,13 +263,19 @@ class ArtifactStore:
     def stage(self, recipe: Recipe) -> Generator[Staging]:
         """Yield a folder to fill. Call `publish()` inside the block; without it the folder is deleted."""
         name = f"{recipe.asset}-{recipe.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder = self.root / ".staging" / name
-        folder.mkdir(parents=True)
-        (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        try:
-            yield Staging(self, recipe, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder, mark = self.root / ".staging" / name, self.root / _MARKS / name
+        unnamed = mark.with_name(f"{name}.new")
+        with file_lock(unnamed):  # until this process ends; under its name the mark is never seen without a lock
+            unnamed.rename(mark)
+            try:
+                faults.point("stage.own")
+                folder.mkdir(parents=True)
+                # for earlier product versions, which look for it
+                (folder / _OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+                yield Staging(self, recipe, folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                mark.unlink(missing_ok=True)
 
     def point(self, artifact: Artifact) -> None:
         """Make `artifact` the asset's current one (atomic)."""
@@ -280,9 +289,13 @@ class ArtifactStore:
         removed: list[str] = []
         for parent in (self.root / ".staging", self.root / ".trash"):
             for folder in list(parent.iterdir()) if parent.is_dir() else ():
-                if not _is_owned(folder):
+                if not _is_owned(folder, self.root / _MARKS / folder.name):
                     shutil.rmtree(folder, ignore_errors=True)
                     removed.append(folder.name)
+        for mark in list((self.root / _MARKS).glob("*")):
+            is_new = mark.suffix == ".new" and not _is_old(mark)  # it may be about to be locked
+            if not (is_new or (self.root / ".staging" / mark.name).exists() or _is_locked(mark)):
+                mark.unlink(missing_ok=True)
         for path in self.root.glob("*/.*.tmp"):
             if _is_old(path):
                 path.unlink(missing_ok=True)
@@ -308,8 +321,10 @@ class ArtifactStore:
         """
         trash = self.root / ".trash" / f"{artifact.asset}-{artifact.recipe_id}-{uuid.uuid4().hex[:8]}"
         trash.parent.mkdir(parents=True, exist_ok=True)
+        faults.point("discard.rename")
         with contextlib.suppress(FileNotFoundError):
             artifact.path.rename(trash)
+        faults.point("discard.delete")
         shutil.rmtree(trash, ignore_errors=True)
         self._cache.pop(artifact.path, None)
 
@@ -324,6 +339,7 @@ class Staging:
 
     def publish(self, summary: Mapping[str, object] | msgspec.Struct | None = None) -> Artifact:
         """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
+        faults.point("publish.seal")
         files = seal_files(self.path)
         manifest = Manifest(
             recipe=self.recipe,
@@ -335,6 +351,7 @@ class Staging:
         )
         write_json(self.path / MANIFEST, _signed(manifest))
         # the mark of the owner stays until here: hashing takes minutes, and a sweep must not take this for left behind
+        faults.point("publish.disown")
         (self.path / _OWNER).unlink(missing_ok=True)
         target = self._store.root / self.recipe.asset / self.recipe.id
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -342,10 +359,13 @@ class Staging:
             if target.exists():  # half-deleted or foreign: set it aside, never merge with it
                 aside = self._store.root / ".trash" / f"{target.name}-{uuid.uuid4().hex[:8]}"
                 aside.parent.mkdir(parents=True, exist_ok=True)
+                faults.point("publish.aside")
                 target.rename(aside)
             # another process may have published the same recipe between the look and the rename
+            faults.point("publish.rename")
             with contextlib.suppress(OSError):
                 self.path.rename(target)
+            faults.point("publish.sync")
             sync_to_disk(target.parent)
         artifact = self._store.find(self.recipe.asset, self.recipe.id)
         if artifact is None:
@@ -430,20 +450,38 @@ def _content_version(files: Mapping[str, FileSeal]) -> str:
     return digest(kept)[:16]
 
 
-def _is_owned(folder: Path) -> bool:
-    """Return whether a process still works in a staging folder. One of another machine counts as working."""
-    try:
-        owner = json.loads((folder / _OWNER).read_text())
-        if owner["host"] != socket.gethostname():
-            return True
-        os.kill(int(owner["pid"]), 0)
+def _is_owned(folder: Path, mark: Path) -> bool:
+    """Return whether a process still works in a staging folder: it holds the lock on its mark until it ends.
+
+    A process id would not do: another process may have it by now, and a container has ids and a host name of its own.
+    """
+    if mark.exists():
+        return _is_locked(mark)
+    try:  # an earlier product version has no mark, and may be working on the same state
+        owner: dict[str, Any] = msgspec.json.decode((folder / _OWNER).read_bytes(), type=dict[str, Any])
+        if owner["host"] == socket.gethostname():
+            os.kill(int(owner["pid"]), 0)
     except FileNotFoundError:
         return not _is_old(folder)  # being made or published right now, or left behind
-    except (ValueError, ProcessLookupError):
+    except (UnicodeDecodeError, msgspec.MsgspecError, ProcessLookupError):
         return False
     except PermissionError:
         return True
     return True
+
+
+def _is_locked(mark: Path) -> bool:
+    """Return whether a process holds the lock on a mark. The mark is not created."""
+    try:
+        descriptor = os.open(mark, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    with os.fdopen(descriptor) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _is_old(path: Path) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from expectations.violations import Refused, violation
+from resources import faults
 from resources.text_source import ModelReply
 
 _FOLDER = "generated_calls"
@@ -67,6 +68,7 @@ class CallCache:
     def put(self, key: str, reply: ModelReply) -> ModelReply:
         """Keep a reply, and return the one that is kept: of several processes the first one's."""
         packed = msgspec.msgpack.encode(reply)
+        faults.point("calls.put")
         with self._named():
             added = self._database.execute(
                 "INSERT INTO calls (key, reply, seal) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",

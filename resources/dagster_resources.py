@@ -105,19 +105,7 @@ class LauncherResource(dg.ConfigurableResource[None]):
         watcher = threading.Thread(target=_watch, args=(context, recipe.asset, run_dir, done), daemon=True)
         watcher.start()
         try:
-            if self.kind == "inline":
-                run_inline(module, job)
-            else:
-                processes = self.processes if distributed and self.kind == "torchrun" else 1
-                path = write_job(job)
-                command = torchrun_command(module, path, processes) if processes > 1 else worker_command(module, path)
-                env = {**os.environ, **job_environment(self.threads, processes), **gpu_environment(processes)}
-                client = dg.PipesSubprocessClient(env=env, termination_timeout_seconds=float(STOP_SECONDS))
-                with receive_failure(run_dir) as failure:
-                    try:
-                        client.run(context=context, command=command)
-                    except DagsterPipesExecutionError as error:
-                        raise _explain(error, failure(), module, run_dir) from error
+            self.start(context, module, job, distributed=distributed)
         finally:
             done.set()
             watcher.join(timeout=10)
@@ -126,10 +114,24 @@ class LauncherResource(dg.ConfigurableResource[None]):
             raise dg.Failure(f"{module} ended without publishing {recipe.asset}/{recipe.id}; see {run_dir}")
         return artifact
 
+    def start(self, context: dg.AssetExecutionContext, module: str, job: Job, *, distributed: bool) -> None:
+        """Run the worker until it ends. Raises what it reported."""
+        if self.kind == "inline":
+            run_inline(module, job)
+            return
+        processes = self.processes if distributed and self.kind == "torchrun" else 1
+        path, run_dir = write_job(job), job.folder()
+        command = torchrun_command(module, path, processes) if processes > 1 else worker_command(module, path)
+        env = {**os.environ, **job_environment(self.threads, processes), **gpu_environment(processes)}
+        client = dg.PipesSubprocessClient(env=env, termination_timeout_seconds=float(STOP_SECONDS))
+        with receive_failure(run_dir) as failure:
+            try:
+                client.run(context=context, command=command)
+            except DagsterPipesExecutionError as error:
+                raise explain(error, failure(), module, run_dir) from error
 
-def _explain(
-    error: DagsterPipesExecutionError, reported: Refused | str | None, module: str, run_dir: Path
-) -> Exception:
+
+def explain(error: Exception, reported: Refused | str | None, module: str, run_dir: Path) -> Exception:
     """Return what the worker reported, a refusal as a refusal: the exit code alone explains nothing."""
     if isinstance(reported, Refused):
         return reported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from resources import faults
+
 ABSENT = (-1, -1)
 """The stamp of a file that does not exist."""
 
@@ -20,11 +23,12 @@ ABSENT = (-1, -1)
 def file_lock(path: Path, *, wait: bool = True) -> Generator[TextIO]:
     """Hold an exclusive lock on a file for the length of the block, and yield the open file.
 
-    The file is created where it is missing, and its text is left as it is. The lock ends with its process.
-    Raises BlockingIOError if another process holds it and `wait` is False.
+    The file is created where it is missing, and its text is left as it is. The lock ends with its process. A file that
+    may not be written is locked as well. Raises BlockingIOError if another process holds it and `wait` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as stream:
+    mode = "a+" if os.access(path if path.exists() else path.parent, os.W_OK) else "r"
+    with path.open(mode, encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield stream
 
@@ -33,15 +37,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a text so that a reader sees the old file or the new one, never half of it. It is on the disk then."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    faults.point(f"write {path.name}")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
+        faults.point(f"rename {path.name}")
         temporary.replace(path)
     except OSError:  # a full disk must not keep half a file as well
         temporary.unlink(missing_ok=True)
         raise
+    faults.point(f"sync {path.name}")
     sync_to_disk(path.parent)
 
 
@@ -69,3 +76,30 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder and leave holes in its files: the write-ahead log is reserved and mostly empty."""
+    for folder, _, files in os.walk(source):
+        place = target / Path(folder).relative_to(source)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            _copy_file(Path(folder) / name, place / name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb") as read, target.open("wb") as write:
+        size, at = os.fstat(read.fileno()).st_size, 0
+        while at < size:
+            try:
+                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # this one says: nothing but a hole from here on
+                    raise
+                break
+            end = os.lseek(read.fileno(), at, os.SEEK_HOLE)
+            os.lseek(write.fileno(), at, os.SEEK_SET)
+            while at < end:
+                at += os.sendfile(write.fileno(), read.fileno(), at, end - at)
+        os.truncate(write.fileno(), size)
+        os.fsync(write.fileno())

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from expectations.violations import Refused, Violation, violation
-from resources import accelerator, torchrun
+from resources import accelerator, faults, torchrun
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.files import write_json
 
@@ -180,6 +180,7 @@ def _send_failure(run_dir: Path, error: Exception) -> None:
     line = json.dumps(_describe_failure(error), ensure_ascii=False).encode()
     if len(line) >= _PIPE_BYTES:  # a refusal of very many rows
         line = json.dumps({"error": f"{type(error).__name__}: {str(error)[: _PIPE_BYTES // 8]}"}).encode()
+    faults.point("pipes.failure")
     with contextlib.suppress(OSError):  # nobody waits for it: the error is in the log all the same
         writer = os.open(run_dir / FAILURE_PIPE, os.O_WRONLY | os.O_NONBLOCK)
         try:
@@ -230,6 +231,7 @@ def _run_reporting(main: Main, job: Job) -> None:
             except Exception as error:  # kept, because closing the pipes may fail too; raised all the same
                 failed = error
                 raise
+            faults.point("pipes.report")
             pipes.log.info(f"published {artifact.path.name} (data version {artifact.data_version})")
     except OSError as error:  # on a full disk closing the pipes fails as well, and would hide the reason
         raise failed or error from None

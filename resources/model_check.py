@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from expectations.violations import Violation, violation
+from expectations.violations import Refused, Violation, violation
 from resources import models
 
 _SHOWN = 20
@@ -68,7 +68,22 @@ def _names_and_shapes(folder: Path) -> list[Violation]:
         )
     finally:
         logging.set_verbosity(verbosity)
-    model, report = loaded
+    return _report_faults(folder, *loaded)
+
+
+def require_all_read(folder: Path, model: Any, report: dict[str, Any], *, unused: str = "") -> Any:
+    """Return a model that was just loaded. Raises Refused (FT-TRAIN-067 … 069) where its tensors are not the folder's.
+
+    `report`: the loading report of transformers. `unused`: beginning of the names of tensors that nothing reads.
+    """
+    if not _is_quantised(folder):
+        faults = [fault for fault in _report_faults(folder, model, report) if not unused or unused not in fault.field]
+        if faults:
+            raise Refused(f"loading {folder}", faults[:_SHOWN])
+    return model
+
+
+def _report_faults(folder: Path, model: Any, report: dict[str, Any]) -> list[Violation]:
     own = {name for name, _ in model.named_modules()}
     return [
         *(_fault("FT-TRAIN-067", folder, name, None, "a tensor") for name in sorted(report["missing_keys"])),

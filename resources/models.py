@@ -19,10 +19,12 @@ from typing import Literal
 import msgspec
 
 from expectations.canonical import digest, file_digest
+from expectations.contracts.adapter import AdapterContract, BaseModelIdentity, base_of
 from expectations.contracts.fingerprint import fingerprint
-from expectations.violations import Refused, violation
+from expectations.violations import Refused, Violation, violation
 from resources import hub
-from resources.files import file_lock, file_stamp
+from resources.artifacts import FileSeal, list_files, seal_files
+from resources.files import file_lock, file_stamp, write_json
 from resources.memo import Memo
 
 PACKAGE_PREFIX = "package:"
@@ -99,6 +101,11 @@ def model_fingerprint(folder: Path) -> dict[str, str]:
     return fingerprint(folder, _digest_file)
 
 
+def identify(folder: Path, contract: AdapterContract) -> BaseModelIdentity:
+    """Return the identity of the base model in a folder, to compare with that in a contract."""
+    return base_of(folder, contract, _digest_file)
+
+
 def version(name: str, state: Path, revision: str | None = None) -> str:
     """Return a short content version of a base model, for recipes: of its weights, tokenizer and configuration."""
     folder = locate(name, state, revision)
@@ -141,7 +148,7 @@ def _in_hub(name: str, revision: str | None) -> ModelPlace:
 def _from_gguf(source: Path, target: Path) -> Path:
     """Dequantise a GGUF file into a plain bf16 safetensors folder: staged, then renamed, once a machine."""
     with file_lock(target.parent / f".{target.name}.lock"):
-        if (target / "config.json").is_file():
+        if _is_converted(source, target):
             return target
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -149,6 +156,7 @@ def _from_gguf(source: Path, target: Path) -> Path:
 
         silence_progress_bars()
         staging = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier product version, without a seal, or of another file
         for left in target.parent.glob(f".{target.name}.[0-9]*"):  # by a process that was killed: the lock is ours
             shutil.rmtree(left, ignore_errors=True)
         tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name, trust_remote_code=False)
@@ -164,8 +172,46 @@ def _from_gguf(source: Path, target: Path) -> Path:
             delattr(model.config, "quantization_config")
         model.bfloat16().save_pretrained(staging)
         tokenizer.save_pretrained(staging)
+        conversion = _Conversion(_digest_file(source), seal_files(staging))
         staging.rename(target)
+        # last: a folder without it is converted again
+        write_json(_seal_of(target), msgspec.to_builtins(conversion))
     return target
+
+
+class _Conversion(msgspec.Struct, frozen=True):
+    """The seal of a converted model: the GGUF file by its sha256, and the files that were made of it."""
+
+    source_sha256: str
+    files: dict[str, FileSeal]
+
+
+def _seal_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.seal.json")
+
+
+def _is_converted(source: Path, target: Path) -> bool:
+    """Return whether `target` is a conversion of this file. Raises Refused (FT-MODEL-003) if a file was changed."""
+    try:
+        sealed = msgspec.json.decode(_seal_of(target).read_bytes(), type=_Conversion)
+    except (FileNotFoundError, UnicodeDecodeError, msgspec.MsgspecError):
+        return False
+    if not target.is_dir() or sealed.source_sha256 != _digest_file(source):
+        return False
+    found = {path.relative_to(target).as_posix(): path for path in list_files(target)}
+    fix = f"delete {target}: the next run converts {source.name} again"
+    changed: list[Violation] = []
+    for name in sorted(found.keys() | sealed.files.keys()):
+        there = _digest_file(found[name]) if name in found else "no such file"
+        wanted = sealed.files[name].sha256 if name in sealed.files else "no such file"
+        if there != wanted:
+            where = str(target / name)
+            changed.append(
+                violation("FT-MODEL-003", where=where, field="sha256", found=there, expected=wanted, fix=fix)
+            )
+    if changed:
+        raise Refused(f"loading model {target.name}", changed)
+    return True
 
 
 def _from_hub(name: str, revision: str | None, patterns: Sequence[str] = _PATTERNS) -> Path:

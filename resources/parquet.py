@@ -7,17 +7,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 import msgspec
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 Row = Mapping[str, object] | msgspec.Struct
 _BATCH = 500  # rows that are converted to Arrow at once, while they are still in the processor's cache
 _ROW_GROUP = 10_000
+BLOCK = 4096
+"""Rows of a block of `column_blocks`."""
 
 
 class TableWriter:
@@ -126,6 +129,86 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
 
     table = pq.read_table(path, columns=list(names))
     return {name: table.column(name).to_pylist() for name in names}
+
+
+class TextColumn(Sequence[str]):
+    """A column of texts as Arrow holds it, a fifth of the memory of Python strings. Its items are made when read."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        import pyarrow as pa
+
+        self._texts: pa.Array = column.cast(pa.large_string()).combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, item: int) -> str: ...
+    @overload
+    def __getitem__(self, item: slice) -> list[str]: ...
+    def __getitem__(self, item: int | slice) -> str | list[str]:
+        if isinstance(item, slice):
+            return self._texts.take(list(range(*item.indices(len(self))))).to_pylist()
+        return self._texts[item].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), _ROW_GROUP):
+            yield from self._texts.slice(start, _ROW_GROUP).to_pylist()
+
+
+def text_column(path: Path, name: str) -> TextColumn:
+    """Return a column of texts of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return TextColumn(pq.read_table(path, columns=[name]).column(name))
+
+
+def column_blocks(path: Path, names: Sequence[str]) -> Iterator[list[pa.Array]]:
+    """Yield these columns in blocks of `BLOCK` rows (the last one shorter), wherever the file's row groups end."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def columns(table: pa.Table) -> list[pa.Array]:
+        combined = [table.column(name).combine_chunks() for name in names]
+        return [column.chunk(0) if isinstance(column, pa.ChunkedArray) else column for column in combined]
+
+    pending: list[pa.RecordBatch] = []
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BLOCK, columns=list(names)):
+            pending.append(batch)
+            while sum(map(len, pending)) >= BLOCK:
+                table = pa.Table.from_batches(pending)
+                yield columns(table.slice(0, BLOCK))
+                pending = table.slice(BLOCK).to_batches()
+        if any(map(len, pending)):
+            yield columns(pa.Table.from_batches(pending))
+
+
+class IdKeys:
+    """Ids as 64-bit keys, 8 bytes each, to see whether one is used twice."""
+
+    def __init__(self) -> None:
+        self._keys: list[np.ndarray] = []
+
+    def add(self, ids: pa.Array) -> None:
+        from pandas.util import hash_array
+
+        self._keys.append(hash_array(ids.to_numpy(zero_copy_only=False), categorize=False))
+
+    def are_unique(self) -> bool:
+        """Return True if every id was added once. False may also mean that two ids have one key: look closer then."""
+        import numpy as np
+
+        keys = np.sort(np.concatenate([np.empty(0, np.uint64), *self._keys]))
+        return not (keys[1:] == keys[:-1]).any()
+
+
+def has_unique_ids(path: Path, name: str) -> bool:
+    """Return True if no id of this column is used twice. False may also mean that two ids have one key."""
+    keys = IdKeys()
+    for (ids,) in column_blocks(path, [name]):
+        keys.add(ids)
+    return keys.are_unique()
 
 
 def row_count(path: Path) -> int:

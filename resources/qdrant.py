@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from expectations.rules.secrets import travels_unencrypted
 from expectations.violations import Refused, violation
 from resources.engines.lock import exclusive, held
 from resources.engines.protocol import VectorClient
+from resources.files import copy_folder
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -78,12 +81,29 @@ class QdrantEngine:
             finally:
                 client.close()
             return
-        with exclusive(self.folder, time.monotonic() + self.lock_timeout, self.lock_timeout):
+        with exclusive(self.folder, time.monotonic() + self.lock_timeout, self.lock_timeout), ExitStack() as stack:
+            if not os.access(self.folder, os.W_OK):
+                copy = stack.enter_context(tempfile.TemporaryDirectory(prefix="ft-qdrant-"))
+                yield stack.enter_context(self._copied(Path(copy)))
+                return
             client = self._open_edge() if self.kind == "edge" else self._open_local()
             try:
                 yield client
             finally:
                 client.close()
+
+    @contextmanager
+    def _copied(self, folder: Path) -> Generator[VectorClient]:
+        """Yield the collections from a copy of their folder: the embedded engines cannot open one that is read only."""
+        copied = replace(self, path=folder)
+        copied.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name != "edge":
+                copy_folder(path, copied.folder / path.name)
+            elif path.is_file() and not path.name.endswith((".writer", ".lock")):
+                shutil.copyfile(path, copied.folder / path.name)
+        with copied.open() as client:
+            yield client
 
     @property
     def params(self) -> EngineParams:

@@ -19,6 +19,7 @@ import msgspec
 
 from expectations.canonical import digest
 from expectations.violations import Refused, violation
+from resources import faults
 from resources.artifacts import ArtifactStore
 from resources.files import file_lock, write_json
 
@@ -47,14 +48,14 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
+class Intent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A move that is about to be made."""
 
     release: Release
     move: Move
 
 
-class ReleaseBook(msgspec.Struct, frozen=True, kw_only=True):
+class ReleaseBook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Content of a pointer file: the version that serves, and every release, oldest first."""
 
     current: str
@@ -184,10 +185,11 @@ class Releases:
 
     def announce(self, kind: ReleaseKind, intent: Intent) -> None:
         """Write down a move before it is made, so that one that was interrupted can be finished or withdrawn."""
-        write_json(self._intent_path(kind), msgspec.to_builtins(intent))
+        _write(self._intent_path(kind), intent)
 
     def withdraw(self, kind: ReleaseKind) -> None:
         """Delete an announced move that was not made."""
+        faults.point("release.withdraw")
         self._intent_path(kind).unlink(missing_ok=True)
 
     def commit(self, kind: ReleaseKind, intent: Intent) -> Release:
@@ -210,7 +212,7 @@ class Releases:
             if book is None or book.current != release.version:
                 moves.append(intent.move)
             moved = ReleaseBook(current=release.version, history=history, withheld=sorted(withheld), moves=moves)
-            write_json(self.path(kind), msgspec.to_builtins(moved))
+            _write(self.path(kind), moved)
         self.withdraw(kind)
         return release
 
@@ -240,10 +242,21 @@ class Releases:
         return self.folder / f"{kind}.intent.json"
 
 
+def _write(path: Path, document: ReleaseBook | Intent) -> None:
+    """Write a document with the digest of its content."""
+    content: dict[str, Any] = msgspec.to_builtins(document)
+    write_json(path, {**content, "digest": digest(content)})
+
+
 def _read(path: Path, kind: type[_Document]) -> _Document | None:
     """Return a file's content; None if there is no such file. Raises Refused (FT-REL-003) if it is damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        content: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        # earlier product versions wrote no digest
+        stated, found = content.pop("digest", None), digest(content)
+        if stated not in {None, found}:
+            raise _damaged(path, "digest", found, stated)
+        return msgspec.convert(content, kind)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:

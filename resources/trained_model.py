@@ -21,9 +21,10 @@ import msgspec
 
 from expectations.canonical import digest, file_digest, text_digest
 from expectations.contracts.adapter import AdapterContract, BaseModelIdentity, LoraShape
-from expectations.contracts.fingerprint import tokenizer_files
+from expectations.contracts.fingerprint import configuration, tokenizer_files
 from expectations.violations import Refused, violation
 from resources import models
+from resources.model_check import require_all_read
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -89,11 +90,18 @@ def weights_folder(contract: AdapterContract) -> str:
 
 
 def load_weights(folder: Path, **options: Any) -> PreTrainedModel:
-    """Return the causal language model in a folder; `options` as `from_pretrained` takes them."""
+    """Return the causal language model in a folder; `options` as `from_pretrained` takes them.
+
+    Raises Refused (FT-TRAIN-067, -068) where the folder lacks a tensor, which would be filled at random, or has one of
+    the model that would not be read.
+    """
     from transformers import AutoModelForCausalLM
 
     models.silence_progress_bars()
-    return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, **options)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **options
+    )
+    return require_all_read(folder, *loaded)
 
 
 def put_adapter(model: PreTrainedModel | PeftModel, trained: Path, name: str = ADAPTER_NAME, **options: Any) -> Any:
@@ -143,4 +151,5 @@ def describe_base(folder: Path, tokenizer: Any, name: str = "", revision: str | 
         tokenizer_sha256=prints["tokenizer"],
         chat_template_sha256=text_digest(tokenizer.chat_template or ""),
         stop_token_ids=sorted(token for token in stops if token is not None),
+        config=configuration(folder),
     )

@@ -15,7 +15,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     DAGSTER_DISABLE_TELEMETRY="1",
 )
-for name in [name for name in os.environ if name.startswith("FT_")]:
+for name in [name for name in os.environ if name.startswith("FT_") and name != "FT_FAULT_ROUNDS"]:
     del os.environ[name]
 
 PROJECT = Path(__file__).parent.parent

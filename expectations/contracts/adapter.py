@@ -5,13 +5,16 @@ It is compared whenever something is loaded, so that an adapter never runs on an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from expectations.canonical import file_digest
 from expectations.contracts.compare import Comparison, Difference, Level, differences
-from expectations.contracts.fingerprint import fingerprint, stop_tokens, template_digest
+from expectations.contracts.fingerprint import configuration, fingerprint, stop_tokens, template_digest
 from expectations.violations import Refused
 
 
@@ -24,6 +27,8 @@ class BaseModelIdentity(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_sha256: str
     chat_template_sha256: str
     stop_token_ids: list[int]
+    config: dict[str, Any] | UnsetType = UNSET
+    """The configuration that decides what the weights compute; contracts of earlier product versions have none."""
 
 
 class RagPrompt(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +62,8 @@ class AdapterContract(msgspec.Struct, frozen=True, kw_only=True):
     """The shape of an adapter."""
     weights_sha256: str | None = None
     """The hash of a whole model's weight files, as `base.weights_sha256` is the hash of the base's."""
+    config: dict[str, Any] | UnsetType = UNSET
+    """The configuration of a whole model, as `base.config` is the base's."""
 
 
 # A name is no content. A different prompt or reasoning policy still runs, with worse answers than it was trained for;
@@ -69,12 +76,32 @@ _FIX = "ft run --asset sft_adapter --asset dpo_adapter (trains for what is confi
 def compare(stored: AdapterContract, expected: AdapterContract) -> Comparison:
     """Return the comparison of two contracts: IDENTICAL, RETRAIN (only the prompt or the reasoning policy differs) or
     BROKEN (base, tokenizer, template, method or shape)."""
-    return _judge(differences(stored, expected, ignore=_NAMES))
+    return _judge(differences(stored, expected, ignore=_skipped(stored.base, expected.base)))
 
 
 def compare_base(stored: AdapterContract, base: BaseModelIdentity) -> Comparison:
     """Compare an adapter's base with a base model: IDENTICAL (it may be loaded there) or BROKEN."""
-    return _judge(_branch("base", stored.base, base))
+    return _judge(_base_differences(stored.base, base))
+
+
+def base_of(folder: Path, stored: AdapterContract, digest_of: Callable[[Path], str] = file_digest) -> BaseModelIdentity:
+    """Return the identity of the model in a folder, read without torch or transformers.
+
+    Without a tokenizer.json the end token's id is unknown here: the `stored` one is taken, and the tokenizer's hash
+    decides. FileNotFoundError where the folder holds no model.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no model (config.json)")
+    prints = fingerprint(folder, digest_of)
+    return BaseModelIdentity(
+        name=str(folder),
+        revision=None,
+        weights_sha256=prints["weights"],
+        tokenizer_sha256=prints["tokenizer"],
+        chat_template_sha256=template_digest(folder),
+        stop_token_ids=stop_tokens(folder) if (folder / "tokenizer.json").is_file() else stored.base.stop_token_ids,
+        config=configuration(folder),
+    )
 
 
 def compare_prompt(stored: AdapterContract, prompt: RagPrompt) -> Comparison:
@@ -88,32 +115,28 @@ def refuse_mismatch(contract: Path | str, base_folder: Path | str, prompt: RagPr
     `contract`: the contract.json next to the adapter. `base_folder`: the model as it will be loaded: an adapter's base,
     or (method `full`) the whole model itself. `prompt`: the prompt that will be sent, to compare it too.
     Needs only the base install. Reads every weight file once (about 1 GB a second).
-    Raises Refused with every difference: FT-ADP-001 (weights, tokenizer, chat template, stop tokens), FT-ADP-002
-    (prompt); FileNotFoundError where `base_folder` holds no model.
-    Without a tokenizer.json the end token's id is unknown here, and only the tokenizer's hash is compared.
+    Raises Refused with every difference: FT-ADP-001 (weights, configuration, tokenizer, chat template, stop tokens),
+    FT-ADP-002 (prompt); FileNotFoundError where `base_folder` holds no model.
     """
     stored = msgspec.json.decode(Path(contract).read_bytes(), type=AdapterContract)
-    folder = Path(base_folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no model (config.json)")
-    prints = fingerprint(folder)
-    base = BaseModelIdentity(
-        name=str(folder),
-        revision=None,
-        weights_sha256=prints["weights"],
-        tokenizer_sha256=prints["tokenizer"],
-        chat_template_sha256=template_digest(folder),
-        stop_token_ids=stop_tokens(folder) if (folder / "tokenizer.json").is_file() else stored.base.stop_token_ids,
-    )
-    loaded = stored.base
+    base, loaded = base_of(Path(base_folder), stored), stored.base
     if stored.method == "full":
-        loaded = msgspec.structs.replace(loaded, weights_sha256=stored.weights_sha256)
-    differing = _branch("base", loaded, base)
+        loaded = msgspec.structs.replace(loaded, weights_sha256=stored.weights_sha256, config=stored.config)
+    differing = _base_differences(loaded, base)
     if prompt is not None:
         differing += _branch("prompt", stored.prompt, prompt)
     if differing:
-        raise Refused(f"{contract} on {folder}", _judge(differing).violations(str(contract)))
+        raise Refused(f"{contract} on {base_folder}", _judge(differing).violations(str(contract)))
     return stored
+
+
+def _base_differences(stored: BaseModelIdentity, found: BaseModelIdentity) -> list[Difference]:
+    return differences({"base": stored}, {"base": found}, ignore=_skipped(stored, found))
+
+
+def _skipped(*bases: BaseModelIdentity) -> tuple[str, ...]:
+    """Return the fields that are not compared: names, and a configuration that only one side has recorded."""
+    return (*_NAMES, "base.config") if any(base.config is UNSET for base in bases) else _NAMES
 
 
 def _branch(name: str, stored: msgspec.Struct, expected: msgspec.Struct) -> list[Difference]:

@@ -15,11 +15,34 @@ _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json",
     "tokenizer.model", "chat_template.jinja",
 )  # fmt: skip
+# names, and what a loader chooses for itself: they decide no number that the model computes
+_IMMATERIAL = (
+    "_name_or_path", "_model_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype",
+    "use_cache", "initializer_range",
+)  # fmt: skip
 
 
 def fingerprint(folder: Path, digest_of: Callable[[Path], str] = file_digest) -> dict[str, str]:
     """Return the sha256 of the weight files (`weights`) and of the tokenizer files (`tokenizer`) of a model folder."""
     return {"weights": _digest(folder, _WEIGHTS, digest_of), "tokenizer": _digest(folder, _TOKENIZER, digest_of)}
+
+
+def configuration(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a model as far as it decides what the weights compute: rope, norms, attention, sizes.
+
+    The older way to write rope (`rope_theta`, `rope_scaling`) is returned in the newer one (`rope_parameters`).
+    """
+    config = {
+        key: value
+        for key, value in _json(folder / "config.json").items()
+        if key not in _IMMATERIAL and value is not None
+    }
+    theta = config.pop("rope_theta", None)
+    scaling: dict[str, Any] = config.pop("rope_scaling", None) or {}
+    if "rope_parameters" not in config and theta is not None:
+        kind = scaling.pop("type", scaling.get("rope_type", "default"))
+        config["rope_parameters"] = {**scaling, "rope_type": kind, "rope_theta": theta}
+    return config
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -58,14 +58,10 @@ def training_gates(asset: str, method: Method) -> list[Gate]:
         return Verdict(comparison.violations(asset), {"outcome": comparison.level.value})
 
     def base_matches(evidence: Evidence) -> Verdict:
-        """Weights and tokenizer of the base model on disk are the ones that the adapter was trained on."""
+        """Weights, configuration, tokenizer and stop tokens of the base model are those of the training."""
         stored = contract_of(evidence.store.require(asset))
         folder = models.locate(stored.base.name, evidence.store.root.parent, stored.base.revision)
-        digests = models.model_fingerprint(folder)
-        base = msgspec.structs.replace(
-            stored.base, weights_sha256=digests["weights"], tokenizer_sha256=digests["tokenizer"]
-        )
-        comparison = compare_base(stored, base)
+        comparison = compare_base(stored, models.identify(folder, stored))
         return Verdict(comparison.violations(asset), {"outcome": comparison.level.value, "base": stored.base.name})
 
     rules = (trained, eval_loss_fell, prompt_is_served, base_matches)

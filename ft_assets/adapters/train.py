@@ -21,7 +21,7 @@ from expectations.contracts.adapter import (
     RagPrompt,
     compare_base,
 )
-from expectations.contracts.fingerprint import fingerprint
+from expectations.contracts.fingerprint import configuration, fingerprint
 from ft_assets.adapters.export.export import delete_stale_metrics, link_final_model
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
 from ft_assets.adapters.jobs import TrainParams, TrainSummary
@@ -334,6 +334,7 @@ def _save_model(task: Task, model: PreTrainedModel, folder: Path) -> AdapterCont
         reasoning=task.thinking,
         method="full",
         weights_sha256=fingerprint(target)["weights"],
+        config=configuration(target),
     )
 
 

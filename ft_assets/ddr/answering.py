@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from expectations.contracts.adapter import RagPrompt, compare_base, compare_prompt
 from expectations.violations import Refused, violation
 from ft_assets.adapters.release import contract_of, find_released
@@ -48,10 +46,7 @@ def _find_parent(store: ArtifactStore, recipe_id: str) -> Artifact:
 
 def _refuse_other(parent: Artifact, generator: GeneratorParams, prompt: RagPrompt, state: Path) -> None:
     contract, where = contract_of(parent), f"{DPO}/{parent.recipe_id}"
-    digests = models.model_fingerprint(models.locate(generator.base_model, state, generator.revision))
-    base = msgspec.structs.replace(
-        contract.base, weights_sha256=digests["weights"], tokenizer_sha256=digests["tokenizer"]
-    )
+    base = models.identify(models.locate(generator.base_model, state, generator.revision), contract)
     differing = [
         *compare_base(contract, base).violations(where, "FT-DDR-021"),
         *compare_prompt(contract, prompt).violations(where, "FT-DDR-021"),

@@ -16,9 +16,10 @@ from expectations.lexical.bm25 import Bm25, Bm25Queries, DocumentFrequencies
 from expectations.lexical.terms import Terms, detect_language, usual_stop_words
 from ft_assets.config.model import RetrievalSettings
 from ft_assets.embedding.jobs import Bm25Settings
+from ft_assets.embedding.sparse import SparseRows, SparseVector
 
 if TYPE_CHECKING:
-    from ft_assets.embedding.model import Encoded, SparseVector
+    from ft_assets.embedding.model import Encoded
 
 FREQUENCIES_FILE = "document_frequencies.txt"
 SAMPLED = 2048
@@ -110,12 +111,13 @@ def sparse_queries(queries: Bm25Queries, texts: Sequence[str]) -> list[SparseVec
     return [_as_arrays(*queries.vector(text)) for text in texts]
 
 
-def index_bm25(texts: Sequence[str], settings: Bm25Settings) -> tuple[list[SparseVector], Bm25Queries]:
+def index_bm25(texts: Sequence[str], settings: Bm25Settings) -> tuple[SparseRows, Bm25Queries]:
     """Return the vectors of passages, and the query side that belongs to them."""
     lexical = plan_bm25(settings, texts[:: max(-(-len(texts) // SAMPLED), 1)], ())
-    vectors = sparse_passages(Bm25(lexical), texts)
+    bm25 = Bm25(lexical)
+    vectors = SparseRows.of(_as_arrays(*bm25.passage(text)) for text in texts)
     counter = FrequencyCounter()
-    counter.add(np.concatenate([ids for ids, _ in vectors]), len(vectors))
+    counter.add(vectors.indices, len(vectors))
     table = counter.result().to_text()
     return vectors, Bm25Queries(with_frequencies(lexical, table, len(texts)), table, "bm25")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -35,17 +36,18 @@ from expectations.contracts.embedding import (
     read_contract,
 )
 from ft_assets.config.model import EmbeddingSettings, LoraSettings
+from ft_assets.embedding.sparse import SparseVector
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
 from resources.memory import with_smaller_batches
+from resources.model_check import require_all_read
 from resources.models import model_fingerprint, silence_progress_bars
 
 Kind = Literal["query", "passage"]
-SparseVector = tuple[np.ndarray, np.ndarray]
-"""Token ids (int32, ascending) and their weights (float32, above 0)."""
 
 MODEL_FOLDER = "model"
 HEAD_FILE = "lexical_head.safetensors"
+_TOKENISED = 1024  # texts that the tokenizer takes at once
 _RECORDED_LIBRARIES = ("torch", "transformers", "tokenizers")
 # Padding included. Fewer on a CPU, because of its cache: measured 15 % faster than with 8192.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 8192}
@@ -81,7 +83,7 @@ class Encoded(NamedTuple):
     """Vectors of N texts: `dense` float32 [N, D], `sparse` N pairs; `cut` texts reached the token limit."""
 
     dense: np.ndarray
-    sparse: list[SparseVector]
+    sparse: Sequence[SparseVector]
     cut: int
 
 
@@ -260,15 +262,20 @@ class HybridEncoder:
         weights = self.head(hidden).float()
         return dense, torch.where(counted, weights, torch.zeros_like(weights))
 
-    def tokenize(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
-        """Return token ids of each text with its prompt, truncated at the contract's limit."""
-        if not texts:
-            return []
+    def tokenize(self, texts: Sequence[str], kind: Kind) -> list[array[int]]:
+        """Return token ids of each text with its prompt, truncated at the contract's limit.
+
+        A tokenizer needs 32 KB a text until its call returns: so some texts at a time, of which the ids are kept alone.
+        """
         prompts = self.contract.texts
         prompt = prompts.query_prompt if kind == "query" else prompts.passage_prompt
         only_ids = {"padding": False, "return_attention_mask": False, "return_token_type_ids": False}
-        prompted = [prompt + text for text in texts]
-        return self.tokenizer(prompted, truncation=True, max_length=self._limit(kind), **only_ids)["input_ids"]
+        options = {"truncation": True, "max_length": self._limit(kind), **only_ids}
+        rows: list[array[int]] = []
+        for start in range(0, len(texts), _TOKENISED):
+            prompted = [prompt + text for text in texts[start : start + _TOKENISED]]
+            rows += [array("i", ids) for ids in self.tokenizer(prompted, **options)["input_ids"]]
+        return rows
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return token ids and mask [B, T], padded on the right to the longest row."""
@@ -334,9 +341,16 @@ def _load_backbone(folder: Path) -> tuple[Any, Any]:
 
     silence_progress_bars()
 
-    backbone = AutoModel.from_pretrained(
-        str(folder), dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    loaded: Any = AutoModel.from_pretrained(
+        str(folder),
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
     )
+    # a pooler on top of the last layer is not read
+    backbone = require_all_read(folder, *loaded, unused="pooler.")
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     return backbone, tokenizer
 

@@ -6,10 +6,8 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
-
 from ft_assets.datasets.near_duplicates import three_grams
-from ft_assets.embedding.exact_search import score_blocks
+from ft_assets.embedding.exact_search import in_blocks, rank
 from ft_assets.embedding.model import Encoded
 from ft_assets.embedding.pairs import Passages, Questions
 
@@ -26,18 +24,23 @@ def mine_negatives(
     Leaves out passages judged right, and passages whose text is nearly equal to such a one: they answer it too.
     """
     row_of = {passage: row for row, passage in enumerate(passages.ids)}
-    grams_of = cache(lambda row: three_grams(passages.contents[row]))
+
+    @cache
+    def grams_of(row: int) -> set[str]:
+        return three_grams(passages.contents[row])
 
     def is_answer(candidate: int, right: list[int]) -> bool:
         grams = grams_of(candidate)
         return any(len(grams & grams_of(row)) >= NEARLY_EQUAL * len(grams | grams_of(row)) for row in right)
 
+    depth = POOL + max(map(len, questions.qrels), default=0)
+    methods = {"fused": lambda dense, lexical: dense + sparse_weight * lexical}
     negatives: list[list[int]] = []
-    for rows, dense, lexical in score_blocks(queries, corpus):
-        ranking = np.argsort(-(dense + sparse_weight * lexical), axis=1, kind="stable")
-        for qrels, ranked_rows in zip(questions.qrels[rows], ranking, strict=True):
-            right = [row_of[passage] for passage in qrels]
-            pool = ranked_rows[: POOL + len(right)].tolist()
-            wrong = [row for row in pool if row not in right and not is_answer(row, right)]
-            negatives.append(wrong[:POOL])
+    for qrels, ranked_rows in zip(
+        questions.qrels, rank(queries, in_blocks(corpus), methods, depth)["fused"], strict=True
+    ):
+        right = [row_of[passage] for passage in qrels]
+        pool = ranked_rows[: POOL + len(right)].tolist()
+        wrong = [row for row in pool if row not in right and not is_answer(row, right)]
+        negatives.append(wrong[:POOL])
     return negatives

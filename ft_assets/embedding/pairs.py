@@ -10,17 +10,17 @@ from ft_assets.corpus.collect import PASSAGES
 from ft_assets.corpus.cut import Alias
 from ft_assets.datasets.passage_index import PassageIndex, read_aliases, resolve_passages
 from resources.artifacts import Artifact
-from resources.parquet import read_columns, read_rows
+from resources.parquet import read_rows, text_column
 
 
 @dataclass(frozen=True)
 class Passages:
-    """The corpus column by column, in its order; `contents` are the texts that are embedded."""
+    """The corpus column by column, in its order; `contents` are the texts that are embedded, empty if not asked for."""
 
-    ids: list[str]
-    documents: list[str]
-    contents: list[str]
-    hashes: list[str]
+    ids: Sequence[str]
+    documents: Sequence[str]
+    contents: Sequence[str]
+    hashes: Sequence[str]
     aliases: list[Alias] = field(default_factory=list[Alias])
     """Other names of passages (of duplicates that were left out), which judgements may use."""
 
@@ -54,10 +54,16 @@ class Questions:
 NO_QUESTIONS = Questions([], [], [], [])
 
 
-def read_passages(passages: Artifact) -> Passages:
-    """Return ids, documents, contents, content hashes and aliases of the `passages` artifact."""
-    columns = read_columns(passages.file(PASSAGES), ["passage_id", "document_id", "content", "content_sha256"])
-    return Passages(*columns.values(), aliases=read_aliases(passages))
+def read_passages(passages: Artifact, *, contents: bool = True) -> Passages:
+    """Return ids, documents, contents (unless told not to), content hashes and aliases of the `passages` artifact."""
+    path = passages.file(PASSAGES)
+    return Passages(
+        ids=text_column(path, "passage_id"),
+        documents=text_column(path, "document_id"),
+        contents=text_column(path, "content") if contents else [],
+        hashes=text_column(path, "content_sha256"),
+        aliases=read_aliases(passages),
+    )
 
 
 def has_negatives(splits: Artifact, split: str) -> bool:

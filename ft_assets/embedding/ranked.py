@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from expectations.rules.ranking_metrics import measure
-from ft_assets.embedding.exact_search import best, lexical_scores, score_blocks
+from ft_assets.embedding.exact_search import dense_alone, in_blocks, lexical_scores, named, rank, rank_lexical
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import index_bm25, sparse_queries
 from ft_assets.embedding.model import Encoded, HybridEncoder
@@ -45,21 +45,25 @@ class RankedCorpus:
         self.row_of = {passage: row for row, passage in enumerate(passages.ids)}
         if len(passages.ids) > MOST:
             rows = self._needed(questions)
-            self.passages, self._sparse = passages.take(rows), [self._sparse[row] for row in rows]
+            self.passages, self._sparse = passages.take(rows), self._sparse.take(rows)
             self.row_of = {passage: row for row, passage in enumerate(self.passages.ids)}
         self._dense = np.empty((0, 0), np.float32)
         self._learned: Encoded | None = None
+
+    def content_of(self, passage: str) -> str:
+        """Return the text of a passage that is embedded."""
+        return self.passages.contents[self.row_of[passage]]
 
     def answers(self, questions: Questions) -> list[list[str]]:
         """Return for each question the passages to train on: of every judgement the passage that BM25 ranks first.
 
         A judgement may name a section or a whole document, of which most passages do not answer.
         """
-        named = questions.named or [[[passage] for passage in qrels] for qrels in questions.qrels]
+        judged = questions.named or [[[passage] for passage in qrels] for qrels in questions.qrels]
         chosen: list[list[str]] = []
-        for rows in _blocks(len(named)):
+        for rows in _blocks(len(judged)):
             scores = lexical_scores(sparse_queries(self._bm25, questions.texts[rows]), self._sparse)
-            for row, groups in zip(scores, named[rows], strict=True):
+            for row, groups in zip(scores, judged[rows], strict=True):
                 found = [max(group, key=lambda name, row=row: row[self.row_of[name]]) for group in groups]
                 chosen.append(list(dict.fromkeys(found)))
         return chosen
@@ -80,11 +84,10 @@ class RankedCorpus:
         if corpus is None:
             queries = queries._replace(sparse=sparse_queries(self._bm25, questions.texts))
             corpus, weight = Encoded(self._dense, self._sparse, 0), 1.0
-        rankings: dict[str, list[list[str]]] = {"dense": [], "fused": []}
-        for _, dense, lexical in score_blocks(queries, corpus):
-            rankings["dense"] += best(dense, self.passages.ids)
-            rankings["fused"] += best(dense + weight * lexical, self.passages.ids)
-        return Ranked(*(measure(questions.qrels, ranked)["ndcg_at_10"] for ranked in rankings.values()))
+        methods = {"dense": dense_alone, "fused": lambda dense, lexical: dense + weight * lexical}
+        found = rank(queries, in_blocks(corpus), methods)
+        rankings = (named(found[arm], self.passages.ids) for arm in Ranked._fields)
+        return Ranked(*(measure(questions.qrels, ranked)["ndcg_at_10"] for ranked in rankings))
 
     def _needed(self, questions: Sequence[Questions]) -> list[int]:
         """Return the rows of all judged passages, of those that BM25 finds for a question, and of an even sample."""
@@ -92,9 +95,8 @@ class RankedCorpus:
         for asked in questions:
             judged = chain.from_iterable([*asked.qrels, *asked.negatives.values()])
             rows |= {self.row_of[passage] for passage in judged}
-            for part in _blocks(len(asked.texts)):
-                scores = lexical_scores(sparse_queries(self._bm25, asked.texts[part]), self._sparse)
-                rows |= set(np.argpartition(-scores, _NEAR, axis=1)[:, :_NEAR].ravel().tolist())
+            near = rank_lexical(sparse_queries(self._bm25, asked.texts), self._sparse, _NEAR)
+            rows |= set(np.concatenate([np.empty(0, np.int64), *near]).tolist())
         left = max(MOST - len(rows), 1)
         return sorted(rows | set(np.linspace(0, len(self.row_of) - 1, left).astype(int).tolist()))
 

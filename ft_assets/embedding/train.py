@@ -169,7 +169,6 @@ class _Trainer:
         self._random = random
         self._answers = corpus.answers(questions)
         self._query_ids = encoder.tokenize(questions.texts, "query")
-        self._passage_ids = encoder.tokenize(corpus.passages.contents, "passage")
         self._parameters = _trainable(encoder)
         self._optimizer = _build_optimizer(encoder, settings)
         self._schedule = _build_schedule(self._optimizer, settings, total)
@@ -182,7 +181,7 @@ class _Trainer:
         twins = _mask_twins(batch, drawn, self.questions, self.corpus).to(encoder.compute.device)
         asked = [self._query_ids[row] for row in batch]
         query_tokens, queries, query_weights = forward_in_parts(encoder, asked, at_once)
-        rows = [self._passage_ids[self.corpus.row_of[name]] for name in drawn]
+        rows = encoder.tokenize([self.corpus.content_of(name) for name in drawn], "passage")
         tokens, passages, weights = forward_in_parts(encoder, rows, at_once)
         lexical = batch_lexical_scores(query_tokens, query_weights, tokens, weights) if encoder.head else None
         smaller = encoder.contract.dense.dimensions[1:]

@@ -6,7 +6,9 @@ In Dagster a blocking check stops only its own run; a later manual launch would 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import traceback
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -89,20 +91,36 @@ class Gate:
 
 Condition = dg.AutomationCondition[Any]
 MetadataValue = dg.MetadataValue[Any]
+CRASHED = "crashed"
+"""Metadata of a check whose rule raised an error: its traceback."""
+_SETTINGS = frozenset(SETTINGS_ASSETS.values())
 _SHOWN_VIOLATIONS = 50
 
 
 def build_checks(gates: Sequence[Gate], again: Condition | None = None) -> list[dg.AssetChecksDefinition]:
     """Return the gates as Dagster asset checks.
 
+    The gates of an asset share a step, because a step costs more than most rules. One that reads an asset which the
+    others do not read has a step of its own: it must wait for that asset, and the others must not.
+
     `again`: the condition to run a check alone, for checks that do not block and read other assets than settings.
     """
-    return [_build_check(gate, again if _may_run_alone(gate) else None) for gate in gates]
+    groups: dict[tuple[str, frozenset[str], bool], list[Gate]] = {}
+    for gate in gates:
+        key = gate.asset, frozenset(gate.needs) - _SETTINGS, _may_run_alone(gate)
+        groups.setdefault(key, []).append(gate)
+    numbers = Counter[str]()
+    checks: list[dg.AssetChecksDefinition] = []
+    for (asset, _, alone), group in groups.items():
+        numbers[asset] += 1
+        name = f"{asset}_gates" if numbers[asset] == 1 else f"{asset}_gates_{numbers[asset]}"
+        checks.append(_build_checks(name, group, again if alone else None))
+    return checks
 
 
 def _may_run_alone(gate: Gate) -> bool:
     # a check that reads settings only is run again by the watcher
-    return not gate.blocking and not set(gate.needs) <= set(SETTINGS_ASSETS.values())
+    return not gate.blocking and not _SETTINGS.issuperset(gate.needs)
 
 
 def judge(gate: Gate, evidence: Evidence) -> Verdict:
@@ -145,26 +163,53 @@ def _current_recipes(store: ArtifactStore, assets: Sequence[str]) -> dict[str, s
     return {asset: artifact.recipe_id if (artifact := store.current(asset)) else None for asset in assets}
 
 
-def _build_check(gate: Gate, again: Condition | None) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=gate.asset,
-        name=gate.name,
-        description=gate.description,
-        blocking=gate.blocking,
-        additional_deps=gate.needs or None,
-        automation_condition=again,
-    )
-    def check(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.AssetCheckResult:
-        verdict = judge(gate, evidence_of(artifacts, qdrant))
-        passed = not verdict.violations
-        telemetry.emit(
-            telemetry.Progress(
-                asset=gate.asset, kind="check", step=int(passed), text="; ".join(map(str, verdict.violations[:3]))
-            )
+def _build_checks(name: str, gates: Sequence[Gate], again: Condition | None) -> dg.AssetChecksDefinition:
+    specs = [
+        dg.AssetCheckSpec(
+            gate.name,
+            asset=gate.asset,
+            description=gate.description,
+            blocking=gate.blocking,
+            additional_deps=gate.needs or None,
+            automation_condition=again,
         )
-        return as_result(verdict)
+        for gate in gates
+    ]
 
-    return check
+    def checks(
+        context: dg.AssetCheckExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        selected = {key.name for key in context.selected_asset_check_keys}
+        evidence = evidence_of(artifacts, qdrant)
+        for gate in gates:
+            if gate.name in selected:
+                yield _judge_and_report(gate, evidence)
+
+    checks.__annotations__["context"] = dg.AssetCheckExecutionContext  # Dagster reads no annotation that is text
+    return dg.multi_asset_check(name=name, specs=specs, can_subset=True)(checks)
+
+
+def _judge_and_report(gate: Gate, evidence: Evidence) -> dg.AssetCheckResult:
+    """Return the result of a gate. A rule that raises has not passed, and the other rules are judged all the same."""
+    try:
+        verdict = judge(gate, evidence)
+    except Exception as error:
+        result = _as_crash(error)
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        result = as_result(verdict)
+        problem = "; ".join(map(str, verdict.violations[:3]))
+    telemetry.emit(telemetry.Progress(asset=gate.asset, kind="check", step=int(result.passed), text=problem))
+    return result._replace(asset_key=dg.AssetKey(gate.asset), check_name=gate.name)
+
+
+def _as_crash(error: Exception) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"the rule could not judge: {type(error).__name__}: {error}",
+        metadata={CRASHED: dg.MetadataValue.text("".join(traceback.format_exception(error)))},
+    )
 
 
 def as_result(verdict: Verdict) -> dg.AssetCheckResult:

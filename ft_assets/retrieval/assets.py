@@ -11,6 +11,8 @@ import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.markdown import bar_table
+from expectations.rules import retrieval as rules
+from expectations.violations import Refused
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
@@ -38,6 +40,7 @@ from ft_assets.retrieval.jobs import (
     RetrievalEvaluationJob,
     SweepJob,
     SweepSummary,
+    VectorsSummary,
     read_collection_file,
 )
 from ft_assets.retrieval.release import release_collection, retire_collections
@@ -210,6 +213,9 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
     serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors))
     contract = contract_of(vectors).served(serving, None)
     name = collection_name(engine.alias, contract, points_version(vectors, passages))
+    size = vectors.summary_as(VectorsSummary).passages
+    if too_many := rules.local_engine_is_enough(QDRANT_COLLECTION.name, engine.kind, size):
+        raise Refused(f"building {name}", too_many)
     # Always built, also when the artifact exists: the engine may have lost its folder. Free if the collection is whole.
     with engine.open() as client:
         built = build(client, name, contract, vectors, passages, progress=_report_points)

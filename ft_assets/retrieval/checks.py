@@ -15,7 +15,6 @@ from expectations.rules.bootstrap import Interval
 from expectations.rules.lineage import made_from_current
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
-from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.checks import contract_of_model
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.retrieval.audit import Audit, audit, point_violations
@@ -29,15 +28,8 @@ from ft_assets.retrieval.jobs import (
     read_collection_file,
 )
 from ft_assets.retrieval.release_baseline import baseline
-from ft_assets.retrieval.vectors import (
-    VECTORS_FILE,
-    contract_of,
-    count_empty,
-    dense_widths,
-    non_finite_passages,
-    read_cut,
-)
-from resources.parquet import read_columns
+from ft_assets.retrieval.table_facts import TextFacts, number_facts, text_facts
+from ft_assets.retrieval.vectors import contract_of, read_cut
 
 _VECTORS, _COLLECTION, _EVALUATION = "passage_vectors", "qdrant_collection", "retrieval_evaluation"
 _COMPARISON = "embedding_evaluation"
@@ -45,43 +37,37 @@ _COMPARISON = "embedding_evaluation"
 
 def one_row(evidence: Evidence) -> Verdict:
     """Every passage has exactly one row of vectors, and every row has its passage."""
-    rows, _ = _texts(evidence, _VECTORS, VECTORS_FILE)
-    passages, _ = _texts(evidence, "passages", PASSAGES)
-    violations = rules.one_vector_a_passage(_VECTORS, passages, rows)
-    return Verdict(violations, {"passages": len(passages), "rows": len(rows)})
+    facts = _texts(evidence)
+    return Verdict(facts.one_row, {"passages": facts.passages, "rows": facts.rows})
 
 
 def one_dimension(evidence: Evidence) -> Verdict:
     """Every dense vector has the dimension of the model's contract."""
     dimension = contract_of_model(evidence).dense.dimensions[0]
-    widths = dense_widths(evidence.store.require(_VECTORS))
+    widths = number_facts(evidence.store.require(_VECTORS)).widths
     return Verdict(rules.one_dimension(_VECTORS, widths, dimension), {"dimension": dimension})
 
 
 def finite(evidence: Evidence) -> Verdict:
     """No vector holds NaN or an infinity."""
-    return Verdict(rules.vectors_are_finite(_VECTORS, non_finite_passages(evidence.store.require(_VECTORS))))
+    return Verdict(rules.vectors_are_finite(_VECTORS, number_facts(evidence.store.require(_VECTORS)).non_finite))
 
 
 def same_texts(evidence: Evidence) -> Verdict:
     """Every vector was made from the content that its passage has now."""
-    made_from = dict(zip(*_texts(evidence, _VECTORS, VECTORS_FILE), strict=True))
-    now = dict(zip(*_texts(evidence, "passages", PASSAGES), strict=True))
-    return Verdict(rules.vectors_match_texts(_VECTORS, now, made_from))
+    return Verdict(_texts(evidence).same_texts)
 
 
-def _texts(evidence: Evidence, asset: str, file: str) -> tuple[list[str], list[str]]:
-    """Return passage ids and content hashes of a table, in its order."""
-    columns = read_columns(evidence.store.require(asset).file(file), ["passage_id", "content_sha256"])
-    return columns["passage_id"], columns["content_sha256"]
+def _texts(evidence: Evidence) -> TextFacts:
+    return text_facts(evidence.store.require(_VECTORS), evidence.store.require("passages"))
 
 
 def lexical_vectors(evidence: Evidence) -> Verdict:
     """Hardly any passage has an empty lexical vector (retrieval.max_empty_sparse_share)."""
-    empty, total = count_empty(evidence.store.require(_VECTORS))
+    facts = number_facts(evidence.store.require(_VECTORS))
     limit = settings_of(evidence.store, "retrieval").max_empty_sparse_share
-    violations = rules.lexical_head_is_alive(_VECTORS, empty, total, limit, "FT-VEC-005")
-    return Verdict(violations, {"empty": empty, "passages": total})
+    violations = rules.lexical_head_is_alive(_VECTORS, facts.empty, facts.rows, limit, "FT-VEC-005")
+    return Verdict(violations, {"empty": facts.empty, "passages": facts.rows})
 
 
 def nothing_is_cut(evidence: Evidence) -> Verdict:
@@ -159,7 +145,7 @@ def current_points(evidence: Evidence) -> Verdict:
 
 
 def engine_is_enough(evidence: Evidence) -> Verdict:
-    """The engine suits the size: `local` answers slowly beyond 20,000 points."""
+    """The engine suits the size: `local` is refused beyond 20,000 points."""
     points = evidence.store.require(_VECTORS).summary_as(VectorsSummary).passages
     violations = rules.local_engine_is_enough(_COLLECTION, evidence.qdrant.kind, points)
     return Verdict(violations, {"engine": evidence.qdrant.kind, "points": points})
@@ -301,7 +287,7 @@ GATES = [
     Gate(_COLLECTION, "collection_is_complete", complete),
     Gate(_COLLECTION, "collection_matches_contract", contract),
     Gate(_COLLECTION, "points_are_current", current_points),
-    Gate(_COLLECTION, "engine_is_enough", engine_is_enough, blocking=False),
+    Gate(_COLLECTION, "engine_is_enough", engine_is_enough),
     whole_gate(_EVALUATION),
     lineage_gate(_EVALUATION),
     whole_gate(SWEEP),

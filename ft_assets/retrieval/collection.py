@@ -40,6 +40,7 @@ from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.jobs import VectorsSummary
 from ft_assets.retrieval.vectors import VECTORS_FILE, VectorRow, frequencies_of, read_vectors
 from ft_assets.retrieval.where import FIELDS
+from resources import faults
 from resources.artifacts import Artifact
 from resources.engines.protocol import DENSE, SPARSE, OpenJson, PayloadType, Points, VectorClient
 from resources.parquet import read_columns
@@ -159,26 +160,32 @@ def build(
     stored_versions = _continue(client, name) if exists else _start(client, name, serving, metadata, wanted)
     gone = sorted(stored_versions.keys() - wanted.keys())
     for start in range(0, len(gone), BATCH):
+        faults.point("build.delete")
         client.delete(name, gone[start : start + BATCH])
     changed = {passage: row for passage, row in rows.items() if stored_versions.get(row.point_id) != row.version}
     relabelled = {passage: row for passage, row in changed.items() if row.has_text_of(stored_versions)}
     types = _payload_types(passages)
     client.index_payload(name, types)
     for payloads in _batches(_payloads(passages, relabelled)):
+        faults.point("build.payloads")
         client.set_payloads(name, dict(payloads))
     rewritten = {passage: row for passage, row in changed.items() if passage not in relabelled}
     upserted, copied = 0, len(rows) - len(changed)
     for points in _points(vectors, passages, serving.dimension, rewritten):
+        faults.point("build.upsert")
         client.upsert(name, points)
         upserted += len(points.ids)
         progress(copied + len(relabelled) + upserted, total)
+    faults.point("build.index")
     client.index(name)
+    faults.point("build.whole")
     client.set_metadata(name, {"whole": version, "touched": time.time(), **({FIELDS: types} if types else {})})
     return Built(name, client.count(name), upserted, copied, len(gone), len(relabelled))
 
 
 def _continue(client: VectorClient, name: str) -> dict[str, str]:
     """Mark a collection as not whole, until the last difference is written. Return the versions of its points."""
+    faults.point("build.continue")
     client.set_metadata(name, {"whole": "", "touched": time.time()})
     return client.field(name, "version")
 
@@ -188,6 +195,7 @@ def _start(
 ) -> dict[str, str]:
     """Create a collection, as a copy of the nearest one if there is one. Return the versions of its points."""
     metadata = {**metadata, "whole": "", "touched": time.time()}
+    faults.point("build.start")
     source, versions = _nearest(client, name, wanted) if client.copies else ("", {})
     if source and client.copy(source, name, serving, metadata):
         return versions

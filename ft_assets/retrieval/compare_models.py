@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from expectations.rules.retrieval import one_vector_a_passage, vectors_are_of_model, vectors_match_texts
+from expectations.rules.retrieval import vectors_are_of_model
 from expectations.violations import Refused, Violation
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.exact_search import rank_arms
 from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import HybridEncoder
-from ft_assets.embedding.pairs import Passages, read_passages, require_questions
+from ft_assets.embedding.pairs import read_passages, require_questions
 from ft_assets.embedding.scores import (
     BM25,
     SCORES_FILE,
@@ -26,13 +26,13 @@ from ft_assets.embedding.scores import (
     write_scores,
 )
 from ft_assets.retrieval.encode import base_encoder
-from ft_assets.retrieval.exact import bm25_rankings, read_encoded
+from ft_assets.retrieval.exact import StoredVectors, bm25_rankings
 from ft_assets.retrieval.jobs import ModelComparisonJob, ModelComparisonSummary
-from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, query_side_of
+from ft_assets.retrieval.table_facts import text_facts
+from ft_assets.retrieval.vectors import contract_of, query_side_of
 from resources import accelerator
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker
-from resources.parquet import read_columns
 from resources.telemetry import Metrics
 
 _SPLIT = "test"
@@ -47,16 +47,16 @@ def main(job: Job) -> Artifact:
     """
     params = job.params_as(ModelComparisonJob)
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
-    passages = read_passages(job.input("passages"))
-    questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "embedding_evaluation")
     before, after = job.input("base_vectors"), job.input("passage_vectors")
-    _require_texts([before, after], passages)
+    bm25 = query_side_of(after)
+    passages = read_passages(job.input("passages"), contents=bm25 is None)
+    questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "embedding_evaluation")
+    _require_texts([before, after], job.input("passages"))
     base = EmbeddingSettings.model_validate(params.base)
     systems = {
         "base": (before, partial(base_encoder, base, Path(params.compute.state_dir), compute)),
         "trained": (after, partial(HybridEncoder.load, job.input("embedding_model").folder(), compute)),
     }
-    bm25, (trained, _) = query_side_of(after), read_encoded(after)
     documents = passages.document_of
     scores: Scores = {}
     rankings: dict[str, list[list[str]]] = {}
@@ -65,9 +65,7 @@ def main(job: Job) -> Artifact:
         encoder = load()
         if others := vectors_are_of_model(vectors.asset, contract_of(vectors), encoder.contract):
             raise Refused(_WORK, others)
-        corpus = trained if vectors is after else read_encoded(vectors)[0]
-        if bm25:  # one arm for both models
-            corpus = corpus._replace(sparse=trained.sparse)
+        corpus = StoredVectors(vectors, lexical_of=after if bm25 else None)  # BM25 is one arm for both models
         queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, bm25)
         rankings = rank_arms(queries, corpus, passages.ids, params.fusion)
         scores |= score_arms(system, rankings, questions.qrels, documents)
@@ -89,14 +87,12 @@ def main(job: Job) -> Artifact:
         return staging.publish({**msgspec.to_builtins(summary), **summarise(scores)})
 
 
-def _require_texts(tables: Sequence[Artifact], passages: Passages) -> None:
+def _require_texts(tables: Sequence[Artifact], passages: Artifact) -> None:
     """Raise Refused (FT-VEC-001, FT-VEC-004) unless each table has vectors of these passages and of their texts."""
-    wanted = dict(zip(passages.ids, passages.hashes, strict=True))
     violations: list[Violation] = []
     for vectors in tables:
-        columns = read_columns(vectors.file(VECTORS_FILE), ["passage_id", "content_sha256"])
-        violations += vectors_match_texts(vectors.asset, wanted, dict(zip(*columns.values(), strict=True)))
-        violations += one_vector_a_passage(vectors.asset, passages.ids, columns["passage_id"])
+        facts = text_facts(vectors, passages)
+        violations += [*facts.same_texts, *facts.one_row]
     if violations:
         raise Refused(_WORK, violations)
 

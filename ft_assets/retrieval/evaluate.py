@@ -59,7 +59,8 @@ def main(job: Job) -> Artifact:
     """
     params = job.params_as(RetrievalEvaluationJob)
     store = job.artifacts()
-    passages = read_passages(job.input("passages"))
+    vectors = job.input("passage_vectors")
+    passages = read_passages(job.input("passages"), contents=contract_of(vectors).lexical is None)
     questions = require_questions(job.input("retrieval_splits"), params.evaluate_on, passages, "retrieval_evaluation")
     collection = read_collection_file(job.input("qdrant_collection")).collection
     systems = [_System("candidate", collection, job.input("embedding_model"), params.fusion)]
@@ -71,7 +72,7 @@ def main(job: Job) -> Artifact:
             missing = "its model is no longer in the store"
     # encoded before the engine is opened, so that its lock is held only while searching
     queries = _encode_questions(questions, systems, accelerator.choose(params.compute.device, params.compute.dtype))
-    own, vectors = queries[systems[0].model.recipe_id][0], job.input("passage_vectors")
+    own = queries[systems[0].model.recipe_id][0]
     exact = exact_rankings(own, questions.texts, vectors, job.input("qdrant_collection"), params.fusion)
     documents = passages.document_of
     scores: Scores = {}

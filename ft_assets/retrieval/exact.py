@@ -4,20 +4,26 @@
 # numpy's shapes are not typed here.
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from expectations.contracts.embedding import Fusion, Serving, read_contract
-from ft_assets.embedding.exact_search import rank_arms, rank_bm25
+from ft_assets.embedding.exact_search import Blocks, rank_arms, rank_bm25
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import Encoded
 from ft_assets.embedding.pairs import Passages
+from ft_assets.embedding.sparse import SparseRows
 from ft_assets.embedding.truncate import truncate
 from ft_assets.retrieval.jobs import read_collection_file
-from ft_assets.retrieval.vectors import contract_of, query_side_of, read_vectors
+from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, query_side_of
 from resources.artifacts import Artifact
+from resources.parquet import column_blocks, text_column
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def exact_rankings(
@@ -30,15 +36,14 @@ def exact_rankings(
 
 def served_vectors(
     queries: Encoded, texts: Sequence[str], vectors: Artifact, dimension: int
-) -> tuple[Encoded, Encoded, list[str]]:
+) -> tuple[Encoded, Blocks, Sequence[str]]:
     """Return queries and passages as a collection of this dimension serves them, and the ids of the passages.
 
     `queries` are the vectors that the model gives the `texts`.
     """
-    passages, ids = read_encoded(vectors)
-    passages = passages._replace(dense=truncate(passages.dense, dimension))
     queries = queries._replace(dense=truncate(queries.dense, dimension))
-    return with_lexical_arm(queries, texts, query_side_of(vectors)), passages, ids
+    served = with_lexical_arm(queries, texts, query_side_of(vectors))
+    return served, StoredVectors(vectors, dimension), passage_ids(vectors)
 
 
 def bm25_rankings(
@@ -50,11 +55,35 @@ def bm25_rankings(
     return rank_bm25(passages.contents, passages.ids, texts, settings)
 
 
-def read_encoded(vectors: Artifact) -> tuple[Encoded, list[str]]:
-    """Return the vectors of all passages, and their ids."""
-    rows = list(read_vectors(vectors))
-    sparse = [(row.indices, row.values) for row in rows]
-    return Encoded(np.stack([row.dense for row in rows]), sparse, 0), [row.passage_id for row in rows]
+def passage_ids(vectors: Artifact) -> Sequence[str]:
+    """Return the ids of all passages, in the order of their vectors."""
+    return text_column(vectors.file(VECTORS_FILE), "passage_id")
+
+
+class StoredVectors:
+    """The vectors of all passages in blocks, read again each time they are iterated."""
+
+    def __init__(self, vectors: Artifact, dimension: int | None = None, lexical_of: Artifact | None = None) -> None:
+        """`dimension`: dense vectors are cut to it. `lexical_of`: the table of the same passages, whose lexical vectors
+        are taken."""
+        self._vectors, self._dimension, self._lexical_of = vectors, dimension, lexical_of or vectors
+
+    def __iter__(self) -> Iterator[Encoded]:
+        blocks = zip(
+            column_blocks(self._vectors.file(VECTORS_FILE), ["dense"]),
+            column_blocks(self._lexical_of.file(VECTORS_FILE), ["sparse_indices", "sparse_values"]),
+            strict=True,
+        )
+        for (dense,), (indices, values) in blocks:
+            rows = _flat(dense).reshape(len(dense), -1)
+            lengths = indices.value_lengths().to_numpy(zero_copy_only=False)
+            bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+            sparse = SparseRows(_flat(indices), _flat(values), bounds)
+            yield Encoded(truncate(rows, self._dimension or rows.shape[1]), sparse, 0)
+
+
+def _flat(column: pa.Array) -> np.ndarray:
+    return column.flatten().to_numpy(zero_copy_only=False)
 
 
 def serving_in(collection: Artifact) -> Serving:

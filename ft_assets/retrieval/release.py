@@ -16,6 +16,7 @@ from expectations.violations import Refused, violation
 from ft_assets.retrieval.choose_fusion import CHOICE_FILE, SWEEP, choice_of
 from ft_assets.retrieval.collection import CHOICE_KEY, FLOOR_KEY, is_ours, set_fusion, stored_contract
 from ft_assets.retrieval.jobs import read_collection_file
+from resources import faults
 from resources.artifacts import ArtifactStore
 from resources.engines.protocol import OpenJson, VectorClient
 from resources.qdrant import QdrantEngine, aliased
@@ -109,6 +110,7 @@ def _move(client: VectorClient, releases: Releases, alias: str, intent: Intent) 
     releases.announce("collection", intent)
     fusion = msgspec.convert(details["fusion"], Fusion)
     serve(client, alias, details["collection"], fusion, details)
+    faults.point("release.record")
     return releases.commit("collection", intent)
 
 
@@ -138,7 +140,9 @@ def serve(client: VectorClient, alias: str, name: str, fusion: Fusion, details: 
     notes: OpenJson = {key: (details or {}).get(key, {}) for key in (CHOICE_KEY, FLOOR_KEY)}
     stored = client.metadata(name)
     if served != contract or any(notes[key] != (stored.get(key) or {}) for key in notes):
+        faults.point("release.fusion")
         set_fusion(client, name, served, notes)
+    faults.point("release.alias")
     client.point(alias, name)
 
 
@@ -157,6 +161,7 @@ def retire_collections(engine: QdrantEngine, book: ReleaseBook, keep: int, candi
         old = [name for name in client.names() if is_ours(name, engine.alias) and name not in safe]
         retired = [name for name in old if not _may_be_under_build(client.metadata(name), name in released)]
         for name in retired:
+            faults.point("retire.drop")
             client.drop(name)
     return sorted(retired)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from expectations.contracts.embedding import Fusion
-from ft_assets.embedding.exact_search import score_blocks
+from ft_assets.embedding.exact_search import Blocks, score_blocks
 from ft_assets.embedding.model import Encoded
 from ft_assets.retrieval.jobs import ScoreFloor
 from resources.engines.fusion import fuse
@@ -38,7 +38,7 @@ def calibrate(answered: Sequence[float], unanswered: Sequence[float], share: flo
 
 def best_scores(
     queries: Encoded,
-    passages: Encoded,
+    passages: Blocks,
     ids: Sequence[str],
     relevant: Sequence[Mapping[str, int]],
     *,
@@ -47,18 +47,21 @@ def best_scores(
 ) -> tuple[list[float], list[float]]:
     """Return the best fused score of each query, and the best one without the documents that answer it.
 
-    `relevant`: for each query the passages that answer it; `documents`: passage id -> its document.
+    `relevant`: for each query the passages that answer it; `documents`: passage id -> its document; `fusion`: a
+    weighted sum, whose scores are those of each passage alone.
     """
-    columns: dict[str, list[int]] = {}
+    judged = [{documents[passage] for passage in passages} for passages in relevant]
+    columns: dict[str, list[int]] = {document: [] for named in judged for document in named}
     for column, passage in enumerate(ids):
-        columns.setdefault(documents[passage], []).append(column)
-    answered: list[float] = []
-    unanswered: list[float] = []
-    for rows, dense, lexical in score_blocks(queries, passages):
-        scores = fuse(fusion, dense, lexical)
-        answered += scores.max(axis=1).tolist()
-        for row, judged in zip(scores, relevant[rows], strict=True):
-            for document in {documents[passage] for passage in judged}:
-                row[columns[document]] = -np.inf
-        unanswered += scores.max(axis=1).tolist()
-    return answered, unanswered
+        if (document := documents[passage]) in columns:
+            columns[document].append(column)
+    hidden = [np.array(sorted(column for document in named for column in columns[document]), int) for named in judged]
+    answered, unanswered = (np.full(len(relevant), -np.inf, np.float32) for _ in range(2))
+    for block in score_blocks(queries, passages):
+        scores = fuse(fusion, block.dense, block.lexical)
+        answered[block.queries] = np.maximum(answered[block.queries], scores.max(axis=1))
+        last = block.first + scores.shape[1]
+        for row, own in zip(scores, hidden[block.queries], strict=True):
+            row[own[(own >= block.first) & (own < last)] - block.first] = -np.inf
+        unanswered[block.queries] = np.maximum(unanswered[block.queries], scores.max(axis=1))
+    return answered.tolist(), unanswered.tolist()

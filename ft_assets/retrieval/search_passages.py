@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_assets.corpus.collect import PASSAGES
-from ft_assets.embedding.exact_search import best, lexical_scores
+from ft_assets.embedding.exact_search import rank_lexical
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import index_bm25, sparse_queries
 from ft_assets.retrieval.search import Retriever
 from resources.artifacts import Artifact
 from resources.launcher import Job
-from resources.parquet import read_columns, row_count
+from resources.parquet import row_count, text_column
 from resources.qdrant import EngineParams
 from resources.releases import Releases
 
@@ -55,13 +55,12 @@ def open_search(job: Job, engine: EngineParams | None, bm25: Bm25Settings, state
 
 
 def _bm25(passages: Artifact, settings: Bm25Settings) -> Find:
-    columns = read_columns(passages.file(PASSAGES), ["passage_id", "content"])
-    contents = dict(zip(columns["passage_id"], columns["content"], strict=True))
-    index, bm25 = index_bm25(list(contents.values()), settings)
+    ids, contents = (text_column(passages.file(PASSAGES), name) for name in ("passage_id", "content"))
+    index, bm25 = index_bm25(contents, settings)
 
     def find(questions: Sequence[str], k: int) -> list[list[FoundPassage]]:
-        ranked = best(lexical_scores(sparse_queries(bm25, questions), index), list(contents), k)
-        return [[FoundPassage(name, contents[name]) for name in names] for names in ranked]
+        ranked = rank_lexical(sparse_queries(bm25, questions), index, k)
+        return [[FoundPassage(ids[row], contents[row]) for row in rows.tolist()] for rows in ranked]
 
     return find
 

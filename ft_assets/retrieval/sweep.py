@@ -15,7 +15,7 @@ import numpy as np
 from expectations.contracts.embedding import Fusion
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
 from expectations.rules.ranking_metrics import measure
-from ft_assets.embedding.exact_search import best, score_blocks
+from ft_assets.embedding.exact_search import Blocks, named, rank
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, read_questions
 from ft_assets.retrieval.choose_fusion import CHOICE_FILE, FusionChoice, choose, label, weighted_sums
@@ -24,7 +24,6 @@ from ft_assets.retrieval.jobs import ScoreFloor, SweepJob, SweepSummary
 from ft_assets.retrieval.score_floor import best_scores, calibrate
 from resources import accelerator
 from resources.artifacts import Artifact, write_json
-from resources.engines.fusion import fuse
 from resources.launcher import Job, run_worker
 from resources.parquet import write_table
 from resources.telemetry import Metrics
@@ -38,7 +37,7 @@ _Z = 1.96  # standard errors in half of a 95 % interval
 def main(job: Job) -> Artifact:
     """Publish `fusion_sweep`: nDCG@10 of each fusion with its interval, and the fusion that serves next."""
     params = job.params_as(SweepJob)
-    passages = read_passages(job.input("passages"))
+    passages = read_passages(job.input("passages"), contents=False)
     questions = read_questions(job.input("retrieval_splits"), _SPLIT, passages)
     served = _serve(job, params, questions) if questions.ids else None
     results: dict[str, list[float]] = {}
@@ -63,7 +62,7 @@ def main(job: Job) -> Artifact:
         return staging.publish(summary)
 
 
-def _serve(job: Job, params: SweepJob, questions: Questions) -> tuple[Encoded, Encoded, list[str]]:
+def _serve(job: Job, params: SweepJob, questions: Questions) -> tuple[Encoded, Blocks, Sequence[str]]:
     """Return queries and passages as they are served, and the ids of the passages."""
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     encoder = HybridEncoder.load(job.input("embedding_model").folder(), compute)
@@ -80,15 +79,11 @@ def compared_fusions(configured: Fusion, distance: str) -> list[Fusion]:
 
 
 def sweep(
-    queries: Encoded, passages: Encoded, ids: Sequence[str], qrels: Sequence[dict[str, int]], fusions: Sequence[Fusion]
+    queries: Encoded, passages: Blocks, ids: Sequence[str], qrels: Sequence[dict[str, int]], fusions: Sequence[Fusion]
 ) -> dict[str, list[float]]:
     """Return nDCG@10 of every query for each fusion, by its label."""
-    methods = {label(fusion): fusion for fusion in fusions}
-    ranked: dict[str, list[list[str]]] = {name: [] for name in methods}
-    for _, dense, lexical in score_blocks(queries, passages):
-        for name, fusion in methods.items():
-            ranked[name] += best(fuse(fusion, dense, lexical), ids, 10)
-    return {name: measure(qrels, rankings)["ndcg_at_10"] for name, rankings in ranked.items()}
+    ranked = rank(queries, passages, {label(fusion): fusion for fusion in fusions}, 10)
+    return {name: measure(qrels, named(rows, ids))["ndcg_at_10"] for name, rows in ranked.items()}
 
 
 def summarise(results: dict[str, list[float]], configured: str, unresolved: int, choice: FusionChoice) -> SweepSummary:

@@ -122,40 +122,6 @@ def read_cut(artifact: Artifact) -> list[CutPassage]:
     return msgspec.convert(artifact.json(CUT_FILE), list[CutPassage])
 
 
-def dense_widths(artifact: Artifact) -> list[tuple[str, int]]:
-    """Return passage id and number of dense values of every row."""
-    widths: list[tuple[str, int]] = []
-    for block in _blocks(artifact, ["passage_id", "dense"]):
-        widths += zip(block.column("passage_id").to_pylist(), _lengths(block.column("dense")).tolist(), strict=True)
-    return widths
-
-
-def non_finite_passages(artifact: Artifact) -> list[str]:
-    """Return ids of the passages with NaN or an infinity in one of their vectors."""
-    passages: list[str] = []
-    for block in _blocks(artifact, ["passage_id", "dense", "sparse_values"]):
-        rows: set[int] = set()
-        for column in (block.column("dense"), block.column("sparse_values")):
-            finite = np.isfinite(column.flatten().to_numpy(zero_copy_only=False))
-            if not finite.all():
-                rows.update(np.repeat(np.arange(len(column)), _lengths(column))[~finite].tolist())
-        passages += [block.column("passage_id")[row].as_py() for row in sorted(rows)]
-    return passages
-
-
-def count_empty(artifact: Artifact) -> tuple[int, int]:
-    """Return the number of passages without any lexical weight, and the number of all."""
-    blocks = _blocks(artifact, ["sparse_indices"])
-    lengths = np.concatenate([np.empty(0, np.int32), *(_lengths(block.column(0)) for block in blocks)])
-    return int((lengths == 0).sum()), len(lengths)
-
-
-def _blocks(artifact: Artifact, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet as pq
-
-    yield from pq.ParquetFile(artifact.file(VECTORS_FILE)).iter_batches(columns=columns)
-
-
 def _lengths(column: pa.Array) -> np.ndarray:
     return column.value_lengths().to_numpy(zero_copy_only=False)
 

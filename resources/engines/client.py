@@ -21,6 +21,8 @@ from qdrant_client import QdrantClient, models
 from expectations.contracts.collection import configured_serving
 from expectations.contracts.embedding import Fusion, Serving
 from expectations.violations import Refused, violation
+from resources import faults
+from resources.artifacts import list_files
 from resources.engines.fusion import fuse
 from resources.engines.protocol import (
     DENSE,
@@ -39,6 +41,7 @@ from resources.engines.protocol import (
     require_unaliased,
     weighted_sum,
 )
+from resources.engines.seal import require_sealed, write_seal
 from resources.files import sync_to_disk
 
 _QUERIES = 64  # in one request
@@ -74,6 +77,11 @@ class ServerClient:
     def client(self) -> QdrantClient:
         return self._connect()
 
+    @property
+    def changing(self) -> QdrantClient:
+        """The client for a call that writes."""
+        return self.client
+
     def names(self) -> list[str]:
         return sorted(collection.name for collection in self.client.get_collections().collections)
 
@@ -81,7 +89,7 @@ class ServerClient:
         return {alias.alias_name: alias.collection_name for alias in self.client.get_aliases().aliases}
 
     def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
-        self.client.create_collection(
+        self.changing.create_collection(
             name,
             vectors_config={DENSE: models.VectorParams(size=serving.dimension, distance=_DISTANCES[serving.distance])},
             sparse_vectors_config={SPARSE: models.SparseVectorParams()},
@@ -96,7 +104,7 @@ class ServerClient:
     def drop(self, name: str) -> None:
         require_unaliased(name, self.aliases())
         self._dimensions.pop(name, None)
-        self.client.delete_collection(name)
+        self.changing.delete_collection(name)
 
     def serving(self, name: str) -> Serving | None:
         return configured_serving(self.client.get_collection(name).config)
@@ -105,7 +113,7 @@ class ServerClient:
         return dict(self.client.get_collection(name).config.metadata or {})
 
     def set_metadata(self, name: str, changes: Mapping[str, object]) -> None:
-        self.client.update_collection(name, metadata=dict(changes))
+        self.changing.update_collection(name, metadata=dict(changes))
 
     def count(self, name: str, holding: str | None = None) -> int:
         having = models.Filter(must=[models.HasVectorCondition(has_vector=holding)]) if holding else None
@@ -119,7 +127,7 @@ class ServerClient:
             self._dimensions[name] = serving.dimension if serving else 0
         require_sound(name, points, self._dimensions[name])
         rows = zip(points.ids, points.dense.tolist(), points.sparse, points.payloads, strict=True)
-        self.client.upsert(
+        self.changing.upsert(
             name,
             [
                 models.PointStruct(
@@ -139,7 +147,7 @@ class ServerClient:
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         if ids:
-            self.client.delete(name, models.PointIdsList(points=list(ids)), wait=True)
+            self.changing.delete(name, models.PointIdsList(points=list(ids)), wait=True)
 
     def set_payloads(self, name: str, payloads: Mapping[str, OpenJson]) -> None:
         operations = [
@@ -147,11 +155,11 @@ class ServerClient:
             for key, payload in payloads.items()
         ]
         if operations:
-            self.client.batch_update_points(name, operations, wait=True)
+            self.changing.batch_update_points(name, operations, wait=True)
 
     def index_payload(self, name: str, fields: Mapping[str, PayloadType]) -> None:
         for field, kind in fields.items():
-            self.client.create_payload_index(name, field, _SCHEMAS[kind], wait=True)
+            self.changing.create_payload_index(name, field, _SCHEMAS[kind], wait=True)
 
     def retrieve(self, name: str, ids: Sequence[str]) -> Points:
         return _columns(self.client.retrieve(name, list(ids), with_payload=True, with_vectors=True))
@@ -196,7 +204,7 @@ class ServerClient:
             return
         create = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=name, alias_name=alias))
         delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
-        self.client.update_collection_aliases([delete, create] if now else [create])
+        self.changing.update_collection_aliases([delete, create] if now else [create])
 
     def close(self) -> None:
         if "client" in self.__dict__:
@@ -213,8 +221,40 @@ class LocalClient(ServerClient):
     copies = True
 
     def __init__(self, connect: Callable[[], QdrantClient], folder: Path) -> None:
-        super().__init__(connect)
-        self._folder, self._meta_file = folder / "collection", folder / _META
+        super().__init__(lambda: self._checked(connect))
+        self._folder, self._meta_file, self._seal = folder / "collection", folder / _META, folder / ".seal.json"
+        self._is_checked = False
+
+    @property
+    def changing(self) -> QdrantClient:
+        client = self.client
+        self._seal.unlink(missing_ok=True)
+        return client
+
+    def close(self) -> None:
+        connected = "client" in self.__dict__
+        super().close()
+        if connected and not self._seal.is_file():
+            write_seal(self._seal, self._folder.parent, self._files())
+
+    def _files(self) -> list[Path]:
+        points = list_files(self._folder) if self._folder.is_dir() else []
+        return [*points, *self._folder.parent.glob(_META)]
+
+    def _checked(self, connect: Callable[[], QdrantClient]) -> QdrantClient:
+        self._check()
+        return connect()
+
+    def _check(self) -> None:
+        """Compare the files with their seal, once; from the first change on there is none."""
+        if not self._is_checked:
+            folder = self._folder.parent
+            fix = (
+                "move the folder of that file away, then ft run --asset qdrant_collection (for meta.json: ft run "
+                "--asset released_collection --upstream)"
+            )
+            require_sealed(self._seal, folder, self._files(), fix)
+            self._is_checked = True
 
     def names(self) -> list[str]:
         return sorted(self._meta()["collections"])
@@ -230,6 +270,7 @@ class LocalClient(ServerClient):
         return dict(self._meta()["collections"][name].get("metadata") or {})
 
     def count(self, name: str, holding: str | None = None) -> int:
+        self._check()
         file = self._folder / name / _FILE
         if holding or not file.is_file():
             return super().count(name, holding)
@@ -272,7 +313,7 @@ class LocalClient(ServerClient):
         ]
 
     def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
-        _ = self.client  # its lock is held before a folder is removed
+        _ = self.changing  # its lock is held before a folder is removed
         if name not in self.names():
             place = self._folder / name
             shutil.rmtree(place, ignore_errors=True)  # of a copy that was interrupted
@@ -284,7 +325,7 @@ class LocalClient(ServerClient):
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
         """Copies the file that holds the points, which the new collection then reads."""
-        _ = self.client  # its lock is held before a folder is removed
+        _ = self.changing  # its lock is held before a folder is removed
         file = self._folder / source / _FILE
         if not file.is_file():  # another version of the client may keep points elsewhere
             return False
@@ -295,11 +336,14 @@ class LocalClient(ServerClient):
         with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(copied / _FILE)) as new:
             old.backup(new)
         sync_to_disk(copied / _FILE)
+        faults.point("local.copied")
         copied.rename(place)
+        faults.point("local.enter")
         super().create(name, serving, metadata)
         return True
 
     def _meta(self) -> OpenJson:
+        self._check()
         if not self._meta_file.is_file():  # nobody connected yet
             return {"collections": {}, "aliases": {}}
         try:

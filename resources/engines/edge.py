@@ -9,8 +9,6 @@ is in beta and changes between versions: it is pinned.
 # pyright: basic
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +18,11 @@ import msgspec
 import numpy as np
 import qdrant_edge as edge
 
+from expectations.canonical import digest
 from expectations.contracts.embedding import Serving
 from expectations.violations import Refused, violation
+from resources import faults
+from resources.artifacts import list_files
 from resources.engines.fusion import RRF_K
 from resources.engines.protocol import (
     DENSE,
@@ -41,9 +42,11 @@ from resources.engines.protocol import (
     require_unaliased,
     weighted_sum,
 )
-from resources.files import write_json
+from resources.engines.seal import require_sealed, write_seal
+from resources.files import copy_folder, write_json
 
 _QUERIES = 64  # in one batch
+_REWRITTEN = ("edge_config.json", "tracker_journal.dat")
 _PAGE = 10_000  # points in one page of a scroll without vectors
 _DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot, "euclid": edge.Distance.Euclid}
 _SCHEMAS: dict[PayloadType, edge.PayloadSchemaType] = {
@@ -68,7 +71,7 @@ class _Entry(msgspec.Struct):
     metadata: OpenJson
 
 
-class _Meta(msgspec.Struct):
+class _Meta(msgspec.Struct, forbid_unknown_fields=True):
     collections: dict[str, _Entry] = {}
     aliases: dict[str, str] = {}
 
@@ -81,7 +84,7 @@ class EdgeClient:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "meta.json"
         self._folder = folder / "shards"
-        self._meta = msgspec.json.decode(self._file.read_bytes(), type=_Meta) if self._file.is_file() else _Meta()
+        self._meta = self._read()
         # a person deletes the folder of a shard that cannot be opened: that collection is gone, and is built again
         for name in [name for name in self._meta.collections if not (self._folder / name).is_dir()]:
             del self._meta.collections[name]
@@ -99,6 +102,7 @@ class EdgeClient:
         place.mkdir(parents=True)
         self._shards[name] = edge.EdgeShard.create(str(place), _config(serving))
         self._shards[name].flush()
+        faults.point("edge.enter")
         self._enter(name, serving, metadata)
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
@@ -107,7 +111,10 @@ class EdgeClient:
         if shard := self._shards.pop(source, None):
             shard.flush()
             shard.close()
-        _copy_folder(self._folder / source, self._folder / name)
+        else:
+            self._require_sealed(source)
+        copy_folder(self._folder / source, self._folder / name)
+        faults.point("edge.copied")
         self._enter(name, serving, metadata)
         return True
 
@@ -117,6 +124,8 @@ class EdgeClient:
             shard.close()
         del self._meta.collections[name]
         self._save()
+        faults.point("edge.drop")
+        self._seal(name).unlink(missing_ok=True)
         shutil.rmtree(self._folder / name)
 
     def serving(self, name: str) -> Serving | None:
@@ -142,19 +151,19 @@ class EdgeClient:
         made = [
             edge.Point(key, {DENSE: dense, SPARSE: _sparse(sparse)}, payload) for key, dense, sparse, payload in rows
         ]
-        self._shard(name).update(edge.UpdateOperation.upsert_points(made))
+        self._changing(name).update(edge.UpdateOperation.upsert_points(made))
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         if ids:
-            self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
+            self._changing(name).update(edge.UpdateOperation.delete_points(list(ids)))
 
     def set_payloads(self, name: str, payloads: Mapping[str, OpenJson]) -> None:
         for key, payload in payloads.items():
-            self._shard(name).update(edge.UpdateOperation.overwrite_payload([key], payload))
+            self._changing(name).update(edge.UpdateOperation.overwrite_payload([key], payload))
 
     def index_payload(self, name: str, fields: Mapping[str, PayloadType]) -> None:
         for field, kind in fields.items():
-            self._shard(name).update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
+            self._changing(name).update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
 
     def retrieve(self, name: str, ids: Sequence[str]) -> Points:
         return _columns(self._shard(name).retrieve(list(ids), with_payload=True, with_vector=True))
@@ -180,7 +189,7 @@ class EdgeClient:
 
     def index(self, name: str) -> None:
         """Builds what is worth an index (synchronous; the shard searches exhaustively before), then flushes."""
-        self._shard(name).optimize()
+        self._changing(name).optimize()
         self._shard(name).flush()
 
     def point(self, alias: str, name: str) -> None:
@@ -193,12 +202,15 @@ class EdgeClient:
 
     def close(self) -> None:
         while self._shards:
-            _, shard = self._shards.popitem()
+            name, shard = self._shards.popitem()
             shard.flush()
             shard.close()
+            if not self._seal(name).is_file():
+                write_seal(self._seal(name), self._folder / name, _sealed_files(self._folder / name))
 
     def _shard(self, name: str) -> edge.EdgeShard:
         if name not in self._shards:
+            self._require_sealed(name)
             config = _config(self._meta.collections[name].serving)
             try:
                 self._shards[name] = edge.EdgeShard.load(str(self._folder / name), config)
@@ -217,6 +229,20 @@ class EdgeClient:
                 raise Refused(f"opening {name}", [refusal]) from error
         return self._shards[name]
 
+    def _changing(self, name: str) -> edge.EdgeShard:
+        """Return a shard whose files are about to be written."""
+        shard = self._shard(name)
+        self._seal(name).unlink(missing_ok=True)
+        return shard
+
+    def _seal(self, name: str) -> Path:
+        return self._folder / f".{name}.seal.json"
+
+    def _require_sealed(self, name: str) -> None:
+        folder = self._folder / name
+        fix = f"delete the folder {folder}, then ft run --asset qdrant_collection"
+        require_sealed(self._seal(name), folder, _sealed_files(folder), fix)
+
     def _pages(
         self, name: str, size: int, *, with_payload: bool | list[str], with_vector: bool
     ) -> Iterator[list[edge.Record]]:
@@ -233,6 +259,7 @@ class EdgeClient:
         """Remove what an interrupted creation left behind: no entry names it."""
         if name in self._meta.collections:
             raise ValueError(f"collection {name} already exists")
+        self._seal(name).unlink(missing_ok=True)
         shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def _enter(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
@@ -240,7 +267,29 @@ class EdgeClient:
         self._save()
 
     def _save(self) -> None:
-        write_json(self._file, msgspec.to_builtins(self._meta))
+        content = msgspec.to_builtins(self._meta)
+        write_json(self._file, {**content, "digest": digest(content)})
+
+    def _read(self) -> _Meta:
+        """Return the content of meta.json. Raises Refused (FT-QDR-012) if it is not as it was written."""
+        try:
+            content: OpenJson = msgspec.json.decode(self._file.read_bytes(), type=OpenJson)
+            # earlier product versions wrote no digest
+            stated, found = content.pop("digest", None), digest(content)
+            if stated not in {None, found}:
+                raise ValueError(f"its digest is {found}, and it states {stated}")
+            return msgspec.convert(content, _Meta)
+        except FileNotFoundError:
+            return _Meta()
+        except ValueError as error:  # not JSON, not UTF-8, other keys
+            fix = f"move {self._file.parent} away, then ft run --asset released_collection --upstream"
+            damaged = violation("FT-QDR-012", where=str(self._file), field="content", found=str(error), fix=fix)
+            raise Refused("opening Qdrant", [damaged]) from error
+
+
+def _sealed_files(folder: Path) -> list[Path]:
+    """Return the files of a shard that hold what is searched, without those that the library writes when it loads."""
+    return [path for path in list_files(folder) if path.name not in _REWRITTEN and path.parent.name != "wal"]
 
 
 def _config(serving: Serving) -> edge.EdgeConfig:
@@ -312,30 +361,3 @@ def _columns(records: Sequence[edge.Record]) -> Points:
         ],
         payloads=[dict(record.payload or {}) for record in records],
     )
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder and leave holes in its files: the write-ahead log is reserved and mostly empty."""
-    for folder, _, files in os.walk(source):
-        place = target / Path(folder).relative_to(source)
-        place.mkdir(parents=True, exist_ok=True)
-        for name in files:
-            _copy_file(Path(folder) / name, place / name)
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    with source.open("rb") as read, target.open("wb") as write:
-        size, at = os.fstat(read.fileno()).st_size, 0
-        while at < size:
-            try:
-                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # this one says: nothing but a hole from here on
-                    raise
-                break
-            end = os.lseek(read.fileno(), at, os.SEEK_HOLE)
-            os.lseek(write.fileno(), at, os.SEEK_SET)
-            while at < end:
-                at += os.sendfile(write.fileno(), read.fileno(), at, end - at)
-        os.truncate(write.fileno(), size)
-        os.fsync(write.fileno())

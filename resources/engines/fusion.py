@@ -41,8 +41,12 @@ def fuse(fusion: Fusion, dense: np.ndarray, lexical: np.ndarray) -> np.ndarray:
 
 
 def _best(scores: np.ndarray, limit: int) -> np.ndarray:
-    """Return the columns of the `limit` highest scores, in any order."""
-    return np.argpartition(-scores, limit - 1)[:limit] if limit < len(scores) else np.arange(len(scores))
+    """Return the columns of the `limit` highest scores, ascending; of equal scores the first columns."""
+    if limit >= len(scores):
+        return np.arange(len(scores))
+    least = -np.partition(-scores, limit - 1)[limit - 1]
+    above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+    return np.union1d(above, equal[: limit - len(above)])
 
 
 def _scaled(scores: np.ndarray) -> np.ndarray:

@@ -37,9 +37,10 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
                     _log.warning("waiting up to %g s for %s, which has %s open", timeout, _holder(folder), folder)
                     has_warned = True
             time.sleep(_POLL_SECONDS)
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} ({Path(sys.argv[0]).name})")
-        stream.flush()
+        if stream.writable():
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} ({Path(sys.argv[0]).name})")
+            stream.flush()
         yield
 
 

@@ -131,6 +131,26 @@ def test_sweeping_removes_only_the_folders_of_dead_processes(tmp_path: Path):
         assert alive.path.is_dir()
 
 
+def test_staging_of_a_dead_process_goes_at_once_also_where_its_id_belongs_to_another_one(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    child = os.fork()
+    if child == 0:
+        with store.stage(RECIPE):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    (left,) = (tmp_path / ".staging").iterdir()
+    (left / ".owner").write_text(json.dumps({"pid": os.getpid(), "host": "another container"}))
+    assert store.sweep() == [left.name]
+    assert list((tmp_path / ".owners").iterdir()) == []
+
+
+def test_staging_of_an_earlier_product_version_that_runs_is_left(tmp_path: Path):
+    working = tmp_path / ".staging/corpus-working"
+    working.mkdir(parents=True)
+    (working / ".owner").write_text(json.dumps({"pid": os.getpid(), "host": os.uname().nodename}))
+    assert ArtifactStore(tmp_path).sweep() == []
+
+
 WRITER = """
 import sys
 from pathlib import Path

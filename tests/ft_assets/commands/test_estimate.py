@@ -236,3 +236,16 @@ def test_it_loads_no_heavy_library(folder: Path) -> None:
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=folder
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_corpus_is_estimated_before_it_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--layers", "6", "--hidden", "384", "--heads", "12", "--ffn", "1536", "--vocab", "30522", "--json"]
+    ended = CliRunner().invoke(cli, ["estimate", "corpus", "--passages", "1M", "--cluster", "4x16/64GB", *options])
+    assert ended.exit_code == 0, ended.output
+    report = json.loads(ended.output)
+    assert (report["passages"], report["dimension"], report["cluster"]["nodes"]) == (1_000_000, 384, 4)
+    ended = CliRunner().invoke(cli, ["estimate", "corpus", "--passages", "1B", "--cluster", "4x16/64GB", *options])
+    assert ended.exit_code == 1  # it does not fit
+    ended = CliRunner().invoke(cli, ["estimate", "corpus", *options])
+    assert ended.exit_code == 2 and "--passages" in ended.output

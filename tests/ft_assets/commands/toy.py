@@ -125,11 +125,10 @@ ASSETS = (numbers_file, limit_settings, numbers, total, sft_adapter, passage_vec
 def build(folder: Path, *, gates: Sequence[Gate] = GATES, judged: Sequence[Gate] | None = None) -> dg.Definitions:
     """Return definitions on `folder` (numbers.json, limit.json, state/). `judged`: gates that the gate job runs."""
     config, state = str(folder / "config.yaml"), str(folder / "state")
-    checks = build_checks(gates)
-    chosen = [check for check, gate in zip(checks, gates, strict=True) if judged is None or gate in judged]
+    chosen = [dg.AssetCheckKey(dg.AssetKey(gate.asset), gate.name) for gate in (gates if judged is None else judged)]
     return dg.Definitions(
         assets=ASSETS,
-        asset_checks=checks,
+        asset_checks=build_checks(gates),
         jobs=[dg.define_asset_job("compat_gate", selection=dg.AssetSelection.checks(*chosen))],
         resources={
             "artifacts": ArtifactsResource(state_dir=state, config_path=config),

@@ -43,6 +43,17 @@ def test_the_profile_overrides_the_base_and_the_environment_overrides_both(confi
     assert settings.embedding.learning_rate == 1e-5  # YAML 1.2: a number, not a string
 
 
+def test_a_cluster_belongs_to_its_launcher(config: Path):
+    address = {"FT__LAUNCHER__RAY__ADDRESS": "http://head:8265"}
+    settings = load_settings(config, environ={"FT__LAUNCHER__KIND": "ray", **address})
+    assert settings.launcher.ray is not None
+    assert (settings.launcher.ray.address, settings.launcher.ray.cpus) == ("http://head:8265", 1.0)
+    with pytest.raises(SettingsError, match="kind is `ray` and ray is not set"):
+        load_settings(config, environ={"FT__LAUNCHER__KIND": "ray"})
+    with pytest.raises(SettingsError, match="kind is `subprocess` and ray is set"):
+        load_settings(config, environ=address)
+
+
 def test_a_text_from_the_environment_is_taken_as_it_is(config: Path):
     texts = {"query_prompt": "query: ", "passage_prompt": "[doc] #1 - ", "revision": "1234567"}
     settings = load_settings(config, environ={f"FT__EMBEDDING__{key.upper()}": text for key, text in texts.items()})

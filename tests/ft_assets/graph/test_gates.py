@@ -153,3 +153,27 @@ def test_an_artifact_that_another_run_changed_meanwhile_is_refused(run: Any, tmp
 
 def _artifacts(tmp_path: Path) -> ArtifactsResource:
     return ArtifactsResource(state_dir=str(tmp_path / "state"), config_path=str(tmp_path / "config.yaml"))
+
+
+def test_gates_of_an_asset_share_a_step_unless_they_wait_for_another_asset() -> None:
+    def gate(name: str, *needs: str, blocking: bool = True) -> Gate:
+        return Gate("number", name, lambda _: Verdict(), blocking, needs)
+
+    again = dg.AutomationCondition.missing()
+    gates = [
+        gate("small"),
+        gate("even", "corpus_settings"),
+        gate("advised", blocking=False),
+        gate("matches", "consumer"),
+        gate("judged_again", "consumer", blocking=False),
+    ]
+    steps = [
+        (check.node_def.name, sorted(spec.name for spec in check.check_specs), check.check_specs)
+        for check in build_checks(gates, again)
+    ]
+    assert [(name, names) for name, names, _ in steps] == [
+        ("number_gates", ["advised", "even", "small"]),
+        ("number_gates_2", ["matches"]),
+        ("number_gates_3", ["judged_again"]),
+    ]
+    assert [spec.automation_condition for _, _, specs in steps for spec in specs] == [None] * 4 + [again]

@@ -556,7 +556,7 @@ def test_an_engine_that_ranks_worse_than_its_vectors_is_refused(graph: Graph, tm
 
 
 def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
-    from ft_assets.embedding.exact_search import best, score_blocks
+    from ft_assets.embedding.exact_search import best, lexical_scores
     from ft_assets.embedding.model import Encoded, HybridEncoder
     from ft_assets.retrieval.query import ask
     from ft_assets.retrieval.vectors import read_vectors
@@ -566,7 +566,7 @@ def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
     corpus = Encoded(np.stack([row.dense for row in rows]), [(row.indices, row.values) for row in rows], 0)
     encoder = HybridEncoder.load(released.artifact("embedding_model").folder())
     queries = encoder.encode([QUESTION, "What is a nonce?"], "query")
-    ((_, dense, lexical),) = score_blocks(queries, corpus)
+    dense, lexical = queries.dense @ corpus.dense.T, lexical_scores(queries.sparse, corpus.sparse)
     with released.qdrant.engine().open() as client:
         name = str(aliased(client, "passages"))
         contract = inspect(client, name).contract
@@ -652,3 +652,13 @@ def test_a_collection_with_another_contract_is_not_overwritten(graph: Graph, tmp
         other = msgspec.structs.replace(contract_of(vectors), weights_sha256="1" * 64).served(stored.serving, None)
         with pytest.raises(Refused, match="FT-COL-005"):
             build(client, name, other, vectors, passages)
+
+
+def test_the_local_engine_is_refused_above_its_size(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = graph.artifacts.releases().book("collection")
+    monkeypatch.setattr("expectations.rules.retrieval.MAX_LOCAL_POINTS", 5)
+    with pytest.raises(Refused, match=r"FT-QDR-004.*ft migrate --to edge"):
+        graph.run("qdrant_collection")
+    gate = next(gate for gate in GATES if gate.name == "engine_is_enough")
+    assert gate.blocking and [one.code for one in judge(gate, graph.evidence).violations] == ["FT-QDR-004"]
+    assert graph.artifacts.releases().book("collection") == before

@@ -47,5 +47,5 @@ def test_the_whole_document_is_taken_away() -> None:
     passages = Encoded(dense, terms, 0)
     queries = Encoded(dense[:1], terms[:1], 0)
     documents = {"a1": "a", "a2": "a", "b": "b"}
-    scores = best_scores(queries, passages, ["a1", "a2", "b"], [{"a1": 1}], documents=documents, fusion=FUSION)
+    scores = best_scores(queries, [passages], ["a1", "a2", "b"], [{"a1": 1}], documents=documents, fusion=FUSION)
     assert scores == ([2.0], [0.0])

@@ -81,6 +81,8 @@ def test_questions_without_a_token_of_any_passage_are_ranked_without_a_warning()
     ids = [f"p{n}" for n in range(30)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = sweep(queries, passages, ids, [{f"p{n}": 1} for n in range(3)], compared_fusions(CONFIGURED, "cosine"))
+        scores = sweep(
+            queries, [passages], ids, [{f"p{n}": 1} for n in range(3)], compared_fusions(CONFIGURED, "cosine")
+        )
     # the lexical arm alone finds nothing: it keeps the order of the corpus
     assert all(values == scores["1.0 / 0"] for name, values in scores.items() if name != "0.0 / 1")

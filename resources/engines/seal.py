@@ -1,0 +1,101 @@
+"""The seal of an embedded engine's files: a bit that flips on the disk is named, and never a changed search result.
+
+Neither engine has a checksum on vectors. The seal is written when the files are closed, removed before they are
+written again, and compared before they are read. Files that were not closed (kill -9) have none: the engine recovers
+them from its own log, and they are sealed when they are closed. Opening and searching changes no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from expectations.violations import Refused, violation
+from resources.files import file_stamp, write_json
+from resources.memo import Memo
+
+MOST = 2**30
+"""Bytes on the disk up to which the files are compared when they are opened: about a second. Beyond it only the gate
+`release_serves` compares, point by point."""
+_BLOCK = 2**20
+_ZEROS = bytes(_BLOCK)
+_digests = Memo[str](size=4096)
+
+
+class _Seal(msgspec.Struct, frozen=True):
+    files: dict[str, str]
+    digest: str
+
+
+def write_seal(seal: Path, folder: Path, files: Iterable[Path]) -> None:
+    """Seal these files below `folder`. Nothing happens where the state cannot be written."""
+    with contextlib.suppress(PermissionError):
+        found = {path.relative_to(folder).as_posix(): _digest(path) for path in sorted(files)}
+        write_json(seal, msgspec.to_builtins(_Seal(found, _digest_of(found))))
+
+
+def require_sealed(seal: Path, folder: Path, files: Iterable[Path], fix: str) -> None:
+    """Raise Refused (FT-QDR-012) if a file differs from its seal. Without a seal nothing is compared; nor is a file
+    that only the seal or only the folder has, for the engines refuse what lacks a file."""
+    try:
+        content = seal.read_bytes()
+    except FileNotFoundError:
+        return
+    try:
+        sealed = msgspec.json.decode(content, type=_Seal)
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise _changed(seal, str(error), "a seal", fix) from error
+    if _digest_of(sealed.files) != sealed.digest:
+        raise _changed(seal, _digest_of(sealed.files), sealed.digest, fix)
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(files)}
+    if sum(path.stat().st_blocks * 512 for path in found.values()) > MOST:
+        return
+    for name in sorted(found.keys() & sealed.files.keys()):
+        there = _digest_once(found[name], sealed.files[name])
+        if there != sealed.files[name]:
+            raise _changed(folder / name, there, sealed.files[name], fix)
+
+
+def _changed(path: Path, found: str, expected: str, fix: str) -> Refused:
+    refusal = violation("FT-QDR-012", where=str(path), field="sha256", found=found, expected=expected, fix=fix)
+    return Refused("opening Qdrant", [refusal])
+
+
+def _digest_once(path: Path, wanted: str) -> str:
+    """Return the digest of a file; one process compares an unchanged file with the same seal once."""
+    return _digests.get((path, file_stamp(path), wanted), lambda: _digest(path))
+
+
+def _digest_of(files: dict[str, str]) -> str:
+    return sha256(repr(sorted(files.items())).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Return a sha256 of a file's size and of its blocks that are not all zero: most of a shard's files are holes."""
+    digest = sha256(str(path.stat().st_size).encode())
+    for at, block in _blocks(path):
+        if block != _ZEROS[: len(block)]:
+            digest.update(f" {at} ".encode())
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the blocks of a file that are not holes, each with its place."""
+    with path.open("rb") as stream:
+        at, size = 0, os.fstat(stream.fileno()).st_size
+        while at < size:
+            try:
+                at = os.lseek(stream.fileno(), at, os.SEEK_DATA) // _BLOCK * _BLOCK
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # this one says: nothing but a hole from here on
+                    raise
+                return
+            yield at, os.pread(stream.fileno(), _BLOCK, at)
+            at += _BLOCK

@@ -1,0 +1,225 @@
+"""The launcher `ray` on a real cluster of this machine, inside a network namespace that has nothing but loopback.
+
+The first test starts the rest of this file there (tests/ray_namespace.sh); nothing starts Ray outside.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import msgspec
+import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
+
+from expectations.violations import Refused
+from resources.artifacts import Artifact, Recipe
+from resources.dagster_resources import LauncherResource
+from resources.launcher import Job, write_job
+from resources.ray_launcher import RayLauncherResource, too_large
+
+NAMESPACE = Path(__file__).parents[1] / "ray_namespace.sh"
+WORKER = "tests.resources.ray_worker"
+ADDRESS = "http://127.0.0.1:8265"
+inside = pytest.mark.skipif("IN_RAY_NAMESPACE" not in os.environ, reason="runs inside tests/ray_namespace.sh")
+GIB = 1024**3
+
+
+class Params(msgspec.Struct):
+    does: str
+    text: str = "一二三"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif("IN_RAY_NAMESPACE" in os.environ, reason="this is the test that starts the others")
+def test_the_tests_of_the_cluster_pass_where_there_is_only_loopback() -> None:
+    if not all(map(importlib.util.find_spec, ("ray", "dagster_ray"))):
+        pytest.skip("ray is not installed: pip install -c constraints.txt -e '.[ray]'")
+    tried = subprocess.run([str(NAMESPACE), "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no network namespace can be made here: {tried.stderr.strip()}")
+    command = [
+        str(NAMESPACE),
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        __file__,
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
+
+
+def test_a_worker_that_fits_no_node_is_too_large() -> None:
+    nodes = [{"CPU": 4.0, "memory": 8 * GIB}, {"CPU": 2.0, "GPU": 1.0, "memory": 64 * GIB}]
+    assert not too_large(nodes, 4, 0, 8)
+    assert not too_large(nodes, 2, 1, None)
+    assert too_large(nodes, 4, 1, None)  # no single node has both
+    assert too_large(nodes, 3, 0, 16)
+    assert too_large([], 1, 0, None)
+
+
+def test_nothing_secret_and_no_process_of_this_machine_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"QDRANT_API_KEY": "s3cret", "FT_SEAL_KEY": "s3cret", "RAY_AUTH_TOKEN": "s3cret", "HOME": "/s3cret"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    submitted = launcher(tmp_path, cpus=3, gpus=1, memory_gb=2).submission(WORKER, job(tmp_path, "publish"), "ft-x-1")
+    environment = submitted["runtime_env"]["env_vars"]
+    assert "s3cret" not in str(submitted)
+    assert "FT_LAUNCHER_PID" not in environment
+    assert environment["OMP_NUM_THREADS"] in {"3", os.environ.get("OMP_NUM_THREADS")}
+    assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == "600"
+    wanted = [submitted[f"entrypoint_{name}"] for name in ("num_cpus", "num_gpus", "memory")]
+    assert wanted == [3, 1, 2 * GIB]
+
+
+def launcher(state: Path, **options: Any) -> RayLauncherResource:
+    usual: dict[str, Any] = {"address": ADDRESS, "python": sys.executable, "cpus": 1}
+    return RayLauncherResource(state_dir=str(state), kind="ray", **{**usual, **options})
+
+
+def recipe(does: str) -> Recipe:
+    return Recipe(asset="things", code_version="1", settings={"does": does}, inputs={})
+
+
+def job(state: Path, does: str) -> Job:
+    made = recipe(does)
+    run_dir = state / "runs/things" / made.id
+    params = msgspec.to_builtins(Params(does))
+    return Job(recipe=made, store=str(state / "artifacts"), run_dir=str(run_dir), params=params)
+
+
+def run(launched: LauncherResource, does: str, instance: dg.DagsterInstance | None = None) -> Artifact:
+    found: list[Artifact] = []
+
+    @dg.asset
+    def things(context) -> dg.MaterializeResult:  # Dagster refuses an annotation of the context that is text
+        found.append(launched.run(context, WORKER, recipe(does), Params(does)))
+        return dg.MaterializeResult()
+
+    dg.materialize([things], instance=instance)
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A head of two CPUs, for all tests of this file."""
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        options = {"--num-cpus": "2", "--object-store-memory": "100000000", "--temp-dir": folder}
+        options |= {"--dashboard-host": "127.0.0.1", "--include-dashboard": "true"}
+        command = [*ray, "start", "--head", "--disable-usage-stats", *(f"{k}={v}" for k, v in options.items())]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        from ray.job_submission import JobSubmissionClient
+
+        for _ in range(120):
+            try:
+                JobSubmissionClient(ADDRESS).list_jobs()
+                break
+            except (ConnectionError, RuntimeError):
+                time.sleep(0.5)
+        yield
+        subprocess.run([*ray, "stop", "--force"], capture_output=True, check=False)
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_ray_publishes_what_a_child_process_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QDRANT_API_KEY", "s3cret")  # set after the cluster was started: it must not travel
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = run(launcher(tmp_path / "ray"), "publish", instance)
+        observed = instance.fetch_observations(dg.AssetKey("things"), limit=5).records
+    alone = run(LauncherResource(state_dir=str(tmp_path / "alone")), "publish")
+    assert (made.data_version, made.summary) == (alone.data_version, alone.summary)
+    environment = (tmp_path / "ray/runs/things" / made.recipe_id / "environment").read_text().splitlines()
+    assert not [line for line in environment if "s3cret" in line or line.startswith("FT_LAUNCHER_PID=")]
+    assert [record.asset_observation.metadata["loss"].value for record in observed if record.asset_observation] == [0.5]
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_a_refusal_keeps_its_code_and_a_killed_worker_names_its_log(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        run(launcher(tmp_path), "refuse")
+    assert [one.code for one in refused.value.violations] == ["FT-EMB-010"]
+    with pytest.raises(dg.Failure, match=r"ft estimate.*runs/things"):
+        run(launcher(tmp_path), "die")
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_a_folder_that_is_not_shared_is_refused_before_the_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = RayLauncherResource.submission
+
+    def unseen(self: RayLauncherResource, module: str, job: Job, name: str) -> dict[str, Any]:
+        submitted = submission(self, module, job, name)
+        (job.folder() / "ray.token").unlink()  # as a node sees it that has not mounted the folder
+        return submitted
+
+    monkeypatch.setattr(RayLauncherResource, "submission", unseen)
+    with pytest.raises(Refused) as refused:
+        run(launcher(tmp_path), "publish")
+    assert [one.code for one in refused.value.violations] == ["FT-RAY-002"]
+    assert not list(tmp_path.rglob("environment"))
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_no_node_can_run_and_an_address_without_a_cluster_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        run(launcher(tmp_path, cpus=99), "publish")
+    assert [one.code for one in refused.value.violations] == ["FT-RAY-003"]
+    with pytest.raises(Refused) as refused:
+        run(launcher(tmp_path, address="http://127.0.0.1:9"), "publish")
+    assert [one.code for one in refused.value.violations] == ["FT-RAY-001"]
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_a_job_that_outlived_its_dagster_is_waited_for(tmp_path: Path) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    left = job(tmp_path, "take long")
+    command = shlex.join([sys.executable, "-m", WORKER, "--job", str(write_job(left))])
+    jobs, name = JobSubmissionClient(ADDRESS), f"ft-things-{left.recipe.id}"
+    jobs.submit_job(entrypoint=command, submission_id=f"{name}-1")
+    made = run(launcher(tmp_path), "take long")
+    assert made.recipe_id == left.recipe.id
+    assert [one.submission_id for one in jobs.list_jobs() if str(one.submission_id).startswith(name)] == [f"{name}-1"]
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_a_cancelled_worker_has_time_for_its_checkpoint(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not list(tmp_path.rglob("metrics.jsonl")):
+            time.sleep(0.2)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(DagsterExecutionInterruptedError):
+        run(launcher(tmp_path), "wait")
+    assert [path.read_text("utf-8") for path in tmp_path.rglob("stopped")] == ["a checkpoint"]
