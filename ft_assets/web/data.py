@@ -16,8 +16,21 @@ from resources.artifacts import Artifact, ArtifactStore
 PAGE_SIZE = 25
 _BATCH = 20_000  # rows that are searched at once
 _ENDINGS = (".parquet", ".jsonl", ".json", ".txt", ".md")
-_FIRST = ("query_id", "record_id", "passage_id", "question", "query", "text", "answer", "chosen", "rejected", "code")
+_FIRST = (
+    "query_id",
+    "record_id",
+    "passage_id",
+    "question",
+    "query",
+    "text",
+    "answer",
+    "chosen",
+    "rejected",
+    "code",
+    "reason",
+)
 _SHOWN_COLUMNS = 5
+_OF_A_QUARANTINE = ["code", "reason", "file", "line", "raw"]
 # columns that another table has the rows of -> (asset, file, column)
 _PASSAGE_COLUMNS = {"evidence", "passage_ids", "positive_ids", "negative_ids", "retrieved", "passages", "passage_id"}
 
@@ -173,6 +186,8 @@ def _row_count(path: Path) -> int | None:
 
 def _choose_columns(columns: list[str]) -> list[str]:
     """Return the columns of the table on the page: ids and texts first; a row's details have all."""
+    if set(_OF_A_QUARANTINE) <= set(columns):
+        return _OF_A_QUARANTINE
     wanted = [name for name in _FIRST if name in columns]
     return [*wanted, *(name for name in columns if name not in wanted)][:_SHOWN_COLUMNS]
 
