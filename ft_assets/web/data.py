@@ -43,7 +43,7 @@ class DataFile(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
-class DataSet(msgspec.Struct, frozen=True, kw_only=True):
+class ShownData(msgspec.Struct, frozen=True, kw_only=True):
     """An asset with data, and its current artifact."""
 
     asset: str
@@ -55,7 +55,7 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True):
 class DataView(msgspec.Struct, frozen=True, kw_only=True):
     """The page /data."""
 
-    sets: list[DataSet]
+    sets: list[ShownData]
 
 
 class ShownRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,12 +104,12 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_data(project: ShownProject) -> DataView:
     """Return every asset with rows."""
-    sets: list[DataSet] = []
+    sets: list[ShownData] = []
     for asset in asset_names(project.store):
         artifact = project.store.current(asset)
         files = _files(artifact) if artifact else []
         if artifact and any(file.name.endswith((".parquet", ".jsonl")) for file in files):
-            found = DataSet(asset=asset, recipe=artifact.recipe_id, version=artifact.data_version, files=files)
+            found = ShownData(asset=asset, recipe=artifact.recipe_id, version=artifact.data_version, files=files)
             sets.append(found)
     return DataView(sets=sets)
 
@@ -230,10 +230,11 @@ def _slice(file: Any, names: list[str], start: int) -> Iterator[tuple[int, dict[
 
 def _matches(batch: Any, names: list[str], look: Filter) -> list[int]:
     """Return the places of the rows that hold the text."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found: set[int] = set()
+    found = np.zeros(len(batch), dtype=bool)
     for name in names:
         column, parents = batch.column(name), None
         if pa.types.is_list(column.type):
@@ -244,8 +245,8 @@ def _matches(batch: Any, names: list[str], look: Filter) -> list[int]:
             continue
         same = pc.equal(column, look.query) if look.exact else pc.match_substring(column, look.query, ignore_case=True)
         places = pc.indices_nonzero(pc.fill_null(same, False))
-        found.update((parents.take(places) if parents is not None else places).to_pylist())
-    return sorted(found)
+        found[(parents.take(places) if parents is not None else places).to_numpy()] = True
+    return np.flatnonzero(found).tolist()
 
 
 def _is_vector(kind: Any) -> bool:

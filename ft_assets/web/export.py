@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ft_assets.web.project import NotFound, ShownProject
-from ft_assets.web.releases import KINDS, ReleaseComparison, Report, compare_releases, show_releases
+from ft_assets.web.releases import KINDS, ReleaseComparison, ReleaseReport, compare_releases, show_releases
 from ft_assets.web.render import render
 from ft_assets.web.trainings import compare_trainings, list_trainings
 from resources.releases import ReleaseKind
@@ -30,7 +30,7 @@ def export_report(project: ShownProject, version: str = "") -> str:
         known = [release.version for book in books.values() if book for release in book.history]
         wanted = f"no release {version}" if version else "nothing released yet"
         raise NotFound(f"There is {wanted}. Releases: {', '.join(known) or 'none'}.")
-    view = Report(books=show_releases(project, chosen).books, version=version, comparisons=comparisons)
+    view = ReleaseReport(books=show_releases(project, chosen).books, version=version, comparisons=comparisons)
     return render("report.html", view, export=True)
 
 

@@ -15,7 +15,7 @@ from ft_assets.corpus.collect import PASSAGES
 from ft_assets.web.answers import records_of
 from ft_assets.web.data import find_artifact
 from ft_assets.web.project import NotFound, ShownProject
-from ft_assets.web.trainings import Training, list_trainings
+from ft_assets.web.trainings import ShownTraining, list_trainings
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import read_rows
 
@@ -45,7 +45,7 @@ class ReportsView(msgspec.Struct, frozen=True, kw_only=True):
     """The page /reports."""
 
     tables: list[TableReport]
-    cards: list[Training]
+    cards: list[ShownTraining]
     answers: list[AskedRecord]
 
 
@@ -97,7 +97,7 @@ def list_reports(project: ShownProject) -> ReportsView:
     )
 
 
-def _manifest(store: ArtifactStore, row: Training) -> Mapping[str, object]:
+def _manifest(store: ArtifactStore, row: ShownTraining) -> Mapping[str, object]:
     artifact = store.find(row.asset, row.recipe)
     return artifact.manifest.files if artifact else {}
 
