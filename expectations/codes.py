@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from expectations.markdown import markdown_cell, markdown_table
+from expectations.markdown import markdown_table
 
 
 class Code(NamedTuple):
@@ -1821,5 +1821,5 @@ CODES: dict[str, Code] = {
 
 def codes_markdown() -> str:
     """Return the table of all codes as Markdown, the text of docs/rules.md."""
-    rows = ((f"`{key}`", *map(markdown_cell, code)) for key, code in CODES.items())
+    rows = ((f"`{key}`", *(text.replace("|", r"\|") for text in code)) for key, code in CODES.items())
     return markdown_table(["code", "what", "why it matters", "how to fix"], rows) + "\n"

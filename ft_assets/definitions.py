@@ -32,6 +32,7 @@ from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_agai
 from ft_assets.graph.gates import build_checks
 from ft_assets.kbalign import assets as kbalign
 from ft_assets.kbalign import checks as kbalign_checks
+from ft_assets.notify import notify
 from ft_assets.retrieval import assets as retrieval
 from ft_assets.retrieval import checks as retrieval_checks
 from ft_assets.retrieval import served_checks
@@ -115,7 +116,7 @@ def build_defs(
         assets=automate([_without(asset, left_out) for asset in assets]),
         asset_checks=build_checks(gates, judge_again()),
         jobs=[*(job for job in JOBS if absent.isdisjoint(ENDS[job.name])), rollback],
-        sensors=[*SENSORS, watch_settings(gates), watch_sources, *watch_served(gates)],
+        sensors=[*SENSORS, watch_settings(gates), watch_sources, *watch_served(gates), notify(gates)],
         resources={**_resources(settings, state, config), **(resource_overrides or {})},
         # Heavy work runs in child processes already, so a step needs no process: a run that reuses everything takes
         # seconds.

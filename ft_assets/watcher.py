@@ -33,6 +33,7 @@ INTERVAL = 5
 SETTLED = 1.0  # seconds: a younger file may not be complete yet
 SOURCES: Mapping[str, FilesOf] = {**corpus.SOURCES, **datasets.SOURCES}
 WATCH_TAG = "ft/watch"
+_OUTCOME = "outcome"  # the digest of the errors of config.yaml, with each report of them
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -58,20 +59,36 @@ def watch_settings(gates: Sequence[Gate]) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext, artifacts: ArtifactsResource) -> dg.SensorResult:
         path = Path(artifacts.config_path)
         if _is_fresh([path]):
-            return dg.SensorResult(skip_reason=f"{path} was written a moment ago", cursor=context.cursor)
+            return dg.SensorResult(skip_reason=f"{path} was written a moment ago")
         violations = config_violations(path)
-        cursor = digest([str(violation) for violation in violations])
+        outcome = digest([str(violation) for violation in violations])
         # reported once on the pages of the settings assets, and at every look in the history of the sensor
-        events = _verdicts(violations, watched.values()) if cursor != (context.cursor or digest([])) else []
+        events = _verdicts(violations, watched.values(), outcome) if outcome != _reported(context, watched) else []
         if violations:
-            request: dg.RunRequest | str = _unusable(path, violations)
-        else:
-            request = _request(context.instance, artifacts, path, gates, watched)
+            for event in events:  # Dagster drops the events and the cursor of a look that fails
+                context.instance.report_runless_asset_event(event)
+            raise InvalidConfigurationError(_unusable(path, violations))
+        request = _request(context.instance, artifacts, path, gates, watched)
         if isinstance(request, str):
-            return dg.SensorResult(skip_reason=request, asset_events=events, cursor=cursor)
-        return dg.SensorResult(run_requests=[request], asset_events=events, cursor=cursor)
+            return dg.SensorResult(skip_reason=request, asset_events=events)
+        return dg.SensorResult(run_requests=[request], asset_events=events)
 
     return sensor
+
+
+class InvalidConfigurationError(Exception):
+    """config.yaml cannot be used: the look at it fails, and the last valid settings stay in use."""
+
+
+def _reported(context: dg.SensorEvaluationContext, watched: Mapping[str, str]) -> str:
+    """Return the outcome of the last look that was reported; that of a valid file where none was."""
+    key = dg.AssetCheckKey(dg.AssetKey(next(iter(watched.values()))), VALID)
+    record = context.instance.get_latest_asset_check_evaluation_record(key)
+    event = record.event.dagster_event if record and record.event else None
+    if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        return digest([])
+    outcome = event.asset_check_evaluation_data.metadata.get(_OUTCOME)
+    return str(outcome.value) if outcome else digest([])
 
 
 def _unusable(path: Path, violations: Sequence[Violation]) -> str:
@@ -250,7 +267,7 @@ def watch_sources(context: dg.SensorEvaluationContext, artifacts: ArtifactsResou
     return dg.SensorResult(skip_reason=reason, asset_events=events, cursor=msgspec.json.encode(seen).decode())
 
 
-def _verdicts(violations: list[Violation], names: Iterable[str]) -> list[dg.AssetCheckEvaluation]:
+def _verdicts(violations: list[Violation], names: Iterable[str], outcome: str) -> list[dg.AssetCheckEvaluation]:
     result = as_result(Verdict(violations))
     return [
         dg.AssetCheckEvaluation(
@@ -259,7 +276,7 @@ def _verdicts(violations: list[Violation], names: Iterable[str]) -> list[dg.Asse
             passed=result.passed,
             severity=result.severity,
             description=result.description,
-            metadata=result.metadata,
+            metadata={**result.metadata, _OUTCOME: outcome},
         )
         for name in names
     ]

@@ -15,12 +15,15 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from expectations.markdown import Markdown, markdown_cell
+
 Size = Literal["small", "medium", "large"]
 Point = tuple[float, float]
 _SIZES: dict[Size, tuple[int, int]] = {"small": (360, 200), "medium": (560, 250), "large": (720, 300)}
 # each has a contrast of 3 or more with white and with a dark page
 COLORS = ["#2f74e0", "#d9580c", "#2b9348", "#a83fc4", "#d6336c", "#0c8599", "#8a6d00", "#7a7f87"]
 _DASHES = [None, "7 3", "2 3"]  # lines that share a colour differ in this
+_INK = "#7f8a99"
 _POINTS = 400  # more than a large chart has pixels for
 _NUMBERS = {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "width", "height"}
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -83,11 +86,11 @@ def bar_chart(
     return _draw(chart, title, (width, 70 + 24 * len(values)), ink)
 
 
-def image(svg: str, title: str) -> str:
-    """Return the chart as a Markdown image, for a page that shows no SVG of its own."""
-    return (
-        f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()})" if svg else f"_{title}: -_"
-    )
+def line_image(lines: Iterable[Line], title: str, *, x: str = "step", y: str = "") -> Markdown:
+    """Return `line_chart` as a Markdown image, for a page that shows no SVG of its own, light or dark."""
+    svg = line_chart(lines, title, x=x, y=y, ink=_INK)
+    data = base64.b64encode(svg.encode()).decode()
+    return Markdown(f"![{markdown_cell(title)}](data:image/svg+xml;base64,{data})" if svg else f"_{title}: no values_")
 
 
 def _label(name: str, value: float) -> str:

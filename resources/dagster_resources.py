@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,8 @@ from resources.qdrant import QdrantEngine, engine_of_state
 from resources.releases import Releases
 from resources.torchrun import STOP_SECONDS, gpu_environment, torchrun_command
 
-_OBSERVE_SECONDS = 5.0
+_OBSERVE_SECONDS = 60.0  # each is a row of the event log and a point of a plot
+_LOG_SECONDS = 30.0  # how long the page of a run may say nothing
 
 
 class ArtifactsResource(dg.ConfigurableResource[None]):
@@ -145,12 +147,15 @@ def _store(state_dir: str) -> ArtifactStore:
 
 
 def _watch(context: dg.AssetExecutionContext, asset: str, run_dir: Path, done: threading.Event) -> None:
+    """Pass on what the worker writes: each step to who listens, a line to the run's page, a point to the asset's."""
     tail = telemetry.Tail(run_dir / telemetry.METRICS_FILE)
     observed: dict[str, float] = {}
-    waited = 0.0
-    while True:
+    line = ""
+    now = time.monotonic()
+    observe_at, log_at = now + _OBSERVE_SECONDS, now
+    finished = False
+    while not finished:
         finished = done.wait(0.5)
-        waited += 0.5
         for record in tail.new():
             text, metrics = telemetry.describe_step(record)
             step, total = int(record["step"]), int(record["total"])
@@ -158,9 +163,12 @@ def _watch(context: dg.AssetExecutionContext, asset: str, run_dir: Path, done: t
                 telemetry.Progress(asset=asset, kind="step", step=step, total=total, text=text, metrics=metrics)
             )
             observed |= {"step": float(step), **metrics}
-        if observed and (finished or waited >= _OBSERVE_SECONDS):
+            line = f"step {step} of {total}: {text}" if total else f"step {step}: {text}"
+        now = time.monotonic()
+        if line and (finished or now >= log_at):
+            context.log.info(line)
+            line, log_at = "", now + _LOG_SECONDS
+        if observed and (finished or now >= observe_at):
             observation = dg.AssetObservation(asset_key=asset, metadata=observed)
             context.instance.report_runless_asset_event(observation)
-            observed, waited = {}, 0.0
-        if finished:
-            return
+            observed, observe_at = {}, now + _OBSERVE_SECONDS

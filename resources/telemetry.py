@@ -13,6 +13,7 @@ import msgspec
 METRICS_FILE = "metrics.jsonl"
 Record = dict[str, Any]
 """One line of metrics.jsonl: its position in the run, and figures with names of their own."""
+_SPEED = "tokens_per_second"
 EVENT = "event"  # the phase of a record that is an event and has no figures
 
 
@@ -141,7 +142,9 @@ def describe_step(record: Record) -> tuple[str, dict[str, float]]:
     step, total, rate = int(record["step"]), int(record["total"]), float(record.get("seconds_per_step", 0))
     metrics = {k: float(v) for k, v in record.items() if k not in _POSITION and isinstance(v, int | float)}
     parts = [str(record.get("phase", ""))]
-    parts += [f"{name} {value:.4g}" for name, value in list(metrics.items())[:3]]
+    parts += [f"{name} {value:.4g}" for name, value in list(metrics.items())[:3] if name != _SPEED]
+    if speed := metrics.get(_SPEED):
+        parts.append(f"{speed:,.4g} tokens/s" if speed < 10_000 else f"{speed:,.0f} tokens/s")
     if rate:
         parts.append(f"{rate:.1f} s/step" if rate >= 1 else f"{1 / rate:.1f} steps/s")
         left = int(max(total - step, 0) * rate)

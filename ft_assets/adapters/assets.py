@@ -31,8 +31,8 @@ from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce
 from resources import models, telemetry
 from resources.artifacts import Artifact, ArtifactStore
+from resources.charts import Line, line_image
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
-from resources.plots import sparkline
 from resources.trained_model import given_adapter
 
 QUESTIONS = ("instruction_splits", "preference_splits", "unpaired_preference_splits")
@@ -94,12 +94,18 @@ _IMMATERIAL = {"base_model", "revision", "micro_batch_size", "gradient_checkpoin
                "precompute_reference", "eval_steps", "save_steps", "logging_steps"}  # fmt: skip
 # the curves on the page of a training: name -> figure of metrics.jsonl, and a second figure in the same plot
 _CURVES = {
-    "loss": ("loss", ""), "eval_loss": ("eval_loss", ""), "grad_norm": ("grad_norm", ""),
-    "learning_rate": ("learning_rate", ""), "tokens_per_second": ("tokens_per_second", ""),
-    "update_ratio": ("update_ratio", ""), "reward": ("rewards/chosen", "rewards/rejected"),
-    "reward_margin": ("rewards/margins", ""), "reward_accuracy": ("rewards/accuracies", ""),
-    "logp": ("logps/chosen", "logps/rejected"), "kl": ("kl", ""),
-}  # fmt: skip
+    "loss": ("loss", {"loss": "training", "eval_loss": "validation"}),
+    "reward": ("reward", {"rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
+    "reward_margin": ("reward", {"rewards/margins": "chosen minus rejected"}),
+    "reward_accuracy": ("share of pairs", {"rewards/accuracies": "chosen above rejected"}),
+    "logp": ("log-probability", {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
+    "kl": ("KL to the reference", {"kl": "KL"}),
+    "learning_rate": ("learning rate", {"learning_rate": "learning rate"}),
+    "grad_norm": ("norm", {"grad_norm": "gradient"}),
+    "update_ratio": ("update / weights", {"update_ratio": "update ratio"}),
+    "speed": ("tokens/s", {"tokens_per_second": "tokens/s"}),
+}
+"""Plot -> name and unit of its values, and figure -> name of its line."""
 
 
 @SFT_ADAPTER.asset
@@ -285,10 +291,10 @@ def material_of(settings: TrainSettings) -> dict[str, object]:
 
 
 def _show_training(artifact: Artifact) -> Mapping[str, str]:
-    """Return the curves of a training's page. The second line of a plot is that of the rejected answers."""
-    values = telemetry.read_curves(artifact.file(telemetry.METRICS_FILE))
-    shown = {name: figures for name, figures in _CURVES.items() if figures[0] in values}
-    return {
-        f"{name}_curve": sparkline(values[first], values.get(second, []), title=name)
-        for name, (first, second) in shown.items()
-    }
+    """Return the curves of a training's page, by step and of this training alone."""
+    points = telemetry.read_points(artifact.file(telemetry.METRICS_FILE))
+    shown: dict[str, str] = {}
+    for name, (unit, names) in _CURVES.items():
+        if lines := [Line(title, points[figure]) for figure, title in names.items() if figure in points]:
+            shown[f"{name}_curve"] = line_image(lines, name.replace("_", " "), y=unit)
+    return shown

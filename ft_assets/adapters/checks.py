@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from expectations.contracts.adapter import compare_base, compare_prompt
+from expectations.markdown import histogram_table
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
 from expectations.rules.bootstrap import Interval
 from expectations.rules.training import (
@@ -26,7 +27,6 @@ from ft_assets.adapters.rows.generated import HAND_MADE
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from resources import models
-from resources.plots import histogram
 
 _READ = {"prompt_is_served": ("answer_settings",)}  # gate -> the assets that it reads besides its own
 
@@ -83,7 +83,7 @@ def _preflight_gate(asset: str, name: str, description: str) -> Gate:
         result = read_result(evidence.store.require(asset), name)
         figures = dict(result.figures)
         if "histogram" in figures:
-            figures["histogram"] = histogram(figures["histogram"], 0, figures["tokens_max"], title="tokens of a row")
+            figures["histogram"] = histogram_table(figures["histogram"], 0, figures["tokens_max"], "tokens of a row")
         return Verdict(result.violations, figures)
 
     rule.__doc__ = description

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 
-from expectations.markdown import markdown_cell, markdown_table
+from expectations.markdown import Markdown, markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
 from expectations.violations import Refused, violation
@@ -148,7 +148,7 @@ def show_scores(summary: AnswerSummary) -> str:
         tables.append(_table("model (validation)", summary.validation))
     if summary.readings and summary.reading_gains:
         tables.append(_show_readings(summary.readings, summary.reading_gains))
-    return "\n\n".join(tables)
+    return Markdown("\n\n".join(tables))
 
 
 def _show_readings(

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
@@ -16,6 +16,8 @@ from ft_assets.graph.instance import keep_databases_open
 if TYPE_CHECKING:  # not exported by Dagster
     from dagster_shared.error import SerializableErrorInfo
 
+REFUSALS = frozenset({"Refused", "RefusedRun"})
+"""The names of the classes of a refusal in an event."""
 PID_TAG, HOST_TAG = "ft/pid", "ft/host"
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
@@ -81,24 +83,9 @@ def failures(events: Sequence[dg.DagsterEvent]) -> dict[str, SerializableErrorIn
 def reason(error: SerializableErrorInfo) -> str:
     """Return the message of an error, without the module of its class; for a refusal without the class too."""
     text = str(error.message).strip()
-    if error.cls_name in {"Refused", "Failure"}:
+    if error.cls_name in {*REFUSALS, "Failure"}:
         return text.partition(": ")[2].strip()
     return re.sub(r"^(?:\w+\.)+(?=\w+(?::|$))", "", text)
-
-
-def violations_of(evaluation: dg.AssetCheckEvaluation) -> list[str]:
-    """Return the paragraphs of a failed check: one for each violation, or its description."""
-    table = evaluation.metadata.get("violations")
-    if not isinstance(table, dg.TableMetadataValue):
-        return [evaluation.description or "the check did not pass"]
-    return [_paragraph(record.data) for record in table.records]
-
-
-def _paragraph(row: Mapping[str, object]) -> str:
-    text = f"[{row['code']}] {row['where']}: {row['message']}"
-    if row["field"]:
-        text += f" ({row['field']}: found {row['found']}, expected {row['expected']})"
-    return f"{text} Fix: {row['fix']}" if row["fix"] else text
 
 
 def _is_alive(pid: int) -> bool:

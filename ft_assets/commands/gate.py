@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.markdown import markdown_cell, markdown_table
-from ft_assets.commands.execution import execute, failures, reason, violations_of
+from ft_assets.commands.execution import execute, failures, reason
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
+from ft_assets.graph.gates import violations_of
 from resources.artifacts import write_json
 
 JOB = "compat_gate"
@@ -201,7 +202,7 @@ def as_junit(report: GateReport) -> bytes:
 
 
 def _cell(check: CheckOutcome) -> str:
-    return markdown_cell(" ".join(check.paragraphs[:3])).replace("<", "&lt;")
+    return markdown_cell(" ".join(check.paragraphs[:3]))
 
 
 def _printable(text: str) -> str:

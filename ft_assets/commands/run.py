@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ft_assets.commands.execution import bury_dead_runs, execute, failures, reason, violations_of
+from ft_assets.commands.execution import REFUSALS, bury_dead_runs, execute, failures, reason
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import ProgressLines, duration, take_terminal
 from ft_assets.graph.automation import TRAININGS
+from ft_assets.graph.gates import violations_of
 from resources import telemetry
 from resources.artifacts import write_json
 
@@ -284,7 +285,7 @@ def _failed_check(evaluation: dg.AssetCheckEvaluation) -> Problem:
 
 
 def _failed_step(step: str, error: SerializableErrorInfo) -> Problem:
-    kind = "refused" if error.cls_name == "Refused" else "crashed"
+    kind = "refused" if error.cls_name in REFUSALS else "crashed"
     return Problem(kind=kind, subject=step, paragraphs=[reason(error)], traceback=error.to_string())
 
 

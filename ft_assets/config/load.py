@@ -23,11 +23,25 @@ ACCEPTED_FILE = "settings.json"
 _MAX_BYTES = 1 << 20
 
 
+class Fault(str):
+    """An error in config.yaml as one line, with its parts: `reason` is the line without the key and its value."""
+
+    key: str
+    reason: str
+    found: object
+    expected: str
+
+    def __new__(cls, line: str, key: str = "", reason: str = "", found: object = None, expected: str = "") -> Fault:
+        fault = super().__new__(cls, line)
+        fault.key, fault.reason, fault.found, fault.expected = key, reason or line, found, expected
+        return fault
+
+
 class SettingsError(Exception):
     """Errors in config.yaml, its profile or its environment overrides, one line each."""
 
-    def __init__(self, source: Path, errors: list[str]) -> None:
-        self.errors = errors
+    def __init__(self, source: Path, errors: Sequence[str]) -> None:
+        self.errors = [error if isinstance(error, Fault) else Fault(error) for error in errors]
         super().__init__(f"{source} cannot be used:\n" + "\n".join(f"  - {error}" for error in errors))
 
 
@@ -206,17 +220,20 @@ def _explain(error: ValidationError) -> list[str]:
     lines: list[str] = []
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
+        where = ".".join(path) or "config"
         if item["type"] == "extra_forbidden":
             if path[-1] in RENAMED:
                 continue  # _renamed_keys reports it with the new name
             in_list = FILE_ENTRY in path
             unknown = _unknown_key(path[-1:], FileEntry, "an entry") if in_list else _unknown_key(path)
-            lines.append(f"{'.'.join(path)}: {unknown or 'unknown key.'}")
+            reason = unknown or "unknown key."
+            lines.append(Fault(f"{where}: {reason}", where, reason, path[-1], "a key that exists"))
         elif item["type"] == "missing":
-            lines.append(f"{'.'.join(path)}: required, but not set.")
+            lines.append(Fault(f"{where}: required, but not set.", where, "required, but not set.", None, "a value"))
         else:
-            where = ".".join(path) or "config"
-            message = item["msg"].removeprefix("Value error, ")
-            value = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
-            lines.append(f"{where}: {message}{value}")
+            reason = item["msg"].removeprefix("Value error, ")
+            given = item["input"]
+            value = "" if isinstance(given, dict) else f" (got {given!r})"
+            found = "several keys that disagree" if isinstance(given, dict) else given
+            lines.append(Fault(f"{where}: {reason}{value}", where, reason, found, reason))
     return lines

@@ -1063,6 +1063,28 @@ class AcceleratorSettings(ConfigSection):
     measured 2.3 times faster encoding), float16 on other GPUs, else float32. A CPU refuses float16 (FT-ACC-002)."""
 
 
+class NotifySettings(ConfigSection):
+    command: list[str] = []
+    """Program and its arguments, started once for each event with one JSON object on its standard input: `event`
+    (released, rolled back, training finished, check failed, configuration invalid), `asset`, `text`, `details` and
+    `state`. A relative path starts where `ft ui` runs. Empty: none. One that fails is tried again after 30 s."""
+    webhook: str | None = None
+    """Name of the environment variable with the address to which the same JSON is posted. Chats show its `text`. The
+    address itself is a secret and never in this file. Null: none."""
+
+    @model_validator(mode="after")
+    def _check_webhook(self) -> Self:
+        if self.webhook and not self.webhook.isidentifier():
+            # without the value: it may be the secret
+            raise ValueError("notify.webhook is not the name of an environment variable. Put the address into one.")
+        return self
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anybody is to be told."""
+        return bool(self.command or self.webhook)
+
+
 class Settings(ConfigSection):
     """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets.
 
@@ -1086,6 +1108,7 @@ class Settings(ConfigSection):
     qdrant: QdrantSettings = QdrantSettings()
     launcher: LauncherSettings = LauncherSettings()
     accelerator: AcceleratorSettings = AcceleratorSettings()
+    notify: NotifySettings = NotifySettings()
 
     @property
     def trainings(self) -> dict[str, SftSettings | DpoSettings]:

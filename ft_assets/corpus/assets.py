@@ -10,6 +10,7 @@ import dagster as dg
 import msgspec
 from msgspec import to_builtins
 
+from expectations.markdown import bar_table
 from expectations.text.glossary import Term, count_terms, load_terms
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.load import accepted_settings
@@ -34,7 +35,6 @@ from ft_assets.graph.source_files import (
 from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.parquet import arrow_schema, column_names, read_rows, write_table
-from resources.plots import bars
 
 _PASSAGES = AssetSpec(
     name="passages",
@@ -142,7 +142,7 @@ def _show_passages(artifact: Artifact) -> Mapping[str, object]:
     return {
         "dagster/row_count": artifact.summary_as(PassagesSummary).passages,
         "dagster/column_schema": column_schema(path),
-        "length": bars(_histogram(lengths), "characters a passage"),
+        "length": bar_table(_histogram(lengths), "characters a passage", "passages"),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
 
@@ -156,7 +156,7 @@ def _show_glossary(artifact: Artifact) -> Mapping[str, object]:
         "never_met": [row["term"] for row in terms if not row["passages"]][:50],
     }
     if terms:
-        shown["coverage"] = bars({row["term"]: row["passages"] for row in terms[:7]}, "passages a term")
+        shown["coverage"] = bar_table({row["term"]: row["passages"] for row in terms[:7]}, "term", "passages")
     return shown
 
 

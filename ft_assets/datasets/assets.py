@@ -15,6 +15,7 @@ from expectations.canonical import digest, folder_digest
 from expectations.formats.column_map import ColumnMap
 from expectations.formats.dialect import RowNotes
 from expectations.formats.unread import UnreadKeys
+from expectations.markdown import bar_table
 from expectations.rules.splits import SPLITS
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import DatasetSettings, Settings
@@ -44,7 +45,6 @@ from ft_assets.graph.quarantine import QUARANTINE, quarantine_table
 from ft_assets.graph.source_files import file_inventory, inventory_version, maps_recipe, match_mapped, shown_path
 from resources.artifacts import Artifact, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
-from resources.plots import bars
 
 _SHOWN_CONFLICTS = 10
 
@@ -212,7 +212,7 @@ def _show_records(artifact: Artifact) -> Mapping[str, object]:
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
     if summary.codes:
-        shown["quarantined_by_code"] = bars(summary.codes, "quarantined rows by code")
+        shown["quarantined_by_code"] = bar_table(summary.codes, "quarantined by code")
     if summary.allowed:
         shown["allowed"] = summary.allowed
     if summary.conflicts:
@@ -227,7 +227,7 @@ def _show_ledger(artifact: Artifact) -> Mapping[str, object]:
     return {
         "dagster/row_count": summary.records,
         "dagster/column_schema": column_schema(path),
-        "shares": bars(totals, "records by split"),
+        "shares": bar_table(totals, "split", "records"),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
 
@@ -240,7 +240,7 @@ def _show_splits(artifact: Artifact) -> Mapping[str, object]:
         **shown,
         "dagster/row_count": sum(counts.values()),
         "dagster/column_schema": column_schema(artifact.file(split_file(SPLITS[0]))),
-        "shares": bars(counts, "records by split"),
+        "shares": bar_table(counts, "split", "records"),
     }
 
 

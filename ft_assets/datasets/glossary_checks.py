@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from expectations.markdown import markdown_cell, markdown_table
+from expectations.markdown import Markdown, bar_table, markdown_cell, markdown_table
 from expectations.rules import glossary
 from expectations.rules.glossary import Coverage
 from expectations.text.glossary import TermFinder
@@ -17,7 +17,6 @@ from ft_assets.graph.gates import Evidence, Gate, Verdict
 from resources.artifacts import Artifact
 from resources.memo import Memo
 from resources.parquet import read_rows
-from resources.plots import bars
 
 _SHOWN_TERMS = 20
 _covered = Memo[Coverage](size=16)
@@ -37,7 +36,8 @@ def _terms_are_covered(evidence: Evidence) -> Verdict:
         if dataset.answer:
             figures[f"met_in_{dataset.name}_answers"] = len(coverages[dataset.name].answers)
     if rows:
-        figures["terms_met"] = bars({name: n for name, n in figures.items() if name.startswith("met_in")}, "terms met")
+        met = {name: count for name, count in figures.items() if name.startswith("met_in")}
+        figures["terms_met"] = bar_table(met, "met in", "terms")
         figures["terms_in_passages_but_in_no_question"] = _missing(rows, coverages.values())
     violations = glossary.questions_name_terms(INSTRUCTION_DATA.records, coverages[INSTRUCTION_DATA.name], len(rows))
     return Verdict(violations, figures)
@@ -83,7 +83,7 @@ def _missing(rows: list[dict[str, Any]], coverages: Iterable[Coverage]) -> str:
     in_questions = set[str]().union(*(coverage.questions for coverage in coverages))
     missing = [row for row in rows if row["passages"] and row["term"] not in in_questions]
     if not missing:
-        return "#### Every term of the passages is in a question"
+        return Markdown("#### Every term of the passages is in a question")
     missing.sort(key=lambda row: -row["passages"])
     shown = [(markdown_cell(row["term"]), row["passages"]) for row in missing[:_SHOWN_TERMS]]
     return markdown_table([f"{len(missing)} terms that no question names", "passages"], shown)

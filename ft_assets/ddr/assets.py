@@ -6,7 +6,7 @@ from itertools import islice
 import dagster as dg
 import msgspec
 
-from expectations.markdown import markdown_cell, markdown_table
+from expectations.markdown import bar_table, histogram_table, markdown_cell, markdown_table
 from expectations.violations import Refused, violation
 from ft_assets.adapters.checks import GATES as ADAPTER_GATES
 from ft_assets.adapters.prompt import prompt_of
@@ -30,7 +30,6 @@ from ft_assets.retrieval.served_checks import GATES as SERVED_GATES
 from resources.artifacts import Artifact, ArtifactStore, Staging
 from resources.asker import identify
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
-from resources.plots import bars, histogram
 
 _COLLECTION = "released_collection"
 _SAMPLES, _CELL = 8, 160
@@ -178,7 +177,7 @@ def _show_candidates(artifact: Artifact) -> Mapping[str, str]:
         )
     return {
         "rewards": markdown_table(["passages", "temperature", "answers", "exact match", "F1", "ROUGE-L"], rewards),
-        "kept_out": bars(summary.codes, title="answers kept out of pairs, by code"),
+        "kept_out": bar_table(summary.codes, "kept out of pairs", "answers"),
         "samples": markdown_table(["question", "right answer", "answers (F1)"], answers),
     }
 
@@ -197,8 +196,8 @@ def _show_pairs(artifact: Artifact) -> Mapping[str, str]:
     ]
     outcome = {"pair": summary.train, "validation pair": summary.validation, **summary.codes}
     return {
-        "outcome": bars({name: count for name, count in outcome.items() if count}, title="questions by outcome"),
-        "margins_plot": histogram(summary.margins, 0, 1, title="pairs by margin"),
+        "outcome": bar_table({name: count for name, count in outcome.items() if count}, "outcome", "questions"),
+        "margins_plot": histogram_table(summary.margins, 0, 1, "margin", "pairs"),
         "pairs": markdown_table(["question", "right answer", "chosen", "rejected", "scores"], pairs),
         "without_pair": markdown_table(["code", "reason", "answers"], without),
     }

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from expectations.contracts.embedding import CONTRACT_FILE, read_contract
+from expectations.markdown import bar_table
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.datasets.checks import GATES as DATASET_GATES
@@ -17,9 +18,9 @@ from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.produce import compute_params, produce
 from resources import models
 from resources.artifacts import Artifact
+from resources.charts import Line, line_image
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
-from resources.plots import bars, sparkline
-from resources.telemetry import METRICS_FILE, read_metrics
+from resources.telemetry import METRICS_FILE, read_points
 
 EMBEDDING_MODEL = AssetSpec(
     name="embedding_model",
@@ -71,7 +72,7 @@ def describe_scores(artifact: Artifact) -> Mapping[str, object]:
     """Return the table of metrics and a bar for each arm."""
     scores = read_scores(artifact)
     means = {f"{s} {arm}": sum(m["ndcg_at_10"]) / len(m["ndcg_at_10"]) for (s, arm), m in scores.items()}
-    return {"metrics": as_table(scores), "ndcg_at_10": bars(means, "nDCG@10")}
+    return {"metrics": as_table(scores), "ndcg_at_10": bar_table(means, "system and arm", "nDCG@10")}
 
 
 def _describe_model(artifact: Artifact) -> Mapping[str, object]:
@@ -81,11 +82,14 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
     summary = artifact.summary_as(ModelSummary)
     shown["choice"] = summary.choice
     if figures := summary.epochs:
-        fused, dense = ([getattr(e, f"{arm}_ndcg_at_10") for e in figures] for arm in ("fused", "dense"))
-        shown["validation"] = sparkline(fused, dense, title="validation nDCG@10 by epoch: fused, dense")
+        arms = [
+            Line(arm, [(each.epoch, getattr(each, f"{arm}_ndcg_at_10")) for each in figures])
+            for arm in ("fused", "dense")
+        ]
+        shown["validation"] = line_image(arms, "validation questions", x="epoch", y="nDCG@10")
     if METRICS_FILE in artifact.manifest.files:
-        losses = [float(record["loss"]) for record in read_metrics(artifact.file(METRICS_FILE)) if "loss" in record]
-        shown["loss"] = sparkline(losses, title="loss")
+        losses = read_points(artifact.file(METRICS_FILE)).get("loss", [])
+        shown["loss"] = line_image([Line("training", losses)], "loss", y="loss")
     return shown
 
 

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import dagster as dg
 import msgspec
 
-from ft_assets.graph.gates import Evidence, Gate, enforce
+from expectations.violations import Refused, Violation
+from ft_assets.graph.gates import Evidence, Gate, enforce, violation_table
 from resources.artifacts import Artifact, Recipe
 from resources.dagster_resources import ArtifactsResource, Launcher
 
 OWNERS = ["team:ft-assets"]
+
+
+class RefusedRun(dg.Failure, Refused):
+    """A refusal as Dagster shows it: code, reason and fix come first, and it is not tried again."""
+
+    def __init__(self, refused: Refused) -> None:
+        Refused.__init__(self, refused.subject, refused.violations)
+        # what dg.Failure's own __init__ sets; it would call that of Refused
+        self.description = "\n".join(map(_in_lines, refused.violations))
+        self.metadata = violation_table(refused.violations)
+        self.allow_retries = False
+
+
+def _in_lines(broken: Violation) -> str:
+    return f"[{broken.code}] {broken.where}: {msgspec.structs.replace(broken, fix='').text}\nFix: {broken.fix}"
+
+
+def show_refusals(compute: Callable[..., dg.MaterializeResult[Any]]) -> Callable[..., dg.MaterializeResult[Any]]:
+    """Return the function of an asset with its refusals as failures that begin with the reason."""
+
+    @wraps(compute)
+    def asset(*arguments: Any, **named: Any) -> dg.MaterializeResult[Any]:
+        try:
+            return compute(*arguments, **named)
+        except Refused as refused:
+            raise RefusedRun(refused) from None
+
+    return asset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +96,7 @@ class AssetSpec:
     def asset(self, compute: Callable[..., dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
         """Decorate the function that materializes this asset."""
         return dg.asset(
-            compute,
+            show_refusals(compute),
             name=self.name,
             deps=self.deps,
             group_name=self.group,

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import dagster as dg
 
+from expectations.markdown import Markdown
 from expectations.rules.lineage import made_from_current
 from expectations.violations import Refused, Violation, violation
 from ft_assets.config.model import SETTINGS_ASSETS
@@ -172,7 +173,7 @@ def as_result(verdict: Verdict) -> dg.AssetCheckResult:
         passed=not verdict.violations,
         severity=dg.AssetCheckSeverity.ERROR,
         description=f"{len(verdict.violations)} violations" if verdict.violations else "passed",
-        metadata={**as_metadata(verdict.figures), **_violation_table(verdict.violations)},
+        metadata={**as_metadata(verdict.figures), **violation_table(verdict.violations)},
     )
 
 
@@ -204,12 +205,13 @@ def _number_metadata(value: float) -> MetadataValue:
 def _text_metadata(text: str) -> MetadataValue:
     if text.startswith(("file://", "http://", "https://")):
         return dg.MetadataValue.url(text)
-    if text.startswith(("#", "|", "![")):
+    if isinstance(text, Markdown):
         return dg.MetadataValue.md(text)
     return dg.MetadataValue.text(text)
 
 
-def _violation_table(violations: Sequence[Violation]) -> dict[str, MetadataValue]:
+def violation_table(violations: Sequence[Violation]) -> dict[str, MetadataValue]:
+    """Return the first violations as a table, and how many there are."""
     if not violations:
         return {}
     rows = [dg.TableRecord(_as_row(one)) for one in violations[:_SHOWN_VIOLATIONS]]
@@ -226,6 +228,21 @@ def _as_row(broken_rule: Violation) -> dict[str, str]:
         "expected": str(broken_rule.expected),
         "fix": broken_rule.fix,
     }
+
+
+def violations_of(evaluation: dg.AssetCheckEvaluation) -> list[str]:
+    """Return the paragraphs of a failed check: one for each violation, or its description."""
+    table = evaluation.metadata.get("violations")
+    if not isinstance(table, dg.TableMetadataValue):
+        return [evaluation.description or "the check did not pass"]
+    return [_paragraph(record.data) for record in table.records]
+
+
+def _paragraph(row: Mapping[str, object]) -> str:
+    text = f"[{row['code']}] {row['where']}: {row['message']}"
+    if row["field"]:
+        text += f" ({row['field']}: found {row['found']}, expected {row['expected']})"
+    return f"{text} Fix: {row['fix']}" if row["fix"] else text
 
 
 def whole_gate(asset: str) -> Gate:

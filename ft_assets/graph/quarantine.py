@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from expectations.markdown import markdown_cell, markdown_table
+from expectations.markdown import Markdown, markdown_cell, markdown_table
 from expectations.reading import Rejected
 from resources.artifacts import Artifact
 
@@ -36,12 +36,12 @@ def count_codes(rejected: Iterable[Rejected], codes: Counter[str]) -> Iterator[R
         yield row
 
 
-def quarantine_table(path: Path) -> str:
+def quarantine_table(path: Path) -> Markdown:
     """Return the first ten quarantined rows as a Markdown table, or a heading if there are none."""
     rows: list[list[str]] = []
     for row in islice(read_quarantine(path), _SHOWN):
         cells = (f"{row.file}:{row.line}", row.code, row.reason, row.raw[:60], row.suggestion)
         rows.append([markdown_cell(cell) for cell in cells])
     if not rows:
-        return "#### Nothing is quarantined"
+        return Markdown("#### Nothing is quarantined")
     return markdown_table(["where", "code", "reason", "starts with", "fix"], rows)

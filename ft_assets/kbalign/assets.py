@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 from msgspec import to_builtins
 
+from expectations.markdown import bar_table
 from ft_assets.adapters.assets import train_model
 from ft_assets.adapters.jobs import TrainedRef
 from ft_assets.adapters.release import released_asset
@@ -48,7 +49,6 @@ from ft_assets.retrieval.served_checks import GATES as SERVED_GATES
 from resources.artifacts import Artifact, ArtifactStore, Staging
 from resources.asker import identify
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
-from resources.plots import bars
 
 _COLLECTION = "released_collection"
 _WORK = f"making {VERIFIED}"
@@ -294,8 +294,8 @@ def _show_generated(artifact: Artifact) -> Mapping[str, object]:
     return {
         "dagster/row_count": summary.kept,
         "dagster/column_schema": column_schema(artifact.file(GENERATED_FILE)),
-        "funnel": bars({"candidates": summary.candidates, "kept": summary.kept}, "questions"),
-        "quarantined_by_code": bars(summary.codes, "candidates by code"),
+        "funnel": bar_table({"candidates": summary.candidates, "kept": summary.kept}, "step", "questions"),
+        "quarantined_by_code": bar_table(summary.codes, "code", "candidates"),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
 
@@ -316,8 +316,8 @@ def _show_verified(artifact: Artifact, store: ArtifactStore) -> Mapping[str, obj
     return {
         "dagster/row_count": summary.train,
         "dagster/column_schema": column_schema(artifact.file(split_file("train"))),
-        "funnel": bars(funnel(before, merged, summary), "candidates left after each step"),
-        "quarantined_by_code": bars(summary.codes, "rows by code"),
+        "funnel": bar_table(funnel(before, merged, summary), "after the step", "candidates left"),
+        "quarantined_by_code": bar_table(summary.codes, "code"),
         "samples": show_samples(artifact, passages),
         "passages_with_rows": coverage(artifact),
         "passages_asked": max(each.asked for each in before),

@@ -10,6 +10,7 @@ import dagster as dg
 import msgspec
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion
+from expectations.markdown import bar_table
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
@@ -44,8 +45,8 @@ from ft_assets.retrieval.release_baseline import baseline, serves
 from ft_assets.retrieval.vectors import contract_of
 from resources import telemetry
 from resources.artifacts import Artifact, Staging, write_json
+from resources.charts import Line, line_image
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
-from resources.plots import bars, sparkline
 from resources.releases import Release
 
 GATED = [
@@ -323,11 +324,13 @@ def _describe_sweep(artifact: Artifact) -> Mapping[str, object]:
     means = summary.ndcg_at_10
     if not means:
         return {"advice": summary.advice}
-    curve = [means[label(fusion)] for fusion in weighted_sums(choice_of(artifact).fusion)]
+    sums = weighted_sums(choice_of(artifact).fusion)
+    curve = [(one.sparse_weight / (one.dense_weight + one.sparse_weight), means[label(one)]) for one in sums]
+    line = Line("weighted sum", curve)
     return {
         "advice": summary.advice,
-        "curve": sparkline(curve, title="nDCG@10 from the dense arm alone to the lexical arm alone"),
-        "methods": bars(means, title="nDCG@10"),
+        "curve": line_image([line], "nDCG@10 by weights", x="share of the lexical arm", y="nDCG@10"),
+        "methods": bar_table(dict(sorted(means.items(), key=lambda item: -item[1])), "fusion", "nDCG@10"),
     }
 
 

@@ -161,7 +161,7 @@ def _incomparable(live: Baseline, missing: str) -> Violation:
 
 def _describe_baseline(live: Baseline | None, missing: str) -> str:
     if live is None:
-        return "nothing is live yet"
+        return "none to compare with: nothing was live then"
     return f"{live.version}: {missing}, not compared" if missing else live.version
 
 

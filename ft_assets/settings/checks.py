@@ -8,7 +8,7 @@ from typing import Any
 from expectations.rules.training import check_learning_rate
 from expectations.violations import Violation, violation
 from ft_assets.config.from_artifact import SETTINGS_FILE
-from ft_assets.config.load import SettingsError, load_settings
+from ft_assets.config.load import Fault, SettingsError, load_settings
 from ft_assets.config.model import SETTINGS_ASSETS, DpoSettings, SftSettings, TrainSettings, section_model
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 
@@ -45,8 +45,19 @@ def config_violations(path: Path) -> list[Violation]:
     try:
         load_settings(path)
     except SettingsError as error:
-        return [violation("FT-CFG-001", where=str(path), message=text) for text in error.errors]
+        return [_as_violation(path, fault) for fault in error.errors]
     return []
+
+
+def _as_violation(path: Path, fault: Fault) -> Violation:
+    return violation(
+        "FT-CFG-001",
+        where=str(path),
+        message=fault.reason,
+        field=fault.key,
+        found=fault.found,
+        expected=fault.expected,
+    )
 
 
 VALID = "config_is_valid"

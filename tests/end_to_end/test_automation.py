@@ -85,6 +85,11 @@ class Served:
         ticks = self.ask(TICKS % sensor)["sensorOrError"]["sensorState"]["ticks"]
         return " ".join(tick["skipReason"] or "" for tick in ticks)
 
+    def failed_looks(self, sensor: str) -> str:
+        """Return the errors of the last looks of a sensor."""
+        ticks = self.ask(TICKS % sensor)["sensorOrError"]["sensorState"]["ticks"]
+        return json.dumps([tick["error"] for tick in ticks if tick["status"] == "FAILURE"])
+
     def rests(self) -> bool:
         return {run["status"] for run in self.ask(RUNS)["runsOrError"]["results"]} <= {"SUCCESS", "FAILURE"}
 
@@ -118,7 +123,8 @@ CHECK = """{assetCheckExecutions(assetKey:{path:["%s"]},checkName:"%s",limit:1){
   description metadataEntries{label ... on TableMetadataEntry{table{records}}}}}}"""
 MADE = '{assetOrError(assetKey:{path:["%s"]}){... on Asset{assetMaterializations(limit:50){runId}}}}'
 TICKS = """{sensorOrError(sensorSelector:{repositoryLocationName:"ft_assets",repositoryName:"__repository__",
-  sensorName:"%s"}){... on Sensor{sensorState{ticks(limit:3){timestamp status skipReason runIds error{message}}}}}}"""
+  sensorName:"%s"}){... on Sensor{sensorState{ticks(limit:3){timestamp status skipReason runIds
+  error{message causes{message}}}}}}}"""
 RUNS = """{runsOrError(limit:20){... on Runs{results{runId status startTime endTime assetSelection{path}
   assetCheckSelection{assetKey{path} name}}}}}"""
 CHECKS = """{assetNodes{assetKey{path} assetChecksOrError{... on AssetChecks{checks{name blocking
@@ -180,7 +186,7 @@ def test_a_person_edits_files_and_never_clicks_a_button(served: Served) -> None:
     )
     assert "Did you mean 'dense_weight'?" in served.check("retrieval_settings", "config_is_valid")[1]
     # a look writes its verdicts before it ends
-    served.wait(lambda: "dense_wieght" in served.skipped("watch_settings"), "the reason in the history of the sensor")
+    served.wait(lambda: "dense_wieght" in served.failed_looks("watch_settings"), "the failed look")
     assert served.ft.current("retrieval_settings") == settings
 
     # a valid file with a dimension that one consumer does not accept: built and judged, but not released (see the UI)

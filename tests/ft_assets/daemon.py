@@ -11,6 +11,7 @@ from dagster._core.definitions.automation_tick_evaluation_context import build_r
 
 from ft_assets.commands.execution import failures, reason
 from ft_assets.graph.instance import keep_databases_open
+from ft_assets.watcher import InvalidConfigurationError
 from resources.dagster_resources import ArtifactsResource
 
 LONGEST = 24
@@ -25,6 +26,8 @@ class Daemon:
         self._sensors: dict[str, str | None] = {}
         self.skip_reasons: dict[str, str] = {}
         """Sensor -> the reason why its last look requested nothing."""
+        self.look_failures: dict[str, str] = {}
+        """Sensor -> the error of its last look."""
         self.failures: list[str] = []
         """The errors of the failed steps of the last run."""
 
@@ -38,7 +41,13 @@ class Daemon:
         context = dg.build_sensor_context(
             self.instance, self._sensors.get(name), definitions=self.defs, resources={"artifacts": self.artifacts}
         )
-        tick = sensor.evaluate_tick(context)
+        try:
+            tick = sensor.evaluate_tick(context)
+        except InvalidConfigurationError as error:  # its cursor is lost, as in the daemon
+            self.skip_reasons[name] = ""
+            self.look_failures[name] = str(error)
+            return []
+        self.look_failures.pop(name, None)
         self._sensors[name] = tick.cursor
         self.skip_reasons[name] = tick.skip_message or ""
         for event in tick.asset_events:

@@ -106,8 +106,9 @@ def test_an_invalid_file_is_refused_by_name_and_the_last_valid_one_stays(project
     before = {name: project.store.require(name).recipe_id for name in SETTINGS_ASSETS.values()}
     project.configure(retrieval={"dense_wieght": 1.0}, corpus={"files": []})
     assert project.take_up() == set()
-    assert "dense_wieght" in project.daemon.skip_reasons["watch_settings"]
-    assert "the last valid settings stay in use" in project.daemon.skip_reasons["watch_settings"]
+    # the look itself fails: in Dagster's list of looks it is red
+    assert "dense_wieght" in project.daemon.look_failures["watch_settings"]
+    assert "the last valid settings stay in use" in project.daemon.look_failures["watch_settings"]
     assert project.daemon.failed_checks() == {f"{name}.config_is_valid" for name in before}
     key = dg.AssetCheckKey(dg.AssetKey("retrieval_settings"), "config_is_valid")
     record = project.daemon.instance.get_latest_asset_check_evaluation_record(key)
@@ -117,6 +118,9 @@ def test_an_invalid_file_is_refused_by_name_and_the_last_valid_one_stays(project
     assert isinstance(table, dg.TableMetadataValue)
     shown = [row.data["message"] for row in table.records]
     assert any("Did you mean 'dense_weight'?" in str(text) for text in shown) and len(shown) == 2
+    assert {(row.data["field"], row.data["found"]) for row in table.records} == {
+        ("retrieval.dense_wieght", "dense_wieght"), ("corpus.files", "[]"),
+    }  # fmt: skip
     assert {name: project.store.require(name).recipe_id for name in before} == before
     # a run of the daemon reads the accepted settings; a command that a person starts reports the error
     with pytest.raises(SettingsError):

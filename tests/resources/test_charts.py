@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from resources.charts import Line, bar_chart, image, line_chart
+from resources.charts import Line, bar_chart, line_chart, line_image
 
 
 def _texts(svg: str) -> list[str]:
@@ -56,6 +56,8 @@ def test_hostile_names_stay_text():
 
 
 def test_an_image_needs_no_page():
-    picture = image(bar_chart({"a": 0.5, "b": 0.25}, "nDCG", x="nDCG@10", ink="#777"), "nDCG")
+    picture = line_image([Line("chosen", [(0, 0.5), (10, 0.25)])], "reward ](http://example.com)", y="reward")
     svg = base64.b64decode(picture.partition("base64,")[2].rstrip(")")).decode()
-    assert "a  0.5" in _texts(svg) and "currentColor" not in svg
+    assert "currentColor" not in svg and {"step", "reward"} <= set(_texts(svg))
+    assert picture.count("](") == 1 + picture.count("\\](")
+    assert "no values" in line_image([], "loss")

@@ -1,0 +1,174 @@
+"""The sensor that tells people: released, rolled back, trained, a blocking check failed, config.yaml cannot be used."""
+
+# the signature of dg.sensor is partly untyped
+# pyright: reportUnknownMemberType=false
+from __future__ import annotations
+
+import os
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import dagster as dg
+import msgspec
+
+from expectations.canonical import digest
+from ft_assets.config.load import accepted_settings
+from ft_assets.config.model import NotifySettings
+from ft_assets.graph.automation import POINTERS, TRAININGS
+from ft_assets.graph.gates import Gate, violations_of
+from ft_assets.settings.checks import VALID
+from resources.dagster_resources import ArtifactsResource
+
+INTERVAL = 30
+_SECONDS = 20  # how long a delivery may take; Dagster ends a look after a minute
+_AT_ONCE, _REASONS = 50, 5  # events of one asset in one look, and reasons of one check
+
+Kind = Literal["released", "rolled back", "training finished", "check failed", "configuration invalid"]
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """One message. `text` is a sentence for a person, as chats show it; the rest is for programs."""
+
+    event: Kind
+    asset: str
+    text: str
+    details: dict[str, str]
+
+
+class _Seen(msgspec.Struct):
+    """What was told: the last materialization and version of each asset, and the outcome of each failed check."""
+
+    materialized: dict[str, int] = {}
+    versions: dict[str, str] = {}
+    failed: dict[str, str] = {}
+
+
+class DeliveryError(Exception):
+    """A notice was not taken: it is sent again at the next look. The text never has the URL, which is a secret."""
+
+
+def notify(gates: Sequence[Gate]) -> dg.SensorDefinition:
+    """Return the sensor. `gates`: those of the graph."""
+    checks = [dg.AssetCheckKey(dg.AssetKey(gate.asset), gate.name) for gate in gates if _is_told(gate)]
+
+    @dg.sensor(
+        name="notify",
+        minimum_interval_seconds=INTERVAL,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells people what happened, by the command or the webhook of `notify` in config.yaml.",
+    )
+    def sensor(context: dg.SensorEvaluationContext, artifacts: ArtifactsResource) -> dg.SensorResult:
+        settings = accepted_settings(Path(artifacts.config_path), artifacts.state()).notify
+        seen = msgspec.json.decode(context.cursor, type=_Seen) if context.cursor else None
+        news = _Seen()
+        notices = [*_made(context.instance, seen, news), *_failed(context.instance, checks, seen, news)]
+        cursor = msgspec.json.encode(news).decode()
+        if seen is None:  # what happened before the first look is no news
+            return dg.SensorResult(skip_reason="the first look", cursor=cursor)
+        if not settings.is_set:
+            return dg.SensorResult(
+                skip_reason="config.yaml names no notify.command and no notify.webhook", cursor=cursor
+            )
+        for notice in notices:
+            deliver(notice, settings, artifacts.state_dir)
+        told = "; ".join(notice.text for notice in notices)
+        return dg.SensorResult(skip_reason=f"sent: {told}" if told else "no news", cursor=cursor)
+
+    return sensor
+
+
+def _is_told(gate: Gate) -> bool:
+    return gate.blocking or gate.name == VALID
+
+
+def _made(instance: dg.DagsterInstance, seen: _Seen | None, news: _Seen) -> Iterator[Notice]:
+    for name in sorted(POINTERS | TRAININGS):
+        last = seen.materialized.get(name, 0) if seen else None
+        found = dg.AssetRecordsFilter(dg.AssetKey(name), after_storage_id=last)
+        first = last is None  # then the newest one is enough
+        records = instance.fetch_materializations(found, limit=1 if first else _AT_ONCE, ascending=not first).records
+        news.materialized[name] = max((record.storage_id for record in records), default=last or 0)
+        news.versions[name] = seen.versions.get(name, "") if seen else ""
+        for record in records:
+            if event := record.asset_materialization:
+                figures = {key: str(value.value) for key, value in event.metadata.items()}
+                yield from _describe(name, figures, news.versions)
+
+
+def _describe(name: str, figures: Mapping[str, str], versions: dict[str, str]) -> Iterator[Notice]:
+    """Yield the notice of a materialization; none if nothing new was made. Its version is put into `versions`."""
+
+    def notice(event: Kind, text: str, *kept: str) -> Notice:
+        return Notice(event=event, asset=name, text=text, details={key: figures[key] for key in kept if key in figures})
+
+    version = figures.get("version") or figures.get("recipe", "")
+    before, versions[name] = versions.get(name), version
+    if name in TRAININGS:
+        if figures.get("reused") != "True":
+            text = f"{name}: the training has finished"
+            yield notice("training finished", text, "recipe", "seconds", "train_loss", "eval_loss", "choice")
+    elif left := figures.get("rolled_back_from"):
+        text = f"{name}: rolled back from {left} to {version} by {figures.get('who')} ({figures.get('why')})"
+        yield notice("rolled back", text, "version", "rolled_back_from", "who", "why")
+    elif version != before:
+        yield notice("released", f"{name}: {version} is released", "version")
+
+
+def _failed(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], seen: _Seen | None, news: _Seen
+) -> Iterator[Notice]:
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
+    for key, record in sorted(latest.items(), key=lambda item: str(item[0])):
+        asset = key.asset_key.to_user_string()
+        name = VALID if key.name == VALID else f"{asset}.{key.name}"
+        before = seen.failed.get(name) if seen else None
+        event = record.event.dagster_event if record.event else None
+        if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:  # it runs just now
+            news.failed |= {name: before} if before else {}
+            continue
+        evaluation = event.asset_check_evaluation_data
+        if evaluation.passed or name in news.failed:  # all sections report the same file
+            continue
+        reasons = violations_of(evaluation)
+        news.failed[name] = digest(reasons)
+        if news.failed[name] != before:
+            kind: Kind = "configuration invalid" if name == VALID else "check failed"
+            what = "config.yaml cannot be used" if name == VALID else f"{name} failed"
+            details = {str(number): reason for number, reason in enumerate(reasons[:_REASONS], start=1)}
+            yield Notice(event=kind, asset=asset, text=f"{what}: {reasons[0]}", details=details)
+
+
+def deliver(notice: Notice, settings: NotifySettings, state: str) -> None:
+    """Send a notice of this state folder to each configured place. Raises DeliveryError."""
+    body = msgspec.json.encode({**msgspec.structs.asdict(notice), "state": state})
+    if settings.command:
+        _run(settings.command, body)
+    if settings.webhook:
+        _post(settings.webhook, body)
+
+
+def _run(command: Sequence[str], body: bytes) -> None:
+    try:
+        done = subprocess.run(command, input=body, capture_output=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeliveryError(f"notify.command {command[0]}: {type(error).__name__}") from None
+    if done.returncode:
+        raise DeliveryError(f"notify.command {command[0]} ended with {done.returncode}")
+
+
+def _post(variable: str, body: bytes) -> None:
+    url = os.environ.get(variable, "")
+    if not url.startswith(("https://", "http://")):
+        raise DeliveryError(f"the environment variable {variable} (notify.webhook) holds no http(s) address")
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
+            pass
+    except urllib.error.HTTPError as error:
+        raise DeliveryError(f"the webhook of {variable} answered {error.code}") from None
+    except (OSError, ValueError) as error:
+        raise DeliveryError(f"the webhook of {variable} cannot be reached: {type(error).__name__}") from None
