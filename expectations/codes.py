@@ -683,8 +683,8 @@ CODES: dict[str, Code] = {
     ),
     "FT-ADP-012": Code(
         "The GGUF converter was not found",
-        "It is a script of llama.cpp; no Python package contains it.",
-        "Get llama.cpp and pass `--gguf-tool PATH/convert_hf_to_gguf.py`, or use `--merged` and convert elsewhere.",
+        "It is a script of llama.cpp, which the extra `gguf` brings in the package auto-round.",
+        "Install the extra `gguf`, or get llama.cpp and pass `--gguf-tool PATH/convert_hf_to_gguf.py`.",
     ),
     "FT-ADP-013": Code(
         "The GGUF converter failed",
@@ -1768,6 +1768,11 @@ CODES: dict[str, Code] = {
         "The checkpoint with the lowest validation loss is gone or damaged",
         "With `checkpoint: best` its weights are what is published; the last ones are others.",
         "Run the training again after deleting its run folder, or set `checkpoint: last` to publish the last weights.",
+    ),
+    "FT-TRAIN-072": Code(
+        "An entry of `mix` matches no training row",
+        "A typing error in its glob would train without the weights that were asked for.",
+        "Write the file as `source` of the splits has it, relative to config.yaml; `*` matches any text, slashes too.",
     ),
     # Vectors
     "FT-VEC-001": Code(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from ft_assets.adapters.export.gguf import TYPES, find_converter
 from ft_assets.commands.project import Project
 
 if TYPE_CHECKING:
@@ -32,11 +33,15 @@ if TYPE_CHECKING:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     help="Dtype of the merged weights (default: the base's).",
 )
-@click.option("--gguf", is_flag=True, help="Also write GGUF, with llama.cpp's convert_hf_to_gguf.py.")
-@click.option("--gguf-tool", type=click.Path(path_type=Path), help="The converter (default: the one on PATH).")
+@click.option("--gguf", is_flag=True, help="Also write GGUF, and a Modelfile for Ollama.")
+@click.option(
+    "--gguf-tool",
+    type=click.Path(path_type=Path),
+    help="Another convert_hf_to_gguf.py (default: that of the extra `gguf`, else the one on PATH).",
+)
 @click.option(
     "--gguf-type",
-    type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]),
+    type=click.Choice(TYPES),
     help="GGUF weight type (default: auto).",
 )
 @click.option(
@@ -64,7 +69,7 @@ def command(  # noqa: PLR0917 - one for each option
     FOLDER/adapter      PEFT's layout, contract.json, README.md
     FOLDER/model        instead of adapter, if every weight was trained: a whole model
     FOLDER/merged       --merged: weights, tokenizer, chat template; its logits are compared with what was trained
-    FOLDER/model.gguf   --gguf
+    FOLDER/model.gguf   --gguf: for llama.cpp; FOLDER/Modelfile has the chat template for Ollama
     FOLDER/export.json  what was exported, the comparison, a sha256 of every file
 
     \b
@@ -72,7 +77,8 @@ def command(  # noqa: PLR0917 - one for each option
     Example:   ft export released --to build/released --merged
                ft export ddr --to build/pairs.jsonl --dialect ultrarag
     """
-    from ft_assets.adapters.export.export import export, find_adapter, find_gguf_tool, is_export
+    from ft_assets.adapters.export.export import GGUF_FILE, export, find_adapter, is_export
+    from ft_assets.adapters.export.ollama import MODELFILE
     from ft_assets.generation.export_rows import EXPORTED
 
     if which in EXPORTED:
@@ -89,7 +95,7 @@ def command(  # noqa: PLR0917 - one for each option
         raise click.UsageError("--dtype is for merged weights: add --merged or --gguf")
     if gguf_type and not (gguf or gguf_tool):
         raise click.UsageError("--gguf-type is for a GGUF file: add --gguf")
-    tool = find_gguf_tool(gguf_tool) if gguf or gguf_tool else None
+    converter = find_converter(gguf_tool) if gguf or gguf_tool else None
     project = Project.here()
     adapter = find_adapter(project.store, project.releases, which)
     report = export(
@@ -98,11 +104,13 @@ def command(  # noqa: PLR0917 - one for each option
         project.store,
         merged=merged,
         dtype=cast("MergedDtype | None", dtype),
-        gguf_tool=tool,
+        converter=converter,
         gguf_type=gguf_type or "auto",
         on_step=lambda step: click.echo(f"{step} …", err=True),
     )
     click.echo(f"{target}: {adapter.asset} {adapter.recipe_id}, {len(report['files'])} files")
+    if GGUF_FILE in report["files"] and MODELFILE not in report["files"]:
+        click.echo("no Modelfile: this chat template cannot be written in Ollama's template language")
     proof = report.get("merged")
     if proof:
         click.echo(

@@ -322,6 +322,18 @@ class OomSettings(ConfigSection):
     listed in too_long.jsonl. Off, because those rows are then not learned."""
 
 
+class MixEntry(ConfigSection):
+    """Files that count more or less in a training."""
+
+    files: str
+    """The files, as a glob of their paths from config.yaml; `*` matches any text, slashes too. The first entry that
+    matches a file counts."""
+    repeat: float = Field(default=1, ge=0)
+    """Times that each row is in an epoch: 2.5 is every row twice and half of them a third time, 0 leaves them out."""
+    max_rows: PositiveInt | None = None
+    """The most rows of these files together, before they are repeated; their ids choose them. Null: all."""
+
+
 class TrainSettings(ConfigSection):
     """The settings that SFT and DPO share."""
 
@@ -403,6 +415,9 @@ class TrainSettings(ConfigSection):
     """`adamw` is the fused one of torch. `paged_adamw_8bit` keeps its state in 8 bits and can move it to host memory
     (bitsandbytes; GPUs only)."""
     oom: OomSettings = OomSettings()
+    mix: list[MixEntry] = later([])
+    """Files whose rows are repeated or limited in this training, for sources of unequal size or worth. Files that no
+    entry matches count once; validation rows and generated ones are never touched, and no record or split changes."""
     eval_steps: PositiveInt = 20
     """Optimizer steps between two evaluations on the validation rows. There is always one before the first step and one
     after the last. Raise it where an evaluation takes long."""
@@ -490,6 +505,9 @@ class SftSettings(TrainSettings):
     left out, by the hash of their ids. Half, so that the rows of people weigh at least as much."""
 
 
+_BETA_OF_SIMPO = 2.0
+
+
 class DpoSettings(TrainSettings):
     """DPO continues the result of SFT: its adapter, in the same shape, or with `method: full` every weight of the model
     (an adapter is merged into it first). `start` names another beginning."""
@@ -509,7 +527,7 @@ class DpoSettings(TrainSettings):
     5e-7."""
     beta: float = Field(default=0.1, gt=0)
     """Strength of the pull towards the reference (the model that SFT left). Higher stays closer to it. The default is
-    that of TRL and of RAG-DDR."""
+    that of TRL and of RAG-DDR. `simpo` has another scale: its default is 2, as in its paper."""
     loss: Literal[
         "sigmoid",
         "hinge",
@@ -525,13 +543,24 @@ class DpoSettings(TrainSettings):
         "apo_down",
         "sft",
         "sigmoid_norm",
+        "cpo",
+        "simpo",
+        "orpo",
         "kto",
     ] = "sigmoid"
     """The loss, by its name in TRL; `sigmoid` is that of the DPO paper. `robust` expects some pairs to be in the wrong
     order, `ipo` and `sigmoid_norm` divide by the length. `aot` and `aot_unpaired` sort the answers of a micro-batch:
-    only with these two does `micro_batch_size` decide the result. `kto` learns from answers with a verdict, one by one:
+    only with these two does `micro_batch_size` decide the result. `cpo`, `simpo` and `orpo` do without the reference;
+    it is used for the rewards on the page alone. `kto` learns from answers with a verdict, one by one:
     the rows of `datasets.unpaired_preference.files`, and both answers of every pair of `datasets.preference.files`. Its
     KL term is the mean over all rows of an optimizer step (TRL: of a micro-batch), so `micro_batch_size` may be 1."""
+    sft_weight: float | None = later(None, ge=0)
+    """Weight of the loss of SFT on the chosen answers, which is added to the loss: of each pair the mean over the
+    tokens. It keeps the chosen answers likely, which `sigmoid` alone does not. `sigmoid` with 1 is the loss of
+    Iterative RPO (arXiv 2404.19733). Null takes that of the loss: 1 for `cpo` and `orpo`, else 0."""
+    simpo_margin: float | None = later(None, ge=0)
+    """Margin that the loss `simpo` wants between the answers (its gamma), in units of beta times the mean
+    log-probability of a token. Null: 0.5, as in TRL."""
     label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
     """Share of pairs (0 to 0.5) that may be in the wrong order, for the losses `robust`, `exo_pair`, `aot` and
     `aot_unpaired`. Null takes the value of the loss's paper: 0.1 for `robust`, 0.001 for `exo_pair`, else 0."""
@@ -554,6 +583,29 @@ class DpoSettings(TrainSettings):
     def sorts_answers(self) -> bool:
         return self.loss in {"aot", "aot_unpaired"}
 
+    @property
+    def is_reference_free(self) -> bool:
+        """True if the loss does not use the reference."""
+        return self.loss in {"cpo", "simpo", "orpo"}
+
+    @property
+    def weight_of_sft(self) -> float:
+        """The weight of the loss of SFT on the chosen answers."""
+        return (1.0 if self.loss in {"cpo", "orpo"} else 0.0) if self.sft_weight is None else self.sft_weight
+
+    @property
+    def margin_of_simpo(self) -> float:
+        """The margin of `simpo`."""
+        return 0.5 if self.simpo_margin is None else self.simpo_margin
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_default_beta(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        given = cast("Mapping[str, object]", values)
+        return {"beta": _BETA_OF_SIMPO, **given} if given.get("loss") == "simpo" else given
+
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> Self:
         smoothed = ("robust", "exo_pair", "aot", "aot_unpaired")
@@ -571,6 +623,16 @@ class DpoSettings(TrainSettings):
         for name in ("desirable_weight", "undesirable_weight"):
             if (value := getattr(self, name)) is not None and not self.is_kto:
                 raise ValueError(f"{name} ({value:g}) has no effect on loss `{self.loss}`. Remove it, or choose `kto`.")
+        if self.simpo_margin is not None and self.loss != "simpo":
+            raise ValueError(
+                f"simpo_margin ({self.simpo_margin:g}) has no effect on loss `{self.loss}`. "
+                "Remove it, or choose `simpo`."
+            )
+        if self.sft_weight is not None and self.loss in {"kto", "sft"}:
+            raise ValueError(
+                f"sft_weight ({self.sft_weight:g}) has no effect on loss `{self.loss}`, which has no pairs or is the "
+                "loss of SFT already. Remove it."
+            )
         return self
 
     @model_validator(mode="after")

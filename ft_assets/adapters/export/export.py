@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,11 @@ from typing import Any
 import msgspec
 
 from expectations.canonical import file_digest
-from expectations.violations import Refused, violation
 from ft_assets.adapters import release
+from ft_assets.adapters.export.gguf import convert
 from ft_assets.adapters.export.merge import MergedDtype, merge_adapter
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
+from ft_assets.adapters.export.ollama import MODELFILE, write_modelfile
 from ft_assets.adapters.jobs import AnswerSummary
 from resources import models
 from resources.artifacts import Artifact, ArtifactStore, library_versions, write_json
@@ -26,11 +25,9 @@ from resources.releases import Releases
 from resources.telemetry import METRICS_FILE
 from resources.trained_model import CONTRACT_FILE, read_adapter_contract, weights_folder
 
-GGUF_TOOL = "convert_hf_to_gguf.py"
 GGUF_FILE = "model.gguf"
 REPORT_FILE = "export.json"
 FINAL_MODEL = "final_model"
-_ERROR_LINES = 5
 
 
 def find_adapter(store: ArtifactStore, releases: Releases, which: str) -> Artifact:
@@ -45,12 +42,12 @@ def export(
     *,
     merged: bool = False,
     dtype: MergedDtype | None = None,
-    gguf_tool: Path | None = None,
+    converter: list[str] | None = None,
     gguf_type: str = "auto",
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
-    """Write `target`/adapter (of a whole model `target`/model) and, if requested, /merged and /model.gguf (by
-    `gguf_tool`). Return the content of export.json.
+    """Write `target`/adapter (of a whole model `target`/model) and, if requested, /merged, /model.gguf (by the command
+    `converter`) and /Modelfile. Return the content of export.json.
 
     `target` appears whole or not at all; an earlier export in its place is replaced in two renames.
     Raises Refused: FT-ADP-001, FT-ADP-010, FT-ADP-011, FT-ADP-013, FT-ART-002, FT-ART-003.
@@ -78,12 +75,14 @@ def export(
     shutil.rmtree(staging, ignore_errors=True)
     try:
         _stage_trained(card, source, staging / weights_folder(contract))
-        if merged or gguf_tool:
+        if merged or converter:
             on_step(f"merging into {contract.base.name}")
             report["merged"] = _stage_merged(card, source, staging / "merged", dtype)
-        if gguf_tool:
-            on_step(f"converting with {gguf_tool.name}")
-            convert_to_gguf(gguf_tool, staging / "merged", staging / GGUF_FILE, gguf_type)
+        if converter:
+            on_step("converting to GGUF")
+            convert(converter, staging / "merged", staging / GGUF_FILE, gguf_type)
+            if modelfile := write_modelfile(staging / "merged", GGUF_FILE, contract.prompt.system):
+                (staging / MODELFILE).write_text(modelfile, "utf-8")
         if not merged:
             shutil.rmtree(staging / "merged", ignore_errors=True)
         files = [path for path in sorted(staging.rglob("*")) if path.is_file()]
@@ -118,36 +117,6 @@ def _stage_merged(card: ModelCard, source: Path, folder: Path, dtype: MergedDtyp
 def is_export(folder: Path) -> bool:
     """Return whether `export` wrote this folder."""
     return (folder / REPORT_FILE).is_file()
-
-
-def find_gguf_tool(given: Path | None) -> Path:
-    """Return llama.cpp's converter, given or from PATH; the `gguf` package has none. Raises Refused (FT-ADP-012)."""
-    on_path = shutil.which(GGUF_TOOL)
-    tool = given or (Path(on_path) if on_path else None)
-    if tool is not None and tool.is_file():
-        return tool
-    missing = violation("FT-ADP-012", where=str(given or "PATH"), field="file", found=None, expected=GGUF_TOOL)
-    raise Refused("exporting GGUF", [missing])
-
-
-def convert_to_gguf(tool: Path, model: Path, target: Path, kind: str) -> None:
-    """Run the converter: a Python script with this Python, any other program directly. Raises Refused (FT-ADP-013)."""
-    command = [sys.executable, str(tool)] if tool.suffix == ".py" else [str(tool.resolve())]
-    done = subprocess.run(
-        [*command, str(model), "--outfile", str(target), "--outtype", kind], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0 and target.is_file() and _starts_with(target, b"GGUF"):
-        return
-    errors = (done.stderr or done.stdout).strip().splitlines()[-_ERROR_LINES:]
-    failed = violation(
-        "FT-ADP-013",
-        where=str(tool),
-        message=f"The GGUF converter failed: {' / '.join(errors) or 'no file'}",
-        field="exit code",
-        found=done.returncode,
-        expected="0, and a GGUF file",
-    )
-    raise Refused("exporting GGUF", [failed])
 
 
 def find_evaluation(store: ArtifactStore, adapter: Artifact) -> AnswerSummary | None:
@@ -187,8 +156,3 @@ def _move_into_place(staging: Path, target: Path) -> None:
         target.rename(aside)
     staging.rename(target)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def _starts_with(path: Path, magic: bytes) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(magic)) == magic

@@ -33,6 +33,7 @@ from expectations.violations import Violation, violation
 from ft_assets.adapters.preflight import Preflight
 from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.adapters.rows.generated import count_origins, limit_fitted, limit_share, read_generated
+from ft_assets.adapters.rows.mix import mix
 from ft_assets.adapters.rows.shorten import TOO_LONG_FILE, Fitted, Tokenise, TooLong, as_lines, fit
 from ft_assets.adapters.rows.tokenise import (
     OPENING,
@@ -89,7 +90,7 @@ class TrainingData:
         rows = {part: _read(splits, part, settings) for part in _PARTS}
         made = {part: _split(read_generated(generated, part), settings) for part in _PARTS}
         rows = {
-            "train": limit_share([*rows["train"], *made["train"]], most_generated),
+            "train": limit_share([*mix(rows["train"], settings.mix), *made["train"]], most_generated),
             "validation": rows["validation"] or made["validation"],
         }
         judge_rows(preflight, rows, asset, thinking, chat_template=tokenizer.chat_template)
@@ -223,6 +224,7 @@ def judge_rows(
     figures = {
         "train_rows": len(rows["train"]),
         "origins": count_origins(rows["train"]),
+        "files": dict(Counter(row["source"] for row in rows["train"])),
         "validation_rows": len(rows["validation"]),
         "thinking": thinking,
         "with_reasoning": with_reasoning,

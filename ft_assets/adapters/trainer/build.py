@@ -19,6 +19,7 @@ from ft_assets.adapters.trainer.cpu_loss import project_supervised_only
 from ft_assets.adapters.trainer.dpo_reference import Reference, use_reference
 from ft_assets.adapters.trainer.hardened import harden
 from ft_assets.adapters.trainer.kto import build_kto
+from ft_assets.adapters.trainer.pair_losses import add_pair_losses
 from ft_assets.adapters.trainer.ties import count_ties
 from ft_assets.config.model import DpoSettings, SftSettings, TrainSettings
 from resources import accelerator, torchrun
@@ -92,12 +93,12 @@ def _build_dpo(
     config = DPOConfig(
         **arguments,
         beta=settings.beta,
-        loss_type=[settings.loss],
+        loss_type=["sigmoid" if settings.is_reference_free else settings.loss],  # replaced by pair_losses.py
         label_smoothing=_SMOOTHING.get(settings.loss, 0.0) if smoothing is None else smoothing,
         # without it, TRL would load a second whole model as the reference
         precompute_ref_log_probs=settings.method == "full",
     )
-    trainer = harden(count_ties(take_token_ids(DPOTrainer)), metrics)(args=config, **common)
+    trainer = harden(count_ties(add_pair_losses(take_token_ids(DPOTrainer), settings)), metrics)(args=config, **common)
     trainer.loss_by_tokens = settings.loss == "sft"
     return trainer
 

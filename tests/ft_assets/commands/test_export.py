@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,27 +51,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n", "utf-8")
     (base / "LICENSE").write_text("Apache License 2.0", "utf-8")
     store = ArtifactStore(state / "artifacts")
-    made = {name: _publish_adapter(store, base, name, seed) for seed, name in enumerate(("sft_adapter", "dpo_adapter"))}
+    made = {name: publish_adapter(store, base, name, seed) for seed, name in enumerate(("sft_adapter", "dpo_adapter"))}
     releases = Releases(state / "released")
     recipes = {name: item.recipe_id for name, item in made.items()}
     releases.commit("adapter", releases.plan_release("adapter", recipes, {}))
     return state
 
 
-def _publish_adapter(store: ArtifactStore, base: Path, asset: str, seed: int) -> Artifact:
+def publish_adapter(store: ArtifactStore, base: Path, asset: str, seed: int, alpha: int = 8) -> Artifact:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(seed)
     # random numbers in both factors: an adapter that changes the answers of the base
-    lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    lora = LoraConfig(
+        r=4, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
+    )
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
     contract = AdapterContract(
         base=describe_base(base, AutoTokenizer.from_pretrained(base), str(base)),
         prompt=PROMPT,
         reasoning="strip",
-        lora=LoraShape(r=4, alpha=8, targets=sorted(model.peft_config["default"].target_modules)),
+        lora=LoraShape(r=4, alpha=alpha, targets=sorted(model.peft_config["default"].target_modules)),
     )
     with store.stage(Recipe(asset=asset, code_version="1", settings={"seed": seed})) as staging:
         model.save_pretrained(staging.path / ADAPTER_FOLDER)
@@ -145,6 +148,7 @@ def test_what_is_said_of_a_file_that_is_not_asked_for_is_refused(export: Export)
 
 def test_without_the_gguf_converter_nothing_is_written(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setitem(sys.modules, "auto_round", None)  # as if it were not installed
     for arguments in (["--gguf"], ["--gguf-tool", "gone.py"]):
         result = export("--to", "out", *arguments)
         assert result.exit_code == 1
@@ -170,7 +174,12 @@ def test_the_converter_gets_the_merged_model_which_stays_only_when_asked_for(exp
     assert export("--to", "both", "--merged", "--gguf-tool", "convert.py").exit_code == 0
     result = export("--to", "alone", "--gguf-tool", "convert.py")
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in Path("alone").iterdir()) == ["adapter", "export.json", "model.gguf"]
+    assert sorted(path.name for path in Path("alone").iterdir()) == [
+        "Modelfile",
+        "adapter",
+        "export.json",
+        "model.gguf",
+    ]
     from safetensors.numpy import load_file
 
     names = {tensor.name for tensor in gguf.GGUFReader("alone/model.gguf").tensors}

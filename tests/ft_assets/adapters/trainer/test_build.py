@@ -130,6 +130,8 @@ def test_settings_that_the_hardware_cannot_run_are_refused_before_anything_is_bu
     [
         ({"label_smoothing": 0.1}, "label_smoothing (0.1) has no effect on loss `sigmoid`"),
         ({"loss": "exo_pair", "label_smoothing": 0}, "logarithm of label_smoothing"),
+        ({"simpo_margin": 1}, "simpo_margin (1) has no effect on loss `sigmoid`"),
+        ({"loss": "kto", "sft_weight": 1}, "sft_weight (1) has no effect on loss `kto`"),
         ({"packing": True}, "Extra inputs"),
         ({"lora": {"r": 8}}, "dpo.lora has no effect where dpo.start is `sft`"),
         ({"method": "full", "precompute_reference": False}, "a second model in memory"),

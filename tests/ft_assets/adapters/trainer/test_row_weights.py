@@ -131,7 +131,7 @@ def test_an_evaluation_that_continues_with_smaller_batches_has_the_same_loss(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["sigmoid", "sft"])
+@pytest.mark.parametrize("loss", ["sigmoid", "sft", "orpo"])
 def test_the_micro_batch_changes_neither_weights_nor_figures_of_dpo(trained: Any, loss: str) -> None:
     lab, sft, _ = trained
     rows = pairs(lab)
