@@ -29,6 +29,7 @@ PAGES = [
     "docs/make-preferences.md",
     "docs/grow-to-a-gpu.md",
     "docs/make-training-data.md",
+    "docs/page.md",
     "docs/performance.md",
     "docs/release-and-rollback.md",
     "docs/retrieval.md",

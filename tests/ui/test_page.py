@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_pictures_for_the_docs(browser: Chrome, project: Path):
                 open_page(browser, url + _comparison(browser))
             area = {"x": 0, "y": 0, "width": width, "height": height, "scale": 0.75}
             picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": area, "captureBeyondViewport": True})
-            save(project / "docs" / "images" / f"{name}.png", picture["data"])
+            (project / "docs" / "images" / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
 
 
 def _comparison(browser: Chrome) -> str:
@@ -167,14 +168,3 @@ def _comparison(browser: Chrome) -> str:
     )
     recipes = [str(link.get_attribute("href")).rpartition("/")[2] for link in links]
     return f"/trainings?ids={','.join(reversed(recipes[:2]))}"
-
-
-def save(path: Path, data: str) -> None:
-    """Write a picture with few colours, which a page of text is."""
-    import base64
-    import io
-
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB").quantize(64)
-    picture.save(path, optimize=True)
