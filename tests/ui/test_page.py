@@ -18,6 +18,8 @@ from selenium.webdriver.common.keys import Keys
 
 from ft_assets.cli import cli
 from ft_assets.commands.project import Project
+from ft_assets.web.search import search_page
+from tests.ft_assets.retrieval.conftest import Graph
 
 from .conftest import Site, serve_page
 
@@ -125,6 +127,20 @@ def test_the_search_is_that_of_the_command_line_and_works_by_keyboard(
     monkeypatch.setenv("FT_STATE_DIR", str(site.project.state))
     found = CliRunner().invoke(cli, ["search", QUESTION, "--json"], prog_name="ft")
     assert shown == [hit["passage_id"] for hit in json.loads(found.stdout)["hits"]] != []
+
+
+def test_a_candidate_of_other_weights_is_searched_next_to_what_serves(released: Graph, tmp_path: Path):
+    graph = released.copy(tmp_path)
+    graph.configure(retrieval={"dense_weight": 0.0, "sparse_weight": 1.0})
+    graph.run("retrieval_settings")
+    before = graph.artifacts.releases().current("collection")
+    view = search_page(Project(config=graph.root / "config.yaml", state=graph.root / "state"), QUESTION)
+    live, candidate = view.rankings
+    assert (live.title, candidate.title) == ("Live", "Candidate")
+    assert (live.fusion.dense_weight, candidate.fusion.dense_weight) == (1.0, 0.0)
+    lexical = [hit.sparse for hit in candidate.hits]
+    assert lexical == sorted(lexical, reverse=True) and any(part.found for part in candidate.hits[0].parts)
+    assert graph.artifacts.releases().current("collection") == before
 
 
 def test_a_rollback_by_keyboard_changes_what_serves_and_the_pages_say_so(browser: Chrome, site: Site):
