@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from expectations.rules.bootstrap import Interval
-from ft_assets.adapters.jobs import TRAINED, AnswerSummary
+from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
 from ft_assets.web.answers import AnswerComparison, Side, compare_answers
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
 from ft_assets.web.project import NotFound, ShownProject, asset_names
@@ -327,11 +327,20 @@ def _score(store: ArtifactStore, artifact: Artifact) -> TrainingScore | None:
     name = next((name for name, asset in TRAINED.items() if asset == artifact.asset), None)
     for evaluation in store.versions("adapter_evaluation") if name else ():
         if name and evaluation.manifest.recipe.inputs.get(artifact.asset) == artifact.data_version:
-            figures = evaluation.summary_as(AnswerSummary).intervals[name]
-            return TrainingScore(
-                evaluation=evaluation.recipe_id, model=name, exact_match=figures["exact_match"], f1=figures["f1"]
-            )
+            figures = _intervals(evaluation).get(name)
+            if figures:
+                return TrainingScore(
+                    evaluation=evaluation.recipe_id, model=name, exact_match=figures["exact_match"], f1=figures["f1"]
+                )
     return None
+
+
+def _intervals(evaluation: Artifact) -> dict[str, Intervals]:
+    """Return the figures of each model; none of an evaluation that an earlier version of the product made."""
+    try:
+        return evaluation.summary_as(AnswerSummary).intervals
+    except msgspec.ValidationError:
+        return {}
 
 
 def _with_differences(rows: Sequence[ShownTraining]) -> list[ShownTraining]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,11 +16,15 @@ from click.testing import CliRunner
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support import expected_conditions
+from selenium.webdriver.support.ui import WebDriverWait
 
 from ft_assets.cli import cli
 from ft_assets.commands.project import Project
 from ft_assets.web.search import search_page
+from resources.files import file_lock
 from tests.ft_assets.retrieval.conftest import Graph
+from tests.page_state import run_folder
 
 from .conftest import Site, serve_page
 
@@ -127,6 +132,22 @@ def test_the_search_is_that_of_the_command_line_and_works_by_keyboard(
     monkeypatch.setenv("FT_STATE_DIR", str(site.project.state))
     found = CliRunner().invoke(cli, ["search", QUESTION, "--json"], prog_name="ft")
     assert shown == [hit["passage_id"] for hit in json.loads(found.stdout)["hits"]] != []
+
+
+def test_a_running_training_refreshes_itself_and_is_stopped(browser: Chrome, site: Site):
+    folder = run_folder(site.project.state)
+    with file_lock(folder / "lock"):
+        open_page(browser, f"{site.url}/trainings/sft_adapter/{folder.name}")
+        assert "Step 3 of 10" in browser.find_element(By.TAG_NAME, "main").text
+        run_folder(site.project.state, steps=4)
+        WebDriverWait(browser, 15).until(
+            expected_conditions.text_to_be_present_in_element((By.TAG_NAME, "main"), "Step 4 of 10")
+        )
+        assert faults(browser) == [] and browser.get_log("browser") == []
+        browser.find_element(By.CSS_SELECTOR, "button.danger").send_keys(Keys.ENTER)
+        WebDriverWait(browser, 15).until(lambda _: (folder / "control.yaml").is_file())
+        assert (folder / "control.yaml").read_text() == "stop: true\n"
+    shutil.rmtree(folder)
 
 
 def test_a_candidate_of_other_weights_is_searched_next_to_what_serves(released: Graph, tmp_path: Path):
