@@ -30,6 +30,7 @@ from ft_assets.generation import checks as generation_checks
 from ft_assets.generation.jobs import CANDIDATES, PAIRS, VERIFIED
 from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
 from ft_assets.graph.gates import build_checks
+from ft_assets.graph.instance import refuse_another_home
 from ft_assets.kbalign import assets as kbalign
 from ft_assets.kbalign import checks as kbalign_checks
 from ft_assets.notify import notify
@@ -179,4 +180,5 @@ def _fixed(resource: object) -> dg.ResourceDefinition:
 def defs() -> dg.Definitions:
     """Return the definitions that `dg dev`, `dg launch` and workspace.yaml load."""
     config, state = config_path(), state_dir()
+    refuse_another_home(state)
     return build_defs(accepted_settings(config, state), state=state, config=config)

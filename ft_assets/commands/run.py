@@ -6,7 +6,7 @@ import difflib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from ft_assets.commands.terminal import ProgressLines, duration, take_terminal
 from ft_assets.graph.automation import TRAININGS
 from ft_assets.graph.gates import violations_of
 from resources import telemetry
-from resources.artifacts import write_json
+from resources.artifacts import ArtifactStore, write_json
 
 if TYPE_CHECKING:  # not exported by Dagster
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
@@ -107,6 +107,10 @@ def command(  # noqa: PLR0917  click passes by keyword
         if key := lacking.get(name):
             raise click.UsageError(f"{name} needs `{key}`; {project.config} does not have it. Add it.")
     keys = select(project.definitions, groups=groups, assets=assets, everything=everything, upstream=upstream)
+    if missing := never_made(project.definitions, keys, project.store, project.instance):
+        words = [*(f"--group {name}" for name in groups), *(f"--asset {name}" for name in assets)]
+        click.echo(f"ft: never made: {', '.join(missing)}. Run: ft run {' '.join(words)} --upstream", err=True)
+        ctx.exit(1)
     project.store.sweep()
     with take_terminal(project.state / "dagster" / "console.log") as console:
         summary = run_assets(project.definitions, project.instance, keys, console)
@@ -121,6 +125,26 @@ def command(  # noqa: PLR0917  click passes by keyword
 
         print_report(project)
     ctx.exit(summary.exit_code)
+
+
+def never_made(
+    defs: dg.Definitions, keys: Sequence[dg.AssetKey], store: ArtifactStore, instance: dg.DagsterInstance
+) -> list[str]:
+    """Return the assets that those of `keys` read, that are not among them and that were never made."""
+    from ft_assets.definitions import SPECS
+
+    graph, chosen = defs.resolve_asset_graph(), {key.to_user_string() for key in keys}
+    # of these one is enough, and its guard says which
+    optional = set(chain.from_iterable(spec.any_of for spec in SPECS if spec.name in chosen))
+    read = set[dg.AssetKey]().union(*(graph.get(key).parent_keys for key in keys)) - set(keys)
+    names = sorted(key.to_user_string() for key in read & graph.materializable_asset_keys)
+    return [
+        name
+        for name in names
+        if name not in optional
+        and not (store.root / name).is_dir()
+        and instance.get_latest_materialization_event(dg.AssetKey(name)) is None
+    ]
 
 
 def select(

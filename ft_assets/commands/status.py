@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any, cast
@@ -23,7 +23,7 @@ from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
 from ft_assets.config.model import SETTINGS_ASSETS, sections_json
 from resources.artifacts import ArtifactStore
-from resources.releases import ReleaseKind, Releases
+from resources.releases import Release, ReleaseKind, Releases
 
 _VERSION_TAG = "dagster/data_version"
 _CODE_TAG = "dagster/code_version"
@@ -103,7 +103,7 @@ def read_status(
         entry = instance.get_latest_materialization_event(key)
         materialization = entry.asset_materialization if entry else None
         if entry is None or materialization is None:
-            status.state, status.reasons = "never made", [f"make it: ft run --asset {name}"]
+            status.state, status.reasons = "never made", [f"make it: ft run --asset {name} --upstream"]
             continue
         tags = materialization.tags or {}
         status.version, status.made_at = tags.get(_VERSION_TAG, ""), entry.timestamp
@@ -155,7 +155,21 @@ def print_status(statuses: list[AssetStatus], releases: Releases, console: Conso
         except Refused as damaged:
             console.print(f"released {kind}: [red]{escape(str(damaged.violations[0]))}[/]", soft_wrap=True)
             continue
-        console.print(f"released {kind}: {release.version if release else 'none'}" + (" (●)" if release else ""))
+        console.print(f"released {kind}: {_describe_release(release, statuses)}")
+    if all(status.state in {"never made", "not configured", "source"} for status in statuses):
+        console.print("nothing was made yet: ft run --all")
+
+
+def _describe_release(release: Release | None, statuses: Sequence[AssetStatus]) -> str:
+    """Return the version, with the mark that its assets have in the table, or that they are newer there."""
+    if release is None:
+        return "none"
+    parts = [status for status in statuses if status.asset in release.artifacts]
+    marked = any(status.released for status in parts)
+    newer = [status.asset for status in parts if not status.released]
+    if marked and not newer:
+        return f"{release.version} (●)"
+    return f"{release.version} (made from another version of {', '.join(newer)} than the one above)"
 
 
 def checks_line(status: AssetStatus) -> str:

@@ -62,7 +62,13 @@ def config_path() -> Path:
 def state_dir() -> Path:
     """Return the state folder: `FT_STATE_DIR`, else .ft next to config.yaml. Nothing is written anywhere else."""
     configured = os.environ.get("FT_STATE_DIR")
-    return Path(configured).resolve() if configured else project_root() / ".ft"
+    state = Path(configured).resolve() if configured else project_root() / ".ft"
+    existing = next(folder for folder in (state, *state.parents) if folder.exists())
+    if not existing.is_dir():
+        raise SettingsError(state, [f"{existing} is a file. FT_STATE_DIR names the folder of the state. Correct it."])
+    if existing != state and not os.access(existing, os.W_OK):
+        raise SettingsError(state, [f"nothing can be written to {existing}. Correct FT_STATE_DIR."])
+    return state
 
 
 def load_settings(

@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from ruamel.yaml import YAML
 
+from ft_assets.config.load import SettingsError
 from resources.files import file_lock, write_text
 
 SETTINGS = Path(__file__).resolve().parents[2] / "dagster.yaml"
@@ -27,6 +28,11 @@ def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
     migration table ends with two heads).
     """
     home = dagster_home(state)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"it cannot be made or written to ({error.strerror}). Correct FT_STATE_DIR."
+        raise SettingsError(state, [reason]) from error
     with file_lock(home / ".lock"):
         _write_if_changed(home / "dagster.yaml", derive_settings(settings, state))
         os.environ["DAGSTER_HOME"] = str(home)
@@ -49,6 +55,18 @@ def keep_databases_open(instance: dg.DagsterInstance, run_id: str) -> Generator[
                 connection = stack.enter_context(closing(sqlite3.connect(storage.path_for_shard(shard))))
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # opened by the first read
         yield
+
+
+def refuse_another_home(state: Path) -> None:
+    """Refuse (raises SettingsError) where FT_STATE_DIR is set and Dagster keeps its history in another place.
+
+    A plain `dagster dev` would make the artifacts in one state and record them in another.
+    """
+    home = os.environ.get("DAGSTER_HOME")
+    if "FT_STATE_DIR" in os.environ and (home is None or Path(home).resolve() != dagster_home(state)):
+        where = f"DAGSTER_HOME is {home}" if home else "DAGSTER_HOME is not set"
+        fix = f"Start with `ft ui`, or set DAGSTER_HOME={dagster_home(state)} after one `ft status`."
+        raise SettingsError(state, [f"FT_STATE_DIR names it, but Dagster records elsewhere: {where}. {fix}"])
 
 
 def dagster_home(state: Path) -> Path:

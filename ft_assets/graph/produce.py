@@ -72,7 +72,8 @@ def produce(
             **as_metadata(shown),
             "recipe": dg.MetadataValue.text(recipe.id),
             "reused": dg.MetadataValue.bool(reused),
-            "artifact": dg.PathMetadataValue(str(artifact.path)),
+            # below the state folder, which may be moved
+            "artifact": dg.PathMetadataValue(str(artifact.path.relative_to(store.root.parent))),
         },
     )
 

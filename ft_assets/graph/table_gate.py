@@ -43,8 +43,8 @@ def table_fits(
     figures = {
         "rows": validation.rows,
         "expectations": render_markdown(validation),
-        "report": report,
-        "report_url": report.as_uri(),
+        # below the state folder, which may be moved; the companion page shows it (Reports)
+        "report": report.relative_to(store.root.absolute().parent),
     }
     return validation.violations, figures
 

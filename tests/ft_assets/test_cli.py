@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from expectations.violations import Refused, Violation
 from ft_assets.cli import COMMANDS, cli
 from ft_assets.commands.project import Project
+from ft_assets.config.load import SettingsError
 from resources.artifacts import ArtifactStore, Recipe
 from resources.releases import Releases
 
@@ -165,3 +166,30 @@ def test_refusals_inside_a_command_list_every_violation(runner: CliRunner, monke
     result = runner.invoke(cli, ["summary"])
     assert result.exit_code == 1
     assert "FT-QDR-001" in result.stderr and "FT-QDR-002" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["search", "x"], ["run", "--all"], ["rollback", "adapter", "--list"]])
+def test_a_state_that_is_a_file_is_named(
+    runner: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("FT_STATE_DIR", str(tmp_path / "config.yaml" / "state"))
+    result = runner.invoke(cli, command)
+    assert result.exit_code == 2
+    assert f"{tmp_path}/config.yaml is a file. FT_STATE_DIR names the folder of the state." in result.output
+
+
+def test_dagster_does_not_record_in_another_place_than_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ft_assets.graph.instance import refuse_another_home
+
+    for home in (None, str(tmp_path / "elsewhere")):
+        monkeypatch.setenv("DAGSTER_HOME", home) if home else monkeypatch.delenv("DAGSTER_HOME", raising=False)
+        monkeypatch.setenv("FT_STATE_DIR", str(tmp_path / "state"))
+        with pytest.raises(SettingsError, match="Dagster records elsewhere"):
+            refuse_another_home(tmp_path / "state")
+        monkeypatch.delenv("FT_STATE_DIR")
+        refuse_another_home(tmp_path / "state")  # the state next to config.yaml, as dagster.yaml has it
+    monkeypatch.setenv("FT_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "state" / "dagster"))
+    refuse_another_home(tmp_path / "state")

@@ -179,3 +179,11 @@ def test_a_line_of_figures_always_names_what_was_not_used() -> None:
     figures = {"rows": 9.0, "files": 2.0, "documents": 2.0, "passages": 9.0, "quarantined": 3.0, "mean_chars": 7.5}
     assert figures_line(figures) == "rows 9, files 2, documents 2, passages 9, quarantined 3"
     assert figures_line({"rows": 9.0, "quarantined": 1.0, "left_out": 2.0}) == "rows 9, quarantined 1, left_out 2"
+
+
+def test_what_was_never_made_is_one_line_and_nothing_runs(ft: Ft, folder: Path) -> None:
+    result = ft("run", "--asset", "total", "--asset", "passage_vectors", defs=toy.build(folder))
+    assert result.exit_code == 1
+    assert result.output == "ft: never made: numbers. Run: ft run --asset total --asset passage_vectors --upstream\n"
+    assert ft("run", "--asset", "numbers", "--upstream", defs=toy.build(folder)).exit_code == 0
+    assert ft("run", "--asset", "total", defs=toy.build(folder)).exit_code == 0

@@ -42,7 +42,7 @@ def _run(folder: Path, instance: dg.DagsterInstance, *assets: str) -> None:
 def test_before_the_first_run_nothing_was_made(folder: Path, instance: dg.DagsterInstance) -> None:
     statuses = _status(folder, instance)
     assert statuses["numbers"].state == "never made"
-    assert statuses["numbers"].reasons == ["make it: ft run --asset numbers"]
+    assert statuses["numbers"].reasons == ["make it: ft run --asset numbers --upstream"]
     assert statuses["numbers_file"].state == "source"
 
 
