@@ -31,6 +31,7 @@ PAGES = [
     "docs/integrity.md",
     "docs/grow-to-a-ray-cluster.md",
     "docs/make-training-data.md",
+    "docs/page.md",
     "docs/performance.md",
     "docs/release-and-rollback.md",
     "docs/retrieval.md",

@@ -50,7 +50,7 @@ class ShownPassage(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-class AnswerPair(msgspec.Struct, frozen=True, kw_only=True):
+class AnsweredTwice(msgspec.Struct, frozen=True, kw_only=True):
     """One question with both answers."""
 
     record: str
@@ -72,7 +72,7 @@ class AnswerComparison(msgspec.Struct, frozen=True, kw_only=True):
     before: Side
     after: Side
     scores: list[Score]
-    questions: list[AnswerPair]
+    questions: list[AnsweredTwice]
     """Lost ones first, then won ones."""
     verdict: str
 
@@ -146,10 +146,10 @@ def _answers(store: ArtifactStore, side: Side) -> dict[str, dict[str, Any]] | No
 
 def _pair(
     record: str, left: dict[str, Any], right: dict[str, Any], sides: tuple[Side, Side], passages: list[ShownPassage]
-) -> AnswerPair:
+) -> AnsweredTwice:
     names = [side.model for side in sides]
     before, after = float(left[f"f1_{names[0]}"]), float(right[f"f1_{names[1]}"])
-    return AnswerPair(
+    return AnsweredTwice(
         record=record,
         question=right["question"],
         gold=right["gold"],

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from starlette.applications import Starlette
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",  # `no-referrer` would make the origin of our own forms `null`
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -47,6 +47,7 @@ _HEADERS = {
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 _JSON = ".json"
 _LARGEST = 1e9
+_LONGEST_FORM = 1 << 14  # bytes
 View = Callable[[ShownProject, Request], tuple[str, object]]
 """Returns the template and the view that it shows."""
 
@@ -172,11 +173,21 @@ def _action(act: Action) -> Callable[[Request], Awaitable[Response]]:
     """Return the endpoint of a change: refused from another site, without the form's token, and in read-only mode."""
 
     async def endpoint(request: Request) -> Response:
-        form = {name: str(value) for name, value in (await request.form(max_files=0)).items()}
+        form = await _read_form(request)
         _require_own_form(request, form)
         return await run_in_threadpool(act, request.app.state.project, request, form)
 
     return endpoint
+
+
+async def _read_form(request: Request) -> dict[str, str]:
+    """Return the fields of a form; those of one that is too long are not read."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONGEST_FORM:
+            raise HTTPException(413, "The form is too long.")
+    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
 
 
 def _require_own_form(request: Request, form: Mapping[str, str]) -> None:

@@ -16,8 +16,21 @@ from resources.artifacts import Artifact, ArtifactStore
 PAGE_SIZE = 25
 _BATCH = 20_000  # rows that are searched at once
 _ENDINGS = (".parquet", ".jsonl", ".json", ".txt", ".md")
-_FIRST = ("query_id", "record_id", "passage_id", "question", "query", "text", "answer", "chosen", "rejected", "code")
+_FIRST = (
+    "query_id",
+    "record_id",
+    "passage_id",
+    "question",
+    "query",
+    "text",
+    "answer",
+    "chosen",
+    "rejected",
+    "code",
+    "reason",
+)
 _SHOWN_COLUMNS = 5
+_OF_A_QUARANTINE = ["code", "reason", "file", "line", "raw"]
 # columns that another table has the rows of -> (asset, file, column)
 _PASSAGE_COLUMNS = {"evidence", "passage_ids", "positive_ids", "negative_ids", "retrieved", "passages", "passage_id"}
 
@@ -30,7 +43,7 @@ class DataFile(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
-class DataSet(msgspec.Struct, frozen=True, kw_only=True):
+class ShownData(msgspec.Struct, frozen=True, kw_only=True):
     """An asset with data, and its current artifact."""
 
     asset: str
@@ -42,7 +55,7 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True):
 class DataView(msgspec.Struct, frozen=True, kw_only=True):
     """The page /data."""
 
-    sets: list[DataSet]
+    sets: list[ShownData]
 
 
 class ShownRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,12 +104,12 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_data(project: ShownProject) -> DataView:
     """Return every asset with rows."""
-    sets: list[DataSet] = []
+    sets: list[ShownData] = []
     for asset in asset_names(project.store):
         artifact = project.store.current(asset)
         files = _files(artifact) if artifact else []
         if artifact and any(file.name.endswith((".parquet", ".jsonl")) for file in files):
-            found = DataSet(asset=asset, recipe=artifact.recipe_id, version=artifact.data_version, files=files)
+            found = ShownData(asset=asset, recipe=artifact.recipe_id, version=artifact.data_version, files=files)
             sets.append(found)
     return DataView(sets=sets)
 
@@ -173,6 +186,8 @@ def _row_count(path: Path) -> int | None:
 
 def _choose_columns(columns: list[str]) -> list[str]:
     """Return the columns of the table on the page: ids and texts first; a row's details have all."""
+    if set(_OF_A_QUARANTINE) <= set(columns):
+        return _OF_A_QUARANTINE
     wanted = [name for name in _FIRST if name in columns]
     return [*wanted, *(name for name in columns if name not in wanted)][:_SHOWN_COLUMNS]
 
@@ -215,10 +230,11 @@ def _slice(file: Any, names: list[str], start: int) -> Iterator[tuple[int, dict[
 
 def _matches(batch: Any, names: list[str], look: Filter) -> list[int]:
     """Return the places of the rows that hold the text."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found: set[int] = set()
+    found = np.zeros(len(batch), dtype=bool)
     for name in names:
         column, parents = batch.column(name), None
         if pa.types.is_list(column.type):
@@ -229,8 +245,8 @@ def _matches(batch: Any, names: list[str], look: Filter) -> list[int]:
             continue
         same = pc.equal(column, look.query) if look.exact else pc.match_substring(column, look.query, ignore_case=True)
         places = pc.indices_nonzero(pc.fill_null(same, False))
-        found.update((parents.take(places) if parents is not None else places).to_pylist())
-    return sorted(found)
+        found[(parents.take(places) if parents is not None else places).to_numpy()] = True
+    return np.flatnonzero(found).tolist()
 
 
 def _is_vector(kind: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
+class ChangedValue(msgspec.Struct, frozen=True, kw_only=True):
     """A name with one value for each artifact; `None` where an artifact has no such value."""
 
     name: str
@@ -26,8 +26,8 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def find_differences(columns: Sequence[Mapping[str, str]]) -> list[Difference]:
+def find_differences(columns: Sequence[Mapping[str, str]]) -> list[ChangedValue]:
     """Return every name whose values are not all equal, in the order in which the names come."""
     names = dict.fromkeys(name for column in columns for name in column)
-    rows = [Difference(name=name, values=[column.get(name) for column in columns]) for name in names]
+    rows = [ChangedValue(name=name, values=[column.get(name) for column in columns]) for name in names]
     return [row for row in rows if len(set(row.values)) > 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ft_assets.web.project import NotFound, ShownProject
-from ft_assets.web.releases import KINDS, ReleaseComparison, Report, compare_releases, show_releases
+from ft_assets.web.releases import KINDS, ReleaseComparison, ReleaseReport, compare_releases, show_releases
 from ft_assets.web.render import render
 from ft_assets.web.trainings import compare_trainings, list_trainings
 from resources.releases import ReleaseKind
@@ -15,20 +15,22 @@ def export_report(project: ShownProject, version: str = "") -> str:
     Raises NotFound where there is no such release.
     """
     books = {kind: project.releases.book(kind) for kind in KINDS}
-    chosen: list[ReleaseKind] = [kind for kind, book in books.items() if book and (not version or book.find(version))]
+    chosen: list[ReleaseKind] = []
+    comparisons: list[ReleaseComparison] = []
+    for kind in KINDS:
+        book = books[kind]
+        versions = [release.version for release in book.history] if book else []
+        shown = version or (book.current if book else "")
+        if shown not in versions:
+            continue
+        chosen.append(kind)
+        if place := versions.index(shown):
+            comparisons.append(compare_releases(project, kind, versions[place - 1], shown))
     if not chosen:
         known = [release.version for book in books.values() if book for release in book.history]
         wanted = f"no release {version}" if version else "nothing released yet"
         raise NotFound(f"There is {wanted}. Releases: {', '.join(known) or 'none'}.")
-    comparisons: list[ReleaseComparison] = []
-    for kind in chosen:
-        book = books[kind]
-        history = [release.version for release in book.history] if book else []
-        shown = version or (book.current if book else "")
-        place = history.index(shown)
-        if place:
-            comparisons.append(compare_releases(project, kind, history[place - 1], shown))
-    view = Report(books=show_releases(project, chosen).books, version=version, comparisons=comparisons)
+    view = ReleaseReport(books=show_releases(project, chosen).books, version=version, comparisons=comparisons)
     return render("report.html", view, export=True)
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from ft_assets.web.project import ShownProject, asset_names
 from ft_assets.web.releases import Book, show_releases
-from ft_assets.web.trainings import Training, list_trainings
+from ft_assets.web.trainings import ShownTraining, list_trainings
 
 _SHOWN = 5
 
@@ -25,7 +25,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     books: list[Book]
-    trainings: list[Training]
+    trainings: list[ShownTraining]
     next: list[Step]
 
 
@@ -40,7 +40,7 @@ def show_overview(project: ShownProject) -> Overview:
     )
 
 
-def _next(project: ShownProject, books: list[Book], trainings: list[Training]) -> list[Step]:
+def _next(project: ShownProject, books: list[Book], trainings: list[ShownTraining]) -> list[Step]:
     steps: list[Step] = []
     if not asset_names(project.store):
         return [Step(title="Make the whole graph", why="Nothing was made in this state yet.", command="ft run --all")]
@@ -68,7 +68,7 @@ def _next(project: ShownProject, books: list[Book], trainings: list[Training]) -
     return steps
 
 
-def _was_replaced(run: Training, trainings: list[Training]) -> bool:
+def _was_replaced(run: ShownTraining, trainings: list[ShownTraining]) -> bool:
     """Return whether its asset was trained later, so that nobody waits for this run."""
     later = [row for row in trainings if row.asset == run.asset and row.created_at > run.created_at]
     return bool(later)

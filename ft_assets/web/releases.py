@@ -11,7 +11,7 @@ from expectations.rules.bootstrap import Interval, paired_bootstrap
 from ft_assets.adapters.jobs import TRAINED, AnswerSummary
 from ft_assets.adapters.release import released_asset
 from ft_assets.web.answers import AnswerComparison, Side, compare_answers, describe_difference, records_of
-from ft_assets.web.differences import Difference, find_differences, flatten
+from ft_assets.web.differences import ChangedValue, find_differences, flatten
 from ft_assets.web.gates import CheckResult, check_results
 from ft_assets.web.project import NotFound, ShownProject
 from resources.artifacts import Artifact, ArtifactStore
@@ -99,13 +99,13 @@ class ReleaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     kind: ReleaseKind
     before: ReleaseRow
     after: ReleaseRow
-    settings: list[Difference]
-    data: list[Difference]
+    settings: list[ChangedValue]
+    data: list[ChangedValue]
     answers: AnswerComparison | None
     retrieval: RetrievalComparison | None
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
     """The file of `ft report`."""
 
     books: list[Book]

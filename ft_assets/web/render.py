@@ -136,4 +136,5 @@ def markdown(text: str) -> Markup:
     _, front, body = text.partition("---\n") if text.startswith("---\n") else ("", "", text)
     body = body.partition("\n---\n")[2] if front else body
     rules = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return Markup(rules.render(body))  # noqa: S704 - html is off
+    # a long line of code is scrolled to by keyboard
+    return Markup(rules.render(body).replace("<pre>", '<pre tabindex="0">'))  # noqa: S704 - html is off

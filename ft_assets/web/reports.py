@@ -15,7 +15,7 @@ from ft_assets.corpus.collect import PASSAGES
 from ft_assets.web.answers import records_of
 from ft_assets.web.data import find_artifact
 from ft_assets.web.project import NotFound, ShownProject
-from ft_assets.web.trainings import Training, list_trainings
+from ft_assets.web.trainings import ShownTraining, list_trainings
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import read_rows
 
@@ -45,7 +45,7 @@ class ReportsView(msgspec.Struct, frozen=True, kw_only=True):
     """The page /reports."""
 
     tables: list[TableReport]
-    cards: list[Training]
+    cards: list[ShownTraining]
     answers: list[AskedRecord]
 
 
@@ -97,7 +97,7 @@ def list_reports(project: ShownProject) -> ReportsView:
     )
 
 
-def _manifest(store: ArtifactStore, row: Training) -> Mapping[str, object]:
+def _manifest(store: ArtifactStore, row: ShownTraining) -> Mapping[str, object]:
     artifact = store.find(row.asset, row.recipe)
     return artifact.manifest.files if artifact else {}
 
@@ -134,7 +134,7 @@ def show_lineage(project: ShownProject, asset: str, recipe: str, record: str) ->
     asked = records_of(project.store, evaluation).get(record, {})
     steps = [
         _metric(evaluation, row),
-        *_adapters(project.store, evaluation),
+        *_adapters(project, evaluation),
         _record(evaluation, record, asked),
         *_passages(project.store, evaluation, row, asked),
     ]
@@ -149,17 +149,24 @@ def _metric(evaluation: Artifact, row: Mapping[str, Any]) -> LineageStep:
     return LineageStep(title=title, text="Each model's answer to this question.", facts=facts)
 
 
-def _adapters(store: ArtifactStore, evaluation: Artifact) -> list[LineageStep]:
+def _adapters(project: ShownProject, evaluation: Artifact) -> list[LineageStep]:
+    """Return a step for each adapter that answered: those in the recipe, or those of the release in the recipe."""
+    inputs, store = evaluation.manifest.recipe.inputs, project.store
+    book = project.releases.book("adapter")
+    release = book.find(inputs.get("released_adapter", "")) if book else None
     steps: list[LineageStep] = []
     for asset in TRAINED.values():
-        version = evaluation.manifest.recipe.inputs.get(asset)
-        artifact = store.find_version(asset, version) if version else None
+        if asset in inputs:
+            artifact = store.find_version(asset, inputs[asset])
+        else:
+            artifact = store.find(asset, release.artifacts[asset]) if release and asset in release.artifacts else None
         if artifact:
-            inputs = artifact.manifest.recipe.inputs
+            made_from = artifact.manifest.recipe.inputs
+            by = f"released as {release.version}, " if release else ""
             steps.append(
                 LineageStep(
                     title=f"Adapter: {asset} {artifact.recipe_id[:8]}",
-                    text="trained on " + ", ".join(f"{name} {data}" for name, data in inputs.items()),
+                    text=f"{by}trained on " + ", ".join(f"{name} {data}" for name, data in made_from.items()),
                     link=f"/trainings/{asset}/{artifact.recipe_id}",
                 )
             )

@@ -32,7 +32,7 @@ _MOST_WEIGHT = 10.0
 _encoders: Memo[LoadedEncoder] = Memo(2)  # by folder and data version of the model artifact
 
 
-class Part(msgspec.Struct, frozen=True):
+class MarkedPart(msgspec.Struct, frozen=True):
     """A piece of a text; `found` where it is a term of the question."""
 
     text: str
@@ -47,7 +47,7 @@ class ShownHit(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     dense: float
     sparse: float
-    parts: list[Part]
+    parts: list[MarkedPart]
     terms: list[QueryTerm]
 
 
@@ -187,23 +187,23 @@ def _shown(hit: Hit) -> ShownHit:
     )
 
 
-def mark_terms(text: str, terms: Sequence[str]) -> list[Part]:
+def mark_terms(text: str, terms: Sequence[str]) -> list[MarkedPart]:
     """Return a text in pieces, those that begin with a term of the question marked up to the end of the word.
 
     A term is a stem (`authent`), so that `authenticates` is marked; a Chinese term is marked as it is.
     """
     wanted = sorted({re.escape(term) for term in terms if term.strip()}, key=len, reverse=True)
     if not wanted:
-        return [Part(text, False)]
+        return [MarkedPart(text, False)]
     pattern = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(wanted)})[A-Za-z]*|{'|'.join(wanted)}", re.IGNORECASE)
-    parts: list[Part] = []
+    parts: list[MarkedPart] = []
     at = 0
     for match in pattern.finditer(text):
         if not _is_word(match.group(), text, match.start()):
             continue
-        parts += [Part(text[at : match.start()], False), Part(match.group(), True)]
+        parts += [MarkedPart(text[at : match.start()], False), MarkedPart(match.group(), True)]
         at = match.end()
-    return [part for part in [*parts, Part(text[at:], False)] if part.text]
+    return [part for part in [*parts, MarkedPart(text[at:], False)] if part.text]
 
 
 def _is_word(found: str, text: str, start: int) -> bool:

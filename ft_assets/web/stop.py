@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ft_assets.adapters.trainer.control import CONTROL_FILE
 from ft_assets.web.project import NotFound
-from ft_assets.web.trainings import Training
+from ft_assets.web.trainings import ShownTraining
 from resources.files import write_text
 
 
-def request_stop(folder: Path, training: Training) -> None:
+def request_stop(folder: Path, training: ShownTraining) -> None:
     """Ask a running training to save a checkpoint after its current step and to end. Raises NotFound if it cannot."""
     if training.live is None or not training.live.can_stop:
         raise NotFound(f"{training.name} is not running, or nothing listens to its control file.")

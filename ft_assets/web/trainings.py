@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from expectations.rules.bootstrap import Interval
-from ft_assets.adapters.jobs import TRAINED, AnswerSummary
+from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
 from ft_assets.web.answers import AnswerComparison, Side, compare_answers
-from ft_assets.web.differences import Difference, find_differences, flatten
+from ft_assets.web.differences import ChangedValue, find_differences, flatten
 from ft_assets.web.project import NotFound, ShownProject, asset_names
 from resources.artifacts import MANIFEST, Artifact, ArtifactStore, Recipe
 from resources.files import file_lock
@@ -80,7 +80,7 @@ class TrainingScore(msgspec.Struct, frozen=True, kw_only=True):
     f1: Interval
 
 
-class Training(msgspec.Struct, frozen=True, kw_only=True):
+class ShownTraining(msgspec.Struct, frozen=True, kw_only=True):
     """One training."""
 
     asset: str
@@ -113,12 +113,12 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingsView(msgspec.Struct, frozen=True, kw_only=True):
     """The page /trainings without a choice."""
 
-    trainings: list[Training]
+    trainings: list[ShownTraining]
     sort: str
     descending: bool
 
 
-class GateResult(msgspec.Struct, frozen=True, kw_only=True):
+class PreflightGate(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one gate that judged a training before its first step."""
 
     name: str
@@ -127,30 +127,30 @@ class GateResult(msgspec.Struct, frozen=True, kw_only=True):
     violations: list[str] = []
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
+class JudgedTraining(msgspec.Struct, frozen=True, kw_only=True):
     """The gates of one training."""
 
     training: str
-    gates: list[GateResult]
+    gates: list[PreflightGate]
 
 
 class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
     """Several trainings next to each other."""
 
-    trainings: list[Training]
+    trainings: list[ShownTraining]
     charts: list[Chart]
-    settings: list[Difference]
-    data: list[Difference]
-    judged: list[Judged]
+    settings: list[ChangedValue]
+    data: list[ChangedValue]
+    judged: list[JudgedTraining]
     answers: AnswerComparison | None = None
 
 
 class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     """The page of one training."""
 
-    training: Training
+    training: ShownTraining
     charts: list[Chart]
-    gates: list[GateResult]
+    gates: list[PreflightGate]
     events: list[str]
     figures: dict[str, str]
     files: dict[str, int]
@@ -177,7 +177,7 @@ class _Preflight(msgspec.Struct):
 _Document = TypeVar("_Document")
 
 
-def list_trainings(project: ShownProject) -> list[Training]:
+def list_trainings(project: ShownProject) -> list[ShownTraining]:
     """Return every training, newest first: finished, running, and ended before their last step."""
     store = project.store
     artifacts = {asset: trained_versions(store, asset) for asset in asset_names(store)}
@@ -194,11 +194,11 @@ def trained_versions(store: ArtifactStore, asset: str) -> list[Artifact]:
     return [artifact for artifact in store.versions(asset) if METRICS_FILE in artifact.manifest.files]
 
 
-def sort_trainings(rows: Sequence[Training], by: str, descending: bool) -> TrainingsView:
+def sort_trainings(rows: Sequence[ShownTraining], by: str, descending: bool) -> TrainingsView:
     """Return the trainings in the order of one column; those without a value come last."""
     by = by if by in SORTS else "created_at"
 
-    def value(row: Training) -> Any:
+    def value(row: ShownTraining) -> Any:
         if by in {"exact_match", "f1"}:
             return getattr(row.score, by).mean if row.score else None
         return getattr(row, by)
@@ -238,18 +238,18 @@ def compare_trainings(project: ShownProject, recipes: Sequence[str]) -> Comparis
         charts=_charts(project, rows),
         settings=find_differences([{"asset": row.asset, **row.settings} for row in rows]),
         data=find_differences([row.inputs for row in rows]),
-        judged=[Judged(training=row.name, gates=_gates(folder_of(project, row))) for row in rows],
+        judged=[JudgedTraining(training=row.name, gates=_gates(folder_of(project, row))) for row in rows],
         answers=_answers(project.store, rows),
     )
 
 
-def folder_of(project: ShownProject, training: Training) -> Path:
+def folder_of(project: ShownProject, training: ShownTraining) -> Path:
     """Return the artifact of a finished training, the run folder of another one."""
     root = project.store.root if training.state == "finished" else project.state / "runs"
     return root / training.asset / training.recipe
 
 
-def _find(project: ShownProject, recipes: Sequence[str], asset: str = "") -> list[Training]:
+def _find(project: ShownProject, recipes: Sequence[str], asset: str = "") -> list[ShownTraining]:
     rows = {row.recipe: row for row in list_trainings(project) if asset in {"", row.asset}}
     missing = [recipe for recipe in recipes if recipe not in rows]
     if missing:
@@ -257,7 +257,7 @@ def _find(project: ShownProject, recipes: Sequence[str], asset: str = "") -> lis
     return [rows[recipe] for recipe in dict.fromkeys(recipes)]
 
 
-def _answers(store: ArtifactStore, rows: Sequence[Training]) -> AnswerComparison | None:
+def _answers(store: ArtifactStore, rows: Sequence[ShownTraining]) -> AnswerComparison | None:
     """Return the answers of two trainings, or those of the base and of one, where an evaluation asked them."""
     scored = [row for row in rows if row.score]
     if not scored or len(rows) > 2 or len(scored) < len(rows):
@@ -278,12 +278,12 @@ def _released(project: ShownProject) -> dict[str, list[str]]:
     return found
 
 
-def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, list[str]]) -> Training:
+def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, list[str]]) -> ShownTraining:
     summary, recipe = artifact.summary, artifact.manifest.recipe
     job = _read(store.root.parent / "runs" / artifact.asset / artifact.recipe_id / "job.json", _Job)
     contract: dict[str, Any] = artifact.json("contract.json") if "contract.json" in artifact.manifest.files else {}
     current = store.current(artifact.asset)
-    return Training(
+    return ShownTraining(
         asset=artifact.asset,
         recipe=artifact.recipe_id,
         state="finished",
@@ -327,19 +327,28 @@ def _score(store: ArtifactStore, artifact: Artifact) -> TrainingScore | None:
     name = next((name for name, asset in TRAINED.items() if asset == artifact.asset), None)
     for evaluation in store.versions("adapter_evaluation") if name else ():
         if name and evaluation.manifest.recipe.inputs.get(artifact.asset) == artifact.data_version:
-            figures = evaluation.summary_as(AnswerSummary).intervals[name]
-            return TrainingScore(
-                evaluation=evaluation.recipe_id, model=name, exact_match=figures["exact_match"], f1=figures["f1"]
-            )
+            figures = _intervals(evaluation).get(name)
+            if figures:
+                return TrainingScore(
+                    evaluation=evaluation.recipe_id, model=name, exact_match=figures["exact_match"], f1=figures["f1"]
+                )
     return None
 
 
-def _with_differences(rows: Sequence[Training]) -> list[Training]:
+def _intervals(evaluation: Artifact) -> dict[str, Intervals]:
+    """Return the figures of each model; none of an evaluation that an earlier version of the product made."""
+    try:
+        return evaluation.summary_as(AnswerSummary).intervals
+    except msgspec.ValidationError:
+        return {}
+
+
+def _with_differences(rows: Sequence[ShownTraining]) -> list[ShownTraining]:
     """Return the rows with the settings in which each differs from the training of its asset before it."""
-    found: list[Training] = []
+    found: list[ShownTraining] = []
     by_asset = sorted(rows, key=lambda row: (row.asset, row.created_at))
     for _, group in groupby(by_asset, key=lambda row: row.asset):
-        before: Training | None = None
+        before: ShownTraining | None = None
         for row in group:
             changed = find_differences([before.settings, row.settings]) if before else []
             differs = {one.name: f"{one.values[0] or '-'} → {one.values[1] or '-'}" for one in changed}
@@ -348,10 +357,10 @@ def _with_differences(rows: Sequence[Training]) -> list[Training]:
     return found
 
 
-def _runs(state: Path) -> list[Training]:
+def _runs(state: Path) -> list[ShownTraining]:
     """Return the runs of which no artifact has to be there: running, or ended before the last step."""
     root = state / "runs"
-    found: list[Training] = []
+    found: list[ShownTraining] = []
     for folder in root.glob("*/*") if root.is_dir() else ():
         metrics = folder / METRICS_FILE
         if not metrics.is_file() or (state / "artifacts" / folder.parent.name / folder.name / MANIFEST).is_file():
@@ -364,10 +373,10 @@ def _runs(state: Path) -> list[Training]:
     return found
 
 
-def _run(folder: Path, job: _Job, running: bool) -> Training:
+def _run(folder: Path, job: _Job, running: bool) -> ShownTraining:
     metrics = folder / METRICS_FILE
     failure = _read(folder / "failure.json", _Failure)
-    return Training(
+    return ShownTraining(
         asset=job.recipe.asset,
         recipe=folder.name,
         state="running" if running else "stopped",
@@ -413,7 +422,7 @@ def _is_running(folder: Path, metrics: Path) -> bool:
         return True
 
 
-def _charts(project: ShownProject, rows: Sequence[Training]) -> list[Chart]:
+def _charts(project: ShownProject, rows: Sequence[ShownTraining]) -> list[Chart]:
     points = [(row.name, read_points(folder_of(project, row) / METRICS_FILE)) for row in rows]
     charts: list[Chart] = []
     for name, title, unit, figures in _CHARTS:
@@ -430,10 +439,10 @@ def _charts(project: ShownProject, rows: Sequence[Training]) -> list[Chart]:
     return charts
 
 
-def _gates(folder: Path) -> list[GateResult]:
+def _gates(folder: Path) -> list[PreflightGate]:
     preflight = _read(folder / "preflight.json", _Preflight)
     return [
-        GateResult(
+        PreflightGate(
             name=str(gate.get("name", "")),
             passed=bool(gate.get("passed")),
             figures=gate.get("figures", {}),

@@ -1,0 +1,270 @@
+"""The page on a small real state: every view and its twin, escaping, what does not exist, and the two changes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from starlette.testclient import TestClient
+
+from ft_assets.cli import cli
+from ft_assets.commands.project import Project
+from ft_assets.web.app import create_app
+from ft_assets.web.data import Filter, show_table
+from resources.artifacts import Recipe
+from resources.files import file_lock
+from tests.page_state import HOSTILE, IDS, Adapters, build_adapters, run_folder
+
+CONFIG = """
+schema_version: 1
+corpus: {files: [kb/*.md]}
+sft: {base_model: ./model}
+dpo: {base_model: ./model}
+embedding: {base_model: ./model}
+"""
+ORIGIN = {"origin": "http://testserver"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "config.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(root: Path) -> Project:
+    return Project(config=root / "config.yaml", state=root / "state")
+
+
+@pytest.fixture(scope="module")
+def adapters(project: Project) -> Adapters:
+    return build_adapters(project.state)
+
+
+@pytest.fixture(scope="module")
+def page(project: Project, adapters: Adapters) -> TestClient:
+    return TestClient(create_app(project), raise_server_exceptions=True)
+
+
+@pytest.fixture
+def own(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[TestClient, Project, Adapters]]:
+    """A state that a test may change."""
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    project = Project(config=root / "config.yaml", state=tmp_path / "state")
+    adapters = build_adapters(project.state)
+    yield TestClient(create_app(project)), project, adapters
+    if "instance" in project.__dict__:
+        project.instance.dispose()
+
+
+def views(adapters: Adapters) -> list[str]:
+    first, second = adapters.first.recipe_id, adapters.second.recipe_id
+    old, new = (release.version for release in adapters.releases)
+    evaluation = adapters.releases[1].artifacts["adapter_evaluation"]
+    return [
+        "/",
+        "/trainings",
+        "/trainings?sort=f1&order=up",
+        f"/trainings?ids={first},{second}",
+        f"/trainings/sft_adapter/{first}",
+        "/releases",
+        f"/releases/adapter/compare?before={old}&after={new}",
+        f"/releases/adapter/rollback?to={old}",
+        "/search",
+        "/data",
+        "/data/instruction_splits?file=test.parquet",
+        "/data/instruction_splits?file=quarantine.jsonl",
+        "/reports",
+        f"/reports/card/sft_adapter/{first}",
+        f"/lineage/adapter_evaluation/{evaluation}?record={IDS[1]}",
+    ]
+
+
+def test_every_view_is_html_without_a_script_of_the_data_and_has_a_twin(page: TestClient, adapters: Adapters):
+    for view in views(adapters):
+        shown = page.get(view)
+        assert shown.status_code == 200, (view, shown.text)
+        assert HOSTILE not in shown.text and "style=" not in shown.text, view
+        assert re.findall(r"<script[^>]*>", shown.text) == ['<script src="/static/page.js" defer>'], view
+        policy = shown.headers["content-security-policy"]
+        assert "script-src 'self'" in policy and "unsafe" not in policy
+        path, _, query = view.partition("?")
+        twin = page.get(f"{'/index' if path == '/' else path}.json?{query}")
+        assert twin.headers["content-type"] == "application/json" and twin.json()
+
+
+def test_a_comparison_shows_settings_curves_scores_and_answers(page: TestClient, adapters: Adapters):
+    link = f"/trainings?ids={adapters.first.recipe_id},{adapters.second.recipe_id}"
+    view = page.get(link.replace("?", ".json?")).json()
+    assert view["settings"] == [{"name": "training.learning_rate", "values": ["0.0001", "0.0005"]}]
+    assert view["data"] == []
+    assert [len(chart["curves"]) for chart in view["charts"]] == [2] * len(view["charts"])
+    scores = {score["title"]: score["difference"]["mean"] for score in view["answers"]["scores"]}
+    assert scores["Exact match"] == 0.5
+    outcomes = {question["record"]: question["outcome"] for question in view["answers"]["questions"]}
+    assert outcomes == {IDS[0]: "equal", IDS[1]: "won", IDS[2]: "won", IDS[3]: "equal"}
+    assert view["answers"]["questions"][0]["passages"][0]["id"] == "gcm#tag"
+    html = page.get(link).text
+    assert html.count("<svg") == len(view["charts"]) and "loss (nats)" in html and "✓ right" in html
+
+
+def test_the_table_is_sorted_by_a_column(page: TestClient, adapters: Adapters):
+    first, second = adapters.first.recipe_id, adapters.second.recipe_id
+
+    def order(query: str) -> list[str]:
+        return [row["recipe"] for row in page.get(f"/trainings.json?{query}").json()["trainings"]]
+
+    assert order("sort=f1&order=up") == [first, second]
+    assert order("sort=f1&order=down") == order("") == [second, first]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/trainings/sft_adapter/%2e%2e",
+        "/trainings/..%2f..%2fetc/passwd",
+        "/trainings/released/adapter",
+        "/trainings?ids=../../x",
+        "/data/..%2freleased?file=adapter.json",
+        "/data/.staging",
+        "/data/sft_adapter?file=../../../released/adapter.json",
+        "/data/sft_adapter/download?file=/etc/passwd",
+        "/data/sft_adapter?recipe=../x",
+        "/reports/tables/..%2f..%2freleased/adapter",
+        "/reports/card/sft_adapter/%2e%2e",
+        "/lineage/..%2fx/y?record=q-1",
+        "/releases/..%2fx/compare?before=a&after=b",
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+    ],
+)
+def test_names_that_do_not_exist_lead_nowhere(page: TestClient, path: str):
+    answer = page.get(path)
+    assert answer.status_code == 404
+    assert "root:" not in answer.text and '"history"' not in answer.text
+
+
+def test_an_empty_state_says_what_to_run(root: Path, tmp_path: Path):
+    empty = TestClient(create_app(Project(config=root / "config.yaml", state=tmp_path)))
+    for path in ("/", "/trainings", "/releases", "/search", "/data", "/reports"):
+        shown = empty.get(path)
+        assert shown.status_code == 200 and "<code" in shown.text and "ft " in shown.text, path
+
+
+def test_rows_are_filtered_and_a_quarantine_shows_reason_and_raw_line(page: TestClient):
+    rows = page.get("/data/instruction_splits.json?file=test.parquet&q=NONCE").json()
+    assert (rows["total"], rows["rows"][0]["fields"]["record_id"]) == (1, "q-4")
+    rows = page.get("/data/instruction_splits.json?file=test.parquet&column=evidence&q=gcm%23tag&exact=1").json()
+    assert rows["total"] == 4
+    rows = page.get("/data/instruction_splits.json?file=quarantine.jsonl&q=empty").json()
+    assert rows["rows"][0]["fields"]["raw"] == HOSTILE
+    file = page.get("/data/instruction_splits/download?file=quarantine.jsonl")
+    assert json.loads(file.text)["code"] == "FT-INST-003" and "attachment" in file.headers["content-disposition"]
+
+
+def test_a_page_of_many_rows_is_found_across_row_groups(tmp_path: Path, root: Path):
+    project = Project(config=root / "config.yaml", state=tmp_path)
+    with project.store.stage(Recipe(asset="passages", code_version="1")) as staging:
+        table = pa.table(
+            {"passage_id": [f"p{n}" for n in range(5000)], "text": [["even", "odd"][n % 2] for n in range(5000)]}
+        )
+        pq.write_table(table, staging.path / "passages.parquet", row_group_size=700)
+        project.store.point(staging.publish({}))
+    plain = show_table(project, "passages", recipe="", file="", look=Filter(), page=29)
+    assert [row.number for row in plain.rows] == list(range(701, 726)) and plain.rows[0].fields["passage_id"] == "p700"
+    odd = show_table(project, "passages", recipe="", file="", look=Filter(query="ODD", column="text"), page=100)
+    assert (odd.total, odd.pages, odd.rows[-1].fields["passage_id"]) == (2500, 100, "p4999")
+
+
+def token(page: TestClient, path: str) -> str:
+    found = re.search(r'name="token" value="([^"]+)"', page.get(path).text)
+    return found[1] if found else ""
+
+
+def test_a_rollback_from_the_page_changes_what_serves(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    old, new = (release.version for release in adapters.releases)
+    form = {"token": token(page, f"/releases/adapter/rollback?to={old}"), "to": old, "why": "wrong answers"}
+    assert page.post("/releases/adapter/rollback", data=form, headers=ORIGIN).status_code == 200
+    book = project.releases.book("adapter")
+    assert book and book.current == old and book.withheld == [new]
+    assert book.moves[-1].why == "wrong answers" and "companion page" in book.moves[-1].who
+    assert "wrong answers" in page.get("/releases").text
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
+)
+def test_a_form_of_another_site_changes_nothing(
+    page: TestClient, project: Project, adapters: Adapters, headers: dict[str, str]
+):
+    old, new = (release.version for release in adapters.releases)
+    form = {"token": token(page, f"/releases/adapter/rollback?to={old}"), "to": old}
+    assert page.post("/releases/adapter/rollback", data=form, headers=headers).status_code == 403
+    assert page.post("/releases/adapter/rollback", data={**form, "token": "x"}, headers=ORIGIN).status_code == 403
+    current = project.releases.current("adapter")
+    assert current and current.version == new
+
+
+def test_a_read_only_page_has_no_form_that_changes_and_takes_none(project: Project, adapters: Adapters):
+    page = TestClient(create_app(project, read_only=True))
+    old = adapters.releases[0].version
+    assert token(page, f"/releases/adapter/rollback?to={old}") == ""
+    assert page.post("/releases/adapter/rollback", data={"token": "", "to": old}).status_code == 403
+
+
+def test_a_running_training_is_shown_and_can_be_stopped(own: tuple[TestClient, Project, Adapters]):
+    page, project, _ = own
+    folder = run_folder(project.state)
+    (folder / "control.yaml").write_text("logging_steps: 5\n")
+    link = f"/trainings/sft_adapter/{folder.name}"
+    assert page.get(f"{link}.json").json()["training"]["state"] == "stopped"
+    with file_lock(folder / "lock"):
+        live = page.get(f"{link}.json").json()["training"]["live"]
+        assert (live["step"], live["total"], live["figures"]["tokens_per_second"]) == (3, 10, 100.0)
+        assert "Step 3 of 10" in page.get(link).text
+        form = {"token": token(page, link)}
+        assert page.post(f"{link}/stop", data=form, headers=ORIGIN).status_code == 200
+    assert (folder / "control.yaml").read_text() == "logging_steps: 5\nstop: true\n"
+    assert page.post(f"{link}/stop", data=form, headers=ORIGIN).status_code == 404  # it has ended
+
+
+@pytest.fixture
+def ft(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("FT_CONFIG", str(project.config))
+    monkeypatch.setenv("FT_STATE_DIR", str(project.state))
+    monkeypatch.setenv("DAGSTER_HOME", "")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, arguments, prog_name="ft")
+
+    return call
+
+
+def test_exports_are_one_file_without_links_and_scripts(ft, adapters: Adapters, tmp_path: Path):
+    first, second = adapters.first.recipe_id, adapters.second.recipe_id
+    old, new = (release.version for release in adapters.releases)
+    assert ft("compare", first[:8], second[:8]).exit_code == 0
+    assert ft("compare", old, new, "--output", "releases.html").exit_code == 0
+    assert ft("report").exit_code == 0
+    assert ft("report", new, "--output", "new.html").exit_code == 0
+    for name in ("compare.html", "releases.html", "report.html", "new.html"):
+        text = (tmp_path / name).read_text("utf-8")
+        assert not re.search(r"<script|<form|<link|href=|src=", text), name
+        assert "Exact match" in text and "--card:" in text
+    assert "loss (nats)" in (tmp_path / "compare.html").read_text("utf-8")
+
+
+def test_exports_of_what_does_not_exist_name_what_does(ft, adapters: Adapters):
+    missing = ft("compare", adapters.first.recipe_id, "zzz")
+    assert missing.exit_code == 2 and adapters.second.recipe_id in missing.output
+    missing = ft("report", "zzz")
+    assert missing.exit_code == 2 and adapters.releases[0].version in missing.output
