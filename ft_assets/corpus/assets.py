@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,64 @@ glossary_files = observed_files(
     kind="yaml",
     description="The files that corpus.glossary in config.yaml names; their contents are the version.",
 )
+_FIRST_ROWS, _WIDE, _CELL = 5, 5, 160  # rows and columns of a table on a page, characters of a value
+COLUMNS = {
+    "passage_id": "document and position; evidence and search results name it",
+    "document_id": "path of the document without its ending",
+    "heading": "headings above the passage, from the title down",
+    "text": "the passage as it is in the document",
+    "content": "what is encoded and searched: headings and text",
+    "content_sha256": "version of `content`",
+    "source": "file that the row is from",
+    "start": "first character of the passage in its document",
+    "end": "character after its last one",
+    "language": "language of the text (en, zh …)",
+    "alias": "another id of the passage, from an earlier version",
+    "record_id": "hash of the record's content; the split ledger names it",
+    "question": "what is asked",
+    "context": "text given with the question",
+    "system": "system prompt",
+    "history": "earlier turns of the dialogue",
+    "reasoning": "thoughts before the answer",
+    "answer": "right answer",
+    "chosen_answer": "the better answer",
+    "rejected_answer": "the worse answer",
+    "chosen_score": "score of the better answer",
+    "rejected_score": "score of the worse answer",
+    "difficulty": "difficulty as the file names it",
+    "evidence": "passages that hold the answer",
+    "group": "rows of one group go into one split",
+    "line_no": "line of the row in its file",
+    "split": "train, validation or test",
+    "cluster": "rows that go into one split together",
+    "dataset": "data set of the record",
+    "term": "term of the glossary",
+    "passages": "passages that name the term",
+    "names": "the term and its other names",
+    "occurrences": "how often the passages name the term",
+    "chosen": "the better answer",
+    "rejected": "the worse answer",
+    "margin": "score of the better answer minus that of the worse one",
+    "desirable": "whether the answer is a good one",
+    "query_id": "id of the question",
+    "query": "what is searched for",
+    "positive_ids": "passages that answer it",
+    "negative_ids": "passages that were judged and do not answer it",
+    "scores": "grade of each passage in `positive_ids`",
+    "first_seen": "recipe of the ledger that gave the record its split",
+    "passage_ids": "passages that the question was made from",
+    "kind": "kind of the question or of its answer",
+    "made_by": "model that made the row",
+    "author": "adapter that asked",
+    "attempt": "which try gave it",
+    "call_key": "call of the model, by its content",
+    "candidate": "question that was wanted",
+    "code": "rule that left the row out; empty where it is kept",
+    "reason": "why the rule left it out",
+    "prompt_tokens": "tokens that the model read",
+    "tokens": "tokens that the model wrote",
+}
+"""Column -> its meaning, for the pages of data sets."""
 SOURCES = {"corpus_files": _documents, "glossary_files": _glossaries}
 """Observed asset -> its files."""
 
@@ -141,7 +200,7 @@ def _show_passages(artifact: Artifact) -> Mapping[str, object]:
     lengths = (row["end"] - row["start"] for row in read_rows(path, ["start", "end"]))
     return {
         "dagster/row_count": artifact.summary_as(PassagesSummary).passages,
-        "dagster/column_schema": column_schema(path),
+        **table_of(path),
         "length": bar_table(_histogram(lengths), "characters a passage", "passages"),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
@@ -152,7 +211,7 @@ def _show_glossary(artifact: Artifact) -> Mapping[str, object]:
     terms = sorted(read_rows(path), key=lambda row: -row["passages"])
     shown: dict[str, object] = {
         "dagster/row_count": artifact.summary_as(GlossarySummary).terms,
-        "dagster/column_schema": column_schema(path),
+        **table_of(path),
         "never_met": [row["term"] for row in terms if not row["passages"]][:50],
     }
     if terms:
@@ -160,10 +219,27 @@ def _show_glossary(artifact: Artifact) -> Mapping[str, object]:
     return shown
 
 
-def column_schema(path: Path) -> dg.MetadataValue[Any]:
-    """Return the columns of a Parquet file, for the Columns panel of an asset."""
-    columns = [dg.TableColumn(name=name, type=kind) for name, kind in column_names(path)]
-    return dg.MetadataValue.table_schema(dg.TableSchema(columns=columns))
+def table_of(path: Path) -> dict[str, object]:
+    """Return a Parquet file for the page of an asset: its columns with their meaning, and its first rows.
+
+    A wide table is several: each has the first column again. Columns without a value are left out.
+    """
+    columns = [dg.TableColumn(name, kind, description=COLUMNS.get(name)) for name, kind in column_names(path)]
+    rows = list(islice(read_rows(path), _FIRST_ROWS))
+    shown: dict[str, object] = {
+        "dagster/column_schema": dg.MetadataValue.table_schema(dg.TableSchema(columns=columns)),
+    }
+    first, *others = [column.name for column in columns if any(row[column.name] for row in rows)] or [""]
+    for number, begin in enumerate(range(0, len(others), _WIDE), start=1):
+        names = [first, *others[begin : begin + _WIDE]]
+        records = [dg.TableRecord({name: _cut(row[name]) for name in names}) for row in rows]
+        shown["first_rows" if number == 1 else f"first_rows_{number}"] = dg.MetadataValue.table(records)
+    return shown
+
+
+def _cut(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= _CELL else f"{text[:_CELL]}…"
 
 
 def _histogram(lengths: Iterable[int]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from expectations.markdown import bar_table
 from expectations.rules.splits import SPLITS
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import DatasetSettings, Settings
-from ft_assets.corpus.assets import column_schema
+from ft_assets.corpus.assets import table_of
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES
 from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_records, read_files, write_nothing
@@ -208,7 +208,7 @@ def _show_records(artifact: Artifact) -> Mapping[str, object]:
     summary, path = artifact.summary_as(RecordsSummary), artifact.file(RECORDS)
     shown: dict[str, object] = {
         "dagster/row_count": summary.kept,
-        "dagster/column_schema": column_schema(path),
+        **table_of(path),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
     if summary.codes:
@@ -226,7 +226,7 @@ def _show_ledger(artifact: Artifact) -> Mapping[str, object]:
     path = artifact.file(LEDGER)
     return {
         "dagster/row_count": summary.records,
-        "dagster/column_schema": column_schema(path),
+        **table_of(path),
         "shares": bar_table(totals, "split", "records"),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
@@ -239,7 +239,7 @@ def _show_splits(artifact: Artifact) -> Mapping[str, object]:
     return {
         **shown,
         "dagster/row_count": sum(counts.values()),
-        "dagster/column_schema": column_schema(artifact.file(split_file(SPLITS[0]))),
+        **table_of(artifact.file(split_file(SPLITS[0]))),
         "shares": bar_table(counts, "split", "records"),
     }
 

@@ -15,7 +15,7 @@ from ft_assets.adapters.jobs import TrainedRef
 from ft_assets.adapters.release import released_asset
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import KbalignSettings, SftSettings
-from ft_assets.corpus.assets import column_schema
+from ft_assets.corpus.assets import table_of
 from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.datasets.held_out import INPUTS as HELD_OUT_INPUTS
@@ -293,7 +293,7 @@ def _show_generated(artifact: Artifact) -> Mapping[str, object]:
     summary = artifact.summary_as(GenerateSummary)
     return {
         "dagster/row_count": summary.kept,
-        "dagster/column_schema": column_schema(artifact.file(GENERATED_FILE)),
+        **table_of(artifact.file(GENERATED_FILE)),
         "funnel": bar_table({"candidates": summary.candidates, "kept": summary.kept}, "step", "questions"),
         "quarantined_by_code": bar_table(summary.codes, "code", "candidates"),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
@@ -303,7 +303,7 @@ def _show_generated(artifact: Artifact) -> Mapping[str, object]:
 def _show_records(artifact: Artifact) -> Mapping[str, object]:
     return {
         "dagster/row_count": artifact.summary_as(MergeSummary).kept,
-        "dagster/column_schema": column_schema(artifact.file(RECORDS_FILE)),
+        **table_of(artifact.file(RECORDS_FILE)),
         "quarantine": quarantine_table(artifact.file(QUARANTINE)),
     }
 
@@ -315,7 +315,7 @@ def _show_verified(artifact: Artifact, store: ArtifactStore) -> Mapping[str, obj
     passages = store.require("passages")
     return {
         "dagster/row_count": summary.train,
-        "dagster/column_schema": column_schema(artifact.file(split_file("train"))),
+        **table_of(artifact.file(split_file("train"))),
         "funnel": bar_table(funnel(before, merged, summary), "after the step", "candidates left"),
         "quarantined_by_code": bar_table(summary.codes, "code"),
         "samples": show_samples(artifact, passages),
