@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from ruamel.yaml import YAML
 
+from expectations.violations import Refused, violation
 from resources.files import file_lock, write_text
 
 SETTINGS = Path(__file__).resolve().parents[2] / "dagster.yaml"
@@ -24,12 +25,13 @@ def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
     """Return the instance of this state folder; set DAGSTER_HOME for this process and its children.
 
     Only one process at a time may create it: processes that create one SQLite home at once break it for ever (its
-    migration table ends with two heads).
+    migration table ends with two heads). Raises Refused (FT-RUN-001) where a database of the home is damaged.
     """
     home = dagster_home(state)
     with file_lock(home / ".lock"):
         _write_if_changed(home / "dagster.yaml", derive_settings(settings, state))
         os.environ["DAGSTER_HOME"] = str(home)
+        _refuse_damaged(home / "storage")
         return dg.DagsterInstance.from_config(str(home))
 
 
@@ -49,6 +51,27 @@ def keep_databases_open(instance: dg.DagsterInstance, run_id: str) -> Generator[
                 connection = stack.enter_context(closing(sqlite3.connect(storage.path_for_shard(shard))))
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchall()  # opened by the first read
         yield
+
+
+def _refuse_damaged(storage: Path) -> None:
+    shared = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+    for path in (storage / name for name in shared):
+        if not path.is_file():
+            continue
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        except sqlite3.OperationalError:  # another process has it
+            continue
+        except sqlite3.DatabaseError as error:
+            damaged = violation(
+                "FT-RUN-001",
+                where=str(path),
+                field="file",
+                found=str(error),
+                fix=f"Move {storage} away, then run again.",
+            )
+            raise Refused("opening Dagster's history", [damaged]) from error
 
 
 def dagster_home(state: Path) -> Path:
