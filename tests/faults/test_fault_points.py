@@ -19,8 +19,8 @@ import pytest
 
 from resources import faults
 from resources.faults import VARIABLE
+from tests.faults.children import fork, wait
 from tests.faults.protocol import State
-from tests.faults.whole_runs import fork, wait
 from tests.resources.test_engines import EMBEDDED
 
 REFUSED = 3  # exit code: the error was named

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resources.artifacts import ArtifactStore
-from tests.faults.whole_runs import SmallProject
+from tests.faults.children import SmallProject
 
 GROUPS = ("--group", "settings", "--group", "corpus", "--group", "datasets")
 
