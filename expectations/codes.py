@@ -1467,6 +1467,12 @@ CODES: dict[str, Code] = {
         "Terms of BM25 and tokens of a learned head are different numbers: a query would match at random.",
         "Query with the embedding model of the collection, or set `retrieval.lexical: bm25` and release again.",
     ),
+    # Runs
+    "FT-RUN-001": Code(
+        "A database of Dagster is damaged",
+        "Runs can be neither recorded nor shown. Artifacts, releases and searches do not need it.",
+        "Move the folder `dagster/storage` of the state away: the history of runs is lost, and artifacts are reused.",
+    ),
     # Splits
     "FT-SPLIT-002": Code(
         "A split is empty",

@@ -15,6 +15,7 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from ruamel.yaml import YAML
 from sqlalchemy import Engine, event
 
+from expectations.violations import Refused, violation
 from ft_assets.config.load import SettingsError
 from resources.files import file_lock, write_text
 
@@ -26,7 +27,7 @@ def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
     """Return the instance of this state folder; set DAGSTER_HOME for this process and its children.
 
     Only one process at a time may create it: processes that create one SQLite home at once break it for ever (its
-    migration table ends with two heads).
+    migration table ends with two heads). Raises Refused (FT-RUN-001) where a database of the home is damaged.
     """
     home = dagster_home(state)
     try:
@@ -37,6 +38,7 @@ def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
     with file_lock(home / ".lock"):
         _write_if_changed(home / "dagster.yaml", derive_settings(settings, state))
         os.environ["DAGSTER_HOME"] = str(home)
+        _refuse_damaged(home / "storage")
         return dg.DagsterInstance.from_config(str(home))
 
 
@@ -77,6 +79,27 @@ def refuse_another_home(state: Path) -> None:
         where = f"DAGSTER_HOME is {home}" if home else "DAGSTER_HOME is not set"
         fix = f"Start with `ft ui`, or set DAGSTER_HOME={dagster_home(state)} after one `ft status`."
         raise SettingsError(state, [f"FT_STATE_DIR names it, but Dagster records elsewhere: {where}. {fix}"])
+
+
+def _refuse_damaged(storage: Path) -> None:
+    shared = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+    for path in (storage / name for name in shared):
+        if not path.is_file():
+            continue
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        except sqlite3.OperationalError:  # another process has it
+            continue
+        except sqlite3.DatabaseError as error:
+            damaged = violation(
+                "FT-RUN-001",
+                where=str(path),
+                field="file",
+                found=str(error),
+                fix=f"Move {storage} away, then run again.",
+            )
+            raise Refused("opening Dagster's history", [damaged]) from error
 
 
 def dagster_home(state: Path) -> Path:

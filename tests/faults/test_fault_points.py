@@ -1,7 +1,7 @@
 """Every fault point with every action, then a clean rerun: the state is as if nothing had happened.
 
-Each pair runs in a child forked from this process. By default a point is taken at its first passing, by `kill` and one
-error; FT_FAULT_ROUNDS=all takes the last passing as well, and every action.
+Each pair runs in a child forked from this process. By default a point is taken at its first passing by `kill`, and
+every third one by an error; FT_FAULT_ROUNDS=all takes the last passing as well, and every action.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pytest
 
 from resources import faults
 from resources.faults import VARIABLE
+from tests.faults.children import fork, wait
 from tests.faults.protocol import State
-from tests.faults.whole_runs import fork, wait
 from tests.resources.test_engines import EMBEDDED
 
 REFUSED = 3  # exit code: the error was named
@@ -64,7 +64,8 @@ def chosen(passed: Counter[str]) -> list[str]:
         places = [f"{name}#{n}" for name, times in sorted(passed.items()) for n in sorted({1, times})]
         return [f"{place}:{action}" for place in places for action in ("kill", *ERRORS, "sleep")]
     places = [name for name in sorted(passed) if " " not in name or name.partition(" ")[2] in WRITTEN]
-    return [f"{place}:{action}" for n, place in enumerate(places) for action in ("kill", ERRORS[n % 3])]
+    errors = [f"{place}:{ERRORS[n % 3]}" for n, place in enumerate(places[::3])]
+    return [*(f"{place}:kill" for place in places), *errors]
 
 
 @pytest.mark.parametrize("kind", EMBEDDED)

@@ -1,6 +1,6 @@
 """One bit is flipped in every file of a finished state, as a disk does it: it is named, or it changes nothing.
 
-By default three bits of a file, at random places (of small files, for those are read whole, and of the blocks that
+By default two bits of a file, at random places (of small files, for those are read whole, and of the blocks that
 hold data); FT_FAULT_ROUNDS is the number of bits where it is a number.
 """
 
@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from expectations.contracts.embedding import Fusion
 from expectations.violations import Refused
 from resources.artifacts import list_files
 from resources.call_cache import CallCache
@@ -70,11 +72,7 @@ def search(state: State) -> tuple[str, list[object], dict[str, OpenJson]]:
     return name, answers, collections
 
 
-def book_fusion(state: State) -> object:
-    import msgspec
-
-    from expectations.contracts.embedding import Fusion
-
+def book_fusion(state: State) -> Fusion | None:
     release = state.releases.current("collection")
     return msgspec.convert(release.details["fusion"], Fusion) if release else None
 
@@ -122,7 +120,7 @@ def test_a_flipped_bit_is_named_or_changes_nothing(
     root, dice = tmp_path / "state", random.Random(kind)  # noqa: S311
     State(root, kind).run()
     expected = observe(root, kind)
-    rounds = os.environ.get("FT_FAULT_ROUNDS", "3")
+    rounds = os.environ.get("FT_FAULT_ROUNDS", "2")
     files = [path for path in list_files(root) if path.stat().st_size and not path.name.endswith(_LOCKS)]
     outcomes: Counter[str] = Counter()
     wrong: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.children import fork, wait
 from tests.faults.protocol import State
-from tests.faults.whole_runs import SmallProject, fork, kill_runs, wait, warm
 from tests.resources.test_engines import EMBEDDED
 
 pytestmark = pytest.mark.slow
@@ -63,15 +64,7 @@ def test_killed_in_the_protocols_of_a_release(
             ends[end := run(root, dice.uniform(0.0, longest))] += 1
             assert end in {0, -signal.SIGKILL}, log.read_text()[-3000:]
             assert look(root, run=False)["faults"] == [], f"after {ends}"
+            logging.getLogger(__name__).info("%d kills", ends[-signal.SIGKILL])
         found = look(root, run=True)
         assert (found["later faults"], found["versions"]) == ([], expected), f"after {ends}"
     record_property("kills", ends[-signal.SIGKILL])
-
-
-@pytest.mark.skipif(not ROUNDS.isdigit(), reason="minutes for each kill: FT_FAULT_ROUNDS is their number")
-@pytest.mark.parametrize("selection", [("--group", "corpus", "--upstream"), ("--all",)])
-def test_killed_in_whole_runs(tmp_path: Path, project: Path, selection: tuple[str, ...]) -> None:
-    small = SmallProject(tmp_path / "project", "edge", selection)
-    small.write(project / "examples/en")
-    warm()
-    assert kill_runs(small, KILLS, seed=1) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import dagster as dg
 import pytest
 from ruamel.yaml import YAML
 
-from ft_assets.graph.instance import SETTINGS, derive_settings, keep_databases_open
+from expectations.violations import Refused
+from ft_assets.graph.instance import SETTINGS, derive_settings, keep_databases_open, open_instance
 
 _OPEN = """
 import sys
@@ -56,6 +58,18 @@ def test_workspace_and_project_file_name_the_same_code(project: Path) -> None:
     assert location["module_name"] == tool["dg"]["project"]["code_location_target_module"]
     assert location["module_name"] == tool["dagster"]["module_name"]
     assert location["location_name"] == tool["dg"]["project"]["code_location_name"]
+
+
+@pytest.mark.parametrize("name", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"])
+def test_a_damaged_database_is_named_and_can_be_moved_away(tmp_path: Path, name: str) -> None:
+    open_instance(tmp_path).get_runs()
+    storage = tmp_path / "dagster" / "storage"
+    with (storage / name).open("r+b") as stream:
+        stream.write(b"not a database")
+    with pytest.raises(Refused, match=r"FT-RUN-001.*" + re.escape(name) + r".*Move .*storage away"):
+        open_instance(tmp_path)
+    storage.rename(tmp_path / "aside")
+    assert open_instance(tmp_path).get_runs() == []
 
 
 @pytest.mark.slow
