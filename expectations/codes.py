@@ -1817,6 +1817,11 @@ CODES: dict[str, Code] = {
         "A typing error in its glob would train without the weights that were asked for.",
         "Write the file as `source` of the splits has it, relative to config.yaml; `*` matches any text, slashes too.",
     ),
+    "FT-TRAIN-073": Code(
+        "The library of an experiment tracker is not installed",
+        "`telemetry.report_to` names it; without it the figures would go nowhere.",
+        "Install the extra of this name, or take the name out of `telemetry.report_to`.",
+    ),
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",

@@ -28,7 +28,7 @@ from ft_assets.generation.checks import GATES as GENERATION_GATES
 from ft_assets.generation.jobs import PAIRS, VERIFIED
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import as_metadata, evidence_of
-from ft_assets.graph.produce import compute_params, produce
+from ft_assets.graph.produce import compute_params, produce, report_to
 from resources import models, telemetry
 from resources.artifacts import Artifact, ArtifactStore
 from resources.charts import Line, line_image
@@ -260,6 +260,7 @@ def train_model(
         prompt=prompt,
         thinking=thinking,
         compute=compute_params(artifacts),
+        report_to=report_to(artifacts),
     )
     launch = spec.launch(context, launcher, params, distributed=True)
     return produce(artifacts, spec.recipe(artifacts, material, inputs), launch=launch, metadata=_show_training)

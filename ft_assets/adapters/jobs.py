@@ -31,6 +31,8 @@ class TrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     thinking: str
     """The policy `datasets.instruction.thinking`."""
     compute: ComputeParams
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """The key `telemetry.report_to` of config.yaml."""
 
     def typed_settings(self) -> SftSettings | DpoSettings:
         """Return the settings of the method."""

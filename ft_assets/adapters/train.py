@@ -44,6 +44,7 @@ from ft_assets.adapters.trainer.dpo_reference import Reference
 from ft_assets.adapters.trainer.load_model import load_model
 from ft_assets.adapters.trainer.oom_ladder import delete_fallbacks, train_with_fallbacks
 from ft_assets.adapters.trainer.reporter import build_reporter
+from ft_assets.adapters.trainer.trackers import add_trackers, check_trackers
 from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
 from ft_assets.generation.jobs import GENERATED
 from resources import accelerator, models, torchrun
@@ -76,6 +77,7 @@ class Task(NamedTuple):
     settings: SftSettings | DpoSettings
     prompt: RagPrompt
     thinking: str
+    report_to: tuple[str, ...]
     compute: Compute
     splits: tuple[Artifact, ...]
     """The splits that the recipe names. KTO may read two of them."""
@@ -143,6 +145,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
     settings = params.typed_settings()
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     check_devices(settings, compute)
+    check_trackers(params.report_to)
     base_folder = models.locate(settings.base_model, Path(params.compute.state_dir), settings.revision)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
     base = describe_base(base_folder, tokenizer, settings.base_model, settings.revision)
@@ -152,6 +155,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
         settings=settings.model_copy(update={"micro_batch_size": choose_rows(settings, lora, compute, base_folder)}),
         prompt=params.prompt,
         thinking=params.thinking,
+        report_to=params.report_to,
         compute=compute,
         splits=tuple(job.input(name) for name in sorted(job.recipe.inputs) if name.endswith("_splits")),
         generated=tuple(job.input(name) for name in GENERATED if name in job.recipe.inputs),
@@ -227,7 +231,9 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
     data.check_against(trainer)
     judge_steps(preflight, trainer)
     judge_trial(preflight, trainer)
-    trainer.add_callback(build_reporter(trainer, metrics, sampler, data.name_row))
+    board = "tensorboard" in task.report_to
+    trainer.add_callback(build_reporter(trainer, metrics, sampler, data.name_row, board=board))
+    add_trackers(trainer, task.report_to, task.job)
     trainer.add_callback(build_control(run_dir, metrics, stop))
     untrained = _copy_trainable(trainer.model)
     before = _first_evaluation(trainer, task.folder)

@@ -1174,6 +1174,14 @@ class NotifySettings(ConfigSection):
         return bool(self.command or self.webhook)
 
 
+class TelemetrySettings(ConfigSection):
+    report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
+    """Where the figures of a training of the language model go, next to its own page. `tensorboard` is written into the
+    run folder if it is installed. `wandb` and `mlflow` (extras of these names) are configured by their own environment
+    variables, keys included; without MLFLOW_TRACKING_URI the runs are kept in mlflow.db below the state folder. No
+    result depends on it."""
+
+
 class Settings(ConfigSection):
     """All of config.yaml, after profile and environment. Sections in `SETTINGS_ASSETS` are assets.
 
@@ -1198,6 +1206,7 @@ class Settings(ConfigSection):
     launcher: LauncherSettings = LauncherSettings()
     accelerator: AcceleratorSettings = AcceleratorSettings()
     notify: NotifySettings = NotifySettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @property
     def trainings(self) -> dict[str, SftSettings | DpoSettings]:

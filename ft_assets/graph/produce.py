@@ -27,6 +27,11 @@ def compute_params(artifacts: ArtifactsResource) -> ComputeParams:
     return ComputeParams(state_dir=artifacts.state_dir, device=accelerator.device, dtype=accelerator.dtype)
 
 
+def report_to(artifacts: ArtifactsResource) -> tuple[str, ...]:
+    """Return where the figures of a training go, next to its own page."""
+    return tuple(accepted_settings(Path(artifacts.config_path), artifacts.state()).telemetry.report_to)
+
+
 def generator_params(artifacts: ArtifactsResource) -> GeneratorParams:
     """Return the section `generator` as a worker takes it, with the name of its local model."""
     return params_of_generator(accepted_settings(Path(artifacts.config_path), artifacts.state()))

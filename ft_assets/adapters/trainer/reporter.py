@@ -36,33 +36,46 @@ _SHOWN_ROWS = 8
 
 
 def build_reporter(
-    trainer: Any, metrics: Metrics, sampler: Sampler, name_row: Callable[[Sequence[int]], str | None]
+    trainer: Any,
+    metrics: Metrics,
+    sampler: Sampler,
+    name_row: Callable[[Sequence[int]], str | None],
+    *,
+    board: bool = True,
 ) -> TrainerCallback:
     """Return the callback that logs every figure and stops the run on the first one that is not finite.
 
-    `trainer`: a hardened one; `sampler`: started already; `name_row`: returns the place of a row by its token ids.
+    `trainer`: a hardened one; `sampler`: started already; `name_row`: returns the place of a row by its token ids;
+    `board`: also write TensorBoard's files, if it is installed.
     """
     from transformers import TrainerCallback
 
     class Callback(Reporter, TrainerCallback):
         """The reporter as transformers calls it."""
 
-    return Callback(trainer, metrics, sampler, name_row)
+    return Callback(trainer, metrics, sampler, name_row, board)
 
 
 class Reporter:
     """The events of a training to which the reporter reacts; see `build_reporter`."""
 
     def __init__(
-        self, trainer: Any, metrics: Metrics, sampler: Sampler, name_row: Callable[[Sequence[int]], str | None]
+        self,
+        trainer: Any,
+        metrics: Metrics,
+        sampler: Sampler,
+        name_row: Callable[[Sequence[int]], str | None],
+        board: bool,
     ) -> None:
+        self._with_board = board and importlib.util.find_spec("tensorboard") is not None
         self._trainer, self._metrics, self._sampler, self._name_row = trainer, metrics, sampler, name_row
         self._run_dir = Path(trainer.args.output_dir)
         trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
         self._watched = trained[:: len(trained) // _WATCHED | 1]  # an odd step: A and B matrices take turns
 
     def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
-        self._board = _open_board(self._run_dir, state.global_step) if state.is_world_process_zero else None
+        wanted = self._with_board and state.is_world_process_zero
+        self._board = _open_board(self._run_dir, state.global_step) if wanted else None
         self._busy = self._tokens = self._data = 0.0  # seconds and tokens since the last record
         self._copies: list[Tensor] = []
         self._logged: dict[str, float] = {}
@@ -172,10 +185,8 @@ def refuse_non_finite(name: str, value: float, step: int, checkpoint: str, rows:
     )
 
 
-def _open_board(run_dir: Path, step: int) -> SummaryWriter | None:
-    """Return TensorBoard's writer if it is installed. Entries that were written after `step` are removed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
+def _open_board(run_dir: Path, step: int) -> SummaryWriter:
+    """Return TensorBoard's writer. Entries that were written after `step` are removed."""
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
