@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,7 @@ from ft_assets.embedding import assets as embedding
 from ft_assets.embedding import checks as embedding_checks
 from ft_assets.generation import checks as generation_checks
 from ft_assets.generation.jobs import CANDIDATES, PAIRS, VERIFIED
-from ft_assets.graph.automation import ENDS, JOBS, SENSORS, automate, judge_again
+from ft_assets.graph.automation import ENDS, JOBS, POINTERS, SENSORS, TRAININGS, automate, judge_again
 from ft_assets.graph.gates import build_checks
 from ft_assets.graph.instance import refuse_another_home
 from ft_assets.kbalign import assets as kbalign
@@ -44,6 +45,8 @@ from ft_assets.settings import checks as settings_checks
 from ft_assets.watcher import watch_settings, watch_sources
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 
+PAGE_VARIABLE = "FT_PAGE_URL"
+"""Environment variable with the address of the companion page."""
 STAGES = (settings_assets, corpus, datasets, adapters, embedding, retrieval, kbalign, ddr, answers)
 SPECS = tuple(chain.from_iterable(stage.SPECS for stage in STAGES))
 GATES = tuple(
@@ -114,7 +117,7 @@ def build_defs(
     left_out = unused_deps(settings) | {(spec.name, name) for spec in SPECS for name in spec.any_of if name in absent}
     gates = [gate for gate in GATES if absent.isdisjoint({gate.asset, *gate.needs})]
     return dg.Definitions(
-        assets=automate([_without(asset, left_out) for asset in assets]),
+        assets=_link(automate([_without(asset, left_out) for asset in assets]), os.environ.get(PAGE_VARIABLE)),
         asset_checks=build_checks(gates, judge_again()),
         jobs=[*(job for job in JOBS if absent.isdisjoint(ENDS[job.name])), rollback],
         sensors=[*SENSORS, watch_settings(gates), watch_sources, *watch_served(gates), notify(gates)],
@@ -123,6 +126,19 @@ def build_defs(
         # seconds.
         executor=dg.in_process_executor,
     )
+
+
+def _link(assets: list[Any], page: str | None) -> list[Any]:
+    """Return the assets with a link to the companion page in their metadata, where `ft ui` serves one."""
+    if not page:
+        return assets
+
+    def link(spec: dg.AssetSpec) -> dg.AssetSpec:
+        name = spec.key.to_user_string()
+        view = "trainings" if name in TRAININGS else "releases" if name in POINTERS else f"data/{name}"
+        return spec.merge_attributes(metadata={"companion page": dg.MetadataValue.url(f"{page}/{view}")})
+
+    return [asset.map_asset_specs(link) if isinstance(asset, dg.AssetsDefinition) else asset for asset in assets]
 
 
 def _without(asset: Any, left_out: set[tuple[str, str]]) -> Any:

@@ -18,7 +18,7 @@ from ft_assets.commands.run import select
 from ft_assets.config.load import load_settings
 from ft_assets.config.model import Settings
 from ft_assets.datasets.dataset import DATASETS
-from ft_assets.definitions import GATES, SPECS, build_defs, not_configured, unused_deps
+from ft_assets.definitions import GATES, PAGE_VARIABLE, SPECS, build_defs, not_configured, unused_deps
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.retrieval.assets import GATED
 
@@ -62,6 +62,15 @@ def test_no_place_is_chosen_by_the_configuration_of_a_run(defs: dg.Definitions):
     for resource in ("artifacts", "qdrant", "launcher", "io_manager"):
         with pytest.raises(dg.DagsterInvalidConfigError):
             dg.validate_run_config(job, {"resources": {resource: {"config": {"state_dir": "/elsewhere"}}}})
+
+
+def test_assets_link_to_their_view_of_the_companion_page(
+    demo: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(PAGE_VARIABLE, "http://127.0.0.1:3001")
+    graph = build_defs(demo, state=tmp_path, config=tmp_path / "config.yaml").resolve_asset_graph()
+    for name, view in (("passages", "data/passages"), ("sft_adapter", "trainings"), ("released_adapter", "releases")):
+        assert graph.get(dg.AssetKey(name)).metadata["companion page"].value == f"http://127.0.0.1:3001/{view}"
 
 
 def test_every_materializable_asset_is_described(defs: dg.Definitions):

@@ -50,6 +50,7 @@ def command(
     \b
     Example: ft ui --port 3001
     """
+    from ft_assets.definitions import PAGE_VARIABLE
     from ft_assets.graph.instance import open_instance
     from ft_assets.web.app import create_app
     from ft_assets.web.serve import Server, serve
@@ -59,6 +60,7 @@ def command(
     os.environ["FT_CONFIG"] = str(project.config)
     os.environ["FT_STATE_DIR"] = str(project.state)
     page_port = page_port or port + 1
+    os.environ[PAGE_VARIABLE] = f"http://{host}:{page_port}"  # the code server links its assets to it
     log = None if verbose else project.state / LOG_FILE
     server = Server(host, port, hosts, read_only, workspace and workspace.resolve(), log)
     dagster_url, terminal = f"http://{host}:{port}", os.fdopen(os.dup(1), "w")

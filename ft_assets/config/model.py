@@ -1176,7 +1176,7 @@ class NotifySettings(ConfigSection):
 
 class TelemetrySettings(ConfigSection):
     report_to: list[Literal["tensorboard", "wandb", "mlflow"]] = ["tensorboard"]
-    """Where the figures of a training of the language model go, next to its own page. `tensorboard` is written into the
+    """Trackers that get the figures of a training of the language model. `tensorboard` is written into the
     run folder if it is installed. `wandb` and `mlflow` (extras of these names) are configured by their own environment
     variables, keys included; without MLFLOW_TRACKING_URI the runs are kept in mlflow.db below the state folder. No
     result depends on it."""

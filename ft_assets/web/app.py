@@ -197,7 +197,7 @@ def _require_own_form(request: Request, form: Mapping[str, str]) -> None:
     foreign = origin is not None and urlsplit(origin).netloc != request.url.netloc
     if foreign or request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         raise HTTPException(403, "This request comes from another site.")
-    if not hmac.compare_digest(form.get("token", ""), request.app.state.token):
+    if not hmac.compare_digest(form.get("token", "").encode(), request.app.state.token.encode()):
         raise HTTPException(403, "This form is of an earlier start of the page. Open it again.")
 
 
@@ -354,7 +354,9 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    return _error(request, 500, "The page could not be made", [f"{type(error).__name__}: {error}"])
+    answer = _error(request, 500, "The page could not be made", [f"{type(error).__name__}: {error}"])
+    answer.headers.update(_HEADERS)  # Starlette answers this one outside of our middleware
+    return answer
 
 
 def _error(request: Request, status: int, title: str, lines: list[str]) -> Response:
