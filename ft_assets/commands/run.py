@@ -295,12 +295,16 @@ def _note_event(outcome: AssetOutcome, event: dg.DagsterEvent) -> None:
         outcome.figures = {
             name: float(value)
             for name, value in values.items()
-            if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_FIGURES
+            if isinstance(value, int | float) and not isinstance(value, bool) and _is_figure(name)
         }
     elif event.is_asset_observation and outcome.state == "skipped":
         observation = event.asset_observation_data.asset_observation
         outcome.state = "observed"
         outcome.version = (observation.tags or {}).get(_VERSION_TAG, "")
+
+
+def _is_figure(name: str) -> bool:
+    return name not in _NOT_FIGURES and not name.startswith("dagster/")
 
 
 def _failed_check(evaluation: dg.AssetCheckEvaluation) -> Problem:
