@@ -95,6 +95,7 @@ CRASHED = "crashed"
 """Metadata of a check whose rule raised an error: its traceback."""
 _SETTINGS = frozenset(SETTINGS_ASSETS.values())
 _SHOWN_VIOLATIONS = 50
+_ROUNDED_BELOW = 1e4
 
 
 def build_checks(gates: Sequence[Gate], again: Condition | None = None) -> list[dg.AssetChecksDefinition]:
@@ -244,7 +245,10 @@ def _metadata_value(value: object) -> MetadataValue:
 def _number_metadata(value: float) -> MetadataValue:
     if isinstance(value, bool):
         return dg.MetadataValue.bool(value)
-    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.float(value)
+    if isinstance(value, int):
+        return dg.MetadataValue.int(value)
+    # four significant digits, as everywhere on the pages; the artifact has the figure as it was computed
+    return dg.MetadataValue.float(float(f"{value:.4g}") if abs(value) < _ROUNDED_BELOW else value)
 
 
 def _text_metadata(text: str) -> MetadataValue:

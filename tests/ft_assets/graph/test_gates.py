@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import dagster as dg
 import pytest
 
 from expectations.violations import Refused, Violation
-from ft_assets.graph.gates import Evidence, Gate, Verdict, build_checks, enforce
+from ft_assets.graph.gates import Evidence, Gate, Verdict, as_metadata, build_checks, enforce
 from ft_assets.graph.produce import produce
 from resources.artifacts import Recipe, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -177,3 +178,12 @@ def test_gates_of_an_asset_share_a_step_unless_they_wait_for_another_asset() -> 
         ("number_gates_3", ["judged_again"]),
     ]
     assert [spec.automation_condition for _, _, specs in steps for spec in specs] == [None] * 4 + [again]
+
+
+def test_figures_have_four_significant_digits() -> None:
+    shown = as_metadata(
+        {"share": 0.123456, "seconds": 12.34567, "bytes": 1234567.5, "rows": 123456, "nothing": math.nan}
+    )
+    values = {name: value.value for name, value in shown.items()}
+    assert math.isnan(float(str(values.pop("nothing"))))
+    assert values == {"share": 0.1235, "seconds": 12.35, "bytes": 1234567.5, "rows": 123456}
