@@ -25,7 +25,7 @@ import numpy as np
 from expectations.contracts.embedding import Fusion
 from expectations.markdown import markdown_table
 from expectations.rules.ranking_metrics import measure
-from ft_assets.embedding.exact_search import best, lexical_scores
+from ft_assets.embedding.exact_search import lexical_scores, named
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import index_bm25, sparse_queries
 from ft_assets.retrieval.choose_fusion import label, middle_of_best, weighted_sums
@@ -44,6 +44,11 @@ _BELOW = 0.005
 
 Rule = Callable[[np.ndarray], int]
 """nDCG@10 [weights, questions] -> the row of the weights to serve."""
+
+
+def in_order(scores: np.ndarray) -> np.ndarray:
+    """Return the ten best columns of each row, equal scores in the corpus's order."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :10]
 
 
 def certain_best(scores: np.ndarray) -> int:
@@ -111,7 +116,7 @@ def scores_of(folder: Path) -> Iterator[np.ndarray]:
         (dense, lexical(0.15)),
         (dense + 1.5 * right, half),
     ):
-        rankings = (best(fuse(fusion, near, shared), list(passages), 10) for fusion in FUSIONS)
+        rankings = (named(in_order(fuse(fusion, near, shared)), list(passages)) for fusion in FUSIONS)
         table = np.array([measure(qrels, ranked)["ndcg_at_10"] for ranked in rankings])
         print(folder.name, " ".join(f"{100 * mean:.1f}" for mean in table.mean(axis=1)), flush=True)
         yield table
@@ -121,7 +126,7 @@ def floor_of(dense: np.ndarray, lexical: np.ndarray, ids: list[str], qrels: list
     """Return what the floor of one half of the questions, which are in random order, does to the other half."""
     asked = len(qrels) // 2
     chosen = [fuse(fusion, dense[:asked], lexical[:asked]) for fusion in FUSIONS]
-    scores = np.array([measure(qrels[:asked], best(fused, ids, 10))["ndcg_at_10"] for fused in chosen])
+    scores = np.array([measure(qrels[:asked], named(in_order(fused), ids))["ndcg_at_10"] for fused in chosen])
     fusion = FUSIONS[middle_of_best(scores)]
     fused = fuse(fusion, dense, lexical)
     answered = fused.max(axis=1)

@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expectations.contracts.embedding import Base, Dense, EmbeddingContract, Fusion, Serving, Sparse, Texts
-from ft_assets.embedding.exact_search import best, lexical_scores
+from ft_assets.embedding.exact_search import lexical_scores, named
 from ft_assets.embedding.model import Encoded
 from ft_assets.retrieval.collection import BATCH, build, collection_name, point_id
 from ft_assets.retrieval.query import ask
@@ -282,7 +282,8 @@ def exact_answers(rows: int) -> list[list[str]]:
     ids = [point_id(f"document{n // IN_A_DOCUMENT}#{n}") for n in range(rows)]
     asked = _vectors(QUESTIONS, 7)
     dense, lexical = asked.dense @ corpus.dense.T, lexical_scores(asked.sparse, corpus.sparse)
-    return best(fuse(FUSION, dense, lexical), ids, LIMIT)
+    ranked = np.argsort(-fuse(FUSION, dense, lexical), axis=1, kind="stable")[:, :LIMIT]
+    return named(ranked, ids)
 
 
 def compare(kind: str, rows: int, rounds: int) -> dict[str, Any]:

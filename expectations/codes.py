@@ -646,12 +646,13 @@ CODES: dict[str, Code] = {
     "FT-RAY-003": Code(
         "No node of the cluster is as large as a worker asks for",
         "Ray would keep the job waiting for ever.",
-        "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or add a larger node.",
+        "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or add a larger node. Nodes that are started on demand do "
+        "not count: keep one running.",
     ),
     "FT-RAY-004": Code(
-        "The actors that encode would take every CPU of the cluster",
-        "Ray's own tasks then wait for ever, and so do the actors.",
-        "Lower `launcher.ray.encoders` or `cpus`, or add a node.",
+        "The cluster has no room for an actor that encodes",
+        "The worker holds `cpus` and `gpus`, an actor as much again, and Ray's own tasks a CPU: it waits for ever.",
+        "Lower `launcher.ray.cpus` or `gpus` (0.5 lets two share a GPU), set `encoders: 1`, or add a node.",
     ),
     "FT-RAY-005": Code(
         "No chunk of the corpus was finished for a long time",

@@ -43,6 +43,9 @@ MANIFEST = "manifest.json"
 SEAL_KEY = "FT_SEAL_KEY"
 _OWNER, _MARKS = ".owner", ".owners"
 _YOUNG = 600.0  # seconds
+_FOREIGN = 86400.0
+"""Seconds without a change after which a staging folder of another host counts as left behind: a lock that was taken
+there may not be seen here."""
 # Files about the run, not about its result: the manifest seals them, but they do not make a new data version.
 VOLATILE = ("training.log", "metrics.jsonl", "preflight.json", "*.svg", "report.html", "timing.json")
 _LIBRARIES = (
@@ -265,7 +268,9 @@ class ArtifactStore:
         name = f"{recipe.asset}-{recipe.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         folder, mark = self.root / ".staging" / name, self.root / _MARKS / name
         unnamed = mark.with_name(f"{name}.new")
-        with file_lock(unnamed):  # until this process ends; under its name the mark is never seen without a lock
+        with file_lock(unnamed) as host:  # until this process ends; under its name it is never seen without a lock
+            host.write(socket.gethostname())
+            host.flush()
             unnamed.rename(mark)
             try:
                 faults.point("stage.own")
@@ -455,28 +460,32 @@ def _is_owned(folder: Path, mark: Path) -> bool:
 
     A process id would not do: another process may have it by now, and a container has ids and a host name of its own.
     """
-    if mark.exists():
-        return _is_locked(mark)
+    if _is_locked(mark):
+        return True
+    with contextlib.suppress(FileNotFoundError):  # the mark names its host; a network mount may keep locks by host
+        return mark.read_text("utf-8") not in {"", socket.gethostname()} and not _is_old(folder, _FOREIGN)
     try:  # an earlier product version has no mark, and may be working on the same state
         owner: dict[str, Any] = msgspec.json.decode((folder / _OWNER).read_bytes(), type=dict[str, Any])
         if owner["host"] == socket.gethostname():
             os.kill(int(owner["pid"]), 0)
     except FileNotFoundError:
         return not _is_old(folder)  # being made or published right now, or left behind
-    except (UnicodeDecodeError, msgspec.MsgspecError, ProcessLookupError):
-        return False
     except PermissionError:
         return True
-    return True
+    except (KeyError, TypeError, ValueError, OverflowError, msgspec.MsgspecError, ProcessLookupError):
+        return False
+    return owner["host"] == socket.gethostname() or not _is_old(folder, _FOREIGN)
 
 
 def _is_locked(mark: Path) -> bool:
-    """Return whether a process holds the lock on a mark. The mark is not created."""
+    """Return whether a process holds the lock on a mark, or may do so. The mark is not created."""
     try:
-        descriptor = os.open(mark, os.O_RDONLY)
+        descriptor = os.open(mark, os.O_RDWR)  # NFS gives an exclusive lock only to who may write
     except FileNotFoundError:
         return False
-    with os.fdopen(descriptor) as stream:
+    except PermissionError:  # another user's
+        return True
+    with os.fdopen(descriptor, "r+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -484,9 +493,10 @@ def _is_locked(mark: Path) -> bool:
     return False
 
 
-def _is_old(path: Path) -> bool:
-    """Return whether a file or folder was last changed ten minutes ago, or is gone."""
+def _is_old(path: Path, age: float = _YOUNG) -> bool:
+    """Return whether nothing in a folder was changed for so many seconds (or the file was not), or it is gone."""
     try:
-        return time.time() - path.stat().st_mtime > _YOUNG
+        newest = max(one.lstat().st_mtime for one in (path, *path.rglob("*")))
     except FileNotFoundError:
-        return True
+        return not path.exists()
+    return time.time() - newest > age

@@ -11,19 +11,23 @@ import re
 import msgspec
 
 from resources.estimate import GIB
-from resources.fit_plan import CARDS, GpuCard
+from resources.fit_plan import CARDS, GpuCard, find_card
 
-_NODES = re.compile(r"(?:(?P<nodes>\d+)\s*x\s*)?(?P<cores>\d+)(?:/(?P<memory>\d+(?:\.\d+)?)GB)?(?:/(?P<gpu>.+))?")
+_NODES = re.compile(
+    r"(?:(?P<nodes>[1-9]\d*)\s*x\s*)?(?P<cores>[1-9]\d*)(?:/(?P<memory>\d+(?:\.\d+)?)GB)?(?:/(?P<gpu>.+))?"
+)
 _COUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[kMB]?)")
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
 _CORE_FLOPS = 0.3e12
 """Operations of an encoder that one core with bf16 units (AMX) reaches: 0.28 with MiniLM, 0.40 with BERT-base."""
-_PLAIN_CORE_FLOPS = 0.12e12
-"""The same without bf16 units: encoding takes 2.3 times as long."""
+_PLAIN_CORE_FLOPS = _CORE_FLOPS / 2.3
+"""Operations of an encoder that one core without bf16 units reaches."""
 _GPU_SHARE = 0.2
 """Share of a card's peak that encoding is planned with; not measured here."""
 _PROCESS = 0.5 * GIB
 """What a process with its libraries takes before the first passage."""
+_EARLIER = 12
+"""Bytes a passage of the index of earlier vectors."""
 _LEXICAL = 57
 """Lexical weights of a passage, 8 bytes each."""
 _TEXT = 600
@@ -91,7 +95,7 @@ def cluster_of(text: str) -> Cluster:
     match = _NODES.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no cluster: [NODESx]CORES[/MEMORYGB][/CARD], as 8x16/64GB or 2x16/128GB/A100")
-    card = next((known for name, known in CARDS.items() if match["gpu"] and name.lower() in match["gpu"].lower()), None)
+    card = find_card(match["gpu"] or "")
     if match["gpu"] and card is None:
         raise ValueError(f"{match['gpu']!r} is no card that is known: {', '.join(CARDS)}")
     cores = int(match["cores"])
@@ -150,12 +154,12 @@ def _step(step: str, unit: float, kept: float, passages: int, cluster: Cluster) 
 
 
 def _encode(step: str, flops: float, passages: int, speed: float, cluster: Cluster) -> StepCost:
-    seconds = flops * passages / speed
+    seconds, memory = flops * passages / speed, 2 * _PROCESS + _EARLIER * passages
     return StepCost(
         step=step,
         core_seconds=0.0 if cluster.card else seconds * cluster.cores,
         seconds=seconds,
-        memory=2 * _PROCESS,
-        fits=True,
+        memory=memory,
+        fits=memory <= cluster.memory,
         on_gpu=cluster.card is not None,
     )

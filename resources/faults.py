@@ -9,10 +9,8 @@ import errno
 import os
 import signal
 import time
-from typing import Literal
 
 VARIABLE = "FT_FAULT"
-Action = Literal["kill", "enospc", "eio", "eacces", "sleep"]
 _ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO, "eacces": errno.EACCES}
 _SLEEP = 1.0  # seconds
 _passed: dict[str, int] = {}

@@ -74,10 +74,16 @@ def _names_and_shapes(folder: Path) -> list[Violation]:
 def require_all_read(folder: Path, model: Any, report: dict[str, Any], *, unused: str = "") -> Any:
     """Return a model that was just loaded. Raises Refused (FT-TRAIN-067 … 069) where its tensors are not the folder's.
 
-    `report`: the loading report of transformers. `unused`: beginning of the names of tensors that nothing reads.
+    `report`: the loading report of transformers. `unused`: beginning of the names of tensors that nothing reads, in the
+    model without a head ("bert.pooler." is "pooler.").
     """
     if not _is_quantised(folder):
-        faults = [fault for fault in _report_faults(folder, model, report) if not unused or unused not in fault.field]
+        whole = f"{getattr(model, 'base_model_prefix', '')}."
+        faults = [
+            fault
+            for fault in _report_faults(folder, model, report)
+            if not unused or not fault.field.removeprefix(whole).startswith(unused)
+        ]
         if faults:
             raise Refused(f"loading {folder}", faults[:_SHOWN])
     return model

@@ -57,10 +57,10 @@ class RayLauncherResource(LauncherResource):
         running = [key for key, status in known.items() if not status.is_terminal()]
         if running:  # it outlived the Dagster process that submitted it
             context.log.info(f"Ray job {running[0]} of the same recipe is running: waiting for it")
-            status, error = self._settle(jobs, running[0]), None
+            status, error = self._rejoin(jobs, running[0]), None
         else:
             self._require_room()
-            status, error = self._submit(context, jobs, module, job, f"{name}-{len(known) + 1}")
+            status, error = self._submit(context, jobs, module, job, f"{name}-{uuid.uuid4().hex[:8]}")
         if str(status) == "SUCCEEDED":
             self._require_published(job)
             return
@@ -117,7 +117,7 @@ class RayLauncherResource(LauncherResource):
     def _submit(
         self, context: dg.AssetExecutionContext, jobs: JobSubmissionClient, module: str, job: Job, name: str
     ) -> tuple[JobStatus | str, Exception | None]:
-        """Run one job; return how it ended, and the error that says so."""
+        """Run one job; return how it ended, and the error with which it did."""
         from dagster_ray.core.pipes import PipesRayJobClient  # pyright: ignore[reportMissingImports]
 
         client = PipesRayJobClient(address=self.address)  # an interrupted run stops its job, by SIGTERM
@@ -129,6 +129,15 @@ class RayLauncherResource(LauncherResource):
         except Exception as error:  # the job failed, or only the connection to it
             return self._settle(jobs, name), error
         return "SUCCEEDED", None
+
+    def _rejoin(self, jobs: JobSubmissionClient, name: str) -> JobStatus | str:
+        """Return the status with which a job has ended that another process submitted. An interrupted run stops it."""
+        try:
+            return self._settle(jobs, name)
+        except DagsterExecutionInterruptedError:
+            jobs.stop_job(name)
+            self._settle(jobs, name)  # a training writes its checkpoint
+            raise
 
     def _settle(self, jobs: JobSubmissionClient, name: str) -> JobStatus | str:
         """Return the status with which a job has ended. A dashboard that is away for less than a minute is waited for.

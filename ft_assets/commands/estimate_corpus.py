@@ -12,6 +12,7 @@ from ft_assets.config.model import Settings
 from resources import accelerator
 from resources.corpus_plan import Cluster, CorpusReport, cluster_of, count_of, plan_corpus
 from resources.estimate import GIB
+from resources.fit_plan import find_card
 from resources.model_shape import ModelShape
 
 _TOKENS = 128
@@ -40,7 +41,8 @@ def report_corpus(
 
 
 def _here() -> Cluster:
-    return Cluster(1, accelerator.cores(), accelerator.memory()[0], None, accelerator.cpu_has_bf16())
+    card = next((card for gpu in accelerator.gpus() if (card := find_card(gpu.name))), None)
+    return Cluster(1, accelerator.cores(), accelerator.memory()[0], card, accelerator.cpu_has_bf16())
 
 
 def print_corpus(report: CorpusReport, model: str, console: Console) -> None:
@@ -66,8 +68,10 @@ def print_corpus(report: CorpusReport, model: str, console: Console) -> None:
     if report.money is not None:
         lines.add_row("money", f"{report.money:,.2f} for one node, without the engine")
     if nodes.nodes > 1:
-        lines.add_row("", f"[dim]every step runs on one of the {nodes.nodes} nodes: none is shared yet[/]")
-    lines.add_row("", "[dim]extrapolated from 200,000 passages; the plan for more is in docs/scale.md[/]")
+        lines.add_row(
+            "", f"[dim]every step runs on one of the {nodes.nodes} nodes; launcher.ray.encoders shares encoding[/]"
+        )
+    lines.add_row("", "[dim]extrapolated from 60,000 passages; the plan for more is in docs/scale.md[/]")
     console.print(lines)
 
 

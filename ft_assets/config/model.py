@@ -1108,8 +1108,9 @@ class RaySettings(ConfigSection):
     """Memory that one worker asks for, in GB (`ft estimate` shows what a training needs). Null asks for none, and Ray
     then puts a worker wherever a CPU is free."""
     encoders: PositiveInt = 1
-    """Actors that encode a corpus side by side, on as many nodes as it takes, each with `cpus` and `gpus`. Above 1 they
-    need one CPU more than they and the worker that waits for them hold. Below some 50,000 passages they only cost."""
+    """At most so many actors encode a corpus side by side, on as many nodes as it takes, each with `cpus` and `gpus`.
+    Fewer start where the cluster has less room: the worker that waits for them holds `cpus` and `gpus` too, and one CPU
+    is left. Below some 50,000 passages they only cost."""
 
 
 class LauncherSettings(ConfigSection):

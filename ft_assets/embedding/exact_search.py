@@ -85,7 +85,11 @@ class Top:
         self._others = np.zeros((queries, depth), np.float32)
 
     def add(self, queries: slice, first: int, scores: np.ndarray, others: np.ndarray | None = None) -> None:
-        """Take the scores [Q, N] of these questions, of passages that follow those before; keep `others` with them."""
+        """Take the scores [Q, N] of these questions, of passages that follow those before; keep `others` with them.
+
+        A score that is not a number ranks below all others.
+        """
+        scores = np.where(np.isnan(scores), -np.inf, scores)  # no comparison with it is true
         kept = self.scores[queries]
         depth = kept.shape[1]
         wanted = scores > kept[:, -1:]
@@ -178,12 +182,6 @@ def lexical_alone(_dense: np.ndarray, lexical: np.ndarray) -> np.ndarray:
 def named(rows: Iterable[np.ndarray], ids: Sequence[str]) -> list[list[str]]:
     """Return the ids of ranked passages."""
     return [[str(ids[row]) for row in found.tolist()] for found in rows]
-
-
-def best(scores: np.ndarray, ids: Sequence[str], depth: int = DEPTH) -> list[list[str]]:
-    """Return at most `depth` ids for each row, highest score first; equal scores stay in the corpus's order."""
-    ranking = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
-    return [[str(ids[column]) for column in row] for row in ranking.tolist()]
 
 
 def rank_arms(queries: Encoded, passages: Blocks, ids: Sequence[str], fusion: Fusion) -> dict[str, list[list[str]]]:

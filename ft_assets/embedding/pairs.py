@@ -55,7 +55,7 @@ NO_QUESTIONS = Questions([], [], [], [])
 
 
 def read_passages(passages: Artifact, *, contents: bool = True) -> Passages:
-    """Return ids, documents, contents (unless told not to), content hashes and aliases of the `passages` artifact."""
+    """Return ids, documents, contents (if they are wanted), content hashes and aliases of the `passages` artifact."""
     path = passages.file(PASSAGES)
     return Passages(
         ids=text_column(path, "passage_id"),

@@ -101,7 +101,12 @@ def main(job: Job) -> Artifact:
             cut=len(cut),
             dimension=width,
         )
-        return staging.publish(summary)
+        artifact = staging.publish(summary)
+    if ENCODERS in os.environ:
+        from ft_assets.retrieval.encode_on_ray import remove_parts
+
+        remove_parts(job)
+    return artifact
 
 
 def encode_on_ray(job: Job, encoder: ChunkEncoder) -> Iterator[EncodedPart]:

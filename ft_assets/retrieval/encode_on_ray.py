@@ -14,7 +14,8 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import msgspec
 from expectations.violations import Refused, violation
 from ft_assets.retrieval.encode import ENCODERS, ChunkEncoder, EncodedPart, chunk_of
 from ft_assets.retrieval.vectors import CutPassage
+from resources.files import sync_to_disk
 from resources.launcher import Job
 from resources.telemetry import Metrics
 
@@ -37,23 +39,35 @@ Span = tuple[int, int]
 def encode_parts(job: Job, version: str, spans: Sequence[Span]) -> Iterator[EncodedPart]:
     """Yield the part of each span in order, after actors have encoded those that have no file yet.
 
-    `version`: of all that decides vectors besides the recipe. Raises Refused: FT-RAY-004 the pool takes all CPUs,
-    FT-RAY-005 no chunk was finished for half an hour.
+    `version`: of all that decides vectors besides the recipe. The files stay until `remove_parts`. Raises Refused:
+    FT-RAY-004 the cluster has no room for an actor, FT-RAY-005 no chunk was finished for half an hour.
     """
     folder = job.folder() / f"parts-{version}"
+    remove_parts(job, but=folder)
     folder.mkdir(exist_ok=True)
-    missing = [span for span in spans if not _path(folder, span).is_file()]
+    missing = [span for span in spans if not _is_whole(_path(folder, span))]
     _log.info("%d of %d chunks are encoded already", len(spans) - len(missing), len(spans))
     if missing:
         _run(job, folder, missing, len(spans))
     for span in spans:
         yield _read(_path(folder, span))
-    shutil.rmtree(folder)
 
 
-def leaves_room(actors: int, cpus: float, free: float) -> bool:
-    """Return whether a pool leaves a whole CPU: Ray's own tasks wait for ever where actors hold all of them."""
-    return actors * cpus <= free - 1
+def remove_parts(job: Job, but: Path | None = None) -> None:
+    """Remove the files of chunks: all of them once the artifact is published, before it those of other versions."""
+    for folder in job.folder().glob("parts-*"):
+        if folder != but:
+            shutil.rmtree(folder)
+
+
+def room_for(cpus: float, gpus: float, cluster: Mapping[str, float]) -> int:
+    """Return how many actors a cluster has room for, besides the worker, which holds as much as one of them.
+
+    A whole CPU is left: Ray's own tasks wait for ever where actors hold all of them.
+    """
+    rooms = [(cluster.get("CPU", 0.0) - cpus - 1) / cpus]
+    rooms += [(cluster.get("GPU", 0.0) - gpus) / gpus] if gpus else []
+    return max(0, floor(min(rooms) + 1e-9))  # a tenth of a CPU is no exact number
 
 
 def _run(job: Job, folder: Path, missing: Sequence[Span], total: int) -> None:
@@ -62,10 +76,12 @@ def _run(job: Job, folder: Path, missing: Sequence[Span], total: int) -> None:
 
     actors, cpus, gpus = int(os.environ[ENCODERS]), float(os.environ[CPUS]), float(os.environ[GPUS])
     ray.init(log_to_driver=False)
-    free = ray.cluster_resources().get("CPU", 0.0) - cpus  # this worker itself holds as much as an actor
-    if not leaves_room(actors, cpus, free):
-        found, expected = f"{actors} x {cpus:g} CPU", f"at most {max(free - 1, 0):g} of {free + cpus:g} CPU"
-        full = violation("FT-RAY-004", where="launcher.ray.encoders", field="CPU", found=found, expected=expected)
+    cluster = ray.cluster_resources()
+    room = room_for(cpus, gpus, cluster)
+    if not room:
+        found = f"{cluster.get('CPU', 0.0):g} CPU, {cluster.get('GPU', 0.0):g} GPU"
+        expected = f"at least {2 * cpus + 1:g} CPU, {2 * gpus:g} GPU"
+        full = violation("FT-RAY-004", where="launcher.ray.encoders", field="room", found=found, expected=expected)
         raise Refused("encoding on Ray", [full])
     spans = ray.data.from_items(
         [{"start": start, "end": end} for start, end in missing], override_num_blocks=len(missing)
@@ -74,7 +90,7 @@ def _run(job: Job, folder: Path, missing: Sequence[Span], total: int) -> None:
         _Actor,
         fn_constructor_args=(str(job.folder() / "job.json"), str(folder)),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(missing))),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(actors, len(missing), room)),
         num_cpus=cpus,
         num_gpus=gpus or None,
         max_restarts=_RESTARTS,
@@ -127,7 +143,7 @@ class _Actor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         for span in zip(batch["start"].tolist(), batch["end"].tolist(), strict=True):
             path = _path(self._folder, span)
-            if not path.is_file():
+            if not _is_whole(path):
                 _write(path, self._encoder.encode(chunk_of(self._passages, *span)))
         return {"start": batch["start"]}
 
@@ -136,8 +152,19 @@ def _path(folder: Path, span: Span) -> Path:
     return folder / f"part-{span[0]:012}-{span[1]:012}.arrow"
 
 
+def _is_whole(path: Path) -> bool:
+    """Return whether the file of a part is there to its end: one that a failing disk has cut is encoded again."""
+    import pyarrow as pa
+
+    try:
+        with pa.OSFile(str(path), "rb") as source:
+            return pa.ipc.open_file(source).num_record_batches >= 0
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
 def _write(path: Path, part: EncodedPart) -> None:
-    """Write a part so that it is seen whole or not at all."""
+    """Write a part so that it is seen whole or not at all. It is on the disk then."""
     import pyarrow as pa
 
     notes = {"cut": msgspec.json.encode(part.cut), "encoded": str(part.encoded)}
@@ -145,6 +172,7 @@ def _write(path: Path, part: EncodedPart) -> None:
     temporary = path.with_suffix(f".{os.getpid()}-{time.time_ns()}.tmp")
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
+    sync_to_disk(temporary)
     temporary.replace(path)
 
 

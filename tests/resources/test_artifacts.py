@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -142,6 +145,45 @@ def test_staging_of_a_dead_process_goes_at_once_also_where_its_id_belongs_to_ano
     (left / ".owner").write_text(json.dumps({"pid": os.getpid(), "host": "another container"}))
     assert store.sweep() == [left.name]
     assert list((tmp_path / ".owners").iterdir()) == []
+
+
+def test_staging_of_another_host_is_left_until_nothing_in_it_changed_for_a_day(tmp_path: Path):
+    left, mark = tmp_path / ".staging/corpus-far", tmp_path / ".owners/corpus-far"
+    left.mkdir(parents=True)
+    mark.parent.mkdir()
+    mark.write_text("another node")  # its lock is not seen here, as on a mount that keeps locks by node
+    (left / "vectors").write_text("half")
+    os.utime(left, (0, 0))
+    store = ArtifactStore(tmp_path)
+    assert store.sweep() == []
+    os.utime(left / "vectors", (0, 0))
+    assert store.sweep() == ["corpus-far"]
+    assert list(mark.parent.iterdir()) == []
+
+
+def test_a_mark_is_locked_for_writing_as_nfs_requires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    flock = fcntl.flock
+
+    def of_nfs(stream: TextIO, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    store = ArtifactStore(tmp_path)
+    with store.stage(RECIPE) as staging:
+        assert store.sweep() == []
+        assert staging.path.is_dir()
+
+
+@pytest.mark.parametrize(
+    "owner", [{"pid": "many", "host": ""}, {"pid": 1}, {"pid": 10**30, "host": ""}, {"pid": None, "host": ""}, {}]
+)
+def test_an_owner_that_means_nothing_owns_nothing(tmp_path: Path, owner: dict[str, object]):
+    left = tmp_path / ".staging/corpus-odd"
+    left.mkdir(parents=True)
+    (left / ".owner").write_text(json.dumps({**owner, **({"host": os.uname().nodename} if "host" in owner else {})}))
+    assert ArtifactStore(tmp_path).sweep() == ["corpus-odd"]
 
 
 def test_staging_of_an_earlier_product_version_that_runs_is_left(tmp_path: Path):

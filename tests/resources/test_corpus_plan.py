@@ -6,6 +6,7 @@ import pytest
 
 from resources.corpus_plan import Cluster, cluster_of, count_of, plan_corpus
 from resources.estimate import GIB
+from resources.fit_plan import CARDS
 
 MINILM = 6 * (4 * 384**2 + 2 * 384 * 1536)
 
@@ -28,7 +29,8 @@ def test_a_cluster_is_nodes_of_cores_memory_and_a_card() -> None:
     assert cluster_of("8x16/64GB") == Cluster(8, 16, 64 * GIB)
     nodes = cluster_of("2 x 16/128GB/A100 80GB")
     assert nodes.card is not None and nodes.card.tflops == 312
-    for wrong in ("", "x16", "8x", "8x16/64", "8x16/64GB/Abacus"):
+    assert cluster_of("1/8GB/RTX A6000").card == CARDS["A6000"]
+    for wrong in ("", "0", "0x16", "8x0/64GB", "8/64GB/A4000", "x16", "8x", "8x16/64", "8x16/64GB/Abacus"):
         with pytest.raises(ValueError, match=r"no cluster|no card"):
             cluster_of(wrong)
 

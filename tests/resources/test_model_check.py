@@ -17,7 +17,7 @@ from expectations.violations import Refused
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.model import HybridEncoder
 from resources import models
-from resources.model_check import check_model, limits_of
+from resources.model_check import check_model, limits_of, require_all_read
 from resources.trained_model import load_weights
 from tests.ft_assets.adapters.tiny_llm import build_base
 
@@ -129,3 +129,26 @@ def test_an_encoder_that_lacks_a_tensor_is_not_loaded(tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(Refused, match=rf"FT-TRAIN-067.*{re.escape(name)}"):
         HybridEncoder.from_base(folder, EmbeddingSettings(base_model="small"), "1")
+
+
+@pytest.mark.parametrize(
+    ("missing", "is_read"),
+    [
+        ("pooler.dense.weight", False),
+        ("bert.pooler.dense.bias", False),
+        ("encoder.layer.0.attention_pooler.weight", True),
+        ("encoder.layer.0.pooler.dense.weight", True),
+    ],
+)
+def test_only_the_pooler_on_top_may_be_missing(tmp_path: Path, missing: str, is_read: bool) -> None:
+    from transformers import BertConfig, BertModel
+
+    (tmp_path / "config.json").write_text("{}")
+    sizes = {"vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = BertModel(BertConfig(**sizes, intermediate_size=4))
+    report = {"missing_keys": {missing}, "unexpected_keys": set(), "mismatched_keys": set()}
+    if is_read:
+        with pytest.raises(Refused, match=rf"FT-TRAIN-067.*{re.escape(missing)}"):
+            require_all_read(tmp_path, model, report, unused="pooler.")
+    else:
+        assert require_all_read(tmp_path, model, report, unused="pooler.") is model

@@ -213,19 +213,38 @@ def test_a_job_that_outlived_its_dagster_is_waited_for(tmp_path: Path) -> None:
     assert [one.submission_id for one in jobs.list_jobs() if str(one.submission_id).startswith(name)] == [f"{name}-1"]
 
 
-@inside
-@pytest.mark.usefixtures("cluster")
-def test_a_cancelled_worker_has_time_for_its_checkpoint(tmp_path: Path) -> None:
+def interrupt_when_it_runs(state: Path) -> None:
     def interrupt() -> None:
-        while not list(tmp_path.rglob("metrics.jsonl")):
+        while not list(state.rglob("metrics.jsonl")):
             time.sleep(0.2)
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_a_cancelled_worker_has_time_for_its_checkpoint(tmp_path: Path) -> None:
+    interrupt_when_it_runs(tmp_path)
     with pytest.raises(DagsterExecutionInterruptedError):
         run(launcher(tmp_path), "wait")
     assert [path.read_text("utf-8") for path in tmp_path.rglob("stopped")] == ["a checkpoint"]
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_cancelling_stops_a_job_that_outlived_its_dagster(tmp_path: Path) -> None:
+    from ray.job_submission import JobSubmissionClient
+
+    left = job(tmp_path, "wait")
+    command = shlex.join([sys.executable, "-m", WORKER, "--job", str(write_job(left))])
+    jobs, name = JobSubmissionClient(ADDRESS), f"ft-things-{left.recipe.id}-9"
+    jobs.submit_job(entrypoint=command, submission_id=name)
+    interrupt_when_it_runs(tmp_path)
+    with pytest.raises(DagsterExecutionInterruptedError):
+        run(launcher(tmp_path), "wait")
+    assert str(jobs.get_job_status(name)) == "STOPPED"
 
 
 # -- encoding on actors ---------------------------------------------------------------------------------------------

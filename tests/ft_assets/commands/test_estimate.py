@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ft_assets.cli import cli
+from resources import accelerator
 from tests.ft_assets.adapters.conftest import tiny_base, trained
 
 __all__ = ["tiny_base", "trained"]  # fixtures
@@ -247,5 +248,10 @@ def test_a_corpus_is_estimated_before_it_exists(monkeypatch: pytest.MonkeyPatch,
     assert (report["passages"], report["dimension"], report["cluster"]["nodes"]) == (1_000_000, 384, 4)
     ended = CliRunner().invoke(cli, ["estimate", "corpus", "--passages", "1B", "--cluster", "4x16/64GB", *options])
     assert ended.exit_code == 1  # it does not fit
-    ended = CliRunner().invoke(cli, ["estimate", "corpus", *options])
-    assert ended.exit_code == 2 and "--passages" in ended.output
+    for wrong, named in ((["--passages", "1M", "--cluster", "0"], "no cluster"), ([], "--passages")):
+        ended = CliRunner().invoke(cli, ["estimate", "corpus", *wrong, *options])
+        assert ended.exit_code == 2 and named in ended.output
+    card = accelerator.Gpu("NVIDIA A100-SXM4-80GB", 80 * 2**30, 80 * 2**30, (8, 0), "570")
+    monkeypatch.setattr(accelerator, "gpus", lambda: [card])
+    ended = CliRunner().invoke(cli, ["estimate", "corpus", "--passages", "1k", *options])
+    assert json.loads(ended.output)["cluster"]["card"]["tflops"] == 312  # of this machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from expectations.contracts.embedding import Fusion
 from ft_assets.embedding import exact_search
 from ft_assets.embedding.exact_search import (
     Top,
-    best,
     in_blocks,
     lexical_scores,
     named,
@@ -49,6 +49,12 @@ def real_corpus() -> tuple[Encoded, Encoded, list[str]]:
     asked = [line[:40] for line in lines[:: max(len(lines) // 30, 1)]]
     queries = Encoded(dice.integers(-2, 3, (len(asked), 6)).astype(np.float32), sparse_queries(bm25, asked), 0)
     return queries, Encoded(dense, sparse, 0), [f"p{n}" for n in range(len(texts))]
+
+
+def best(scores: np.ndarray, ids: Sequence[str], depth: int = 100) -> list[list[str]]:
+    """Return the ranking by definition: highest score first; equal scores stay in the corpus's order."""
+    ranking = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    return [[ids[column] for column in row] for row in ranking.tolist()]
 
 
 def all_at_once(queries: Encoded, passages: Encoded) -> tuple[np.ndarray, np.ndarray]:
@@ -98,6 +104,14 @@ def test_the_floor_takes_whole_documents_away_in_every_block(monkeypatch: pytest
     monkeypatch.setattr(exact_search, "BLOCK", 64)
     found = best_scores(queries, in_blocks(passages), ids, relevant, documents=documents, fusion=FUSION)
     assert found == (expected, fused.max(axis=1).tolist())
+
+
+def test_scores_that_are_no_numbers_drop_no_passage() -> None:
+    top = Top(1, 3)
+    top.add(slice(0, 1), 0, np.array([[np.nan, np.nan, np.nan, 1, 2]], np.float32))
+    assert [rows.tolist() for rows in top.rows()] == [[4, 3]]
+    top.add(slice(0, 1), 5, np.array([[3, np.nan]], np.float32))
+    assert [rows.tolist() for rows in top.rows()] == [[5, 4, 3]]
 
 
 def test_what_is_kept_does_not_grow_with_the_corpus() -> None:

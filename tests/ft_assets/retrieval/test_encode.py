@@ -6,10 +6,12 @@ from pathlib import Path
 
 from expectations.canonical import text_digest
 from ft_assets.corpus.collect import PASSAGES
-from ft_assets.retrieval.encode import Earlier, chunk_of
-from ft_assets.retrieval.encode_on_ray import leaves_room
+from ft_assets.retrieval import encode_on_ray
+from ft_assets.retrieval.encode import Earlier, EncodedPart, chunk_of
+from ft_assets.retrieval.encode_on_ray import room_for
 from ft_assets.retrieval.vectors import VECTORS_FILE, schema
 from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.launcher import Job
 
 TEXTS = [f"text {number}" for number in range(10)]
 
@@ -67,6 +69,31 @@ def test_a_chunk_is_read_wherever_row_groups_end(tmp_path: Path) -> None:
         assert chunk_of(passages, start, end).column("content").to_pylist() == columns["content"][start:end]
 
 
-def test_a_pool_leaves_a_cpu() -> None:
-    assert leaves_room(2, 1, 3) and leaves_room(4, 0.5, 3)
-    assert not leaves_room(2, 1, 2) and not leaves_room(1, 0.5, 1)
+def test_a_pool_has_as_many_actors_as_there_is_room_besides_the_worker_and_a_cpu() -> None:
+    assert [room_for(1, 0, {"CPU": cpus}) for cpus in (2, 3, 4)] == [0, 1, 2]
+    assert room_for(0.1, 0, {"CPU": 1.4}) == 3
+    assert [room_for(1, 1, {"CPU": 16, "GPU": gpus}) for gpus in (0, 1, 2, 8)] == [0, 0, 1, 7]
+    assert room_for(1, 0.5, {"CPU": 16, "GPU": 1}) == 1
+    assert room_for(4, 1, {"CPU": 9, "GPU": 8}) == 1
+
+
+def test_parts_that_are_whole_are_read_again_and_stay_until_they_are_removed(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    made = Recipe(asset="base_vectors", code_version="1")
+    job = Job(recipe=made, store=str(tmp_path / "artifacts"), run_dir=str(tmp_path / "run"), params={})
+    folder, other = tmp_path / "run/parts-new", tmp_path / "run/parts-old"
+    for path in (folder, other):
+        path.mkdir(parents=True)
+    spans = [(0, 2), (2, 3)]
+    for start, end in spans:
+        table = pa.table({"n": list(range(start, end))})
+        encode_on_ray._write(encode_on_ray._path(folder, (start, end)), EncodedPart(table, [], end - start))
+    parts = list(encode_on_ray.encode_parts(job, "new", spans))  # nothing is missing: no cluster is asked
+    assert [part.table.column("n").to_pylist() for part in parts] == [[0, 1], [2]]
+    assert folder.is_dir() and not other.exists()
+    cut = encode_on_ray._path(folder, spans[0])
+    cut.write_bytes(cut.read_bytes()[:-20])
+    assert [encode_on_ray._is_whole(encode_on_ray._path(folder, span)) for span in spans] == [False, True]
+    encode_on_ray.remove_parts(job)
+    assert not folder.exists()

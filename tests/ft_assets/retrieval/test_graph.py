@@ -556,7 +556,7 @@ def test_an_engine_that_ranks_worse_than_its_vectors_is_refused(graph: Graph, tm
 
 
 def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
-    from ft_assets.embedding.exact_search import best, lexical_scores
+    from ft_assets.embedding.exact_search import lexical_scores, named
     from ft_assets.embedding.model import Encoded, HybridEncoder
     from ft_assets.retrieval.query import ask
     from ft_assets.retrieval.vectors import read_vectors
@@ -575,7 +575,8 @@ def test_the_fusions_of_the_sweep_are_the_engines_own(released: Graph) -> None:
             fusion = msgspec.structs.replace(contract.fusion, fusion=kind)
             fused = msgspec.structs.replace(contract, fusion=fusion)
             asked = ask(client, name, fused, queries, "fused", limit=5)
-            mine = best(fuse(fusion, dense, lexical), [row.passage_id for row in rows], 5)
+            ranked = np.argsort(-fuse(fusion, dense, lexical), axis=1, kind="stable")[:, :5]
+            mine = named(ranked, [row.passage_id for row in rows])
             assert [[p.payload["passage_id"] for p in points] for points in asked] == mine, kind
 
 
