@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
+from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import ANSWERS_FILE
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.split import split_file
@@ -113,6 +114,14 @@ def compare_answers(store: ArtifactStore, before: Side, after: Side) -> AnswerCo
         questions=sorted(pairs, key=lambda pair: order[pair.outcome]),
         verdict=_verdict(before.label, after.label, scores[1].difference),
     )
+
+
+def summary_of(evaluation: Artifact) -> AnswerSummary | None:
+    """Return the figures of an evaluation; None of one that an earlier version of the product made."""
+    try:
+        return evaluation.summary_as(AnswerSummary)
+    except msgspec.ValidationError:
+        return None
 
 
 def describe_difference(better: Interval, after: str, before: str, metric: str) -> str:

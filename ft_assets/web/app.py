@@ -25,7 +25,7 @@ from expectations.violations import Refused
 from ft_assets.config.load import SettingsError
 from ft_assets.web import data, releases, reports, trainings
 from ft_assets.web.overview import show_overview
-from ft_assets.web.project import NotFound, ShownProject
+from ft_assets.web.project import KINDS, NotFound, ShownProject
 from ft_assets.web.render import STATIC, render
 from ft_assets.web.stop import request_stop
 
@@ -243,10 +243,10 @@ def _confirm_rollback(project: ShownProject, request: Request) -> tuple[str, obj
 
 
 def _kind(request: Request) -> releases.ReleaseKind:
-    for kind in releases.KINDS:
+    for kind in KINDS:
         if kind == request.path_params["kind"]:
             return kind
-    raise NotFound(f"There are releases of {' and '.join(releases.KINDS)}.")
+    raise NotFound(f"There are releases of {' and '.join(KINDS)}.")
 
 
 def _search(project: ShownProject, request: Request, answer: bool = False) -> tuple[str, object]:
@@ -334,7 +334,12 @@ def _ask_models(project: ShownProject, request: Request, form: Mapping[str, str]
 
 def _rollback(project: ShownProject, request: Request, form: Mapping[str, str]) -> Response:
     kind = _kind(request)
-    releases.roll_back_to(project, kind, form.get("to", ""), form.get("why", ""))
+    current = project.releases.current(kind)
+    if current is None or current.version != form.get("from"):
+        serves = current.version if current else "none"
+        raise HTTPException(409, f"Release {serves} serves now, not the one that the form was about. Look again.")
+    if note := releases.roll_back_to(project, kind, form.get("to", ""), form.get("why", "")):
+        return _html(request, "error.html", {"title": "Rolled back", "lines": [note]})
     return RedirectResponse(f"/releases#{kind}", 303)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ft_assets.web.project import NotFound, ShownProject
-from ft_assets.web.releases import KINDS, ReleaseComparison, ReleaseReport, compare_releases, show_releases
+from ft_assets.web.project import KINDS, NotFound, ShownProject
+from ft_assets.web.releases import ReleaseComparison, ReleaseReport, compare_releases, show_releases
 from ft_assets.web.render import render
 from ft_assets.web.trainings import compare_trainings, list_trainings
 from resources.releases import ReleaseKind

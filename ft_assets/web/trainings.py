@@ -11,10 +11,11 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from expectations.rules.bootstrap import Interval
-from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
-from ft_assets.web.answers import AnswerComparison, Side, compare_answers
+from expectations.violations import Refused
+from ft_assets.adapters.jobs import TRAINED
+from ft_assets.web.answers import AnswerComparison, Side, compare_answers, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
-from ft_assets.web.project import NotFound, ShownProject, asset_names
+from ft_assets.web.project import KINDS, NotFound, ShownProject, asset_names
 from resources.artifacts import MANIFEST, Artifact, ArtifactStore, Recipe
 from resources.files import file_lock
 from resources.telemetry import METRICS_FILE, read_events, read_metrics, read_points
@@ -104,6 +105,8 @@ class ShownTraining(msgspec.Struct, frozen=True, kw_only=True):
     differs: dict[str, str] = {}
     """The settings in which it differs from the training of this asset before it."""
     live: Live | None = None
+    damage: str = ""
+    """The reason why its files cannot be read; such a row has no figures."""
 
     @property
     def name(self) -> str:
@@ -271,27 +274,44 @@ def _answers(store: ArtifactStore, rows: Sequence[ShownTraining]) -> AnswerCompa
 def _released(project: ShownProject) -> dict[str, list[str]]:
     """Return recipe id -> the releases that it is part of."""
     found: dict[str, list[str]] = {}
-    for book in filter(None, (project.releases.book("adapter"), project.releases.book("collection"))):
-        for release in book.history:
+    for kind in KINDS:
+        try:
+            book = project.releases.book(kind)
+        except Refused:  # the page Releases has the reason
+            continue
+        for release in book.history if book else ():
             for recipe in release.artifacts.values():
                 found.setdefault(recipe, []).append(release.version)
     return found
 
 
 def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, list[str]]) -> ShownTraining:
-    summary, recipe = artifact.summary, artifact.manifest.recipe
-    job = _read(store.root.parent / "runs" / artifact.asset / artifact.recipe_id / "job.json", _Job)
-    contract: dict[str, Any] = artifact.json("contract.json") if "contract.json" in artifact.manifest.files else {}
-    current = store.current(artifact.asset)
-    return ShownTraining(
+    recipe = artifact.manifest.recipe
+    row = ShownTraining(
         asset=artifact.asset,
         recipe=artifact.recipe_id,
         state="finished",
         created_at=artifact.manifest.created_at,
-        is_current=current is not None and current.recipe_id == artifact.recipe_id,
         released=released.get(artifact.recipe_id, []),
         method=_method(recipe),
-        base=str(contract.get("base", {}).get("name") or recipe.settings.get("base_model") or _base(job)),
+        settings=flatten(recipe.settings),
+        inputs=dict(recipe.inputs),
+    )
+    try:
+        return _with_figures(store, artifact, row)
+    except Refused as refused:  # the other trainings can be shown
+        return msgspec.structs.replace(row, damage=str(refused.violations[0]))
+
+
+def _with_figures(store: ArtifactStore, artifact: Artifact, row: ShownTraining) -> ShownTraining:
+    summary, settings = artifact.summary, artifact.manifest.recipe.settings
+    job = _read(store.root.parent / "runs" / artifact.asset / artifact.recipe_id / "job.json", _Job)
+    contract: dict[str, Any] = artifact.json("contract.json") if "contract.json" in artifact.manifest.files else {}
+    current = store.current(artifact.asset)
+    return msgspec.structs.replace(
+        row,
+        is_current=current is not None and current.recipe_id == artifact.recipe_id,
+        base=str(contract.get("base", {}).get("name") or settings.get("base_model") or _base(job)),
         rows=summary.get("rows") or summary.get("questions"),
         seconds=summary.get("seconds") or _seconds(artifact.path / METRICS_FILE),
         device=str(summary.get("device", "")),
@@ -299,8 +319,6 @@ def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, l
         eval_loss=summary.get("eval_loss_after"),
         best_ndcg=summary.get("best_ndcg_at_10"),
         score=_score(store, artifact),
-        settings=flatten(recipe.settings),
-        inputs=dict(recipe.inputs),
     )
 
 
@@ -327,20 +345,12 @@ def _score(store: ArtifactStore, artifact: Artifact) -> TrainingScore | None:
     name = next((name for name, asset in TRAINED.items() if asset == artifact.asset), None)
     for evaluation in store.versions("adapter_evaluation") if name else ():
         if name and evaluation.manifest.recipe.inputs.get(artifact.asset) == artifact.data_version:
-            figures = _intervals(evaluation).get(name)
-            if figures:
+            summary = summary_of(evaluation)
+            if summary and (figures := summary.intervals.get(name)):
                 return TrainingScore(
                     evaluation=evaluation.recipe_id, model=name, exact_match=figures["exact_match"], f1=figures["f1"]
                 )
     return None
-
-
-def _intervals(evaluation: Artifact) -> dict[str, Intervals]:
-    """Return the figures of each model; none of an evaluation that an earlier version of the product made."""
-    try:
-        return evaluation.summary_as(AnswerSummary).intervals
-    except msgspec.ValidationError:
-        return {}
 
 
 def _with_differences(rows: Sequence[ShownTraining]) -> list[ShownTraining]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Generator
 from pathlib import Path
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from starlette.testclient import TestClient
 
 from ft_assets.cli import cli
 from ft_assets.commands.project import Project
+from ft_assets.definitions import GATES
 from ft_assets.web.app import create_app
 from ft_assets.web.data import Filter, show_table
 from resources.artifacts import Recipe
@@ -192,11 +194,70 @@ def test_a_rollback_from_the_page_changes_what_serves(own: tuple[TestClient, Pro
     page, project, adapters = own
     old, new = (release.version for release in adapters.releases)
     form = {"token": token(page, f"/releases/adapter/rollback?to={old}"), "to": old, "why": "wrong answers"}
+    stale = page.post("/releases/adapter/rollback", data={**form, "from": old}, headers=ORIGIN)
+    assert stale.status_code == 409 and new in stale.text
+    assert f'name="from" value="{new}"' in page.get(f"/releases/adapter/rollback?to={old}").text
+    form["from"] = new
     assert page.post("/releases/adapter/rollback", data=form, headers=ORIGIN).status_code == 200
     book = project.releases.book("adapter")
     assert book and book.current == old and book.withheld == [new]
     assert book.moves[-1].why == "wrong answers" and "companion page" in book.moves[-1].who
     assert "wrong answers" in page.get("/releases").text
+
+
+def test_a_rollback_that_dagster_cannot_record_is_done(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    old, new = (release.version for release in adapters.releases)
+    (project.state / "dagster").write_text("no folder")
+    form = {"token": token(page, f"/releases/adapter/rollback?to={old}"), "from": new, "to": old}
+    answer = page.post("/releases/adapter/rollback", data=form, headers=ORIGIN)
+    assert answer.status_code == 200 and "Dagster could not record it" in answer.text
+    current = project.releases.current("adapter")
+    assert current and current.version == old
+
+
+def test_results_about_another_version_are_no_evidence(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+
+    def judge(gate: str, passed: bool) -> None:
+        check = dg.AssetCheckEvaluation(asset_key=dg.AssetKey("sft_adapter"), check_name=gate, passed=passed)
+        project.instance.report_runless_asset_event(check)
+
+    def results() -> dict[str, tuple[str, bool]]:
+        served = page.get("/releases.json").json()["books"][0]["served"]
+        return {
+            row["name"]: (row["state"], row["of_served"]) for row in served["checks"] if row["asset"] == "sft_adapter"
+        }
+
+    name = next(gate.name for gate in GATES if gate.asset == "sft_adapter" and gate.blocking)
+    assert page.get("/releases.json").json()["books"][0]["served"]["checks"] == []  # no run was ever recorded
+    judge(name, True)
+    project.store.point(adapters.second)
+    assert results()[name] == ("passed", True)
+    project.store.point(adapters.first)
+    assert results()[name] == ("passed", False)
+    assert "results are about those" in page.get("/releases").text
+    project.store.point(adapters.second)
+    project.instance.report_runless_asset_event(dg.AssetMaterialization("sft_adapter"))
+    assert results()[name] == ("not judged", True)
+
+
+def test_a_damaged_artifact_takes_no_page_down(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    (adapters.first.path / "contract.json").write_text("{}")
+    (project.state / "artifacts/passages/current.json").write_text("no json")
+    evaluation = project.state / "artifacts/adapter_evaluation" / adapters.releases[1].artifacts["adapter_evaluation"]
+    (evaluation / "answers.parquet").write_bytes(b"damaged")
+    project.releases.book("collection")
+    (project.state / "released/collection.json").write_text("no json")
+    for path in ("/", "/trainings", "/releases", "/data", "/reports"):
+        shown = page.get(path)
+        assert shown.status_code == 200, (path, shown.text)
+    rows = {row["recipe"]: row["damage"] for row in page.get("/trainings.json").json()["trainings"]}
+    assert "FT-ART-003" in rows[adapters.first.recipe_id] and rows[adapters.second.recipe_id] == ""
+    assert "FT-ART-003" in page.get("/trainings").text and "FT-ART-003" in page.get("/reports").text
+    assert "FT-ART-005" in page.get("/data").text
+    assert "collection.json" in page.get("/releases").text
 
 
 @pytest.mark.parametrize(
