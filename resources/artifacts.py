@@ -17,7 +17,6 @@ Dagster sees.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hmac
 import json
 import os
@@ -37,7 +36,7 @@ import msgspec
 from expectations.canonical import digest, file_digest
 from expectations.violations import Refused, Violation, violation
 from resources import faults
-from resources.files import ABSENT, file_lock, file_stamp, sync_to_disk, write_json
+from resources.files import ABSENT, file_lock, file_stamp, is_locked, sync_to_disk, write_json
 
 MANIFEST = "manifest.json"
 SEAL_KEY = "FT_SEAL_KEY"
@@ -294,7 +293,7 @@ class ArtifactStore:
                     removed.append(folder.name)
         for mark in list((self.root / _MARKS).glob("*")):
             is_new = mark.suffix == ".new" and not _is_old(mark)  # it may be about to be locked
-            if not (is_new or (self.root / ".staging" / mark.name).exists() or _is_locked(mark)):
+            if not (is_new or (self.root / ".staging" / mark.name).exists() or is_locked(mark)):
                 mark.unlink(missing_ok=True)
         for path in self.root.glob("*/.*.tmp"):
             if _is_old(path):
@@ -456,7 +455,7 @@ def _is_owned(folder: Path, mark: Path) -> bool:
     A process id would not do: another process may have it by now, and a container has ids and a host name of its own.
     """
     if mark.exists():
-        return _is_locked(mark)
+        return is_locked(mark)
     try:  # an earlier product version has no mark, and may be working on the same state
         owner: dict[str, Any] = msgspec.json.decode((folder / _OWNER).read_bytes(), type=dict[str, Any])
         if owner["host"] == socket.gethostname():
@@ -468,20 +467,6 @@ def _is_owned(folder: Path, mark: Path) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _is_locked(mark: Path) -> bool:
-    """Return whether a process holds the lock on a mark. The mark is not created."""
-    try:
-        descriptor = os.open(mark, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    with os.fdopen(descriptor) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _is_old(path: Path) -> bool:

@@ -209,12 +209,13 @@ def _overview(project: ShownProject, request: Request) -> tuple[str, object]:
 
 def _trainings(project: ShownProject, request: Request) -> tuple[str, object]:
     query = request.query_params
-    chosen = [name for name in ",".join(query.getlist("ids")).split(",") if name]
+    given = query.getlist("ids")
+    chosen = [name for name in ",".join(given).split(",") if name]
     if len(chosen) == 1:
-        row = trainings.compare_trainings(project, chosen).trainings[0]
-        return "training.html", trainings.show_training(project, row.asset, row.recipe)
+        return "training.html", trainings.show_training(project, chosen[0])
     if chosen:
-        return "comparison.html", trainings.compare_trainings(project, chosen)
+        # the boxes of the form are in the order of the table, newest first; `ids=A,B` was written by somebody
+        return "comparison.html", trainings.compare_trainings(project, chosen, oldest_first=len(given) > 1)
     rows = trainings.list_trainings(project)
     by = query.get("sort", "created_at")
     return "trainings.html", trainings.sort_trainings(rows, by, query.get("order", "down") == "down")
@@ -222,7 +223,7 @@ def _trainings(project: ShownProject, request: Request) -> tuple[str, object]:
 
 def _training(project: ShownProject, request: Request) -> tuple[str, object]:
     names = request.path_params
-    return "training.html", trainings.show_training(project, names["asset"], names["recipe"])
+    return "training.html", trainings.show_training(project, names["recipe"], names["asset"])
 
 
 def _releases(project: ShownProject, request: Request) -> tuple[str, object]:
@@ -321,7 +322,7 @@ def _lineage(project: ShownProject, request: Request) -> tuple[str, object]:
 def _stop(project: ShownProject, request: Request, form: Mapping[str, str]) -> Response:
     del form
     names = request.path_params
-    view = trainings.show_training(project, names["asset"], names["recipe"])
+    view = trainings.show_training(project, names["recipe"], names["asset"])
     request_stop(trainings.folder_of(project, view.training), view.training)
     return RedirectResponse(f"/trainings/{view.training.asset}/{view.training.recipe}", 303)
 

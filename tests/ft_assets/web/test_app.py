@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -295,8 +297,35 @@ def test_a_running_training_is_shown_and_can_be_stopped(own: tuple[TestClient, P
         assert "Step 3 of 10" in page.get(link).text
         form = {"token": token(page, link)}
         assert page.post(f"{link}/stop", data=form, headers=ORIGIN).status_code == 200
+        assert "A stop was requested" in page.get(link).text and token(page, link) == ""
+        os.utime(folder / "control.yaml", (1, 1))  # left from the run before
+        assert "A stop was requested" not in page.get(link).text
     assert (folder / "control.yaml").read_text() == "logging_steps: 5\nstop: true\n"
     assert page.post(f"{link}/stop", data=form, headers=ORIGIN).status_code == 404  # it has ended
+
+
+def test_only_trainings_that_did_not_end_are_listed_as_runs(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    published = run_folder(project.state)
+    (published / "final_model").symlink_to("../gone")
+    worker = project.state / "runs" / "adapter_evaluation" / "0000000000000001"
+    shutil.copytree(published, worker, symlinks=True)
+    (worker / "final_model").unlink()
+    listed = {row["recipe"] for row in page.get("/trainings.json").json()["trainings"]}
+    assert listed == {adapters.first.recipe_id, adapters.second.recipe_id}
+
+
+def test_chosen_boxes_are_compared_in_the_order_of_time_and_a_written_link_in_its_own(
+    page: TestClient, adapters: Adapters
+):
+    old, new = adapters.first.recipe_id, adapters.second.recipe_id
+
+    def order(query: str) -> list[str]:
+        return [row["recipe"] for row in page.get(f"/trainings.json?{query}").json()["trainings"]]
+
+    assert order(f"ids={new}&ids={old}") == [old, new]
+    assert order(f"ids={new},{old}") == [new, old]
+    assert f"won by sft_adapter {new[:8]}" in page.get(f"/trainings?ids={new}&ids={old}").text
 
 
 @pytest.fixture
