@@ -8,9 +8,9 @@ from typing import Any, Literal
 import msgspec
 
 from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
+from ft_assets.adapters.evaluate import passage_texts
 from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import ANSWERS_FILE
-from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.split import split_file
 from resources.artifacts import Artifact, ArtifactStore
 from resources.memo import Memo
@@ -203,13 +203,8 @@ def records_of(store: ArtifactStore, evaluation: Artifact) -> dict[str, dict[str
 def passages_of(store: ArtifactStore, artifact: Artifact) -> dict[str, str]:
     """Return passage id -> text of the passages that an artifact was made from."""
     for passages in _inputs(store, artifact, "passages"):
-        return _passages.get(passages.path, lambda: _texts(passages))  # noqa: B023
+        return _passages.get(passages.path, lambda: passage_texts(passages))  # noqa: B023
     return {}
-
-
-def _texts(passages: Artifact) -> dict[str, str]:
-    rows = read_rows(passages.file(PASSAGES), ["passage_id", "content"])
-    return {row["passage_id"]: row["content"] for row in rows}
 
 
 def _by_id(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,7 @@ import hmac
 import importlib
 import math
 import secrets
-import threading
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
@@ -30,8 +28,6 @@ from ft_assets.web.render import STATIC, render
 from ft_assets.web.stop import request_stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEADERS = {
@@ -52,18 +48,11 @@ View = Callable[[ShownProject, Request], tuple[str, object]]
 """Returns the template and the view that it shows."""
 
 
-def create_app(project: ShownProject, *, read_only: bool = False, dagster_url: str = "") -> Starlette:
-    """Return the page of a project. `read_only`: without stop and rollback. `dagster_url`: its UI, linked on each page.
+def create_app(project: ShownProject, *, read_only: bool = False, dagster_port: int | None = None) -> Starlette:
+    """Return the page of a project. `read_only`: without stop and rollback. `dagster_port`: of its UI, for a link.
 
     Whoever serves it puts the guard in front: the app itself checks no host.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        del app
-        # the gates and the encoder's libraries take seconds to import: before the first visitor, not while one waits
-        threading.Thread(target=_import_what_pages_need, daemon=True).start()
-        yield
 
     app = Starlette(
         routes=[
@@ -94,15 +83,15 @@ def create_app(project: ShownProject, *, read_only: bool = False, dagster_url: s
             SettingsError: _refused,
             Exception: _failed,
         },
-        lifespan=lifespan,
     )
-    app.state.project, app.state.read_only, app.state.dagster_url = project, read_only, dagster_url
+    app.state.project, app.state.read_only, app.state.dagster_port = project, read_only, dagster_port
     app.state.token = secrets.token_urlsafe(32)
     app.add_middleware(_Twins)
     return app
 
 
-def _import_what_pages_need() -> None:
+def import_ahead() -> None:
+    """Import what pages need: gates and the encoder's libraries take seconds, which no visitor should wait for."""
     for name in ("ft_assets.definitions", "ft_assets.web.search", "sentence_transformers"):
         importlib.import_module(name)
 
@@ -161,9 +150,15 @@ def _html(request: Request, template: str, view: object, status: int = 200) -> H
         twin=twin if request.method == "GET" and status == 200 else "",
         token="" if state.read_only else state.token,
         read_only=state.read_only,
-        dagster_url=state.dagster_url,
+        dagster_url=_dagster_url(request),
     )
     return HTMLResponse(page, status)
+
+
+def _dagster_url(request: Request) -> str:
+    """Return the address of Dagster's pages as this browser reaches them; empty where they are not served."""
+    host, port = request.url.hostname or "localhost", request.app.state.dagster_port
+    return f"{request.url.scheme}://{f'[{host}]' if ':' in host else host}:{port}" if port else ""
 
 
 Action = Callable[[ShownProject, Request, Mapping[str, str]], Response]

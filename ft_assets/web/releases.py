@@ -11,6 +11,7 @@ from expectations.rules.bootstrap import Interval, paired_bootstrap
 from expectations.violations import Refused
 from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.release import released_asset
+from ft_assets.embedding.scores import SCORES_FILE
 from ft_assets.web.answers import AnswerComparison, Side, compare_answers, describe_difference, records_of, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
 from ft_assets.web.gates import CheckResult, check_results
@@ -48,7 +49,7 @@ class ReleaseRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What serves of one kind."""
+    """The release that serves, of one kind."""
 
     kind: ReleaseKind
     release: ReleaseRow
@@ -113,6 +114,8 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
     books: list[Book]
     version: str
     """The release that was asked for; empty: what serves."""
+    evidence: list[Fact]
+    """That of the release that was asked for."""
     comparisons: list[ReleaseComparison]
     """Each release next to the one before it."""
 
@@ -120,6 +123,15 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
 def show_releases(project: ShownProject, kinds: Sequence[ReleaseKind] = KINDS) -> ReleasesView:
     """Return what serves, and the history."""
     return ReleasesView(books=[_book(project, kind) for kind in kinds])
+
+
+def show_evidence(project: ShownProject, version: str) -> list[Fact]:
+    """Return the evidence that a release was made with."""
+    for kind in KINDS:
+        book = project.releases.book(kind)
+        if book and (release := book.find(version)):
+            return _evidence(project.store, kind, release)
+    return []
 
 
 def compare_releases(project: ShownProject, kind: ReleaseKind, before: str, after: str) -> ReleaseComparison:
@@ -313,5 +325,5 @@ def _compare_retrieval(store: ArtifactStore, old: Release, new: Release) -> Retr
 
 
 def _fused(evaluation: Artifact) -> dict[str, dict[str, float]]:
-    rows = read_rows(evaluation.file("scores.parquet"), ["query_id", "system", "arm", *_MEASURED])
+    rows = read_rows(evaluation.file(SCORES_FILE), ["query_id", "system", "arm", *_MEASURED])
     return {row["query_id"]: row for row in rows if row["system"] == "candidate" and row["arm"] == "fused"}

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from ft_assets.cli import cli
 from ft_assets.commands.project import Project
+from ft_assets.commands.ui import name_of
 from ft_assets.definitions import GATES
 from ft_assets.web.app import create_app
 from ft_assets.web.data import Filter, show_table
@@ -119,6 +120,14 @@ def test_a_comparison_shows_settings_curves_scores_and_answers(page: TestClient,
     assert html.count("<svg") == len(view["charts"]) and "loss (nats)" in html and "✓ right" in html
 
 
+def test_the_link_to_dagster_has_the_name_that_the_browser_uses(project: Project, adapters: Adapters):
+    page = TestClient(create_app(project, dagster_port=3000), base_url="http://[::1]:3001")
+    assert 'href="http://[::1]:3000"' in page.get("/").text
+    assert [name_of(host) for host in ("0.0.0.0", "::", "::1", "127.0.0.1", "box")] == [  # noqa: S104
+        "localhost", "localhost", "[::1]", "127.0.0.1", "box",
+    ]  # fmt: skip
+
+
 def test_the_table_is_sorted_by_a_column(page: TestClient, adapters: Adapters):
     first, second = adapters.first.recipe_id, adapters.second.recipe_id
 
@@ -171,6 +180,11 @@ def test_rows_are_filtered_and_a_quarantine_shows_reason_and_raw_line(page: Test
     assert rows["rows"][0]["fields"]["raw"] == HOSTILE
     file = page.get("/data/instruction_splits/download?file=quarantine.jsonl")
     assert json.loads(file.text)["code"] == "FT-INST-003" and "attachment" in file.headers["content-disposition"]
+
+
+def test_a_page_after_the_last_is_not_an_empty_quarantine(page: TestClient):
+    text = page.get("/data/instruction_splits?file=quarantine.jsonl&page=9").text
+    assert "Nothing is quarantined" not in text and "Page 9 is after the last one: 1 row, 1 page" in text
 
 
 def test_a_page_of_many_rows_is_found_across_row_groups(tmp_path: Path, root: Path):
@@ -347,12 +361,20 @@ def test_exports_are_one_file_without_links_and_scripts(ft, adapters: Adapters, 
     assert ft("compare", first[:8], second[:8]).exit_code == 0
     assert ft("compare", old, new, "--output", "releases.html").exit_code == 0
     assert ft("report").exit_code == 0
-    assert ft("report", new, "--output", "new.html").exit_code == 0
-    for name in ("compare.html", "releases.html", "report.html", "new.html"):
+    assert ft("report", new[:8], "--output", "new.html").exit_code == 0
+    assert ft("report", old, "--output", "old.html").exit_code == 0
+    for name in ("compare.html", "releases.html", "report.html", "new.html", "old.html"):
         text = (tmp_path / name).read_text("utf-8")
         assert not re.search(r"<script|<form|<link|href=|src=", text), name
         assert "Exact match" in text and "--card:" in text
+        assert "(now)" not in text and "JSON view" not in text
+    assert f"<code>{old}</code> was released with this evidence" in (tmp_path / "old.html").read_text("utf-8")
     assert "loss (nats)" in (tmp_path / "compare.html").read_text("utf-8")
+
+
+def test_two_pages_need_two_ports(ft):
+    refused = ft("ui", "--port", "3000", "--page-port", "3000")
+    assert refused.exit_code == 2 and "--page-port 3000" in refused.output
 
 
 def test_exports_of_what_does_not_exist_name_what_does(ft, adapters: Adapters):
