@@ -20,6 +20,7 @@ from ft_assets.cli import cli
 from ft_assets.commands.project import Project
 from ft_assets.commands.ui import name_of
 from ft_assets.definitions import GATES
+from ft_assets.web.answers import Side, compare_answers
 from ft_assets.web.app import create_app
 from ft_assets.web.data import Filter, show_table
 from resources.artifacts import Recipe
@@ -126,6 +127,18 @@ def test_the_link_to_dagster_has_the_name_that_the_browser_uses(project: Project
     assert [name_of(host) for host in ("0.0.0.0", "::", "::1", "127.0.0.1", "box")] == [  # noqa: S104
         "localhost", "localhost", "[::1]", "127.0.0.1", "box",
     ]  # fmt: skip
+
+
+def test_without_test_questions_a_comparison_names_the_ones_it_has(own: tuple[TestClient, Project, Adapters]):
+    _, project, adapters = own
+    store = project.store
+    evaluation = store.find("adapter_evaluation", adapters.releases[1].artifacts["adapter_evaluation"])
+    assert evaluation
+    sides = [Side(model, evaluation.asset, evaluation.recipe_id, model) for model in ("base", "sft")]
+    tested = compare_answers(store, *sides)
+    evaluation.summary["validation_questions"] = len(IDS)
+    chosen_on = compare_answers(store, *sides)
+    assert tested and tested.note == "" and chosen_on and "chosen on" in chosen_on.note
 
 
 def test_the_table_is_sorted_by_a_column(page: TestClient, adapters: Adapters):
