@@ -1,11 +1,13 @@
-"""The sensor that tells people: released, rolled back, trained, a blocking check failed, config.yaml cannot be used."""
+"""The sensor that sends notices: released, rolled back, trained, a blocking check failed, config.yaml is invalid."""
 
 # the signature of dg.sensor is partly untyped
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,9 +26,11 @@ from ft_assets.settings.checks import VALID
 from resources.dagster_resources import ArtifactsResource
 
 INTERVAL = 30
-_SECONDS = 20  # how long a delivery may take; Dagster ends a look after a minute
+_SECONDS = 20  # how long a delivery may take
+_ENOUGH = 35  # seconds after which a look begins no delivery: Dagster kills it after a minute, and its cursor is lost
 _AT_ONCE, _REASONS = 50, 5  # events of one asset in one look, and reasons of one check
 
+Place = Literal["command", "webhook"]
 Kind = Literal["released", "rolled back", "training finished", "check failed", "configuration invalid"]
 
 
@@ -39,27 +43,43 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, str]
 
 
+class _Due(msgspec.Struct, frozen=True):
+    """A notice that one place has not taken yet."""
+
+    notice: Notice
+    place: Place
+
+
 class _Seen(msgspec.Struct):
-    """What was told: the last materialization and version of each asset, and the outcome of each failed check."""
+    """The last materialization and version of each asset, the outcome of each failed check, and what is still due."""
 
     materialized: dict[str, int] = {}
     versions: dict[str, str] = {}
     failed: dict[str, str] = {}
+    due: list[_Due] = []
 
 
 class DeliveryError(Exception):
     """A notice was not taken: it is sent again at the next look. The text never has the URL, which is a secret."""
 
 
+class _Delivery(msgspec.Struct, frozen=True):
+    """The outcome of one look."""
+
+    sent: list[Notice]
+    due: list[_Due]
+    errors: list[DeliveryError]
+
+
 def notify(gates: Sequence[Gate]) -> dg.SensorDefinition:
     """Return the sensor. `gates`: those of the graph."""
-    checks = [dg.AssetCheckKey(dg.AssetKey(gate.asset), gate.name) for gate in gates if _is_told(gate)]
+    checks = [dg.AssetCheckKey(dg.AssetKey(gate.asset), gate.name) for gate in gates if _is_reported(gate)]
 
     @dg.sensor(
         name="notify",
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells people what happened, by the command or the webhook of `notify` in config.yaml.",
+        description="Sends what happened to people, by the command or the webhook of `notify` in config.yaml.",
     )
     def sensor(context: dg.SensorEvaluationContext, artifacts: ArtifactsResource) -> dg.SensorResult:
         settings = accepted_settings(Path(artifacts.config_path), artifacts.state()).notify
@@ -73,15 +93,19 @@ def notify(gates: Sequence[Gate]) -> dg.SensorDefinition:
             return dg.SensorResult(
                 skip_reason="config.yaml names no notify.command and no notify.webhook", cursor=cursor
             )
-        for notice in notices:
-            deliver(notice, settings, artifacts.state_dir)
-        told = "; ".join(notice.text for notice in notices)
-        return dg.SensorResult(skip_reason=f"sent: {told}" if told else "no news", cursor=cursor)
+        places = _places(settings)
+        due = [one for one in seen.due if one.place in places]
+        due += [_Due(notice, place) for notice in notices for place in places]
+        delivery = _deliver(due, settings, artifacts.state_dir)
+        if delivery.errors and not delivery.sent:
+            raise delivery.errors[0]
+        news.due = delivery.due
+        return dg.SensorResult(skip_reason=_describe_delivery(delivery), cursor=msgspec.json.encode(news).decode())
 
     return sensor
 
 
-def _is_told(gate: Gate) -> bool:
+def _is_reported(gate: Gate) -> bool:
     return gate.blocking or gate.name == VALID
 
 
@@ -142,13 +166,37 @@ def _failed(
             yield Notice(event=kind, asset=asset, text=f"{what}: {reasons[0]}", details=details)
 
 
-def deliver(notice: Notice, settings: NotifySettings, state: str) -> None:
-    """Send a notice of this state folder to each configured place. Raises DeliveryError."""
-    body = msgspec.json.encode({**msgspec.structs.asdict(notice), "state": state})
-    if settings.command:
-        _run(settings.command, body)
-    if settings.webhook:
-        _post(settings.webhook, body)
+def _deliver(due: Sequence[_Due], settings: NotifySettings, state: str) -> _Delivery:
+    """Send notices of this state folder. A place that refuses one gets no more in this look, and late ones wait."""
+    end, sent, left = time.monotonic() + _ENOUGH, list[Notice](), list[_Due]()
+    errors: dict[Place, DeliveryError] = {}
+    for one in due:
+        if one.place in errors or time.monotonic() > end:
+            left.append(one)
+            continue
+        body = msgspec.json.encode({**msgspec.structs.asdict(one.notice), "state": state})
+        try:
+            if one.place == "command":
+                _run(settings.command, body)
+            else:
+                _post(settings.webhook or "", body)
+        except DeliveryError as error:
+            errors[one.place] = error
+            left.append(one)
+        else:
+            sent.append(one.notice)
+    return _Delivery(sent, left, list(errors.values()))
+
+
+def _places(settings: NotifySettings) -> list[Place]:
+    set_up: dict[Place, bool] = {"command": bool(settings.command), "webhook": bool(settings.webhook)}
+    return [place for place, is_set in set_up.items() if is_set]
+
+
+def _describe_delivery(delivery: _Delivery) -> str:
+    texts = "; ".join(dict.fromkeys(notice.text for notice in delivery.sent))
+    wait = f". {len(delivery.due)} wait for the next look" if delivery.due else ""
+    return (f"sent: {texts}" if texts else "no news") + wait + "".join(f". {error}" for error in delivery.errors)
 
 
 def _run(command: Sequence[str], body: bytes) -> None:
@@ -164,11 +212,11 @@ def _post(variable: str, body: bytes) -> None:
     url = os.environ.get(variable, "")
     if not url.startswith(("https://", "http://")):
         raise DeliveryError(f"the environment variable {variable} (notify.webhook) holds no http(s) address")
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
     try:
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
         with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
             pass
     except urllib.error.HTTPError as error:
         raise DeliveryError(f"the webhook of {variable} answered {error.code}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # the text of InvalidURL has the address
         raise DeliveryError(f"the webhook of {variable} cannot be reached: {type(error).__name__}") from None

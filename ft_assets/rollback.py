@@ -8,6 +8,7 @@ what was made from the release that was left becomes stale.
 # pyright: reportUnknownMemberType=false
 import getpass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -18,7 +19,10 @@ from ft_assets.retrieval.release import rollback_collection
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.qdrant import QdrantEngine
-from resources.releases import Intent, ReleaseKind, Releases, require_kept
+from resources.releases import Intent, Move, ReleaseKind, Releases, require_kept
+
+if TYPE_CHECKING:
+    from ft_assets.web.project import ShownProject
 
 _SPECS = {"adapter": RELEASED_ADAPTER, "collection": RELEASED_COLLECTION}
 
@@ -45,6 +49,20 @@ def roll_back(
         intent = releases.plan_rollback(kind, target, who=who, why=why)
         releases.commit(kind, intent)
         return intent
+
+
+def roll_back_and_record(
+    kind: ReleaseKind, project: "ShownProject", *, to: str | None, who: str, why: str
+) -> tuple[Move, str]:
+    """Roll back as `roll_back` does, and record it in Dagster. Return the move, and a note if Dagster could not."""
+    intent = roll_back(kind, project.store, project.releases, project.engine, to=to, who=who, why=why)
+    try:
+        project.instance.report_runless_asset_event(as_event(kind, project.store, intent))
+    except (
+        Exception
+    ) as error:  # a damaged database of Dagster must not make a rollback that is done look like a failure
+        return intent.move, f"the rollback is done, but Dagster could not record it: {error}"
+    return intent.move, ""
 
 
 def as_event(kind: ReleaseKind, store: ArtifactStore, intent: Intent) -> dg.AssetMaterialization:

@@ -17,7 +17,6 @@ Dagster sees.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hmac
 import json
 import os
@@ -37,7 +36,7 @@ import msgspec
 from expectations.canonical import digest, file_digest
 from expectations.violations import Refused, Violation, violation
 from resources import faults
-from resources.files import ABSENT, file_lock, file_stamp, sync_to_disk, write_json
+from resources.files import ABSENT, file_lock, file_stamp, is_locked, sync_to_disk, write_json
 
 MANIFEST = "manifest.json"
 SEAL_KEY = "FT_SEAL_KEY"
@@ -299,7 +298,7 @@ class ArtifactStore:
                     removed.append(folder.name)
         for mark in list((self.root / _MARKS).glob("*")):
             is_new = mark.suffix == ".new" and not _is_old(mark)  # it may be about to be locked
-            if not (is_new or (self.root / ".staging" / mark.name).exists() or _is_locked(mark)):
+            if not (is_new or (self.root / ".staging" / mark.name).exists() or is_locked(mark)):
                 mark.unlink(missing_ok=True)
         for path in self.root.glob("*/.*.tmp"):
             if _is_old(path):
@@ -460,7 +459,7 @@ def _is_owned(folder: Path, mark: Path) -> bool:
 
     A process id would not do: another process may have it by now, and a container has ids and a host name of its own.
     """
-    if _is_locked(mark):
+    if is_locked(mark):
         return True
     with contextlib.suppress(FileNotFoundError):  # the mark names its host; a network mount may keep locks by host
         return mark.read_text("utf-8") not in {"", socket.gethostname()} and not _is_old(folder, _FOREIGN)
@@ -475,22 +474,6 @@ def _is_owned(folder: Path, mark: Path) -> bool:
     except (KeyError, TypeError, ValueError, OverflowError, msgspec.MsgspecError, ProcessLookupError):
         return False
     return owner["host"] == socket.gethostname() or not _is_old(folder, _FOREIGN)
-
-
-def _is_locked(mark: Path) -> bool:
-    """Return whether a process holds the lock on a mark, or may do so. The mark is not created."""
-    try:
-        descriptor = os.open(mark, os.O_RDWR)  # NFS gives an exclusive lock only to who may write
-    except FileNotFoundError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    with os.fdopen(descriptor, "r+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _is_old(path: Path, age: float = _YOUNG) -> bool:

@@ -12,14 +12,14 @@ import base64
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from expectations.markdown import Markdown, markdown_cell
 
-Size = Literal["small", "medium", "large"]
+Size = Literal["medium", "large"]
 Point = tuple[float, float]
-_SIZES: dict[Size, tuple[int, int]] = {"small": (360, 200), "medium": (560, 250), "large": (720, 300)}
+_SIZES: dict[Size, tuple[int, int]] = {"medium": (560, 250), "large": (720, 300)}
 # each has a contrast of 3 or more with white and with a dark page
 COLORS = ["#2f74e0", "#d9580c", "#2b9348", "#a83fc4", "#d6336c", "#0c8599", "#8a6d00", "#7a7f87"]
 _DASHES = [None, "7 3", "2 3"]  # lines that share a colour differ in this
@@ -70,31 +70,11 @@ def line_chart(
     return _draw(chart, title, _SIZES[size], ink)
 
 
-def bar_chart(
-    values: Mapping[str, float], title: str, *, x: str = "", size: Size = "large", ink: str = "currentColor"
-) -> str:
-    """Return one horizontal bar for each name, in the order given, as SVG; "" if there is none. `x`: name and unit."""
-    import leather
-
-    if not values:
-        return ""
-    chart = leather.Chart()
-    chart.add_bars([(value, _label(name, value)) for name, value in values.items()], fill_color=COLORS[0])
-    chart.add_x_scale(min(0.0, *values.values()), max(*values.values(), 0.0) or 1.0)
-    chart.add_x_axis(name=x or None, tick_formatter=_tick)
-    width, _ = _SIZES[size]
-    return _draw(chart, title, (width, 70 + 24 * len(values)), ink)
-
-
 def line_image(lines: Iterable[Line], title: str, *, x: str = "step", y: str = "") -> Markdown:
     """Return `line_chart` as a Markdown image, for a page that shows no SVG of its own, light or dark."""
     svg = line_chart(lines, title, x=x, y=y, ink=_INK)
     data = base64.b64encode(svg.encode()).decode()
     return Markdown(f"![{markdown_cell(title)}](data:image/svg+xml;base64,{data})" if svg else f"_{title}: no values_")
-
-
-def _label(name: str, value: float) -> str:
-    return f"{name if len(name) <= 24 else name[:23] + '…'}  {value:.4g}"
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:

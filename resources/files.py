@@ -33,6 +33,23 @@ def file_lock(path: Path, *, wait: bool = True) -> Generator[TextIO]:
         yield stream
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock on a file, or may do so. The file is not created; others may look at the
+    same time, because a shared lock is asked for (over NFS, an exclusive one would need a file open for writing)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    with os.fdopen(descriptor) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text so that a reader sees the old file or the new one, never half of it. It is on the disk then."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -117,11 +117,12 @@ def main(job: Job) -> Artifact:
 
 def _train_and_publish(job: Job, params: TrainParams) -> Artifact:
     started = time.monotonic()
+    stop = Stop(job.folder())  # from here on a person may request one
     task = _prepare(job, params)
     if torchrun.is_main():
         delete_stale_metrics(job.folder())
     metrics = Metrics(task.folder)
-    with Stop(job.folder()) as stop, Sampler() as sampler:
+    with stop, Sampler() as sampler:
         trained = train_with_fallbacks(
             lambda settings: _train(task._replace(settings=settings), metrics, stop, sampler),
             task.settings,

@@ -32,22 +32,12 @@ def command(kind: str, version: str | None, reason: str, only_list: bool) -> Non
     if only_list:
         _print_history(project, release_kind)
         return
-    from ft_assets.rollback import as_event, current_user, roll_back
+    from ft_assets.rollback import current_user, roll_back_and_record
 
-    intent = roll_back(
-        release_kind,
-        project.store,
-        project.releases,
-        project.engine,
-        to=version,
-        who=current_user(),
-        why=reason,
-    )
-    click.echo(f"{kind}: {intent.move.before or 'none'} -> {intent.move.after}")
-    try:
-        project.instance.report_runless_asset_event(as_event(release_kind, project.store, intent))
-    except Exception as error:  # a damaged database of Dagster must not stop a rollback
-        click.echo(f"note: the rollback is done, but Dagster could not record it: {error}", err=True)
+    move, note = roll_back_and_record(release_kind, project, to=version, who=current_user(), why=reason)
+    click.echo(f"{kind}: {move.before or 'none'} -> {move.after}")
+    if note:
+        click.echo(f"note: {note}", err=True)
 
 
 def _print_history(project: Project, kind: ReleaseKind) -> None:

@@ -22,6 +22,7 @@ from ft_assets.commands.execution import execute
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import duration, take_terminal
 from ft_assets.config.model import SETTINGS_ASSETS, sections_json
+from ft_assets.graph.gates import check_state
 from resources.artifacts import ArtifactStore
 from resources.releases import Release, ReleaseKind, Releases
 
@@ -116,7 +117,8 @@ def read_status(
         status.state = "stale" if status.reasons else "in sync"
         status.released = name in released and released[name] == _recipe(materialization)
         status.checks = {
-            check.name: _check_state(instance, check, entry) for check in sorted(node.check_keys, key=lambda k: k.name)
+            check.name: check_state(instance.get_latest_asset_check_evaluation_record(check), entry.timestamp)
+            for check in sorted(node.check_keys, key=lambda k: k.name)
         }
     return list(statuses.values())
 
@@ -212,22 +214,6 @@ def _parent_reasons(tags: Mapping[str, str], parent: AssetStatus) -> list[str]:
     if used is not None and parent.version and used != parent.version:
         return [f"{parent.asset} is now {parent.version[:12]}, it was made from {used[:12]}"]
     return [f"{parent.asset} is {parent.state}"] if parent.state in {"stale", "never made"} else []
-
-
-def _check_state(instance: dg.DagsterInstance, key: dg.AssetCheckKey, materialization: dg.EventLogEntry) -> str:
-    record = instance.get_latest_asset_check_evaluation_record(key)
-    entry = record.event if record else None
-    event = entry.dagster_event if entry else None
-    if entry is None or event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-        return "not judged"  # it was planned, but crashed or never started
-    evaluation = event.asset_check_evaluation_data
-    target = evaluation.target_materialization_data
-    # a result counts for the materialization that was judged, not for a later one; one without a target was reported by
-    # a sensor, which judges the version of that moment
-    judged_at = target.timestamp if target else entry.timestamp
-    if judged_at < materialization.timestamp:
-        return "not judged"
-    return "passed" if evaluation.passed else "failed"
 
 
 def _recipe(materialization: dg.AssetMaterialization) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,12 +17,16 @@ if TYPE_CHECKING:
     from ft_assets.web.project import ShownProject
 
 LOG_FILE = "ui.log"
+LAST_PORT = 65535
+IPV6 = 6
 ROOT = Path(ft_assets.__file__).resolve().parent.parent
 
 
 @click.command("ui")
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the UI.")
-@click.option("--page-port", type=click.IntRange(1, 65535), help="Port of the companion page  [default: --port + 1]")
+@click.option("--port", type=click.IntRange(1, LAST_PORT), default=3000, show_default=True, help="Port of the UI.")
+@click.option(
+    "--page-port", type=click.IntRange(1, LAST_PORT), help="Port of the companion page  [default: after --port]"
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; Dagster has no login.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another name of this machine in a browser.")
 @click.option("--read-only", is_flag=True, help="For viewers: nothing can be started or changed, and no daemon runs.")
@@ -52,23 +58,37 @@ def command(
     """
     from ft_assets.definitions import PAGE_VARIABLE
     from ft_assets.graph.instance import open_instance
-    from ft_assets.web.app import create_app
+    from ft_assets.web.app import create_app, import_ahead
     from ft_assets.web.serve import Server, serve
 
     project = Project.here()
     _ = project.settings  # an invalid config.yaml is reported here, not in the log of the UI
     os.environ["FT_CONFIG"] = str(project.config)
     os.environ["FT_STATE_DIR"] = str(project.state)
-    page_port = page_port or port + 1
-    os.environ[PAGE_VARIABLE] = f"http://{host}:{page_port}"  # the code server links its assets to it
+    page_port = page_port or (port + 1 if port < LAST_PORT else port - 1)
+    if page_port == port:
+        raise click.UsageError(f"--page-port {page_port} is that of Dagster's UI (--port). Choose another one.")
+    os.environ[PAGE_VARIABLE] = f"http://{name_of(host)}:{page_port}"  # the code server links its assets to it
     log = None if verbose else project.state / LOG_FILE
     server = Server(host, port, hosts, read_only, workspace and workspace.resolve(), log)
-    dagster_url, terminal = f"http://{host}:{port}", os.fdopen(os.dup(1), "w")
+    dagster_url, terminal = f"http://{name_of(host)}:{port}", os.fdopen(os.dup(1), "w")
 
     def show_links() -> None:
-        click.echo(f"Dagster: {dagster_url}\nPage:    http://{host}:{page_port}", file=terminal)
+        threading.Thread(target=import_ahead, daemon=True).start()
+        click.echo(f"Dagster: {dagster_url}\nPage:    http://{name_of(host)}:{page_port}", file=terminal)
 
     click.echo(f"State:   {project.state}" + (f"\nLog:     {log}" if log else ""), file=terminal)
     with open_instance(project.state) as instance:
-        page = create_app(cast("ShownProject", project), read_only=read_only, dagster_url=dagster_url)
+        page = create_app(cast("ShownProject", project), read_only=read_only, dagster_port=port)
         serve(server, instance, ROOT, {page_port: page}, show_links)
+
+
+def name_of(host: str) -> str:
+    """Return the name for links to an address that we listen on: no browser opens 0.0.0.0, and IPv6 needs brackets."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host or "localhost"
+    if address.is_unspecified:
+        return "localhost"
+    return f"[{host}]" if address.version == IPV6 else host

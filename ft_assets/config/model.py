@@ -1171,7 +1171,7 @@ class NotifySettings(ConfigSection):
 
     @property
     def is_set(self) -> bool:
-        """Whether anybody is to be told."""
+        """True if a notice has a place to go to."""
         return bool(self.command or self.webhook)
 
 

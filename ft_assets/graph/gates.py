@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import dagster as dg
 
@@ -29,6 +29,11 @@ from resources.dagster_resources import ArtifactsResource, QdrantResource
 from resources.engines.protocol import VectorClient
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
+
+if TYPE_CHECKING:
+    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+
+CheckState = Literal["passed", "failed", "not judged"]
 
 
 @dataclass(frozen=True)
@@ -277,6 +282,22 @@ def _as_row(broken_rule: Violation) -> dict[str, str]:
         "expected": str(broken_rule.expected),
         "fix": broken_rule.fix,
     }
+
+
+def check_state(record: AssetCheckExecutionRecord | None, made_at: float) -> CheckState:
+    """Return the last result of a check on the version of its asset that was materialized at `made_at`."""
+    entry = record.event if record else None
+    event = entry.dagster_event if entry else None
+    if entry is None or event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        return "not judged"  # it was planned, but crashed or never started
+    evaluation = event.asset_check_evaluation_data
+    target = evaluation.target_materialization_data
+    # a result counts for the materialization that was judged, not for a later one; one without a target was reported by
+    # a sensor, which judges the version of that moment
+    judged_at = target.timestamp if target else entry.timestamp
+    if judged_at < made_at:
+        return "not judged"
+    return "passed" if evaluation.passed else "failed"
 
 
 def violations_of(evaluation: dg.AssetCheckEvaluation) -> list[str]:

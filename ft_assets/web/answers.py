@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
+from ft_assets.adapters.evaluate import passage_texts
+from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import ANSWERS_FILE
-from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.split import split_file
 from resources.artifacts import Artifact, ArtifactStore
 from resources.memo import Memo
@@ -17,7 +18,10 @@ from resources.parquet import read_rows
 
 Outcome = Literal["won", "lost", "equal"]
 _METRICS = {"exact_match": "Exact match", "f1": "Character F1", "rouge_l": "ROUGE-L"}
-_SEED = 42  # the default of answers.seed, so that intervals are those of the evaluation
+_DEFAULT_SEED = 42  # of an evaluation whose recipe has none
+_CHOSEN_ON = (
+    "There were no test questions: these are the ones that the candidate was chosen on, so the figures flatter it."
+)
 _LONGEST = 1500  # characters of a passage on a page
 # rows and passages of artifacts, which never change, by recipe
 _rows: Memo[list[dict[str, Any]]] = Memo(8)
@@ -32,6 +36,15 @@ class Side(msgspec.Struct, frozen=True):
     asset: str
     recipe: str
     model: str
+
+
+class _Answers(NamedTuple):
+    """The answers of one evaluation: record id -> row."""
+
+    evaluation: Artifact
+    rows: dict[str, dict[str, Any]]
+    are_tests: bool
+    """False if there are validation questions alone."""
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +88,8 @@ class AnswerComparison(msgspec.Struct, frozen=True, kw_only=True):
     questions: list[AnsweredTwice]
     """Lost ones first, then won ones."""
     verdict: str
+    note: str = ""
+    """A reason to trust the figures less."""
 
     def count(self, outcome: Outcome) -> int:
         return sum(question.outcome == outcome for question in self.questions)
@@ -82,29 +97,29 @@ class AnswerComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def compare_answers(store: ArtifactStore, before: Side, after: Side) -> AnswerComparison | None:
     """Return two sides on the held-out questions that both answered; None where there are none."""
-    found = [_answers(store, side) for side in (before, after)]
-    if None in found:
+    left, right = (_answers(store, side) for side in (before, after))
+    if left is None or right is None:
         return None
-    left, right = (answers or {} for answers in found)
-    shared = [record for record in left if record in right]
+    shared = [record for record in left.rows if record in right.rows]
     if not shared:
         return None
-    evaluation = store.find(after.asset, after.recipe)
-    evidence = _evidence(store, evaluation, [right[record] for record in shared]) if evaluation else {}
-    pairs = [_pair(record, left[record], right[record], (before, after), evidence.get(record, [])) for record in shared]
-    scores = [
-        Score(
-            title=title,
-            before=bootstrap(
-                values := [float(left[record][f"{metric}_{before.model}"]) for record in shared], seed=_SEED
-            ),
-            after=bootstrap(
-                others := [float(right[record][f"{metric}_{after.model}"]) for record in shared], seed=_SEED
-            ),
-            difference=paired_bootstrap(others, values, seed=_SEED),
-        )
-        for metric, title in _METRICS.items()
+    evaluation, seed = right.evaluation, _seed(right.evaluation)
+    evidence = _evidence(store, evaluation, [right.rows[record] for record in shared])
+    pairs = [
+        _pair(record, left.rows[record], right.rows[record], (before, after), evidence.get(record, []))
+        for record in shared
     ]
+    scores: list[Score] = []
+    for metric, title in _METRICS.items():
+        values = [float(left.rows[record][f"{metric}_{before.model}"]) for record in shared]
+        others = [float(right.rows[record][f"{metric}_{after.model}"]) for record in shared]
+        score = Score(
+            title=title,
+            before=bootstrap(values, seed=seed),
+            after=bootstrap(others, seed=seed),
+            difference=paired_bootstrap(others, values, seed=seed),
+        )
+        scores.append(score)
     order: dict[Outcome, int] = {"lost": 0, "won": 1, "equal": 2}
     return AnswerComparison(
         before=before,
@@ -112,7 +127,16 @@ def compare_answers(store: ArtifactStore, before: Side, after: Side) -> AnswerCo
         scores=scores,
         questions=sorted(pairs, key=lambda pair: order[pair.outcome]),
         verdict=_verdict(before.label, after.label, scores[1].difference),
+        note="" if left.are_tests and right.are_tests else _CHOSEN_ON,
     )
+
+
+def summary_of(evaluation: Artifact) -> AnswerSummary | None:
+    """Return the figures of an evaluation; None of one that an earlier version of the product made."""
+    try:
+        return evaluation.summary_as(AnswerSummary)
+    except msgspec.ValidationError:
+        return None
 
 
 def describe_difference(better: Interval, after: str, before: str, metric: str) -> str:
@@ -131,17 +155,22 @@ def _verdict(before: str, after: str, difference: Interval) -> str:
     return describe_difference(difference, after, before, "character F1")
 
 
-def _answers(store: ArtifactStore, side: Side) -> dict[str, dict[str, Any]] | None:
-    """Return record id -> row of the test questions; the candidate was chosen on those of validation."""
+def _answers(store: ArtifactStore, side: Side) -> _Answers | None:
+    """Return the test questions; the candidate was chosen on those of validation."""
     evaluation = store.find(side.asset, side.recipe)
     if evaluation is None or ANSWERS_FILE not in evaluation.manifest.files:
         return None
     rows = _rows.get(evaluation.path, lambda: list(read_rows(evaluation.file(ANSWERS_FILE))))
     if not rows or f"answer_{side.model}" not in rows[0]:
         return None
-    chosen_on = int(evaluation.summary.get("validation_questions", 0))
-    tested = rows[chosen_on:] or rows
-    return {row["record_id"]: row for row in tested}
+    tested = rows[int(evaluation.summary.get("validation_questions", 0)) :]
+    return _Answers(evaluation, {row["record_id"]: row for row in tested or rows}, bool(tested))
+
+
+def _seed(evaluation: Artifact) -> int:
+    """Return the seed of an evaluation, so that the intervals here are its own."""
+    settings = evaluation.manifest.recipe.settings
+    return int(settings.get("answers", settings).get("seed", _DEFAULT_SEED))
 
 
 def _pair(
@@ -194,13 +223,8 @@ def records_of(store: ArtifactStore, evaluation: Artifact) -> dict[str, dict[str
 def passages_of(store: ArtifactStore, artifact: Artifact) -> dict[str, str]:
     """Return passage id -> text of the passages that an artifact was made from."""
     for passages in _inputs(store, artifact, "passages"):
-        return _passages.get(passages.path, lambda: _texts(passages))  # noqa: B023
+        return _passages.get(passages.path, lambda: passage_texts(passages))  # noqa: B023
     return {}
-
-
-def _texts(passages: Artifact) -> dict[str, str]:
-    rows = read_rows(passages.file(PASSAGES), ["passage_id", "content"])
-    return {row["passage_id"]: row["content"] for row in rows}
 
 
 def _by_id(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,7 @@ import hmac
 import importlib
 import math
 import secrets
-import threading
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
@@ -25,13 +23,11 @@ from expectations.violations import Refused
 from ft_assets.config.load import SettingsError
 from ft_assets.web import data, releases, reports, trainings
 from ft_assets.web.overview import show_overview
-from ft_assets.web.project import NotFound, ShownProject
+from ft_assets.web.project import KINDS, NotFound, ShownProject
 from ft_assets.web.render import STATIC, render
 from ft_assets.web.stop import request_stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEADERS = {
@@ -52,18 +48,11 @@ View = Callable[[ShownProject, Request], tuple[str, object]]
 """Returns the template and the view that it shows."""
 
 
-def create_app(project: ShownProject, *, read_only: bool = False, dagster_url: str = "") -> Starlette:
-    """Return the page of a project. `read_only`: without stop and rollback. `dagster_url`: its UI, linked on each page.
+def create_app(project: ShownProject, *, read_only: bool = False, dagster_port: int | None = None) -> Starlette:
+    """Return the page of a project. `read_only`: without stop and rollback. `dagster_port`: of its UI, for a link.
 
     Whoever serves it puts the guard in front: the app itself checks no host.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
-        del app
-        # the gates and the encoder's libraries take seconds to import: before the first visitor, not while one waits
-        threading.Thread(target=_import_what_pages_need, daemon=True).start()
-        yield
 
     app = Starlette(
         routes=[
@@ -94,15 +83,15 @@ def create_app(project: ShownProject, *, read_only: bool = False, dagster_url: s
             SettingsError: _refused,
             Exception: _failed,
         },
-        lifespan=lifespan,
     )
-    app.state.project, app.state.read_only, app.state.dagster_url = project, read_only, dagster_url
+    app.state.project, app.state.read_only, app.state.dagster_port = project, read_only, dagster_port
     app.state.token = secrets.token_urlsafe(32)
     app.add_middleware(_Twins)
     return app
 
 
-def _import_what_pages_need() -> None:
+def import_ahead() -> None:
+    """Import what pages need: gates and the encoder's libraries take seconds, which no visitor should wait for."""
     for name in ("ft_assets.definitions", "ft_assets.web.search", "sentence_transformers"):
         importlib.import_module(name)
 
@@ -161,9 +150,15 @@ def _html(request: Request, template: str, view: object, status: int = 200) -> H
         twin=twin if request.method == "GET" and status == 200 else "",
         token="" if state.read_only else state.token,
         read_only=state.read_only,
-        dagster_url=state.dagster_url,
+        dagster_url=_dagster_url(request),
     )
     return HTMLResponse(page, status)
+
+
+def _dagster_url(request: Request) -> str:
+    """Return the address of Dagster's pages as this browser reaches them; empty where they are not served."""
+    host, port = request.url.hostname or "localhost", request.app.state.dagster_port
+    return f"{request.url.scheme}://{f'[{host}]' if ':' in host else host}:{port}" if port else ""
 
 
 Action = Callable[[ShownProject, Request, Mapping[str, str]], Response]
@@ -209,12 +204,13 @@ def _overview(project: ShownProject, request: Request) -> tuple[str, object]:
 
 def _trainings(project: ShownProject, request: Request) -> tuple[str, object]:
     query = request.query_params
-    chosen = [name for name in ",".join(query.getlist("ids")).split(",") if name]
+    given = query.getlist("ids")
+    chosen = [name for name in ",".join(given).split(",") if name]
     if len(chosen) == 1:
-        row = trainings.compare_trainings(project, chosen).trainings[0]
-        return "training.html", trainings.show_training(project, row.asset, row.recipe)
+        return "training.html", trainings.show_training(project, chosen[0])
     if chosen:
-        return "comparison.html", trainings.compare_trainings(project, chosen)
+        # the boxes of the form are in the order of the table, newest first; `ids=A,B` was written by somebody
+        return "comparison.html", trainings.compare_trainings(project, chosen, oldest_first=len(given) > 1)
     rows = trainings.list_trainings(project)
     by = query.get("sort", "created_at")
     return "trainings.html", trainings.sort_trainings(rows, by, query.get("order", "down") == "down")
@@ -222,7 +218,7 @@ def _trainings(project: ShownProject, request: Request) -> tuple[str, object]:
 
 def _training(project: ShownProject, request: Request) -> tuple[str, object]:
     names = request.path_params
-    return "training.html", trainings.show_training(project, names["asset"], names["recipe"])
+    return "training.html", trainings.show_training(project, names["recipe"], names["asset"])
 
 
 def _releases(project: ShownProject, request: Request) -> tuple[str, object]:
@@ -243,10 +239,10 @@ def _confirm_rollback(project: ShownProject, request: Request) -> tuple[str, obj
 
 
 def _kind(request: Request) -> releases.ReleaseKind:
-    for kind in releases.KINDS:
+    for kind in KINDS:
         if kind == request.path_params["kind"]:
             return kind
-    raise NotFound(f"There are releases of {' and '.join(releases.KINDS)}.")
+    raise NotFound(f"There are releases of {' and '.join(KINDS)}.")
 
 
 def _search(project: ShownProject, request: Request, answer: bool = False) -> tuple[str, object]:
@@ -321,7 +317,7 @@ def _lineage(project: ShownProject, request: Request) -> tuple[str, object]:
 def _stop(project: ShownProject, request: Request, form: Mapping[str, str]) -> Response:
     del form
     names = request.path_params
-    view = trainings.show_training(project, names["asset"], names["recipe"])
+    view = trainings.show_training(project, names["recipe"], names["asset"])
     request_stop(trainings.folder_of(project, view.training), view.training)
     return RedirectResponse(f"/trainings/{view.training.asset}/{view.training.recipe}", 303)
 
@@ -334,7 +330,12 @@ def _ask_models(project: ShownProject, request: Request, form: Mapping[str, str]
 
 def _rollback(project: ShownProject, request: Request, form: Mapping[str, str]) -> Response:
     kind = _kind(request)
-    releases.roll_back_to(project, kind, form.get("to", ""), form.get("why", ""))
+    current = project.releases.current(kind)
+    if current is None or current.version != form.get("from"):
+        serves = current.version if current else "none"
+        raise HTTPException(409, f"Release {serves} serves now, not the one that the form was about. Look again.")
+    if note := releases.roll_back_to(project, kind, form.get("to", ""), form.get("why", "")):
+        return _html(request, "error.html", {"title": "Rolled back", "lines": [note]})
     return RedirectResponse(f"/releases#{kind}", 303)
 
 

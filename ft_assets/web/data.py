@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from expectations.violations import Refused
 from ft_assets.web.project import NotFound, ShownProject, asset_names
 from resources.artifacts import Artifact, ArtifactStore
 
@@ -31,7 +32,7 @@ _FIRST = (
 )
 _SHOWN_COLUMNS = 5
 _OF_A_QUARANTINE = ["code", "reason", "file", "line", "raw"]
-# columns that another table has the rows of -> (asset, file, column)
+# columns with ids of passages
 _PASSAGE_COLUMNS = {"evidence", "passage_ids", "positive_ids", "negative_ids", "retrieved", "passages", "passage_id"}
 
 
@@ -56,6 +57,8 @@ class DataView(msgspec.Struct, frozen=True, kw_only=True):
     """The page /data."""
 
     sets: list[ShownData]
+    damage: list[str]
+    """The reasons why an asset's current artifact is not known."""
 
 
 class ShownRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +98,7 @@ class _Rows(msgspec.Struct):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reader looks for: a text in any column or in one, as a part or exactly."""
+    """The rows that a reader looks for: by a text in any column or in one, as a part or exactly."""
 
     query: str = ""
     column: str = ""
@@ -104,14 +107,18 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 def list_data(project: ShownProject) -> DataView:
     """Return every asset with rows."""
-    sets: list[ShownData] = []
+    sets, damage = list[ShownData](), list[str]()
     for asset in asset_names(project.store):
-        artifact = project.store.current(asset)
+        try:
+            artifact = project.store.current(asset)
+        except Refused as refused:  # the other assets can be shown
+            damage.append(str(refused.violations[0]))
+            continue
         files = _files(artifact) if artifact else []
         if artifact and any(file.name.endswith((".parquet", ".jsonl")) for file in files):
             found = ShownData(asset=asset, recipe=artifact.recipe_id, version=artifact.data_version, files=files)
             sets.append(found)
-    return DataView(sets=sets)
+    return DataView(sets=sets, damage=damage)
 
 
 def show_table(project: ShownProject, asset: str, *, recipe: str, file: str, look: Filter, page: int) -> TableView:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ft_assets.web.project import NotFound, ShownProject
-from ft_assets.web.releases import KINDS, ReleaseComparison, ReleaseReport, compare_releases, show_releases
+from ft_assets.web.project import KINDS, NotFound, ShownProject
+from ft_assets.web.releases import ReleaseComparison, ReleaseReport, compare_releases, show_evidence, show_releases
 from ft_assets.web.render import render
 from ft_assets.web.trainings import compare_trainings, list_trainings
 from resources.releases import ReleaseKind
@@ -12,25 +12,28 @@ from resources.releases import ReleaseKind
 def export_report(project: ShownProject, version: str = "") -> str:
     """Return the report of a release, next to the one before it. Without a version: of what serves.
 
-    Raises NotFound where there is no such release.
+    `version` may be the beginning of one. Raises NotFound where there is no such release.
     """
     books = {kind: project.releases.book(kind) for kind in KINDS}
-    chosen: list[ReleaseKind] = []
+    chosen: dict[ReleaseKind, str] = {}
     comparisons: list[ReleaseComparison] = []
     for kind in KINDS:
         book = books[kind]
         versions = [release.version for release in book.history] if book else []
-        shown = version or (book.current if book else "")
-        if shown not in versions:
+        shown = _complete(versions, version) if version else book and book.current
+        if shown is None:
             continue
-        chosen.append(kind)
+        chosen[kind] = shown
         if place := versions.index(shown):
             comparisons.append(compare_releases(project, kind, versions[place - 1], shown))
     if not chosen:
         known = [release.version for book in books.values() if book for release in book.history]
         wanted = f"no release {version}" if version else "nothing released yet"
         raise NotFound(f"There is {wanted}. Releases: {', '.join(known) or 'none'}.")
-    view = ReleaseReport(books=show_releases(project, chosen).books, version=version, comparisons=comparisons)
+    version = next(iter(chosen.values())) if version else ""
+    of_version = show_evidence(project, version) if version else []
+    books = show_releases(project, list(chosen)).books
+    view = ReleaseReport(books=books, version=version, evidence=of_version, comparisons=comparisons)
     return render("report.html", view, export=True)
 
 

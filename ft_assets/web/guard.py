@@ -114,7 +114,11 @@ class Guard:
 
     def _has_token(self, headers: Headers) -> bool:
         kind, _, given = headers.get("authorization", "").partition(" ")
-        return bool(self._token) and kind.lower() == "bearer" and hmac.compare_digest(given, self._token or "")
+        return (
+            bool(self._token)
+            and kind.lower() == "bearer"
+            and hmac.compare_digest(given.encode("latin-1"), (self._token or "").encode())
+        )
 
 
 def _place(host: str) -> tuple[str, str]:

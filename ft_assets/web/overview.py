@@ -52,6 +52,8 @@ def _next(project: ShownProject, books: list[Book], trainings: list[ShownTrainin
             command = f"ft run --asset {row.asset}"
             steps.append(Step(title=f"Continue {row.name}", why="It ended before its last step.", command=command))
     for book in books:
+        if book.damage:
+            continue
         if book.served is None:
             command = f"ft run --asset released_{book.kind} --upstream"
             steps.append(Step(title=f"Release the first {book.kind}", why=f"No {book.kind} serves.", command=command))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from resources.artifacts import ArtifactStore
 from resources.qdrant import QdrantEngine
-from resources.releases import Releases
+from resources.releases import ReleaseKind, Releases
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from ft_assets.config.model import Settings
+
+
+KINDS: tuple[ReleaseKind, ...] = get_args(ReleaseKind)
 
 
 class ShownProject(Protocol):
@@ -42,7 +45,7 @@ class ShownProject(Protocol):
 
 
 class NotFound(Exception):
-    """What a link names is not there. The text says what to open instead."""
+    """A link names a thing that does not exist. The text names what to open in its place."""
 
 
 def asset_names(store: ArtifactStore) -> list[str]:

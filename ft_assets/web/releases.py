@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from expectations.rules.bootstrap import Interval, paired_bootstrap
-from ft_assets.adapters.jobs import TRAINED, AnswerSummary
+from expectations.violations import Refused
+from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.release import released_asset
-from ft_assets.web.answers import AnswerComparison, Side, compare_answers, describe_difference, records_of
+from ft_assets.embedding.scores import SCORES_FILE
+from ft_assets.web.answers import AnswerComparison, Side, compare_answers, describe_difference, records_of, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
 from ft_assets.web.gates import CheckResult, check_results
-from ft_assets.web.project import NotFound, ShownProject
+from ft_assets.web.project import KINDS, NotFound, ShownProject
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import read_rows
 from resources.releases import Move, Release, ReleaseKind
 
-KINDS: tuple[ReleaseKind, ...] = get_args(ReleaseKind)
 _MEASURED = ("ndcg_at_10", "recall_at_10")
 _GAINS = {
     "gain_over_bm25": "nDCG@10 against BM25",
@@ -48,7 +49,7 @@ class ReleaseRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What serves of one kind."""
+    """The release that serves, of one kind."""
 
     kind: ReleaseKind
     release: ReleaseRow
@@ -66,6 +67,8 @@ class Book(msgspec.Struct, frozen=True, kw_only=True):
     served: Served | None
     releases: list[ReleaseRow]
     moves: list[Move]
+    damage: str = ""
+    """The reason why the record of releases cannot be read."""
 
 
 class ReleasesView(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +114,8 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
     books: list[Book]
     version: str
     """The release that was asked for; empty: what serves."""
+    evidence: list[Fact]
+    """That of the release that was asked for."""
     comparisons: list[ReleaseComparison]
     """Each release next to the one before it."""
 
@@ -118,6 +123,15 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
 def show_releases(project: ShownProject, kinds: Sequence[ReleaseKind] = KINDS) -> ReleasesView:
     """Return what serves, and the history."""
     return ReleasesView(books=[_book(project, kind) for kind in kinds])
+
+
+def show_evidence(project: ShownProject, version: str) -> list[Fact]:
+    """Return the evidence that a release was made with."""
+    for kind in KINDS:
+        book = project.releases.book(kind)
+        if book and (release := book.find(version)):
+            return _evidence(project.store, kind, release)
+    return []
 
 
 def compare_releases(project: ShownProject, kind: ReleaseKind, before: str, after: str) -> ReleaseComparison:
@@ -141,18 +155,21 @@ def compare_releases(project: ShownProject, kind: ReleaseKind, before: str, afte
     )
 
 
-def roll_back_to(project: ShownProject, kind: ReleaseKind, version: str, why: str) -> Move:
-    """Make a release serve again, as `ft rollback` does. Raises Refused as `roll_back` does."""
-    from ft_assets.rollback import as_event, current_user, roll_back
+def roll_back_to(project: ShownProject, kind: ReleaseKind, version: str, why: str) -> str:
+    """Make a release serve again, as `ft rollback` does. Return a note, empty if nothing is to be said about it.
 
-    who = f"{current_user()}, companion page"
-    intent = roll_back(kind, project.store, project.releases, project.engine, to=version, who=who, why=why)
-    project.instance.report_runless_asset_event(as_event(kind, project.store, intent))
-    return intent.move
+    Raises Refused as `roll_back` does.
+    """
+    from ft_assets.rollback import current_user, roll_back_and_record
+
+    return roll_back_and_record(kind, project, to=version, who=f"{current_user()}, companion page", why=why)[1]
 
 
 def _book(project: ShownProject, kind: ReleaseKind) -> Book:
-    book = project.releases.book(kind)
+    try:
+        book = project.releases.book(kind)
+    except Refused as refused:  # the rest of the page can be shown
+        return Book(kind=kind, served=None, releases=[], moves=[], damage=str(refused.violations[0]))
     if book is None:
         return Book(kind=kind, served=None, releases=[], moves=[])
     rows = [_row(project.store, release, book.current, book.withheld) for release in reversed(book.history)]
@@ -166,7 +183,7 @@ def _book(project: ShownProject, kind: ReleaseKind) -> Book:
         who=(move.who if move else "") or "a run of the graph, after every blocking gate passed",
         why=move.why if move else "",
         evidence=_evidence(project.store, kind, release) if release else [],
-        checks=check_results(project, [f"released_{kind}", *current.artifacts]),
+        checks=check_results(project, {f"released_{kind}": "", **current.artifacts}),
     )
     return Book(kind=kind, served=served, releases=rows, moves=list(reversed(book.moves)))
 
@@ -193,13 +210,18 @@ def _title(release: Release) -> str:
 
 
 def _evidence(store: ArtifactStore, kind: ReleaseKind, release: Release) -> list[Fact]:
-    if kind == "collection":
-        return _retrieval_evidence(store, release)
+    try:
+        return _retrieval_evidence(store, release) if kind == "collection" else _answer_evidence(store, release)
+    except (msgspec.ValidationError, KeyError):
+        return [Fact(title="Evidence", value="An earlier version of the product wrote it; it cannot be shown.")]
+
+
+def _answer_evidence(store: ArtifactStore, release: Release) -> list[Fact]:
     facts: list[Fact] = []
     model = _model_of(release)
     for asset, where in (("adapter_evaluation", "from evidence"), ("answer_evaluation", "from retrieved passages")):
         evaluation = _evaluation(store, asset, release)
-        summary = evaluation.summary_as(AnswerSummary) if evaluation else None
+        summary = summary_of(evaluation) if evaluation else None
         if summary is None or model not in summary.intervals:
             continue
         for metric, title in (("exact_match", "Exact match"), ("f1", "Character F1")):
@@ -303,5 +325,5 @@ def _compare_retrieval(store: ArtifactStore, old: Release, new: Release) -> Retr
 
 
 def _fused(evaluation: Artifact) -> dict[str, dict[str, float]]:
-    rows = read_rows(evaluation.file("scores.parquet"), ["query_id", "system", "arm", *_MEASURED])
+    rows = read_rows(evaluation.file(SCORES_FILE), ["query_id", "system", "arm", *_MEASURED])
     return {row["query_id"]: row for row in rows if row["system"] == "candidate" and row["arm"] == "fused"}

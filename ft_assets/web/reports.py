@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
+from expectations.violations import Refused
 from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.score_answers import ANSWERS_FILE
 from ft_assets.corpus.collect import PASSAGES
@@ -47,6 +49,8 @@ class ReportsView(msgspec.Struct, frozen=True, kw_only=True):
     tables: list[TableReport]
     cards: list[ShownTraining]
     answers: list[AskedRecord]
+    damage: list[str]
+    """The reasons why an evaluation cannot be read."""
 
 
 class CardView(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,16 +81,12 @@ class LineageView(msgspec.Struct, frozen=True, kw_only=True):
 def list_reports(project: ShownProject) -> ReportsView:
     """Return every report, model card, and the first questions of the current evaluations."""
     finished = [row for row in list_trainings(project) if row.state == "finished"]
-    answers: list[AskedRecord] = []
+    answers, damage = list[AskedRecord](), list[str]()
     for name in _EVALUATIONS:
-        evaluation = project.store.current(name)
-        if evaluation:
-            answers += [
-                AskedRecord(
-                    evaluation=name, recipe=evaluation.recipe_id, record=row["record_id"], question=row["question"]
-                )
-                for row in list(read_rows(evaluation.file(ANSWERS_FILE), ["record_id", "question"]))[:_SHOWN_ANSWERS]
-            ]
+        try:
+            answers += _asked(project.store, name)
+        except Refused as refused:  # the other reports can be shown
+            damage.append(str(refused.violations[0]))
     return ReportsView(
         tables=[
             TableReport(asset=path.parent.name, name=path.stem, written_at=path.stat().st_mtime)
@@ -94,7 +94,20 @@ def list_reports(project: ShownProject) -> ReportsView:
         ],
         cards=[row for row in finished if CARD in _manifest(project.store, row)],
         answers=answers,
+        damage=damage,
     )
+
+
+def _asked(store: ArtifactStore, name: str) -> list[AskedRecord]:
+    """Return the first questions of the current evaluation `name`."""
+    evaluation = store.current(name)
+    if evaluation is None:
+        return []
+    rows = islice(read_rows(evaluation.file(ANSWERS_FILE), ["record_id", "question"]), _SHOWN_ANSWERS)
+    recipe = evaluation.recipe_id
+    return [
+        AskedRecord(evaluation=name, recipe=recipe, record=row["record_id"], question=row["question"]) for row in rows
+    ]
 
 
 def _manifest(store: ArtifactStore, row: ShownTraining) -> Mapping[str, object]:

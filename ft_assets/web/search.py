@@ -1,4 +1,4 @@
-"""Search: the live collection and the candidate side by side, with other weights, and the models' answers."""
+"""Search: the live collection and the candidate next to each other, with other weights, and the models' answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ft_assets.adapters.evaluate import chat_of
 from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.score_answers import ask_all
-from ft_assets.config.load import SettingsError
+from ft_assets.config.load import SettingsError, accepted_settings
+from ft_assets.config.model import Settings
 from ft_assets.retrieval.choose_fusion import fusion_of
 from ft_assets.retrieval.questions import QueryTerm
-from ft_assets.retrieval.search import Hit, LoadedEncoder, Retriever, load_encoder
+from ft_assets.retrieval.search import Hit, LoadedEncoder, Retriever, SearchAnswer, load_encoder
 from ft_assets.web.project import ShownProject
-from resources.artifacts import Artifact
+from resources.artifacts import Artifact, ArtifactStore
 from resources.asker import open_asker
 from resources.engines.protocol import VectorClient
 from resources.launcher import ComputeParams
@@ -56,6 +57,8 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
 
     title: str
     collection: str
+    passages: str
+    """Recipe id of the passages that it was made from; empty if the store has them no more."""
     fusion: Fusion
     hits: list[ShownHit]
     found: bool
@@ -80,20 +83,21 @@ class SearchView(msgspec.Struct, frozen=True, kw_only=True):
     dense: float
     sparse: float
     changed: bool
-    """Whether the sliders differ from what serves."""
+    """True if the sliders differ from what serves."""
     rankings: list[Ranking]
     same: str
-    """Why there is no second column; empty where there is one."""
+    """The reason why there is no second column; empty where there is one."""
     refusals: list[str]
     answers: list[ModelAnswer]
     can_answer: list[str]
+    most_weight: float = _MOST_WEIGHT
 
 
 def search_page(
     project: ShownProject, query: str, *, k: int = 0, weights: tuple[float, float] | None = None, answer: bool = False
 ) -> SearchView:
     """Return what live and candidate find. `weights`: dense and lexical, in place of those that serve."""
-    k = min(k or project.settings.retrieval.top_k, MOST)
+    k = min(k or _settings(project).retrieval.top_k, MOST)
     release = project.releases.current("collection")
     served = msgspec.convert(release.details["fusion"], Fusion) if release else None
     dense, sparse = weights or ((served.dense_weight, served.sparse_weight) if served else (1.0, 1.0))
@@ -113,11 +117,12 @@ def search_page(
     )
     if not query.strip() or served is None:
         return view
-    fusion = msgspec.structs.replace(served, dense_weight=view.dense, sparse_weight=view.sparse)
-    view = msgspec.structs.replace(view, changed=fusion != served)
+    view = msgspec.structs.replace(
+        view, changed=(view.dense, view.sparse) != (served.dense_weight, served.sparse_weight)
+    )
     try:
         with project.engine.open() as client:
-            view = _rank(project, client, view, fusion if view.changed else None)
+            view = _rank(project, client, view)
         # after the engine is free again: an answer takes seconds
         return msgspec.structs.replace(view, answers=_answer(project, view)) if answer else view
     except (Refused, SettingsError) as error:
@@ -125,16 +130,16 @@ def search_page(
         return msgspec.structs.replace(view, refusals=lines)
 
 
-def _rank(project: ShownProject, client: VectorClient, view: SearchView, fusion: Fusion | None) -> SearchView:
+def _rank(project: ShownProject, client: VectorClient, view: SearchView) -> SearchView:
     live = Retriever.serving(client, project.store, project.releases, project.engine.alias, load=_encoder)
     candidate, same = _candidate(project, client, live)
-    asked = live.weighing(fusion) if fusion else live
+    asked = _weighed(live, view) if view.changed else live
     found = asked.answer([view.query], view.k, explain=True)[0]
-    rankings = [_ranking("Live", asked, found.hits, found.found, found.notes)]
+    rankings = [_ranking(project.store, "Live", asked, found)]
     if candidate:
-        weighed = candidate.weighing(fusion) if fusion else candidate
+        weighed = _weighed(candidate, view) if view.changed else candidate
         other = weighed.answer([view.query], view.k, explain=True)[0]
-        rankings.append(_ranking("Candidate", weighed, other.hits, other.found, other.notes))
+        rankings.append(_ranking(project.store, "Candidate", weighed, other))
     return msgspec.structs.replace(view, searched_as=found.question, rankings=rankings, same=same)
 
 
@@ -162,17 +167,33 @@ def _encoder(model: Artifact) -> LoadedEncoder:
     return _encoders.get((model.path, model.data_version), lambda: load_encoder(model))
 
 
-def _ranking(title: str, retriever: Retriever, hits: Sequence[Hit], found: bool, notes: list[str]) -> Ranking:
+def _weighed(retriever: Retriever, view: SearchView) -> Retriever:
+    """Return a retriever with the weights of the sliders; the rest of its fusion is its own."""
+    fusion = retriever.contract.fusion
+    assert fusion is not None  # noqa: S101 - a collection that is served has one
+    return retriever.weighing(msgspec.structs.replace(fusion, dense_weight=view.dense, sparse_weight=view.sparse))
+
+
+def _ranking(store: ArtifactStore, title: str, retriever: Retriever, answer: SearchAnswer) -> Ranking:
     fusion = retriever.contract.fusion
     assert fusion is not None  # noqa: S101 - a collection that is served has one
     return Ranking(
         title=title,
         collection=retriever.name,
+        passages=_passages_of(store, retriever.name),
         fusion=fusion,
-        hits=[_shown(hit) for hit in hits],
-        found=found,
-        notes=[*notes, *([retriever.note] if retriever.note else [])],
+        hits=[_shown(hit) for hit in answer.hits],
+        found=answer.found,
+        notes=[*answer.notes, *([retriever.note] if retriever.note else [])],
     )
+
+
+def _passages_of(store: ArtifactStore, collection: str) -> str:
+    """Return the recipe id of the passages that a collection was made from; empty if the store has them no more."""
+    made = (one for one in store.versions("qdrant_collection") if one.summary.get("collection") == collection)
+    version = next((one.manifest.recipe.inputs.get("passages", "") for one in made), "")
+    passages = store.find_version("passages", version) if version else None
+    return passages.recipe_id if passages else ""
 
 
 def _shown(hit: Hit) -> ShownHit:
@@ -212,6 +233,11 @@ def _is_word(found: str, text: str, start: int) -> bool:
     return not (found[0].isascii() and before.isascii() and before.isalnum())
 
 
+def _settings(project: ShownProject) -> Settings:
+    """Return the settings as they are now: `ft ui` runs while a person edits config.yaml."""
+    return accepted_settings(project.config, project.state)
+
+
 def _trained(project: ShownProject) -> dict[str, Artifact]:
     current = {name: project.store.current(asset) for name, asset in TRAINED.items()}
     return {name: artifact for name, artifact in current.items() if artifact}
@@ -219,7 +245,7 @@ def _trained(project: ShownProject) -> dict[str, Artifact]:
 
 def _answer(project: ShownProject, view: SearchView) -> list[ModelAnswer]:
     """Return the answers of the base, SFT and DPO from the live passages, as `answer_evaluation` asks for them."""
-    settings, trained = project.settings, _trained(project)
+    settings, trained = _settings(project), _trained(project)
     base = settings.sft or settings.dpo
     if base is None:
         return []

@@ -52,7 +52,7 @@ class Server:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises OSError with the port, before anything was started."""
+    """Return a socket with this address, for a server. Raises OSError with the port, before anything was started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

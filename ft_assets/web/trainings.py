@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from expectations.rules.bootstrap import Interval
-from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
-from ft_assets.web.answers import AnswerComparison, Side, compare_answers
+from expectations.violations import Refused
+from ft_assets.adapters.export.export import FINAL_MODEL
+from ft_assets.adapters.jobs import TRAINED
+from ft_assets.adapters.trainer.control import CONTROL_FILE, ControlFile, Requests
+from ft_assets.graph.automation import TRAININGS
+from ft_assets.web.answers import AnswerComparison, Side, compare_answers, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
-from ft_assets.web.project import NotFound, ShownProject, asset_names
+from ft_assets.web.project import KINDS, NotFound, ShownProject
 from resources.artifacts import MANIFEST, Artifact, ArtifactStore, Recipe
-from resources.files import file_lock
+from resources.files import is_locked
 from resources.telemetry import METRICS_FILE, read_events, read_metrics, read_points
 
 State = Literal["finished", "running", "stopped"]
@@ -66,12 +70,13 @@ class Live(msgspec.Struct, frozen=True, kw_only=True):
     seconds_left: float | None
     updated_at: float
     why: list[str] = []
-    """Why it ended before its last step."""
+    """The reasons why it ended before its last step."""
     can_stop: bool = False
+    stop_requested: bool = False
 
 
 class TrainingScore(msgspec.Struct, frozen=True, kw_only=True):
-    """How good a training is on held-out questions."""
+    """The figures of a training on held-out questions."""
 
     evaluation: str
     """Recipe id of the `adapter_evaluation`."""
@@ -104,6 +109,8 @@ class ShownTraining(msgspec.Struct, frozen=True, kw_only=True):
     differs: dict[str, str] = {}
     """The settings in which it differs from the training of this asset before it."""
     live: Live | None = None
+    damage: str = ""
+    """The reason why its files cannot be read; such a row has no figures."""
 
     @property
     def name(self) -> str:
@@ -180,8 +187,7 @@ _Document = TypeVar("_Document")
 def list_trainings(project: ShownProject) -> list[ShownTraining]:
     """Return every training, newest first: finished, running, and ended before their last step."""
     store = project.store
-    artifacts = {asset: trained_versions(store, asset) for asset in asset_names(store)}
-    finished = [artifact for found in artifacts.values() for artifact in found]
+    finished = list(chain.from_iterable(trained_versions(store, asset) for asset in sorted(TRAININGS)))
     released = _released(project)
     rows = [_finished(store, artifact, released) for artifact in finished]
     done = {(row.asset, row.recipe) for row in rows}
@@ -209,12 +215,12 @@ def sort_trainings(rows: Sequence[ShownTraining], by: str, descending: bool) -> 
     return TrainingsView(trainings=[*ordered, *unknown], sort=by, descending=descending)
 
 
-def show_training(project: ShownProject, asset: str, recipe: str) -> TrainingView:
-    """Return the page of one training. Raises NotFound."""
+def show_training(project: ShownProject, recipe: str, asset: str = "") -> TrainingView:
+    """Return the page of one training. Without `asset`: whatever was trained by this recipe. Raises NotFound."""
     training = _find(project, [recipe], asset)[0]
     folder = folder_of(project, training)
-    artifact = project.store.find(asset, recipe) if training.state == "finished" else None
-    run = project.state / "runs" / asset / recipe
+    artifact = project.store.find(training.asset, recipe) if training.state == "finished" else None
+    run = project.state / "runs" / training.asset / recipe
     log = folder / "training.log"
     return TrainingView(
         training=training,
@@ -230,9 +236,11 @@ def show_training(project: ShownProject, asset: str, recipe: str) -> TrainingVie
     )
 
 
-def compare_trainings(project: ShownProject, recipes: Sequence[str]) -> ComparisonView:
-    """Return several trainings next to each other. Raises NotFound."""
+def compare_trainings(project: ShownProject, recipes: Sequence[str], *, oldest_first: bool = False) -> ComparisonView:
+    """Return several trainings next to each other, in the given order or by time. Raises NotFound."""
     rows = _find(project, recipes)
+    if oldest_first:
+        rows.sort(key=lambda row: row.created_at)
     return ComparisonView(
         trainings=rows,
         charts=_charts(project, rows),
@@ -271,27 +279,44 @@ def _answers(store: ArtifactStore, rows: Sequence[ShownTraining]) -> AnswerCompa
 def _released(project: ShownProject) -> dict[str, list[str]]:
     """Return recipe id -> the releases that it is part of."""
     found: dict[str, list[str]] = {}
-    for book in filter(None, (project.releases.book("adapter"), project.releases.book("collection"))):
-        for release in book.history:
+    for kind in KINDS:
+        try:
+            book = project.releases.book(kind)
+        except Refused:  # the page Releases has the reason
+            continue
+        for release in book.history if book else ():
             for recipe in release.artifacts.values():
                 found.setdefault(recipe, []).append(release.version)
     return found
 
 
 def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, list[str]]) -> ShownTraining:
-    summary, recipe = artifact.summary, artifact.manifest.recipe
-    job = _read(store.root.parent / "runs" / artifact.asset / artifact.recipe_id / "job.json", _Job)
-    contract: dict[str, Any] = artifact.json("contract.json") if "contract.json" in artifact.manifest.files else {}
-    current = store.current(artifact.asset)
-    return ShownTraining(
+    recipe = artifact.manifest.recipe
+    row = ShownTraining(
         asset=artifact.asset,
         recipe=artifact.recipe_id,
         state="finished",
         created_at=artifact.manifest.created_at,
-        is_current=current is not None and current.recipe_id == artifact.recipe_id,
         released=released.get(artifact.recipe_id, []),
         method=_method(recipe),
-        base=str(contract.get("base", {}).get("name") or recipe.settings.get("base_model") or _base(job)),
+        settings=flatten(recipe.settings),
+        inputs=dict(recipe.inputs),
+    )
+    try:
+        return _with_figures(store, artifact, row)
+    except Refused as refused:  # the other trainings can be shown
+        return msgspec.structs.replace(row, damage=str(refused.violations[0]))
+
+
+def _with_figures(store: ArtifactStore, artifact: Artifact, row: ShownTraining) -> ShownTraining:
+    summary, settings = artifact.summary, artifact.manifest.recipe.settings
+    job = _read(store.root.parent / "runs" / artifact.asset / artifact.recipe_id / "job.json", _Job)
+    contract: dict[str, Any] = artifact.json("contract.json") if "contract.json" in artifact.manifest.files else {}
+    current = store.current(artifact.asset)
+    return msgspec.structs.replace(
+        row,
+        is_current=current is not None and current.recipe_id == artifact.recipe_id,
+        base=str(contract.get("base", {}).get("name") or settings.get("base_model") or _base(job)),
         rows=summary.get("rows") or summary.get("questions"),
         seconds=summary.get("seconds") or _seconds(artifact.path / METRICS_FILE),
         device=str(summary.get("device", "")),
@@ -299,8 +324,6 @@ def _finished(store: ArtifactStore, artifact: Artifact, released: Mapping[str, l
         eval_loss=summary.get("eval_loss_after"),
         best_ndcg=summary.get("best_ndcg_at_10"),
         score=_score(store, artifact),
-        settings=flatten(recipe.settings),
-        inputs=dict(recipe.inputs),
     )
 
 
@@ -327,20 +350,12 @@ def _score(store: ArtifactStore, artifact: Artifact) -> TrainingScore | None:
     name = next((name for name, asset in TRAINED.items() if asset == artifact.asset), None)
     for evaluation in store.versions("adapter_evaluation") if name else ():
         if name and evaluation.manifest.recipe.inputs.get(artifact.asset) == artifact.data_version:
-            figures = _intervals(evaluation).get(name)
-            if figures:
+            summary = summary_of(evaluation)
+            if summary and (figures := summary.intervals.get(name)):
                 return TrainingScore(
                     evaluation=evaluation.recipe_id, model=name, exact_match=figures["exact_match"], f1=figures["f1"]
                 )
     return None
-
-
-def _intervals(evaluation: Artifact) -> dict[str, Intervals]:
-    """Return the figures of each model; none of an evaluation that an earlier version of the product made."""
-    try:
-        return evaluation.summary_as(AnswerSummary).intervals
-    except msgspec.ValidationError:
-        return {}
 
 
 def _with_differences(rows: Sequence[ShownTraining]) -> list[ShownTraining]:
@@ -359,15 +374,16 @@ def _with_differences(rows: Sequence[ShownTraining]) -> list[ShownTraining]:
 
 def _runs(state: Path) -> list[ShownTraining]:
     """Return the runs of which no artifact has to be there: running, or ended before the last step."""
-    root = state / "runs"
     found: list[ShownTraining] = []
-    for folder in root.glob("*/*") if root.is_dir() else ():
+    for folder in chain.from_iterable((state / "runs" / asset).glob("*") for asset in sorted(TRAININGS)):
         metrics = folder / METRICS_FILE
         if not metrics.is_file() or (state / "artifacts" / folder.parent.name / folder.name / MANIFEST).is_file():
             continue
+        if (folder / FINAL_MODEL).is_symlink():  # it was published, and retention has removed the artifact since
+            continue
         job = _read(folder / "job.json", _Job)
         running = _is_running(folder, metrics)
-        # other workers (encoding, answering) are shown while they work; one that failed is Dagster's business
+        # the encoder's training takes no lock and keeps no checkpoint: only one that works now is shown
         if job and (running or (folder / "lock").is_file()):
             found.append(_run(folder, job, running))
     return found
@@ -408,18 +424,23 @@ def _progress(folder: Path, violations: Sequence[Mapping[str, Any]], running: bo
         updated_at=(folder / METRICS_FILE).stat().st_mtime,
         why=[f"{one.get('message', '')}. {one.get('fix', '')}" for one in violations],
         can_stop=running and (folder / "lock").is_file(),
+        stop_requested=running and _is_to_stop(folder),
     )
+
+
+def _is_to_stop(folder: Path) -> bool:
+    """Return whether the control file requests a stop of this run, not of one before it in the same folder."""
+    file = ControlFile(folder / CONTROL_FILE)
+    requests = file.read()
+    started_at = (folder / "job.json").stat().st_mtime
+    return isinstance(requests, Requests) and requests.stop and file.changed_at >= started_at
 
 
 def _is_running(folder: Path, metrics: Path) -> bool:
     lock = folder / "lock"
     if not lock.is_file():
         return time.time() - metrics.stat().st_mtime < _FRESH and not (folder / "failure.json").is_file()
-    try:
-        with file_lock(lock, wait=False):
-            return False
-    except BlockingIOError:
-        return True
+    return is_locked(lock)
 
 
 def _charts(project: ShownProject, rows: Sequence[ShownTraining]) -> list[Chart]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import traceback
 from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -146,6 +147,50 @@ def test_what_was_not_taken_is_sent_again_and_no_error_has_the_address(project: 
     chat.status = 200
     assert "v1 is released" in project.look()
     assert len(chat.taken) == 1
+
+
+@pytest.mark.parametrize("address", ["http://user:{}@127.0.0.1:1/", "http://127.0.0.1/{} b", "http://[{}/"])
+def test_an_address_that_is_no_address_is_not_shown(
+    project: Project, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("MY_CHAT", address.format(SECRET))
+    project.configure("notify: {webhook: MY_CHAT}")
+    project.look()
+    project.made("released_collection", version="v1")
+    with pytest.raises(DeliveryError, match="MY_CHAT cannot be reached") as failed:
+        project.look()
+    assert SECRET not in "".join(traceback.format_exception(failed.value))
+
+
+def test_one_place_that_fails_makes_the_other_get_nothing_twice(project: Project, chat: Chat, tmp_path: Path) -> None:
+    heard = tmp_path / "heard.json"
+    program = f"import sys; print(sys.stdin.read(), file=open({str(heard)!r}, 'a'))"
+    project.configure(f"notify: {{command: {json.dumps([sys.executable, '-c', program])}, webhook: MY_CHAT}}")
+    project.look()
+    project.made("dpo_adapter", recipe="r1", reused=False)
+    project.made("released_adapter", version="v1")
+    chat.status = 503
+    assert "2 wait for the next look. the webhook of MY_CHAT answered 503" in project.look()
+    with pytest.raises(DeliveryError):
+        project.look()
+    chat.status = 200
+    assert "v1 is released" in project.look()
+    assert project.look() == "no news"
+    heard_events = [json.loads(line)["event"] for line in heard.read_text().splitlines()]
+    assert heard_events == [one["event"] for one in chat.taken] == ["training finished", "released"]
+
+
+def test_a_look_ends_in_time_and_the_next_one_sends_the_rest(
+    project: Project, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.configure("notify: {webhook: MY_CHAT}")
+    project.look()
+    for version in ("v1", "v2"):
+        project.made("released_adapter", version=version)
+    with monkeypatch.context() as patch:
+        patch.setattr("ft_assets.notify._ENOUGH", -1)
+        assert (project.look(), chat.taken) == ("no news. 2 wait for the next look", [])
+    assert project.look() == "sent: released_adapter: v1 is released; released_adapter: v2 is released"
 
 
 def test_a_program_gets_the_same_on_its_standard_input(project: Project, tmp_path: Path) -> None:

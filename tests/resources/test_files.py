@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
 
-from resources.files import ABSENT, file_lock, file_stamp, write_json, write_text
+from resources.files import ABSENT, file_lock, file_stamp, is_locked, write_json, write_text
 
 
 def test_a_lock_that_is_held_is_refused_and_its_text_is_kept(tmp_path: Path):
@@ -19,6 +20,16 @@ def test_a_lock_that_is_held_is_refused_and_its_text_is_kept(tmp_path: Path):
         assert path.read_text("utf-8") == "process 7"
     with file_lock(path, wait=False):
         pass
+
+
+def test_two_looks_at_a_lock_do_not_see_each_other(tmp_path: Path):
+    path = tmp_path / "lock"
+    assert not is_locked(path) and not path.exists()
+    with file_lock(path):
+        assert is_locked(path)
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not is_locked(path)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path):

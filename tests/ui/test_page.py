@@ -199,9 +199,9 @@ def test_pictures_for_the_docs(browser: Chrome, project: Path):
 
 
 def _comparison(browser: Chrome) -> str:
-    """Return the link of the newest DPO and SFT trainings next to each other."""
+    """Return the link of the form with the newest DPO and SFT trainings chosen."""
     links = browser.find_elements(
         By.CSS_SELECTOR, "a[href*='/trainings/sft_adapter/'], a[href*='/trainings/dpo_adapter/']"
     )
     recipes = [str(link.get_attribute("href")).rpartition("/")[2] for link in links]
-    return f"/trainings?ids={','.join(reversed(recipes[:2]))}"
+    return "/trainings?" + "&".join(f"ids={recipe}" for recipe in recipes[:2])

@@ -19,6 +19,7 @@ import errno
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerState
 
 KEPT = 2  # checkpoints of a run
+_LOCK_TRIES, _LOCK_PAUSE = 10, 0.1  # seconds
 _STATE = "trainer_state.json"
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 _MARGIN = 1.1
@@ -62,12 +64,16 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(run_dir / "lock", wait=False))
-        except BlockingIOError:
-            refuse(
-                violation("FT-TRAIN-035", where=SUBJECT, field=str(run_dir), found="locked", expected="one training")
-            )
+        for left in reversed(range(_LOCK_TRIES)):
+            try:
+                stack.enter_context(file_lock(run_dir / "lock", wait=False))
+                break
+            except BlockingIOError:
+                if left:  # a page that looks whether it is locked holds it for a moment
+                    time.sleep(_LOCK_PAUSE)
+                    continue
+                found = {"field": str(run_dir), "found": "locked", "expected": "one training"}
+                refuse(violation("FT-TRAIN-035", where=SUBJECT, **found))
         yield
 
 

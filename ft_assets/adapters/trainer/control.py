@@ -18,6 +18,7 @@ import contextlib
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -67,6 +68,8 @@ class Stop:
     def __init__(self, run_dir: Path) -> None:
         self.requested_by = ""
         """The signal or file that requested the stop; empty if there is no request."""
+        self.started_at = time.time()
+        """A `stop: true` that was written before is that of an earlier run."""
         self._run_dir = run_dir
         self._waits = False
 
@@ -118,7 +121,7 @@ def build_control(run_dir: Path, metrics: Metrics, stop: Stop) -> TrainerCallbac
     class Control(TrainerCallback):
         def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
             state.compute_steps(args, state.max_steps)  # else a checkpoint would restore its own
-            self._follow(state, at_start=True)
+            self._follow(state)
 
         def on_step_end(
             self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -128,8 +131,9 @@ def build_control(run_dir: Path, metrics: Metrics, stop: Stop) -> TrainerCallbac
                 stop.requested_by = stop.requested_by or "another process"
                 control.should_save = control.should_training_stop = True
 
-        def _follow(self, state: TrainerState, at_start: bool = False) -> None:
-            requests = torchrun.gather(file.read() if torchrun.is_main() else None)[0]
+        def _follow(self, state: TrainerState) -> None:
+            read = (file.read(), file.changed_at < stop.started_at) if torchrun.is_main() else (None, False)
+            requests, is_old = torchrun.gather(read)[0]
             if isinstance(requests, str):
                 text = f"{CONTROL_FILE} is invalid and is ignored: {requests}"
                 metrics.event("ignored", state.global_step, text)
@@ -141,7 +145,7 @@ def build_control(run_dir: Path, metrics: Metrics, stop: Stop) -> TrainerCallbac
                 if new is not None and new != old:
                     setattr(state, name, new)
                     metrics.event("changed", state.global_step, f"{name} is {new} from here on, was {old}")
-            if requests.stop and at_start:
+            if requests.stop and is_old:
                 text = f"`stop` in {CONTROL_FILE} is older than this run and is ignored"
                 metrics.event("ignored", state.global_step, text)
             elif requests.stop:
@@ -157,6 +161,11 @@ class ControlFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int] | None = None
+
+    @property
+    def changed_at(self) -> float:
+        """Time of the last change that was read, in seconds; 0 before the first."""
+        return self._seen[1] / 1e9 if self._seen else 0.0
 
     def read(self) -> Requests | str | None:
         """Return the requests, or why they cannot be read, or None if nothing changed since the last call."""

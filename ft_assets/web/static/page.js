@@ -16,7 +16,7 @@ if (live) {
   }, seconds * 1000);
 }
 
-// A slider shows its value, and a form of sliders is sent when one is let go.
+// A slider shows its value.
 for (const slider of document.querySelectorAll("input[type=range]")) {
   const shown = document.querySelector(`output[for="${slider.id}"]`);
   slider.addEventListener("input", () => { if (shown) shown.value = slider.value; });

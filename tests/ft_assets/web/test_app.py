@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +18,9 @@ from starlette.testclient import TestClient
 
 from ft_assets.cli import cli
 from ft_assets.commands.project import Project
+from ft_assets.commands.ui import name_of
+from ft_assets.definitions import GATES
+from ft_assets.web.answers import Side, compare_answers
 from ft_assets.web.app import create_app
 from ft_assets.web.data import Filter, show_table
 from resources.artifacts import Recipe
@@ -115,6 +121,26 @@ def test_a_comparison_shows_settings_curves_scores_and_answers(page: TestClient,
     assert html.count("<svg") == len(view["charts"]) and "loss (nats)" in html and "✓ right" in html
 
 
+def test_the_link_to_dagster_has_the_name_that_the_browser_uses(project: Project, adapters: Adapters):
+    page = TestClient(create_app(project, dagster_port=3000), base_url="http://[::1]:3001")
+    assert 'href="http://[::1]:3000"' in page.get("/").text
+    assert [name_of(host) for host in ("0.0.0.0", "::", "::1", "127.0.0.1", "box")] == [  # noqa: S104
+        "localhost", "localhost", "[::1]", "127.0.0.1", "box",
+    ]  # fmt: skip
+
+
+def test_without_test_questions_a_comparison_names_the_ones_it_has(own: tuple[TestClient, Project, Adapters]):
+    _, project, adapters = own
+    store = project.store
+    evaluation = store.find("adapter_evaluation", adapters.releases[1].artifacts["adapter_evaluation"])
+    assert evaluation
+    sides = [Side(model, evaluation.asset, evaluation.recipe_id, model) for model in ("base", "sft")]
+    tested = compare_answers(store, *sides)
+    evaluation.summary["validation_questions"] = len(IDS)
+    chosen_on = compare_answers(store, *sides)
+    assert tested and tested.note == "" and chosen_on and "chosen on" in chosen_on.note
+
+
 def test_the_table_is_sorted_by_a_column(page: TestClient, adapters: Adapters):
     first, second = adapters.first.recipe_id, adapters.second.recipe_id
 
@@ -169,6 +195,11 @@ def test_rows_are_filtered_and_a_quarantine_shows_reason_and_raw_line(page: Test
     assert json.loads(file.text)["code"] == "FT-INST-003" and "attachment" in file.headers["content-disposition"]
 
 
+def test_a_page_after_the_last_is_not_an_empty_quarantine(page: TestClient):
+    text = page.get("/data/instruction_splits?file=quarantine.jsonl&page=9").text
+    assert "Nothing is quarantined" not in text and "Page 9 is after the last one: 1 row, 1 page" in text
+
+
 def test_a_page_of_many_rows_is_found_across_row_groups(tmp_path: Path, root: Path):
     project = Project(config=root / "config.yaml", state=tmp_path)
     with project.store.stage(Recipe(asset="passages", code_version="1")) as staging:
@@ -192,11 +223,70 @@ def test_a_rollback_from_the_page_changes_what_serves(own: tuple[TestClient, Pro
     page, project, adapters = own
     old, new = (release.version for release in adapters.releases)
     form = {"token": token(page, f"/releases/adapter/rollback?to={old}"), "to": old, "why": "wrong answers"}
+    stale = page.post("/releases/adapter/rollback", data={**form, "from": old}, headers=ORIGIN)
+    assert stale.status_code == 409 and new in stale.text
+    assert f'name="from" value="{new}"' in page.get(f"/releases/adapter/rollback?to={old}").text
+    form["from"] = new
     assert page.post("/releases/adapter/rollback", data=form, headers=ORIGIN).status_code == 200
     book = project.releases.book("adapter")
     assert book and book.current == old and book.withheld == [new]
     assert book.moves[-1].why == "wrong answers" and "companion page" in book.moves[-1].who
     assert "wrong answers" in page.get("/releases").text
+
+
+def test_a_rollback_that_dagster_cannot_record_is_done(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    old, new = (release.version for release in adapters.releases)
+    (project.state / "dagster").write_text("no folder")
+    form = {"token": token(page, f"/releases/adapter/rollback?to={old}"), "from": new, "to": old}
+    answer = page.post("/releases/adapter/rollback", data=form, headers=ORIGIN)
+    assert answer.status_code == 200 and "Dagster could not record it" in answer.text
+    current = project.releases.current("adapter")
+    assert current and current.version == old
+
+
+def test_results_about_another_version_are_no_evidence(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+
+    def judge(gate: str, passed: bool) -> None:
+        check = dg.AssetCheckEvaluation(asset_key=dg.AssetKey("sft_adapter"), check_name=gate, passed=passed)
+        project.instance.report_runless_asset_event(check)
+
+    def results() -> dict[str, tuple[str, bool]]:
+        served = page.get("/releases.json").json()["books"][0]["served"]
+        return {
+            row["name"]: (row["state"], row["of_served"]) for row in served["checks"] if row["asset"] == "sft_adapter"
+        }
+
+    name = next(gate.name for gate in GATES if gate.asset == "sft_adapter" and gate.blocking)
+    assert page.get("/releases.json").json()["books"][0]["served"]["checks"] == []  # no run was ever recorded
+    judge(name, True)
+    project.store.point(adapters.second)
+    assert results()[name] == ("passed", True)
+    project.store.point(adapters.first)
+    assert results()[name] == ("passed", False)
+    assert "results are about those" in page.get("/releases").text
+    project.store.point(adapters.second)
+    project.instance.report_runless_asset_event(dg.AssetMaterialization("sft_adapter"))
+    assert results()[name] == ("not judged", True)
+
+
+def test_a_damaged_artifact_takes_no_page_down(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    (adapters.first.path / "contract.json").write_text("{}")
+    (project.state / "artifacts/passages/current.json").write_text("no json")
+    evaluation = project.state / "artifacts/adapter_evaluation" / adapters.releases[1].artifacts["adapter_evaluation"]
+    (evaluation / "answers.parquet").write_bytes(b"damaged")
+    project.releases.book("collection")
+    (project.state / "released/collection.json").write_text("no json")
+    for path in ("/", "/trainings", "/releases", "/data", "/reports"):
+        shown = page.get(path)
+        assert shown.status_code == 200, (path, shown.text)
+    rows = {row["recipe"]: row["damage"] for row in page.get("/trainings.json").json()["trainings"]}
+    assert "FT-ART-003" in rows[adapters.first.recipe_id] and rows[adapters.second.recipe_id] == ""
+    assert "FT-ART-003" in page.get("/trainings").text and "FT-ART-003" in page.get("/reports").text
+    assert "FT-ART-005" in page.get("/data").text
+    assert "collection.json" in page.get("/releases").text
 
 
 @pytest.mark.parametrize(
@@ -234,8 +324,35 @@ def test_a_running_training_is_shown_and_can_be_stopped(own: tuple[TestClient, P
         assert "Step 3 of 10" in page.get(link).text
         form = {"token": token(page, link)}
         assert page.post(f"{link}/stop", data=form, headers=ORIGIN).status_code == 200
+        assert "A stop was requested" in page.get(link).text and token(page, link) == ""
+        os.utime(folder / "control.yaml", (1, 1))  # left from the run before
+        assert "A stop was requested" not in page.get(link).text
     assert (folder / "control.yaml").read_text() == "logging_steps: 5\nstop: true\n"
     assert page.post(f"{link}/stop", data=form, headers=ORIGIN).status_code == 404  # it has ended
+
+
+def test_only_trainings_that_did_not_end_are_listed_as_runs(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    published = run_folder(project.state)
+    (published / "final_model").symlink_to("../gone")
+    worker = project.state / "runs" / "adapter_evaluation" / "0000000000000001"
+    shutil.copytree(published, worker, symlinks=True)
+    (worker / "final_model").unlink()
+    listed = {row["recipe"] for row in page.get("/trainings.json").json()["trainings"]}
+    assert listed == {adapters.first.recipe_id, adapters.second.recipe_id}
+
+
+def test_chosen_boxes_are_compared_in_the_order_of_time_and_a_written_link_in_its_own(
+    page: TestClient, adapters: Adapters
+):
+    old, new = adapters.first.recipe_id, adapters.second.recipe_id
+
+    def order(query: str) -> list[str]:
+        return [row["recipe"] for row in page.get(f"/trainings.json?{query}").json()["trainings"]]
+
+    assert order(f"ids={new}&ids={old}") == [old, new]
+    assert order(f"ids={new},{old}") == [new, old]
+    assert f"won by sft_adapter {new[:8]}" in page.get(f"/trainings?ids={new}&ids={old}").text
 
 
 @pytest.fixture
@@ -257,12 +374,20 @@ def test_exports_are_one_file_without_links_and_scripts(ft, adapters: Adapters, 
     assert ft("compare", first[:8], second[:8]).exit_code == 0
     assert ft("compare", old, new, "--output", "releases.html").exit_code == 0
     assert ft("report").exit_code == 0
-    assert ft("report", new, "--output", "new.html").exit_code == 0
-    for name in ("compare.html", "releases.html", "report.html", "new.html"):
+    assert ft("report", new[:8], "--output", "new.html").exit_code == 0
+    assert ft("report", old, "--output", "old.html").exit_code == 0
+    for name in ("compare.html", "releases.html", "report.html", "new.html", "old.html"):
         text = (tmp_path / name).read_text("utf-8")
         assert not re.search(r"<script|<form|<link|href=|src=", text), name
         assert "Exact match" in text and "--card:" in text
+        assert "(now)" not in text and "JSON view" not in text
+    assert f"<code>{old}</code> was released with this evidence" in (tmp_path / "old.html").read_text("utf-8")
     assert "loss (nats)" in (tmp_path / "compare.html").read_text("utf-8")
+
+
+def test_two_pages_need_two_ports(ft):
+    refused = ft("ui", "--port", "3000", "--page-port", "3000")
+    assert refused.exit_code == 2 and "--page-port 3000" in refused.output
 
 
 def test_exports_of_what_does_not_exist_name_what_does(ft, adapters: Adapters):

@@ -97,7 +97,14 @@ def test_graphql_takes_json_by_post_alone() -> None:
 @pytest.mark.parametrize("kind", ["check", "materialization", "observation"])
 def test_reports_need_the_token(kind: str) -> None:
     path = f"/report_asset_{kind}/sft_adapter"
-    for header in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s"}):
+    foreign = {b"Authorization": "Bearer é".encode()}
+    for header in (
+        {},
+        foreign,
+        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic s"},
+    ):
         assert guarded(token="s").post(path, headers=header).status_code == 401
         assert guarded(token=None).post(path, headers=header).status_code == 401
         assert guarded(token="").post(path, headers=header).status_code == 401

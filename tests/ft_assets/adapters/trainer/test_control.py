@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerState, TrainingArguments
 
 from expectations.violations import Refused
 from ft_assets.adapters import train
 from ft_assets.adapters.trainer.checkpoints import checkpoints, find_damage
-from ft_assets.adapters.trainer.control import CONTROL_FILE, ControlFile, Requests, Stop
-from resources.telemetry import read_metrics
+from ft_assets.adapters.trainer.control import CONTROL_FILE, ControlFile, Requests, Stop, build_control
+from resources.telemetry import Metrics, read_metrics
 
 pytestmark = pytest.mark.slow
 
@@ -117,3 +118,19 @@ def test_the_control_file_is_read_again_only_when_it_changes(tmp_path: Path) -> 
     assert file.read() is None
     path.write_text("stop: true")
     assert file.read() == Requests(stop=True)
+
+
+def test_a_stop_before_the_first_step_counts_and_one_of_an_earlier_run_does_not(tmp_path: Path) -> None:
+    control = tmp_path / CONTROL_FILE
+    control.write_text("stop: true")
+    os.utime(control, (1, 1))
+    stop, metrics = Stop(tmp_path), Metrics(tmp_path)
+    callback: Any = build_control(tmp_path, metrics, stop)
+    arguments, state = TrainingArguments(str(tmp_path), use_cpu=True), TrainerState()
+    callback.on_train_begin(arguments, state, None)
+    assert not stop.requested_by
+    control.write_text("stop: true\n")  # while the model is loaded
+    callback = build_control(tmp_path, metrics, stop)
+    callback.on_train_begin(arguments, state, None)
+    assert stop.requested_by == CONTROL_FILE
+    metrics.close()
