@@ -361,7 +361,7 @@ def _dagster(state: Path) -> Iterator[Finding]:
     try:
         with open_instance(state) as instance:
             beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
-    except (DagsterError, SQLAlchemyError, OSError) as error:
+    except (DagsterError, SQLAlchemyError, OSError, Refused) as error:
         fix = f"move {home} away: runs are lost, artifacts are not"
         yield Finding("bad", "dagster", f"{home} cannot be opened ({type(error).__name__})", fix)
         return

@@ -77,7 +77,7 @@ def test_the_reports_agree_in_json_junit_and_markdown(ft: Ft, write: Write, tmp_
     write("numbers.json", [1, 2])
     ft("run", "--all")
     result = ft("gate", "--markdown", "--json", str(tmp_path / "g.json"), "--junit", str(tmp_path / "b" / "g.xml"))
-    assert "| total | total_is_even | no | failed | [FT-TOY-001]" in result.output
+    assert r"| total | total_is_even | no | failed | \[FT-TOY-001\]" in result.output
     report = json.loads((tmp_path / "g.json").read_text())
     assert (report["report_version"], report["exit_code"]) == (2, 1)
     assert {check["check"]: check["state"] for check in report["checks"]} == {

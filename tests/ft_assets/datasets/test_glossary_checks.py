@@ -48,7 +48,7 @@ def test_terms_are_counted_in_questions_answers_and_passages(judged: Any) -> Non
         "met_in_preference_questions": 0, "met_in_preference_answers": 0, "met_in_unpaired_preference_questions": 0,
         "met_in_retrieval_questions": 0,
     }  # fmt: skip
-    assert verdict.figures["terms_met"].startswith("![")
+    assert verdict.figures["terms_met"].startswith("| met in | terms |")
     assert f"| 基本知识 | {len(TOPICS)} |" in verdict.figures["terms_in_passages_but_in_no_question"]
 
 

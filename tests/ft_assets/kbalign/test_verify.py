@@ -116,7 +116,7 @@ def test_a_copy_of_a_held_out_question_is_set_aside(pumps: PumpProject):
 
 def test_the_page_shows_rows_next_to_their_passages(pumps: PumpProject):
     page = pumps.run(*KBALIGN, raise_on_error=False)["kbalign_verified"]
-    assert page["funnel"].startswith("![candidates left after each step]")
+    assert page["funnel"].startswith("| after the step | candidates left |")
     assert "| verified |" in page["samples"] and "parts**" in page["samples"]
     assert page["passages_with_rows"] > 0
 
