@@ -37,6 +37,9 @@ def funnel(before: Sequence[GenerateSummary], merged: MergeSummary, verified: Ve
     return {**steps, "verified": verified.train}
 
 
+_BOLD = "\ue000"  # for private use: no text has it, and nothing escapes it
+
+
 def coverage(verified: Artifact) -> int:
     """Return the number of passages of which a row was verified."""
     ids = read_columns(verified.file(split_file("train")), ["passage_ids"])["passage_ids"]
@@ -51,7 +54,7 @@ def show_samples(verified: Artifact, passages: Artifact) -> str:
     rows = read_rows(passages.file(PASSAGES), ["passage_id", "text"])
     texts = {row["passage_id"]: row["text"] for row in rows if row["passage_id"] in wanted}
     lines = [
-        [markdown_cell(cell) for cell in (verdict, question, answer, judge, _around(texts.get(name, ""), answer))]
+        [*map(markdown_cell, (verdict, question, answer, judge)), _around(texts.get(name, ""), answer)]
         for verdict, name, question, answer, judge in samples
     ]
     return markdown_table(["verdict", "question", "answer", "the judge reads", "passage"], lines)
@@ -76,10 +79,11 @@ def _decode(raw: str) -> Mapping[str, Any]:
 
 
 def _around(text: str, answer: str) -> str:
-    """Return the part of a text around the answer, which is in bold."""
+    """Return the part of a text around the answer as a cell, with the answer in bold."""
     start = text.find(answer)
     if start < 0 or not answer:
-        return text[: 2 * _AROUND]
+        return markdown_cell(text[: 2 * _AROUND])
     end = start + len(answer)
     left, right = max(0, start - _AROUND), min(len(text), end + _AROUND)
-    return f"{'…' if left else ''}{text[left:start]}**{answer}**{text[end:right]}{'…' if right < len(text) else ''}"
+    before, after = f"{'…' if left else ''}{text[left:start]}", f"{text[end:right]}{'…' if right < len(text) else ''}"
+    return markdown_cell(f"{before}{_BOLD}{answer}{_BOLD}{after}").replace(_BOLD, "**")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,19 +152,19 @@ class EdgeClient:
         made = [
             edge.Point(key, {DENSE: dense, SPARSE: _sparse(sparse)}, payload) for key, dense, sparse, payload in rows
         ]
-        self._changing(name).update(edge.UpdateOperation.upsert_points(made))
+        self._shard(name).update(edge.UpdateOperation.upsert_points(made))
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         if ids:
-            self._changing(name).update(edge.UpdateOperation.delete_points(list(ids)))
+            self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
 
     def set_payloads(self, name: str, payloads: Mapping[str, OpenJson]) -> None:
         for key, payload in payloads.items():
-            self._changing(name).update(edge.UpdateOperation.overwrite_payload([key], payload))
+            self._shard(name).update(edge.UpdateOperation.overwrite_payload([key], payload))
 
     def index_payload(self, name: str, fields: Mapping[str, PayloadType]) -> None:
         for field, kind in fields.items():
-            self._changing(name).update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
+            self._shard(name).update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
 
     def retrieve(self, name: str, ids: Sequence[str]) -> Points:
         return _columns(self._shard(name).retrieve(list(ids), with_payload=True, with_vector=True))
@@ -189,7 +190,7 @@ class EdgeClient:
 
     def index(self, name: str) -> None:
         """Builds what is worth an index (synchronous; the shard searches exhaustively before), then flushes."""
-        self._changing(name).optimize()
+        self._shard(name).optimize()
         self._shard(name).flush()
 
     def point(self, alias: str, name: str) -> None:
@@ -227,13 +228,10 @@ class EdgeClient:
                     fix=fix,
                 )
                 raise Refused(f"opening {name}", [refusal]) from error
+            # an open shard may write at any time, also what it repairs after a kill; closing it writes a new seal
+            with suppress(OSError):  # a state that may only be read
+                self._seal(name).unlink(missing_ok=True)
         return self._shards[name]
-
-    def _changing(self, name: str) -> edge.EdgeShard:
-        """Return a shard whose files are about to be written."""
-        shard = self._shard(name)
-        self._seal(name).unlink(missing_ok=True)
-        return shard
 
     def _seal(self, name: str) -> Path:
         return self._folder / f".{name}.seal.json"
