@@ -111,7 +111,7 @@ def _copy_file(source: Path, target: Path) -> None:
             try:
                 at = os.lseek(read.fileno(), at, os.SEEK_DATA)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # this one says: nothing but a hole from here on
+                if error.errno != errno.ENXIO:  # this one means: nothing but a hole from here on
                     raise
                 break
             end = os.lseek(read.fileno(), at, os.SEEK_HOLE)

@@ -44,6 +44,7 @@ from resources.engines.protocol import (
 from resources.engines.seal import require_sealed, write_seal
 from resources.files import sync_to_disk
 
+_LIBRARY = "qdrant-client"
 _QUERIES = 64  # in one request
 # where qdrant-client 1.20 keeps a local collection's points, and what it replaces at every change of anything else
 _FILE, _META = "storage.sqlite", "meta.json"
@@ -235,7 +236,7 @@ class LocalClient(ServerClient):
         connected = "client" in self.__dict__
         super().close()
         if connected and not self._seal.is_file():
-            write_seal(self._seal, self._folder.parent, self._files())
+            write_seal(self._seal, self._folder.parent, self._files(), _LIBRARY)
 
     def _files(self) -> list[Path]:
         points = list_files(self._folder) if self._folder.is_dir() else []
@@ -253,7 +254,7 @@ class LocalClient(ServerClient):
                 "move the folder of that file away, then ft run --asset qdrant_collection (for meta.json: ft run "
                 "--asset released_collection --upstream)"
             )
-            require_sealed(self._seal, folder, self._files(), fix)
+            require_sealed(self._seal, folder, self._files(), _LIBRARY, fix)
             self._is_checked = True
 
     def names(self) -> list[str]:

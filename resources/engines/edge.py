@@ -43,9 +43,10 @@ from resources.engines.protocol import (
     require_unaliased,
     weighted_sum,
 )
-from resources.engines.seal import require_sealed, write_seal
+from resources.engines.seal import drop_seals, require_sealed, write_seal
 from resources.files import copy_folder, write_json
 
+_LIBRARY = "qdrant-edge-py"
 _QUERIES = 64  # in one batch
 _REWRITTEN = ("edge_config.json", "tracker_journal.dat")
 _PAGE = 10_000  # points in one page of a scroll without vectors
@@ -202,12 +203,14 @@ class EdgeClient:
             self._save()
 
     def close(self) -> None:
+        opened = list(self._shards)
         while self._shards:
-            name, shard = self._shards.popitem()
+            _, shard = self._shards.popitem()
             shard.flush()
             shard.close()
+        for name in opened:  # after all are flushed, whatever the disk then does
             if not self._seal(name).is_file():
-                write_seal(self._seal(name), self._folder / name, _sealed_files(self._folder / name))
+                write_seal(self._seal(name), self._folder / name, _sealed_files(self._folder / name), _LIBRARY)
 
     def _shard(self, name: str) -> edge.EdgeShard:
         if name not in self._shards:
@@ -239,7 +242,7 @@ class EdgeClient:
     def _require_sealed(self, name: str) -> None:
         folder = self._folder / name
         fix = f"delete the folder {folder}, then ft run --asset qdrant_collection"
-        require_sealed(self._seal(name), folder, _sealed_files(folder), fix)
+        require_sealed(self._seal(name), folder, _sealed_files(folder), _LIBRARY, fix)
 
     def _pages(
         self, name: str, size: int, *, with_payload: bool | list[str], with_vector: bool
@@ -274,6 +277,8 @@ class EdgeClient:
             content: OpenJson = msgspec.json.decode(self._file.read_bytes(), type=OpenJson)
             # earlier product versions wrote no digest
             stated, found = content.pop("digest", None), digest(content)
+            if stated is None:  # and changed shards without a look at their seals
+                drop_seals(self._folder.glob(".*.seal.json"))
             if stated not in {None, found}:
                 raise ValueError(f"its digest is {found}, and it states {stated}")
             return msgspec.convert(content, _Meta)

@@ -1,17 +1,23 @@
 """The seal of an embedded engine's files: a bit that flips on the disk is named, and never a changed search result.
 
-Neither engine has a checksum on vectors. The seal is written when the files are closed, removed before they are
+Neither engine has a checksum on vectors. The seal is written when the files are closed, removed before they may be
 written again, and compared before they are read. Files that were not closed (kill -9) have none: the engine recovers
-them from its own log, and they are sealed when they are closed. Opening and searching changes no file.
+them from its own log, and they are sealed when they are closed.
+
+A seal counts only for the files that it was written for. An earlier product version changes files and leaves the seal:
+then a file is newer than it, which a bit that flips on the disk never is. Another version of the engine's library may
+rewrite files when it opens them. In both cases the seal is removed, and written again when the files are closed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -26,40 +32,68 @@ MOST = 2**30
 _BLOCK = 2**20
 _ZEROS = bytes(_BLOCK)
 _digests = Memo[str](size=4096)
+_log = logging.getLogger(__name__)
 
 
 class _Seal(msgspec.Struct, frozen=True):
     files: dict[str, str]
     digest: str
+    library: str = ""
+    """Name and version of the engine's library, as `_version` returns them."""
 
 
-def write_seal(seal: Path, folder: Path, files: Iterable[Path]) -> None:
-    """Seal these files below `folder`. Nothing happens where the state cannot be written."""
-    with contextlib.suppress(PermissionError):
-        found = {path.relative_to(folder).as_posix(): _digest(path) for path in sorted(files)}
-        write_json(seal, msgspec.to_builtins(_Seal(found, _digest_of(found))))
+def write_seal(seal: Path, folder: Path, files: Iterable[Path], library: str) -> None:
+    """Seal these files below `folder`, written by this library. Where that fails (a full disk, a state that cannot be
+    written) there is no seal, and a warning. Nor is there one for more than would be compared."""
+    try:
+        seal.unlink(missing_ok=True)
+        there = sorted(files)
+        if _size(there) <= MOST:
+            found = {path.relative_to(folder).as_posix(): _digest(path) for path in there}
+            write_json(seal, msgspec.to_builtins(_Seal(found, _digest_of(found), _version(library))))
+    except OSError as error:
+        _log.warning("%s is not sealed: %s", folder, error)
 
 
-def require_sealed(seal: Path, folder: Path, files: Iterable[Path], fix: str) -> None:
+def require_sealed(seal: Path, folder: Path, files: Iterable[Path], library: str, fix: str) -> None:
     """Raise Refused (FT-QDR-012) if a file differs from its seal. Without a seal nothing is compared; nor is a file
     that only the seal or only the folder has, for the engines refuse what lacks a file."""
     try:
-        content = seal.read_bytes()
+        content, written = seal.read_bytes(), seal.stat().st_mtime_ns
     except FileNotFoundError:
         return
     try:
         sealed = msgspec.json.decode(content, type=_Seal)
     except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise _changed(seal, str(error), "a seal", fix) from error
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(files)}
+    names = sorted(found.keys() & sealed.files.keys())
+    if sealed.library != _version(library) or any(found[name].stat().st_mtime_ns > written for name in names):
+        drop_seals([seal])
+        return
     if _digest_of(sealed.files) != sealed.digest:
         raise _changed(seal, _digest_of(sealed.files), sealed.digest, fix)
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(files)}
-    if sum(path.stat().st_blocks * 512 for path in found.values()) > MOST:
+    if _size(found.values()) > MOST:
         return
-    for name in sorted(found.keys() & sealed.files.keys()):
+    for name in names:
         there = _digest_once(found[name], sealed.files[name])
         if there != sealed.files[name]:
             raise _changed(folder / name, there, sealed.files[name], fix)
+
+
+def drop_seals(seals: Iterable[Path]) -> None:
+    """Remove seals of files that were changed by a program that does not seal, where the state can be written."""
+    for seal in seals:
+        with contextlib.suppress(OSError):
+            seal.unlink(missing_ok=True)
+
+
+def _size(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_blocks * 512 for path in files)
+
+
+def _version(library: str) -> str:
+    return f"{library} {metadata.version(library)}"
 
 
 def _changed(path: Path, found: str, expected: str, fix: str) -> Refused:
@@ -94,7 +128,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
             try:
                 at = os.lseek(stream.fileno(), at, os.SEEK_DATA) // _BLOCK * _BLOCK
             except OSError as error:
-                if error.errno != errno.ENXIO:  # this one says: nothing but a hole from here on
+                if error.errno != errno.ENXIO:  # this one means: nothing but a hole from here on
                     raise
                 return
             yield at, os.pread(stream.fileno(), _BLOCK, at)

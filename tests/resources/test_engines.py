@@ -477,6 +477,7 @@ def test_a_shard_that_differs_from_its_entry_is_refused_by_name(tmp_path: Path) 
     del content["digest"]  # as an earlier product version wrote it
     meta.write_text(json.dumps(content), "utf-8")
     with engine(tmp_path, "edge").open() as client, pytest.raises(Refused, match="FT-QDR-007"):
+        assert not list(meta.parent.rglob("*.seal.json"))  # it changed shards and left their seals
         client.count("c")
 
 
