@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,6 +50,15 @@ def open_page(browser: Chrome, address: str) -> None:
     browser.get_log("browser")
     browser.get(address)
     assert browser.get_log("browser") == [], address
+
+
+@contextmanager
+def next_page(browser: Chrome) -> Generator[None]:
+    """Wait for the page that the keys or the click inside open: the driver returns before it is there."""
+    left = browser.find_element(By.TAG_NAME, "html")
+    yield
+    WebDriverWait(browser, 15).until(expected_conditions.staleness_of(left))
+    WebDriverWait(browser, 15).until(lambda _: browser.execute_script("return document.readyState") == "complete")
 
 
 def faults(browser: Chrome) -> list[str]:
@@ -110,7 +121,8 @@ def test_two_trainings_are_chosen_and_compared(browser: Chrome, site: Site):
     assert not button.is_enabled()
     for recipe in (site.adapters.first.recipe_id, site.adapters.second.recipe_id):
         browser.find_element(By.CSS_SELECTOR, f"input[value='{recipe}']").click()
-    button.click()
+    with next_page(browser):
+        button.click()
     text = browser.find_element(By.TAG_NAME, "main").text
     assert "training.learning_rate" in text and "0.0005" in text
     assert "character F1 on 4 questions" in text
@@ -125,7 +137,8 @@ def test_the_search_is_that_of_the_command_line_and_works_by_keyboard(
     assert browser.switch_to.active_element.text == "To the content"
     while browser.switch_to.active_element.get_attribute("id") != "q":
         press(browser, Keys.TAB)
-    press(browser, QUESTION + Keys.ENTER)
+    with next_page(browser):
+        press(browser, QUESTION + Keys.ENTER)
     shown = [hit.get_attribute("data-id") for hit in browser.find_elements(By.CSS_SELECTOR, "article.hit")]
     assert browser.find_elements(By.CSS_SELECTOR, "mark")
     monkeypatch.setenv("FT_CONFIG", str(site.project.config))
@@ -167,10 +180,12 @@ def test_a_candidate_of_other_weights_is_searched_next_to_what_serves(released: 
 def test_a_rollback_by_keyboard_changes_what_serves_and_the_pages_say_so(browser: Chrome, site: Site):
     old, new = (release.version for release in site.adapters.releases)
     open_page(browser, f"{site.url}/releases")
-    browser.find_element(By.CSS_SELECTOR, f"a[href$='rollback?to={old}']").send_keys(Keys.ENTER)
+    with next_page(browser):
+        browser.find_element(By.CSS_SELECTOR, f"a[href$='rollback?to={old}']").send_keys(Keys.ENTER)
     browser.find_element(By.ID, "why").send_keys("wrong answers on keys")
     press(browser, Keys.TAB)
-    press(browser, Keys.ENTER)
+    with next_page(browser):
+        press(browser, Keys.ENTER)
     release = site.project.releases.current("adapter")
     assert release is not None and release.version == old
     served = browser.find_element(By.TAG_NAME, "main").text
