@@ -58,9 +58,7 @@ def roll_back_and_record(
     intent = roll_back(kind, project.store, project.releases, project.engine, to=to, who=who, why=why)
     try:
         project.instance.report_runless_asset_event(as_event(kind, project.store, intent))
-    except (
-        Exception
-    ) as error:  # a damaged database of Dagster must not make a rollback that is done look like a failure
+    except Exception as error:  # a damaged database of Dagster: the rollback is done all the same
         return intent.move, f"the rollback is done, but Dagster could not record it: {error}"
     return intent.move, ""
 

@@ -25,7 +25,7 @@ _PLAIN_CORE_FLOPS = _CORE_FLOPS / 2.3
 _GPU_SHARE = 0.2
 """Share of a card's peak that encoding is planned with; not measured here."""
 _PROCESS = 0.5 * GIB
-"""What a process with its libraries takes before the first passage."""
+"""Memory of a process with its libraries before the first passage."""
 _EARLIER = 12
 """Bytes a passage of the index of earlier vectors."""
 _LEXICAL = 57

@@ -7,30 +7,51 @@ import fcntl
 import json
 import os
 import stat
+import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from resources import faults
 
+_POLL_SECONDS = 0.05
 ABSENT = (-1, -1)
 """The stamp of a file that does not exist."""
 
 
 @contextmanager
-def file_lock(path: Path, *, wait: bool = True) -> Generator[TextIO]:
+def file_lock(path: Path, *, wait: float | None = None, on_wait: Callable[[], None] | None = None) -> Generator[TextIO]:
     """Hold an exclusive lock on a file for the length of the block, and yield the open file.
 
     The file is created where it is missing, and its text is left as it is. The lock ends with its process. A file that
-    may not be written is locked as well. Raises BlockingIOError if another process holds it and `wait` is False.
+    may not be written is locked as well. `wait`: seconds, None without end; `on_wait` is called once if another process
+    holds it. Raises BlockingIOError if that process still holds it after `wait`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = "a+" if os.access(path if path.exists() else path.parent, os.W_OK) else "r"
     with path.open(mode, encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(stream, wait, on_wait)
         yield stream
+
+
+def _lock(stream: TextIO, wait: float | None, on_wait: Callable[[], None] | None) -> None:
+    if wait is None:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        if on_wait:
+            on_wait()
+            on_wait = None
+        time.sleep(_POLL_SECONDS)
 
 
 def is_locked(path: Path) -> bool:
@@ -106,17 +127,23 @@ def copy_folder(source: Path, target: Path) -> None:
 
 def _copy_file(source: Path, target: Path) -> None:
     with source.open("rb") as read, target.open("wb") as write:
-        size, at = os.fstat(read.fileno()).st_size, 0
-        while at < size:
-            try:
-                at = os.lseek(read.fileno(), at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # this one means: nothing but a hole from here on
-                    raise
-                break
-            end = os.lseek(read.fileno(), at, os.SEEK_HOLE)
-            os.lseek(write.fileno(), at, os.SEEK_SET)
+        for start, end in data_extents(read.fileno()):
+            at = os.lseek(write.fileno(), start, os.SEEK_SET)
             while at < end:
                 at += os.sendfile(write.fileno(), read.fileno(), at, end - at)
-        os.truncate(write.fileno(), size)
+        os.truncate(write.fileno(), os.fstat(read.fileno()).st_size)
         os.fsync(write.fileno())
+
+
+def data_extents(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Yield the beginning and the end of each part of an open file that is no hole."""
+    end, size = 0, os.fstat(descriptor).st_size
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nothing but a hole from here on
+                raise
+            return
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end

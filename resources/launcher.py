@@ -27,6 +27,8 @@ from resources.files import write_json
 LOG_FILE = "training.log"
 FAILURE_FILE = "failure.json"
 FAILURE_PIPE = "failure.pipe"
+RAY_ENCODERS, RAY_ENCODER_CPUS, RAY_ENCODER_GPUS = "FT_RAY_ENCODERS", "FT_RAY_ENCODER_CPUS", "FT_RAY_ENCODER_GPUS"
+"""Environment variables of a job of Ray: the actors that encode next to each other, and what each asks for."""
 _PIPE_BYTES = 60_000  # a pipe takes 64 KiB from a writer that does not wait
 _log = logging.getLogger(__name__)
 

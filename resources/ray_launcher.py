@@ -20,7 +20,15 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from expectations.violations import Refused, violation
 from resources import torchrun
 from resources.dagster_resources import LauncherResource, explain
-from resources.launcher import Job, job_environment, read_failure, write_job
+from resources.launcher import (
+    RAY_ENCODER_CPUS,
+    RAY_ENCODER_GPUS,
+    RAY_ENCODERS,
+    Job,
+    job_environment,
+    read_failure,
+    write_job,
+)
 
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient  # pyright: ignore[reportMissingImports]
@@ -78,9 +86,8 @@ class RayLauncherResource(LauncherResource):
         del environment[torchrun.LAUNCHER]  # a process of this machine: the worker would end itself
         environment["RAY_JOB_STOP_WAIT_TIME_S"] = str(torchrun.STOP_SECONDS)  # 3 seconds are too few for a checkpoint
         if self.encoders > 1:
-            shared = {"FT_RAY_ENCODERS": self.encoders, "FT_RAY_ENCODER_CPUS": self.cpus}
-            shared |= {"FT_RAY_ENCODER_GPUS": self.gpus}
-            environment |= {name: str(value) for name, value in shared.items()}
+            environment[RAY_ENCODERS] = str(self.encoders)
+            environment[RAY_ENCODER_CPUS], environment[RAY_ENCODER_GPUS] = str(self.cpus), str(self.gpus)
         seen = f'test "$(cat {shlex.quote(str(token_file))})" = {token}'
         command = shlex.join([self.python, "-m", module, "--job", str(path)])
         wanted = {"entrypoint_num_cpus": self.cpus, "entrypoint_num_gpus": self.gpus}

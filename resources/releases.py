@@ -108,7 +108,7 @@ class Releases:
 
         Raises BlockingIOError if another process is in there and `wait` is False.
         """
-        return file_lock(self.folder / f".{kind}.exclusive.lock", wait=wait)
+        return file_lock(self.folder / f".{kind}.exclusive.lock", wait=None if wait else 0)
 
     # -- reading ------------------------------------------------------------------------------------------------
     def book(self, kind: ReleaseKind) -> ReleaseBook | None:

@@ -28,7 +28,7 @@ PASSAGE = f"The tag of GCM proves integrity. {HOSTILE}"
 
 @dataclass
 class Adapters:
-    """What `build_adapters` published."""
+    """The artifacts that `build_adapters` published."""
 
     first: Artifact
     second: Artifact

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ft_assets.commands.project import Project
+from ft_assets.commands.report import write_page
 
 
 @click.command("compare")
@@ -28,12 +29,5 @@ def command(before: str, after: str, output: Path) -> None:
     Example: ft compare 7a25092a d271ed82
     """
     from ft_assets.web.export import export_comparison
-    from ft_assets.web.project import NotFound
-    from resources.files import write_text
 
-    try:
-        page = export_comparison(Project.here(), before, after)
-    except NotFound as missing:
-        raise click.UsageError(str(missing)) from missing
-    write_text(output, page)
-    click.echo(output)
+    write_page(lambda: export_comparison(Project.here(), before, after), output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -27,11 +28,17 @@ def command(release: str, output: Path) -> None:
     Example: ft report 3f2a9c01d4e5 --output report.html
     """
     from ft_assets.web.export import export_report
+
+    write_page(lambda: export_report(Project.here(), release), output)
+
+
+def write_page(export: Callable[[], str], output: Path) -> None:
+    """Write an exported page, and print its path. Raises click.UsageError for a name that does not exist."""
     from ft_assets.web.project import NotFound
     from resources.files import write_text
 
     try:
-        page = export_report(Project.here(), release)
+        page = export()
     except NotFound as missing:
         raise click.UsageError(str(missing)) from missing
     write_text(output, page)

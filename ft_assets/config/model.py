@@ -447,11 +447,16 @@ class TrainSettings(ConfigSection):
 
     @model_validator(mode="before")
     @classmethod
-    def _set_default_rate(cls, values: object) -> object:
+    def _set_defaults(cls, values: object) -> object:
         if not isinstance(values, Mapping):
             return values
         given = cast("Mapping[str, object]", values)
-        return {"learning_rate": cls.usual_full_rate, **given} if given.get("method") == "full" else given
+        return {**cls._defaults_for(given), **given}
+
+    @classmethod
+    def _defaults_for(cls, given: Mapping[str, object]) -> dict[str, object]:
+        """Return the defaults that other given keys decide."""
+        return {"learning_rate": cls.usual_full_rate} if given.get("method") == "full" else {}
 
     @property
     def rows_at_once(self) -> int:
@@ -598,13 +603,10 @@ class DpoSettings(TrainSettings):
         """The margin of `simpo`."""
         return 0.5 if self.simpo_margin is None else self.simpo_margin
 
-    @model_validator(mode="before")
     @classmethod
-    def _set_default_beta(cls, values: object) -> object:
-        if not isinstance(values, Mapping):
-            return values
-        given = cast("Mapping[str, object]", values)
-        return {"beta": _BETA_OF_SIMPO, **given} if given.get("loss") == "simpo" else given
+    def _defaults_for(cls, given: Mapping[str, object]) -> dict[str, object]:
+        beta: dict[str, object] = {"beta": _BETA_OF_SIMPO} if given.get("loss") == "simpo" else {}
+        return super()._defaults_for(given) | beta
 
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> Self:

@@ -186,10 +186,9 @@ def _build_checks(name: str, gates: Sequence[Gate], again: Condition | None) -> 
         context: dg.AssetCheckExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource
     ) -> Iterator[dg.AssetCheckResult]:
         selected = {key.name for key in context.selected_asset_check_keys}
-        evidence = evidence_of(artifacts, qdrant)
-        for gate in gates:
-            if gate.name in selected:
-                yield _judge_and_report(gate, evidence)
+        with evidence_of(artifacts, qdrant).holding() as held:  # and closed before Dagster takes the results
+            results = [_judge_and_report(gate, held) for gate in gates if gate.name in selected]
+        yield from results
 
     checks.__annotations__["context"] = dg.AssetCheckExecutionContext  # Dagster reads no annotation that is text
     return dg.multi_asset_check(name=name, specs=specs, can_subset=True)(checks)
@@ -199,7 +198,7 @@ def _judge_and_report(gate: Gate, evidence: Evidence) -> dg.AssetCheckResult:
     """Return the result of a gate. A rule that raises has not passed, and the other rules are judged all the same."""
     try:
         verdict = judge(gate, evidence)
-    except Exception as error:
+    except Exception as error:  # a rule may raise anything: its fault is its result
         result = _as_crash(error)
         problem = f"{type(error).__name__}: {error}"
     else:

@@ -44,7 +44,7 @@ from ft_assets.retrieval.vectors import (
 )
 from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore, write_json
-from resources.launcher import Job, run_worker
+from resources.launcher import RAY_ENCODERS, Job, run_worker
 from resources.parquet import row_count, sample_column
 from resources.telemetry import Metrics
 from resources.tokenizer import Tokenizer
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CHUNK = 1024  # passages between two writes: it sets the peak of memory, whatever the size of the corpus
-ENCODERS = "FT_RAY_ENCODERS"
-"""Environment variable of a job of Ray: the actors that encode side by side."""
 _NAMES = ("passage_id", "document_id", "heading", "content_sha256")
 _ARMS = ("dense", "sparse_indices", "sparse_values")
 
@@ -72,7 +70,7 @@ def main(job: Job) -> Artifact:
     metrics = Metrics(job.folder())
     empty = done = encoded = 0
     total = row_count(passages.file(PASSAGES))
-    parts = encode_on_ray(job, encoder) if ENCODERS in os.environ else map(encoder.encode, _chunks(passages))
+    parts = encode_on_ray(job, encoder) if RAY_ENCODERS in os.environ else map(encoder.encode, _chunks(passages))
     with job.artifacts().stage(job.recipe) as staging:
         with vector_writer(staging.path / VECTORS_FILE, width) as writer:
             for part in parts:
@@ -102,7 +100,7 @@ def main(job: Job) -> Artifact:
             dimension=width,
         )
         artifact = staging.publish(summary)
-    if ENCODERS in os.environ:
+    if RAY_ENCODERS in os.environ:
         from ft_assets.retrieval.encode_on_ray import remove_parts
 
         remove_parts(job)

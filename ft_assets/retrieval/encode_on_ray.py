@@ -22,13 +22,12 @@ from typing import Any
 import msgspec
 
 from expectations.violations import Refused, violation
-from ft_assets.retrieval.encode import ENCODERS, ChunkEncoder, EncodedPart, chunk_of
+from ft_assets.retrieval.encode import ChunkEncoder, EncodedPart, chunk_of
 from ft_assets.retrieval.vectors import CutPassage
 from resources.files import sync_to_disk
-from resources.launcher import Job
+from resources.launcher import RAY_ENCODER_CPUS, RAY_ENCODER_GPUS, RAY_ENCODERS, Job
 from resources.telemetry import Metrics
 
-CPUS, GPUS = "FT_RAY_ENCODER_CPUS", "FT_RAY_ENCODER_GPUS"
 QUIET_SECONDS = 1800.0
 """A pool that finishes no chunk for so long is stuck."""
 _RESTARTS = 3
@@ -74,7 +73,8 @@ def _run(job: Job, folder: Path, missing: Sequence[Span], total: int) -> None:
     import ray  # pyright: ignore[reportMissingImports]
     import ray.data  # pyright: ignore[reportMissingImports]
 
-    actors, cpus, gpus = int(os.environ[ENCODERS]), float(os.environ[CPUS]), float(os.environ[GPUS])
+    actors = int(os.environ[RAY_ENCODERS])
+    cpus, gpus = float(os.environ[RAY_ENCODER_CPUS]), float(os.environ[RAY_ENCODER_GPUS])
     ray.init(log_to_driver=False)
     cluster = ray.cluster_resources()
     room = room_for(cpus, gpus, cluster)

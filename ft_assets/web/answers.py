@@ -126,7 +126,7 @@ def compare_answers(store: ArtifactStore, before: Side, after: Side) -> AnswerCo
         after=after,
         scores=scores,
         questions=sorted(pairs, key=lambda pair: order[pair.outcome]),
-        verdict=_verdict(before.label, after.label, scores[1].difference),
+        verdict=describe_difference(scores[1].difference, after.label, before.label, "character F1"),
         note="" if left.are_tests and right.are_tests else _CHOSEN_ON,
     )
 
@@ -149,10 +149,6 @@ def describe_difference(better: Interval, after: str, before: str, metric: str) 
     if better.high < 0:
         return f"{after} is worse than {before}: {figures}."
     return f"No difference between {after} and {before} is proven: {figures}. It includes 0."
-
-
-def _verdict(before: str, after: str, difference: Interval) -> str:
-    return describe_difference(difference, after, before, "character F1")
 
 
 def _answers(store: ArtifactStore, side: Side) -> _Answers | None:
@@ -222,9 +218,8 @@ def records_of(store: ArtifactStore, evaluation: Artifact) -> dict[str, dict[str
 
 def passages_of(store: ArtifactStore, artifact: Artifact) -> dict[str, str]:
     """Return passage id -> text of the passages that an artifact was made from."""
-    for passages in _inputs(store, artifact, "passages"):
-        return _passages.get(passages.path, lambda: passage_texts(passages))  # noqa: B023
-    return {}
+    passages = next(iter(_inputs(store, artifact, "passages")), None)
+    return _passages.get(passages.path, lambda: passage_texts(passages)) if passages else {}
 
 
 def _by_id(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -137,8 +137,7 @@ def show_evidence(project: ShownProject, version: str) -> list[Fact]:
 def compare_releases(project: ShownProject, kind: ReleaseKind, before: str, after: str) -> ReleaseComparison:
     """Return two releases next to each other. Raises NotFound."""
     book = project.releases.book(kind)
-    found = [book.find(version) if book else None for version in (before, after)]
-    old, new = found
+    old, new = (book.find(version) if book else None for version in (before, after))
     if book is None or old is None or new is None:
         raise NotFound(f"There is no release {before if old is None else after} of the {kind}.")
     artifacts = [_artifacts(project.store, release) for release in (old, new)]
@@ -147,7 +146,7 @@ def compare_releases(project: ShownProject, kind: ReleaseKind, before: str, afte
         before=_row(project.store, old, book.current, book.withheld),
         after=_row(project.store, new, book.current, book.withheld),
         settings=find_differences(
-            [_settings(release, made_of) for release, made_of in zip(found, artifacts, strict=True)]
+            [_settings(release, made_of) for release, made_of in zip((old, new), artifacts, strict=True)]
         ),
         data=find_differences([_versions(made_of) for made_of in artifacts]),
         answers=_compare_answers(project.store, old, new) if kind == "adapter" else None,
@@ -263,14 +262,14 @@ def _artifacts(store: ArtifactStore, release: Release) -> list[Artifact]:
     return list(filter(None, (store.find(asset, recipe) for asset, recipe in release.artifacts.items())))
 
 
-def _settings(release: Release | None, artifacts: Sequence[Artifact]) -> dict[str, str]:
+def _settings(release: Release, artifacts: Sequence[Artifact]) -> dict[str, str]:
     """Return the settings of everything that a release was made of, and what it serves by."""
     found: dict[str, str] = {}
     for artifact in artifacts:
         found |= {
             f"{artifact.asset}: {name}": value for name, value in flatten(artifact.manifest.recipe.settings).items()
         }
-    served = release.details if release else {}
+    served = release.details
     return found | flatten({name: served[name] for name in ("fusion", "contract") if name in served})
 
 

@@ -71,7 +71,7 @@ class LineageStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LineageView(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one answer comes from."""
+    """The steps from one answer back to the files."""
 
     question: str
     gold: str

@@ -36,7 +36,10 @@ _POLL_MS = 2000  # how often Dagster's pages ask for news
 
 @dataclass(frozen=True)
 class Server:
-    """Where and for whom the pages are served. `workspace`: a code server and a daemon elsewhere, not started here."""
+    """The address of the pages, and who may use them.
+
+    `workspace`: a code server and a daemon elsewhere, not started here.
+    """
 
     host: str
     port: int

@@ -13,7 +13,6 @@ from pathlib import Path
 from expectations.violations import Refused, violation
 from resources.files import file_lock
 
-_POLL_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -24,19 +23,15 @@ def exclusive(folder: Path, deadline: float, timeout: float) -> Generator[None]:
     qdrant-client's own lock is taken after it has read the folder: a client that opens while another writes would hold
     what was there before, and write that back. This one is taken before anything is read. It ends with its process.
     """
+
+    def warn() -> None:
+        _log.warning("waiting up to %g s for %s, which has %s open", timeout, _holder(folder), folder)
+
     with ExitStack() as stack:
-        has_warned = False
-        while True:
-            try:
-                stream = stack.enter_context(file_lock(folder / ".writer", wait=False))
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise held(folder, timeout, _holder(folder)) from None
-                if not has_warned:
-                    _log.warning("waiting up to %g s for %s, which has %s open", timeout, _holder(folder), folder)
-                    has_warned = True
-            time.sleep(_POLL_SECONDS)
+        try:
+            stream = stack.enter_context(file_lock(folder / ".writer", wait=deadline - time.monotonic(), on_wait=warn))
+        except BlockingIOError:
+            raise held(folder, timeout, _holder(folder)) from None
         if stream.writable():
             stream.truncate(0)
             stream.write(f"process {os.getpid()} ({Path(sys.argv[0]).name})")

@@ -12,7 +12,6 @@ rewrite files when it opens them. In both cases the seal is removed, and written
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from expectations.violations import Refused, violation
-from resources.files import file_stamp, write_json
+from resources.files import data_extents, file_stamp, write_json
 from resources.memo import Memo
 
 MOST = 2**30
@@ -123,13 +122,9 @@ def _digest(path: Path) -> str:
 def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the blocks of a file that are not holes, each with its place."""
     with path.open("rb") as stream:
-        at, size = 0, os.fstat(stream.fileno()).st_size
-        while at < size:
-            try:
-                at = os.lseek(stream.fileno(), at, os.SEEK_DATA) // _BLOCK * _BLOCK
-            except OSError as error:
-                if error.errno != errno.ENXIO:  # this one means: nothing but a hole from here on
-                    raise
-                return
-            yield at, os.pread(stream.fileno(), _BLOCK, at)
-            at += _BLOCK
+        following = 0
+        for start, end in data_extents(stream.fileno()):
+            following = max(following, start // _BLOCK * _BLOCK)
+            while following < end:
+                yield following, os.pread(stream.fileno(), _BLOCK, following)
+                following += _BLOCK

@@ -99,7 +99,7 @@ def _guess(tokenizer: Any) -> ChatParts | None:
     try:
         whole, open_ended = (_render(tokenizer, chat, answering) for answering in (False, True))
         alone = _render(tokenizer, [chat[1]], False)
-    except Exception:
+    except Exception:  # a template raises whatever it likes at a role that it does not know
         return None
     pieces = _cut(whole, [*_PLACES.values(), "<<last>>"])
     if pieces is None or not open_ended.startswith(whole):

@@ -19,7 +19,6 @@ import errno
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import Trainer, TrainerState
 
 KEPT = 2  # checkpoints of a run
-_LOCK_TRIES, _LOCK_PAUSE = 10, 0.1  # seconds
+_LOCK_SECONDS = 1.0  # a page that looks whether a run is locked holds the lock for a moment
 _STATE = "trainer_state.json"
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 _MARGIN = 1.1
@@ -64,16 +63,12 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        for left in reversed(range(_LOCK_TRIES)):
-            try:
-                stack.enter_context(file_lock(run_dir / "lock", wait=False))
-                break
-            except BlockingIOError:
-                if left:  # a page that looks whether it is locked holds it for a moment
-                    time.sleep(_LOCK_PAUSE)
-                    continue
-                found = {"field": str(run_dir), "found": "locked", "expected": "one training"}
-                refuse(violation("FT-TRAIN-035", where=SUBJECT, **found))
+        try:
+            stack.enter_context(file_lock(run_dir / "lock", wait=_LOCK_SECONDS))
+        except BlockingIOError:
+            refuse(
+                violation("FT-TRAIN-035", where=SUBJECT, field=str(run_dir), found="locked", expected="one training")
+            )
         yield
 
 

@@ -1,4 +1,4 @@
-"""What a foreign page can send to the guard, and that our own pages get through."""
+"""Requests of a foreign page are refused by the guard, and those of our own pages get through."""
 
 from __future__ import annotations
 
