@@ -88,11 +88,31 @@ class Texts(msgspec.Struct, frozen=True, kw_only=True):
     passage_max_tokens: int
 
 
-class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """The dimension and distance of the vectors in a collection."""
+class Storage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The way in which Qdrant keeps the dense vectors of a collection. None leaves a value to the engine."""
+
+    on_disk: bool = False
+    quantization: Literal["none", "int8", "binary"] = "none"
+    oversampling: float | None = None
+    """Candidates by the quantized vectors, as a multiple of the answers; the exact vectors then rank them."""
+    hnsw_m: int | None = None
+    hnsw_ef_construct: int | None = None
+    shards: int | None = None
+    replicas: int | None = None
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The form of the vectors in a collection: dimension, distance, and how they are stored."""
 
     dimension: int
     distance: Literal["cosine", "dot", "euclid"]
+    storage: Storage | None = None
+    """None: as the engine stores them by itself."""
+
+    @property
+    def form(self) -> Serving:
+        """Dimension and distance alone, which every engine states of a collection."""
+        return msgspec.structs.replace(self, storage=None)
 
 
 class Fusion(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +164,7 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def index_fp(self) -> str:
         """The sha256 of everything that invalidates stored vectors: `encode_fp`, the served dimension, the distance,
-        and the passages' side of BM25."""
+        the storage, and the passages' side of BM25."""
         parts = [self.encode_fp, msgspec.to_builtins(self.serving)]
         return digest([*parts, self.lexical.passage_side] if self.lexical else parts)
 

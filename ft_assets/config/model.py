@@ -1066,6 +1066,36 @@ class DdrSettings(ConfigSection):
         return self
 
 
+class StorageSettings(ConfigSection):
+    on_disk: bool = False
+    """Keep vectors, index and payloads on disk, and only what is used in memory: slower, for collections that memory
+    does not hold."""
+    quantization: Literal["none", "int8", "binary"] = "none"
+    """Smaller copies of the dense vectors, kept in memory to find candidates: `int8` takes a quarter of the memory,
+    `binary` 1/32, for models of 1,024 dimensions and more. The exact vectors rank the candidates, and the gate
+    `served_is_exact` measures what is lost."""
+    oversampling: float | None = Field(default=None, ge=1)
+    """Candidates that the smaller copies find, as a multiple of the answers. More lose less and take longer. Null: 2
+    with `quantization`; without, it has no effect and is refused."""
+    hnsw_m: PositiveInt | None = None
+    """Edges of a point in the HNSW index. More find more of the exact answers, and take memory and time. Null: the
+    engine's own, 16."""
+    hnsw_ef_construct: PositiveInt | None = None
+    """Neighbours that are looked at when the index is built. More make a better index, more slowly. Null: the
+    engine's own, 100."""
+    shards: PositiveInt | None = None
+    """Parts of a collection on a cluster, fixed when it is built: one or two a node, with room for more nodes. Only
+    with `engine: server`. Null: one a node."""
+    replicas: PositiveInt | None = None
+    """Nodes that keep each part: 2 or more, so that a node may fail. Only with `engine: server`. Null: 1."""
+
+    @model_validator(mode="after")
+    def _check_oversampling(self) -> Self:
+        if self.oversampling and self.quantization == "none":
+            raise ValueError("oversampling has no effect without quantization. Set quantization: int8, or remove it.")
+        return self
+
+
 class QdrantSettings(ConfigSection):
     engine: Literal["local", "server", "edge"] = "local"
     """`local` and `edge` keep points below the state folder; `server` needs `url`, and its API key comes from
@@ -1079,6 +1109,9 @@ class QdrantSettings(ConfigSection):
     lock_timeout: float = Field(default=60.0, gt=0)
     """Seconds to wait for another process that has the embedded engine open (`local`, `edge`). With a minute, a
     short search in one process does not fail the other."""
+    storage: StorageSettings | None = later(None)
+    """The way a collection is stored, for large ones. A change builds a new collection and encodes nothing. Null leaves
+    all of it to the engine."""
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:
@@ -1093,6 +1126,10 @@ class QdrantSettings(ConfigSection):
             )
         if self.engine != "server" and self.url:
             raise ValueError(f"qdrant.url is set but qdrant.engine is `{self.engine}`. Choose one.")
+        if self.engine == "local" and self.storage:
+            raise ValueError("qdrant.storage has no effect on engine `local`, which keeps all in memory. Use edge.")
+        if self.engine != "server" and self.storage and (self.storage.shards or self.storage.replicas):
+            raise ValueError(f"storage.shards and storage.replicas need a server; qdrant.engine is `{self.engine}`.")
         return self
 
 

@@ -30,7 +30,7 @@ from ft_assets.retrieval.choose_fusion import (
     sweep_settings,
     weighted_sums,
 )
-from ft_assets.retrieval.collection import CHOICE_KEY, build, collection_name, points_version, serving_of
+from ft_assets.retrieval.collection import CHOICE_KEY, build, collection_name, points_version, serving_of, storage_of
 from ft_assets.retrieval.jobs import (
     COLLECTION_FILE,
     CollectionFile,
@@ -210,7 +210,8 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
     QDRANT_COLLECTION.enforce(evidence_of(artifacts, qdrant))
     store, engine = artifacts.store(), qdrant.engine()
     vectors, passages = store.require("passage_vectors"), store.require("passages")
-    serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors))
+    storage = storage_of(settings_of(store, "qdrant"))
+    serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors), storage)
     contract = contract_of(vectors).served(serving, None)
     name = collection_name(engine.alias, contract, points_version(vectors, passages))
     size = vectors.summary_as(VectorsSummary).passages

@@ -35,7 +35,7 @@ def ask(
     """Return the best `limit` points for each query. Raises Refused (FT-RET-005) on queries of another dimension."""
     if contract.serving is None or (arm == "fused" and contract.fusion is None):
         raise ValueError("a query needs a contract that says how the collection is served")
-    dense = _served_vectors(queries.dense, contract, name).tolist()
+    dense, storage = _served_vectors(queries.dense, contract, name).tolist(), contract.serving.storage
     requests = [
         Query(
             vector,
@@ -46,6 +46,7 @@ def ask(
             fusion=contract.fusion,
             distance=contract.serving.distance,
             where=tuple(where),
+            oversampling=storage.oversampling if storage else None,
         )
         for vector, sparse in zip(dense, queries.sparse, strict=True)
     ]

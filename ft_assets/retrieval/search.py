@@ -274,7 +274,7 @@ def _model_of(store: ArtifactStore, recorded: Sequence[Release], name: str, cont
 
 def _guard(name: str, stored: EmbeddingContract, config: Serving | None, loaded: LoadedEncoder) -> None:
     """Refuse unless the engine is configured, and the model encodes the probe texts, as the contract records."""
-    if config != stored.serving or stored.serving is None:
+    if stored.serving is None or config != stored.serving.form:
         differs = violation(
             "FT-COL-003",
             where=name,

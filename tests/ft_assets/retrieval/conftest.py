@@ -36,6 +36,7 @@ class Graph:
     """A project folder with its state, and methods to change and to materialize it."""
 
     root: Path
+    engine: str = "local"
 
     @property
     def artifacts(self) -> ArtifactsResource:
@@ -43,7 +44,7 @@ class Graph:
 
     @property
     def qdrant(self) -> QdrantResource:
-        return QdrantResource(state_dir=str(self.root / "state"), lock_timeout=5.0)
+        return QdrantResource(state_dir=str(self.root / "state"), kind=self.engine, lock_timeout=5.0)
 
     @property
     def evidence(self) -> Evidence:
@@ -82,6 +83,7 @@ class Graph:
 RETRIEVAL_SIDE = (
     "embedding_settings", "retrieval_settings", "embedding_model", "passage_vectors", "base_vectors",
     "fusion_sweep", "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection",
+    "qdrant_settings",
 )  # fmt: skip
 
 
