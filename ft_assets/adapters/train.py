@@ -44,7 +44,7 @@ from ft_assets.adapters.trainer.dpo_reference import Reference
 from ft_assets.adapters.trainer.load_model import load_model
 from ft_assets.adapters.trainer.oom_ladder import delete_fallbacks, train_with_fallbacks
 from ft_assets.adapters.trainer.reporter import build_reporter
-from ft_assets.adapters.trainer.trackers import add_trackers, check_trackers
+from ft_assets.adapters.trainer.trackers import add_trackers, check_trackers, read_trackers
 from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
 from ft_assets.generation.jobs import GENERATED
 from resources import accelerator, models, torchrun
@@ -288,6 +288,7 @@ def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
         best_step=msgspec.UNSET if trained.best_step is None else trained.best_step,
         events=read_events(task.folder / METRICS_FILE),
         seconds=seconds,
+        trackers=read_trackers(task.job.folder()) or msgspec.UNSET,
     )
     rewards = {"reward_accuracy": "eval_rewards/accuracies", "reward_margin": "eval_rewards/margins"}
     reported = {name: figure for name, figure in rewards.items() if figure in trained.after}

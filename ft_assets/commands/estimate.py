@@ -19,7 +19,7 @@ from ft_assets.commands.estimate_corpus import print_corpus, report_corpus
 from ft_assets.commands.estimate_generation import GROUPS, print_generation, report_generation
 from ft_assets.commands.last_run import speed_of_last_run
 from ft_assets.commands.project import Project
-from ft_assets.commands.terminal import duration, make_console
+from ft_assets.commands.terminal import make_console
 from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, Settings, SftSettings
 from resources import accelerator
 from resources.accelerator import Device
@@ -27,6 +27,7 @@ from resources.artifacts import ArtifactStore
 from resources.estimate import GIB, Estimate, Method, estimate_training, largest_length, largest_micro_batch
 from resources.fit_plan import GpuCard, Plan, find_card, gpu_flops, probe_cpu_flops, recommend
 from resources.model_shape import ModelShape, find_shape
+from resources.telemetry import duration
 
 _ROWS = 1000
 _GENERATION_SHARE = 0.15

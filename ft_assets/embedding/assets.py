@@ -89,7 +89,7 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
         shown["validation"] = line_image(arms, "validation questions", x="epoch", y="nDCG@10")
     if METRICS_FILE in artifact.manifest.files:
         losses = read_points(artifact.file(METRICS_FILE)).get("loss", [])
-        shown["loss"] = line_image([Line("training", losses)], "loss", y="loss")
+        shown["loss_curve"] = line_image([Line("training", losses)], "loss", y="loss")
     return shown
 
 
