@@ -680,6 +680,13 @@ class EmbeddingSettings(ConfigSection):
     lexical_head: bool = False
     """Train a lexical head too, for `retrieval.lexical: learned`. Off, because BM25 serves by default: the encoder is
     then trained for the dense arm alone, and its artifact has no head."""
+    bm25_factors: bool = False
+    """Learn factors of BM25's weights too, for `retrieval.lexical: bm25_learned`: for each term of a passage a number
+    between 0 and 2. They are taken only where the validation questions are certainly ranked better with them; otherwise
+    BM25 serves as it is. Off, because BM25 serves by default."""
+    factor_penalty: float = Field(default=1.0, ge=0)
+    """Weight of the penalty that holds the factors near 1 (`bm25_factors`): it multiplies their mean square distance
+    from 1. Less lets them move farther, and unlearn what BM25 knows."""
     matryoshka: list[PositiveInt] = []
     """Smaller dimensions to train for, next to the full one; `retrieval.dimension` may then be one of them. Empty
     trains the full dimension alone."""

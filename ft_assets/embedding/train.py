@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from statistics import fmean
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -28,6 +29,7 @@ from ft_assets.embedding.jobs import EmbeddingJob, EpochFigures, ModelSummary
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import NO_QUESTIONS, Passages, Questions, read_passages, read_questions
 from ft_assets.embedding.ranked import LEARNED_WEIGHT, Ranked, RankedCorpus
+from ft_assets.embedding.train_factors import learn_factors
 from resources import accelerator, models
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker
@@ -50,9 +52,12 @@ def main(job: Job) -> Artifact:
     before = copy_parameters(encoder)
     metrics = Metrics(job.folder())
     trained = EncoderTraining()
+    validation = read_questions(splits, "validation", passages)
     if settings.epochs:
-        validation = read_questions(splits, "validation", passages)
         trained = train(encoder, questions, passages, settings, metrics, validation=validation)
+    factors = msgspec.UNSET
+    if settings.bm25_factors:
+        factors = learn_factors(encoder, questions, passages, settings, validation=validation)
     metrics.close()
     losses = trained.losses
     tenth = max(len(losses) // 10, 1)
@@ -71,6 +76,7 @@ def main(job: Job) -> Artifact:
                 EpochFigures(epoch=n, fused_ndcg_at_10=fmean(epoch.fused), dense_ndcg_at_10=fmean(epoch.dense))
                 for n, epoch in enumerate(epochs)
             ],
+            factors=factors,
             unresolved=len(questions.unresolved),
             judged_negatives=sum(map(len, questions.negatives.values())),
             steps=len(losses),
