@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from fusion import BASE, read_beir
+
 from expectations.canonical import text_digest
 from expectations.markdown import markdown_table
 from expectations.rules.bootstrap import paired_bootstrap

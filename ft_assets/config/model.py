@@ -754,10 +754,11 @@ class RetrievalSettings(ConfigSection):
     dimension: PositiveInt | None = None
     """Dimensions of the stored dense vectors, for less memory: the model must be trained for it
     (`embedding.matryoshka`). Null keeps all."""
-    lexical: Literal["bm25", "learned"] = "bm25"
+    lexical: Literal["bm25", "learned", "bm25_learned"] = "bm25"
     """The lexical arm: `bm25` over words and pairs of characters of the whole passage, or the weights that the encoder
-    has `learned` for its own tokens, as BGE-M3 does (`embedding.lexical_head: true` trains them). A change writes
-    every point again; to `learned` also encodes all."""
+    has `learned` for its own tokens, as BGE-M3 does (`embedding.lexical_head: true` trains them). `bm25_learned` is
+    BM25 times factors of the encoder (`embedding.bm25_factors: true` learns them), where they gain for certain. A
+    change writes every point again; to a learned one also encodes all."""
     language: str = "auto"
     """Language of the stems and stop words of `bm25`, such as `english` or `german`. `auto` takes the language whose
     stop words are the largest share of the words; `none` keeps words as they are. Scripts without spaces between words
@@ -1298,6 +1299,15 @@ class Settings(ConfigSection):
             raise ValueError(
                 "retrieval.lexical is `learned` and embedding.lexical_head is false: no lexical head would be trained. "
                 "Set embedding.lexical_head: true, or retrieval.lexical: bm25."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_factors(self) -> Self:
+        if self.embedding and self.retrieval.lexical == "bm25_learned" and not self.embedding.bm25_factors:
+            raise ValueError(
+                "retrieval.lexical is `bm25_learned` and embedding.bm25_factors is false: no factors would be learned. "
+                "Set embedding.bm25_factors: true, or retrieval.lexical: bm25."
             )
         return self
 

@@ -61,6 +61,8 @@ def _unused(settings: EmbeddingSettings, *, judged: bool) -> set[str]:
     `judged`: training questions have negatives of their own.
     """
     unused = {"max_unknown_share", "micro_batch_size"}  # the limit of a gate, and a question of memory
+    if not settings.bm25_factors:
+        unused |= {"bm25_factors", "factor_penalty"}
     if not judged:
         unused.add("judged_negatives")
     if not settings.lexical_head:
@@ -81,6 +83,7 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
     shown["encode_fp"] = read_contract(contract, artifact.asset).encode_fp
     summary = artifact.summary_as(ModelSummary)
     shown["choice"] = summary.choice
+    shown |= {"bm25_factors": summary.factors.sentence} if summary.factors else {}
     if figures := summary.epochs:
         arms = [
             Line(arm, [(each.epoch, getattr(each, f"{arm}_ndcg_at_10")) for each in figures])

@@ -8,7 +8,6 @@ A factor is 1 + tanh(w·h + b), where h is the mean state of the term's tokens. 
 # pyright: basic
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,11 +47,13 @@ class TermTokens(NamedTuple):
         return (sums.T / np.maximum(counts, 1).astype(np.float32)).T
 
 
-def tokens_of_terms(bm25: Bm25, text: str, offsets: Sequence[tuple[int, int]], indices: np.ndarray) -> TermTokens:
-    """Return the tokens of each term of a passage. `offsets`: characters of `text` of each token, empty for special
-    ones and below 0 for a prompt's; `indices`: the numbers of the passage's terms, ascending."""
+def tokens_of_terms(bm25: Bm25, text: str, spans: np.ndarray, indices: np.ndarray) -> TermTokens:
+    """Return the tokens of each term of a passage.
+
+    `spans` [T, 2]: characters of `text` of each token, empty for special ones and below 0 for a prompt's. `indices`:
+    the numbers of the passage's terms, ascending.
+    """
     placed = bm25.terms.placed(text)
-    spans = np.asarray(offsets, np.int64).reshape(-1, 2)
     tokens = np.flatnonzero((spans[:, 1] > spans[:, 0]) & (spans[:, 1] > 0))
     starts, ends = spans[tokens, 0], spans[tokens, 1]
     numbers = np.asarray(bm25.terms.numbers([found.term for found in placed]), np.int64)

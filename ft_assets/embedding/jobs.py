@@ -54,7 +54,7 @@ class FactorsSummary(msgspec.Struct, frozen=True, kw_only=True):
     def sentence(self) -> str:
         """What serves, and why."""
         if self.gain is None:
-            return "BM25 serves as it is: no validation question to judge its factors by"
+            return "BM25 serves as it is: too few validation questions to judge its factors by (at least 20)"
         difference = f"{self.gain.mean:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
         reason = f"nDCG@10 {difference} on {self.gain.n} validation questions"
         kept = (

@@ -31,6 +31,7 @@ _WRONG = 15  # passages that BM25 ranks highest, of each question
 _TEMPERATURE = 0.1  # BM25's scores lie between 0 and 2.2
 _STEPS = 200
 _RATE = 0.02
+_LEAST_JUDGES = 20  # validation questions: the interval of a few that agree by chance has no width
 _AT_ONCE = 32  # passages
 
 
@@ -53,7 +54,7 @@ def learn_factors(
     corpus = RankedCorpus(passages, [questions, validation])
     spread = fit_factors(encoder, corpus, questions, settings)
     gain = None
-    if validation.ids:
+    if len(validation.ids) >= _LEAST_JUDGES:
         corpus.encode(encoder)
         by_bm25, by_factors = corpus.measure(encoder, validation), corpus.measure(encoder, validation, factors=True)
         gain = paired_bootstrap(by_factors.fused, by_bm25.fused)
@@ -141,8 +142,8 @@ def _read_terms(encoder: HybridEncoder, corpus: RankedCorpus, questions: Questio
 def _states(
     encoder: HybridEncoder, corpus: RankedCorpus, wanted: Mapping[int, set[int]]
 ) -> tuple[Tensor, dict[int, dict[int, tuple[int, float]]]]:
-    """Return the mean state of each wanted term of each passage, and for each passage: term -> its row from 1, or 0, and its
-    weight.
+    """Return the mean state of each wanted term of each passage, and for each passage: term -> its row (0 if it
+    is not read), its weight.
 
     `wanted`: row of a passage -> numbers of terms.
     """
