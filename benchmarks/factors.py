@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="+")
     parser.add_argument("--base", default=BASE)
-    parser.add_argument("--penalties", type=float, nargs="+", default=[0.1, 1.0, 10.0])
+    parser.add_argument("--penalties", type=float, nargs="+", default=[1.0, 3.0, 10.0])
     parser.add_argument("--questions", type=int, default=1500)
     chosen = parser.parse_args()
     rows = [row for folder in chosen.work for row in measure(folder, chosen.base, chosen.penalties, chosen.questions)]
@@ -47,18 +47,22 @@ def main() -> None:
 _PARTS = ("validation", "test")
 
 
-def measure(folder: Path, base: str, penalties: list[float], most: int) -> list[list[str]]:
-    """Return a row for each penalty."""
+def questions_of(folder: Path, most: int) -> tuple[Passages, list[Questions]]:
+    """Return the passages of a set, and its questions: half to learn from, then a quarter each to choose and to test."""
     contents, texts, qrels = read_beir(folder)
     names, hashes = list(contents), [text_digest(text) for text in contents.values()]
-    passages = Passages(names, names, [*contents.values()], hashes)
 
     def take(first: int, step: int) -> Questions:
         rows = range(first, min(len(texts), most), step)
         return Questions([str(n) for n in rows], [texts[n] for n in rows], [qrels[n] for n in rows], [])
 
-    asked, parts = take(0, 2), dict(zip(_PARTS, (take(1, 4), take(3, 4)), strict=True))
-    corpus = RankedCorpus(passages, [asked, *parts.values()])
+    return Passages(names, names, [*contents.values()], hashes), [take(0, 2), take(1, 4), take(3, 4)]
+
+
+def measure(folder: Path, base: str, penalties: list[float], most: int) -> list[list[str]]:
+    """Return a row for each penalty."""
+    passages, (asked, *parts) = questions_of(folder, most)
+    corpus = RankedCorpus(passages, [asked, *parts])
     rows: list[list[str]] = []
     settings = EmbeddingSettings(base_model=base)
     encoder = HybridEncoder.from_base(locate(base, folder / "state"), settings, "")
@@ -66,7 +70,7 @@ def measure(folder: Path, base: str, penalties: list[float], most: int) -> list[
         spread = fit_factors(encoder, corpus, asked, settings.model_copy(update={"factor_penalty": penalty}))
         corpus.encode(encoder)
         cells: list[str] = []
-        for part in parts.values():
+        for part in parts:
             lexical = (_by_lexical(corpus, part, vectors) for vectors in (corpus.sparse, SparseRows.of(corpus.weighed)))
             fused = (corpus.measure(encoder, part, factors=factors).fused for factors in (False, True))
             cells += [_gain(*lexical), _gain(*fused)]

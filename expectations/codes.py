@@ -1163,6 +1163,11 @@ CODES: dict[str, Code] = {
         "`retrieval.lexical: bm25_learned` needs a training with `embedding.bm25_factors: true`, which judges them.",
         "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
     ),
+    "FT-EMB-025": Code(
+        "The teacher is no cross-encoder with one score",
+        "A cross-encoder reads question and passage together and gives one number for the match.",
+        "Name a model with one output for a pair (`*ForSequenceClassification`) in `embedding.teacher.model`.",
+    ),
     # Estimates
     "FT-EST-001": Code(
         "The hub gave no config.json",

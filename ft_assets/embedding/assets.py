@@ -48,7 +48,10 @@ def embedding_model(
     values = settings.model_dump(mode="json")
     unused = _unused(settings, judged=has_negatives(artifacts.store().require("retrieval_splits"), "train"))
     recipe_values = {name: value for name, value in values.items() if name not in unused}
-    recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, "base_version": base})
+    versions = {"base_version": base}
+    if teacher := settings.teacher:
+        versions["teacher_version"] = models.version(teacher.model, artifacts.state(), teacher.revision)
+    recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, **versions})
     params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
     return produce(
         artifacts, recipe, launch=EMBEDDING_MODEL.launch(context, launcher, params), metadata=_describe_model
@@ -62,7 +65,9 @@ def _unused(settings: EmbeddingSettings, *, judged: bool) -> set[str]:
     """
     unused = {"max_unknown_share", "micro_batch_size"}  # the limit of a gate, and a question of memory
     if not settings.bm25_factors:
-        unused |= {"bm25_factors", "factor_penalty"}
+        unused.add("factor_penalty")
+    if settings.pretrain == "none":
+        unused.add("pretrain_steps")
     if not judged:
         unused.add("judged_negatives")
     if not settings.lexical_head:
