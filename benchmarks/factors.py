@@ -48,7 +48,7 @@ _PARTS = ("validation", "test")
 
 
 def questions_of(folder: Path, most: int) -> tuple[Passages, list[Questions]]:
-    """Return the passages of a set, and its questions: half to learn from, then a quarter each to choose and to test."""
+    """Return the passages of a set, and its questions: half to learn from, a quarter each to choose and to test."""
     contents, texts, qrels = read_beir(folder)
     names, hashes = list(contents), [text_digest(text) for text in contents.values()]
 

@@ -53,7 +53,7 @@ def test_pre_training_counts_as_an_epoch_and_reads_no_question(base: Path, tmp_p
     def run(held: Questions, **changes: object) -> tuple[EncoderTraining, HybridEncoder, list[dict[str, float]]]:
         wanted = settings(lexical_head=False, epochs=1, max_steps=1, pretrain_steps=2, patience=9, **changes)
         encoder = HybridEncoder.from_base(base, wanted, "1", EXACT)
-        folder = tmp_path / f"{changes}{len(held.ids)}"
+        folder = tmp_path / f"{changes}{held.ids[0]}"
         trained = train(encoder, asked, passages, wanted, Metrics(folder), validation=held)
         lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
         return trained, encoder, [record for record in map(json.loads, lines) if record["phase"] == "pretrain"]
