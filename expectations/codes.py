@@ -1457,6 +1457,22 @@ CODES: dict[str, Code] = {
         "With `retrieval.fusion: auto` the weights come from `fusion_sweep`; another setting may need others.",
         "Run `ft run --asset fusion_sweep`.",
     ),
+    "FT-RET-015": Code(
+        "The ranking needs a rerank model that is not here",
+        "Without that model a search gives another ranking than the one that was evaluated and released.",
+        "Bring back the model that the message names, or release again with the one that you have: "
+        "`ft run --asset retrieval_evaluation`, then `ft run --asset released_collection`.",
+    ),
+    "FT-RET-016": Code(
+        "The rerank model makes the ranking worse",
+        "Every search would take longer to give a worse answer.",
+        "Remove `retrieval.rerank`, or name a cross-encoder that knows the language of the corpus.",
+    ),
+    "FT-RET-017": Code(
+        "The model is not a cross-encoder with one score for a pair",
+        "A head that was never trained, or one for classes, would put passages in a random order.",
+        "Set `retrieval.rerank.model` to a cross-encoder for ranking, such as those of sentence-transformers.",
+    ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",
         "A release that ranks worse would go unnoticed.",

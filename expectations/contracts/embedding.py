@@ -96,13 +96,32 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     distance: Literal["cosine", "dot", "euclid"]
 
 
-class Fusion(msgspec.Struct, frozen=True, kw_only=True):
+class Rerank(msgspec.Struct, frozen=True, kw_only=True):
+    """The cross-encoder that puts the best `top_n` passages of the fused ranking in their final order."""
+
+    model: str
+    """Where it is found: a hub name, a folder, or `package:NAME`."""
+    revision: str | None
+    version: str
+    """Of its content: weights, tokenizer and configuration."""
+    top_n: int
+    max_tokens: int
+    """Of question and passage together, special ones included; the rest of the passage is cut."""
+
+
+class Fusion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The method that makes one ranking of the two arms. The weights count for `weighted_sum` only."""
 
     fusion: Literal["weighted_sum", "dbsf", "rrf"]
     dense_weight: float
     sparse_weight: float
     prefetch_limit: int
+    rerank: Rerank | None = None
+    """The model that ranks the best passages again; None: the fused ranking is what serves."""
+
+    def without_rerank(self) -> Fusion:
+        """Return the fusion alone."""
+        return msgspec.structs.replace(self, rerank=None)
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,7 +179,7 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fusion_fp(self) -> str:
-        """The sha256 of weights, method, prefetch and idf: a change costs an evaluation and no encoding."""
+        """The sha256 of weights, method, prefetch, rerank model, idf: a change costs an evaluation and no encoding."""
         fusion = msgspec.to_builtins(self.fusion)
         return digest([fusion, self.lexical.frequencies_sha256] if self.lexical else fusion)
 

@@ -292,6 +292,14 @@ def not_below_bm25(where: str, gain: Interval) -> list[Violation]:
     return _certain_loss("FT-RET-011", where, gain, MAX_SERVED_LOSS)
 
 
+def rerank_is_worth_it(where: str, gain: Interval) -> list[Violation]:
+    """FT-RET-016: paired on the same queries, the ranking with the rerank model is not worse than the one without it.
+
+    As in `not_below_bm25`, a mean loss of up to 0.005 passes.
+    """
+    return _certain_loss("FT-RET-016", where, gain, MAX_SERVED_LOSS)
+
+
 def recall_is_enough(where: str, recall: float, least: float) -> list[Violation]:
     """FT-RET-002: Recall@10 of the fused ranking is at least the configured one."""
     if recall >= least:

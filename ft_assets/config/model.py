@@ -786,6 +786,27 @@ class EmbeddingSettings(ConfigSection):
         return self
 
 
+class RerankSettings(ConfigSection):
+    """A cross-encoder that reads question and passage together and puts the best passages in their final order. It
+    costs time in every search, and nothing when passages change."""
+
+    model: str
+    """The cross-encoder, with one score for a pair: a hub name, a folder, or `package:NAME`. A change encodes nothing
+    and writes no point: the candidate is evaluated with it and without it."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub model. Null takes the default branch; what counts is the content that was
+    evaluated, and another one is refused."""
+    top_n: PositiveInt = 30
+    """Passages of the fused ranking that are ranked again; those after them keep their order. More find more and take
+    more time: each is one pair for the model."""
+    max_tokens: PositiveInt = 512
+    """Tokens of question and passage together that the model reads; the rest of the passage is cut. 512 is what most
+    cross-encoders were trained with."""
+    batch_size: PositiveInt = 32
+    """Pairs that the evaluation scores at the same time. It decides memory and speed, not the result; it is halved by
+    itself when memory runs out."""
+
+
 class RetrievalSettings(ConfigSection):
     distance: Literal["cosine", "dot", "euclid"] = "cosine"
     """Measure of the dense arm in Qdrant. Vectors have length 1, so all three rank the dense arm alike; choose what
@@ -825,6 +846,9 @@ class RetrievalSettings(ConfigSection):
     """Candidates that each arm finds, at least 100 and ten times `top_k`. Both arms score the candidates of both, and
     the fusion ranks them: with 100, the ten best of 5,000 synthetic passages were always those of an exact search. More
     candidates take more time."""
+    rerank: RerankSettings | None = None
+    """Rank the best passages again with a cross-encoder. Null, because it needs a model that knows your language and
+    takes many times as long as the search itself."""
     top_k: PositiveInt = 10
     """Passages that `ft search` shows, unless `-k` is given."""
     evaluate_on: Literal["validation", "test"] = "test"
@@ -873,6 +897,11 @@ class RetrievalSettings(ConfigSection):
             raise ValueError(
                 "fusion `dbsf` adds scores, and a nearer point has a smaller euclidean distance: the dense arm would "
                 "rank in reverse order. Use `weighted_sum` or `rrf`, or another distance."
+            )
+        if self.rerank and self.rerank.top_n > self.prefetch_limit:
+            raise ValueError(
+                f"rerank.top_n ({self.rerank.top_n}) is larger than prefetch_limit ({self.prefetch_limit}): there may "
+                "be fewer candidates than passages to rank again. Raise prefetch_limit or lower rerank.top_n."
             )
         if self.prefetch_limit < max(100, 10 * self.top_k):
             raise ValueError(

@@ -27,6 +27,7 @@ from ft_assets.retrieval.choose_fusion import (
     configured_fusion,
     fusion_of,
     label,
+    served_fusion_of,
     sweep_settings,
     weighted_sums,
 )
@@ -241,7 +242,7 @@ def retrieval_evaluation(
     RETRIEVAL_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     store, releases = artifacts.store(), artifacts.releases()
     settings = settings_of(store, "retrieval")
-    name, fusion = read_collection_file(store.require("qdrant_collection")).collection, fusion_of(store)
+    name, fusion = read_collection_file(store.require("qdrant_collection")).collection, served_fusion_of(store)
     params = RetrievalEvaluationJob(
         collection=name,
         fusion=fusion,
@@ -249,6 +250,7 @@ def retrieval_evaluation(
         live=baseline(store, releases, name, fusion),
         must_compare=settings.tolerance < 1 and not serves(releases, name, fusion),
         bm25=bm25_settings(settings),
+        rerank_batch_size=settings.rerank.batch_size if settings.rerank else 1,
         engine=qdrant.engine().params,
         compute=compute_params(artifacts),
     )
@@ -321,10 +323,15 @@ def _report_points(done: int, total: int) -> None:
 
 def _describe_fusion(before: Release | None, release: Release) -> str:
     """Return what a release says of its fusion: what it was, what it is, and who chose it."""
-    old, new = (label(msgspec.convert(one.details["fusion"], Fusion)) if one else "" for one in (before, release))
+    old, new = (_served(one) if one else "" for one in (before, release))
     chosen = release.details.get(CHOICE_KEY)
     who = f" ({chosen['by']}, {chosen['questions']} questions)" if chosen else ""
     return f"; fusion {old} -> {new}{who}" if old and old != new else f"; fusion {new}{who}"
+
+
+def _served(release: Release) -> str:
+    fusion = msgspec.convert(release.details["fusion"], Fusion)
+    return label(fusion) + (f" ranked again by {fusion.rerank.model}" if fusion.rerank else "")
 
 
 def _describe_sweep(artifact: Artifact) -> Mapping[str, object]:

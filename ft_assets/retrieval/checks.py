@@ -18,7 +18,7 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.embedding.checks import contract_of_model
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.retrieval.audit import Audit, audit, point_violations
-from ft_assets.retrieval.choose_fusion import SWEEP, choice_of, fusion_of, label, sweep_settings
+from ft_assets.retrieval.choose_fusion import SWEEP, choice_of, label, served_fusion_of, sweep_settings
 from ft_assets.retrieval.collection import inspect, passage_versions, serving_of, stored_contract
 from ft_assets.retrieval.jobs import (
     CandidateScores,
@@ -203,6 +203,12 @@ def served_is_exact(evidence: Evidence) -> Verdict:
     return Verdict(rules.served_is_exact(_EVALUATION, gain) if gain else [], _shown("gain", gain))
 
 
+def rerank(evidence: Evidence) -> Verdict:
+    """On the same queries, the ranking with the rerank model is not below the one without it (nDCG@10)."""
+    gain = evidence.store.require(_EVALUATION).summary_as(RetrievalEvaluationSummary).gain_by_rerank
+    return Verdict(rules.rerank_is_worth_it(_EVALUATION, gain) if gain else [], _shown("gain", gain))
+
+
 def recall(evidence: Evidence) -> Verdict:
     """Recall@10 of the fused ranking reaches retrieval.min_recall_at_10."""
     recall_at_10 = evidence.store.require(_EVALUATION).summary_as(CandidateScores).candidate_fused_recall_at_10
@@ -235,7 +241,7 @@ def current(evidence: Evidence) -> Verdict:
     exact = evaluation.summary_as(RetrievalEvaluationSummary).gain_over_exact
     judged = {**evaluation.manifest.recipe.settings, "compared with the exact ranking": exact is not None}
     name = candidate_name(evidence)
-    fusion = fusion_of(evidence.store)
+    fusion = served_fusion_of(evidence.store)
     live = baseline(evidence.store, evidence.releases, name, fusion)
     now = msgspec.to_builtins({"collection": name, "fusion": fusion, "live": live})
     now["compared with the exact ranking"] = True
@@ -300,6 +306,7 @@ GATES = [
     Gate(_EVALUATION, "served_is_exact", served_is_exact),
     Gate(_EVALUATION, "fused_not_below_arms", fusion_is_worth_it),
     Gate(_EVALUATION, "not_below_bm25", bm25),
+    Gate(_EVALUATION, "rerank_is_worth_it", rerank),
     Gate(_EVALUATION, "recall_is_enough", recall),
     Gate(_EVALUATION, "not_worse_than_live", live),
     Gate(_EVALUATION, "consumers_are_satisfied", consumers),

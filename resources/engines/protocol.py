@@ -76,6 +76,8 @@ class Scored(NamedTuple):
     id: str
     score: float
     payload: OpenJson
+    rerank: float | None = None
+    """The score of the cross-encoder, for a point that was ranked again."""
 
 
 class VectorClient(Protocol):
