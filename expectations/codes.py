@@ -1152,6 +1152,22 @@ CODES: dict[str, Code] = {
         "`retrieval.lexical: learned` needs the head of a training with `embedding.lexical_head: true`.",
         "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
     ),
+    "FT-EMB-023": Code(
+        "The tokenizer does not tell where its tokens are in a text",
+        "Factors of BM25 are read from the tokens that a term is made of.",
+        "Choose an `embedding.base_model` with a fast tokenizer (`tokenizer.json`), or set `retrieval.lexical: bm25` "
+        "and `embedding.bm25_factors: false`.",
+    ),
+    "FT-EMB-024": Code(
+        "The model has no factors of BM25, and none were tried",
+        "`retrieval.lexical: bm25_learned` needs a training with `embedding.bm25_factors: true`, which judges them.",
+        "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
+    ),
+    "FT-EMB-025": Code(
+        "The teacher is no cross-encoder with one score",
+        "A cross-encoder reads question and passage together and gives one number for the match.",
+        "Name a model with one output for a pair (`*ForSequenceClassification`) in `embedding.teacher.model`.",
+    ),
     # Estimates
     "FT-EST-001": Code(
         "The hub gave no config.json",

@@ -59,7 +59,8 @@ class Lexical(msgspec.Struct, frozen=True, kw_only=True):
     `average_length` is frozen, so that a new document changes no stored vector. The last two belong to the query alone.
     """
 
-    kind: Literal["bm25"] = "bm25"
+    kind: Literal["bm25", "bm25_learned"] = "bm25"
+    """`bm25_learned`: the weights of a passage are multiplied by factors of the model (`factors_sha256`)."""
     language: str
     stop_words: list[str]
     terms_sha256: str
@@ -162,6 +163,8 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
     texts: Texts
     lexical: Lexical | None = None
     """The lexical arm by BM25; None: the arm is the learned head (`sparse`)."""
+    factors_sha256: str | msgspec.UnsetType = msgspec.UNSET
+    """The model's factors of BM25's weights. Not set where none were trained, or none that gain certainly."""
     serving: Serving | None = None
     fusion: Fusion | None = None
     probes: list[Probe] = []
@@ -185,7 +188,14 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
         """The sha256 of everything that invalidates stored vectors: `encode_fp`, the served dimension, the distance,
         the storage, and the passages' side of BM25."""
         parts = [self.encode_fp, msgspec.to_builtins(self.serving)]
-        return digest([*parts, self.lexical.passage_side] if self.lexical else parts)
+        return digest([*parts, self.lexical_side] if self.lexical_side else parts)
+
+    @property
+    def lexical_side(self) -> dict[str, object] | None:
+        """Everything that changes what a passage stores for the lexical arm by BM25; None without that arm."""
+        if self.lexical is None or self.lexical.kind == "bm25":
+            return self.lexical and self.lexical.passage_side
+        return {**self.lexical.passage_side, "factors": self.factors_sha256 or None}
 
     @property
     def fusion_fp(self) -> str:

@@ -656,6 +656,20 @@ class DpoSettings(TrainSettings):
         return self
 
 
+class TeacherSettings(ConfigSection):
+    """A cross-encoder that reads question and passage together, and teaches the encoder how it ranks them."""
+
+    model: str
+    """The cross-encoder, with one score for a pair: a hub name, a folder, or `package:NAME`."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub model. Null takes the default branch."""
+    max_tokens: PositiveInt = 512
+    """Tokens of question and passage together that it reads; the rest of the passage is cut."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of its loss next to the contrast, which counts 1: the divergence of the dense scores of a question's right
+    and hard passages from the teacher's. Equal by default, as in FlagEmbedding."""
+
+
 class EmbeddingSettings(ConfigSection):
     base_model: str
     """The encoder to train: a hub name, a folder, or `package:NAME` for a model in a Python package."""
@@ -680,6 +694,14 @@ class EmbeddingSettings(ConfigSection):
     lexical_head: bool = False
     """Train a lexical head too, for `retrieval.lexical: learned`. Off, because BM25 serves by default: the encoder is
     then trained for the dense arm alone, and its artifact has no head."""
+    bm25_factors: bool = later(False)
+    """Learn factors of BM25's weights too, for `retrieval.lexical: bm25_learned`: for each term of a passage a number
+    between 0 and 2. They are taken only where the validation questions are certainly ranked better with them; otherwise
+    BM25 serves as it is. Off, because BM25 serves by default."""
+    factor_penalty: float = later(10.0, ge=0)
+    """Weight of the penalty that holds the factors near 1 (`bm25_factors`): it multiplies their mean square distance
+    from 1. Less lets them move farther, and unlearn what BM25 knows. 10 gained on validation questions of two sets of
+    three and lost on none; 1 lost on one (docs/retrieval.md)."""
     matryoshka: list[PositiveInt] = []
     """Smaller dimensions to train for, next to the full one; `retrieval.dimension` may then be one of them. Empty
     trains the full dimension alone."""
@@ -720,6 +742,16 @@ class EmbeddingSettings(ConfigSection):
     self_distill: bool = True
     """Teach each arm from the fused ranking of the same step (BGE-M3, arXiv 2402.03216), where a lexical head is
     trained. There it lifted the lexical arm from 36.7 to 53.9 nDCG@10 on MIRACL."""
+    teacher: TeacherSettings | None = later(None)
+    """Learn the scores of a cross-encoder too. Each pair of a question and a passage is scored once, which takes about
+    as long as a training step of a model of its size. It needs wrong passages to tell apart (`hard_negatives`). Null,
+    because it needs a cross-encoder that knows your language."""
+    pretrain: Literal["none", "ict"] = later("none")
+    """Train on the corpus itself before the questions: with `ict` (inverse cloze task) a sentence of a passage has to
+    find the rest of it. It counts as the first epoch. For an encoder that knows little of the language; `none`, because
+    it takes time and gained nothing certain for one that does (docs/retrieval.md)."""
+    pretrain_steps: PositiveInt = later(1000)
+    """Steps of `pretrain` at most; the default is a pass over 32,000 passages."""
     patience: PositiveInt = 2
     """Epochs without a better ranking of the validation questions after which the training stops. After each epoch
     they are ranked by dense + BM25 (with a lexical head: dense + 0.3 x its scores), and the epoch with the best nDCG@10
@@ -738,6 +770,20 @@ class EmbeddingSettings(ConfigSection):
     seed: int = 42
     """Seed of the order of questions and of the drawn passages. The same seed on the same hardware gives the same
     result."""
+
+    @model_validator(mode="after")
+    def _check_what_is_trained(self) -> Self:
+        if self.epochs == 0 and self.pretrain != "none":
+            raise ValueError(
+                f"pretrain is `{self.pretrain}` and epochs is 0: nothing is trained. Raise epochs, or set "
+                "pretrain: none."
+            )
+        if self.teacher and self.hard_negatives == 0 and self.judged_negatives == 0:
+            raise ValueError(
+                "teacher is set, hard_negatives is 0 and judged_negatives is 0: a question has one passage, and "
+                "nothing to teach. Set hard_negatives: 1 or more."
+            )
+        return self
 
 
 class RerankSettings(ConfigSection):
@@ -768,10 +814,11 @@ class RetrievalSettings(ConfigSection):
     dimension: PositiveInt | None = None
     """Dimensions of the stored dense vectors, for less memory: the model must be trained for it
     (`embedding.matryoshka`). Null keeps all."""
-    lexical: Literal["bm25", "learned"] = "bm25"
+    lexical: Literal["bm25", "learned", "bm25_learned"] = "bm25"
     """The lexical arm: `bm25` over words and pairs of characters of the whole passage, or the weights that the encoder
-    has `learned` for its own tokens, as BGE-M3 does (`embedding.lexical_head: true` trains them). A change writes
-    every point again; to `learned` also encodes all."""
+    has `learned` for its own tokens, as BGE-M3 does (`embedding.lexical_head: true` trains them). `bm25_learned` is
+    BM25 times factors of the encoder (`embedding.bm25_factors: true` learns them), where they gain for certain. A
+    change writes every point again; to a learned one also encodes all."""
     language: str = "auto"
     """Language of the stems and stop words of `bm25`, such as `english` or `german`. `auto` takes the language whose
     stop words are the largest share of the words; `none` keeps words as they are. Scripts without spaces between words
@@ -1357,6 +1404,15 @@ class Settings(ConfigSection):
             raise ValueError(
                 "retrieval.lexical is `learned` and embedding.lexical_head is false: no lexical head would be trained. "
                 "Set embedding.lexical_head: true, or retrieval.lexical: bm25."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_factors(self) -> Self:
+        if self.embedding and self.retrieval.lexical == "bm25_learned" and not self.embedding.bm25_factors:
+            raise ValueError(
+                "retrieval.lexical is `bm25_learned` and embedding.bm25_factors is false: no factors would be learned. "
+                "Set embedding.bm25_factors: true, or retrieval.lexical: bm25."
             )
         return self
 

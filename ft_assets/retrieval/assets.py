@@ -163,9 +163,11 @@ def passage_vectors(
 ) -> dg.MaterializeResult[object]:
     PASSAGE_VECTORS.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(artifacts.store(), "retrieval")
-    bm25 = bm25_settings(settings) if settings.lexical == "bm25" else None
-    recipe = PASSAGE_VECTORS.recipe(artifacts, {"bm25": msgspec.to_builtins(bm25)} if bm25 else {})
-    params = EncodeJob(compute=compute_params(artifacts), bm25=bm25)
+    bm25 = None if settings.lexical == "learned" else bm25_settings(settings)
+    factors = settings.lexical == "bm25_learned"
+    values: dict[str, object] = {"bm25": msgspec.to_builtins(bm25)} if bm25 else {}
+    recipe = PASSAGE_VECTORS.recipe(artifacts, {**values, "factors": True} if factors else values)
+    params = EncodeJob(compute=compute_params(artifacts), bm25=bm25, factors=factors)
     return produce(artifacts, recipe, launch=PASSAGE_VECTORS.launch(context, launcher, params))
 
 

@@ -92,14 +92,18 @@ def same_model(evidence: Evidence) -> Verdict:
 
 def lexical_arm(evidence: Evidence) -> Verdict:
     """The lexical vectors are of the arm that the settings ask for, with its language, stop words, k1 and b."""
-    lexical = contract_of(evidence.store.require(_VECTORS)).lexical
-    settings = settings_of(evidence.store, "retrieval")
+    contract, settings = contract_of(evidence.store.require(_VECTORS)), settings_of(evidence.store, "retrieval")
+    lexical = contract.lexical
     stored: dict[str, object] = {"lexical": "learned"}
     wanted: dict[str, object] = {"lexical": settings.lexical}
     if lexical:
         stored |= {"lexical": lexical.kind, "bm25_k1": lexical.k1, "bm25_b": lexical.b}
         stored |= {"language": lexical.language, "stop_words": lexical.stop_words}
-    if settings.lexical == "bm25":
+    if settings.lexical == "bm25_learned":
+        factors = contract_of_model(evidence).factors_sha256 or None
+        stored |= {"factors": (lexical and lexical.kind == "bm25_learned" and contract.factors_sha256) or None}
+        wanted |= {"lexical": "bm25_learned" if factors else "bm25", "factors": factors}
+    if settings.lexical != "learned":
         wanted |= {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
         wanted |= {} if settings.language == "auto" else {"language": settings.language}
         wanted |= {} if settings.stop_words is None else {"stop_words": sorted(set(settings.stop_words))}

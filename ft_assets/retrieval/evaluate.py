@@ -28,7 +28,7 @@ from ft_assets.embedding.scores import (
     write_scores,
 )
 from ft_assets.retrieval.collection import stored_contract
-from ft_assets.retrieval.exact import bm25_rankings, exact_rankings
+from ft_assets.retrieval.exact import bm25_rankings, exact_rankings, is_bm25
 from ft_assets.retrieval.jobs import Baseline, RetrievalEvaluationJob, RetrievalEvaluationSummary, read_collection_file
 from ft_assets.retrieval.query import Reranking, candidates, rank_again
 from ft_assets.retrieval.rerank import Reranker, load_reranker
@@ -86,7 +86,7 @@ def main(job: Job) -> Artifact:
     params = job.params_as(RetrievalEvaluationJob)
     store = job.artifacts()
     vectors = job.input("passage_vectors")
-    passages = read_passages(job.input("passages"), contents=contract_of(vectors).lexical is None)
+    passages = read_passages(job.input("passages"), contents=not is_bm25(vectors))
     questions = require_questions(job.input("retrieval_splits"), params.evaluate_on, passages, "retrieval_evaluation")
     collection = read_collection_file(job.input("qdrant_collection")).collection
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
