@@ -262,6 +262,23 @@ class LocalClient(ServerClient):
         if connected and not self._seal.is_file():
             write_seal(self._seal, self._folder.parent, self._files(), _LIBRARY)
 
+    def _sync(self) -> None:
+        """Put meta.json on the disk: the library replaces it, and a power cut could leave an empty file."""
+        sync_to_disk(self._meta_file)
+        sync_to_disk(self._meta_file.parent)
+
+    def drop(self, name: str) -> None:
+        super().drop(name)
+        self._sync()
+
+    def set_metadata(self, name: str, changes: Mapping[str, object]) -> None:
+        super().set_metadata(name, changes)
+        self._sync()
+
+    def point(self, alias: str, name: str) -> None:
+        super().point(alias, name)
+        self._sync()
+
     def _files(self) -> list[Path]:
         points = list_files(self._folder) if self._folder.is_dir() else []
         return [*points, *self._folder.parent.glob(_META)]
@@ -347,6 +364,7 @@ class LocalClient(ServerClient):
             with closing(sqlite3.connect(place / _FILE)) as file:
                 file.execute("PRAGMA journal_mode=WAL")
         super().create(name, serving, metadata)
+        self._sync()
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
         """Copies the file that holds the points, which the new collection then reads."""
@@ -365,6 +383,7 @@ class LocalClient(ServerClient):
         copied.rename(place)
         faults.point("local.enter")
         super().create(name, serving, metadata)
+        self._sync()
         return True
 
     def _meta(self) -> OpenJson:
