@@ -181,6 +181,29 @@ def aliased(client: VectorClient, alias: str) -> str | None:
     return client.aliases().get(alias)
 
 
+def other_engine_serves(engine: QdrantEngine) -> str:
+    """Return what to do where the alias is in the other embedded engine of this state; empty where it is not there.
+
+    A config.yaml that names no engine was one for `local` in earlier product versions.
+    """
+    other = replace(engine, kind="local" if engine.kind == "edge" else "edge")
+    try:
+        aliases = msgspec.json.decode((other.folder / "meta.json").read_bytes(), type=_Aliases).aliases
+    except (OSError, msgspec.MsgspecError):
+        return ""
+    if engine.kind == "server" or engine.alias not in aliases:
+        return ""
+    return (
+        f"It is in the engine `{other.kind}` of this state, and qdrant.engine is `{engine.kind}`. Set `qdrant.engine: "
+        f"{other.kind}`, or move it with `FT__QDRANT__ENGINE={other.kind} ft migrate --to {engine.kind}`, or build it "
+        "again with `ft run --group retrieval`."
+    )
+
+
+class _Aliases(msgspec.Struct):
+    aliases: dict[str, str] = {}
+
+
 def _refused(code: str, where: str, found: str) -> Refused:
     refusal = violation(code, where=where, field="qdrant", found=found, expected="an open engine")
     return Refused("opening Qdrant", [refusal])
