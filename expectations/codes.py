@@ -1324,7 +1324,7 @@ CODES: dict[str, Code] = {
     "FT-QDR-008": Code(
         "The library of the edge engine is not installed",
         "`qdrant.engine: edge` runs in this process and needs it.",
-        "Run `pip install 'ft-assets[edge]'`, or choose another engine.",
+        "Run `pip install 'ft-assets[platform]'`, which has it, or set `qdrant.engine: local`.",
     ),
     "FT-QDR-009": Code(
         "The two engines score differently",
@@ -1504,7 +1504,7 @@ CODES: dict[str, Code] = {
     "FT-RUN-001": Code(
         "A database of Dagster is damaged",
         "Runs can be neither recorded nor shown. Artifacts, releases and searches do not need it.",
-        "Move the folder `dagster/storage` of the state away: the history of runs is lost, and artifacts are reused.",
+        "Move the folder that is named away: the history of runs is lost, and artifacts are reused.",
     ),
     # Splits
     "FT-SPLIT-002": Code(

@@ -52,7 +52,7 @@ class QdrantResource(dg.ConfigurableResource[None]):
     """The vector engine that config.yaml names. The API key comes only from QDRANT_API_KEY."""
 
     state_dir: str
-    kind: str = "local"
+    kind: str = "edge"
     url: str | None = None
     alias: str = "passages"
     lock_timeout: float = 60.0

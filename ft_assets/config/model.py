@@ -1173,10 +1173,10 @@ class StorageSettings(ConfigSection):
 
 
 class QdrantSettings(ConfigSection):
-    engine: Literal["local", "server", "edge"] = "local"
-    """`local` and `edge` keep points below the state folder; `server` needs `url`, and its API key comes from
-    QDRANT_API_KEY. `local` needs no service and is enough up to 20,000 passages; `edge` (extra `edge`) is Qdrant's own
-    engine in this process."""
+    engine: Literal["local", "server", "edge"] = "edge"
+    """`edge` is Qdrant's own engine in this process, with its points below the state folder: an index, a log, no
+    service. `server` needs `url`, and its API key comes from QDRANT_API_KEY. `local` is qdrant-client's engine in
+    Python, in small files; it compares a query with every point and is refused above 20,000 passages."""
     url: str | None = None
     """Address of the server, `https://host:6333`; only with `engine: server`. A key is refused over plain http, except
     to the loopback."""
@@ -1192,7 +1192,7 @@ class QdrantSettings(ConfigSection):
     @model_validator(mode="after")
     def _check_url(self) -> Self:
         if self.engine == "server" and not self.url:
-            raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `local`.")
+            raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `edge`.")
         address = urlsplit(self.url or "")
         if address.username or address.password:
             # without the value: an error is printed and logged

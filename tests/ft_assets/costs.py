@@ -22,6 +22,7 @@ from ft_assets.config.load import load_settings
 from ft_assets.definitions import build_defs
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
+from tests.copying import copy_tree
 from tests.ft_assets.adapters.tiny_llm import build_base
 from tests.ft_assets.daemon import Daemon
 
@@ -156,7 +157,7 @@ class Whole:
 
     def copy(self, root: Path, instance: dg.DagsterInstance) -> Whole:
         """Return a copy of the project in another folder, whose daemon continues from this one."""
-        shutil.copytree(self.root, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "dagster"))
+        copy_tree(self.root, root, leave="models dagster", exist_ok=True)
         if (self.root / "state/models").is_dir():
             (root / "state/models").symlink_to(self.root / "state/models")
         copy = Whole(root, instance)

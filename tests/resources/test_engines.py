@@ -509,7 +509,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "resources.engines.edge", None)
     with pytest.raises(Refused, match="FT-QDR-008") as refusal:
         QdrantEngine("edge", tmp_path, None, "passages", None, 0.3).open().__enter__()
-    assert "ft-assets[edge]" in refusal.value.violations[0].fix
+    assert "ft-assets[platform]" in refusal.value.violations[0].fix
 
 
 def test_a_collection_whose_folder_was_deleted_is_gone_and_can_be_created_again(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_settings_of_a_training_without_effect_are_refused(config: Path, keys: s
 @pytest.mark.parametrize(
     ("qdrant", "reason"),
     [
-        ("{storage: {on_disk: true}}", "qdrant.storage has no effect on engine `local`"),
+        ("{engine: local, storage: {on_disk: true}}", "qdrant.storage has no effect on engine `local`"),
         ("{engine: edge, storage: {shards: 2}}", "need a server; qdrant.engine is `edge`"),
         ("{engine: edge, storage: {oversampling: 2}}", "oversampling has no effect without quantization"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -21,9 +22,10 @@ from ft_assets.embedding.scores import read_scores
 from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import point_id, stored_contract
+from ft_assets.retrieval.migrate import migrate
 from ft_assets.retrieval.search import Retriever
 from ft_assets.retrieval.vectors import contract_of, frequencies_of, read_vectors
-from resources.qdrant import aliased
+from resources.qdrant import QdrantEngine, aliased
 from tests.ft_assets.retrieval.conftest import DATA_SIDE, RETRIEVAL_SIDE, Graph
 
 pytestmark = pytest.mark.slow
@@ -53,8 +55,10 @@ def test_a_point_stores_what_bm25_gives_its_passage_and_the_table_counts_all(rel
     assert table.counts == {number: count for number, count in counts.items() if count > 1}
 
 
-def test_another_service_asks_with_the_metadata_alone(released: Graph) -> None:
-    with released.qdrant.engine().open() as client:
+def test_another_service_asks_with_the_metadata_alone(released: Graph, tmp_path: Path) -> None:
+    local = QdrantEngine("local", tmp_path / "qdrant", None, "passages", None, 5.0)
+    migrate(released.qdrant.engine(), local, [])
+    with local.open() as client:
         name = str(aliased(client, "passages"))
         # the service has qdrant-client, the model folder and the metadata
         connection = client.client  # type: ignore[attr-defined]
