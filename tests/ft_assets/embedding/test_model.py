@@ -133,15 +133,15 @@ def test_texts_that_do_not_fit_into_memory_together_are_encoded_in_smaller_batch
     import torch
 
     together = encoder.encode(passages.contents)
-    forward, tried = encoder.forward, []
+    hidden, tried = encoder.hidden, []
 
-    def within_memory(tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def within_memory(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         tried.append(len(tokens))
         if len(tokens) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(tokens, mask)
+        return hidden(tokens, mask)
 
-    monkeypatch.setattr(encoder, "forward", within_memory)
+    monkeypatch.setattr(encoder, "hidden", within_memory)
     again = encoder.encode(passages.contents)
     assert tried[0] == len(passages.contents)
     assert max(tried[-2:]) <= 4
