@@ -1163,11 +1163,6 @@ CODES: dict[str, Code] = {
         "`retrieval.lexical: bm25_learned` needs a training with `embedding.bm25_factors: true`, which judges them.",
         "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
     ),
-    "FT-EMB-025": Code(
-        "The teacher is no cross-encoder with one score",
-        "A cross-encoder reads question and passage together and gives one number for the match.",
-        "Name a model with one output for a pair (`*ForSequenceClassification`) in `embedding.teacher.model`.",
-    ),
     # Estimates
     "FT-EST-001": Code(
         "The hub gave no config.json",
@@ -1471,7 +1466,8 @@ CODES: dict[str, Code] = {
     "FT-RET-017": Code(
         "The model is not a cross-encoder with one score for a pair",
         "A head that was never trained, or one for classes, would put passages in a random order.",
-        "Set `retrieval.rerank.model` to a cross-encoder for ranking, such as those of sentence-transformers.",
+        "Set `retrieval.rerank.model` or `embedding.teacher.model` to a cross-encoder for ranking, such as those of "
+        "sentence-transformers.",
     ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",

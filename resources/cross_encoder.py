@@ -4,6 +4,7 @@
 # pyright: basic
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from expectations.violations import Refused, violation
 from resources import models
 from resources.accelerator import Compute
 from resources.memory import with_smaller_batches
-from resources.model_check import require_all_read
+from resources.model_check import check_model
 
 _BATCH = 32
 
@@ -22,22 +23,18 @@ _BATCH = 32
 class CrossScorer:
     """Scores questions with passages."""
 
-    def __init__(self, folder: Path, max_tokens: int, compute: Compute) -> None:
-        """`max_tokens`: of question and passage together; the rest of the passage is cut.
-
-        Raises Refused: FT-EMB-025 the model has another number of scores than one, FT-TRAIN-067 to FT-TRAIN-069 its
-        folder lacks a tensor, or has one of another shape.
-        """
-        self._model, self._compute = _load(folder, max_tokens, compute), compute
+    def __init__(self, model: Any, compute: Compute) -> None:
+        self._model, self._compute = model, compute
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = _BATCH) -> np.ndarray:
-        """Return the score of each (question, passage), larger for a better match: what the head gives, no sigmoid."""
+        """Return the score of each (question, passage): the output of the head, which is larger for a better match."""
         import torch
 
         dtype = getattr(torch, self._compute.dtype)
 
         def predict(size: int) -> np.ndarray:
             with torch.autocast(self._compute.device, dtype=dtype, enabled=dtype is not torch.float32):
+                # no sigmoid: above a score of 17 it is 1.0 for every passage
                 return self._model.predict(
                     list(pairs), batch_size=size, show_progress_bar=False, activation_fn=torch.nn.Identity()
                 )
@@ -45,23 +42,25 @@ class CrossScorer:
         return with_smaller_batches(predict, batch_size) if pairs else np.empty(0, np.float32)
 
 
-def _load(folder: Path, max_tokens: int, compute: Compute) -> Any:
+def load_cross_encoder(folder: Path, max_tokens: int, compute: Compute) -> CrossScorer:
+    """Return the cross-encoder in a folder. `max_tokens`: of question and passage together; the rest is cut.
+
+    Raises Refused: FT-RET-017 it is no cross-encoder with one score; FT-TRAIN-067 to FT-TRAIN-069 the folder lacks a
+    tensor, or has one of another shape.
+    """
     import torch
     from sentence_transformers import CrossEncoder
-    from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    kind = (config.architectures or ["none"])[0]
-    if not kind.endswith("ForSequenceClassification") or config.num_labels != 1:
-        found, expected = f"{kind}, {config.num_labels} outputs", "ForSequenceClassification, 1 output"
-        other = violation("FT-EMB-025", where=str(folder), field="architecture", found=found, expected=expected)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    kinds, labels = config.get("architectures") or ["none"], len(config.get("id2label") or {0: "", 1: ""})
+    if not kinds[0].endswith("ForSequenceClassification") or labels != 1:
+        found = f"{kinds[0]} with {labels} outputs" if kinds[0].endswith("Classification") else kinds[0]
+        expected = "ForSequenceClassification with 1 output"
+        other = violation("FT-RET-017", where=str(folder), field="architecture", found=found, expected=expected)
         raise Refused(f"loading {folder}", [other])
+    if faults := check_model(folder, classifier=True):
+        raise Refused(f"loading {folder}", faults)
     models.silence_progress_bars()
-    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False, "use_safetensors": True}
-    checked: Any = AutoModelForSequenceClassification.from_pretrained(
-        folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
-    require_all_read(folder, *checked)
     model = CrossEncoder(
         str(folder),
         device=compute.device,
@@ -71,4 +70,4 @@ def _load(folder: Path, max_tokens: int, compute: Compute) -> Any:
         model_kwargs={"use_safetensors": True, "dtype": torch.float32},
     )
     model.eval()
-    return model
+    return CrossScorer(model, compute)

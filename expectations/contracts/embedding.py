@@ -49,6 +49,8 @@ class Sparse(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_sha256: str
     vocabulary: int
     masked_ids: list[int]
+    prompts: Literal["masked"] | msgspec.UnsetType = msgspec.UNSET
+    """The tokens of a prompt have no weight. Not set without prompts, or where an earlier release trained the head."""
     activation: str = "relu"
     aggregation: str = "max"
 

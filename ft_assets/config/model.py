@@ -680,11 +680,11 @@ class EmbeddingSettings(ConfigSection):
     """Step from token vectors to one dense vector: their `mean`, or the first token's (`cls`). Use the one that the
     base model was trained with: BGE models use `cls`, MiniLM and E5 `mean`."""
     query_prompt: str = ""
-    """Text put before every query, as the base model expects it (E5: `"query: "`). It also enters the vector of a
-    lexical head. Empty for models without prompts."""
+    """Text put before every query, as the base model expects it (E5: `"query: "`). It enters the dense vector; a
+    lexical head gives its tokens no weight. Empty for models without prompts."""
     passage_prompt: str = ""
-    """Text put before every passage, as the base model expects it (E5: `"passage: "`). It also enters the vector of a
-    lexical head. Empty for models without prompts."""
+    """Text put before every passage, as the base model expects it (E5: `"passage: "`). It enters the dense vector; a
+    lexical head gives its tokens no weight. Empty for models without prompts."""
     query_max_tokens: PositiveInt = 64
     """Tokens of a query that are encoded, its prompt included; the rest is cut. Questions are short, and a small limit
     bounds the time of a search."""
@@ -748,8 +748,8 @@ class EmbeddingSettings(ConfigSection):
     because it needs a cross-encoder that knows your language."""
     pretrain: Literal["none", "ict"] = later("none")
     """Train on the corpus itself before the questions: with `ict` (inverse cloze task) a sentence of a passage has to
-    find the rest of it. It counts as the first epoch. For an encoder that knows little of the language; `none`, because
-    it takes time and gained nothing certain for one that does (docs/retrieval.md)."""
+    find the rest of it. It counts as the first epoch. For an encoder that knows little of the language. `none`, because
+    it takes time, and a certain gain on validation questions has to be shown first (docs/retrieval.md)."""
     pretrain_steps: PositiveInt = later(1000)
     """Steps of `pretrain` at most; the default is a pass over 32,000 passages."""
     patience: PositiveInt = 2
@@ -770,6 +770,11 @@ class EmbeddingSettings(ConfigSection):
     seed: int = 42
     """Seed of the order of questions and of the drawn passages. The same seed on the same hardware gives the same
     result."""
+
+    @property
+    def masks_prompts(self) -> bool:
+        """A lexical head is trained on texts with prompts, whose tokens get no weight."""
+        return self.lexical_head and bool(self.query_prompt or self.passage_prompt)
 
     @model_validator(mode="after")
     def _check_what_is_trained(self) -> Self:

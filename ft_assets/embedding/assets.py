@@ -49,6 +49,8 @@ def embedding_model(
     unused = _unused(settings, judged=has_negatives(artifacts.store().require("retrieval_splits"), "train"))
     recipe_values = {name: value for name, value in values.items() if name not in unused}
     versions = {"base_version": base}
+    if settings.masks_prompts:  # an earlier release gave them weights
+        versions["prompts"] = "masked"
     if teacher := settings.teacher:
         versions["teacher_version"] = models.version(teacher.model, artifacts.state(), teacher.revision)
     recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, **versions})

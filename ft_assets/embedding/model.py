@@ -117,6 +117,11 @@ class HybridEncoder:
         self.factors: FactorHead | None = None
         """Factors of BM25's weights, where they were trained and taken."""
         self._masked = torch.tensor(contract.sparse.masked_ids, device=compute.device)
+        prompts = {contract.texts.query_prompt, contract.texts.passage_prompt} if contract.sparse.prompts else set()
+        self._prompts = [
+            torch.tensor(self._read_prompt(text), device=compute.device) for text in sorted(prompts) if text
+        ]
+        """The first tokens of a text with a prompt, to the prompt's end."""
         self.eval()
 
     # -- load and save ------------------------------------------------------------------------------------------
@@ -141,6 +146,7 @@ class HybridEncoder:
                 tokenizer_sha256=_tokenizer_digest(tokenizer),
                 vocabulary=len(tokenizer),
                 masked_ids=sorted(tokenizer.all_special_ids),
+                prompts="masked" if settings.masks_prompts else msgspec.UNSET,
             ),
             texts=Texts(
                 query_prompt=settings.query_prompt,
@@ -304,6 +310,9 @@ class HybridEncoder:
         if not self.head:
             return torch.zeros(mask.shape, device=mask.device)
         counted = mask.bool() & ~torch.isin(tokens, self._masked)
+        for prompt in self._prompts:
+            width = len(prompt)
+            counted[:, :width] &= ~(tokens[:, :width] == prompt[: tokens.shape[1]]).all(-1, keepdim=True)
         weights = self.head(hidden).float()
         return torch.where(counted, weights, torch.zeros_like(weights))
 
@@ -369,6 +378,15 @@ class HybridEncoder:
         yield from self.backbone.named_parameters(prefix="backbone")
         if self.head:
             yield from self.head.named_parameters(prefix="head")
+
+    def _read_prompt(self, prompt: str) -> list[int]:
+        """Return the tokens from the start of a text to the end of its prompt."""
+        if not self.tokenizer.is_fast:
+            ids: list[int] = self.tokenizer(prompt)["input_ids"]
+            return [number for n, number in enumerate(ids) if n == 0 or number not in self.contract.sparse.masked_ids]
+        read = self.tokenizer(f"{prompt}x", return_offsets_mapping=True)
+        ends = [end for _, end in read["offset_mapping"]]
+        return read["input_ids"][: max((n + 1 for n, end in enumerate(ends) if 0 < end <= len(prompt)), default=0)]
 
     def _limit(self, kind: Kind) -> int:
         return self.contract.texts.query_max_tokens if kind == "query" else self.contract.texts.passage_max_tokens

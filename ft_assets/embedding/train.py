@@ -35,7 +35,7 @@ from ft_assets.embedding.teach import Score, Teacher, distilled_loss
 from ft_assets.embedding.train_factors import learn_factors
 from resources import accelerator, models
 from resources.artifacts import Artifact
-from resources.cross_encoder import CrossScorer
+from resources.cross_encoder import load_cross_encoder
 from resources.launcher import Job, run_worker
 from resources.telemetry import METRICS_FILE, Metrics
 
@@ -100,7 +100,7 @@ def _load_teacher(settings: EmbeddingSettings, state: Path, compute: accelerator
     if settings.teacher is None:
         return None
     folder = models.locate(settings.teacher.model, state, settings.teacher.revision)
-    return CrossScorer(folder, settings.teacher.max_tokens, compute).score
+    return load_cross_encoder(folder, settings.teacher.max_tokens, compute).score
 
 
 @dataclass

@@ -14,6 +14,7 @@ from expectations.markdown import bar_table
 from expectations.rules import retrieval as rules
 from expectations.violations import Refused
 from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import EmbeddingSettings
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
@@ -176,7 +177,8 @@ def base_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     base, version = _base_of(artifacts)
-    recipe = BASE_VECTORS.recipe(artifacts, {**base, "base_version": version})
+    masked = {"prompts": "masked"} if EmbeddingSettings.model_validate(base).masks_prompts else {}
+    recipe = BASE_VECTORS.recipe(artifacts, {**base, "base_version": version, **masked})
     params = EncodeJob(compute=compute_params(artifacts), base=base)
     return produce(artifacts, recipe, launch=BASE_VECTORS.launch(context, launcher, params))
 

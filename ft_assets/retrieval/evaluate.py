@@ -31,10 +31,11 @@ from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.exact import bm25_rankings, exact_rankings, is_bm25
 from ft_assets.retrieval.jobs import Baseline, RetrievalEvaluationJob, RetrievalEvaluationSummary, read_collection_file
 from ft_assets.retrieval.query import Reranking, candidates, rank_again
-from ft_assets.retrieval.rerank import Reranker, load_reranker
+from ft_assets.retrieval.rerank import load_reranker
 from ft_assets.retrieval.vectors import contract_of
 from resources import accelerator
 from resources.artifacts import Artifact, ArtifactStore
+from resources.cross_encoder import CrossScorer
 from resources.engines.protocol import Arm, Scored, VectorClient
 from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
@@ -54,7 +55,7 @@ class _System:
     collection: str
     model: Artifact
     fusion: Fusion
-    reranker: Reranker | None
+    reranker: CrossScorer | None
 
 
 @dataclass

@@ -20,13 +20,13 @@ from resources.engines.protocol import Arm, Condition, Query, Scored, VectorClie
 
 if TYPE_CHECKING:
     from ft_assets.embedding.model import Encoded
-    from ft_assets.retrieval.rerank import Reranker
+    from resources.cross_encoder import CrossScorer
 
 
 class Reranking(NamedTuple):
     """The model that ranks again, and the questions as text."""
 
-    model: Reranker
+    model: CrossScorer
     texts: Sequence[str]
     batch_size: int = 32
 

@@ -15,26 +15,12 @@ from ft_assets.embedding.pairs import Passages, Questions
 from ft_assets.embedding.teach import Teacher, distilled_loss
 from ft_assets.embedding.train import train
 from resources.accelerator import Compute
-from resources.cross_encoder import CrossScorer
+from resources.cross_encoder import load_cross_encoder
 from resources.telemetry import Metrics, read_metrics
 from tests.ft_assets.embedding.conftest import settings
+from tests.ft_assets.retrieval.cross_encoder import build_cross_encoder
 
 EXACT = Compute("cpu", "float32")
-
-
-def build_cross_encoder(vocabulary: Path, folder: Path, *, labels: int = 1) -> Path:
-    """Save a tiny cross-encoder with random weights."""
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
-
-    tokenizer = AutoTokenizer.from_pretrained(vocabulary, local_files_only=True)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        num_labels=labels, initializer_range=0.5,
-    )  # fmt: skip
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_dense_scores_that_agree_with_the_teacher_cost_nothing_and_others_do() -> None:
@@ -68,8 +54,8 @@ def test_a_pair_is_scored_once() -> None:
 
 
 def test_the_teacher_changes_the_training(base: Path, questions: Questions, passages: Passages, tmp_path: Path) -> None:
-    teacher = build_cross_encoder(base, tmp_path / "teacher")
-    scorer = CrossScorer(teacher, 64, EXACT)
+    teacher = build_cross_encoder(tmp_path / "teacher")
+    scorer = load_cross_encoder(teacher, 64, EXACT)
 
     def run(weight: float | None) -> tuple[list[float], list[dict[str, float]]]:
         changes = {} if weight is None else {"teacher": {"model": str(teacher), "weight": weight}}
@@ -88,8 +74,8 @@ def test_the_teacher_changes_the_training(base: Path, questions: Questions, pass
     assert taught[0] == pytest.approx(plain[0] + records[0]["teacher"], abs=1e-5)
 
 
-def test_scores_are_those_of_the_head_in_the_order_of_the_pairs(base: Path, tmp_path: Path) -> None:
-    scorer = CrossScorer(build_cross_encoder(base, tmp_path), 64, EXACT)
+def test_scores_are_those_of_the_head_in_the_order_of_the_pairs(tmp_path: Path) -> None:
+    scorer = load_cross_encoder(build_cross_encoder(tmp_path), 64, EXACT)
     pairs = [
         ("When?", "At two."),
         ("Who?", "The north gate, and a longer answer than others."),
@@ -102,9 +88,9 @@ def test_scores_are_those_of_the_head_in_the_order_of_the_pairs(base: Path, tmp_
 
 
 def test_a_model_with_two_scores_or_without_a_head_is_refused(base: Path, tmp_path: Path) -> None:
-    for folder in (build_cross_encoder(base, tmp_path, labels=2), base):
-        with pytest.raises(Refused, match="FT-EMB-025"):
-            CrossScorer(folder, 64, EXACT)
+    for folder in (build_cross_encoder(tmp_path, labels=2), base):
+        with pytest.raises(Refused, match="FT-RET-017"):
+            load_cross_encoder(folder, 64, EXACT)
 
 
 def test_a_teacher_without_wrong_passages_is_refused() -> None:
