@@ -1269,6 +1269,11 @@ CODES: dict[str, Code] = {
         "Everything that is trained or answered with it would be of another model than the package's.",
         "Delete the folder `models/NAME` of the state: the next run converts the package again.",
     ),
+    "FT-MODEL-004": Code(
+        "A text cannot become a new token of the model",
+        "It is a token already, or has nothing in it, so that no row of the embedding would be new.",
+        "Leave it out. A token that is there already can be trained: name it in `lora.train_tokens`.",
+    ),
     # Qdrant
     "FT-QDR-001": Code(
         "Another process has the embedded engine open",
@@ -1779,9 +1784,9 @@ CODES: dict[str, Code] = {
         "Lower `warmup_steps`, or train for more steps (`epochs`, `max_steps`, a smaller `global_batch_size`).",
     ),
     "FT-TRAIN-065": Code(
-        "A name in `lora.targets` matches no layer of the model",
+        "A name in `lora.targets` or `lora.modules_to_save` matches no layer of the model",
         "That part of the adapter would not exist.",
-        "Choose among the names that the message lists, or set `lora.targets: all-linear`.",
+        "Choose among the names that the message lists, or leave the key out.",
     ),
     "FT-TRAIN-066": Code(
         "A tensor of the base model holds NaN or infinity",
@@ -1822,6 +1827,16 @@ CODES: dict[str, Code] = {
         "The library of an experiment tracker is not installed",
         "`telemetry.report_to` names it; without it the figures would go nowhere.",
         "Install the extra of this name, or take the name out of `telemetry.report_to`.",
+    ),
+    "FT-TRAIN-074": Code(
+        "A text in `lora.train_tokens` is no token of the base model",
+        "It would be read as several tokens, and none of them has a row of its own to train.",
+        "Add it with `ft add-tokens` and name the folder that this writes as `base_model`.",
+    ),
+    "FT-TRAIN-075": Code(
+        "The embedding and the output head of this model are one matrix",
+        "As a saved module of an adapter it would become two, and only one of them would be trained.",
+        "Train the rows of single tokens (`lora.train_tokens`), or every weight (`method: full`).",
     ),
     # Vectors
     "FT-VEC-001": Code(
