@@ -718,6 +718,16 @@ CODES: dict[str, Code] = {
         "Without its exit code 0 and a GGUF file there is nothing to export.",
         "Install the packages that it needs into this Python, or use a llama.cpp that supports this architecture.",
     ),
+    "FT-ADP-014": Code(
+        "The quantiser is not installed",
+        "4-bit weights are made by the package auto-round; without it nothing can be written.",
+        "Install the extra: `pip install 'ft-assets[gptq]'`.",
+    ),
+    "FT-ADP-015": Code(
+        "The 4-bit weights could not be made, or compute something else",
+        "A server would answer with a model that nobody has compared.",
+        "Export with `--merged`, or as GGUF with `--gguf-type q8_0`; a model this small loses too much in 4 bits.",
+    ),
     # Answers
     "FT-ANS-001": Code(
         "The candidate answers worse than the baseline",
