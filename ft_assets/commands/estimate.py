@@ -20,7 +20,7 @@ from ft_assets.commands.estimate_generation import GROUPS, print_generation, rep
 from ft_assets.commands.last_run import speed_of_last_run
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
-from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, Settings, SftSettings
+from ft_assets.config.model import AcceleratorSettings, AdapterSettings, DpoSettings, Settings, SftSettings
 from resources import accelerator
 from resources.accelerator import Device
 from resources.artifacts import ArtifactStore
@@ -109,7 +109,7 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
         ctx.exit(_estimate_generation(model, project, as_json=options["as_json"]))
     configured = project.settings if project.config.is_file() else None
     settings = _settings(configured, options)
-    lora = configured.shape_of_adapter(settings) if configured else LoraSettings()
+    lora = configured.shape_of_adapter(settings) if configured else AdapterSettings()
     lora = lora.model_copy(update={"r": options["r"] or lora.r})
     try:
         machine = _machine(
@@ -299,7 +299,7 @@ def existing(folder: Path) -> Path:
 def _report(
     shape: ModelShape,
     settings: TrainingSection,
-    lora: LoraSettings,
+    lora: AdapterSettings,
     machine: Machine,
     *,
     options: dict[str, Any],

@@ -310,6 +310,28 @@ class LoraSettings(ConfigSection):
     export --merged` first."""
 
 
+class AdapterSettings(LoraSettings):
+    """The shape of an adapter of the language model, and what is trained with it."""
+
+    modules_to_save: list[str] = later([])
+    """Modules that are trained as a whole and saved with the adapter, by name, such as `[lm_head]`. None, because a
+    matrix of the vocabulary takes more memory than the adapter: 16 bytes for each number of it. Where the output head
+    is the embedding, neither can be named. vLLM and llama.cpp load no such adapter: `ft export --merged` first."""
+    train_tokens: list[str] = later([])
+    """Tokens whose rows of the embedding (and of the output head) are trained with the adapter: those that `ft
+    add-tokens` gave to the base model, which start as the mean of their parts. None, because the rows of usual tokens
+    are trained well. vLLM and llama.cpp load no such adapter: `ft export --merged` first."""
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        whole = {name.rpartition(".")[2] for name in self.modules_to_save} & {"embed_tokens", "wte"}
+        if self.train_tokens and whole:
+            raise ValueError(
+                f"modules_to_save trains all rows of {', '.join(whole)}, those of train_tokens too. Remove either."
+            )
+        return self
+
+
 class OomSettings(ConfigSection):
     """When memory runs out, training resumes with smaller batches, then with gradient checkpointing, then with
     offloading. None of these changes the result. The two steps here do, so they must be allowed; each is recorded."""
@@ -342,7 +364,7 @@ class TrainSettings(ConfigSection):
 
     base_model: str
     """The language model to train: a hub name, a folder, or `package:NAME` for a model in a Python package. SFT and
-    DPO must name the same one."""
+    DPO must name the same one; in `dpo` it may be left out."""
     revision: str | None = None
     """Commit, branch or tag of a hub model. Null takes the default branch; name a commit to train on the same weights
     again later."""
@@ -495,7 +517,7 @@ class SftSettings(TrainSettings):
 
     usual_full_rate = 1e-5
 
-    lora: LoraSettings = LoraSettings()
+    lora: AdapterSettings = AdapterSettings()
     learning_rate: float = Field(default=2e-4, gt=0)
     """Learning rate at its peak, after the warm-up. 2e-4 suits an adapter; where `method` is `full`, the default is
     1e-5, and a check warns from ten times that on."""
@@ -523,7 +545,7 @@ class DpoSettings(TrainSettings):
     """The model that DPO continues, and its reference: `sft` (the result of `sft_adapter`), `base` (a new adapter on
     `base_model`, in the shape of `lora`), or the folder of an adapter in PEFT's layout, such as one that `ft export`
     wrote. With `base` or a folder, `sft` may be left out."""
-    lora: LoraSettings | None = None
+    lora: AdapterSettings | None = None
     """Shape of the new adapter where `start` is `base`; null takes the defaults. Otherwise DPO continues an adapter in
     its own shape."""
     learning_rate: float = Field(default=5e-6, gt=0)
@@ -1343,11 +1365,24 @@ class Settings(ConfigSection):
                 return section.base_model, section.revision
         return "", None
 
-    def shape_of_adapter(self, section: SftSettings | DpoSettings) -> LoraSettings:
+    def shape_of_adapter(self, section: SftSettings | DpoSettings) -> AdapterSettings:
         """Return the shape of the adapter that a training makes. Of an adapter in a folder: the defaults."""
         if isinstance(section, SftSettings):
             return section.lora
-        return self.sft.lora if section.start == "sft" and self.sft else section.lora or LoraSettings()
+        return self.sft.lora if section.start == "sft" and self.sft else section.lora or AdapterSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_base_once(cls, values: object) -> object:
+        """Give `dpo` the base model of `sft` where it names none."""
+        if not isinstance(values, Mapping):
+            return values
+        sections = cast("Mapping[str, object]", values)
+        if not all(isinstance(sections.get(name), Mapping) for name in ("sft", "dpo")):
+            return sections
+        sft, dpo = (cast("Mapping[str, object]", sections[name]) for name in ("sft", "dpo"))
+        named = {} if "base_model" in dpo else {name: sft[name] for name in ("base_model", "revision") if name in sft}
+        return {**sections, "dpo": {**named, **dpo}}
 
     @model_validator(mode="after")
     def _check_base_models(self) -> Self:
