@@ -64,7 +64,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         try:
-            return importlib.import_module(f"ft_assets.commands.{cmd_name}").command
+            return importlib.import_module(f"ft_assets.commands.{cmd_name.replace('-', '_')}").command
         except ModuleNotFoundError as error:
             if ctx.params.get("debug"):
                 raise
