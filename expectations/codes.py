@@ -718,6 +718,16 @@ CODES: dict[str, Code] = {
         "Without its exit code 0 and a GGUF file there is nothing to export.",
         "Install the packages that it needs into this Python, or use a llama.cpp that supports this architecture.",
     ),
+    "FT-ADP-014": Code(
+        "The quantiser is not installed",
+        "4-bit weights are made by the package auto-round; without it nothing can be written.",
+        "Install the extra: `pip install 'ft-assets[gptq]'`.",
+    ),
+    "FT-ADP-015": Code(
+        "The 4-bit weights could not be made, or compute something else",
+        "A server would answer with a model that nobody has compared.",
+        "Export with `--merged`, or as GGUF with `--gguf-type q8_0`; a model this small loses too much in 4 bits.",
+    ),
     # Answers
     "FT-ANS-001": Code(
         "The candidate answers worse than the baseline",
@@ -1152,6 +1162,17 @@ CODES: dict[str, Code] = {
         "`retrieval.lexical: learned` needs the head of a training with `embedding.lexical_head: true`.",
         "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
     ),
+    "FT-EMB-023": Code(
+        "The tokenizer does not tell where its tokens are in a text",
+        "Factors of BM25 are read from the tokens that a term is made of.",
+        "Choose an `embedding.base_model` with a fast tokenizer (`tokenizer.json`), or set `retrieval.lexical: bm25` "
+        "and `embedding.bm25_factors: false`.",
+    ),
+    "FT-EMB-024": Code(
+        "The model has no factors of BM25, and none were tried",
+        "`retrieval.lexical: bm25_learned` needs a training with `embedding.bm25_factors: true`, which judges them.",
+        "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
+    ),
     # Estimates
     "FT-EST-001": Code(
         "The hub gave no config.json",
@@ -1268,6 +1289,11 @@ CODES: dict[str, Code] = {
         "A file of the converted model was changed",
         "Everything that is trained or answered with it would be of another model than the package's.",
         "Delete the folder `models/NAME` of the state: the next run converts the package again.",
+    ),
+    "FT-MODEL-004": Code(
+        "A text cannot become a new token of the model",
+        "It is a token already, or has nothing in it, so that no row of the embedding would be new.",
+        "Leave it out. A token that is there already can be trained: name it in `lora.train_tokens`.",
     ),
     # Qdrant
     "FT-QDR-001": Code(
@@ -1440,6 +1466,23 @@ CODES: dict[str, Code] = {
         "The weights of the fusion were not chosen for the current settings",
         "With `retrieval.fusion: auto` the weights come from `fusion_sweep`; another setting may need others.",
         "Run `ft run --asset fusion_sweep`.",
+    ),
+    "FT-RET-015": Code(
+        "The ranking needs a rerank model that is not here",
+        "Without that model a search gives another ranking than the one that was evaluated and released.",
+        "Bring back the model that the message names, or release again with the one that you have: "
+        "`ft run --asset retrieval_evaluation`, then `ft run --asset released_collection`.",
+    ),
+    "FT-RET-016": Code(
+        "The rerank model makes the ranking worse",
+        "Every search would take longer to give a worse answer.",
+        "Remove `retrieval.rerank`, or name a cross-encoder that knows the language of the corpus.",
+    ),
+    "FT-RET-017": Code(
+        "The model is not a cross-encoder with one score for a pair",
+        "A head that was never trained, or one for classes, would put passages in a random order.",
+        "Set `retrieval.rerank.model` or `embedding.teacher.model` to a cross-encoder for ranking, such as those of "
+        "sentence-transformers.",
     ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",
@@ -1779,9 +1822,9 @@ CODES: dict[str, Code] = {
         "Lower `warmup_steps`, or train for more steps (`epochs`, `max_steps`, a smaller `global_batch_size`).",
     ),
     "FT-TRAIN-065": Code(
-        "A name in `lora.targets` matches no layer of the model",
+        "A name in `lora.targets` or `lora.modules_to_save` matches no layer of the model",
         "That part of the adapter would not exist.",
-        "Choose among the names that the message lists, or set `lora.targets: all-linear`.",
+        "Choose among the names that the message lists, or leave the key out.",
     ),
     "FT-TRAIN-066": Code(
         "A tensor of the base model holds NaN or infinity",
@@ -1822,6 +1865,16 @@ CODES: dict[str, Code] = {
         "The library of an experiment tracker is not installed",
         "`telemetry.report_to` names it; without it the figures would go nowhere.",
         "Install the extra of this name, or take the name out of `telemetry.report_to`.",
+    ),
+    "FT-TRAIN-074": Code(
+        "A text in `lora.train_tokens` is no token of the base model",
+        "It would be read as several tokens, and none of them has a row of its own to train.",
+        "Add it with `ft add-tokens` and name the folder that this writes as `base_model`.",
+    ),
+    "FT-TRAIN-075": Code(
+        "The embedding and the output head of this model are one matrix",
+        "As a saved module of an adapter it would become two, and only one of them would be trained.",
+        "Train the rows of single tokens (`lora.train_tokens`), or every weight (`method: full`).",
     ),
     # Vectors
     "FT-VEC-001": Code(

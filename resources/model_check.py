@@ -24,8 +24,10 @@ class ModelLimits(NamedTuple):
     vocabulary: int
 
 
-def check_model(folder: Path, *, values: bool = True) -> list[Violation]:
+def check_model(folder: Path, *, values: bool = True, classifier: bool = False) -> list[Violation]:
     """Return the faults of the weights in a folder, each with the name of its tensor.
+
+    It is a language model, or, with `classifier`, an encoder with a head for classes or scores.
 
     FT-TRAIN-067: the folder lacks a tensor of the model; transformers would fill it with random numbers.
     FT-TRAIN-068: the folder has a tensor of a part of the model that would not be read.
@@ -35,7 +37,7 @@ def check_model(folder: Path, *, values: bool = True) -> list[Violation]:
     from safetensors import SafetensorError
 
     try:
-        named = () if _is_quantised(folder) else _names_and_shapes(folder)
+        named = () if _is_quantised(folder) else _names_and_shapes(folder, classifier)
         return [*named, *(_not_finite(folder) if values else ())][:_SHOWN]
     except SafetensorError as error:  # a file that was cut
         reason = f"The weights cannot be read: {error}"
@@ -47,9 +49,9 @@ def _is_quantised(folder: Path) -> bool:
     return "quantization_config" in json.loads((folder / "config.json").read_text("utf-8"))
 
 
-def _names_and_shapes(folder: Path) -> list[Violation]:
+def _names_and_shapes(folder: Path, classifier: bool) -> list[Violation]:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging
 
     models.silence_progress_bars()
@@ -57,7 +59,8 @@ def _names_and_shapes(folder: Path) -> list[Violation]:
     logging.set_verbosity_error()  # it would log a report of what the violations say
     try:
         # "meta" compares names and shapes as a real load does, and reads no values
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        kind: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+        loaded: Any = kind.from_pretrained(
             folder,
             device_map="meta",
             dtype=torch.float32,

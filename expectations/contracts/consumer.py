@@ -29,13 +29,15 @@ class Range(_Strict):
 
 
 class RetrievalNeeds(_Strict):
-    """The values that a consumer accepts in the collection it queries; None accepts anything."""
+    """The values that a consumer accepts in the collection it queries; None accepts anything. `rerank`: False for a
+    consumer that cannot rank again with a model."""
 
     dimensions: list[int] | None = None
     distances: list[Literal["cosine", "dot", "euclid"]] | None = None
     fusion: list[Literal["weighted_sum", "dbsf", "rrf"]] | None = None
     dense_weight: Range = Range()
     sparse_weight: Range = Range()
+    rerank: bool | None = None
     min_recall_at_10: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -110,6 +112,7 @@ def broken_retrieval_needs(consumer: Consumer, contract: EmbeddingContract, reca
             ("dimension", serving.dimension, needs.dimensions),
             ("distance", serving.distance, needs.distances),
             ("fusion", fusion.fusion, needs.fusion),
+            ("rerank", fusion.rerank is not None, None if needs.rerank is None else [needs.rerank]),
         ),
         *_unmet_weights(fusion, needs),
     ]

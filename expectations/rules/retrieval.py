@@ -53,6 +53,14 @@ def lexical_head_is_there(where: str, lexical: str, trained: bool) -> list[Viola
     return [violation("FT-EMB-022", where=where, field="contract.sparse.head_sha256", found=None, expected=expected)]
 
 
+def factors_are_learned(where: str, lexical: str, learned: bool) -> list[Violation]:
+    """FT-EMB-024: the training has learned factors of BM25, and judged them, if they are to serve."""
+    if learned or lexical != "bm25_learned":
+        return []
+    expected = "factors that were learned and judged, for `retrieval.lexical: bm25_learned`"
+    return [violation("FT-EMB-024", where=where, field="summary.factors", found=None, expected=expected)]
+
+
 def lexical_head_is_alive(
     where: str, empty: int, total: int, limit: float, code: str = "FT-EMB-013"
 ) -> list[Violation]:
@@ -282,6 +290,14 @@ def not_below_bm25(where: str, gain: Interval) -> list[Violation]:
     A mean loss of up to 0.005 passes: on many questions a loss that nobody notices would be certain.
     """
     return _certain_loss("FT-RET-011", where, gain, MAX_SERVED_LOSS)
+
+
+def rerank_is_worth_it(where: str, gain: Interval) -> list[Violation]:
+    """FT-RET-016: paired on the same queries, the ranking with the rerank model is not worse than the one without it.
+
+    As in `not_below_bm25`, a mean loss of up to 0.005 passes.
+    """
+    return _certain_loss("FT-RET-016", where, gain, MAX_SERVED_LOSS)
 
 
 def recall_is_enough(where: str, recall: float, least: float) -> list[Violation]:

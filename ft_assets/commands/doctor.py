@@ -199,9 +199,10 @@ def _models(project: Project) -> Iterator[Finding]:
     settings = project.settings
     trained = next(iter(settings.trainings.values()), None)
     named = {"sft and dpo": trained, "embedding": settings.embedding}
-    found = [
-        _model(f"model ({use})", section.base_model, section.revision) for use, section in named.items() if section
-    ]
+    used = {use: (section.base_model, section.revision) for use, section in named.items() if section}
+    if settings.retrieval and (rerank := settings.retrieval.rerank):
+        used["rerank"] = (rerank.model, rerank.revision)
+    found = [_model(f"model ({use})", *place) for use, place in used.items()]
     yield from found
     if trained is not None:
         yield from _weights(trained.base_model, trained.revision)

@@ -99,15 +99,18 @@ def command(  # noqa: PLR0917 - one for each option
         click.echo(f"note: {show(note)}", err=True)
     hits = answer.hits
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("score", "dense", "sparse", "passage", "text"):
-        table.add_column(title, justify="right" if title in {"score", "dense", "sparse"} else "left")
+    reranked = any(hit.rerank is not None for hit in hits)
+    figures = (*(["rerank"] if reranked else []), "score", "dense", "sparse")
+    for title in (*figures, "passage", "text"):
+        table.add_column(title, justify="right" if title in figures else "left")
     for hit in hits:
         content = " ".join(hit.content.split())
         shown = content if len(content) <= _SHOWN_CHARACTERS else f"{content[:_SHOWN_CHARACTERS]}…"
-        scores = [f"{value:.4f}" for value in (hit.score, hit.dense, hit.sparse)]
+        scores = ["-" if hit.rerank is None else f"{hit.rerank:.4f}"] if reranked else []
+        scores += [f"{value:.4f}" for value in (hit.score, hit.dense, hit.sparse)]
         table.add_row(*scores, show(hit.passage_id), show(shown))
         if explain:
-            table.add_row("", "", "", "", show(_explain(hit.terms)), style="dim")
+            table.add_row(*[""] * (len(figures) + 1), show(_explain(hit.terms)), style="dim")
     console = make_console()
     if not answer.found:
         console.print("nothing found" + (", the nearest passages are:" if hits else ""))

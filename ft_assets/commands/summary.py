@@ -52,6 +52,8 @@ def print_report(project: Project, console: Console | None = None) -> None:
         if table.row_count:
             console.print(f"\n[bold]{title}[/]")
             console.print(table)
+    if line := _rerank_line(_summary(project.store, "retrieval_evaluation")):
+        console.print(f"\n[bold]Rerank[/] {line}", highlight=False)
     if sweep := project.store.current("fusion_sweep"):
         console.print(f"\n[bold]Fusion[/] {sweep.summary['advice']}", highlight=False)
         if floor := sweep.summary.get("floor"):
@@ -115,6 +117,17 @@ def readings_table(store: ArtifactStore) -> Table:
     return table
 
 
+def _rerank_line(values: Mapping[str, object]) -> str:
+    """Return the gain by the rerank model and its price; empty without one."""
+    if values.get("gain_by_rerank_mean") is None:
+        return ""
+    gains = [
+        f"{_title(metric)} {_with_interval(values.get(f'{name}_mean'), values, name)}"
+        for metric, name in (("ndcg_at_10", "gain_by_rerank"), ("document_ndcg_at_10", "gain_by_rerank_by_document"))
+    ]
+    return f"gains {', '.join(gains)}, and takes {values.get('rerank_seconds')} s a question"
+
+
 def flatten(summary: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return a nested summary flat: `{"base": {"fused": {"ndcg@10": 0.5}}}` -> `{"base_fused_ndcg_at_10": 0.5}`."""
     flat: dict[str, object] = {}
@@ -148,6 +161,8 @@ def _released(releases: Releases, kind: ReleaseKind) -> str:
         served = (
             f"{release.details['collection']}, {fusion['fusion']} {fusion['dense_weight']} / {fusion['sparse_weight']}"
         )
+        if rerank := fusion.get("rerank"):
+            served += f", the first {rerank['top_n']} ranked again by {rerank['model']}"
         if choice := release.details.get("fusion_choice"):
             served += f" ({choice['by']}, {choice['questions']} questions)"
     else:

@@ -14,6 +14,7 @@ from expectations.markdown import bar_table
 from expectations.rules import retrieval as rules
 from expectations.violations import Refused
 from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import EmbeddingSettings
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
@@ -27,10 +28,11 @@ from ft_assets.retrieval.choose_fusion import (
     configured_fusion,
     fusion_of,
     label,
+    served_fusion_of,
     sweep_settings,
     weighted_sums,
 )
-from ft_assets.retrieval.collection import CHOICE_KEY, build, collection_name, points_version, serving_of
+from ft_assets.retrieval.collection import CHOICE_KEY, build, collection_name, points_version, serving_of, storage_of
 from ft_assets.retrieval.jobs import (
     COLLECTION_FILE,
     CollectionFile,
@@ -162,9 +164,11 @@ def passage_vectors(
 ) -> dg.MaterializeResult[object]:
     PASSAGE_VECTORS.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(artifacts.store(), "retrieval")
-    bm25 = bm25_settings(settings) if settings.lexical == "bm25" else None
-    recipe = PASSAGE_VECTORS.recipe(artifacts, {"bm25": msgspec.to_builtins(bm25)} if bm25 else {})
-    params = EncodeJob(compute=compute_params(artifacts), bm25=bm25)
+    bm25 = None if settings.lexical == "learned" else bm25_settings(settings)
+    factors = settings.lexical == "bm25_learned"
+    values: dict[str, object] = {"bm25": msgspec.to_builtins(bm25)} if bm25 else {}
+    recipe = PASSAGE_VECTORS.recipe(artifacts, {**values, "factors": True} if factors else values)
+    params = EncodeJob(compute=compute_params(artifacts), bm25=bm25, factors=factors)
     return produce(artifacts, recipe, launch=PASSAGE_VECTORS.launch(context, launcher, params))
 
 
@@ -173,7 +177,8 @@ def base_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     base, version = _base_of(artifacts)
-    recipe = BASE_VECTORS.recipe(artifacts, {**base, "base_version": version})
+    masked = {"prompts": "masked"} if EmbeddingSettings.model_validate(base).masks_prompts else {}
+    recipe = BASE_VECTORS.recipe(artifacts, {**base, "base_version": version, **masked})
     params = EncodeJob(compute=compute_params(artifacts), base=base)
     return produce(artifacts, recipe, launch=BASE_VECTORS.launch(context, launcher, params))
 
@@ -210,7 +215,8 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
     QDRANT_COLLECTION.enforce(evidence_of(artifacts, qdrant))
     store, engine = artifacts.store(), qdrant.engine()
     vectors, passages = store.require("passage_vectors"), store.require("passages")
-    serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors))
+    storage = storage_of(settings_of(store, "qdrant"))
+    serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors), storage)
     contract = contract_of(vectors).served(serving, None)
     name = collection_name(engine.alias, contract, points_version(vectors, passages))
     size = vectors.summary_as(VectorsSummary).passages
@@ -239,7 +245,7 @@ def retrieval_evaluation(
     RETRIEVAL_EVALUATION.enforce(evidence_of(artifacts, qdrant))
     store, releases = artifacts.store(), artifacts.releases()
     settings = settings_of(store, "retrieval")
-    name, fusion = read_collection_file(store.require("qdrant_collection")).collection, fusion_of(store)
+    name, fusion = read_collection_file(store.require("qdrant_collection")).collection, served_fusion_of(store)
     params = RetrievalEvaluationJob(
         collection=name,
         fusion=fusion,
@@ -247,6 +253,7 @@ def retrieval_evaluation(
         live=baseline(store, releases, name, fusion),
         must_compare=settings.tolerance < 1 and not serves(releases, name, fusion),
         bm25=bm25_settings(settings),
+        rerank_batch_size=settings.rerank.batch_size if settings.rerank else 1,
         engine=qdrant.engine().params,
         compute=compute_params(artifacts),
     )
@@ -319,10 +326,15 @@ def _report_points(done: int, total: int) -> None:
 
 def _describe_fusion(before: Release | None, release: Release) -> str:
     """Return what a release says of its fusion: what it was, what it is, and who chose it."""
-    old, new = (label(msgspec.convert(one.details["fusion"], Fusion)) if one else "" for one in (before, release))
+    old, new = (_served(one) if one else "" for one in (before, release))
     chosen = release.details.get(CHOICE_KEY)
     who = f" ({chosen['by']}, {chosen['questions']} questions)" if chosen else ""
     return f"; fusion {old} -> {new}{who}" if old and old != new else f"; fusion {new}{who}"
+
+
+def _served(release: Release) -> str:
+    fusion = msgspec.convert(release.details["fusion"], Fusion)
+    return label(fusion) + (f" ranked again by {fusion.rerank.model}" if fusion.rerank else "")
 
 
 def _describe_sweep(artifact: Artifact) -> Mapping[str, object]:

@@ -20,6 +20,7 @@ from expectations.violations import Refused, violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import RetrievalSettings
 from ft_assets.retrieval.jobs import ScoreFloor
+from ft_assets.retrieval.rerank import rerank_of
 from resources.artifacts import Artifact, ArtifactStore
 
 CHOICE_FILE = "fusion.json"
@@ -63,8 +64,17 @@ def sweep_settings(settings: RetrievalSettings, serving: Serving) -> dict[str, A
     return msgspec.to_builtins(values)
 
 
+def served_fusion_of(store: ArtifactStore) -> Fusion:
+    """Return the fusion that is evaluated and served next, with the rerank model that the settings name.
+
+    Raises Refused as `fusion_of` and `rerank_of` do.
+    """
+    rerank = rerank_of(settings_of(store, "retrieval").rerank, store.root.parent)
+    return msgspec.structs.replace(fusion_of(store), rerank=rerank)
+
+
 def fusion_of(store: ArtifactStore) -> Fusion:
-    """Return the fusion of the two arms that is evaluated and served next.
+    """Return the fusion of the two arms that is evaluated and served next, before any rerank model.
 
     Raises Refused (FT-RET-014) if it is chosen by `fusion_sweep`, and that has made no choice yet.
     """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
 import msgspec
 
@@ -25,57 +28,91 @@ from ft_assets.embedding.scores import (
     write_scores,
 )
 from ft_assets.retrieval.collection import stored_contract
-from ft_assets.retrieval.exact import bm25_rankings, exact_rankings
+from ft_assets.retrieval.exact import bm25_rankings, exact_rankings, is_bm25
 from ft_assets.retrieval.jobs import Baseline, RetrievalEvaluationJob, RetrievalEvaluationSummary, read_collection_file
-from ft_assets.retrieval.query import ask
+from ft_assets.retrieval.query import Reranking, candidates, rank_again
+from ft_assets.retrieval.rerank import load_reranker
 from ft_assets.retrieval.vectors import contract_of
 from resources import accelerator
-from resources.artifacts import Artifact
-from resources.engines.protocol import Arm, VectorClient
+from resources.artifacts import Artifact, ArtifactStore
+from resources.cross_encoder import CrossScorer
+from resources.engines.protocol import Arm, Scored, VectorClient
 from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
 
 _DEPTH = 100
 _PAYLOAD = ("passage_id", "document_id")
 _ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
+_BEFORE = "before_rerank"
+"""The fused ranking of a system with a rerank model, whose `fused` ranking is the final one."""
 
 
 @dataclass(frozen=True)
 class _System:
-    """One collection to measure, with the model of its queries."""
+    """One collection to measure, with the model of its queries, and the one that ranks again."""
 
     name: str
     collection: str
     model: Artifact
     fusion: Fusion
+    reranker: CrossScorer | None
+
+
+@dataclass
+class _Found:
+    """The points that each arm of a collection finds for each question."""
+
+    arms: dict[str, list[list[Scored]]]
+
+    def rankings(self) -> dict[str, list[list[str]]]:
+        """Return the passage ids of each arm."""
+        return {
+            arm: [[str(point.payload["passage_id"]) for point in points] for points in answers]
+            for arm, answers in self.arms.items()
+        }
+
+    def documents(self) -> dict[str, str]:
+        """Return the document of each passage that was found."""
+        points = chain.from_iterable(chain.from_iterable(self.arms.values()))
+        return {str(point.payload["passage_id"]): str(point.payload["document_id"]) for point in points}
 
 
 def main(job: Job) -> Artifact:
     """Publish `retrieval_evaluation`: scores of `candidate`, its `exact` ranking, `bm25` and `live` on the same
     questions.
 
-    Raises Refused: FT-EMB-016 there is no question, FT-RET-008 the collection or the model of what is live is gone
-    (unless any loss is accepted, or the candidate itself is live).
+    Raises Refused: FT-EMB-016 there is no question, FT-RET-008 the collection or a model of what is live is gone
+    (unless any loss is accepted, or the candidate itself is live), FT-RET-015 the candidate's rerank model is.
     """
     params = job.params_as(RetrievalEvaluationJob)
     store = job.artifacts()
     vectors = job.input("passage_vectors")
-    passages = read_passages(job.input("passages"), contents=contract_of(vectors).lexical is None)
+    passages = read_passages(job.input("passages"), contents=not is_bm25(vectors))
     questions = require_questions(job.input("retrieval_splits"), params.evaluate_on, passages, "retrieval_evaluation")
     collection = read_collection_file(job.input("qdrant_collection")).collection
-    systems = [_System("candidate", collection, job.input("embedding_model"), params.fusion)]
+    compute = accelerator.choose(params.compute.device, params.compute.dtype)
+    state = Path(params.compute.state_dir)
+    candidate = _System(
+        "candidate",
+        collection,
+        job.input("embedding_model"),
+        params.fusion,
+        load_reranker(params.fusion.rerank, state, compute) if params.fusion.rerank else None,
+    )
     live, missing = params.live, ""
+    systems = [candidate]
     if live:
-        if live_model := store.find("embedding_model", live.model):
-            systems.append(_System("live", live.collection, live_model, live.fusion))
-        else:
-            missing = "its model is no longer in the store"
+        baseline, missing = _live_system(live, store, state, compute)
+        systems += [baseline] if baseline else []
     # encoded before the engine is opened, so that its lock is held only while searching
-    queries = _encode_questions(questions, systems, accelerator.choose(params.compute.device, params.compute.dtype))
+    queries = _encode_questions(questions, systems, compute)
     own = queries[systems[0].model.recipe_id][0]
-    exact = exact_rankings(own, questions.texts, vectors, job.input("qdrant_collection"), params.fusion)
+    exact = exact_rankings(
+        own, questions.texts, vectors, job.input("qdrant_collection"), params.fusion.without_rerank()
+    )
     documents = passages.document_of
     scores: Scores = {}
+    seconds: dict[str, float] = {}
     metrics = Metrics(job.folder())
     with params.engine.engine().open() as client:
         if len(systems) > 1 and systems[1].collection not in client.names():
@@ -83,12 +120,19 @@ def main(job: Job) -> Artifact:
             missing = "its collection is no longer in the engine"
         if live and missing and params.must_compare:
             raise Refused("evaluating retrieval", [_incomparable(live, missing)])
-        for step, system in enumerate(systems, 1):
-            rankings, found = _rank(client, system, queries[system.model.recipe_id], questions.texts)
-            # what is live may hold passages that the corpus no longer has
-            scores |= score_arms(system.name, rankings, questions.qrels, found | documents)
-            values = scores[system.name, "fused"]["ndcg_at_10"]
-            metrics.log(f"evaluate {system.name}", step, len(systems), ndcg_at_10=sum(values) / len(values))
+        found = [_find(client, system, queries[system.model.recipe_id], questions.texts) for system in systems]
+    # and ranked again after it is closed, for the same reason
+    for step, (system, arms) in enumerate(zip(systems, found, strict=True), 1):
+        if system.fusion.rerank and system.reranker:
+            reranking = Reranking(system.reranker, questions.texts, params.rerank_batch_size)
+            started = time.perf_counter()
+            arms.arms[_BEFORE] = arms.arms["fused"]
+            arms.arms["fused"] = rank_again(arms.arms["fused"], system.fusion.rerank.top_n, reranking)
+            seconds[system.name] = round((time.perf_counter() - started) / len(questions.ids), 4)
+        # what is live may hold passages that the corpus no longer has
+        scores |= score_arms(system.name, arms.rankings(), questions.qrels, arms.documents() | documents)
+        values = scores[system.name, "fused"]["ndcg_at_10"]
+        metrics.log(f"evaluate {system.name}", step, len(systems), ndcg_at_10=sum(values) / len(values))
     metrics.close()
     scores |= score_arms("exact", exact, questions.qrels, documents)
     bm25 = bm25_rankings(vectors, exact["sparse"], passages, questions.texts, params.bm25)
@@ -101,11 +145,14 @@ def main(job: Job) -> Artifact:
         live=_describe_baseline(live, missing),
         gain_ndcg_at_10=gain(scores, "candidate", "live", "ndcg_at_10") if compared else None,
         gain_recall_at_10=gain(scores, "candidate", "live", "recall_at_10") if compared else None,
-        gain_over_exact=gain(scores, "candidate", "exact", "ndcg_at_10"),
+        gain_over_exact=_gain_over_exact(scores),
         gain_over_arm=_gain_over_arm(scores),
         gain_over_bm25=gain_over_bm25(scores, "candidate"),
         gain_over_bm25_by_document=gain_over_bm25(scores, "candidate", "document_ndcg_at_10"),
         judged_on_documents=len(questions.on_documents),
+        gain_by_rerank=_gain_by_rerank(scores, "ndcg_at_10"),
+        gain_by_rerank_by_document=_gain_by_rerank(scores, "document_ndcg_at_10"),
+        rerank_seconds=seconds.get("candidate"),
     )
     with store.stage(job.recipe) as staging:
         write_scores(staging.path / SCORES_FILE, questions.ids, scores)
@@ -124,29 +171,52 @@ def _encode_questions(
     return encodings
 
 
-def _rank(
+def _live_system(
+    live: Baseline, store: ArtifactStore, state: Path, compute: accelerator.Compute
+) -> tuple[_System | None, str]:
+    """Return what is live, or the reason why it cannot be measured."""
+    model, rerank = store.find("embedding_model", live.model), live.fusion.rerank
+    if model is None:
+        return None, "its model is no longer in the store"
+    try:
+        reranker = load_reranker(rerank, state, compute) if rerank else None
+    except Refused:
+        return None, "its rerank model is gone, or has another content now"
+    return _System("live", live.collection, model, live.fusion, reranker), ""
+
+
+def _find(
     client: VectorClient, system: _System, queries: tuple[Encoded, EmbeddingContract], texts: Sequence[str]
-) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
-    """Return the passage ids that each arm of a collection finds for each question, and the document of each id."""
+) -> _Found:
+    """Return the points that each arm of a collection finds for each question, before any rerank model."""
     vectors, contract = queries
     stored = stored_contract(client, system.collection)
     frequencies = client.metadata(system.collection).get(FREQUENCIES_KEY)
     vectors = with_lexical_arm(vectors, texts, query_side(stored, frequencies, system.collection))
     served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
-    rankings: dict[str, list[list[str]]] = {}
-    documents: dict[str, str] = {}
+    found: dict[str, list[list[Scored]]] = {}
     for arm in _ARMS:
-        answers = ask(client, system.collection, served, vectors, arm, limit=_DEPTH, payload=_PAYLOAD)
-        rankings[arm] = [[str(point.payload["passage_id"]) for point in points] for points in answers]
-        for points in answers:
-            documents |= {str(point.payload["passage_id"]): str(point.payload["document_id"]) for point in points}
-    return rankings, documents
+        payload = (*_PAYLOAD, "content") if arm == "fused" and system.fusion.rerank else _PAYLOAD
+        found[arm] = candidates(client, system.collection, served, vectors, arm, limit=_DEPTH, payload=payload)
+    return _Found(found)
 
 
 def _gain_over_arm(scores: Scores) -> Interval:
     """Return the nDCG@10 that the candidate's fused ranking gains over the better one of its arms."""
     arms = [scores["candidate", arm]["ndcg_at_10"] for arm in ("dense", "sparse")]
     return paired_bootstrap(scores["candidate", "fused"]["ndcg_at_10"], max(arms, key=sum))
+
+
+def _gain_over_exact(scores: Scores) -> Interval:
+    """Return the nDCG@10 that the engine's fused ranking, before any rerank model, gains over the exact one."""
+    arm = _BEFORE if ("candidate", _BEFORE) in scores else "fused"
+    return paired_bootstrap(scores["candidate", arm]["ndcg_at_10"], scores["exact", "fused"]["ndcg_at_10"])
+
+
+def _gain_by_rerank(scores: Scores, metric: str) -> Interval | None:
+    """Return the metric of the candidate's final ranking minus that before its rerank model."""
+    before = scores.get(("candidate", _BEFORE))
+    return paired_bootstrap(scores["candidate", "fused"][metric], before[metric]) if before else None
 
 
 def _incomparable(live: Baseline, missing: str) -> Violation:

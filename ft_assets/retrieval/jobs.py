@@ -26,11 +26,13 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EncodeJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters of `encode`. Without `bm25` the lexical arm is the learned head. `base`: the settings of the base
-    model to encode with, as JSON; None takes the trained model."""
+    """Parameters of `encode`. Without `bm25` the lexical arm is the learned head; with `factors` its weights are
+    multiplied by those of the model, if it has some. `base`: the settings of the base model to encode with, as JSON;
+    None takes the trained model."""
 
     compute: ComputeParams
     bm25: Bm25Settings | None = None
+    factors: bool = False
     base: dict[str, Any] | None = None
 
 
@@ -53,6 +55,7 @@ class RetrievalEvaluationJob(msgspec.Struct, frozen=True, kw_only=True, forbid_u
     must_compare: bool
     bm25: Bm25Settings
     """Settings of the BM25 that the candidate is compared with."""
+    rerank_batch_size: int = 1
     engine: EngineParams
     compute: ComputeParams
 
@@ -124,6 +127,11 @@ class RetrievalEvaluationSummary(msgspec.Struct, frozen=True, kw_only=True, omit
     """As above, where a document counts by its best passage; evaluations before version 4 have none."""
     judged_on_documents: int = 0
     """Questions with a judgement on a document of several passages: look at the figures by document."""
+    gain_by_rerank: Interval | None = None
+    """nDCG@10 of the served ranking minus that of the same fusion before the rerank model; None without one."""
+    gain_by_rerank_by_document: Interval | None = None
+    rerank_seconds: float | None = None
+    """Time that the rerank model took for a question of the candidate, on the machine of the evaluation."""
 
 
 class CandidateScores(msgspec.Struct, frozen=True, kw_only=True):

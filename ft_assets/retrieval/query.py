@@ -8,7 +8,8 @@ RRF takes no weights here: at k = 60, Qdrant's weighted RRF ranks the arm of les
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,15 @@ from resources.engines.protocol import Arm, Condition, Query, Scored, VectorClie
 
 if TYPE_CHECKING:
     from ft_assets.embedding.model import Encoded
+    from resources.cross_encoder import CrossScorer
+
+
+class Reranking(NamedTuple):
+    """The model that ranks again, and the questions as text."""
+
+    model: CrossScorer
+    texts: Sequence[str]
+    batch_size: int = 32
 
 
 def ask(
@@ -31,11 +41,55 @@ def ask(
     limit: int,
     payload: Sequence[str] = ("passage_id",),
     where: Sequence[Condition] = (),
+    reranking: Reranking | None = None,
 ) -> list[list[Scored]]:
-    """Return the best `limit` points for each query. Raises Refused (FT-RET-005) on queries of another dimension."""
+    """Return the best `limit` points for each query.
+
+    Raises Refused: FT-RET-005 queries of another dimension, FT-RET-015 the contract has a rerank model and none is
+    given.
+    """
+    fusion = contract.fusion
+    if arm != "fused" or fusion is None or fusion.rerank is None:
+        return candidates(client, name, contract, queries, arm, limit=limit, payload=payload, where=where)
+    if reranking is None:
+        rerank = fusion.rerank
+        none = violation("FT-RET-015", where=name, field=rerank.model, found="none", expected=rerank.version)
+        raise Refused(f"querying {name}", [none])
+    depth, names = max(limit, fusion.rerank.top_n), (*payload, "content")
+    found = candidates(client, name, contract, queries, arm, limit=depth, payload=names, where=where)
+    return [points[:limit] for points in rank_again(found, fusion.rerank.top_n, reranking)]
+
+
+def rank_again(found: Sequence[Sequence[Scored]], top_n: int, reranking: Reranking) -> list[list[Scored]]:
+    """Return the points of each query with the first `top_n` in the order of the model; they carry its scores.
+
+    Each has `content` in its payload. Of equal scores the first one stays first.
+    """
+    questions = zip(reranking.texts, found, strict=True)
+    pairs = [[(text, str(point.payload["content"])) for point in points[:top_n]] for text, points in questions]
+    scores = iter(reranking.model.score([*chain.from_iterable(pairs)], reranking.batch_size).tolist())
+    ranked: list[list[Scored]] = []
+    for points in found:
+        best = [point._replace(rerank=next(scores)) for point in points[:top_n]]
+        ranked.append([*sorted(best, key=lambda point: -(point.rerank or 0.0)), *points[top_n:]])
+    return ranked
+
+
+def candidates(
+    client: VectorClient,
+    name: str,
+    contract: EmbeddingContract,
+    queries: Encoded,
+    arm: Arm,
+    *,
+    limit: int,
+    payload: Sequence[str] = ("passage_id",),
+    where: Sequence[Condition] = (),
+) -> list[list[Scored]]:
+    """Return the best `limit` points for each query, before any rerank model. Raises Refused as `ask` does."""
     if contract.serving is None or (arm == "fused" and contract.fusion is None):
         raise ValueError("a query needs a contract that says how the collection is served")
-    dense = _served_vectors(queries.dense, contract, name).tolist()
+    dense, storage = _served_vectors(queries.dense, contract, name).tolist(), contract.serving.storage
     requests = [
         Query(
             vector,
@@ -46,6 +100,7 @@ def ask(
             fusion=contract.fusion,
             distance=contract.serving.distance,
             where=tuple(where),
+            oversampling=storage.oversampling if storage else None,
         )
         for vector, sparse in zip(dense, queries.sparse, strict=True)
     ]

@@ -62,7 +62,7 @@ def _notes_on(store: ArtifactStore, fusion: Fusion) -> OpenJson:
     ):
         return {}
     choice = choice_of(sweep)
-    if choice.fusion != fusion:
+    if choice.fusion != fusion.without_rerank():
         return {}
     notes: OpenJson = {FLOOR_KEY: msgspec.to_builtins(choice.floor)} if choice.floor else {}
     if choice.by == "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -14,8 +15,9 @@ from expectations.violations import Refused, violation
 from ft_assets.embedding.lexical import query_side, with_lexical_arm
 from ft_assets.retrieval.collection import FLOOR_KEY, stored_contract
 from ft_assets.retrieval.jobs import ScoreFloor
-from ft_assets.retrieval.query import arm_scores, ask
+from ft_assets.retrieval.query import Reranking, arm_scores, ask
 from ft_assets.retrieval.questions import QueryTerm, explain_terms, read_questions
+from ft_assets.retrieval.rerank import load_reranker
 from ft_assets.retrieval.vectors import contract_of
 from ft_assets.retrieval.where import payload_fields, read_conditions
 from resources.artifacts import Artifact, ArtifactStore
@@ -31,8 +33,8 @@ _NO_TERM = "no term of the question has a lexical weight: only its dense vector 
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """A passage that was found. `score` is that of the ranking that was asked for; `dense` and `sparse` are
-    the raw scores of the two arms."""
+    """A passage that was found. `score` is that of the ranking that was asked for, before any rerank model; `dense`
+    and `sparse` are the raw scores of the two arms."""
 
     passage_id: str
     document_id: str
@@ -40,6 +42,8 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     dense: float
     sparse: float
+    rerank: float | None = None
+    """The score of the rerank model, which decided the place; None for a passage that it did not read."""
     payload: OpenJson = {}
     """The fields that `corpus.payload` names."""
     terms: list[QueryTerm] = []
@@ -77,8 +81,16 @@ class Retriever:
     """Searches the collection behind the alias with the model that made it."""
 
     def __init__(
-        self, client: VectorClient, name: str, contract: EmbeddingContract, encoder: HybridEncoder, note: str = ""
+        self,
+        client: VectorClient,
+        name: str,
+        contract: EmbeddingContract,
+        encoder: HybridEncoder,
+        *,
+        state: Path,
+        note: str = "",
     ) -> None:
+        """`state`: the state folder, for the rerank model that the contract may name (FT-RET-015 without it)."""
         self.name = name
         self.contract = contract
         self.note = note
@@ -90,6 +102,9 @@ class Retriever:
         """The fused score below which the best passage hardly answers the question; None where none is known."""
         self._client = client
         self._encoder = encoder
+        self._state = state
+        rerank = contract.fusion.rerank if contract.fusion else None
+        self._reranker = load_reranker(rerank, state) if rerank else None
         self._bm25 = query_side(contract, client.metadata(name).get(FREQUENCIES_KEY), name)
 
     @classmethod
@@ -104,7 +119,7 @@ class Retriever:
 
         Raises Refused: FT-RET-006 nothing is released, FT-REL-005 and FT-REL-006 the collection or its fusion is not
         the released one, FT-RET-007 no model in the store made this index, FT-EMB-002 the contracts differ, FT-COL-003
-        the collection is not built as its metadata says.
+        the collection is not built as its metadata says, FT-RET-015 the rerank model of the release is not here.
         """
         with engine.open() as client:
             yield cls.serving(client, store, releases, engine, unreleased=unreleased)
@@ -150,13 +165,13 @@ class Retriever:
         contract = stored_contract(client, name)
         loaded = (load or load_encoder)(_model_of(store, recorded, name, contract))
         _guard(name, contract, client.serving(name), loaded)
-        return cls(client, name, contract, loaded.encoder, note)
+        return cls(client, name, contract, loaded.encoder, state=store.root.parent, note=note)
 
     def weighing(self, fusion: Fusion) -> Retriever:
         """Return this retriever with another fusion. Nothing that is served changes; the floor is that of the served
         fusion and no longer applies."""
         changed = msgspec.structs.replace(self.contract, fusion=fusion)
-        weighed = Retriever(self._client, self.name, changed, self._encoder, self.note)
+        weighed = Retriever(self._client, self.name, changed, self._encoder, state=self._state, note=self.note)
         weighed.floor = self.floor if fusion == self.contract.fusion else None
         return weighed
 
@@ -181,7 +196,17 @@ class Retriever:
         texts = [question.text for question in questions]
         encoded = with_lexical_arm(self._encoder.encode(texts, "query"), texts, self._bm25)
         names = ("passage_id", "document_id", "content", *self.fields)
-        answers = ask(self._client, self.name, self.contract, encoded, arm, limit=k, payload=names, where=conditions)
+        answers = ask(
+            self._client,
+            self.name,
+            self.contract,
+            encoded,
+            arm,
+            limit=k,
+            payload=names,
+            where=conditions,
+            reranking=Reranking(self._reranker, texts) if self._reranker else None,
+        )
         ids = [[point.id for point in points] for points in answers]
         dense, sparse = (arm_scores(self._client, self.name, self.contract, encoded, arm, ids=ids) for arm in _ARMS)
         found: list[SearchAnswer] = []
@@ -189,8 +214,9 @@ class Retriever:
             terms = self._explain(question.text, encoded.sparse[n], ids[n]) if explain else {}
             hits = [_hit(point, dense[n], sparse[n], self.fields, terms.get(point.id, [])) for point in points]
             notes = [*question.notes, *([] if len(encoded.sparse[n][0]) else [_NO_TERM])]
-            low = self.floor if arm == "fused" and self.floor and hits and hits[0].score < self.floor.score else None
-            notes += [_nothing_found(hits[0].score, low)] if low else []
+            best = max((hit.score for hit in hits), default=0.0)
+            low = self.floor if arm == "fused" and self.floor and hits and best < self.floor.score else None
+            notes += [_nothing_found(best, low)] if low else []
             found.append(SearchAnswer(question=question.text, hits=hits, found=bool(hits) and not low, notes=notes))
         return found
 
@@ -223,6 +249,7 @@ def _hit(
         score=point.score,
         dense=dense.get(point.id, 0.0),
         sparse=sparse.get(point.id, 0.0),
+        rerank=point.rerank,
         payload={name: point.payload.get(name) for name in fields},
         terms=terms,
     )
@@ -276,7 +303,7 @@ def _model_of(store: ArtifactStore, recorded: Sequence[Release], name: str, cont
 
 def _guard(name: str, stored: EmbeddingContract, config: Serving | None, loaded: LoadedEncoder) -> None:
     """Refuse unless the engine is configured, and the model encodes the probe texts, as the contract records."""
-    if config != stored.serving or stored.serving is None:
+    if stored.serving is None or config != stored.serving.form:
         differs = violation(
             "FT-COL-003",
             where=name,

@@ -203,7 +203,9 @@ def _title(release: Release) -> str:
     details = release.details
     if "collection" in details:
         fusion: dict[str, object] = details.get("fusion") or {}
-        return f"{details['collection']}, {fusion.get('dense_weight')} dense : {fusion.get('sparse_weight')} lexical"
+        again = ", ranked again" if fusion.get("rerank") else ""
+        weights = f"{fusion.get('dense_weight')} dense : {fusion.get('sparse_weight')} lexical"
+        return f"{details['collection']}, {weights}{again}"
     base = details.get("contract", {}).get("base", {}).get("name", "")
     return f"{released_asset(release)} on {base}"
 
@@ -241,6 +243,8 @@ def _retrieval_evidence(store: ArtifactStore, release: Release) -> list[Fact]:
             facts.append(Fact(title=title, value=msgspec.convert(gain, Interval)))
     if choice := release.details.get("fusion_choice"):
         facts.append(Fact(title="Weights", value=str(choice.get("reason", ""))))
+    if seconds := summary.get("rerank_seconds"):
+        facts.append(Fact(title="Seconds of the rerank model for a question", value=float(seconds)))
     if floor := release.details.get("score_floor"):
         facts.append(Fact(title="Below this score nothing is found", value=float(floor["score"])))
     return facts

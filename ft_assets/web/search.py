@@ -16,7 +16,7 @@ from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.score_answers import ask_all
 from ft_assets.config.load import SettingsError, accepted_settings
 from ft_assets.config.model import Settings
-from ft_assets.retrieval.choose_fusion import fusion_of
+from ft_assets.retrieval.choose_fusion import served_fusion_of
 from ft_assets.retrieval.questions import QueryTerm
 from ft_assets.retrieval.search import Hit, LoadedEncoder, Retriever, SearchAnswer, load_encoder
 from ft_assets.web.project import ShownProject
@@ -48,6 +48,7 @@ class ShownHit(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     dense: float
     sparse: float
+    rerank: float | None
     parts: list[MarkedPart]
     terms: list[QueryTerm]
 
@@ -150,7 +151,7 @@ def _candidate(project: ShownProject, client: VectorClient, live: Retriever) -> 
         return None, "There is no candidate: the graph has made no collection in this state."
     name = str(artifact.summary["collection"])
     try:
-        fusion = fusion_of(project.store)
+        fusion = served_fusion_of(project.store)
     except Refused:  # no choice of weights yet: those that serve
         fusion = live.contract.fusion
     if name == live.name and fusion == live.contract.fusion:
@@ -203,6 +204,7 @@ def _shown(hit: Hit) -> ShownHit:
         score=hit.score,
         dense=hit.dense,
         sparse=hit.sparse,
+        rerank=hit.rerank,
         parts=mark_terms(hit.content, [term.text for term in hit.terms if term.passage_weight]),
         terms=hit.terms,
     )

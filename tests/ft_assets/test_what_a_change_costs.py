@@ -22,6 +22,7 @@ from resources.artifacts import Artifact, ArtifactStore
 from resources.dagster_resources import QdrantResource
 from resources.parquet import read_rows
 from tests.ft_assets.costs import LONG, NOTES, SECTIONS, TRAINED, Whole, note, write_project
+from tests.ft_assets.retrieval.cross_encoder import build_cross_encoder
 
 pytestmark = pytest.mark.slow
 EVALUATE_AND_RELEASE = {"retrieval_evaluation", "released_collection"}
@@ -77,6 +78,17 @@ def test_a_weight_costs_an_evaluation(whole: Whole, weights: dict[str, object]) 
     assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, *FOLLOWERS}
     # these read the same section: requested, and reused. Nothing else is.
     assert cost.requested == {*cost.made, "passage_vectors", "qdrant_collection"}
+
+
+def test_a_rerank_model_costs_an_evaluation(whole: Whole) -> None:
+    model = build_cross_encoder(whole.root / "reranker")
+    whole.configure(retrieval={"rerank": {"model": str(model), "top_n": 1}})
+    cost = whole.cost()
+    assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, 0, 0)
+    assert cost.made == {"retrieval_settings", *EVALUATE_AND_RELEASE, "answer_evaluation"}
+    assert whole.daemon.failed_checks() == set()
+    whole.configure(retrieval={"rerank": {"model": str(model), "top_n": 1, "batch_size": 8}})
+    assert whole.cost().made == {"retrieval_settings"}
 
 
 def test_new_validation_questions_cost_a_choice_of_weights(whole: Whole) -> None:
@@ -140,6 +152,7 @@ def test_another_stored_form_costs_a_collection_and_no_encoding(whole: Whole) ->
     passages = whole.store.require("passages").summary["passages"]
     assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, passages, 1)
     assert cost.made >= EVALUATE_AND_RELEASE
+    assert cost.repeated == set()
 
 
 def test_other_rules_of_bm25_cost_a_collection_and_no_encoding(whole: Whole) -> None:

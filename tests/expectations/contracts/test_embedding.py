@@ -18,6 +18,7 @@ from expectations.contracts.embedding import (
     Fusion,
     Level,
     Probe,
+    Rerank,
     Serving,
     Sparse,
     Texts,
@@ -89,6 +90,15 @@ def test_weights_cost_an_evaluation_and_no_encoding(values: dict[str, Any]) -> N
     assert compare(CONTRACT, wanted).level is Level.REWEIGHT
     assert CONTRACT.index_fp == wanted.index_fp
     guard(CONTRACT, wanted, "passages")  # serving with the stored fusion is sound
+
+
+def test_a_rerank_model_costs_an_evaluation_and_its_absence_is_not_written() -> None:
+    again = Rerank(model="m", revision=None, version="1", top_n=5, max_tokens=512)
+    reranked = changed("fusion", rerank=again)
+    assert compare(CONTRACT, reranked).level is Level.REWEIGHT
+    assert reranked.index_fp == CONTRACT.index_fp
+    assert read_contract(reranked.to_json(), "here") == reranked
+    assert "rerank" not in CONTRACT.to_json()["fusion"], "recipes and contracts without one stay as they are"
 
 
 def test_another_model_of_the_same_dimension_is_refused() -> None:

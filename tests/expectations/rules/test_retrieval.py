@@ -111,6 +111,7 @@ def needs(**values: Any) -> Consumer:
         ({"sparse_weight": {"least": 0.5}}, "sparse_weight"),
         ({"dense_weight": {"most": 0.9}}, "dense_weight"),
         ({"min_recall_at_10": 0.95}, "Recall@10"),
+        ({"rerank": True}, "rerank"),
     ],
 )
 def test_a_candidate_that_a_consumer_cannot_use_is_named_with_its_owner(values: dict[str, Any], field: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from expectations.contracts.embedding import Level, compare, probe_drift
 from expectations.violations import Refused
@@ -133,16 +135,37 @@ def test_texts_that_do_not_fit_into_memory_together_are_encoded_in_smaller_batch
     import torch
 
     together = encoder.encode(passages.contents)
-    forward, tried = encoder.forward, []
+    hidden, tried = encoder.hidden, []
 
-    def within_memory(tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def within_memory(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         tried.append(len(tokens))
         if len(tokens) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(tokens, mask)
+        return hidden(tokens, mask)
 
-    monkeypatch.setattr(encoder, "forward", within_memory)
+    monkeypatch.setattr(encoder, "hidden", within_memory)
     again = encoder.encode(passages.contents)
     assert tried[0] == len(passages.contents)
     assert max(tried[-2:]) <= 4
     assert np.allclose(together.dense, again.dense, atol=1e-5)
+
+
+@pytest.mark.parametrize("prompt", ["query: ", "Represent this sentence for searching relevant passages: ", "检索："])
+def test_a_prompt_enters_the_dense_vector_and_has_no_lexical_weight(base: Path, prompt: str) -> None:
+    texts = ["When are the pumps primed?", "query", "更换滤芯"]
+    plain = HybridEncoder.from_base(base, settings(), "1", EXACT).encode(texts, "query")
+    encoder = HybridEncoder.from_base(base, settings(query_prompt=prompt), "1", EXACT)
+    prompted = encoder.encode(texts, "query")
+    assert encoder.contract.sparse.prompts == "masked"
+    for (ids, weights), (wanted, their) in zip(prompted.sparse, plain.sparse, strict=True):
+        assert ids.tolist() == wanted.tolist() and weights.tolist() == their.tolist()
+    assert not np.allclose(prompted.dense, plain.dense, atol=1e-3)
+
+
+def test_a_head_of_an_earlier_release_keeps_the_weights_of_its_prompts(base: Path) -> None:
+    encoder = HybridEncoder.from_base(base, settings(query_prompt="query: "), "1", EXACT)
+    sparse = replace(encoder.contract.sparse, prompts=msgspec.UNSET)
+    contract = replace(encoder.contract, sparse=sparse)
+    earlier = HybridEncoder(encoder.backbone, encoder.tokenizer, encoder.head, contract, EXACT)
+    assert contract.encode_fp != encoder.contract.encode_fp
+    assert len(earlier.encode(["primed"], "query").sparse[0][0]) > len(encoder.encode(["primed"], "query").sparse[0][0])

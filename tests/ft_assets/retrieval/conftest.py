@@ -84,6 +84,7 @@ class Graph:
 RETRIEVAL_SIDE = (
     "embedding_settings", "retrieval_settings", "embedding_model", "passage_vectors", "base_vectors",
     "fusion_sweep", "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection",
+    "qdrant_settings",
 )  # fmt: skip
 
 

@@ -136,6 +136,21 @@ def test_a_changed_weight_encodes_and_upserts_nothing_and_decides_the_order_serv
     assert summary["candidate_fused_ndcg_at_10"] == pytest.approx(summary["candidate_sparse_ndcg_at_10"])
 
 
+def test_another_storage_is_another_collection_and_encodes_nothing(graph: Graph) -> None:
+    before, asked = served(graph), graph.artifact("retrieval_evaluation").summary
+    graph.configure(qdrant={"storage": {"quantization": "int8", "hnsw_m": 24}})
+    made = graph.run(*RETRIEVAL_SIDE)
+    assert made["passage_vectors"]["reused"] and made["fusion_sweep"]["reused"]
+    assert made["qdrant_collection"]["upserted"] == graph.artifact("passages").summary["passages"]
+    assert served(graph) not in {before, None}
+    for asset in ("passage_vectors", "qdrant_collection", "retrieval_evaluation"):
+        assert codes_of(graph, asset) == {}
+    now = graph.artifact("retrieval_evaluation").summary
+    assert now["candidate_fused_ndcg_at_10"] == pytest.approx(asked["candidate_fused_ndcg_at_10"], abs=0.005)
+    assert graph.run(*RETRIEVAL_SIDE)["qdrant_collection"]["reused"]
+    assert [hit.passage_id for hit in search(graph, QUESTION)[0]]
+
+
 def test_auto_serves_the_weights_that_the_validation_questions_choose(graph: Graph) -> None:
     graph.configure(retrieval={"fusion": "auto"})
     made = graph.run(*AFTER_WEIGHTS)

@@ -1,0 +1,55 @@
+"""The cross-encoder that puts the best passages of a search in their final order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from expectations.contracts.embedding import Rerank
+from expectations.violations import Refused, violation
+from ft_assets.config.model import RerankSettings
+from resources import accelerator, models
+from resources.cross_encoder import CrossScorer, load_cross_encoder
+from resources.memo import Memo
+
+_kept: Memo[CrossScorer] = Memo(1)
+"""The model by its folder, its version and the way it computes: a page asks with the same one again."""
+
+
+def rerank_of(settings: RerankSettings | None, state: Path) -> Rerank | None:
+    """Return the rerank model that the settings name, with the version of its content.
+
+    Raises Refused as `models.locate` does.
+    """
+    if settings is None:
+        return None
+    version = models.version(settings.model, state, settings.revision)
+    return Rerank(
+        model=settings.model,
+        revision=settings.revision,
+        version=version,
+        top_n=settings.top_n,
+        max_tokens=settings.max_tokens,
+    )
+
+
+def load_reranker(rerank: Rerank, state: Path, compute: accelerator.Compute | None = None) -> CrossScorer:
+    """Return the model that a contract names.
+
+    Raises Refused: FT-RET-015 the model is not here, or has another content; FT-RET-017 it is no cross-encoder with one
+    score; FT-TRAIN-067 to FT-TRAIN-069 its folder lacks a tensor, or has one of another shape.
+    """
+    try:
+        folder = models.locate(rerank.model, state, rerank.revision)
+        found = models.version(rerank.model, state, rerank.revision)
+    except Refused as missing:
+        raise _not_here(rerank, f"not found: {missing.violations[0].text}") from missing
+    if found != rerank.version:
+        raise _not_here(rerank, found)
+    compute = compute or accelerator.choose()
+    key = (folder, found, rerank.max_tokens, compute)
+    return _kept.get(key, lambda: load_cross_encoder(folder, rerank.max_tokens, compute))
+
+
+def _not_here(rerank: Rerank, found: str) -> Refused:
+    other = violation("FT-RET-015", where=rerank.model, field="version", found=found, expected=rerank.version)
+    return Refused(f"loading {rerank.model}", [other])
