@@ -186,6 +186,7 @@ def measure(name: str, source: Path) -> dict[str, Any]:
     core = str(min(os.sched_getaffinity(0)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ARROW_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled, as those of the others are
     with tempfile.TemporaryDirectory() as out:
         command = [
             "taskset",

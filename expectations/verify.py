@@ -6,12 +6,11 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from expectations.codes import CODES
-from expectations.contracts.consumer import Consumer
 from expectations.formats.column_map import NO_MAP, ColumnMap
 from expectations.formats.dialect import DEFAULT_POLICY, Dialect, ReadPolicy, Record, RowNotes
 from expectations.formats.instruction import INSTRUCTION
@@ -29,6 +28,9 @@ from expectations.text.cleaning import text_size
 from expectations.text.documents import is_document, read_document
 from expectations.text.tokens import estimate_tokens
 from expectations.violations import Refused, Violation, violation
+
+if TYPE_CHECKING:
+    from expectations.contracts.consumer import Consumer  # pydantic takes a tenth of a second, and few files need it
 
 KEPT_PER_CODE = 100
 REPORT_VERSION = 2

@@ -79,6 +79,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Generator[webdriver.Chr
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = webdriver.Chrome(options, Service(str(Path(driver))))
-    opened.set_page_load_timeout(60)
+    opened.set_page_load_timeout(110)  # the driver gives up after 120
     yield opened
     opened.quit()

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from ft_assets.commands.project import Project
 from ft_assets.web.search import search_page
 from resources.files import file_lock
 from tests.ft_assets.retrieval.conftest import Graph
+from tests.ft_assets.web.test_serve import launch, stop
 from tests.page_state import run_folder
 
 from .conftest import Site, serve_page
@@ -36,12 +38,16 @@ PICTURES = {
     "page-comparison": ("/trainings", 1280, 1560),
     "page-search": ("/search?q=What+does+AES-GCM+authenticate%3F", 1280, 900),
 }
+DAGSTER_PICTURES = {
+    "graph": ("/asset-groups", "kbalign", (542, 110, 1014, 850)),
+    "asset": ("/assets/sft_adapter", "loss_curve", (240, 0, 920, 1000)),
+}
+"""Name -> the page, a text that is there when it is drawn, and the part of the window."""
 
 
-def appear(browser: Chrome, *, width: int, dark: bool) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    )
+def appear(browser: Chrome, *, width: int, height: int = 900, dark: bool) -> None:
+    window = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
 
@@ -208,9 +214,28 @@ def test_pictures_for_the_docs(browser: Chrome, project: Path):
             open_page(browser, url + path)
             if path == "/trainings":
                 open_page(browser, url + _comparison(browser))
-            area = {"x": 0, "y": 0, "width": width, "height": height, "scale": 0.75}
-            picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": area, "captureBeyondViewport": True})
-            (project / "docs" / "images" / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
+            _take_picture(browser, project, name, (0, 0, width, height), scale=0.75)
+    ui = launch(shown.config, shown.state, "--read-only")  # without the daemon, which would request assets
+    try:
+        ui.wait(600)
+        for name, (path, drawn, area) in DAGSTER_PICTURES.items():
+            appear(browser, width=1600, height=1000, dark=False)
+            browser.get(ui.address + path)
+            WebDriverWait(browser, 120).until(
+                expected_conditions.text_to_be_present_in_element((By.TAG_NAME, "body"), drawn)
+            )
+            time.sleep(8)  # the graph moves into its place, and images are decoded
+            _take_picture(browser, project, name, area)
+    finally:
+        stop(ui)
+
+
+def _take_picture(
+    browser: Chrome, project: Path, name: str, area: tuple[int, int, int, int], *, scale: float = 1
+) -> None:
+    clip = {**dict(zip(("x", "y", "width", "height"), area, strict=True)), "scale": scale}
+    picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+    (project / "docs" / "images" / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
 
 
 def _comparison(browser: Chrome) -> str:

@@ -47,8 +47,8 @@ class Ui:
     def runs(self) -> list[Any]:
         return self.ask(RUNS).json()["data"]["runsOrError"]["results"]
 
-    def wait(self) -> None:
-        deadline = time.monotonic() + 120
+    def wait(self, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
         while True:
             try:
                 if "RepositoryLocation" in self.ask(LOCATION).text:
@@ -64,10 +64,15 @@ def start(folder: Path, *options: str) -> Ui:
     (folder / "kb").mkdir(exist_ok=True)
     (folder / "kb/page.md").write_text("# A page\n\nOne text.\n")
     (folder / "config.yaml").write_text("schema_version: 1\ncorpus: {files: [kb/*.md]}\n")
+    return launch(folder / "config.yaml", folder / "state", *options)
+
+
+def launch(config: Path, state: Path, *options: str) -> Ui:
+    """Start `ft ui` of a project on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "FT_STATE_DIR": str(folder / "state"), "FT_CONFIG": str(folder / "config.yaml")}
+    environment = {**os.environ, "FT_STATE_DIR": str(state), "FT_CONFIG": str(config)}
     environment["FT_REPORT_TOKEN"] = "a-long-secret"
     command = [sys.executable, "-m", "ft_assets.cli", "ui", "--port", str(port), *options]
     process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
