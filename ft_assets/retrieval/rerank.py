@@ -20,8 +20,8 @@ from resources.memory import with_smaller_batches
 from resources.model_check import check_model
 
 _BATCH = 32
-_kept: Memo[Reranker] = Memo(1)
-"""The model by its folder, its version and the way it computes: a page asks with the same one again."""
+_kept: Memo[Reranker] = Memo(2)
+"""Models by folder, version and the way they compute: a page asks again with those of live and candidate."""
 
 
 class Reranker:
