@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,7 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from expectations.canonical import digest, file_digest
 from expectations.contracts.embedding import (
@@ -111,6 +113,8 @@ class HybridEncoder:
         self.head = head and head.to(compute.device)
         self.tokenizer = tokenizer
         self.contract = contract
+        self._cast: dict[str, Tensor] = {}
+        """The weights of the backbone in bf16, while texts are encoded in it."""
         self._masked = torch.tensor(contract.sparse.masked_ids, device=compute.device)
         self.eval()
 
@@ -235,7 +239,7 @@ class HybridEncoder:
 
         def encode_all(tokens: int) -> int:
             # One context for all batches, and not inference_mode: so the weights are cast once, not in every batch.
-            with torch.no_grad(), self.autocast():
+            with torch.no_grad(), self._cast_weights(), self.autocast():
                 for rows in _batches([len(row) for row in ids], tokens):
                     encode_rows(rows)
             return tokens
@@ -249,7 +253,7 @@ class HybridEncoder:
         `tokens` are token ids and `mask` is 1 where a token counts, both [B, T].
         """
         inputs = {"input_ids": tokens, "attention_mask": mask}
-        hidden = self.backbone(**inputs).last_hidden_state
+        hidden = self._hidden(inputs)
         if self.contract.dense.pooling == "cls":
             pooled = hidden[:, 0]
         else:
@@ -261,6 +265,27 @@ class HybridEncoder:
         counted = mask.bool() & ~torch.isin(tokens, self._masked)
         weights = self.head(hidden).float()
         return dense, torch.where(counted, weights, torch.zeros_like(weights))
+
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the last hidden state [B, T, D]."""
+        if not self._cast:
+            return self.backbone(**inputs).last_hidden_state
+        with torch.autocast(self.compute.device, enabled=False):
+            return functional_call(self.backbone, self._cast, kwargs=inputs).last_hidden_state.float()
+
+    @contextmanager
+    def _cast_weights(self) -> Generator[None]:
+        """Compute the backbone in bf16 throughout.
+
+        Autocast takes layer norms and sums back to fp32 in every layer: 1.2 times the time, for a cosine to fp32 of
+        0.99997 in place of 0.99993 (MiniLM).
+        """
+        if self.compute.dtype == "bfloat16":
+            self._cast = {name: weight.bfloat16() for name, weight in self.backbone.named_parameters()}
+        try:
+            yield
+        finally:
+            self._cast = {}
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[array[int]]:
         """Return token ids of each text with its prompt, truncated at the contract's limit.
