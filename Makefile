@@ -28,7 +28,7 @@ $(VENV)/.platform: pyproject.toml constraints.txt demo-models.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.platform
-	@echo "== test libraries"; $(PIP) install --quiet -c constraints.txt -e ".[platform,edge,postgres,dev]"
+	@echo "== test libraries"; $(PIP) install --quiet -c constraints.txt -e ".[platform,postgres,dev]"
 	@touch $@
 
 demo: $(VENV)/.platform

@@ -86,7 +86,7 @@ def scores_of(folder: Path) -> Iterator[np.ndarray]:
     from sentence_transformers import SentenceTransformer
 
     dice = np.random.default_rng(0)
-    passages, questions, qrels = _read(folder)
+    passages, questions, qrels = read_beir(folder)
     picked = dice.permutation(len(questions))[:QUESTIONS]
     questions, qrels = [questions[n] for n in picked], [qrels[n] for n in picked]
     encoder = SentenceTransformer(str(locate(BASE, folder / "state")), device="cpu")
@@ -160,7 +160,7 @@ def simulate(name: str, rule: Rule, tables: list[np.ndarray], questions: int, sp
     return [str(questions), str(len(means)), name, *figures]
 
 
-def _read(folder: Path) -> tuple[dict[str, str], list[str], list[dict[str, int]]]:
+def read_beir(folder: Path) -> tuple[dict[str, str], list[str], list[dict[str, int]]]:
     """Return passages by id, and the questions that have a judgement with their judgements."""
 
     def rows(name: str) -> list[dict[str, str]]:

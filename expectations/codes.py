@@ -718,6 +718,16 @@ CODES: dict[str, Code] = {
         "Without its exit code 0 and a GGUF file there is nothing to export.",
         "Install the packages that it needs into this Python, or use a llama.cpp that supports this architecture.",
     ),
+    "FT-ADP-014": Code(
+        "The quantiser is not installed",
+        "4-bit weights are made by the package auto-round; without it nothing can be written.",
+        "Install the extra: `pip install 'ft-assets[gptq]'`.",
+    ),
+    "FT-ADP-015": Code(
+        "The 4-bit weights could not be made, or compute something else",
+        "A server would answer with a model that nobody has compared.",
+        "Export with `--merged`, or as GGUF with `--gguf-type q8_0`; a model this small loses too much in 4 bits.",
+    ),
     # Answers
     "FT-ANS-001": Code(
         "The candidate answers worse than the baseline",
@@ -1152,6 +1162,17 @@ CODES: dict[str, Code] = {
         "`retrieval.lexical: learned` needs the head of a training with `embedding.lexical_head: true`.",
         "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
     ),
+    "FT-EMB-023": Code(
+        "The tokenizer does not tell where its tokens are in a text",
+        "Factors of BM25 are read from the tokens that a term is made of.",
+        "Choose an `embedding.base_model` with a fast tokenizer (`tokenizer.json`), or set `retrieval.lexical: bm25` "
+        "and `embedding.bm25_factors: false`.",
+    ),
+    "FT-EMB-024": Code(
+        "The model has no factors of BM25, and none were tried",
+        "`retrieval.lexical: bm25_learned` needs a training with `embedding.bm25_factors: true`, which judges them.",
+        "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
+    ),
     # Estimates
     "FT-EST-001": Code(
         "The hub gave no config.json",
@@ -1269,6 +1290,11 @@ CODES: dict[str, Code] = {
         "Everything that is trained or answered with it would be of another model than the package's.",
         "Delete the folder `models/NAME` of the state: the next run converts the package again.",
     ),
+    "FT-MODEL-004": Code(
+        "A text cannot become a new token of the model",
+        "It is a token already, or has nothing in it, so that no row of the embedding would be new.",
+        "Leave it out. A token that is there already can be trained: name it in `lora.train_tokens`.",
+    ),
     # Qdrant
     "FT-QDR-001": Code(
         "Another process has the embedded engine open",
@@ -1308,7 +1334,7 @@ CODES: dict[str, Code] = {
     "FT-QDR-008": Code(
         "The library of the edge engine is not installed",
         "`qdrant.engine: edge` runs in this process and needs it.",
-        "Run `pip install 'ft-assets[edge]'`, or choose another engine.",
+        "Run `pip install 'ft-assets[platform]'`, which has it, or set `qdrant.engine: local`.",
     ),
     "FT-QDR-009": Code(
         "The two engines score differently",
@@ -1455,7 +1481,8 @@ CODES: dict[str, Code] = {
     "FT-RET-017": Code(
         "The model is not a cross-encoder with one score for a pair",
         "A head that was never trained, or one for classes, would put passages in a random order.",
-        "Set `retrieval.rerank.model` to a cross-encoder for ranking, such as those of sentence-transformers.",
+        "Set `retrieval.rerank.model` or `embedding.teacher.model` to a cross-encoder for ranking, such as those of "
+        "sentence-transformers.",
     ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",
@@ -1488,7 +1515,7 @@ CODES: dict[str, Code] = {
     "FT-RUN-001": Code(
         "A database of Dagster is damaged",
         "Runs can be neither recorded nor shown. Artifacts, releases and searches do not need it.",
-        "Move the folder `dagster/storage` of the state away: the history of runs is lost, and artifacts are reused.",
+        "Move the folder that is named away: the history of runs is lost, and artifacts are reused.",
     ),
     # Splits
     "FT-SPLIT-002": Code(
@@ -1795,9 +1822,9 @@ CODES: dict[str, Code] = {
         "Lower `warmup_steps`, or train for more steps (`epochs`, `max_steps`, a smaller `global_batch_size`).",
     ),
     "FT-TRAIN-065": Code(
-        "A name in `lora.targets` matches no layer of the model",
+        "A name in `lora.targets` or `lora.modules_to_save` matches no layer of the model",
         "That part of the adapter would not exist.",
-        "Choose among the names that the message lists, or set `lora.targets: all-linear`.",
+        "Choose among the names that the message lists, or leave the key out.",
     ),
     "FT-TRAIN-066": Code(
         "A tensor of the base model holds NaN or infinity",
@@ -1838,6 +1865,16 @@ CODES: dict[str, Code] = {
         "The library of an experiment tracker is not installed",
         "`telemetry.report_to` names it; without it the figures would go nowhere.",
         "Install the extra of this name, or take the name out of `telemetry.report_to`.",
+    ),
+    "FT-TRAIN-074": Code(
+        "A text in `lora.train_tokens` is no token of the base model",
+        "It would be read as several tokens, and none of them has a row of its own to train.",
+        "Add it with `ft add-tokens` and name the folder that this writes as `base_model`.",
+    ),
+    "FT-TRAIN-075": Code(
+        "The embedding and the output head of this model are one matrix",
+        "As a saved module of an adapter it would become two, and only one of them would be trained.",
+        "Train the rows of single tokens (`lora.train_tokens`), or every weight (`method: full`).",
     ),
     # Vectors
     "FT-VEC-001": Code(

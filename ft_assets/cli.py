@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "Write a release's evidence and history as one HTML file.",
     "compare": "Write two trainings or releases next to each other as one HTML file.",
     "search": "Query the released collection.",
+    "add-tokens": "Write a base model with more tokens to a folder.",
     "export": "Write an adapter to a folder: as it is, merged, or as GGUF.",
     "rollback": "Release an earlier version again.",
     "migrate": "Copy the released collection to another engine and verify it.",

@@ -4,12 +4,10 @@
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
-import http.client
+import logging
 import os
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -212,11 +210,16 @@ def _post(variable: str, body: bytes) -> None:
     url = os.environ.get(variable, "")
     if not url.startswith(("https://", "http://")):
         raise DeliveryError(f"the environment variable {variable} (notify.webhook) holds no http(s) address")
+    import httpx
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # its line for each request has the address
+    headers = {"Content-Type": "application/json"}
     try:
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=_SECONDS):  # noqa: S310
-            pass
-    except urllib.error.HTTPError as error:
-        raise DeliveryError(f"the webhook of {variable} answered {error.code}") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:  # the text of InvalidURL has the address
+        with httpx.stream(
+            "POST", url, content=body, headers=headers, timeout=_SECONDS
+        ) as answer:  # its text is not read
+            status, taken = answer.status_code, answer.is_success
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # their texts may have the address
         raise DeliveryError(f"the webhook of {variable} cannot be reached: {type(error).__name__}") from None
+    if not taken:
+        raise DeliveryError(f"the webhook of {variable} answered {status}")

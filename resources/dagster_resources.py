@@ -15,6 +15,7 @@ from dagster._core.errors import DagsterPipesExecutionError  # not exported anyw
 from expectations.violations import Refused
 from resources import telemetry
 from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.charts import Line, line_image
 from resources.launcher import LOG_FILE, Job, job_environment, receive_failure, run_inline, worker_command, write_job
 from resources.memo import Memo
 from resources.qdrant import QdrantEngine, engine_of_state
@@ -51,7 +52,7 @@ class QdrantResource(dg.ConfigurableResource[None]):
     """The vector engine that config.yaml names. The API key comes only from QDRANT_API_KEY."""
 
     state_dir: str
-    kind: str = "local"
+    kind: str = "edge"
     url: str | None = None
     alias: str = "passages"
     lock_timeout: float = 60.0
@@ -171,6 +172,15 @@ def _watch(context: dg.AssetExecutionContext, asset: str, run_dir: Path, done: t
             context.log.info(line)
             line, log_at = "", now + _LOG_SECONDS
         if observed and (finished or now >= observe_at):
-            observation = dg.AssetObservation(asset_key=asset, metadata=observed)
+            shown = {**_loss_curve(run_dir / telemetry.METRICS_FILE), **observed}
+            observation = dg.AssetObservation(asset_key=asset, metadata=shown)
             context.instance.report_runless_asset_event(observation)
             observed, observe_at = {}, now + _OBSERVE_SECONDS
+
+
+def _loss_curve(path: Path) -> dict[str, dg.MarkdownMetadataValue]:
+    """Return the losses up to now as an image, by the name that it has on the page of the finished training."""
+    points = telemetry.read_points(path)
+    figures = {"loss": "training", "eval_loss": "validation"}
+    lines = [Line(title, points[figure]) for figure, title in figures.items() if figure in points]
+    return {"loss_curve": dg.MarkdownMetadataValue(line_image(lines, "loss", y="loss"))} if lines else {}

@@ -75,6 +75,8 @@ class TrainingTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Rank of the adapter."""
     targets: str | list[str] = "all-linear"
     """Projections that get an adapter."""
+    saved: list[str] = []
+    """Modules that are trained as a whole with the adapter."""
     dpo: bool = False
     """True for DPO and KTO (with a reference), False for SFT."""
     kto: bool = False
@@ -87,7 +89,10 @@ class TrainingTarget(msgspec.Struct, frozen=True, kw_only=True):
 
     def parameters(self, shape: ModelShape) -> int:
         """Return the number of parameters that are trained."""
-        return shape.parameters if self.method == "full" else shape.lora_parameters(self.r, self.targets)
+        if self.method == "full":
+            return shape.parameters
+        matrices = min(len(_VOCABULARY & {name.rpartition(".")[2] for name in self.saved}), 1 if shape.tied else 2)
+        return shape.lora_parameters(self.r, self.targets) + matrices * shape.vocab * shape.hidden
 
     @property
     def width(self) -> int:
@@ -122,6 +127,8 @@ class TrainingSetup(msgspec.Struct, frozen=True, kw_only=True):
         return 2 if self.bf16 else 4
 
 
+_VOCABULARY = {"embed_tokens", "lm_head", "wte", "embed_in", "embed_out"}
+"""Names of the matrices with a row for each token."""
 Parts = dict[str, tuple[float, str]]
 """Part of the memory -> its bytes and how they were found."""
 

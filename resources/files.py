@@ -122,17 +122,18 @@ def copy_folder(source: Path, target: Path) -> None:
         place = target / Path(folder).relative_to(source)
         place.mkdir(parents=True, exist_ok=True)
         for name in files:
-            _copy_file(Path(folder) / name, place / name)
+            copy_file(Path(folder) / name, place / name)
+            sync_to_disk(place / name)
 
 
-def _copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file and leave its holes."""
     with source.open("rb") as read, target.open("wb") as write:
         for start, end in data_extents(read.fileno()):
             at = os.lseek(write.fileno(), start, os.SEEK_SET)
             while at < end:
                 at += os.sendfile(write.fileno(), read.fileno(), at, end - at)
         os.truncate(write.fileno(), os.fstat(read.fileno()).st_size)
-        os.fsync(write.fileno())
 
 
 def data_extents(descriptor: int) -> Iterator[tuple[int, int]]:

@@ -143,14 +143,13 @@ def find_shape(name: str, revision: str | None = None) -> ModelShape:
 def _hub_config(name: str, revision: str | None) -> Path:
     """Download the config.json of a hub model, and return its folder in the local cache."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     fix = f"name a folder, set HF_ENDPOINT to a mirror, or {_by_sizes()}"
     if problem := hub.why_unreachable():  # the client would try for half a minute
         raise _refused("FT-EST-001", name, f"it is not in the local cache, and {hub.endpoint()}: {problem}", fix)
     try:
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # as in models.py
         message = f"{hub.endpoint()} did not give its config.json ({type(error).__name__})"
         raise _refused("FT-EST-001", name, message, f"check the name and HF_TOKEN, or {fix}") from error
 

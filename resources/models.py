@@ -28,6 +28,7 @@ from resources.files import file_lock, file_stamp, write_json
 from resources.memo import Memo
 
 PACKAGE_PREFIX = "package:"
+_REASON = 300  # characters of an error of the hub's client
 _TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model")
 # licences travel with what is made of the model
 _PATTERNS = (*_TOKENIZER_PATTERNS, "*.safetensors", "*.jinja", "*/config.json", "README.md", "LICENSE*", "NOTICE*")
@@ -216,12 +217,12 @@ def _is_converted(source: Path, target: Path) -> bool:
 
 def _from_hub(name: str, revision: str | None, patterns: Sequence[str] = _PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        message = f"the model is not in the local cache, and {hub.endpoint()} did not give it ({type(error).__name__})"
+    except Exception as error:  # where an answer breaks off, those of its HTTP library, which differs by version
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_REASON]}"
+        message = f"the model is not in the local cache, and {hub.endpoint()} did not give it ({reason})"
         raise _refused("FT-MODEL-002", name, message) from error
 
 

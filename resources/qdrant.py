@@ -31,6 +31,7 @@ PRIVATE_HOSTS = "FT_PRIVATE_HOSTS"
 """Servers of a private network, to which the API key may go over plain http."""
 _POLL_SECONDS = 0.1
 _TIMEOUT_SECONDS = 60
+_REASON = 300  # characters of an error of the server
 
 
 class EngineParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,12 +75,13 @@ class QdrantEngine:
         if self.kind == "server":
             from resources.engines.client import ServerClient
 
-            connected = self._connect()  # a server that does not answer is named at once
-            client = ServerClient(lambda: connected)
-            try:
-                yield client
-            finally:
-                client.close()
+            with self._names_silence():
+                connected = self._connect()  # a server that does not answer is named at once
+                client = ServerClient(lambda: connected)
+                try:
+                    yield client
+                finally:
+                    client.close()
             return
         with exclusive(self.folder, time.monotonic() + self.lock_timeout, self.lock_timeout), ExitStack() as stack:
             if not os.access(self.folder, os.W_OK):
@@ -156,7 +158,6 @@ class QdrantEngine:
 
     def _connect(self) -> QdrantClient:
         from qdrant_client import QdrantClient
-        from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
         private = os.environ.get(PRIVATE_HOSTS, "").replace(",", " ").split()
         if travels_unencrypted(self.url or "", self.api_key, private):
@@ -164,10 +165,21 @@ class QdrantEngine:
         client = QdrantClient(url=self.url, api_key=self.api_key, timeout=_TIMEOUT_SECONDS, check_compatibility=False)
         try:
             client.get_collections()
-        except (ResponseHandlingException, UnexpectedResponse) as error:
+        except Exception:
             client.close()
-            raise _refused("FT-QDR-003", self.url or "", type(error).__name__) from error
+            raise
         return client
+
+    @contextmanager
+    def _names_silence(self) -> Generator[None]:
+        """Raise Refused (FT-QDR-003) where the server, or the way to it, fails in the middle of the block."""
+        from qdrant_client.http.exceptions import ApiException
+
+        try:
+            yield
+        except ApiException as error:  # no answer, half an answer, or one that is none of Qdrant's
+            reason = " ".join(str(error).split())[:_REASON]
+            raise _refused("FT-QDR-003", self.url or "", f"{type(error).__name__}: {reason}") from error
 
 
 def engine_of_state(state: Path, *, kind: str, url: str | None, alias: str, lock_timeout: float) -> QdrantEngine:
@@ -179,6 +191,29 @@ def engine_of_state(state: Path, *, kind: str, url: str | None, alias: str, lock
 def aliased(client: VectorClient, alias: str) -> str | None:
     """Return the collection that an alias names."""
     return client.aliases().get(alias)
+
+
+def other_engine_serves(engine: QdrantEngine) -> str:
+    """Return what to do where the alias is in the other embedded engine of this state; empty where it is not there.
+
+    A config.yaml that names no engine was one for `local` in earlier product versions.
+    """
+    other = replace(engine, kind="local" if engine.kind == "edge" else "edge")
+    try:
+        aliases = msgspec.json.decode((other.folder / "meta.json").read_bytes(), type=_Aliases).aliases
+    except (OSError, msgspec.MsgspecError):
+        return ""
+    if engine.kind == "server" or engine.alias not in aliases:
+        return ""
+    return (
+        f"It is in the engine `{other.kind}` of this state, and qdrant.engine is `{engine.kind}`. Set `qdrant.engine: "
+        f"{other.kind}`, or move it with `FT__QDRANT__ENGINE={other.kind} ft migrate --to {engine.kind}`, or build it "
+        "again with `ft run --group retrieval`."
+    )
+
+
+class _Aliases(msgspec.Struct):
+    aliases: dict[str, str] = {}
 
 
 def _refused(code: str, where: str, found: str) -> Refused:

@@ -135,8 +135,19 @@ class Tail:
         return [json.loads(line) for line in whole.splitlines()]
 
 
+def duration(seconds: float) -> str:
+    """Return seconds with their unit, the same one on every page and terminal: 4.2 s, 45 s, 3 min 07 s, 1 h 02 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
 def describe_step(record: Record) -> tuple[str, dict[str, float]]:
-    """Return a line for a person ("loss 1.23 · 2.1 s/step · 0:42 left") and the numeric metrics of one record."""
+    """Return a line for a person ("loss 1.23 · 2.1 s/step · 42 s left") and the numeric metrics of one record."""
     if record["phase"] == EVENT:
         return str(record["text"]), {}
     step, total, rate = int(record["step"]), int(record["total"]), float(record.get("seconds_per_step", 0))
@@ -147,8 +158,7 @@ def describe_step(record: Record) -> tuple[str, dict[str, float]]:
         parts.append(f"{speed:,.4g} tokens/s" if speed < 10_000 else f"{speed:,.0f} tokens/s")
     if rate:
         parts.append(f"{rate:.1f} s/step" if rate >= 1 else f"{1 / rate:.1f} steps/s")
-        left = int(max(total - step, 0) * rate)
-        parts.append(f"{left // 60}:{left % 60:02d} left")
+        parts.append(f"{duration(max(total - step, 0) * rate)} left")
     return " · ".join(part for part in parts if part), metrics
 
 

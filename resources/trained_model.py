@@ -76,6 +76,8 @@ def shape_of(config: Mapping[str, Any]) -> LoraShape:
         targets=[targets] if isinstance(targets, str) else list(targets),
         rslora=bool(config.get("use_rslora")),
         dora=bool(config.get("use_dora")),
+        modules_to_save=sorted(config.get("modules_to_save") or []),
+        train_tokens=list(config.get("trainable_token_indices") or []),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-MINIMUM = {"en": (40, 180, 100), "zh": (20, 60, 60)}
+MINIMUM = {"en": (70, 400, 250), "zh": (25, 150, 100)}
 
 
 def test_generated_files_are_what_the_script_writes(project: Path):

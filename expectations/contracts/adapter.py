@@ -40,13 +40,17 @@ class RagPrompt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoraShape(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Rank, alpha, target modules (sorted) and variant of the adapter."""
+    """Rank, alpha, target modules (sorted) and variant of the adapter, and what was trained with it."""
 
     r: int
     alpha: int
     targets: list[str]
     rslora: bool = False
     dora: bool = False
+    modules_to_save: list[str] = []
+    """Modules that were trained as a whole."""
+    train_tokens: list[int] = []
+    """Tokens whose rows of the embedding were trained."""
 
 
 class AdapterContract(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,7 +105,7 @@ def configured_serving(config: Any) -> Serving | None:
 
 def check_configuration(where: str, config: Serving | None, stored: Serving | None) -> list[Violation]:
     """FT-COL-003: the configuration of the engine (`config`) agrees with the contract of the collection (`stored`)."""
-    if stored is not None and config == stored:
+    if stored is not None and config == stored.form:
         return []
     found, expected = _in_words(config), _in_words(stored)
     return [violation("FT-COL-003", where=where, field="dimension, distance", found=found, expected=expected)]

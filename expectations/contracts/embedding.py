@@ -49,6 +49,8 @@ class Sparse(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_sha256: str
     vocabulary: int
     masked_ids: list[int]
+    prompts: Literal["masked"] | msgspec.UnsetType = msgspec.UNSET
+    """The tokens of a prompt have no weight. Not set without prompts, or where an earlier release trained the head."""
     activation: str = "relu"
     aggregation: str = "max"
 
@@ -59,7 +61,8 @@ class Lexical(msgspec.Struct, frozen=True, kw_only=True):
     `average_length` is frozen, so that a new document changes no stored vector. The last two belong to the query alone.
     """
 
-    kind: Literal["bm25"] = "bm25"
+    kind: Literal["bm25", "bm25_learned"] = "bm25"
+    """`bm25_learned`: the weights of a passage are multiplied by factors of the model (`factors_sha256`)."""
     language: str
     stop_words: list[str]
     terms_sha256: str
@@ -88,11 +91,31 @@ class Texts(msgspec.Struct, frozen=True, kw_only=True):
     passage_max_tokens: int
 
 
-class Serving(msgspec.Struct, frozen=True, kw_only=True):
-    """The dimension and distance of the vectors in a collection."""
+class Storage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The way in which Qdrant keeps the dense vectors of a collection. None leaves a value to the engine."""
+
+    on_disk: bool = False
+    quantization: Literal["none", "int8", "binary"] = "none"
+    oversampling: float | None = None
+    """Candidates by the quantized vectors, as a multiple of the answers; the exact vectors then rank them."""
+    hnsw_m: int | None = None
+    hnsw_ef_construct: int | None = None
+    shards: int | None = None
+    replicas: int | None = None
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The form of the vectors in a collection: dimension, distance, and how they are stored."""
 
     dimension: int
     distance: Literal["cosine", "dot", "euclid"]
+    storage: Storage | None = None
+    """None: as the engine stores them by itself."""
+
+    @property
+    def form(self) -> Serving:
+        """Dimension and distance alone, which every engine states of a collection."""
+        return msgspec.structs.replace(self, storage=None)
 
 
 class Rerank(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +165,8 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
     texts: Texts
     lexical: Lexical | None = None
     """The lexical arm by BM25; None: the arm is the learned head (`sparse`)."""
+    factors_sha256: str | msgspec.UnsetType = msgspec.UNSET
+    """The model's factors of BM25's weights. Not set where none were trained, or none that gain certainly."""
     serving: Serving | None = None
     fusion: Fusion | None = None
     probes: list[Probe] = []
@@ -163,9 +188,16 @@ class EmbeddingContract(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def index_fp(self) -> str:
         """The sha256 of everything that invalidates stored vectors: `encode_fp`, the served dimension, the distance,
-        and the passages' side of BM25."""
+        the storage, and the passages' side of BM25."""
         parts = [self.encode_fp, msgspec.to_builtins(self.serving)]
-        return digest([*parts, self.lexical.passage_side] if self.lexical else parts)
+        return digest([*parts, self.lexical_side] if self.lexical_side else parts)
+
+    @property
+    def lexical_side(self) -> dict[str, object] | None:
+        """Everything that changes what a passage stores for the lexical arm by BM25; None without that arm."""
+        if self.lexical is None or self.lexical.kind == "bm25":
+            return self.lexical and self.lexical.passage_side
+        return {**self.lexical.passage_side, "factors": self.factors_sha256 or None}
 
     @property
     def fusion_fp(self) -> str:

@@ -124,7 +124,9 @@ class Bm25Queries:
     def __init__(self, lexical: Lexical, frequencies: str | None, where: str) -> None:
         if others := frequencies_are_of_contract(where, lexical, frequencies):
             raise Refused(f"querying {where}", others)
-        self._terms = Bm25(lexical, where).terms
+        self.bm25 = Bm25(lexical, where)
+        """The passages' side, without the factors of a model."""
+        self._terms = self.bm25.terms
         self._frequencies = DocumentFrequencies.from_text(frequencies or "")
 
     @classmethod

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from hashlib import blake2b
 from itertools import chain, pairwise
+from typing import NamedTuple
 
 from expectations.canonical import digest
 from expectations.lexical import libraries
@@ -37,6 +38,14 @@ _PROBE = (
 )
 
 
+class PlacedTerm(NamedTuple):
+    """A term and the characters of the text, from `start` to before `end`, that it comes from."""
+
+    term: str
+    start: int
+    end: int
+
+
 class Terms:
     """The terms of texts in one language.
 
@@ -58,15 +67,24 @@ class Terms:
         """Return the terms of a text in their order."""
         terms: list[str] = []
         for match in _pattern().finditer(_folded(text)):
-            unspaced, word = match.groups()
-            if word is not None:
-                if word not in self._stop:
-                    terms.append(self._stem(word))
-            elif len(unspaced) == 1:
-                terms.append(unspaced)
-            else:
-                terms += map("".join, pairwise(unspaced))
+            terms += self._terms(*match.groups())
         return terms
+
+    def placed(self, text: str) -> list[PlacedTerm]:
+        """Return the terms of a text with their places; without those that have none because folding moved them."""
+        folded, places = _folded_with_places(text)
+        found: list[PlacedTerm] = []
+        for match in _pattern().finditer(folded) if places else ():
+            first, last = match.span()
+            width = 2 if match.group(2) is None else last - first
+            for start, term in enumerate(self._terms(*match.groups()), first):
+                found.append(PlacedTerm(term, places[start], places[min(start + width, last) - 1] + 1))
+        return found
+
+    def _terms(self, unspaced: str, word: str | None) -> Iterable[str]:
+        if word is not None:
+            return () if word in self._stop else (self._stem(word),)
+        return (unspaced,) if len(unspaced) == 1 else map("".join, pairwise(unspaced))
 
     def numbers(self, terms: Sequence[str]) -> list[int]:
         """Return the number of each term, from 0 to 2³¹ - 1."""
@@ -122,6 +140,25 @@ def _words(text: str) -> list[str]:
 def _folded(text: str) -> str:
     """Return a text without differences of width and case."""
     return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _folded_with_places(text: str) -> tuple[str, Sequence[int]]:
+    """Return a text as `_folded` does, and for each of its characters the place of the one that it comes from.
+
+    No places where the text cannot be folded character by character.
+    """
+    folded = _folded(text)
+    if text.isascii():
+        return folded, range(len(text))
+    places: list[int] = []
+    pieces: list[str] = []
+    start = 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or not unicodedata.combining(text[end]):  # marks are folded with their letter
+            pieces.append(_folded(text[start:end]))
+            places += [start] * len(pieces[-1])
+            start = end
+    return folded, places if "".join(pieces) == folded else []
 
 
 @cache

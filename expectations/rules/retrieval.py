@@ -53,6 +53,14 @@ def lexical_head_is_there(where: str, lexical: str, trained: bool) -> list[Viola
     return [violation("FT-EMB-022", where=where, field="contract.sparse.head_sha256", found=None, expected=expected)]
 
 
+def factors_are_learned(where: str, lexical: str, learned: bool) -> list[Violation]:
+    """FT-EMB-024: the training has learned factors of BM25, and judged them, if they are to serve."""
+    if learned or lexical != "bm25_learned":
+        return []
+    expected = "factors that were learned and judged, for `retrieval.lexical: bm25_learned`"
+    return [violation("FT-EMB-024", where=where, field="summary.factors", found=None, expected=expected)]
+
+
 def lexical_head_is_alive(
     where: str, empty: int, total: int, limit: float, code: str = "FT-EMB-013"
 ) -> list[Violation]:

@@ -95,6 +95,9 @@ class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
     events: list[str] = []
     """Resumes, smaller batches, changed settings and the like, in their order."""
     seconds: float = 0.0
+    trackers: dict[str, str] | UnsetType = UNSET
+    """Tracker -> the address of this run, or its place below the state folder; only where `telemetry.report_to` names
+    one."""
 
     def figures(self, prefix: str = "") -> dict[str, object]:
         """Return the figures whose names begin with `prefix`, as the manifest holds them."""

@@ -24,7 +24,7 @@ from ft_assets.adapters.refusals import SUBJECT
 from ft_assets.adapters.trainer.checkpoints import checkpoints
 from ft_assets.adapters.trainer.memory_needs import fitting_rows, least_needs, needs_of
 from ft_assets.adapters.trainer.trial_steps import run_trial_steps
-from ft_assets.config.model import LoraSettings, TrainSettings
+from ft_assets.config.model import AdapterSettings, TrainSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact, write_json
 from resources.estimate import estimate_training
@@ -112,7 +112,7 @@ def read_result(artifact: Artifact, name: str) -> GateResult:
 
 
 def choose_rows(
-    settings: TrainSettings, lora: LoraSettings | LoraShape | None, compute: accelerator.Compute, base: Path
+    settings: TrainSettings, lora: AdapterSettings | LoraShape | None, compute: accelerator.Compute, base: Path
 ) -> int:
     """Return the micro-batch of the settings; for `auto` on a GPU the most rows that fit into its free memory."""
     try:
@@ -136,7 +136,7 @@ def judge_resources(
     compute: accelerator.Compute,
     *,
     base: Path,
-    lora: LoraSettings | LoraShape | None,
+    lora: AdapterSettings | LoraShape | None,
     tokens: int,
     supervised: int | None = None,
     run_dir: Path,

@@ -44,8 +44,8 @@ from ft_assets.adapters.trainer.dpo_reference import Reference
 from ft_assets.adapters.trainer.load_model import load_model
 from ft_assets.adapters.trainer.oom_ladder import delete_fallbacks, train_with_fallbacks
 from ft_assets.adapters.trainer.reporter import build_reporter
-from ft_assets.adapters.trainer.trackers import add_trackers, check_trackers
-from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
+from ft_assets.adapters.trainer.trackers import add_trackers, check_trackers, read_trackers
+from ft_assets.config.model import AdapterSettings, DpoSettings, SftSettings
 from ft_assets.generation.jobs import GENERATED
 from resources import accelerator, models, torchrun
 from resources.accelerator import Compute, Sampler
@@ -87,7 +87,7 @@ class Task(NamedTuple):
     """The folder of the model or adapter that DPO and KTO continue; None: the base."""
     reference: Reference | None
     """The reference of DPO and KTO."""
-    lora: LoraSettings | LoraShape | None
+    lora: AdapterSettings | LoraShape | None
     """The adapter's shape: the configured one, or that of the adapter that is continued."""
     base_folder: Path
     base: BaseModelIdentity
@@ -172,7 +172,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
 
 def _find_start(
     job: Job, settings: SftSettings | DpoSettings, base: BaseModelIdentity
-) -> tuple[Path | None, Reference | None, LoraSettings | LoraShape | None]:
+) -> tuple[Path | None, Reference | None, AdapterSettings | LoraShape | None]:
     """Return the folder of what the training continues, the reference, and the shape of the adapter.
 
     Raises Refused: FT-ADP-001 it belongs to another base, FT-TRAIN-070 there is no adapter in the folder.
@@ -181,7 +181,7 @@ def _find_start(
     if isinstance(settings, SftSettings):
         return None, None, settings.lora
     if settings.start == "base":
-        return None, Reference(store, start=base.weights_sha256), settings.lora or LoraSettings()
+        return None, Reference(store, start=base.weights_sha256), settings.lora or AdapterSettings()
     if settings.start == "sft":
         sft = job.input("sft_adapter")
         contract = read_adapter_contract(sft.folder())
@@ -288,6 +288,7 @@ def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
         best_step=msgspec.UNSET if trained.best_step is None else trained.best_step,
         events=read_events(task.folder / METRICS_FILE),
         seconds=seconds,
+        trackers=read_trackers(task.job.folder()) or msgspec.UNSET,
     )
     rewards = {"reward_accuracy": "eval_rewards/accuracies", "reward_margin": "eval_rewards/margins"}
     reported = {name: figure for name, figure in rewards.items() if figure in trained.after}
@@ -319,6 +320,7 @@ def _save_adapter(task: Task, model: Any, folder: Path) -> AdapterContract:
     # PEFT has a set, which would be written in the order of its hashes: they differ between processes
     targets = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules)
     config.target_modules = targets
+    config.modules_to_save = sorted(set(config.modules_to_save or [])) or None
     # for DPO and KTO, TRL adds a copy of the SFT adapter (`ref`), which is not published
     model.save_pretrained(target, selected_adapters=[ADAPTER_NAME])
     (target / "README.md").unlink(missing_ok=True)

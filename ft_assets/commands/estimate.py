@@ -19,14 +19,15 @@ from ft_assets.commands.estimate_corpus import print_corpus, report_corpus
 from ft_assets.commands.estimate_generation import GROUPS, print_generation, report_generation
 from ft_assets.commands.last_run import speed_of_last_run
 from ft_assets.commands.project import Project
-from ft_assets.commands.terminal import duration, make_console
-from ft_assets.config.model import AcceleratorSettings, DpoSettings, LoraSettings, Settings, SftSettings
+from ft_assets.commands.terminal import make_console
+from ft_assets.config.model import AcceleratorSettings, AdapterSettings, DpoSettings, Settings, SftSettings
 from resources import accelerator
 from resources.accelerator import Device
 from resources.artifacts import ArtifactStore
 from resources.estimate import GIB, Estimate, Method, estimate_training, largest_length, largest_micro_batch
 from resources.fit_plan import GpuCard, Plan, find_card, gpu_flops, probe_cpu_flops, recommend
 from resources.model_shape import ModelShape, find_shape
+from resources.telemetry import duration
 
 _ROWS = 1000
 _GENERATION_SHARE = 0.15
@@ -108,7 +109,7 @@ def command(ctx: click.Context, model: str | None, **options: Any) -> None:
         ctx.exit(_estimate_generation(model, project, as_json=options["as_json"]))
     configured = project.settings if project.config.is_file() else None
     settings = _settings(configured, options)
-    lora = configured.shape_of_adapter(settings) if configured else LoraSettings()
+    lora = configured.shape_of_adapter(settings) if configured else AdapterSettings()
     lora = lora.model_copy(update={"r": options["r"] or lora.r})
     try:
         machine = _machine(
@@ -298,7 +299,7 @@ def existing(folder: Path) -> Path:
 def _report(
     shape: ModelShape,
     settings: TrainingSection,
-    lora: LoraSettings,
+    lora: AdapterSettings,
     machine: Machine,
     *,
     options: dict[str, Any],

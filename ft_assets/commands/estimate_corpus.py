@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ft_assets.commands.terminal import duration
 from ft_assets.config.model import Settings
 from resources import accelerator
 from resources.corpus_plan import Cluster, CorpusReport, cluster_of, count_of, plan_corpus
 from resources.estimate import GIB
 from resources.fit_plan import find_card
 from resources.model_shape import ModelShape
+from resources.telemetry import duration
 
 _TOKENS = 128
 

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from expectations.text.tokens import estimate_tokens
 from expectations.violations import Refused, violation
-from ft_assets.commands.terminal import duration
 from ft_assets.config.model import PriceSettings, Settings
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.held_out import held_out_passages
@@ -24,6 +23,7 @@ from ft_assets.kbalign.plan import plan_kbalign
 from resources.artifacts import ArtifactStore
 from resources.model_shape import find_shape
 from resources.parquet import read_rows, row_count
+from resources.telemetry import duration
 from resources.text_source import CallFigures
 
 GROUPS = ("kbalign", "ddr")

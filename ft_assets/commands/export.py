@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     type=click.Choice(TYPES),
     help="GGUF weight type (default: auto).",
 )
+@click.option("--gptq", is_flag=True, help="Also write 4-bit weights in GPTQ's layout.")
 @click.option(
     "--dialect",
     type=click.Choice(["canonical", "ultrarag"]),
@@ -59,6 +60,7 @@ def command(  # noqa: PLR0917 - one for each option
     gguf: bool,
     gguf_tool: Path | None,
     gguf_type: str | None,
+    gptq: bool,
     dialect: str,
     force: bool,
 ) -> None:
@@ -70,6 +72,7 @@ def command(  # noqa: PLR0917 - one for each option
     FOLDER/model        instead of adapter, if every weight was trained: a whole model
     FOLDER/merged       --merged: weights, tokenizer, chat template; its logits are compared with what was trained
     FOLDER/model.gguf   --gguf: for llama.cpp; FOLDER/Modelfile has the chat template for Ollama
+    FOLDER/gptq         --gptq: 4-bit weights for vLLM and transformers; their logits are compared with the merged ones
     FOLDER/export.json  what was exported, the comparison, a sha256 of every file
 
     \b
@@ -78,12 +81,13 @@ def command(  # noqa: PLR0917 - one for each option
                ft export ddr --to build/pairs.jsonl --dialect ultrarag
     """
     from ft_assets.adapters.export.export import GGUF_FILE, export, find_adapter, is_export
+    from ft_assets.adapters.export.gptq import require_quantiser
     from ft_assets.adapters.export.ollama import MODELFILE
     from ft_assets.generation.export_rows import EXPORTED
 
     if which in EXPORTED:
-        if merged or dtype or gguf or gguf_tool or gguf_type:
-            raise click.UsageError(f"{which} are rows: --merged, --dtype and --gguf are for models")
+        if merged or dtype or gguf or gguf_tool or gguf_type or gptq:
+            raise click.UsageError(f"{which} are rows: --merged, --dtype, --gguf and --gptq are for models")
         _export_rows(which, target, cast("RowsDialect", dialect), force=force)
         return
     if dialect != "canonical":
@@ -91,11 +95,13 @@ def command(  # noqa: PLR0917 - one for each option
     if target.exists() and not (force and is_export(target)):
         reason = "; --force replaces only what `ft export` wrote" if force else "; --force replaces an earlier export"
         raise click.UsageError(f"{target} exists{reason}")
-    if dtype and not (merged or gguf or gguf_tool):
-        raise click.UsageError("--dtype is for merged weights: add --merged or --gguf")
+    if dtype and not (merged or gguf or gguf_tool or gptq):
+        raise click.UsageError("--dtype is for merged weights: add --merged, --gguf or --gptq")
     if gguf_type and not (gguf or gguf_tool):
         raise click.UsageError("--gguf-type is for a GGUF file: add --gguf")
     converter = find_converter(gguf_tool) if gguf or gguf_tool else None
+    if gptq:
+        require_quantiser()
     project = Project.here()
     adapter = find_adapter(project.store, project.releases, which)
     report = export(
@@ -106,6 +112,7 @@ def command(  # noqa: PLR0917 - one for each option
         dtype=cast("MergedDtype | None", dtype),
         converter=converter,
         gguf_type=gguf_type or "auto",
+        gptq=gptq,
         on_step=lambda step: click.echo(f"{step} …", err=True),
     )
     click.echo(f"{target}: {adapter.asset} {adapter.recipe_id}, {len(report['files'])} files")
@@ -117,6 +124,11 @@ def command(  # noqa: PLR0917 - one for each option
             f"merged in float32, saved in {proof['dtype']}: logits differ by at most "
             f"{proof['max_abs_difference_saved']:.2g} of {proof['largest_logit']:.3g}, "
             f"first choice the same at {proof['same_first_choice']:.1%} of {proof['positions']} positions"
+        )
+    if quantised := report.get("gptq"):
+        click.echo(
+            f"4 bits in groups of {quantised['group_size']}: the logits moved by {quantised['noise']:.1%}, "
+            f"first choice the same at {quantised['same_first_choice']:.1%} of {quantised['positions']} positions"
         )
 
 

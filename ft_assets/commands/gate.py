@@ -17,9 +17,10 @@ from rich.table import Table
 from expectations.markdown import markdown_cell, markdown_table
 from ft_assets.commands.execution import execute
 from ft_assets.commands.project import Project
-from ft_assets.commands.terminal import duration, take_terminal
+from ft_assets.commands.terminal import take_terminal
 from ft_assets.graph.gates import CRASHED, violations_of
 from resources.artifacts import write_json
+from resources.telemetry import duration
 
 JOB = "compat_gate"
 GATE_REPORT_VERSION = 2

@@ -19,11 +19,12 @@ from rich.table import Table
 
 from ft_assets.commands.execution import REFUSALS, bury_dead_runs, execute, failures, reason
 from ft_assets.commands.project import Project
-from ft_assets.commands.terminal import ProgressLines, duration, take_terminal
+from ft_assets.commands.terminal import ProgressLines, take_terminal
 from ft_assets.graph.automation import TRAININGS
 from ft_assets.graph.gates import CRASHED, violations_of
 from resources import telemetry
 from resources.artifacts import ArtifactStore, write_json
+from resources.telemetry import duration
 
 if TYPE_CHECKING:  # not exported by Dagster
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph

@@ -20,11 +20,12 @@ from expectations.canonical import digest
 from expectations.violations import Refused
 from ft_assets.commands.execution import execute
 from ft_assets.commands.project import Project
-from ft_assets.commands.terminal import duration, take_terminal
+from ft_assets.commands.terminal import take_terminal
 from ft_assets.config.model import SETTINGS_ASSETS, sections_json
 from ft_assets.graph.gates import check_state
 from resources.artifacts import ArtifactStore
 from resources.releases import Release, ReleaseKind, Releases
+from resources.telemetry import duration
 
 _VERSION_TAG = "dagster/data_version"
 _CODE_TAG = "dagster/code_version"

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from resources.telemetry import Progress
+from resources.telemetry import Progress, duration
 
 _WIDTH_WITHOUT_TERMINAL = 140
 _PLAIN_SECONDS = 5.0
@@ -115,17 +115,8 @@ class ProgressLines:
         self._console.print(f"{text}{f' · {escape(detail)}' if detail else ''}", soft_wrap=True)
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as a person writes them: 4.2 s, 3:07, 1:02:07."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
 def _step(progress: Progress) -> str:
-    """`train 40/60 · loss 1.234 · 2.1 s/step · 0:42 left`: the phase is the first part of the text."""
+    """`train 40/60 · loss 1.234 · 2.1 s/step · 42 s left`: the phase is the first part of the text."""
     phase, separator, rest = progress.text.partition(" · ")
     return escape(f"{phase} {progress.step}/{progress.total}{separator}{rest}".strip())
 

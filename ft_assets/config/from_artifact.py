@@ -14,6 +14,7 @@ from ft_assets.config.model import (
     DpoSettings,
     EmbeddingSettings,
     KbalignSettings,
+    QdrantSettings,
     ReleaseSettings,
     RetrievalSettings,
     SftSettings,
@@ -36,6 +37,8 @@ def settings_of(store: ArtifactStore, section: Literal["dpo"]) -> DpoSettings: .
 def settings_of(store: ArtifactStore, section: Literal["embedding"]) -> EmbeddingSettings: ...
 @overload
 def settings_of(store: ArtifactStore, section: Literal["retrieval"]) -> RetrievalSettings: ...
+@overload
+def settings_of(store: ArtifactStore, section: Literal["qdrant"]) -> QdrantSettings: ...
 @overload
 def settings_of(store: ArtifactStore, section: Literal["answers"]) -> AnswerSettings: ...
 @overload

@@ -310,6 +310,28 @@ class LoraSettings(ConfigSection):
     export --merged` first."""
 
 
+class AdapterSettings(LoraSettings):
+    """The shape of an adapter of the language model, and what is trained with it."""
+
+    modules_to_save: list[str] = later([])
+    """Modules that are trained as a whole and saved with the adapter, by name, such as `[lm_head]`. None, because a
+    matrix of the vocabulary takes more memory than the adapter: 16 bytes for each number of it. Where the output head
+    is the embedding, neither can be named. vLLM and llama.cpp load no such adapter: `ft export --merged` first."""
+    train_tokens: list[str] = later([])
+    """Tokens whose rows of the embedding (and of the output head) are trained with the adapter: those that `ft
+    add-tokens` gave to the base model, which start as the mean of their parts. None, because the rows of usual tokens
+    are trained well. vLLM and llama.cpp load no such adapter: `ft export --merged` first."""
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        whole = {name.rpartition(".")[2] for name in self.modules_to_save} & {"embed_tokens", "wte"}
+        if self.train_tokens and whole:
+            raise ValueError(
+                f"modules_to_save trains all rows of {', '.join(whole)}, those of train_tokens too. Remove either."
+            )
+        return self
+
+
 class OomSettings(ConfigSection):
     """When memory runs out, training resumes with smaller batches, then with gradient checkpointing, then with
     offloading. None of these changes the result. The two steps here do, so they must be allowed; each is recorded."""
@@ -342,7 +364,7 @@ class TrainSettings(ConfigSection):
 
     base_model: str
     """The language model to train: a hub name, a folder, or `package:NAME` for a model in a Python package. SFT and
-    DPO must name the same one."""
+    DPO must name the same one; in `dpo` it may be left out."""
     revision: str | None = None
     """Commit, branch or tag of a hub model. Null takes the default branch; name a commit to train on the same weights
     again later."""
@@ -495,7 +517,7 @@ class SftSettings(TrainSettings):
 
     usual_full_rate = 1e-5
 
-    lora: LoraSettings = LoraSettings()
+    lora: AdapterSettings = AdapterSettings()
     learning_rate: float = Field(default=2e-4, gt=0)
     """Learning rate at its peak, after the warm-up. 2e-4 suits an adapter; where `method` is `full`, the default is
     1e-5, and a check warns from ten times that on."""
@@ -523,7 +545,7 @@ class DpoSettings(TrainSettings):
     """The model that DPO continues, and its reference: `sft` (the result of `sft_adapter`), `base` (a new adapter on
     `base_model`, in the shape of `lora`), or the folder of an adapter in PEFT's layout, such as one that `ft export`
     wrote. With `base` or a folder, `sft` may be left out."""
-    lora: LoraSettings | None = None
+    lora: AdapterSettings | None = None
     """Shape of the new adapter where `start` is `base`; null takes the defaults. Otherwise DPO continues an adapter in
     its own shape."""
     learning_rate: float = Field(default=5e-6, gt=0)
@@ -656,6 +678,20 @@ class DpoSettings(TrainSettings):
         return self
 
 
+class TeacherSettings(ConfigSection):
+    """A cross-encoder that reads question and passage together, and teaches the encoder how it ranks them."""
+
+    model: str
+    """The cross-encoder, with one score for a pair: a hub name, a folder, or `package:NAME`."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub model. Null takes the default branch."""
+    max_tokens: PositiveInt = 512
+    """Tokens of question and passage together that it reads; the rest of the passage is cut."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of its loss next to the contrast, which counts 1: the divergence of the dense scores of a question's right
+    and hard passages from the teacher's. Equal by default, as in FlagEmbedding."""
+
+
 class EmbeddingSettings(ConfigSection):
     base_model: str
     """The encoder to train: a hub name, a folder, or `package:NAME` for a model in a Python package."""
@@ -666,11 +702,11 @@ class EmbeddingSettings(ConfigSection):
     """Step from token vectors to one dense vector: their `mean`, or the first token's (`cls`). Use the one that the
     base model was trained with: BGE models use `cls`, MiniLM and E5 `mean`."""
     query_prompt: str = ""
-    """Text put before every query, as the base model expects it (E5: `"query: "`). It also enters the vector of a
-    lexical head. Empty for models without prompts."""
+    """Text put before every query, as the base model expects it (E5: `"query: "`). It enters the dense vector; a
+    lexical head gives its tokens no weight. Empty for models without prompts."""
     passage_prompt: str = ""
-    """Text put before every passage, as the base model expects it (E5: `"passage: "`). It also enters the vector of a
-    lexical head. Empty for models without prompts."""
+    """Text put before every passage, as the base model expects it (E5: `"passage: "`). It enters the dense vector; a
+    lexical head gives its tokens no weight. Empty for models without prompts."""
     query_max_tokens: PositiveInt = 64
     """Tokens of a query that are encoded, its prompt included; the rest is cut. Questions are short, and a small limit
     bounds the time of a search."""
@@ -680,6 +716,14 @@ class EmbeddingSettings(ConfigSection):
     lexical_head: bool = False
     """Train a lexical head too, for `retrieval.lexical: learned`. Off, because BM25 serves by default: the encoder is
     then trained for the dense arm alone, and its artifact has no head."""
+    bm25_factors: bool = later(False)
+    """Learn factors of BM25's weights too, for `retrieval.lexical: bm25_learned`: for each term of a passage a number
+    between 0 and 2. They are taken only where the validation questions are certainly ranked better with them; otherwise
+    BM25 serves as it is. Off, because BM25 serves by default."""
+    factor_penalty: float = later(10.0, ge=0)
+    """Weight of the penalty that holds the factors near 1 (`bm25_factors`): it multiplies their mean square distance
+    from 1. Less lets them move farther, and unlearn what BM25 knows. 10 gained on validation questions of two sets of
+    three and lost on none; 1 lost on one (docs/retrieval.md)."""
     matryoshka: list[PositiveInt] = []
     """Smaller dimensions to train for, next to the full one; `retrieval.dimension` may then be one of them. Empty
     trains the full dimension alone."""
@@ -720,6 +764,16 @@ class EmbeddingSettings(ConfigSection):
     self_distill: bool = True
     """Teach each arm from the fused ranking of the same step (BGE-M3, arXiv 2402.03216), where a lexical head is
     trained. There it lifted the lexical arm from 36.7 to 53.9 nDCG@10 on MIRACL."""
+    teacher: TeacherSettings | None = later(None)
+    """Learn the scores of a cross-encoder too. Each pair of a question and a passage is scored once, which takes about
+    as long as a training step of a model of its size. It needs wrong passages to tell apart (`hard_negatives`). Null,
+    because it needs a cross-encoder that knows your language."""
+    pretrain: Literal["none", "ict"] = later("none")
+    """Train on the corpus itself before the questions: with `ict` (inverse cloze task) a sentence of a passage has to
+    find the rest of it. It counts as the first epoch. For an encoder that knows little of the language. `none`, because
+    it takes time, and a certain gain on validation questions has to be shown first (docs/retrieval.md)."""
+    pretrain_steps: PositiveInt = later(1000)
+    """Steps of `pretrain` at most; the default is a pass over 32,000 passages."""
     patience: PositiveInt = 2
     """Epochs without a better ranking of the validation questions after which the training stops. After each epoch
     they are ranked by dense + BM25 (with a lexical head: dense + 0.3 x its scores), and the epoch with the best nDCG@10
@@ -738,6 +792,25 @@ class EmbeddingSettings(ConfigSection):
     seed: int = 42
     """Seed of the order of questions and of the drawn passages. The same seed on the same hardware gives the same
     result."""
+
+    @property
+    def masks_prompts(self) -> bool:
+        """A lexical head is trained on texts with prompts, whose tokens get no weight."""
+        return self.lexical_head and bool(self.query_prompt or self.passage_prompt)
+
+    @model_validator(mode="after")
+    def _check_what_is_trained(self) -> Self:
+        if self.epochs == 0 and self.pretrain != "none":
+            raise ValueError(
+                f"pretrain is `{self.pretrain}` and epochs is 0: nothing is trained. Raise epochs, or set "
+                "pretrain: none."
+            )
+        if self.teacher and self.hard_negatives == 0 and self.judged_negatives == 0:
+            raise ValueError(
+                "teacher is set, hard_negatives is 0 and judged_negatives is 0: a question has one passage, and "
+                "nothing to teach. Set hard_negatives: 1 or more."
+            )
+        return self
 
 
 class RerankSettings(ConfigSection):
@@ -768,10 +841,11 @@ class RetrievalSettings(ConfigSection):
     dimension: PositiveInt | None = None
     """Dimensions of the stored dense vectors, for less memory: the model must be trained for it
     (`embedding.matryoshka`). Null keeps all."""
-    lexical: Literal["bm25", "learned"] = "bm25"
+    lexical: Literal["bm25", "learned", "bm25_learned"] = "bm25"
     """The lexical arm: `bm25` over words and pairs of characters of the whole passage, or the weights that the encoder
-    has `learned` for its own tokens, as BGE-M3 does (`embedding.lexical_head: true` trains them). A change writes
-    every point again; to `learned` also encodes all."""
+    has `learned` for its own tokens, as BGE-M3 does (`embedding.lexical_head: true` trains them). `bm25_learned` is
+    BM25 times factors of the encoder (`embedding.bm25_factors: true` learns them), where they gain for certain. A
+    change writes every point again; to a learned one also encodes all."""
     language: str = "auto"
     """Language of the stems and stop words of `bm25`, such as `english` or `german`. `auto` takes the language whose
     stop words are the largest share of the words; `none` keeps words as they are. Scripts without spaces between words
@@ -1095,11 +1169,41 @@ class DdrSettings(ConfigSection):
         return self
 
 
+class StorageSettings(ConfigSection):
+    on_disk: bool = False
+    """Keep vectors, index and payloads on disk, and only what is used in memory: slower, for collections that memory
+    does not hold."""
+    quantization: Literal["none", "int8", "binary"] = "none"
+    """Smaller copies of the dense vectors, kept in memory to find candidates: `int8` takes a quarter of the memory,
+    `binary` 1/32, for models of 1,024 dimensions and more. The exact vectors rank the candidates, and the gate
+    `served_is_exact` measures what is lost."""
+    oversampling: float | None = Field(default=None, ge=1)
+    """Candidates that the smaller copies find, as a multiple of the answers. More lose less and take longer. Null: 2
+    with `quantization`; without, it has no effect and is refused."""
+    hnsw_m: PositiveInt | None = None
+    """Edges of a point in the HNSW index. More find more of the exact answers, and take memory and time. Null: the
+    engine's own, 16."""
+    hnsw_ef_construct: PositiveInt | None = None
+    """Neighbours that are looked at when the index is built. More make a better index, more slowly. Null: the
+    engine's own, 100."""
+    shards: PositiveInt | None = None
+    """Parts of a collection on a cluster, fixed when it is built: one or two a node, with room for more nodes. Only
+    with `engine: server`. Null: one a node."""
+    replicas: PositiveInt | None = None
+    """Nodes that keep each part: 2 or more, so that a node may fail. Only with `engine: server`. Null: 1."""
+
+    @model_validator(mode="after")
+    def _check_oversampling(self) -> Self:
+        if self.oversampling and self.quantization == "none":
+            raise ValueError("oversampling has no effect without quantization. Set quantization: int8, or remove it.")
+        return self
+
+
 class QdrantSettings(ConfigSection):
-    engine: Literal["local", "server", "edge"] = "local"
-    """`local` and `edge` keep points below the state folder; `server` needs `url`, and its API key comes from
-    QDRANT_API_KEY. `local` needs no service and is enough up to 20,000 passages; `edge` (extra `edge`) is Qdrant's own
-    engine in this process."""
+    engine: Literal["local", "server", "edge"] = "edge"
+    """`edge` is Qdrant's own engine in this process, with its points below the state folder: an index, a log, no
+    service. `server` needs `url`, and its API key comes from QDRANT_API_KEY. `local` is qdrant-client's engine in
+    Python, in small files; it compares a query with every point and is refused above 20,000 passages."""
     url: str | None = None
     """Address of the server, `https://host:6333`; only with `engine: server`. A key is refused over plain http, except
     to the loopback."""
@@ -1108,11 +1212,14 @@ class QdrantSettings(ConfigSection):
     lock_timeout: float = Field(default=60.0, gt=0)
     """Seconds to wait for another process that has the embedded engine open (`local`, `edge`). With a minute, a
     short search in one process does not fail the other."""
+    storage: StorageSettings | None = later(None)
+    """The way a collection is stored, for large ones. A change builds a new collection and encodes nothing. Null leaves
+    all of it to the engine."""
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:
         if self.engine == "server" and not self.url:
-            raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `local`.")
+            raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `edge`.")
         address = urlsplit(self.url or "")
         if address.username or address.password:
             # without the value: an error is printed and logged
@@ -1122,6 +1229,10 @@ class QdrantSettings(ConfigSection):
             )
         if self.engine != "server" and self.url:
             raise ValueError(f"qdrant.url is set but qdrant.engine is `{self.engine}`. Choose one.")
+        if self.engine == "local" and self.storage:
+            raise ValueError("qdrant.storage has no effect on engine `local`, which keeps all in memory. Use edge.")
+        if self.engine != "server" and self.storage and (self.storage.shards or self.storage.replicas):
+            raise ValueError(f"storage.shards and storage.replicas need a server; qdrant.engine is `{self.engine}`.")
         return self
 
 
@@ -1254,11 +1365,24 @@ class Settings(ConfigSection):
                 return section.base_model, section.revision
         return "", None
 
-    def shape_of_adapter(self, section: SftSettings | DpoSettings) -> LoraSettings:
+    def shape_of_adapter(self, section: SftSettings | DpoSettings) -> AdapterSettings:
         """Return the shape of the adapter that a training makes. Of an adapter in a folder: the defaults."""
         if isinstance(section, SftSettings):
             return section.lora
-        return self.sft.lora if section.start == "sft" and self.sft else section.lora or LoraSettings()
+        return self.sft.lora if section.start == "sft" and self.sft else section.lora or AdapterSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_base_once(cls, values: object) -> object:
+        """Give `dpo` the base model of `sft` where it names none."""
+        if not isinstance(values, Mapping):
+            return values
+        sections = cast("Mapping[str, object]", values)
+        if not all(isinstance(sections.get(name), Mapping) for name in ("sft", "dpo")):
+            return sections
+        sft, dpo = (cast("Mapping[str, object]", sections[name]) for name in ("sft", "dpo"))
+        named = {} if "base_model" in dpo else {name: sft[name] for name in ("base_model", "revision") if name in sft}
+        return {**sections, "dpo": {**named, **dpo}}
 
     @model_validator(mode="after")
     def _check_base_models(self) -> Self:
@@ -1320,6 +1444,15 @@ class Settings(ConfigSection):
             raise ValueError(
                 "retrieval.lexical is `learned` and embedding.lexical_head is false: no lexical head would be trained. "
                 "Set embedding.lexical_head: true, or retrieval.lexical: bm25."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_factors(self) -> Self:
+        if self.embedding and self.retrieval.lexical == "bm25_learned" and not self.embedding.bm25_factors:
+            raise ValueError(
+                "retrieval.lexical is `bm25_learned` and embedding.bm25_factors is false: no factors would be learned. "
+                "Set embedding.bm25_factors: true, or retrieval.lexical: bm25."
             )
         return self
 

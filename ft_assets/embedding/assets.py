@@ -48,7 +48,12 @@ def embedding_model(
     values = settings.model_dump(mode="json")
     unused = _unused(settings, judged=has_negatives(artifacts.store().require("retrieval_splits"), "train"))
     recipe_values = {name: value for name, value in values.items() if name not in unused}
-    recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, "base_version": base})
+    versions = {"base_version": base}
+    if settings.masks_prompts:  # an earlier release gave them weights
+        versions["prompts"] = "masked"
+    if teacher := settings.teacher:
+        versions["teacher_version"] = models.version(teacher.model, artifacts.state(), teacher.revision)
+    recipe = EMBEDDING_MODEL.recipe(artifacts, {**recipe_values, **versions})
     params = EmbeddingJob(settings=values, compute=compute_params(artifacts))
     return produce(
         artifacts, recipe, launch=EMBEDDING_MODEL.launch(context, launcher, params), metadata=_describe_model
@@ -61,6 +66,10 @@ def _unused(settings: EmbeddingSettings, *, judged: bool) -> set[str]:
     `judged`: training questions have negatives of their own.
     """
     unused = {"max_unknown_share", "micro_batch_size"}  # the limit of a gate, and a question of memory
+    if not settings.bm25_factors:
+        unused.add("factor_penalty")
+    if settings.pretrain == "none":
+        unused.add("pretrain_steps")
     if not judged:
         unused.add("judged_negatives")
     if not settings.lexical_head:
@@ -81,6 +90,7 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
     shown["encode_fp"] = read_contract(contract, artifact.asset).encode_fp
     summary = artifact.summary_as(ModelSummary)
     shown["choice"] = summary.choice
+    shown |= {"bm25_factors": summary.factors.sentence} if summary.factors else {}
     if figures := summary.epochs:
         arms = [
             Line(arm, [(each.epoch, getattr(each, f"{arm}_ndcg_at_10")) for each in figures])
@@ -89,7 +99,7 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
         shown["validation"] = line_image(arms, "validation questions", x="epoch", y="nDCG@10")
     if METRICS_FILE in artifact.manifest.files:
         losses = read_points(artifact.file(METRICS_FILE)).get("loss", [])
-        shown["loss"] = line_image([Line("training", losses)], "loss", y="loss")
+        shown["loss_curve"] = line_image([Line("training", losses)], "loss", y="loss")
     return shown
 
 

@@ -8,6 +8,7 @@ from expectations.rules.passages import fit_the_encoder
 from expectations.rules.retrieval import (
     MAX_EMPTY_PROBE_SHARE,
     base_is_beaten,
+    factors_are_learned,
     lexical_head_is_alive,
     lexical_head_is_there,
     losses_are_finite,
@@ -95,12 +96,17 @@ def base_beaten(evidence: Evidence) -> Verdict:
 
 
 def head_is_there(evidence: Evidence) -> Verdict:
-    """The model has the lexical head that retrieval.lexical asks for."""
+    """The model has the lexical head that retrieval.lexical asks for, or has tried factors of BM25 if they are wanted.
+    Where these gain nothing for certain, BM25 serves."""
     if evidence.store.current(_RETRIEVAL) is None:
         return _NOT_CONFIGURED
     lexical = settings_of(evidence.store, "retrieval").lexical
     trained = contract_of_model(evidence).sparse.head_sha256 is not None
-    return Verdict(lexical_head_is_there(_MODEL, lexical, trained), {"lexical": lexical, "trained": trained})
+    factors = evidence.store.require(_MODEL).summary_as(ModelSummary).factors
+    violations = lexical_head_is_there(_MODEL, lexical, trained)
+    violations += factors_are_learned(_MODEL, lexical, bool(factors))
+    figures = {"lexical": lexical, "trained": trained} | ({"factors": factors.sentence} if factors else {})
+    return Verdict(violations, figures)
 
 
 def lexical_head(evidence: Evidence) -> Verdict:

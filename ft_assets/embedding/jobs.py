@@ -40,6 +40,29 @@ class EpochFigures(msgspec.Struct, frozen=True, kw_only=True):
     dense_ndcg_at_10: float
 
 
+class FactorsSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The learning of factors of BM25's weights (`bm25_factors`)."""
+
+    taken: bool
+    """They are a part of the model: they gain for certain."""
+    gain: Interval | None = None
+    """nDCG@10 of the validation questions by dense + BM25, with the factors minus without, paired by question."""
+    spread: float
+    """Standard deviation of the factors, which are 1 before they are learned."""
+
+    @property
+    def sentence(self) -> str:
+        """What serves, and why."""
+        if self.gain is None:
+            return "BM25 serves as it is: too few validation questions to judge its factors by (at least 20)"
+        difference = f"{self.gain.mean:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
+        reason = f"nDCG@10 {difference} on {self.gain.n} validation questions"
+        kept = (
+            "BM25 serves with its factors" if self.taken else "BM25 serves as it is: its factors gain nothing certain"
+        )
+        return f"{kept}; {reason}"
+
+
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Summary of `embedding_model`. The losses are means over the first and the last tenth of the steps.
 
@@ -57,6 +80,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The best epoch minus the base model, paired by question. Where it is certainly below 0, the base model is
     kept."""
     epochs: list[EpochFigures] = []
+    factors: FactorsSummary | msgspec.UnsetType = msgspec.UNSET
+    """The factors of BM25's weights, where `bm25_factors` is set."""
     unresolved: int
     judged_negatives: int = 0
     """Passages judged not to answer a training question."""

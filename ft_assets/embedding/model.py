@@ -17,8 +17,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from msgspec.structs import replace
@@ -37,7 +39,9 @@ from expectations.contracts.embedding import (
     Texts,
     read_contract,
 )
+from expectations.lexical.bm25 import Bm25
 from ft_assets.config.model import EmbeddingSettings, LoraSettings
+from ft_assets.embedding.factors import FACTORS_FILE, FactorHead, TermTokens, tokens_of_terms, weigh
 from ft_assets.embedding.sparse import SparseVector
 from resources.accelerator import Compute, choose
 from resources.artifacts import library_versions, write_json
@@ -115,7 +119,15 @@ class HybridEncoder:
         self.contract = contract
         self._cast: dict[str, Tensor] = {}
         """The weights of the backbone in bf16, while texts are encoded in it."""
+        self._casting = Lock()
+        self.factors: FactorHead | None = None
+        """Factors of BM25's weights, where they were trained and taken."""
         self._masked = torch.tensor(contract.sparse.masked_ids, device=compute.device)
+        prompts = {contract.texts.query_prompt, contract.texts.passage_prompt} if contract.sparse.prompts else set()
+        self._prompts = [
+            torch.tensor(self._read_prompt(text), device=compute.device) for text in sorted(prompts) if text
+        ]
+        """The first tokens of a text with a prompt, to the prompt's end."""
         self.eval()
 
     # -- load and save ------------------------------------------------------------------------------------------
@@ -140,6 +152,7 @@ class HybridEncoder:
                 tokenizer_sha256=_tokenizer_digest(tokenizer),
                 vocabulary=len(tokenizer),
                 masked_ids=sorted(tokenizer.all_special_ids),
+                prompts="masked" if settings.masks_prompts else msgspec.UNSET,
             ),
             texts=Texts(
                 query_prompt=settings.query_prompt,
@@ -158,7 +171,10 @@ class HybridEncoder:
         head = LexicalHead(int(backbone.config.hidden_size)) if contract.sparse.head_sha256 else None
         if head:
             head.load_state_dict(load_file(folder / HEAD_FILE))
-        return cls(backbone, tokenizer, head, contract, compute or choose())
+        encoder = cls(backbone, tokenizer, head, contract, compute or choose())
+        if contract.factors_sha256:
+            encoder.add_factors().load_state_dict(load_file(folder / FACTORS_FILE))
+        return encoder
 
     def save(self, folder: Path) -> EmbeddingContract:
         """Write `model/`, the head and the contract with fresh hashes and probes into `folder`; return the contract."""
@@ -184,11 +200,15 @@ class HybridEncoder:
         if self.head:
             head = {name: value.cpu().contiguous() for name, value in self.head.state_dict().items()}
             save_file(head, folder / HEAD_FILE)
+        if self.factors:
+            factors = {name: value.cpu().contiguous() for name, value in self.factors.state_dict().items()}
+            save_file(factors, folder / FACTORS_FILE)
         versions = library_versions()
         contract = replace(
             self.contract,
             weights_sha256=model_fingerprint(folder / MODEL_FOLDER)["weights"],
             sparse=replace(self.contract.sparse, head_sha256=file_digest(folder / HEAD_FILE) if self.head else None),
+            factors_sha256=file_digest(folder / FACTORS_FILE) if self.factors else msgspec.UNSET,
             probes=self.probe(),
             libraries={name: versions[name] for name in _RECORDED_LIBRARIES if name in versions},
         )
@@ -216,9 +236,16 @@ class HybridEncoder:
         """Add what the adapter has learned to the weights of the backbone."""
         self.backbone = self.backbone.merge_and_unload(safe_merge=True)
 
+    def add_factors(self) -> FactorHead:
+        """Add factors of BM25's weights, all of them 1, and return them."""
+        self.factors = FactorHead(int(self.backbone.config.hidden_size)).to(self.compute.device)
+        return self.factors
+
     # -- encode -------------------------------------------------------------------------------------------------
-    def encode(self, texts: Sequence[str], kind: Kind = "passage", *, batch_tokens: int | None = None) -> Encoded:
-        """Return vectors in the order of `texts`.
+    def encode(
+        self, texts: Sequence[str], kind: Kind = "passage", *, batch_tokens: int | None = None, bm25: Bm25 | None = None
+    ) -> Encoded:
+        """Return vectors in the order of `texts`; with `bm25` the sparse ones are its weights times the factors.
 
         Texts of similar length share a batch of at most `batch_tokens` tokens (default: BATCH_TOKENS of the device).
         """
@@ -229,10 +256,15 @@ class HybridEncoder:
 
         def encode_rows(rows: list[int]) -> None:
             tokens, mask = self.pad([ids[row] for row in rows])
-            vectors, weights = self.forward(tokens, mask)
-            dense[rows] = vectors.float().cpu().numpy()
-            if not self.head:
+            hidden = self.hidden(tokens, mask)
+            dense[rows] = self._pool(hidden, mask).float().cpu().numpy()
+            if bm25 and self.factors:
+                found = self.bm25_tokens([texts[row] for row in rows], bm25)
+                for row, parts, scores in zip(rows, found, self.factors(hidden).float().cpu().numpy(), strict=True):
+                    sparse[row] = weigh(*parts, scores)
+            if bm25 or not self.head:
                 return
+            weights = self._token_weights(hidden, tokens, mask)
             pairs = _sparse_rows(tokens.cpu().numpy(), weights.float().cpu().numpy(), self.contract.sparse.vocabulary)
             for row, pair in zip(rows, pairs, strict=True):
                 sparse[row] = pair
@@ -252,40 +284,64 @@ class HybridEncoder:
 
         `tokens` are token ids and `mask` is 1 where a token counts, both [B, T].
         """
+        hidden = self.hidden(tokens, mask)
+        return self._pool(hidden, mask), self._token_weights(hidden, tokens, mask)
+
+    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Return the states of the last layer. [B, T] -> [B, T, D]"""
         inputs = {"input_ids": tokens, "attention_mask": mask}
-        hidden = self._hidden(inputs)
+        if not self._cast:
+            return self.backbone(**inputs).last_hidden_state
+        with torch.autocast(self.compute.device, enabled=False):
+            return functional_call(self.backbone, self._cast, kwargs=inputs).last_hidden_state.float()
+
+    def bm25_tokens(self, texts: Sequence[str], bm25: Bm25) -> list[tuple[SparseVector, TermTokens]]:
+        """Return BM25's weights of each passage, and the tokens that its terms are made of."""
+        prompt, limit = self.contract.texts.passage_prompt, self._limit("passage")
+        prompted = [prompt + text for text in texts]
+        read = self.tokenizer(prompted, truncation=True, max_length=limit, return_offsets_mapping=True)
+        found: list[tuple[SparseVector, TermTokens]] = []
+        for text, offsets in zip(texts, read["offset_mapping"], strict=True):
+            indices, values = (np.asarray(part) for part in bm25.passage(text))
+            spans = np.asarray(offsets, np.int64) - len(prompt)
+            weights = indices.astype(np.int32), values.astype(np.float32)
+            found.append((weights, tokens_of_terms(bm25, text, spans, weights[0])))
+        return found
+
+    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.contract.dense.pooling == "cls":
             pooled = hidden[:, 0]
         else:
             wide = mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * wide).sum(1) / wide.sum(1).clamp(min=1.0)
-        dense = nn.functional.normalize(pooled.float(), dim=-1)
-        if not self.head:
-            return dense, torch.zeros(mask.shape, device=mask.device)
-        counted = mask.bool() & ~torch.isin(tokens, self._masked)
-        weights = self.head(hidden).float()
-        return dense, torch.where(counted, weights, torch.zeros_like(weights))
+        return nn.functional.normalize(pooled.float(), dim=-1)
 
-    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the last hidden state [B, T, D]."""
-        if not self._cast:
-            return self.backbone(**inputs).last_hidden_state
-        with torch.autocast(self.compute.device, enabled=False):
-            return functional_call(self.backbone, self._cast, kwargs=inputs).last_hidden_state.float()
+    def _token_weights(self, hidden: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        if not self.head:
+            return torch.zeros(mask.shape, device=mask.device)
+        counted = mask.bool() & ~torch.isin(tokens, self._masked)
+        for prompt in self._prompts:
+            width = len(prompt)
+            counted[:, :width] &= ~(tokens[:, :width] == prompt[: tokens.shape[1]]).all(-1, keepdim=True)
+        weights = self.head(hidden).float()
+        return torch.where(counted, weights, torch.zeros_like(weights))
 
     @contextmanager
     def _cast_weights(self) -> Generator[None]:
         """Compute the backbone in bf16 throughout.
 
         Autocast takes layer norms and sums back to fp32 in every layer: 1.2 times the time, for a cosine to fp32 of
-        0.99997 in place of 0.99993 (MiniLM).
+        0.99997 in place of 0.99993 (MiniLM). One thread at a time: each batch exchanges the weights of the module.
         """
-        if self.compute.dtype == "bfloat16":
-            self._cast = {name: weight.bfloat16() for name, weight in self.backbone.named_parameters()}
-        try:
+        if self.compute.dtype != "bfloat16":
             yield
-        finally:
-            self._cast = {}
+            return
+        with self._casting:
+            self._cast = {name: weight.bfloat16() for name, weight in self.backbone.named_parameters()}
+            try:
+                yield
+            finally:
+                self._cast = {}
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[array[int]]:
         """Return token ids of each text with its prompt, truncated at the contract's limit.
@@ -349,6 +405,15 @@ class HybridEncoder:
         yield from self.backbone.named_parameters(prefix="backbone")
         if self.head:
             yield from self.head.named_parameters(prefix="head")
+
+    def _read_prompt(self, prompt: str) -> list[int]:
+        """Return the tokens from the start of a text to the end of its prompt."""
+        if not self.tokenizer.is_fast:
+            ids: list[int] = self.tokenizer(prompt)["input_ids"]
+            return [number for n, number in enumerate(ids) if n == 0 or number not in self.contract.sparse.masked_ids]
+        read = self.tokenizer(f"{prompt}x", return_offsets_mapping=True)
+        ends = [end for _, end in read["offset_mapping"]]
+        return read["input_ids"][: max((n + 1 for n, end in enumerate(ends) if 0 < end <= len(prompt)), default=0)]
 
     def _limit(self, kind: Kind) -> int:
         return self.contract.texts.query_max_tokens if kind == "query" else self.contract.texts.passage_max_tokens

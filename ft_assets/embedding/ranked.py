@@ -17,6 +17,7 @@ from ft_assets.embedding.lexical import index_bm25, sparse_queries
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.negatives import mine_negatives
 from ft_assets.embedding.pairs import Passages, Questions
+from ft_assets.embedding.sparse import SparseVector
 
 MOST = 20_000
 """Passages that are encoded to rank questions; of a larger corpus those that matter most, and an even sample."""
@@ -40,15 +41,18 @@ class RankedCorpus:
 
     def __init__(self, passages: Passages, questions: Sequence[Questions]) -> None:
         """`questions`: all that will be ranked. A larger corpus is reduced to what they need."""
-        self._sparse, self._bm25 = index_bm25(passages.contents, _BM25)
+        self.sparse, self._queries = index_bm25(passages.contents, _BM25)
+        self.bm25 = self._queries.bm25
         self.passages = passages
         self.row_of = {passage: row for row, passage in enumerate(passages.ids)}
         if len(passages.ids) > MOST:
             rows = self._needed(questions)
-            self.passages, self._sparse = passages.take(rows), self._sparse.take(rows)
+            self.passages, self.sparse = passages.take(rows), self.sparse.take(rows)
             self.row_of = {passage: row for row, passage in enumerate(self.passages.ids)}
         self._dense = np.empty((0, 0), np.float32)
         self._learned: Encoded | None = None
+        self.weighed: Sequence[SparseVector] = []
+        """BM25's weights times the factors of the encoder, if it has some."""
 
     def content_of(self, passage: str) -> str:
         """Return the text of a passage that is embedded."""
@@ -62,7 +66,7 @@ class RankedCorpus:
         judged = questions.named or [[[passage] for passage in qrels] for qrels in questions.qrels]
         chosen: list[list[str]] = []
         for rows in _blocks(len(judged)):
-            scores = lexical_scores(sparse_queries(self._bm25, questions.texts[rows]), self._sparse)
+            scores = lexical_scores(sparse_queries(self._queries, questions.texts[rows]), self.sparse)
             for row, groups in zip(scores, judged[rows], strict=True):
                 found = [max(group, key=lambda name, row=row: row[self.row_of[name]]) for group in groups]
                 chosen.append(list(dict.fromkeys(found)))
@@ -70,20 +74,35 @@ class RankedCorpus:
 
     def encode(self, encoder: HybridEncoder) -> None:
         """Take the vectors that the encoder gives the passages now."""
-        encoded = encoder.encode(self.passages.contents, "passage")
-        self._dense, self._learned = encoded.dense, encoded if encoder.head else None
+        encoded = encoder.encode(self.passages.contents, "passage", bm25=self.bm25 if encoder.factors else None)
+        self._dense, self.weighed = encoded.dense, encoded.sparse
+        self._learned = encoded if encoder.head and not encoder.factors else None
 
     def mine(self, encoder: HybridEncoder, questions: Questions) -> list[list[int]]:
         """Return for each question the rows of the wrong passages that rank highest, dense + BM25."""
-        queries = encoder.encode(questions.texts, "query")._replace(sparse=sparse_queries(self._bm25, questions.texts))
-        return mine_negatives(queries, Encoded(self._dense, self._sparse, 0), questions, self.passages, 1.0)
+        queries = encoder.encode(questions.texts, "query")._replace(
+            sparse=sparse_queries(self._queries, questions.texts)
+        )
+        return mine_negatives(queries, Encoded(self._dense, self.sparse, 0), questions, self.passages, 1.0)
 
-    def measure(self, encoder: HybridEncoder, questions: Questions) -> Ranked:
-        """Return nDCG@10 of each question, fused as by default: with the learned head if there is one, or with BM25."""
+    def weigh(self, questions: Questions) -> list[SparseVector]:
+        """Return BM25's weights of the terms of each question."""
+        return sparse_queries(self._queries, questions.texts)
+
+    def mine_by_bm25(self, questions: Questions) -> list[list[int]]:
+        """Return for each question the rows of the wrong passages that BM25 ranks highest."""
+        nothing = np.zeros((max(len(questions.ids), len(self.sparse)), 0), np.float32)
+        asked = Encoded(nothing[: len(questions.ids)], self.weigh(questions), 0)
+        corpus = Encoded(nothing[: len(self.sparse)], self.sparse, 0)
+        return mine_negatives(asked, corpus, questions, self.passages, 1.0)
+
+    def measure(self, encoder: HybridEncoder, questions: Questions, *, factors: bool = False) -> Ranked:
+        """Return nDCG@10 of each question, fused as by default: with the learned head if there is one, or with BM25,
+        with the encoder's `factors` if they are wanted."""
         queries, corpus, weight = encoder.encode(questions.texts, "query"), self._learned, LEARNED_WEIGHT
         if corpus is None:
-            queries = queries._replace(sparse=sparse_queries(self._bm25, questions.texts))
-            corpus, weight = Encoded(self._dense, self._sparse, 0), 1.0
+            queries = queries._replace(sparse=sparse_queries(self._queries, questions.texts))
+            corpus, weight = Encoded(self._dense, self.weighed if factors else self.sparse, 0), 1.0
         methods = {"dense": dense_alone, "fused": lambda dense, lexical: dense + weight * lexical}
         found = rank(queries, in_blocks(corpus), methods)
         rankings = (named(found[arm], self.passages.ids) for arm in Ranked._fields)
@@ -95,7 +114,7 @@ class RankedCorpus:
         for asked in questions:
             judged = chain.from_iterable([*asked.qrels, *asked.negatives.values()])
             rows |= {self.row_of[passage] for passage in judged}
-            near = rank_lexical(sparse_queries(self._bm25, asked.texts), self._sparse, _NEAR)
+            near = rank_lexical(sparse_queries(self._queries, asked.texts), self.sparse, _NEAR)
             rows |= set(np.concatenate([np.empty(0, np.int64), *near]).tolist())
         left = max(MOST - len(rows), 1)
         return sorted(rows | set(np.linspace(0, len(self.row_of) - 1, left).astype(int).tolist()))

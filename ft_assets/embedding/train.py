@@ -13,10 +13,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from random import Random
 from statistics import fmean
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -27,9 +29,13 @@ from ft_assets.config.model import EmbeddingSettings
 from ft_assets.embedding.jobs import EmbeddingJob, EpochFigures, ModelSummary
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import NO_QUESTIONS, Passages, Questions, read_passages, read_questions
+from ft_assets.embedding.pretrain import ask_sentences
 from ft_assets.embedding.ranked import LEARNED_WEIGHT, Ranked, RankedCorpus
+from ft_assets.embedding.teach import Score, Teacher, distilled_loss
+from ft_assets.embedding.train_factors import learn_factors
 from resources import accelerator, models
 from resources.artifacts import Artifact
+from resources.cross_encoder import load_cross_encoder
 from resources.launcher import Job, run_worker
 from resources.telemetry import METRICS_FILE, Metrics
 
@@ -50,9 +56,13 @@ def main(job: Job) -> Artifact:
     before = copy_parameters(encoder)
     metrics = Metrics(job.folder())
     trained = EncoderTraining()
+    validation = read_questions(splits, "validation", passages)
     if settings.epochs:
-        validation = read_questions(splits, "validation", passages)
-        trained = train(encoder, questions, passages, settings, metrics, validation=validation)
+        score = _load_teacher(settings, Path(params.compute.state_dir), compute)
+        trained = train(encoder, questions, passages, settings, metrics, validation=validation, score=score)
+    factors = msgspec.UNSET
+    if settings.bm25_factors:
+        factors = learn_factors(encoder, questions, passages, settings, validation=validation)
     metrics.close()
     losses = trained.losses
     tenth = max(len(losses) // 10, 1)
@@ -71,6 +81,7 @@ def main(job: Job) -> Artifact:
                 EpochFigures(epoch=n, fused_ndcg_at_10=fmean(epoch.fused), dense_ndcg_at_10=fmean(epoch.dense))
                 for n, epoch in enumerate(epochs)
             ],
+            factors=factors,
             unresolved=len(questions.unresolved),
             judged_negatives=sum(map(len, questions.negatives.values())),
             steps=len(losses),
@@ -83,6 +94,13 @@ def main(job: Job) -> Artifact:
             dtype=compute.dtype,
         )
         return staging.publish(summary)
+
+
+def _load_teacher(settings: EmbeddingSettings, state: Path, compute: accelerator.Compute) -> Score | None:
+    if settings.teacher is None:
+        return None
+    folder = models.locate(settings.teacher.model, state, settings.teacher.revision)
+    return load_cross_encoder(folder, settings.teacher.max_tokens, compute).score
 
 
 @dataclass
@@ -120,9 +138,11 @@ def train(
     metrics: Metrics,
     *,
     validation: Questions = NO_QUESTIONS,
+    score: Score | None = None,
 ) -> EncoderTraining:
     """Fine-tune `encoder` in place, and leave it with the weights of its best epoch on the validation questions.
 
+    `score`: the teacher of `settings.teacher`.
     Raises Refused: FT-EMB-010 nothing to train on, FT-EMB-011 the loss is not finite.
     """
     torch.manual_seed(settings.seed)
@@ -133,7 +153,12 @@ def train(
     if settings.lora:
         encoder.add_adapter(settings.lora)
     trainer = _Trainer(encoder, questions, corpus, settings, total=total, random=random)
+    if score:
+        trainer.teacher = Teacher(score, questions, corpus.content_of)
     between = _BetweenEpochs(trainer, validation, metrics)
+    if settings.pretrain == "ict":
+        between.look(ahead=False)  # the base model; the next look is at the pre-trained one
+        _pretrain(encoder, passages, settings, metrics)
     for batches in planned:
         if not between.look(ahead=True):
             break
@@ -146,6 +171,23 @@ def train(
         encoder.merge_adapter()
     encoder.eval()
     return EncoderTraining(trainer.losses, between.trained.epochs)
+
+
+def _pretrain(encoder: HybridEncoder, passages: Passages, settings: EmbeddingSettings, metrics: Metrics) -> None:
+    """Train `encoder` in place on sentences of the passages, once or for `pretrain_steps`.
+
+    Raises Refused as `train` does.
+    """
+    random = Random(settings.seed)  # noqa: S311 - order of training examples, not a secret
+    asked, rest = ask_sentences(passages, random)
+    once = settings.model_copy(update={"epochs": 1.0, "max_steps": settings.pretrain_steps})
+    planned = _plan_batches(asked, once, random)
+    total = sum(map(len, planned))
+    trainer = _Trainer(encoder, asked, RankedCorpus(rest, [asked]), settings, total=total, random=random)
+    encoder.train()
+    for batch in chain.from_iterable(planned):
+        figures = trainer.step(batch)
+        metrics.log("pretrain", len(trainer.losses), total, pretrain_loss=figures["loss"])
 
 
 class _Trainer:
@@ -166,6 +208,7 @@ class _Trainer:
         self.losses: list[float] = []
         self.negatives: list[list[int]] = []
         """Rows of hard negatives for each question; empty where none are mined."""
+        self.teacher: Teacher | None = None
         self._random = random
         self._answers = corpus.answers(questions)
         self._query_ids = encoder.tokenize(questions.texts, "query")
@@ -177,7 +220,7 @@ class _Trainer:
     def step(self, batch: Sequence[int]) -> dict[str, float]:
         """Change the parameters by one batch of questions; return the figures of the step."""
         encoder, at_once = self.encoder, self.settings.micro_batch_size
-        drawn = self._draw(batch)
+        drawn, owners = self._draw(batch)
         twins = _mask_twins(batch, drawn, self.questions, self.corpus).to(encoder.compute.device)
         asked = [self._query_ids[row] for row in batch]
         query_tokens, queries, query_weights = forward_in_parts(encoder, asked, at_once)
@@ -186,6 +229,11 @@ class _Trainer:
         lexical = batch_lexical_scores(query_tokens, query_weights, tokens, weights) if encoder.head else None
         smaller = encoder.contract.dense.dimensions[1:]
         loss, parts = hybrid_loss(queries, passages, lexical, twins, self.settings, smaller=smaller)
+        if self.teacher and self.settings.teacher:
+            taught = self.teacher.scores([(batch[owner], name) for owner, name in zip(owners, drawn, strict=True)])
+            distilled = distilled_loss(queries @ passages.T, owners, taught, self.settings.temperature)
+            loss = loss + self.settings.teacher.weight * distilled
+            parts["teacher"] = float(distilled.detach())
         self.losses.append(float(loss.detach()))
         _require_finite(self.losses[-1], len(self.losses))
         self._scaler.scale(loss).backward()
@@ -198,15 +246,21 @@ class _Trainer:
         rates = {"learning_rate": float(self._schedule.get_last_lr()[0]), "gradient_norm": float(norm)}
         return {"loss": self.losses[-1], **parts, **rates}
 
-    def _draw(self, batch: Sequence[int]) -> list[str]:
-        """Return one right passage for each query of the batch, then wrong ones: judged ones and mined ones."""
+    def _draw(self, batch: Sequence[int]) -> tuple[list[str], list[int]]:
+        """Return one right passage for each query of the batch, then wrong ones: judged ones and mined ones.
+
+        With each passage comes the place in the batch of the query that it was drawn for.
+        """
         drawn = [self._random.choice(self._answers[row]) for row in batch]
-        if self.questions.negatives:
-            drawn += _draw_judged(batch, self.questions, self.settings.judged_negatives, self._random)
-        if self.negatives:
-            count, passages = self.settings.hard_negatives, self.corpus.passages
-            drawn += _draw_negatives(batch, self.negatives, count, passages, self._random)
-        return drawn
+        owners = list(range(len(batch)))
+        judged, mined = self.settings.judged_negatives, self.settings.hard_negatives
+        for place, row in enumerate(batch if self.questions.negatives else ()):
+            found = _draw_judged([row], self.questions, judged, self._random)
+            drawn, owners = drawn + found, owners + [place] * len(found)
+        for place, row in enumerate(batch if self.negatives else ()):
+            found = _draw_negatives([row], self.negatives, mined, self.corpus.passages, self._random)
+            drawn, owners = drawn + found, owners + [place] * len(found)
+        return drawn, owners
 
 
 class _BetweenEpochs:

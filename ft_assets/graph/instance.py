@@ -36,9 +36,10 @@ def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
         reason = f"it cannot be made or written to ({error.strerror}). Correct FT_STATE_DIR."
         raise SettingsError(state, [reason]) from error
     with file_lock(home / ".lock"):
-        _write_if_changed(home / "dagster.yaml", derive_settings(settings, state))
+        _move_from_earlier_places(home)
+        _write_if_changed(home / "dagster.yaml", derive_settings(settings))
         os.environ["DAGSTER_HOME"] = str(home)
-        _refuse_damaged(home / "storage")
+        _refuse_damaged(home)
         return dg.DagsterInstance.from_config(str(home))
 
 
@@ -81,9 +82,19 @@ def refuse_another_home(state: Path) -> None:
         raise SettingsError(state, [f"FT_STATE_DIR names it, but Dagster records elsewhere: {where}. {fix}"])
 
 
-def _refuse_damaged(storage: Path) -> None:
+def _move_from_earlier_places(home: Path) -> None:
+    """Move what earlier product versions kept elsewhere below the home to where Dagster looks for it by itself."""
+    moves = [(home / "storage" / name, home / name) for name in ("history", "schedules")]
+    moves += [(path, home / "storage" / path.name) for path in (home / "compute_logs").glob("*")]
+    for before, now in moves:
+        if before.exists() and not now.exists():
+            now.parent.mkdir(exist_ok=True)
+            before.rename(now)
+
+
+def _refuse_damaged(home: Path) -> None:
     shared = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
-    for path in (storage / name for name in shared):
+    for path in (home / name for name in shared):
         if not path.is_file():
             continue
         try:
@@ -97,7 +108,7 @@ def _refuse_damaged(storage: Path) -> None:
                 where=str(path),
                 field="file",
                 found=str(error),
-                fix=f"Move {storage} away, then run again.",
+                fix=f"Move {home / path.relative_to(home).parts[0]} away, then run again.",
             )
             raise Refused("opening Dagster's history", [damaged]) from error
 
@@ -107,26 +118,25 @@ def dagster_home(state: Path) -> Path:
     return state.resolve() / "dagster"
 
 
-def derive_settings(settings: Path, state: Path) -> str:
-    """Return the project's dagster.yaml with its `.ft/…` paths made absolute below `state`."""
+def derive_settings(settings: Path) -> str:
+    """Return the project's dagster.yaml without the sections that name `.ft/…` paths.
+
+    Dagster's own defaults are the same places below DAGSTER_HOME. So the file names no folder, and the tools of Dagster
+    that are started on a copy of the state write into the copy.
+    """
     if not settings.is_file():
         raise FileNotFoundError(f"{settings} does not exist. ft_assets runs Dagster from a clone of the project.")
     yaml = cast("Any", YAML(typ="safe", pure=True))
     stream = StringIO()
-    yaml.dump(_absolute(yaml.load(settings.read_text("utf-8")), state.resolve()), stream)
+    sections: dict[str, object] = yaml.load(settings.read_text("utf-8"))
+    yaml.dump({name: section for name, section in sections.items() if not _is_in_state(section)}, stream)
     return f"# Derived from {settings}; edit that one.\n{stream.getvalue()}"
 
 
-def _absolute(value: object, state: Path) -> object:
-    match value:
-        case dict():
-            return {key: _absolute(below, state) for key, below in cast("dict[str, object]", value).items()}
-        case list():
-            return [_absolute(below, state) for below in cast("list[object]", value)]
-        case str() if value.startswith(_STATE_PREFIX):
-            return str(state / value.removeprefix(_STATE_PREFIX))
-        case _:
-            return value
+def _is_in_state(section: object) -> bool:
+    if isinstance(section, dict):
+        return any(_is_in_state(below) for below in cast("dict[str, object]", section).values())
+    return isinstance(section, str) and section.startswith(_STATE_PREFIX)
 
 
 def _write_if_changed(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from expectations.markdown import bar_table
 from expectations.rules import retrieval as rules
 from expectations.violations import Refused
 from ft_assets.config.from_artifact import settings_of
+from ft_assets.config.model import EmbeddingSettings
 from ft_assets.datasets.checks import GATES as DATASET_GATES
 from ft_assets.embedding.assets import describe_scores
 from ft_assets.embedding.checks import GATES as EMBEDDING_GATES
@@ -31,7 +32,7 @@ from ft_assets.retrieval.choose_fusion import (
     sweep_settings,
     weighted_sums,
 )
-from ft_assets.retrieval.collection import CHOICE_KEY, build, collection_name, points_version, serving_of
+from ft_assets.retrieval.collection import CHOICE_KEY, build, collection_name, points_version, serving_of, storage_of
 from ft_assets.retrieval.jobs import (
     COLLECTION_FILE,
     CollectionFile,
@@ -163,9 +164,11 @@ def passage_vectors(
 ) -> dg.MaterializeResult[object]:
     PASSAGE_VECTORS.enforce(evidence_of(artifacts, qdrant))
     settings = settings_of(artifacts.store(), "retrieval")
-    bm25 = bm25_settings(settings) if settings.lexical == "bm25" else None
-    recipe = PASSAGE_VECTORS.recipe(artifacts, {"bm25": msgspec.to_builtins(bm25)} if bm25 else {})
-    params = EncodeJob(compute=compute_params(artifacts), bm25=bm25)
+    bm25 = None if settings.lexical == "learned" else bm25_settings(settings)
+    factors = settings.lexical == "bm25_learned"
+    values: dict[str, object] = {"bm25": msgspec.to_builtins(bm25)} if bm25 else {}
+    recipe = PASSAGE_VECTORS.recipe(artifacts, {**values, "factors": True} if factors else values)
+    params = EncodeJob(compute=compute_params(artifacts), bm25=bm25, factors=factors)
     return produce(artifacts, recipe, launch=PASSAGE_VECTORS.launch(context, launcher, params))
 
 
@@ -174,7 +177,8 @@ def base_vectors(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     base, version = _base_of(artifacts)
-    recipe = BASE_VECTORS.recipe(artifacts, {**base, "base_version": version})
+    masked = {"prompts": "masked"} if EmbeddingSettings.model_validate(base).masks_prompts else {}
+    recipe = BASE_VECTORS.recipe(artifacts, {**base, "base_version": version, **masked})
     params = EncodeJob(compute=compute_params(artifacts), base=base)
     return produce(artifacts, recipe, launch=BASE_VECTORS.launch(context, launcher, params))
 
@@ -211,7 +215,8 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
     QDRANT_COLLECTION.enforce(evidence_of(artifacts, qdrant))
     store, engine = artifacts.store(), qdrant.engine()
     vectors, passages = store.require("passage_vectors"), store.require("passages")
-    serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors))
+    storage = storage_of(settings_of(store, "qdrant"))
+    serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors), storage)
     contract = contract_of(vectors).served(serving, None)
     name = collection_name(engine.alias, contract, points_version(vectors, passages))
     size = vectors.summary_as(VectorsSummary).passages

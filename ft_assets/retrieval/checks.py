@@ -7,7 +7,7 @@ from itertools import islice
 import msgspec
 
 from expectations.contracts.consumer import broken_formats, broken_retrieval_needs, load_consumers
-from expectations.contracts.embedding import EmbeddingContract, Fusion
+from expectations.contracts.embedding import EmbeddingContract, Fusion, Storage
 from expectations.formats.schemas import FORMATS
 from expectations.lexical.bm25 import FREQUENCIES_KEY, frequencies_are_of_contract
 from expectations.rules import retrieval as rules
@@ -19,7 +19,7 @@ from ft_assets.embedding.checks import contract_of_model
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.retrieval.audit import Audit, audit, point_violations
 from ft_assets.retrieval.choose_fusion import SWEEP, choice_of, label, served_fusion_of, sweep_settings
-from ft_assets.retrieval.collection import inspect, passage_versions, serving_of, stored_contract
+from ft_assets.retrieval.collection import inspect, passage_versions, serving_of, storage_of, stored_contract
 from ft_assets.retrieval.jobs import (
     CandidateScores,
     ModelComparisonSummary,
@@ -92,14 +92,18 @@ def same_model(evidence: Evidence) -> Verdict:
 
 def lexical_arm(evidence: Evidence) -> Verdict:
     """The lexical vectors are of the arm that the settings ask for, with its language, stop words, k1 and b."""
-    lexical = contract_of(evidence.store.require(_VECTORS)).lexical
-    settings = settings_of(evidence.store, "retrieval")
+    contract, settings = contract_of(evidence.store.require(_VECTORS)), settings_of(evidence.store, "retrieval")
+    lexical = contract.lexical
     stored: dict[str, object] = {"lexical": "learned"}
     wanted: dict[str, object] = {"lexical": settings.lexical}
     if lexical:
         stored |= {"lexical": lexical.kind, "bm25_k1": lexical.k1, "bm25_b": lexical.b}
         stored |= {"language": lexical.language, "stop_words": lexical.stop_words}
-    if settings.lexical == "bm25":
+    if settings.lexical == "bm25_learned":
+        factors = contract_of_model(evidence).factors_sha256 or None
+        stored |= {"factors": (lexical and lexical.kind == "bm25_learned" and contract.factors_sha256) or None}
+        wanted |= {"lexical": "bm25_learned" if factors else "bm25", "factors": factors}
+    if settings.lexical != "learned":
         wanted |= {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
         wanted |= {} if settings.language == "auto" else {"language": settings.language}
         wanted |= {} if settings.stop_words is None else {"stop_words": sorted(set(settings.stop_words))}
@@ -118,7 +122,7 @@ def complete(evidence: Evidence) -> Verdict:
 
 def contract(evidence: Evidence) -> Verdict:
     """The collection has the contract that model and settings require now, and the engine is configured by it."""
-    wanted = wanted_contract(evidence)
+    wanted = wanted_contract(evidence, storage_of(settings_of(evidence.store, "qdrant")))
     name = candidate_name(evidence)
     with evidence.collections() as client:
         stored, config = stored_contract(client, name), client.serving(name)
@@ -269,11 +273,11 @@ def candidate_name(evidence: Evidence) -> str:
     return read_collection_file(evidence.store.require(_COLLECTION)).collection
 
 
-def wanted_contract(evidence: Evidence) -> EmbeddingContract:
+def wanted_contract(evidence: Evidence, storage: Storage | None = None) -> EmbeddingContract:
     """Return the contract that the current model, vectors and settings require of a collection, before its release."""
     lexical = contract_of(evidence.store.require(_VECTORS)).lexical
     model = msgspec.structs.replace(contract_of_model(evidence), lexical=lexical)
-    return model.served(serving_of(settings_of(evidence.store, "retrieval"), model), None)
+    return model.served(serving_of(settings_of(evidence.store, "retrieval"), model, storage), None)
 
 
 GATES = [

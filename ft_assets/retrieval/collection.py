@@ -26,6 +26,7 @@ from expectations.contracts.embedding import (
     EmbeddingContract,
     Level,
     Serving,
+    Storage,
     compare,
     dimension_violations,
     read_contract,
@@ -33,7 +34,7 @@ from expectations.contracts.embedding import (
 from expectations.lexical.bm25 import FREQUENCIES_KEY
 from expectations.rules.retrieval import vectors_match_texts, without_fusion
 from expectations.violations import Refused, Violation, violation
-from ft_assets.config.model import RetrievalSettings
+from ft_assets.config.model import QdrantSettings, RetrievalSettings
 from ft_assets.corpus.collect import PASSAGES, PayloadSummary
 from ft_assets.corpus.payload import read_payload
 from ft_assets.embedding.truncate import truncate
@@ -82,10 +83,19 @@ class Collection:
     sparse: int
 
 
-def serving_of(settings: RetrievalSettings, contract: EmbeddingContract) -> Serving:
-    """Return the dimension and distance that the settings ask for."""
+def serving_of(settings: RetrievalSettings, contract: EmbeddingContract, storage: Storage | None = None) -> Serving:
+    """Return the dimension, the distance and the storage that the settings ask for."""
     dimension = settings.dimension or contract.dense.dimensions[0]
-    return Serving(dimension=dimension, distance=settings.distance)
+    return Serving(dimension=dimension, distance=settings.distance, storage=storage)
+
+
+def storage_of(settings: QdrantSettings) -> Storage | None:
+    """Return the way to store vectors that the settings ask for; None leaves all of it to the engine."""
+    given = settings.storage
+    if given is None:
+        return None
+    oversampling = None if given.quantization == "none" else given.oversampling or 2.0
+    return Storage(**{**given.model_dump(), "oversampling": oversampling})
 
 
 def collection_name(alias: str, contract: EmbeddingContract, version: str) -> str:

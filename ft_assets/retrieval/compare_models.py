@@ -26,7 +26,7 @@ from ft_assets.embedding.scores import (
     write_scores,
 )
 from ft_assets.retrieval.encode import base_encoder
-from ft_assets.retrieval.exact import StoredVectors, bm25_rankings
+from ft_assets.retrieval.exact import StoredVectors, bm25_rankings, is_bm25
 from ft_assets.retrieval.jobs import ModelComparisonJob, ModelComparisonSummary
 from ft_assets.retrieval.table_facts import text_facts
 from ft_assets.retrieval.vectors import contract_of, query_side_of
@@ -49,7 +49,7 @@ def main(job: Job) -> Artifact:
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
     before, after = job.input("base_vectors"), job.input("passage_vectors")
     bm25 = query_side_of(after)
-    passages = read_passages(job.input("passages"), contents=bm25 is None)
+    passages = read_passages(job.input("passages"), contents=not is_bm25(after))
     questions = require_questions(job.input("retrieval_splits"), _SPLIT, passages, "embedding_evaluation")
     _require_texts([before, after], job.input("passages"))
     base = EmbeddingSettings.model_validate(params.base)
@@ -65,7 +65,9 @@ def main(job: Job) -> Artifact:
         encoder = load()
         if others := vectors_are_of_model(vectors.asset, contract_of(vectors), encoder.contract):
             raise Refused(_WORK, others)
-        corpus = StoredVectors(vectors, lexical_of=after if bm25 else None)  # BM25 is one arm for both models
+        corpus = StoredVectors(
+            vectors, lexical_of=after if bm25 else None
+        )  # one arm for both models, with the factors of the trained one if it has some
         queries = with_lexical_arm(encoder.encode(questions.texts, "query"), questions.texts, bm25)
         rankings = rank_arms(queries, corpus, passages.ids, params.fusion)
         scores |= score_arms(system, rankings, questions.qrels, documents)

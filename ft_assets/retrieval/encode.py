@@ -133,6 +133,8 @@ class ChunkEncoder:
         self.contract = model.contract
         if params.bm25:
             lexical = _plan_lexical(job.artifacts(), params.bm25, job.input("passages"))
+            if params.factors and model.contract.factors_sha256:
+                lexical = replace(lexical, kind="bm25_learned")
             self.contract = replace(self.contract, lexical=lexical)
         self._source = _Vectors(model, _find_earlier(job, self.contract), self.contract)
 
@@ -192,7 +194,8 @@ class _Vectors:
         self._model, self._earlier = model, earlier
         self._width = contract.dense.dimensions[0]
         self._bm25 = Bm25(contract.lexical, "passage_vectors") if contract.lexical else None
-        self._keeps_lexical = self._bm25 is None or earlier.has_lexical(self._bm25.lexical)
+        self._weighs = contract.lexical is not None and contract.lexical.kind == "bm25_learned"
+        self._keeps_lexical = self._bm25 is None or earlier.has_lexical(contract)
         self._encoder: HybridEncoder | None = None
         self._tokens = dict(earlier.cut or {})
         """Content hash -> tokens, of the texts that are cut."""
@@ -221,7 +224,8 @@ class _Vectors:
             encoded = self._encode(texts)
             if encoded.cut:
                 self._note_cut(fresh, texts)
-            tables.append(self._with_bm25(_encodings(fresh, encoded, self._width), texts))
+            table = _encodings(fresh, encoded, self._width)
+            tables.append(table if self._weighs else self._with_bm25(table, texts))
         self.encoded += len(fresh)
         self.reused += len(chunk) - len(fresh)
         table = pa.concat_tables(tables)
@@ -244,7 +248,7 @@ class _Vectors:
     def _encode(self, texts: list[str]) -> Encoded:
         if self._encoder is None:  # not loaded if every passage is known
             self._encoder = self._model.load()
-        return self._encoder.encode(texts, "passage")
+        return self._encoder.encode(texts, "passage", bm25=self._bm25 if self._weighs else None)
 
     def _with_bm25(self, table: pa.Table, texts: list[str]) -> pa.Table:
         """Return the table with the weights of BM25 as its lexical vectors."""
@@ -276,10 +280,9 @@ class Earlier:
         order = np.argsort(keys)
         self._keys, self._groups = keys[order], groups[order]
 
-    def has_lexical(self, wanted: Lexical) -> bool:
+    def has_lexical(self, wanted: EmbeddingContract) -> bool:
         """Return whether the lexical vectors are of BM25 with the same passages' side."""
-        lexical = contract_of(self._artifact).lexical if self._artifact else None
-        return lexical is not None and lexical.passage_side == wanted.passage_side
+        return self._artifact is not None and contract_of(self._artifact).lexical_side == wanted.lexical_side
 
     def take(self, hashes: Sequence[str]) -> pa.Table | None:
         """Return a table with content hash and vectors of the texts that it has, or None if it has none of them.
@@ -322,10 +325,14 @@ def _hashes(artifact: Artifact) -> Iterator[list[str]]:
 
 
 def _find_earlier(job: Job, wanted: EmbeddingContract) -> Earlier:
-    """Return the newest whole artifact whose vectors can be reused: dense, and lexical unless BM25 replaces them."""
+    """Return the newest whole artifact whose vectors can be reused: dense, and lexical unless BM25 replaces them.
+
+    Where the model multiplies BM25, its states are needed again for other lexical vectors: they are not replaced.
+    """
+    replaced = wanted.lexical is not None and wanted.lexical.kind == "bm25"
     for artifact in job.artifacts().versions(job.recipe.asset):
         stored = contract_of(artifact)
-        usable = wanted.lexical is not None or stored.lexical is None
+        usable = replaced or stored.lexical_side == wanted.lexical_side
         if usable and stored.encode_fp == wanted.encode_fp and not artifact.verify():
             return Earlier(artifact)
     return Earlier(None)

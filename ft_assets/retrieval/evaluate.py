@@ -28,13 +28,14 @@ from ft_assets.embedding.scores import (
     write_scores,
 )
 from ft_assets.retrieval.collection import stored_contract
-from ft_assets.retrieval.exact import bm25_rankings, exact_rankings
+from ft_assets.retrieval.exact import bm25_rankings, exact_rankings, is_bm25
 from ft_assets.retrieval.jobs import Baseline, RetrievalEvaluationJob, RetrievalEvaluationSummary, read_collection_file
 from ft_assets.retrieval.query import Reranking, candidates, rank_again
-from ft_assets.retrieval.rerank import Reranker, load_reranker
+from ft_assets.retrieval.rerank import load_reranker
 from ft_assets.retrieval.vectors import contract_of
 from resources import accelerator
 from resources.artifacts import Artifact, ArtifactStore
+from resources.cross_encoder import CrossScorer
 from resources.engines.protocol import Arm, Scored, VectorClient
 from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
@@ -54,7 +55,7 @@ class _System:
     collection: str
     model: Artifact
     fusion: Fusion
-    reranker: Reranker | None
+    reranker: CrossScorer | None
 
 
 @dataclass
@@ -86,7 +87,7 @@ def main(job: Job) -> Artifact:
     params = job.params_as(RetrievalEvaluationJob)
     store = job.artifacts()
     vectors = job.input("passage_vectors")
-    passages = read_passages(job.input("passages"), contents=contract_of(vectors).lexical is None)
+    passages = read_passages(job.input("passages"), contents=not is_bm25(vectors))
     questions = require_questions(job.input("retrieval_splits"), params.evaluate_on, passages, "retrieval_evaluation")
     collection = read_collection_file(job.input("qdrant_collection")).collection
     compute = accelerator.choose(params.compute.device, params.compute.dtype)

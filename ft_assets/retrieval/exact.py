@@ -50,9 +50,15 @@ def bm25_rankings(
     vectors: Artifact, sparse: list[list[str]], passages: Passages, texts: Sequence[str], settings: Bm25Settings
 ) -> list[list[str]]:
     """Return BM25's rankings: `sparse`, those of the lexical arm of these vectors, where that is BM25."""
-    if contract_of(vectors).lexical:
+    if is_bm25(vectors):
         return sparse
     return rank_bm25(passages.contents, passages.ids, texts, settings)
+
+
+def is_bm25(vectors: Artifact) -> bool:
+    """Return whether the lexical arm of these vectors is BM25 as it is, without anything learned."""
+    lexical = contract_of(vectors).lexical
+    return lexical is not None and lexical.kind == "bm25"
 
 
 def passage_ids(vectors: Artifact) -> Sequence[str]:

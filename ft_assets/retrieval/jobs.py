@@ -26,11 +26,13 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EncodeJob(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parameters of `encode`. Without `bm25` the lexical arm is the learned head. `base`: the settings of the base
-    model to encode with, as JSON; None takes the trained model."""
+    """Parameters of `encode`. Without `bm25` the lexical arm is the learned head; with `factors` its weights are
+    multiplied by those of the model, if it has some. `base`: the settings of the base model to encode with, as JSON;
+    None takes the trained model."""
 
     compute: ComputeParams
     bm25: Bm25Settings | None = None
+    factors: bool = False
     base: dict[str, Any] | None = None
 
 

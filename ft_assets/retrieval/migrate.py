@@ -174,7 +174,7 @@ def _require_sound(collection: Collection, points: int | None = None) -> None:
 
 def _require_same_contract(name: str, wanted: EmbeddingContract, target: Collection) -> None:
     comparison = compare(without_fusion(target.contract), without_fusion(wanted))
-    if comparison.level is not Level.IDENTICAL or target.config != wanted.serving:
+    if comparison.level is not Level.IDENTICAL or target.config != (wanted.serving and wanted.serving.form):
         found, expected = f"{target.contract.index_fp} ({target.config})", f"{wanted.index_fp} ({wanted.serving})"
         _refuse("FT-COL-005", name, "index_fp", found, expected)
 

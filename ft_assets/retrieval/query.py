@@ -20,13 +20,13 @@ from resources.engines.protocol import Arm, Condition, Query, Scored, VectorClie
 
 if TYPE_CHECKING:
     from ft_assets.embedding.model import Encoded
-    from ft_assets.retrieval.rerank import Reranker
+    from resources.cross_encoder import CrossScorer
 
 
 class Reranking(NamedTuple):
     """The model that ranks again, and the questions as text."""
 
-    model: Reranker
+    model: CrossScorer
     texts: Sequence[str]
     batch_size: int = 32
 
@@ -89,7 +89,7 @@ def candidates(
     """Return the best `limit` points for each query, before any rerank model. Raises Refused as `ask` does."""
     if contract.serving is None or (arm == "fused" and contract.fusion is None):
         raise ValueError("a query needs a contract that says how the collection is served")
-    dense = _served_vectors(queries.dense, contract, name).tolist()
+    dense, storage = _served_vectors(queries.dense, contract, name).tolist(), contract.serving.storage
     requests = [
         Query(
             vector,
@@ -100,6 +100,7 @@ def candidates(
             fusion=contract.fusion,
             distance=contract.serving.distance,
             where=tuple(where),
+            oversampling=storage.oversampling if storage else None,
         )
         for vector, sparse in zip(dense, queries.sparse, strict=True)
     ]

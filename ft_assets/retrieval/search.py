@@ -22,7 +22,7 @@ from ft_assets.retrieval.vectors import contract_of
 from ft_assets.retrieval.where import payload_fields, read_conditions
 from resources.artifacts import Artifact, ArtifactStore
 from resources.engines.protocol import Arm, OpenJson, Scored, TokenWeights, VectorClient
-from resources.qdrant import QdrantEngine, aliased
+from resources.qdrant import QdrantEngine, aliased, other_engine_serves
 from resources.releases import Release, Releases
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Retriever:
         the collection is not built as its metadata says, FT-RET-015 the rerank model of the release is not here.
         """
         with engine.open() as client:
-            yield cls.serving(client, store, releases, engine.alias, unreleased=unreleased)
+            yield cls.serving(client, store, releases, engine, unreleased=unreleased)
 
     @classmethod
     def serving(
@@ -130,15 +130,17 @@ class Retriever:
         client: VectorClient,
         store: ArtifactStore,
         releases: Releases,
-        alias: str,
+        engine: QdrantEngine,
         *,
         unreleased: bool = False,
         load: Callable[[Artifact], LoadedEncoder] | None = None,
     ) -> Retriever:
         """Return a retriever on what the alias names, as `open` does, with a client that is open. `load`: see `on`."""
+        alias = engine.alias
         name = aliased(client, alias)
         if name is None:
-            nothing = violation("FT-RET-006", where=alias, field="collection", expected="one")
+            fix = other_engine_serves(engine)
+            nothing = violation("FT-RET-006", where=alias, field="collection", expected="one", fix=fix)
             raise Refused(f"opening {alias}", [nothing])
         recorded, note = _recorded(releases)
         if recorded and not unreleased:
@@ -301,7 +303,7 @@ def _model_of(store: ArtifactStore, recorded: Sequence[Release], name: str, cont
 
 def _guard(name: str, stored: EmbeddingContract, config: Serving | None, loaded: LoadedEncoder) -> None:
     """Refuse unless the engine is configured, and the model encodes the probe texts, as the contract records."""
-    if config != stored.serving or stored.serving is None:
+    if stored.serving is None or config != stored.serving.form:
         differs = violation(
             "FT-COL-003",
             where=name,

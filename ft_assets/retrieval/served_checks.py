@@ -20,7 +20,7 @@ from ft_assets.retrieval.release import settle
 from ft_assets.retrieval.vectors import contract_of
 from resources.artifacts import Artifact, ArtifactStore
 from resources.engines.protocol import VectorClient
-from resources.qdrant import aliased
+from resources.qdrant import QdrantEngine, aliased, other_engine_serves
 from resources.releases import Release, require_kept
 
 ASSET = "released_collection"
@@ -43,7 +43,7 @@ def judge_served(evidence: Evidence, *, quick: bool) -> Verdict:
             return Verdict(_unrecorded(alias, name), {"version": "none"})
         figures: dict[str, object] = {"version": release.version, "collection": release.details["collection"]}
         if name is None or name != release.details["collection"]:
-            return Verdict([_other_collection(alias, name, release)], figures)
+            return Verdict([_other_collection(evidence.qdrant, name, release)], figures)
         require_kept(evidence.store, release)
         vectors = evidence.store.find("passage_vectors", release.artifacts["passage_vectors"])
         passages = _passages_of(evidence.store, vectors) if vectors else None
@@ -94,14 +94,15 @@ def _unrecorded(alias: str, name: str | None) -> list[Violation]:
     return [violation("FT-REL-004", where=alias, field="record", found=name, expected="a record of its release")]
 
 
-def _other_collection(alias: str, name: str | None, release: Release) -> Violation:
+def _other_collection(engine: QdrantEngine, name: str | None, release: Release) -> Violation:
+    fix = other_engine_serves(engine) if name is None else ""
     return violation(
         "FT-REL-005",
-        where=alias,
+        where=engine.alias,
         field="collection",
         found=name or "none",
         expected=release.details["collection"],
-        fix=f"Find out who moved it, then run `ft rollback collection --to {release.version}`.",
+        fix=fix or f"Find out who moved it, then run `ft rollback collection --to {release.version}`.",
     )
 
 

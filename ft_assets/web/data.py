@@ -4,7 +4,7 @@
 # pyright: basic, reportAttributeAccessIssue=false
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,38 +200,31 @@ def _choose_columns(columns: list[str]) -> list[str]:
 
 
 def _read_parquet(path: Path, look: Filter, start: int) -> _Rows:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         names = [field.name for field in file.schema_arrow if not _is_vector(field.type)]
         if not look.query:
             total = file.metadata.num_rows
-            return _Rows(names, total, list(_slice(file, names, start)))
+            return _Rows(names, total, list(_take(file, names, range(start, min(start + PAGE_SIZE, total)))))
         searched = [look.column] if look.column in names else names
         at, total = 0, 0
-        rows: list[tuple[int, dict[str, Any]]] = []
-        for batch in file.iter_batches(batch_size=_BATCH, columns=names):
+        wanted: list[int] = []
+        for batch in file.iter_batches(batch_size=_BATCH, columns=searched):
             places = _matches(batch, searched, look)
-            wanted = places[max(start - total, 0) : max(start + PAGE_SIZE - total, 0)]
-            if wanted:
-                kept = pa.Table.from_batches([batch]).take(wanted).to_pylist()
-                rows += [(at + place + 1, row) for place, row in zip(wanted, kept, strict=True)]
+            wanted += [at + place for place in places[max(start - total, 0) : max(start + PAGE_SIZE - total, 0)]]
             at, total = at + len(batch), total + len(places)
-        return _Rows(names, total, rows)
+        return _Rows(names, total, list(_take(file, names, wanted)))
 
 
-def _slice(file: Any, names: list[str], start: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a page; row groups before it are not read."""
+def _take(file: Any, names: list[str], wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield these rows with their numbers; only row groups that hold one of them are read."""
     before = 0
-    end = start + PAGE_SIZE
     for group in range(file.num_row_groups):
         count = file.metadata.row_group(group).num_rows
-        if before + count > start and before < end:
-            table = file.read_row_group(group, columns=names)
-            first = max(start - before, 0)
-            part = table.slice(first, min(end - before, count) - first)
-            yield from ((before + first + n + 1, row) for n, row in enumerate(part.to_pylist()))
+        if here := [place for place in wanted if before <= place < before + count]:
+            table = file.read_row_group(group, columns=names).take([place - before for place in here])
+            yield from zip((place + 1 for place in here), table.to_pylist(), strict=True)
         before += count
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from ft_assets.web.trainings import Chart
 from resources.charts import Line, line_chart
 from resources.memo import Memo
+from resources.telemetry import duration
 
 STATIC = Path(__file__).parent / "static"
 _drawn: Memo[Markup] = Memo(64)  # by the content of the chart
@@ -37,7 +38,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "figure": figure,
         "signed": signed,
-        "duration": duration,
+        "duration": took,
         "when": when,
         "ago": ago,
         "size": size,
@@ -69,16 +70,9 @@ def signed(value: float) -> str:
     return f"{value:+.3f}"
 
 
-def duration(seconds: float | None) -> str:
-    """Return seconds as people say them: `45 s`, `7 min 26 s`, `2 h 05 min`."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < _MINUTE:
-        return f"{whole} s"
-    if whole < _HOUR:
-        return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
-    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
+def took(seconds: float | None) -> str:
+    """Return a duration; "–" for none."""
+    return "–" if seconds is None else duration(seconds)
 
 
 def when(seconds: float | None) -> str:

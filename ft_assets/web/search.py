@@ -132,7 +132,7 @@ def search_page(
 
 
 def _rank(project: ShownProject, client: VectorClient, view: SearchView) -> SearchView:
-    live = Retriever.serving(client, project.store, project.releases, project.engine.alias, load=_encoder)
+    live = Retriever.serving(client, project.store, project.releases, project.engine, load=_encoder)
     candidate, same = _candidate(project, client, live)
     asked = _weighed(live, view) if view.changed else live
     found = asked.answer([view.query], view.k, explain=True)[0]

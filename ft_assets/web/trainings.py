@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ from expectations.violations import Refused
 from ft_assets.adapters.export.export import FINAL_MODEL
 from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.trainer.control import CONTROL_FILE, ControlFile, Requests
+from ft_assets.adapters.trainer.trackers import read_trackers
 from ft_assets.graph.automation import TRAININGS
 from ft_assets.web.answers import AnswerComparison, Side, compare_answers, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
@@ -152,6 +154,14 @@ class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
     answers: AnswerComparison | None = None
 
 
+class Tracker(msgspec.Struct, frozen=True, kw_only=True):
+    """A tracker that has this training: its page, or the command that shows it."""
+
+    name: str
+    link: str = ""
+    command: str = ""
+
+
 class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     """The page of one training."""
 
@@ -163,8 +173,8 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, int]
     log: list[str]
     has_card: bool
-    board: str = ""
-    """The folder that TensorBoard reads, where the run wrote one."""
+    trackers: list[Tracker]
+    """Where `telemetry.report_to` has written it."""
     answers: AnswerComparison | None = None
 
 
@@ -231,9 +241,24 @@ def show_training(project: ShownProject, recipe: str, asset: str = "") -> Traini
         files={name: seal.size for name, seal in artifact.manifest.files.items()} if artifact else {},
         log=_tail(log),
         has_card=(folder / "README.md").is_file(),
-        board=str(run / "tensorboard") if (run / "tensorboard").is_dir() else "",
+        trackers=_trackers(run, project.state),
         answers=_answers(project.store, [training]),
     )
+
+
+def _trackers(run: Path, state: Path) -> list[Tracker]:
+    """Return the trackers of a run: links to servers, commands for what is on this disk."""
+    found = [Tracker(name="TensorBoard", command=f"tensorboard --logdir {quote(str(run / 'tensorboard'))}")]
+    found = found if (run / "tensorboard").is_dir() else []
+    local = {"wandb": ("W&B", "wandb sync {}"), "mlflow": ("MLflow", "mlflow ui --backend-store-uri sqlite:///{}")}
+    for name, place in sorted(read_trackers(run).items()):
+        title, command = local.get(name, (name, "{}"))
+        if place.startswith(("https://", "http://")):
+            found.append(Tracker(name=title, link=place))
+        else:
+            path = state / place
+            found.append(Tracker(name=title, command=command.format(quote(str(path))) if path.exists() else place))
+    return found
 
 
 def compare_trainings(project: ShownProject, recipes: Sequence[str], *, oldest_first: bool = False) -> ComparisonView:

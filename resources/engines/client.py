@@ -19,7 +19,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from expectations.contracts.collection import configured_serving
-from expectations.contracts.embedding import Fusion, Serving
+from expectations.contracts.embedding import Fusion, Serving, Storage
 from expectations.violations import Refused, violation
 from resources import faults
 from resources.artifacts import list_files
@@ -49,6 +49,13 @@ _QUERIES = 64  # in one request
 # where qdrant-client 1.20 keeps a local collection's points, and what it replaces at every change of anything else
 _FILE, _META = "storage.sqlite", "meta.json"
 _PAGE = 10_000  # points in one page of a scroll without vectors
+_QUANTIZATIONS: dict[str, Any] = {
+    "none": None,
+    "int8": models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+    ),
+    "binary": models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True)),
+}
 _DISTANCES = {"cosine": models.Distance.COSINE, "dot": models.Distance.DOT, "euclid": models.Distance.EUCLID}
 _SCHEMAS: dict[PayloadType, models.PayloadSchemaType] = {
     "text": models.PayloadSchemaType.KEYWORD,
@@ -90,10 +97,27 @@ class ServerClient:
         return {alias.alias_name: alias.collection_name for alias in self.client.get_aliases().aliases}
 
     def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
+        storage = serving.storage or Storage()
+        hnsw = None
+        if storage.hnsw_m is not None or storage.hnsw_ef_construct is not None or storage.on_disk:
+            hnsw = models.HnswConfigDiff(
+                m=storage.hnsw_m, ef_construct=storage.hnsw_ef_construct, on_disk=storage.on_disk or None
+            )
+        dense = models.VectorParams(
+            size=serving.dimension,
+            distance=_DISTANCES[serving.distance],
+            on_disk=storage.on_disk or None,
+            quantization_config=_QUANTIZATIONS[storage.quantization],
+            hnsw_config=hnsw,
+        )
+        index = models.SparseIndexParams(on_disk=True) if storage.on_disk else None
         self.changing.create_collection(
             name,
-            vectors_config={DENSE: models.VectorParams(size=serving.dimension, distance=_DISTANCES[serving.distance])},
-            sparse_vectors_config={SPARSE: models.SparseVectorParams()},
+            vectors_config={DENSE: dense},
+            sparse_vectors_config={SPARSE: models.SparseVectorParams(index=index)},
+            on_disk_payload=storage.on_disk or None,
+            shard_number=storage.shards,
+            replication_factor=storage.replicas,
             metadata=dict(metadata),
         )
 
@@ -238,6 +262,23 @@ class LocalClient(ServerClient):
         if connected and not self._seal.is_file():
             write_seal(self._seal, self._folder.parent, self._files(), _LIBRARY)
 
+    def _sync(self) -> None:
+        """Put meta.json on the disk: the library replaces it, and a power cut could leave an empty file."""
+        sync_to_disk(self._meta_file)
+        sync_to_disk(self._meta_file.parent)
+
+    def drop(self, name: str) -> None:
+        super().drop(name)
+        self._sync()
+
+    def set_metadata(self, name: str, changes: Mapping[str, object]) -> None:
+        super().set_metadata(name, changes)
+        self._sync()
+
+    def point(self, alias: str, name: str) -> None:
+        super().point(alias, name)
+        self._sync()
+
     def _files(self) -> list[Path]:
         points = list_files(self._folder) if self._folder.is_dir() else []
         return [*points, *self._folder.parent.glob(_META)]
@@ -323,6 +364,7 @@ class LocalClient(ServerClient):
             with closing(sqlite3.connect(place / _FILE)) as file:
                 file.execute("PRAGMA journal_mode=WAL")
         super().create(name, serving, metadata)
+        self._sync()
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
         """Copies the file that holds the points, which the new collection then reads."""
@@ -341,6 +383,7 @@ class LocalClient(ServerClient):
         copied.rename(place)
         faults.point("local.enter")
         super().create(name, serving, metadata)
+        self._sync()
         return True
 
     def _meta(self) -> OpenJson:
@@ -426,7 +469,12 @@ def _fusion(query: Query) -> Fusion:
 
 
 def _params(query: Query) -> models.SearchParams | None:
-    return models.SearchParams(exact=True) if query.exact else None
+    if query.exact:
+        return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
+    if query.oversampling:
+        rescore = models.QuantizationSearchParams(rescore=True, oversampling=query.oversampling)
+        return models.SearchParams(quantization=rescore)
+    return None
 
 
 def _condition(condition: Condition) -> models.FieldCondition:

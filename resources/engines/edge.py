@@ -20,7 +20,7 @@ import numpy as np
 import qdrant_edge as edge
 
 from expectations.canonical import digest
-from expectations.contracts.embedding import Serving
+from expectations.contracts.embedding import Serving, Storage
 from expectations.violations import Refused, violation
 from resources import faults
 from resources.artifacts import list_files
@@ -50,6 +50,12 @@ _LIBRARY = "qdrant-edge-py"
 _QUERIES = 64  # in one batch
 _REWRITTEN = ("edge_config.json", "tracker_journal.dat")
 _PAGE = 10_000  # points in one page of a scroll without vectors
+_HNSW_M, _HNSW_EF_CONSTRUCT, _FULL_SCAN_KB = 16, 100, 10_000  # of the library, which wants all three or none
+_QUANTIZATIONS: dict[str, Any] = {
+    "none": None,
+    "int8": edge.ScalarQuantizationConfig(edge.ScalarType.Int8, always_ram=True),
+    "binary": edge.BinaryQuantizationConfig(always_ram=True),
+}
 _DISTANCES = {"cosine": edge.Distance.Cosine, "dot": edge.Distance.Dot, "euclid": edge.Distance.Euclid}
 _SCHEMAS: dict[PayloadType, edge.PayloadSchemaType] = {
     "text": edge.PayloadSchemaType.Keyword,
@@ -132,7 +138,7 @@ class EdgeClient:
 
     def serving(self, name: str) -> Serving | None:
         self._shard(name)  # opening it compares the entry with what the segments hold
-        return self._meta.collections[name].serving
+        return self._meta.collections[name].serving.form
 
     def metadata(self, name: str) -> OpenJson:
         return dict(self._meta.collections[name].metadata)
@@ -296,9 +302,25 @@ def _sealed_files(folder: Path) -> list[Path]:
 
 
 def _config(serving: Serving) -> edge.EdgeConfig:
+    storage = serving.storage or Storage()
+    hnsw: edge.HnswIndexConfig | None = None
+    if storage.hnsw_m is not None or storage.hnsw_ef_construct is not None or storage.on_disk:
+        hnsw = edge.HnswIndexConfig(
+            _HNSW_M if storage.hnsw_m is None else storage.hnsw_m,
+            storage.hnsw_ef_construct or _HNSW_EF_CONSTRUCT,
+            _FULL_SCAN_KB,
+            on_disk=storage.on_disk,
+        )
+    dense = edge.EdgeVectorParams(
+        size=serving.dimension,
+        distance=_DISTANCES[serving.distance],
+        on_disk=storage.on_disk or None,
+        quantization_config=_QUANTIZATIONS[storage.quantization],
+        hnsw_config=hnsw,
+    )
+    sparse = edge.EdgeSparseVectorParams(on_disk=True) if storage.on_disk else edge.EdgeSparseVectorParams()
     return edge.EdgeConfig(
-        vectors={DENSE: edge.EdgeVectorParams(size=serving.dimension, distance=_DISTANCES[serving.distance])},
-        sparse_vectors={SPARSE: edge.EdgeSparseVectorParams()},
+        vectors={DENSE: dense}, sparse_vectors={SPARSE: sparse}, on_disk_payload=storage.on_disk or None
     )
 
 
@@ -309,7 +331,12 @@ def _sparse(sparse: TokenWeights) -> edge.SparseVector:
 def _request(query: Query) -> edge.QueryRequest:
     dense = edge.Query.Nearest(query.dense, using=DENSE)
     lexical = edge.Query.Nearest(_sparse(query.sparse), using=SPARSE)
-    params = edge.SearchParams(exact=True) if query.exact else None
+    params: edge.SearchParams | None = None
+    if query.exact:
+        params = edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
+    elif query.oversampling:
+        rescore = edge.QuantizationSearchParams(rescore=True, oversampling=query.oversampling)
+        params = edge.SearchParams(quantization=rescore)
     must: list[Any] = [_condition(condition) for condition in query.where]
     if query.ids is not None:
         must.append(edge.HasIdCondition(set(query.ids)))

@@ -56,7 +56,7 @@ class Condition(NamedTuple):
 class Query:
     """One question. `fusion` and `distance` are needed for the fused arm; `ids` limits the answer to these points;
     `where` to those that meet every condition, in each arm before the fusion. `exact` compares with every point, where
-    an index would be faster and nearly as good."""
+    an index would be faster and nearly as good. `oversampling`: see Storage."""
 
     dense: list[float]
     sparse: TokenWeights
@@ -68,6 +68,7 @@ class Query:
     distance: str = "cosine"
     exact: bool = False
     where: tuple[Condition, ...] = ()
+    oversampling: float | None = None
 
 
 class Scored(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.copying import copy_tree
 from tests.ft_assets.adapters.tiny_llm import build_base
 
 DOCUMENTS = (
@@ -103,7 +104,7 @@ def ft(base: tuple[Ft, dict[str, Any]], tmp_path: Path) -> Ft:
     """A copy of the project in its first state, which a test may change."""
     source = base[0].folder
     copy = tmp_path / "project"
-    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("models"))
+    copy_tree(source, copy, leave="models")
     (copy / "state/models").symlink_to(source / "state/models")
     return Ft(copy)
 

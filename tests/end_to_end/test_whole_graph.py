@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from resources.qdrant import engine_of_state
 from tests.end_to_end.conftest import Ft
 
 pytestmark = pytest.mark.slow
@@ -29,14 +30,10 @@ def serving(ft: Ft) -> dict[str, str]:
 
 def alias(ft: Ft) -> tuple[str, dict[str, Any]]:
     """Return the collection of the alias and its metadata, read from the engine itself."""
-    from qdrant_client import QdrantClient
-
-    client = QdrantClient(path=str(ft.folder / "state/qdrant"))
-    try:
-        (found,) = client.get_aliases().aliases
-        return found.collection_name, client.get_collection(found.collection_name).config.metadata or {}
-    finally:
-        client.close()
+    engine = engine_of_state(ft.folder / "state", kind="edge", url=None, alias="passages", lock_timeout=60.0)
+    with engine.open() as client:
+        (name,) = client.aliases().values()
+        return name, client.metadata(name)
 
 
 def test_files_become_a_released_adapter_and_a_released_collection(base: tuple[Ft, dict[str, Any]]):

@@ -6,6 +6,7 @@ compared with one that was never disturbed.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ SIZE, ROUNDS = 12, 3
 class State:
     """A state folder, and the steps of the scenario on it."""
 
-    def __init__(self, root: Path, kind: str) -> None:
-        self.root = root
+    def __init__(self, root: Path, kind: str, url: str | None = None, alias: str = "passages") -> None:
+        self.root, self.alias = root, alias
         self.store, self.releases = ArtifactStore(root / "artifacts"), Releases(root / "released")
-        self.engine = QdrantEngine(kind, root / "qdrant", None, "passages", None, 20.0)
+        self.engine = QdrantEngine(
+            kind, root / "qdrant", url, alias, os.environ.get("QDRANT_API_KEY") if url else None, 20.0
+        )
 
     def run(self) -> None:
         """Release three versions of a corpus in turn, then roll back once. What is there already is reused."""
@@ -53,7 +56,7 @@ class State:
         """Make the artifacts of one version, build its collection and release it, as the assets do."""
         changed = {n: f"第 {n} 段第 {number} 版" for n in range(number)}
         vectors, passages = publish(self.root, corpus(SIZE + number, changed=changed))
-        name = collection_name("passages", SERVED, vectors.data_version)
+        name = collection_name(self.alias, SERVED, vectors.data_version)
         self._publish("embedding_model", {}, "model.json")
         self._publish("fusion_sweep", {}, "sweep.json", inputs={"passage_vectors": vectors.data_version})
         if not self._was_released(name):
@@ -74,7 +77,7 @@ class State:
     def _was_released(self, name: str) -> bool:
         """Return whether a release of this collection is in the record, after finishing one that was interrupted."""
         with self.engine.open() as client:
-            settle(client, self.releases, "passages")
+            settle(client, self.releases, self.alias)
         book = self.releases.book("collection")
         return book is not None and name in [release.details["collection"] for release in book.history]
 
@@ -100,11 +103,11 @@ class State:
             if (folder / "current.json").exists() and self.store.current(folder.name) is None:
                 found.append(f"{folder}: current.json names no whole artifact")
         with self.engine.open() as client:
-            settle(client, self.releases, "passages")
-            release, name = self.releases.current("collection"), aliased(client, "passages")
+            settle(client, self.releases, self.alias)
+            release, name = self.releases.current("collection"), aliased(client, self.alias)
             if (release.details["collection"] if release else None) != name:
                 found.append(f"the record names {release}, the alias {name}")
-            if release and not is_served(client, "passages", release):
+            if release and not is_served(client, self.alias, release):
                 found.append(f"{name} has another fusion than its release")
             if name:
                 found += self._points(client, name)
@@ -131,7 +134,8 @@ class State:
         assets = sorted(path.name for path in self.store.root.glob("[!.]*") if path.is_dir())
         book = self.releases.book("collection")
         with self.engine.open() as client:
-            alias, names = aliased(client, "passages"), client.names()
+            alias, names = aliased(client, self.alias), client.names()
+            names = [name for name in names if name.startswith(self.alias)]  # a server may have others
         kept = {
             asset: sorted(a.data_version for a in self.store.versions(asset))
             for asset in assets

@@ -13,6 +13,7 @@ import pytest
 
 from expectations.violations import Refused
 from resources.faults import VARIABLE
+from tests.copying import copy_tree
 from tests.faults.children import fork, wait
 from tests.faults.protocol import State
 from tests.faults.test_flips import search
@@ -87,7 +88,7 @@ def test_a_copied_state_is_read_where_it_lies_and_leaves_the_first_one_alone(pla
     log = place / "log"
     assert wait(in_child(State(place / "one", kind).run, log)) == 0, log.read_text()
     expected = versions(place / "one", kind, log)
-    shutil.copytree(place / "one", place / "elsewhere")
+    copy_tree(place / "one", place / "elsewhere")
     shutil.rmtree(place / "one")
     assert versions(place / "elsewhere", kind, log) == expected
     assert wait(in_child(State(place / "elsewhere", kind).run, log)) == 0, log.read_text()

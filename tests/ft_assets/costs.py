@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ft_assets.config.load import load_settings
 from ft_assets.definitions import build_defs
 from resources.artifacts import ArtifactStore
 from resources.dagster_resources import ArtifactsResource, QdrantResource
+from tests.copying import copy_tree
 from tests.ft_assets.adapters.tiny_llm import build_base
 from tests.ft_assets.daemon import Daemon
 
@@ -67,6 +70,8 @@ class Cost(msgspec.Struct, kw_only=True):
     """Every asset that was made again, not reused."""
     requested: set[str] = set()
     """Every asset that a run was requested for, even if all of it was reused."""
+    repeated: set[str] = set()
+    """Those that more than one run was requested for."""
 
 
 @dataclass
@@ -114,7 +119,10 @@ class Whole:
         if ask:
             self.daemon.execute(ask)
             requested += [set(ask), *self.daemon.settle()]
-        cost = Cost(requested=set().union(*requested), collections=len(self._collections() - collections))
+        times = Counter(chain.from_iterable(requested))
+        repeated = {name for name, count in times.items() if count > 1}
+        made = len(self._collections() - collections)
+        cost = Cost(requested=set(times), repeated=repeated, collections=made)
         for name, values in self._made_since(before):
             if values.get("reused"):
                 continue
@@ -149,7 +157,7 @@ class Whole:
 
     def copy(self, root: Path, instance: dg.DagsterInstance) -> Whole:
         """Return a copy of the project in another folder, whose daemon continues from this one."""
-        shutil.copytree(self.root, root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "dagster"))
+        copy_tree(self.root, root, leave="models dagster", exist_ok=True)
         if (self.root / "state/models").is_dir():
             (root / "state/models").symlink_to(self.root / "state/models")
         copy = Whole(root, instance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import traceback
@@ -135,7 +136,10 @@ def test_each_event_is_told_once(project: Project, chat: Chat) -> None:
     assert [one["event"] for one in chat.taken[5:]] == ["check failed"]
 
 
-def test_what_was_not_taken_is_sent_again_and_no_error_has_the_address(project: Project, chat: Chat) -> None:
+def test_what_was_not_taken_is_sent_again_and_no_error_has_the_address(
+    project: Project, chat: Chat, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     project.configure("notify: {webhook: MY_CHAT}")
     project.look()
     project.made("released_collection", version="v1")
@@ -144,9 +148,13 @@ def test_what_was_not_taken_is_sent_again_and_no_error_has_the_address(project: 
         project.look()
     assert str(failed.value) == "the webhook of MY_CHAT answered 503"
     assert SECRET not in repr(failed.getrepr(chain=True, showlocals=False))
+    chat.status = 302  # a page to log in at takes no notice
+    with pytest.raises(DeliveryError, match="answered 302"):
+        project.look()
     chat.status = 200
     assert "v1 is released" in project.look()
     assert len(chat.taken) == 1
+    assert SECRET not in caplog.text
 
 
 @pytest.mark.parametrize("address", ["http://user:{}@127.0.0.1:1/", "http://127.0.0.1/{} b", "http://[{}/"])

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from expectations.contracts.embedding import Fusion, Serving
+from expectations.contracts.embedding import Fusion, Serving, Storage
 from expectations.violations import Refused
 from resources.engines.protocol import Arm, Condition, Points, Query, Scored, VectorClient
 from resources.qdrant import QdrantEngine, aliased
@@ -311,6 +312,67 @@ def test_points_and_metadata_survive_closing(tmp_path: Path, kind: str) -> None:
         assert client.names() == ["c"]
 
 
+STORAGE = Storage(quantization="int8", oversampling=2.0, on_disk=True, hnsw_m=8, hnsw_ef_construct=64)
+
+
+def test_edge_stores_as_it_is_asked_to_and_the_exact_vectors_rank(tmp_path: Path) -> None:
+    edge = engine(tmp_path, "edge")
+    with edge.open() as client:
+        client.create("c", msgspec.structs.replace(SERVING, storage=STORAGE), {})
+        client.upsert("c", points(0, 2000))
+        client.index("c")
+        assert client.serving("c") == SERVING
+    with edge.open() as client:
+        queries = queries_of("fused")
+        found = client.query("c", [replace(query, oversampling=STORAGE.oversampling) for query in queries])
+        assert found == client.query("c", [replace(query, exact=True) for query in queries])
+    dense = json.loads((edge.folder / "shards/c/edge_config.json").read_text())["vectors"]["dense"]
+    assert dense["quantization_config"]["scalar"]["type"] == "int8" and dense["on_disk"]
+    assert (dense["hnsw_config"]["m"], dense["hnsw_config"]["ef_construct"]) == (8, 64)
+
+
+def test_a_server_is_asked_for_shards_replicas_and_the_stored_form(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer({"collections": []})
+
+        def do_PUT(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._answer(True)
+
+        def _answer(self, result: object) -> None:
+            body = json.dumps({"status": "ok", "time": 0.0, "result": result}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with QdrantEngine("server", tmp_path, address, "passages", None, 0.3).open() as client:
+            client.create("plain", SERVING, {})
+            stored = msgspec.structs.replace(STORAGE, shards=6, replicas=2)
+            client.create("stored", msgspec.structs.replace(SERVING, storage=stored), {})
+        server.shutdown()
+    plain, large = asked
+    assert plain["vectors"] == {"dense": {"size": DIMENSION, "distance": "Cosine"}} and "shard_number" not in plain
+    assert (large["shard_number"], large["replication_factor"], large["on_disk_payload"]) == (6, 2, True)
+    assert large["vectors"]["dense"] == {
+        "size": DIMENSION,
+        "distance": "Cosine",
+        "on_disk": True,
+        "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
+        "hnsw_config": {"m": 8, "ef_construct": 64, "on_disk": True},
+    }
+    assert large["sparse_vectors"]["sparse"]["index"]["on_disk"]
+
+
 @pytest.mark.parametrize("kind", EMBEDDED)
 def test_files_of_an_interrupted_creation_are_not_a_collection(tmp_path: Path, kind: str) -> None:
     with engine(tmp_path, kind).open() as client:
@@ -447,7 +509,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "resources.engines.edge", None)
     with pytest.raises(Refused, match="FT-QDR-008") as refusal:
         QdrantEngine("edge", tmp_path, None, "passages", None, 0.3).open().__enter__()
-    assert "ft-assets[edge]" in refusal.value.violations[0].fix
+    assert "ft-assets[platform]" in refusal.value.violations[0].fix
 
 
 def test_a_collection_whose_folder_was_deleted_is_gone_and_can_be_created_again(tmp_path: Path) -> None:

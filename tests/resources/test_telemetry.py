@@ -8,6 +8,7 @@ from resources.telemetry import (
     Progress,
     Tail,
     describe_step,
+    duration,
     emit,
     read_curves,
     read_events,
@@ -42,7 +43,7 @@ def test_a_reader_that_starts_after_a_killed_run_reads_the_next_run_whole(tmp_pa
 def test_a_step_is_described_with_its_metrics_its_rate_and_the_time_left():
     record = {"phase": "train", "step": 4, "total": 10, "seconds": 90.0, "seconds_per_step": 2.5, "loss": 1.25}
     text, metrics = describe_step(record)
-    assert text == "train · loss 1.25 · 2.5 s/step · 0:15 left"
+    assert text == "train · loss 1.25 · 2.5 s/step · 15 s left"
     assert metrics == {"loss": 1.25}
 
 
@@ -93,3 +94,7 @@ def test_half_a_line_of_a_killed_process_is_removed_before_the_next_line(tmp_pat
     path.write_text('{"phase": "train", "step": 1, "total": 2, "loss": 2.0}\n{"phase": "tr')
     Metrics(tmp_path).log("train", 2, 2, loss=1.0)
     assert [record["loss"] for record in read_metrics(path)] == [2.0, 1.0]
+
+
+def test_a_duration_has_its_unit():
+    assert [duration(s) for s in (4.2, 59.4, 187, 3727)] == ["4.2 s", "59 s", "3 min 07 s", "1 h 02 min"]

@@ -15,6 +15,7 @@ import msgspec
 from expectations.canonical import file_digest
 from ft_assets.adapters import release
 from ft_assets.adapters.export.gguf import convert
+from ft_assets.adapters.export.gptq import quantise
 from ft_assets.adapters.export.merge import MergedDtype, merge_adapter
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
 from ft_assets.adapters.export.ollama import MODELFILE, write_modelfile
@@ -26,6 +27,7 @@ from resources.telemetry import METRICS_FILE
 from resources.trained_model import CONTRACT_FILE, read_adapter_contract, weights_folder
 
 GGUF_FILE = "model.gguf"
+GPTQ_FOLDER = "gptq"
 REPORT_FILE = "export.json"
 FINAL_MODEL = "final_model"
 
@@ -44,13 +46,15 @@ def export(
     dtype: MergedDtype | None = None,
     converter: list[str] | None = None,
     gguf_type: str = "auto",
+    gptq: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Write `target`/adapter (of a whole model `target`/model) and, if requested, /merged, /model.gguf (by the command
-    `converter`) and /Modelfile. Return the content of export.json.
+    `converter`) with /Modelfile, and /gptq. Return the content of export.json.
 
     `target` appears whole or not at all; an earlier export in its place is replaced in two renames.
-    Raises Refused: FT-ADP-001, FT-ADP-010, FT-ADP-011, FT-ADP-013, FT-ART-002, FT-ART-003.
+    Raises Refused: FT-ADP-001, FT-ADP-010, FT-ADP-011, FT-ADP-013, FT-ADP-015, FT-ART-002,
+    FT-ART-003.
     """
     source = adapter.folder()
     contract = read_adapter_contract(source)
@@ -75,7 +79,7 @@ def export(
     shutil.rmtree(staging, ignore_errors=True)
     try:
         _stage_trained(card, source, staging / weights_folder(contract))
-        if merged or converter:
+        if merged or converter or gptq:
             on_step(f"merging into {contract.base.name}")
             report["merged"] = _stage_merged(card, source, staging / "merged", dtype)
         if converter:
@@ -83,6 +87,9 @@ def export(
             convert(converter, staging / "merged", staging / GGUF_FILE, gguf_type)
             if modelfile := write_modelfile(staging / "merged", GGUF_FILE, contract.prompt.system):
                 (staging / MODELFILE).write_text(modelfile, "utf-8")
+        if gptq:
+            on_step("quantising to 4 bits")
+            report["gptq"] = msgspec.to_builtins(quantise(staging / "merged", staging / GPTQ_FOLDER))
         if not merged:
             shutil.rmtree(staging / "merged", ignore_errors=True)
         files = [path for path in sorted(staging.rglob("*")) if path.is_file()]

@@ -91,18 +91,18 @@ def merge_adapter(adapter: Path, base: Path, target: Path, dtype: MergedDtype | 
     refuse_if("merging", mismatches)
     saved_as = dtype or cast("MergedDtype", str(config.dtype or torch.float32).removeprefix("torch."))
 
-    prompts = _probe_prompts(tokenizer, contract.prompt)
+    prompts = probe_prompts(tokenizer, contract.prompt)
     # one model in memory at a time
-    plain = _logits(load_weights(base, dtype=torch.float32), prompts)
+    plain = logits_of(load_weights(base, dtype=torch.float32), prompts)
     model: Any = load_trained(base, adapter, dtype=torch.float32)
-    before = _logits(model, prompts)
+    before = logits_of(model, prompts)
     if contract.method == "lora":
         model = model.merge_and_unload(safe_merge=True)
-    merged = _logits(model, prompts)
+    merged = logits_of(model, prompts)
     model.to(getattr(torch, saved_as)).save_pretrained(str(target))
     del model
     copy_companions(base, target)
-    saved = _logits(load_weights(target, dtype=torch.float32), prompts)
+    saved = logits_of(load_weights(target, dtype=torch.float32), prompts)
 
     largest = float(before.abs().max())
     figures = Merged(
@@ -135,7 +135,8 @@ def check_merged(figures: Merged, where: str) -> list[Violation]:
     ]
 
 
-def _probe_prompts(tokenizer: PreTrainedTokenizerBase, prompt: RagPrompt) -> list[list[int]]:
+def probe_prompts(tokenizer: PreTrainedTokenizerBase, prompt: RagPrompt) -> list[list[int]]:
+    """Return the token ids of a few prompts, with which two models are compared."""
     return [render(tokenizer, build_messages(prompt, question, passages)) for question, passages in _PROBES]
 
 
@@ -143,7 +144,7 @@ def _root_mean_square(values: Tensor) -> float:
     return float(values.square().mean().sqrt())
 
 
-def _logits(model: nn.Module, prompts: list[list[int]]) -> Tensor:
+def logits_of(model: nn.Module, prompts: list[list[int]]) -> Tensor:
     """Return the logits [N, V] of all N positions of the prompts."""
     import torch
 

@@ -100,7 +100,18 @@ def _build_dpo(
     )
     trainer = harden(count_ties(add_pair_losses(take_token_ids(DPOTrainer), settings)), metrics)(args=config, **common)
     trainer.loss_by_tokens = settings.loss == "sft"
+    _complete_reference(trainer.model)
     return trainer
+
+
+def _complete_reference(model: nn.Module) -> None:
+    """Copy the rows of trained tokens into the adapter `ref`. TRL 1.16 copies only what has `.default.` in its name,
+    and these end with it: the reference would have the rows of the base."""
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        copy = parameters.get(f"{name.removesuffix('.default')}.ref") if name.endswith(".default") else None
+        if copy is not None:
+            copy.data.copy_(parameter.data)
 
 
 def _build_sft(settings: SftSettings, arguments: dict[str, Any], common: dict[str, Any], metrics: Metrics) -> Any:

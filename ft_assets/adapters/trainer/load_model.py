@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
-from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
+from ft_assets.config.model import AdapterSettings, DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact
 from resources.estimate import EAGER_TOKENS
@@ -56,9 +56,11 @@ def load_model(
     model = load_trained(folder, trained, trainable=True, **attention, **options)
     keep_gradients_on_cpu(model)
     if trained is not None:
-        return model
-    lora = settings.lora or LoraSettings()
-    _refuse_unmatched(model, lora.targets)
+        return _in_fp32(model)
+    lora = settings.lora or AdapterSettings()
+    _refuse_unmatched(model, "lora.targets", lora.targets)
+    _refuse_unmatched(model, "lora.modules_to_save", lora.modules_to_save)
+    _refuse_shared(model, lora.modules_to_save)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -66,13 +68,62 @@ def load_model(
         target_modules=lora.targets,
         use_rslora=lora.rslora,
         use_dora=lora.dora,
+        modules_to_save=lora.modules_to_save or None,
+        trainable_token_indices=_token_ids(folder, lora.train_tokens) or None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    return _in_fp32(get_peft_model(model, config))
 
 
-def _refuse_unmatched(model: PreTrainedModel | PeftModel, targets: str | list[str]) -> None:
-    """Refuse (FT-TRAIN-065) names of targets that match no layer, as PEFT matches them."""
+def _in_fp32(model: Any) -> Any:
+    """Cast what is trained next to the adapter's matrices, as PEFT casts these: in bfloat16 small steps are lost."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and (".modules_to_save." in name or "trainable_tokens_delta" in name):
+            parameter.data = parameter.data.float()
+    return model
+
+
+def _token_ids(folder: Path, tokens: list[str]) -> list[int]:
+    """Return the ids of these tokens. Raises Refused (FT-TRAIN-074) where one is no token of the model."""
+    from transformers import AutoTokenizer
+
+    if not tokens:
+        return []
+    vocabulary = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
+    if unknown := [token for token in tokens if token not in vocabulary]:
+        refuse(
+            violation(
+                "FT-TRAIN-074",
+                where=str(folder),
+                field="lora.train_tokens",
+                found=unknown,
+                expected="tokens of the model",
+            )
+        )
+    return sorted(vocabulary[token] for token in tokens)
+
+
+def _refuse_shared(model: Any, modules: list[str]) -> None:
+    """Refuse (FT-TRAIN-075) to save an embedding that is the output head too: PEFT 0.21 keeps the two equal for the
+    first adapter on a base only, so that DPO's reference and an evaluation of two adapters would be wrong."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    shared = {name.rpartition(".")[2] for name, module in model.named_modules() if module in ends}
+    if ends[1] is None or ends[0].weight is not ends[1].weight:
+        return
+    if named := [name for name in modules if name.rpartition(".")[2] in shared]:
+        refuse(
+            violation(
+                "FT-TRAIN-075",
+                where=SUBJECT,
+                field="lora.modules_to_save",
+                found=named,
+                expected="modules of their own",
+            )
+        )
+
+
+def _refuse_unmatched(model: PreTrainedModel | PeftModel, field: str, targets: str | list[str]) -> None:
+    """Refuse (FT-TRAIN-065) names that match no layer, as PEFT matches them."""
     from torch import nn
 
     if targets == "all-linear":
@@ -84,14 +135,15 @@ def _refuse_unmatched(model: PreTrainedModel | PeftModel, targets: str | list[st
         else [targets] * (not any(re.fullmatch(targets, name) for name in names))
     )
     if unmatched:
-        linear = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+        kinds = nn.Linear if field == "lora.targets" else (nn.Linear, nn.Embedding)
+        usable = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, kinds)}
         refuse(
             violation(
                 "FT-TRAIN-065",
                 where=SUBJECT,
-                field="lora.targets",
+                field=field,
                 found=unmatched,
-                expected=f"among {', '.join(sorted(linear))}",
+                expected=f"among {', '.join(sorted(usable))}",
             )
         )
 

@@ -6,14 +6,14 @@ import msgspec
 
 from expectations.contracts.adapter import LoraShape
 from ft_assets.adapters.trainer.oom_ladder import take_all_fallbacks
-from ft_assets.config.model import DpoSettings, LoraSettings, TrainSettings, rows_on_a_cpu
+from ft_assets.config.model import AdapterSettings, DpoSettings, TrainSettings, rows_on_a_cpu
 from resources.accelerator import Device
 from resources.estimate import TrainingSetup, TrainingTarget, estimate_training
 from resources.model_shape import ModelShape
 
 
 def needs_of(
-    settings: TrainSettings, lora: LoraSettings | LoraShape | None, *, tokens: int, device: Device, bf16: bool
+    settings: TrainSettings, lora: AdapterSettings | LoraShape | None, *, tokens: int, device: Device, bf16: bool
 ) -> tuple[TrainingTarget, TrainingSetup]:
     """Return the needs of the settings, decided as the trainer decides them.
 
@@ -21,7 +21,7 @@ def needs_of(
     """
     target = TrainingTarget(method=settings.method, dpo=isinstance(settings, DpoSettings), kto=settings.is_kto)
     if lora is not None:
-        target = msgspec.structs.replace(target, r=lora.r, targets=lora.targets)
+        target = msgspec.structs.replace(target, r=lora.r, targets=lora.targets, saved=lora.modules_to_save)
     setup = TrainingSetup(
         tokens=tokens,
         micro_batch=settings.rows_at_once,
@@ -34,7 +34,7 @@ def needs_of(
 
 
 def least_needs(
-    settings: TrainSettings, lora: LoraSettings | LoraShape | None, *, tokens: int, device: Device, bf16: bool
+    settings: TrainSettings, lora: AdapterSettings | LoraShape | None, *, tokens: int, device: Device, bf16: bool
 ) -> tuple[TrainingTarget, TrainingSetup]:
     """Return the needs after every fallback that a run takes by itself when memory runs out."""
     least = take_all_fallbacks(settings, device)
@@ -43,7 +43,7 @@ def least_needs(
 
 def fitting_rows(
     settings: TrainSettings,
-    lora: LoraSettings | LoraShape | None,
+    lora: AdapterSettings | LoraShape | None,
     shape: ModelShape,
     *,
     device: Device,

@@ -9,10 +9,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
+from resources.files import write_json
 from resources.launcher import Job
+
+TRACKERS_FILE = "trackers.json"
 
 _TRACKERS = ("wandb", "mlflow")
 _PROJECT = "ft-assets"
@@ -39,6 +45,62 @@ def add_trackers(trainer: Any, names: Sequence[str], job: Job) -> None:
         database = Path(job.store).resolve().parent / "mlflow.db"
         _set_missing(MLFLOW_EXPERIMENT_NAME=_PROJECT, MLFLOW_TRACKING_URI=f"sqlite:///{database}")
         trainer.add_callback(MLflowCallback())
+    if set(names) & set(_TRACKERS):
+        trainer.add_callback(_build_recorder(names, job))  # after those that begin the runs
+
+
+def read_trackers(run_dir: Path) -> dict[str, str]:
+    """Return the trackers to which a run wrote, with the address of its page or its place below the state folder."""
+    try:
+        return msgspec.json.decode((run_dir / TRACKERS_FILE).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def _build_recorder(names: Sequence[str], job: Job) -> Any:
+    from transformers import TrainerCallback
+
+    class Recorder(TrainerCallback):
+        """Writes where the trackers have this run, as soon as it begins."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            del args, control, kwargs
+            if state.is_world_process_zero:
+                found = {name: _PLACES[name]() for name in _TRACKERS if name in names}
+                root = Path(job.store).resolve().parent
+                write_json(
+                    job.folder() / TRACKERS_FILE, {name: _below(place, root) for name, place in found.items() if place}
+                )
+
+    return Recorder()
+
+
+def _wandb_place() -> str:
+    import wandb  # pyright: ignore[reportMissingImports]  an extra
+
+    run = wandb.run
+    return "" if run is None else run.url or str(Path(run.dir).parent)  # offline: the folder that `wandb sync` takes
+
+
+def _mlflow_place() -> str:
+    import mlflow  # pyright: ignore[reportMissingImports]  an extra
+
+    run, address = mlflow.active_run(), mlflow.get_tracking_uri()
+    parts = urlsplit(address)
+    if run is None or parts.scheme not in {"http", "https"}:
+        return address.removeprefix("sqlite:///") if run else ""
+    host = parts.netloc.rpartition("@")[2]  # without user and password
+    page = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}{page}"
+
+
+_PLACES = {"wandb": _wandb_place, "mlflow": _mlflow_place}
+
+
+def _below(place: str, root: Path) -> str:
+    """Return a path below the state folder relative to it, as the folder may be moved; anything else as it is."""
+    path = Path(place)
+    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else place
 
 
 def _set_missing(**values: str) -> None:

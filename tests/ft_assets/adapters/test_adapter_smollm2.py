@@ -11,7 +11,7 @@ from expectations.violations import Refused
 from ft_assets.adapters import train
 from ft_assets.adapters.export.merge import merge_adapter
 from ft_assets.adapters.prompt import build_messages
-from ft_assets.config.model import LoraSettings, SftSettings
+from ft_assets.config.model import AdapterSettings, SftSettings
 from resources import models
 from resources.accelerator import choose
 from resources.artifacts import ArtifactStore
@@ -90,7 +90,8 @@ def test_smollm2_learns_a_dozen_facts_and_the_merged_model_knows_them_too(state:
     splits = publish_splits(store, "instruction_splits", {"train": rows, "validation": rows[:2], "test": rows})
     settings = SftSettings(
         base_model=BASE, learning_rate=2e-3, max_steps=16, global_batch_size=12, micro_batch_size=12, max_length=128,
-        lora=LoraSettings(r=8, alpha=16, dropout=0.0), scheduler="constant_with_warmup", save_steps=100, eval_steps=100,
+        lora=AdapterSettings(r=8, alpha=16, dropout=0.0), scheduler="constant_with_warmup", save_steps=100,
+        eval_steps=100,
     )  # fmt: skip
     job = train_job(state, store, settings, splits)
     job.params["compute"]["dtype"] = "auto"

@@ -20,7 +20,7 @@ from ft_assets.adapters.rows.training_data import TrainingData
 from ft_assets.adapters.trainer.build import build_trainer
 from ft_assets.adapters.trainer.load_model import load_model
 from ft_assets.adapters.trainer.trial_steps import run_trial_steps
-from ft_assets.config.model import DpoSettings, LoraSettings, SftSettings
+from ft_assets.config.model import AdapterSettings, DpoSettings, SftSettings
 from ft_assets.graph.gates import Evidence, judge
 from resources.accelerator import Compute
 from resources.artifacts import Artifact
@@ -160,7 +160,7 @@ def test_a_model_that_neither_memory_nor_disk_can_hold_is_refused_with_both_figu
     preflight = Preflight("training", tmp_path)
     with pytest.raises(Refused) as caught:
         judge_resources(
-            preflight, settings_for(lab), CPU, base=huge, lora=LoraSettings(r=4096), tokens=4096, run_dir=tmp_path
+            preflight, settings_for(lab), CPU, base=huge, lora=AdapterSettings(r=4096), tokens=4096, run_dir=tmp_path
         )
     assert {violation.code for violation in caught.value.violations} == {"FT-TRAIN-021", "FT-TRAIN-022"}
     figures = written(tmp_path)["memory_and_disk_suffice"]["figures"]

@@ -58,6 +58,17 @@ def build_base(folder: Path, *, seed: int = 0, template: str = TEMPLATE, positio
     return folder
 
 
+def untie(folder: Path) -> None:
+    """Give the model an output head of its own."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() * 2)
+    model.save_pretrained(folder)
+
+
 def instruction(n: int, **changes: Any) -> dict[str, Any]:
     row = {
         "record_id": f"q{n}", "question": f"AES-{n} 使用多少比特?", "context": [f"AES-{n} 的分组为 {n} 比特。"],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ft_assets.commands.terminal import ProgressLines, duration
+from ft_assets.commands.terminal import ProgressLines
 from resources.telemetry import Progress
 
 _TALKATIVE = """
@@ -38,12 +38,12 @@ def test_without_a_terminal_steps_are_plain_lines_at_most_every_few_seconds() ->
         lines.show(Progress(asset="passages", kind="reused", text="rows 120"))
         lines.show(Progress(asset="sft_adapter", kind="start"))
         for step in range(1, 41):
-            text = "train · loss 1.234 · 2.1 s/step · 0:42 left"
+            text = "train · loss 1.234 · 2.1 s/step · 42 s left"
             lines.show(Progress(asset="sft_adapter", kind="step", step=step, total=60, text=text))
         lines.show(Progress(asset="sft_adapter", kind="check", step=0, text="[FT-ADP-001] not finite"))
     assert out.getvalue().splitlines() == [
         "[ 1/33] passages  reused · rows 120",
-        "[ 2/33] sft_adapter  train 1/60 · loss 1.234 · 2.1 s/step · 0:42 left",
+        "[ 2/33] sft_adapter  train 1/60 · loss 1.234 · 2.1 s/step · 42 s left",
         "[ 2/33] sft_adapter  check failed · [FT-ADP-001] not finite",
     ]
 
@@ -55,7 +55,3 @@ def test_on_a_terminal_the_line_is_updated_in_place() -> None:
         lines.show(Progress(asset="a", kind="step", step=2, total=9, text="train · loss 1"))
         lines.show(Progress(asset="a", kind="made", text="steps 9"))
     assert "\x1b[2K" in out.getvalue() and "a  made · steps 9" in out.getvalue()
-
-
-def test_durations_are_easy_to_read() -> None:
-    assert [duration(s) for s in (4.2, 187, 3727)] == ["4.2 s", "3:07", "1:02:07"]

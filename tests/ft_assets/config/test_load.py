@@ -187,6 +187,31 @@ def test_settings_of_a_training_without_effect_are_refused(config: Path, keys: s
         load_settings(config, environ={})
 
 
+@pytest.mark.parametrize(
+    ("qdrant", "reason"),
+    [
+        ("{engine: local, storage: {on_disk: true}}", "qdrant.storage has no effect on engine `local`"),
+        ("{engine: edge, storage: {shards: 2}}", "need a server; qdrant.engine is `edge`"),
+        ("{engine: edge, storage: {oversampling: 2}}", "oversampling has no effect without quantization"),
+    ],
+)
+def test_a_storage_without_effect_is_refused(config: Path, qdrant: str, reason: str):
+    config.write_text(f"qdrant: {qdrant}\n{BASE}")
+    with pytest.raises(SettingsError, match=reason):
+        load_settings(config, environ={})
+
+
+def test_the_base_model_may_be_named_once(config: Path):
+    config.write_text(config.read_text("utf-8").replace("dpo: {base_model: org/tiny}", "dpo: {beta: 0.2}"))
+    environ = {"FT__SFT__REVISION": "v2"}
+    once = load_settings(config, environ=environ | {"FT__DPO__BASE_MODEL": "org/tiny", "FT__DPO__REVISION": "v2"}).dpo
+    text = config.read_text("utf-8").replace("dpo: {base_model: org/big}", "dpo: {}")
+    config.write_text(text)
+    dpo = load_settings(config, environ=environ).dpo
+    assert dpo == once
+    assert dpo and (dpo.base_model, dpo.revision, dpo.beta) == ("org/tiny", "v2", 0.2)
+
+
 def test_adapters_must_share_a_base(config: Path):
     with pytest.raises(SettingsError, match=r"dpo.base_model \(org/tiny\) must be sft.base_model \(org/else\)"):
         load_settings(config, environ={"FT__SFT__BASE_MODEL": "org/else"})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from expectations.contracts.embedding import Level, compare, probe_drift
 from expectations.violations import Refused
@@ -76,6 +79,15 @@ def test_half_precision_gives_the_vectors_of_full_precision(base: Path, passages
     assert (full * half).sum(axis=1).min() >= 0.999
 
 
+def test_threads_that_share_an_encoder_leave_its_weights_alone(base: Path, passages: Passages) -> None:
+    half = HybridEncoder.from_base(base, settings(), "1", HALF)
+    alone = half.encode(passages.contents).dense
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda _: half.encode(passages.contents).dense, range(8)))
+    assert all(np.array_equal(dense, alone) for dense in together)
+    assert {str(weight.dtype) for _, weight in half.named_parameters()} == {"torch.float32"}
+
+
 def test_an_untrained_head_gives_each_token_one_weight_and_special_tokens_none(encoder: HybridEncoder) -> None:
     encoded = encoder.encode(["pump pump pump valve", ""])
     ids, weights = encoded.sparse[0]
@@ -133,16 +145,37 @@ def test_texts_that_do_not_fit_into_memory_together_are_encoded_in_smaller_batch
     import torch
 
     together = encoder.encode(passages.contents)
-    forward, tried = encoder.forward, []
+    hidden, tried = encoder.hidden, []
 
-    def within_memory(tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def within_memory(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         tried.append(len(tokens))
         if len(tokens) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(tokens, mask)
+        return hidden(tokens, mask)
 
-    monkeypatch.setattr(encoder, "forward", within_memory)
+    monkeypatch.setattr(encoder, "hidden", within_memory)
     again = encoder.encode(passages.contents)
     assert tried[0] == len(passages.contents)
     assert max(tried[-2:]) <= 4
     assert np.allclose(together.dense, again.dense, atol=1e-5)
+
+
+@pytest.mark.parametrize("prompt", ["query: ", "Represent this sentence for searching relevant passages: ", "检索："])
+def test_a_prompt_enters_the_dense_vector_and_has_no_lexical_weight(base: Path, prompt: str) -> None:
+    texts = ["When are the pumps primed?", "query", "更换滤芯"]
+    plain = HybridEncoder.from_base(base, settings(), "1", EXACT).encode(texts, "query")
+    encoder = HybridEncoder.from_base(base, settings(query_prompt=prompt), "1", EXACT)
+    prompted = encoder.encode(texts, "query")
+    assert encoder.contract.sparse.prompts == "masked"
+    for (ids, weights), (wanted, their) in zip(prompted.sparse, plain.sparse, strict=True):
+        assert ids.tolist() == wanted.tolist() and weights.tolist() == their.tolist()
+    assert not np.allclose(prompted.dense, plain.dense, atol=1e-3)
+
+
+def test_a_head_of_an_earlier_release_keeps_the_weights_of_its_prompts(base: Path) -> None:
+    encoder = HybridEncoder.from_base(base, settings(query_prompt="query: "), "1", EXACT)
+    sparse = replace(encoder.contract.sparse, prompts=msgspec.UNSET)
+    contract = replace(encoder.contract, sparse=sparse)
+    earlier = HybridEncoder(encoder.backbone, encoder.tokenizer, encoder.head, contract, EXACT)
+    assert contract.encode_fp != encoder.contract.encode_fp
+    assert len(earlier.encode(["primed"], "query").sparse[0][0]) > len(encoder.encode(["primed"], "query").sparse[0][0])

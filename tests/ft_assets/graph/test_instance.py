@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from ruamel.yaml import YAML
 
 from expectations.violations import Refused
@@ -42,14 +44,54 @@ def test_three_processes_that_open_a_fresh_state_at_once_all_succeed_and_leave_i
     assert later.stdout == "0 0 False\n"
 
 
+def _files(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_tools_of_dagster_on_a_copy_of_a_state_write_into_the_copy(tmp_path: Path) -> None:
+    def record(state: Path) -> int:
+        with dg.DagsterInstance.from_config(str(state / "dagster")) as instance:  # as `dagster` does with its home
+            assert dg.materialize([_one], instance=instance).success
+            return instance.get_runs_count()
+
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    open_instance(first).dispose()
+    assert record(first) == 1
+    shutil.copytree(first, copy)
+    before = _files(first)
+    assert record(copy) == 2, "with the history of the first, and one more"
+    assert _files(first) == before
+    assert set(_files(copy)) - {copy / path.relative_to(first) for path in before}
+
+
 def test_every_path_of_the_instance_lies_below_the_state_folder(tmp_path: Path) -> None:
-    derived = derive_settings(SETTINGS, tmp_path / "state")
-    assert ".ft/" not in derived.partition("\n")[2]
-    found = _yaml(derived)
-    state = str(tmp_path / "state" / "dagster")
-    assert found["storage"]["sqlite"]["base_dir"].startswith(state)
-    assert found["compute_logs"]["config"]["base_dir"].startswith(state)
-    assert found["local_artifact_storage"]["config"]["base_dir"].startswith(state)
+    assert "base_dir" not in derive_settings(SETTINGS)
+    own = _yaml(SETTINGS.read_text("utf-8"))
+    with open_instance(tmp_path) as instance:
+        assert isinstance(instance.event_log_storage, SqliteEventLogStorage)
+        home = tmp_path / "dagster"
+        assert instance.storage_directory() == str(home / "storage")
+        assert Path(instance.event_log_storage.path_for_shard("index")) == home / "history/runs/index.db"
+    # and a plain `dg dev` in the project uses the same places
+    assert own["storage"]["sqlite"]["base_dir"] == own["local_artifact_storage"]["config"]["base_dir"] == ".ft/dagster"
+    assert own["compute_logs"]["config"]["base_dir"] == ".ft/dagster/storage"
+
+
+@dg.asset
+def _one() -> None:
+    """Nothing."""
+
+
+def test_the_history_of_an_earlier_product_version_is_found(tmp_path: Path) -> None:
+    home = tmp_path / "dagster"
+    (home / "storage").mkdir(parents=True)
+    with dg.DagsterInstance.local_temp(str(home / "storage")) as earlier:  # its databases were here
+        run = dg.materialize([_one], instance=earlier).run_id
+    (home / "compute_logs" / run).mkdir(parents=True)
+    (home / "compute_logs" / run / "step.out").write_text("a line")
+    with open_instance(tmp_path) as instance:
+        assert [found.run_id for found in instance.get_runs()] == [run]
+    assert (home / "storage" / run / "step.out").read_text() == "a line"
 
 
 def test_workspace_and_project_file_name_the_same_code(project: Path) -> None:
@@ -63,10 +105,10 @@ def test_workspace_and_project_file_name_the_same_code(project: Path) -> None:
 @pytest.mark.parametrize("name", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"])
 def test_a_damaged_database_is_named_and_can_be_moved_away(tmp_path: Path, name: str) -> None:
     open_instance(tmp_path).get_runs()
-    storage = tmp_path / "dagster" / "storage"
-    with (storage / name).open("r+b") as stream:
+    storage = tmp_path / "dagster" / name.partition("/")[0]
+    with (storage.parent / name).open("r+b") as stream:
         stream.write(b"not a database")
-    with pytest.raises(Refused, match=r"FT-RUN-001.*" + re.escape(name) + r".*Move .*storage away"):
+    with pytest.raises(Refused, match=r"FT-RUN-001.*" + re.escape(name) + r".*Move .*dagster/(history|schedules) away"):
         open_instance(tmp_path)
     storage.rename(tmp_path / "aside")
     assert open_instance(tmp_path).get_runs() == []
@@ -96,7 +138,7 @@ def test_a_plain_dg_dev_keeps_its_history_below_the_project(
         assert ask(report)["reportRunlessAssetEvents"]["__typename"] == "ReportRunlessAssetEventsSuccess"
     with serve(dg_dev, cwd=tmp_path, env=environment) as ask:
         assert len(ask(shown)["assetOrError"]["assetMaterializations"]) == 1
-    assert (tmp_path / ".ft" / "dagster" / "storage").is_dir()
+    assert (tmp_path / ".ft" / "dagster" / "history").is_dir()
     assert not list(tmp_path.glob(".tmp_dagster_home_*"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from resources.call_cache import CallCache
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.parquet import read_rows
 from resources.text_source import BASE, Call, ModelReply, Outcome
+from tests.copying import copy_tree
 from tests.ft_assets.adapters.tiny_llm import build_base
 
 NAMES = ("Aldra", "Borun", "Cedra", "Dorin", "Elvar", "Fenna", "Gorim", "Hadra")
@@ -225,7 +225,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copy_project(prepared: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> PumpProject:
     """Return a copy of the project, whose texts come from a script, through the real cache."""
-    shutil.copytree(prepared, target)
+    copy_tree(prepared, target)
     project = PumpProject(target)
 
     def open_script(params: Any, compute: Any, trained: Any = None, metrics: Any = None) -> Asker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from ft_assets.generation.jobs import VerifiedSummary
 from ft_assets.generation.kbalign_checks import GATES
 from ft_assets.graph.gates import judge
+from tests.copying import copy_tree
 
 from .conftest import KBALIGN, PumpProject
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 def test_author_questions_and_judge_with_a_real_model(prepared: Path, tmp_path: Path):
     """A tiny random model asks nothing useful: all candidates have a code, and the gates refuse the table."""
-    shutil.copytree(prepared, tmp_path / "pumps")
+    copy_tree(prepared, tmp_path / "pumps")
     pumps = PumpProject(tmp_path / "pumps")
     pumps.configure(
         kbalign={"author": "tuned", "judge": "author", "author_steps": 2, "max_passages": 3, "max_new_tokens": 8,

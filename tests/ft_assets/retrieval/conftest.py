@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ft_assets.graph.gates import Evidence
 from ft_assets.retrieval import assets as retrieval
 from resources.artifacts import Artifact
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
+from tests.copying import copy_tree
 from tests.ft_assets.settings_assets import SETTINGS
 
 ASSETS: list[Any] = [*SETTINGS, *corpus.ASSETS, *datasets.ASSETS, *embedding.ASSETS, *retrieval.ASSETS]
@@ -36,6 +37,7 @@ class Graph:
     """A project folder with its state, and methods to change and to materialize it."""
 
     root: Path
+    engine: str = "edge"
 
     @property
     def artifacts(self) -> ArtifactsResource:
@@ -43,7 +45,7 @@ class Graph:
 
     @property
     def qdrant(self) -> QdrantResource:
-        return QdrantResource(state_dir=str(self.root / "state"), lock_timeout=5.0)
+        return QdrantResource(state_dir=str(self.root / "state"), kind=self.engine, lock_timeout=5.0)
 
     @property
     def evidence(self) -> Evidence:
@@ -75,13 +77,14 @@ class Graph:
         return self.artifacts.store().require(name)
 
     def copy(self, target: Path) -> Graph:
-        shutil.copytree(self.root, target, dirs_exist_ok=True)
-        return Graph(target)
+        copy_tree(self.root, target, exist_ok=True)
+        return replace(self, root=target)
 
 
 RETRIEVAL_SIDE = (
     "embedding_settings", "retrieval_settings", "embedding_model", "passage_vectors", "base_vectors",
     "fusion_sweep", "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection",
+    "qdrant_settings",
 )  # fmt: skip
 
 

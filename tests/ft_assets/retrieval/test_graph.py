@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from qdrant_client import models
+import qdrant_edge
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving, read_contract
 from expectations.violations import Refused
@@ -32,6 +34,7 @@ from resources.engines.protocol import VectorClient
 from resources.launcher import ComputeParams, Job
 from resources.qdrant import QdrantEngine, aliased
 from tests.ft_assets.retrieval.conftest import RETRIEVAL_SIDE, Graph
+from tests.ft_assets.retrieval.test_served import delete_alias
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +134,21 @@ def test_a_changed_weight_encodes_and_upserts_nothing_and_decides_the_order_serv
     assert [hit.passage_id for hit in hits] != [hit.passage_id for hit in before]
     summary = graph.artifact("retrieval_evaluation").summary
     assert summary["candidate_fused_ndcg_at_10"] == pytest.approx(summary["candidate_sparse_ndcg_at_10"])
+
+
+def test_another_storage_is_another_collection_and_encodes_nothing(graph: Graph) -> None:
+    before, asked = served(graph), graph.artifact("retrieval_evaluation").summary
+    graph.configure(qdrant={"storage": {"quantization": "int8", "hnsw_m": 24}})
+    made = graph.run(*RETRIEVAL_SIDE)
+    assert made["passage_vectors"]["reused"] and made["fusion_sweep"]["reused"]
+    assert made["qdrant_collection"]["upserted"] == graph.artifact("passages").summary["passages"]
+    assert served(graph) not in {before, None}
+    for asset in ("passage_vectors", "qdrant_collection", "retrieval_evaluation"):
+        assert codes_of(graph, asset) == {}
+    now = graph.artifact("retrieval_evaluation").summary
+    assert now["candidate_fused_ndcg_at_10"] == pytest.approx(asked["candidate_fused_ndcg_at_10"], abs=0.005)
+    assert graph.run(*RETRIEVAL_SIDE)["qdrant_collection"]["reused"]
+    assert [hit.passage_id for hit in search(graph, QUESTION)[0]]
 
 
 def test_auto_serves_the_weights_that_the_validation_questions_choose(graph: Graph) -> None:
@@ -321,8 +339,7 @@ def test_a_half_built_collection_is_continued_and_a_lost_one_is_built_again(grap
     assert codes_of(graph, "qdrant_collection")["collection_is_complete"] == {"FT-COL-001"}
     assert graph.run("qdrant_collection")["qdrant_collection"]["upserted"] == 7
     assert codes_of(graph, "qdrant_collection") == {}
-    with graph.qdrant.engine().open() as client:
-        client.client.delete_collection(name)  # type: ignore[attr-defined] # ours would refuse: it serves
+    shutil.rmtree(graph.qdrant.engine().folder / "shards" / name)
     assert graph.run("qdrant_collection")["qdrant_collection"]["upserted"] == vectors.summary["passages"]
 
 
@@ -331,8 +348,8 @@ def test_a_point_without_its_sparse_vector_is_detected(graph: Graph) -> None:
         name = str(aliased(client, "passages"))
         points = next(client.scroll(name))
         client.delete(name, points.ids[:1])
-        point = models.PointStruct(id=points.ids[0], vector={"dense": points.dense[0].tolist()})
-        client.client.upsert(name, [point], wait=True)  # type: ignore[attr-defined]
+        bare = qdrant_edge.Point(points.ids[0], {"dense": points.dense[0].tolist()}, {})
+        client._shard(name).update(qdrant_edge.UpdateOperation.upsert_points([bare]))  # type: ignore[attr-defined]
     assert codes_of(graph, "qdrant_collection")["collection_is_complete"] == {"FT-COL-001"}
 
 
@@ -379,8 +396,7 @@ def test_a_search_is_refused_when_the_probes_differ(graph: Graph) -> None:
 
 def test_a_search_without_a_release_names_the_command(graph: Graph) -> None:
     with graph.qdrant.engine().open() as client:
-        drop = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="passages"))
-        client.client.update_collection_aliases([drop])  # type: ignore[attr-defined]
+        delete_alias(client, "")
     with pytest.raises(Refused, match="FT-RET-006"):
         search(graph, QUESTION)
 
@@ -444,8 +460,7 @@ def test_a_candidate_is_not_released_without_comparison_when_the_live_collection
     live = str(served(graph))
     graph.configure(retrieval={"dimension": 64})
     graph.run("retrieval_settings", "qdrant_collection")
-    with graph.qdrant.engine().open() as client:
-        client.client.delete_collection(live)  # type: ignore[attr-defined] # ours would refuse: it serves
+    shutil.rmtree(graph.qdrant.engine().folder / "shards" / live)
     with pytest.raises(Exception, match="FT-RET-008"):
         graph.run("retrieval_evaluation")
     assert "evaluation_is_current" in codes_of(graph, "retrieval_evaluation")
@@ -467,8 +482,30 @@ def test_a_release_opens_the_engine_once_for_all_of_its_gates(graph: Graph, monk
     assert len(opened) == 3, "its gates, the alias, what is retired"
 
 
-def test_a_damaged_local_collection_is_named_and_is_built_again_once_it_is_moved_away(graph: Graph) -> None:
-    name = str(served(graph))
+@pytest.fixture
+def local(graph: Graph) -> Graph:
+    """The graph, released in the engine `local`, as a config.yaml without an engine was once."""
+    shutil.rmtree(graph.qdrant.engine().folder)
+    local = replace(graph, engine="local")
+    local.run(*RETRIEVAL_SIDE)
+    return local
+
+
+def test_a_state_released_in_the_local_engine_is_named_and_is_moved_or_built_again(local: Graph) -> None:
+    graph, name = replace(local, engine="edge"), str(served(local))
+    for way in ("qdrant.engine: local", "ft migrate --to edge", "ft run --group retrieval"):
+        with pytest.raises(Refused, match="FT-RET-006.*" + re.escape(way)):
+            search(graph, QUESTION)
+    assert "ft migrate --to edge" in str(judge_served(graph.evidence, quick=True).violations[0])
+    assert search(local, QUESTION)[0]
+    made = graph.run(*RETRIEVAL_SIDE)["qdrant_collection"]
+    assert (made["upserted"], served(graph)) == (made["points"], name)
+    assert search(graph, QUESTION)[0]
+    assert judge_served(graph.evidence, quick=True).violations == []
+
+
+def test_a_damaged_local_collection_is_named_and_is_built_again_once_it_is_moved_away(local: Graph) -> None:
+    graph, name = local, str(served(local))
     folder = graph.root / "state/qdrant/collection" / name
     file = folder / "storage.sqlite"
     file.write_bytes(b"\xff" * 8192)
@@ -655,7 +692,8 @@ def test_a_collection_with_another_contract_is_not_overwritten(graph: Graph, tmp
             build(client, name, other, vectors, passages)
 
 
-def test_the_local_engine_is_refused_above_its_size(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_engine_is_refused_above_its_size(local: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = local
     before = graph.artifacts.releases().book("collection")
     monkeypatch.setattr("expectations.rules.retrieval.MAX_LOCAL_POINTS", 5)
     with pytest.raises(Refused, match=r"FT-QDR-004.*ft migrate --to edge"):

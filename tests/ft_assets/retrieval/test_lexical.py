@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from expectations.contracts.collection import guard_collection
 from expectations.lexical.bm25 import FREQUENCIES_KEY, Bm25, Bm25Queries, DocumentFrequencies
+from expectations.rules.bootstrap import Interval
 from expectations.violations import Refused
+from ft_assets.embedding import train_factors
 from ft_assets.embedding.jobs import Bm25Settings
 from ft_assets.embedding.lexical import index_bm25, plan_bm25
 from ft_assets.embedding.pairs import read_passages
@@ -19,9 +22,10 @@ from ft_assets.embedding.scores import read_scores
 from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.collection import point_id, stored_contract
+from ft_assets.retrieval.migrate import migrate
 from ft_assets.retrieval.search import Retriever
 from ft_assets.retrieval.vectors import contract_of, frequencies_of, read_vectors
-from resources.qdrant import aliased
+from resources.qdrant import QdrantEngine, aliased
 from tests.ft_assets.retrieval.conftest import DATA_SIDE, RETRIEVAL_SIDE, Graph
 
 pytestmark = pytest.mark.slow
@@ -51,8 +55,10 @@ def test_a_point_stores_what_bm25_gives_its_passage_and_the_table_counts_all(rel
     assert table.counts == {number: count for number, count in counts.items() if count > 1}
 
 
-def test_another_service_asks_with_the_metadata_alone(released: Graph) -> None:
-    with released.qdrant.engine().open() as client:
+def test_another_service_asks_with_the_metadata_alone(released: Graph, tmp_path: Path) -> None:
+    local = QdrantEngine("local", tmp_path / "qdrant", None, "passages", None, 5.0)
+    migrate(released.qdrant.engine(), local, [])
+    with local.open() as client:
         name = str(aliased(client, "passages"))
         # the service has qdrant-client, the model folder and the metadata
         connection = client.client  # type: ignore[attr-defined]
@@ -108,6 +114,55 @@ def test_a_learned_arm_waits_for_the_training_of_the_head_and_then_serves(graph:
     contract = contract_of(graph.artifact("passage_vectors"))
     assert contract.lexical is None and contract.sparse.head_sha256
     assert graph.artifact("base_vectors").summary["empty_sparse"] == 0
+
+
+def test_bm25_serves_where_its_factors_gain_nothing_for_certain(graph: Graph) -> None:
+    graph.configure(retrieval={"lexical": "bm25_learned"}, embedding={"bm25_factors": True})
+    graph.run("retrieval_settings", "embedding_settings")
+    with pytest.raises(Refused, match="FT-EMB-024"):  # they were not tried yet
+        graph.run("passage_vectors")
+    made = graph.run("embedding_model", "passage_vectors")
+    assert made["embedding_model"]["bm25_factors"].startswith("BM25 serves as it is: its factors gain nothing certain")
+    assert made["passage_vectors"]["encoded"] == 0  # the same weights of the encoder
+    lexical = contract_of(graph.artifact("passage_vectors")).lexical
+    assert lexical is not None and lexical.kind == "bm25"
+    assert broken(graph, "lexical_arm_is_configured") == set()
+
+
+def test_factors_that_are_taken_serve_and_each_change_costs_its_own(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certain = Interval(0.02, 0.01, 0.03, 30)  # the examples are too few for it
+    monkeypatch.setattr(train_factors, "paired_bootstrap", lambda *_: certain)
+    graph.configure(retrieval={"lexical": "bm25_learned"}, embedding={"bm25_factors": True, "factor_penalty": 0.1})
+    made = graph.run(*RETRIEVAL_SIDE)
+    passages = made["qdrant_collection"]["points"]
+    assert (made["passage_vectors"]["encoded"], made["qdrant_collection"]["upserted"]) == (passages, passages)
+    contract = contract_of(graph.artifact("passage_vectors"))
+    assert contract.lexical is not None and contract.lexical.kind == "bm25_learned" and contract.factors_sha256
+    scores = read_scores(graph.artifact("retrieval_evaluation"))
+    assert scores["bm25", "sparse"] != scores["candidate", "sparse"]  # the rival stays BM25
+    assert broken(graph, "lexical_arm_is_configured") == broken(graph, "served_is_exact") == set()
+    artifacts = graph.artifacts
+    with Retriever.open(artifacts.store(), artifacts.releases(), graph.qdrant.engine()) as retriever:
+        (hits,) = retriever.search([QUESTION], 5)
+    rows = {row.passage_id: row for row in read_vectors(graph.artifact("passage_vectors"))}
+    bm25, passages_read = Bm25(contract.lexical), read_passages(graph.artifact("passages"))
+    texts = dict(zip(passages_read.ids, passages_read.contents, strict=True))
+    factors = np.concatenate([rows[hit.passage_id].values / bm25.passage(texts[hit.passage_id]).values for hit in hits])
+    assert factors.min() >= 0 and factors.max() <= 2 and factors.std() > 0.01
+    # a document: its own passages alone
+    (graph.root / "corpus/new.md").write_text("# AES in hardware\n\nAES rounds run in one cycle on the new chip.\n")
+    made = graph.run(*DATA_SIDE, *RETRIEVAL_SIDE[3:])
+    assert (made["passage_vectors"]["encoded"], made["qdrant_collection"]["upserted"]) == (1, 1)
+    # k1: the factors are needed again
+    graph.configure(retrieval={"bm25_k1": 0.9})
+    made = graph.run("retrieval_settings", "passage_vectors")
+    assert made["passage_vectors"]["encoded"] == passages + 1
+    # back to BM25 as it is: its collection is still there and lacks the new document
+    graph.configure(retrieval={"lexical": "bm25", "bm25_k1": 1.2})
+    made = graph.run("retrieval_settings", "passage_vectors", "qdrant_collection")
+    assert (made["passage_vectors"]["encoded"], made["qdrant_collection"]["upserted"]) == (0, 1)
 
 
 def test_a_new_document_changes_idf_and_no_stored_point(graph: Graph) -> None:

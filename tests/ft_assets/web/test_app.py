@@ -331,6 +331,27 @@ def test_a_running_training_is_shown_and_can_be_stopped(own: tuple[TestClient, P
     assert page.post(f"{link}/stop", data=form, headers=ORIGIN).status_code == 404  # it has ended
 
 
+def test_a_training_links_to_the_trackers_that_have_it(own: tuple[TestClient, Project, Adapters]):
+    page, project, _ = own
+    folder = run_folder(project.state)
+    (folder / "tensorboard").mkdir()
+    (project.state / "mlflow.db").touch()
+    places = {"wandb": "https://wandb.example/runs/1", "mlflow": "mlflow.db", "other": "javascript:alert(1)"}
+    (folder / "trackers.json").write_text(json.dumps(places))
+    address = f"/trainings/sft_adapter/{folder.name}"
+    shown = page.get(f"{address}.json").json()["trackers"]
+    assert shown == [
+        {"name": "TensorBoard", "link": "", "command": f"tensorboard --logdir {folder}/tensorboard"},
+        {"name": "MLflow", "link": "", "command": f"mlflow ui --backend-store-uri sqlite:///{project.state}/mlflow.db"},
+        {"name": "other", "link": "", "command": "javascript:alert(1)"},
+        {"name": "W&B", "link": "https://wandb.example/runs/1", "command": ""},
+    ]
+    text = page.get(address).text
+    assert '<a href="https://wandb.example/runs/1">' in text and 'href="javascript' not in text
+    (folder / "trackers.json").write_text("{")  # half of it: a disk was full
+    assert page.get(address).status_code == 200
+
+
 def test_only_trainings_that_did_not_end_are_listed_as_runs(own: tuple[TestClient, Project, Adapters]):
     page, project, adapters = own
     published = run_folder(project.state)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ft_assets.adapters.trainer.memory_needs import fitting_rows, needs_of
-from ft_assets.config.model import LoraSettings, Settings, SftSettings
+from ft_assets.config.model import AdapterSettings, Settings, SftSettings
 from resources.estimate import GIB, estimate_training
 from resources.model_shape import ModelShape
 
@@ -18,14 +18,14 @@ GPU: dict[str, Any] = {"device": "cuda", "bf16": True}
 def rows(memory: float, *, processes: int = 1, device: str = "cuda", **values: Any) -> int:
     settings = SftSettings.model_validate({"base_model": "x", "method": "qlora", **values})
     on: dict[str, Any] = {**GPU, "device": device}
-    return fitting_rows(settings, LoraSettings(), QWEN3_4B, **on, memory=int(memory * GIB), processes=processes)
+    return fitting_rows(settings, AdapterSettings(), QWEN3_4B, **on, memory=int(memory * GIB), processes=processes)
 
 
 def test_a_gpu_takes_as_many_rows_at_once_as_fit_and_divide_the_batch() -> None:
     found = {memory: rows(memory, global_batch_size=12) for memory in (2, 4.5, 5, 6, 80)}
     assert found == {2: 1, 4.5: 1, 5: 2, 6: 4, 80: 12}
     settings = SftSettings.model_validate({"base_model": "x", "method": "qlora", "micro_batch_size": 4})
-    assert estimate_training(QWEN3_4B, *needs_of(settings, LoraSettings(), tokens=1024, **GPU)).fits(6 * GIB)
+    assert estimate_training(QWEN3_4B, *needs_of(settings, AdapterSettings(), tokens=1024, **GPU)).fits(6 * GIB)
 
 
 def test_longer_rows_are_fewer_at_once() -> None:

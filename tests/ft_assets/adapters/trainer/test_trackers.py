@@ -12,6 +12,7 @@ import pytest
 
 from expectations.violations import Refused
 from ft_assets.adapters import train
+from ft_assets.adapters.trainer.trackers import read_trackers
 from resources.launcher import Job
 from tests.ft_assets.adapters.tiny_llm import instruction
 
@@ -37,11 +38,12 @@ def test_mlflow_has_the_loss_of_every_step(lab: Any, monkeypatch: pytest.MonkeyP
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{lab.state}/mlflow.db")
     job = job_with(lab, "mlflow")
-    train.main(job)
+    made = train.main(job)
     (run,) = mlflow.search_runs(experiment_names=["ft-assets"], output_format="list")
     assert run.info.run_name == f"sft_adapter-{job.recipe.id}"
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert [point.step for point in history] == [1, 2]
+    assert made.summary["trackers"] == read_trackers(Path(job.run_dir)) == {"mlflow": "mlflow.db"}
 
 
 @pytest.mark.slow
@@ -51,6 +53,8 @@ def test_wandb_writes_a_run_into_the_run_folder(lab: Any, monkeypatch: pytest.Mo
     job = job_with(lab, "wandb")
     monkeypatch.setenv("WANDB_DIR", job.run_dir)
     Path(job.run_dir).mkdir(parents=True, exist_ok=True)
-    train.main(job)
+    made = train.main(job)
     (written,) = Path(job.run_dir).glob("wandb/offline-run-*/run-*.wandb")
     assert written.stat().st_size > 0 and job.recipe.id in written.name
+    folder = str(written.parent.relative_to(lab.state))
+    assert made.summary["trackers"] == read_trackers(Path(job.run_dir)) == {"wandb": folder}

@@ -1,0 +1,150 @@
+"""Training on made data: learning curves with and without generated rows, and DPO on its own pairs, on the demo's data.
+
+    python benchmarks/generation.py curve --work WORK    # SFT on 1 row, 25 %, 50 % and 100 % of the hand-written rows
+    python benchmarks/generation.py pairs --work WORK    # DPO on hand-written and own pairs, SFT on the chosen answers
+
+Everything runs through `ft run` on config.yaml (FT_CONFIG, FT_PROFILE); the environment is all that differs between two
+trainings. `curve`: kbalign asks about every training passage; then each share of the hand-written rows trains twice for
+the same number of steps, without generated rows and with all that were verified. The product never trains on generated
+rows alone, so the curve begins at one hand-written row. `pairs`: ddr answers every training question; then one SFT
+adapter is continued for as many steps by DPO on the hand-written pairs, by DPO on its own pairs, and by SFT on the
+chosen answers of those. All models answer the same held-out questions with their evidence; differences are paired, with
+95 % bootstrap intervals.
+"""
+
+# pyright: basic
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from expectations.rules.bootstrap import bootstrap, paired_bootstrap
+from resources.artifacts import Artifact, ArtifactStore
+from resources.parquet import read_rows
+
+RESULTS = Path(__file__).parent / "results/generation.json"
+SHARES = (0.0, 0.25, 0.5, 1.0)
+METRICS = ("exact_match", "f1")
+DPO_STEPS = 30
+SFT_RATE = 1e-4
+"""Of SFT that continues an adapter: a fifth of the rate that the demo begins with."""
+
+Scores = dict[str, dict[str, float]]
+"""For each metric: record id -> score."""
+
+
+def main() -> int:
+    """Run one part. Return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["curve", "pairs"])
+    parser.add_argument("--work", type=Path, required=True, help="the state is written here")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    project = Project(options.work / "state")
+    results = {"curve": curve, "pairs": pairs}[options.part](project)
+    known = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else {}
+    options.out.write_text(json.dumps(known | {options.part: results}, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    print(json.dumps(results, indent=2, ensure_ascii=False))
+    return 0
+
+
+class Project:
+    """The project of FT_CONFIG with a state of its own."""
+
+    def __init__(self, state: Path) -> None:
+        self.store = ArtifactStore(state / "artifacts")
+        self.environment = {"FT_STATE_DIR": str(state)}
+
+    def run(self, asset: str, **settings: Any) -> Artifact:
+        """Make an asset and all that it needs, with these keys of the configuration set. Return its current version."""
+        keys = {f"FT__{key}": json.dumps(value) for key, value in settings.items()}
+        print(f"== {asset} {keys}", file=sys.stderr)
+        start = time.monotonic()
+        command = [sys.executable, "-m", "ft_assets.cli", "run", "--asset", asset, "--upstream"]
+        subprocess.run(command, env=os.environ | self.environment | keys, check=True)
+        print(f"== {time.monotonic() - start:.0f} s", file=sys.stderr)
+        return self.store.require(asset)
+
+    def evaluate(self, model: str, **settings: Any) -> Scores:
+        """Train as these keys want it, and return the scores of `model` on the held-out questions."""
+        self.run("adapter_evaluation", **settings)
+        return self.scores(model)
+
+    def scores(self, model: str) -> Scores:
+        """Return the scores of `model` in the newest evaluation."""
+        found = self.store.require("adapter_evaluation")
+        rows = list(read_rows(found.file("answers.parquet"), ["record_id", *(f"{m}_{model}" for m in METRICS)]))
+        return {metric: {row["record_id"]: float(row[f"{metric}_{model}"]) for row in rows} for metric in METRICS}
+
+
+def curve(project: Project) -> dict[str, Any]:
+    """Return the scores of SFT for each share of the hand-written rows, without and with generated rows."""
+    verified = project.run("kbalign_verified", KBALIGN__MAX_PASSAGES=None, DPO=None)
+    hand_written = project.store.require("instruction_splits").summary
+    points: list[dict[str, Any]] = []
+    for share in SHARES:
+        rows = max(1, round(share * int(hand_written["train"])))
+        mix = [{"files": "*", "max_rows": rows}]
+        without = project.evaluate("sft", DPO=None, SFT__MIX=mix)
+        added = project.evaluate("sft", DPO=None, SFT__MIX=mix, SFT__GENERATED=True, SFT__GENERATED_SHARE=0.99)
+        trained = project.store.require("sft_adapter").summary
+        points.append(
+            {
+                "hand_written_rows": rows,
+                "origins": trained.get("origins"),
+                "without": summarise(without),
+                "with_generated": summarise(added),
+                "difference": compare(added, without),
+            }
+        )
+    return {"verified": verified.summary, "points": points}
+
+
+def pairs(project: Project) -> dict[str, Any]:
+    """Return the scores of SFT, and of what continues it for as many steps on pairs of two kinds."""
+    preferences = project.run("ddr_preferences", DDR__MAX_QUESTIONS=None)
+    own = {"DPO__GENERATED": True, "DPO__MIX": [{"files": "*", "repeat": 0}]}
+    ways: dict[str, dict[str, Any]] = {
+        "DPO on hand-written pairs": {},
+        "DPO on its own pairs": own,
+        "DPO on its own pairs, with the loss of SFT": own | {"DPO__SFT_WEIGHT": 1},
+        "SFT on the chosen answers of its own pairs": own | {"DPO__LOSS": "sft"},
+        "the same, at the rate of SFT": own | {"DPO__LOSS": "sft", "DPO__LEARNING_RATE": SFT_RATE},
+    }
+    sft: Scores = {}
+    models: dict[str, Any] = {}
+    for name, keys in ways.items():
+        scores = project.evaluate("dpo", DDR__MAX_QUESTIONS=None, DPO__MAX_STEPS=DPO_STEPS, **keys)
+        sft = sft or project.scores("sft")
+        models[name] = summarise(scores) | {"minus_sft": compare(scores, sft)}
+    return {"pairs": preferences.summary, "SFT": summarise(sft), "models": models}
+
+
+def summarise(scores: Scores) -> dict[str, Any]:
+    return {metric: _interval(bootstrap(list(scores[metric].values()))) for metric in METRICS} | {
+        "questions": len(scores["f1"])
+    }
+
+
+def compare(after: Scores, before: Scores) -> dict[str, Any]:
+    """Return the paired differences on the questions of both."""
+    shared = [record for record in after["f1"] if record in before["f1"]]
+    return {
+        metric: _interval(paired_bootstrap([after[metric][r] for r in shared], [before[metric][r] for r in shared]))
+        for metric in METRICS
+    }
+
+
+def _interval(found: Any) -> Sequence[float]:
+    return [round(value, 4) for value in (found.mean, found.low, found.high)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
