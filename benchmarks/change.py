@@ -119,7 +119,7 @@ def configure(root: Path, base: str, engine: str, *, sparse_weight: float) -> No
         "datasets": {"retrieval": {"queries": ["queries.jsonl"], "qrels": ["qrels.tsv"]}},
         "sft": {"base_model": base},
         "dpo": {"base_model": base},
-        "embedding": {"base_model": base, "max_steps": 2, "passage_max_tokens": 128},
+        "embedding": {"base_model": base, "epochs": 0, "passage_max_tokens": 256},
         "retrieval": {"sparse_weight": sparse_weight, "max_empty_sparse_share": 1.0},
         "qdrant": {"engine": engine},
         "accelerator": {"device": "cpu"},

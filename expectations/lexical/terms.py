@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from expectations.canonical import digest
@@ -126,15 +127,10 @@ def detect_language(texts: Iterable[str], least: float = 0.1) -> str:
     """Return the language whose stop words are the largest share of the words, `none` if that is below `least`."""
     languages = sorted(set(libraries.stemmed_languages()) & set(libraries.listed_languages()))
     lists = {language: set(libraries.stop_words(language)) for language in languages}
-    found = dict.fromkeys(lists, 0)
-    total = 0
-    for text in texts:
-        words = _words(_folded(text))
-        total += len(words)
-        for language, stop_words in lists.items():
-            found[language] += sum(word in stop_words for word in words)
+    counts = Counter(chain.from_iterable(_words(_folded(text)) for text in texts))
+    found = {language: sum(counts[word] for word in stop_words) for language, stop_words in lists.items()}
     best = max(found, key=lambda language: found[language])
-    return best if total and found[best] >= least * total else NO_LANGUAGE
+    return best if counts and found[best] >= least * counts.total() else NO_LANGUAGE
 
 
 def _words(text: str) -> list[str]:

@@ -11,8 +11,8 @@ from resources import accelerator, models
 from resources.cross_encoder import CrossScorer, load_cross_encoder
 from resources.memo import Memo
 
-_kept: Memo[CrossScorer] = Memo(1)
-"""The model by its folder, its version and the way it computes: a page asks with the same one again."""
+_kept: Memo[CrossScorer] = Memo(2)
+"""Models by folder, version and the way they compute: a page asks again with those of live and candidate."""
 
 
 def rerank_of(settings: RerankSettings | None, state: Path) -> Rerank | None:
