@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from statistics import fmean
 
-import yaml
 from factors import questions_of
 from fusion import BASE
 
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1500)
     parser.add_argument("--set", nargs="+", default=[])
     chosen = parser.parse_args()
-    changes = {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in chosen.set)}
+    changes = dict(one.split("=", 1) for one in chosen.set)
     for folder in chosen.work:
         passages, (asked, held, _) = questions_of(folder, chosen.questions)
         best: list[Ranked] = []
