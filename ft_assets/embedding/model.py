@@ -13,11 +13,9 @@ from __future__ import annotations
 import json
 import tempfile
 from array import array
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -26,7 +24,6 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from expectations.canonical import digest, file_digest
 from expectations.contracts.embedding import (
@@ -117,9 +114,6 @@ class HybridEncoder:
         self.head = head and head.to(compute.device)
         self.tokenizer = tokenizer
         self.contract = contract
-        self._cast: dict[str, Tensor] = {}
-        """The weights of the backbone in bf16, while texts are encoded in it."""
-        self._casting = Lock()
         self.factors: FactorHead | None = None
         """Factors of BM25's weights, where they were trained and taken."""
         self._masked = torch.tensor(contract.sparse.masked_ids, device=compute.device)
@@ -271,7 +265,7 @@ class HybridEncoder:
 
         def encode_all(tokens: int) -> int:
             # One context for all batches, and not inference_mode: so the weights are cast once, not in every batch.
-            with torch.no_grad(), self._cast_weights(), self.autocast():
+            with torch.no_grad(), self.autocast():
                 for rows in _batches([len(row) for row in ids], tokens):
                     encode_rows(rows)
             return tokens
@@ -289,11 +283,7 @@ class HybridEncoder:
 
     def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return the states of the last layer. [B, T] -> [B, T, D]"""
-        inputs = {"input_ids": tokens, "attention_mask": mask}
-        if not self._cast:
-            return self.backbone(**inputs).last_hidden_state
-        with torch.autocast(self.compute.device, enabled=False):
-            return functional_call(self.backbone, self._cast, kwargs=inputs).last_hidden_state.float()
+        return self.backbone(input_ids=tokens, attention_mask=mask).last_hidden_state
 
     def bm25_tokens(self, texts: Sequence[str], bm25: Bm25) -> list[tuple[SparseVector, TermTokens]]:
         """Return BM25's weights of each passage, and the tokens that its terms are made of."""
@@ -325,23 +315,6 @@ class HybridEncoder:
             counted[:, :width] &= ~(tokens[:, :width] == prompt[: tokens.shape[1]]).all(-1, keepdim=True)
         weights = self.head(hidden).float()
         return torch.where(counted, weights, torch.zeros_like(weights))
-
-    @contextmanager
-    def _cast_weights(self) -> Generator[None]:
-        """Compute the backbone in bf16 throughout.
-
-        Autocast takes layer norms and sums back to fp32 in every layer: 1.2 times the time, for a cosine to fp32 of
-        0.99997 in place of 0.99993 (MiniLM). One thread at a time: each batch exchanges the weights of the module.
-        """
-        if self.compute.dtype != "bfloat16":
-            yield
-            return
-        with self._casting:
-            self._cast = {name: weight.bfloat16() for name, weight in self.backbone.named_parameters()}
-            try:
-                yield
-            finally:
-                self._cast = {}
 
     def tokenize(self, texts: Sequence[str], kind: Kind) -> list[array[int]]:
         """Return token ids of each text with its prompt, truncated at the contract's limit.

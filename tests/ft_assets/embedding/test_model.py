@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -77,15 +76,6 @@ def test_half_precision_gives_the_vectors_of_full_precision(base: Path, passages
     half = HybridEncoder.from_base(base, settings(), "1", HALF).encode(passages.contents).dense
     assert half.dtype == np.float32
     assert (full * half).sum(axis=1).min() >= 0.999
-
-
-def test_threads_that_share_an_encoder_leave_its_weights_alone(base: Path, passages: Passages) -> None:
-    half = HybridEncoder.from_base(base, settings(), "1", HALF)
-    alone = half.encode(passages.contents).dense
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda _: half.encode(passages.contents).dense, range(8)))
-    assert all(np.array_equal(dense, alone) for dense in together)
-    assert {str(weight.dtype) for _, weight in half.named_parameters()} == {"torch.float32"}
 
 
 def test_an_untrained_head_gives_each_token_one_weight_and_special_tokens_none(encoder: HybridEncoder) -> None:
