@@ -9,8 +9,7 @@ seconds and CPU seconds to ingest (reading, upserting, indexing) and to ask; our
 time that the raw way does not take. The raw way also asks with plain prefetches, in which an arm scores its own
 candidates alone: reported are what the platform's query costs next to that, and the questions whose ten best are not
 the exact ones. Then one document of five passages is changed, and the new collection is built; its time is reported as
-a share of the full build. `local` waits for the disk at every point: TMPDIR on a RAM disk avoids that. Edge needs the
-extra `edge`.
+a share of the full build. `local` waits for the disk at every point: TMPDIR on a RAM disk avoids that.
 """
 # pyright: basic
 # pyarrow, qdrant_client and qdrant_edge are loosely typed.

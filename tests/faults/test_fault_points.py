@@ -73,7 +73,7 @@ def test_after_every_fault_a_rerun_makes_what_an_undisturbed_run_makes(
     place: Path, kind: str, record_property: Callable[[str, object], None]
 ) -> None:
     if kind == "edge":
-        pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
+        pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
     __import__("resources.engines.client" if kind == "local" else "resources.engines.edge")  # once, for all children
     expected, passed = undisturbed(place, kind)
     assert {"publish.rename", "rename current.json", "release.alias", "build.upsert", "retire.drop"} <= passed.keys()

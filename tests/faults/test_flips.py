@@ -114,7 +114,7 @@ def test_a_flipped_bit_is_named_or_changes_nothing(
     tmp_path: Path, kind: str, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "edge":
-        pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
+        pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
     # in one process a file whose time of change is equal is not read again
     monkeypatch.setattr("resources.memo.Memo.get", compute_again)
     root, dice = tmp_path / "state", random.Random(kind)  # noqa: S311

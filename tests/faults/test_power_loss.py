@@ -82,7 +82,7 @@ def test_after_a_power_cut_a_rerun_makes_what_an_undisturbed_run_makes(
     place: Path, image: Path, kind: str, record_property: Callable[[str, object], None]
 ) -> None:
     if kind == "edge":
-        pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
+        pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
     log, report, acknowledged = place / "log", place / "report.json", place / "acknowledged.json"
     dice = random.Random(kind)  # noqa: S311
 

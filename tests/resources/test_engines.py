@@ -43,7 +43,7 @@ ENGINES = [
 
 def engine(path: Path, kind: str = "local", **changes: Any) -> QdrantEngine:
     if kind == "edge":
-        pytest.importorskip("qdrant_edge", reason="the extra `edge` is not installed")
+        pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
     url = os.environ["QDRANT_URL"] if kind == "server" else None
     key = os.environ.get("QDRANT_API_KEY") if kind == "server" else None
     return replace(QdrantEngine(kind, path, url, "passages", key, 0.3), **changes)
