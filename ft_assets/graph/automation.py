@@ -85,17 +85,14 @@ def on_contract_change(
     - `upstream_version_changed_again`: in a `since`, the reset wins a tie, so a change in the tick directly after a
       request (when `newly_requested` is true) would be lost.
 
-    A run that makes an input makes this asset after it: such a change is handled when the asset is updated, and counts
-    only where the run ended before (`left_by_its_run`). Else every asset would be requested twice.
-
     At its first look the daemon knows no earlier versions and can see no change: it requests everything once, and
     unchanged artifacts are reused. An asset that failed is not tried again: that needs a person or a change. An asset
     that was skipped because a check before it failed is requested as soon as that check passes.
     """
     requested = AC.newly_requested()
-    in_its_run = AC.executed_with_root_target()
-    changed = _any_input(AC.data_version_changed() & ~in_its_run, not_for)
-    changed_in_its_run = _any_input(AC.data_version_changed() & in_its_run, not_for)
+    any_change = AC.any_deps_match(AC.data_version_changed())
+    ignored = dg.AssetSelection.assets(*not_for)
+    changed = cast("dg.AutomationCondition[dg.AssetKey]", any_change.ignore(ignored) if not_for else any_change)
     if at_first_look:
         handled, changed_or_new = requested, changed | AC.initial_evaluation()
     else:
@@ -103,20 +100,11 @@ def on_contract_change(
     checks_passed = AC.all_deps_blocking_checks_passed().with_label("blocking_checks_upstream_passed")
     upstream = changed_or_new.since(handled).with_label("upstream_version_changed")
     again = (changed & requested).since(requested & ~changed).with_label("upstream_version_changed_again")
-    left = changed_in_its_run.since(AC.newly_updated() | (requested & ~changed_in_its_run))
-    left = left.with_label("left_by_its_run")
     code = AC.code_version_changed().since(handled).with_label("code_changed")
     skipped = (AC.execution_failed().newly_true() & ~checks_passed).since(handled).with_label("skipped_by_a_check")
-    wanted = upstream | again | left | code | skipped | AC.newly_missing()
+    wanted = upstream | again | code | skipped | AC.newly_missing()
     quiet = ~AC.in_progress() & ~AC.any_deps_in_progress() & ~AC.any_deps_missing()
     return (wanted & quiet & checks_passed).with_label("on_contract_change")
-
-
-def _any_input(condition: Any, not_for: Sequence[str]) -> dg.AutomationCondition[dg.AssetKey]:
-    """Return the condition that holds where it holds for an input that is not in `not_for`."""
-    matched: Any = AC.any_deps_match(condition)
-    matched = matched.ignore(dg.AssetSelection.assets(*not_for)) if not_for else matched
-    return cast("dg.AutomationCondition[dg.AssetKey]", matched)
 
 
 def judge_again() -> dg.AutomationCondition[Any]:
