@@ -1470,8 +1470,8 @@ CODES: dict[str, Code] = {
     "FT-RET-015": Code(
         "The ranking needs a rerank model that is not here",
         "Without that model a search gives another ranking than the one that was evaluated and released.",
-        "Bring back the model that the message names, or release again with the one that you have: "
-        "`ft run --asset retrieval_evaluation`, then `ft run --asset released_collection`.",
+        "Bring back the model that the message names. To release with another one, change `retrieval.rerank` and run "
+        "`ft run --asset released_collection --upstream`; where what is live cannot be measured, see FT-RET-008.",
     ),
     "FT-RET-016": Code(
         "The rerank model makes the ranking worse",

@@ -29,15 +29,15 @@ class Range(_Strict):
 
 
 class RetrievalNeeds(_Strict):
-    """The values that a consumer accepts in the collection it queries; None accepts anything. `rerank`: False for a
-    consumer that cannot rank again with a model."""
+    """The values that a consumer accepts in the collection it queries; None accepts anything. `rerank`: ranks
+    again with the model that the contract names; False, the default, for a consumer that does not."""
 
     dimensions: list[int] | None = None
     distances: list[Literal["cosine", "dot", "euclid"]] | None = None
     fusion: list[Literal["weighted_sum", "dbsf", "rrf"]] | None = None
     dense_weight: Range = Range()
     sparse_weight: Range = Range()
-    rerank: bool | None = None
+    rerank: bool | None = False
     min_recall_at_10: float = Field(default=0.0, ge=0, le=1)
 
 

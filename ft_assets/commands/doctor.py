@@ -202,6 +202,8 @@ def _models(project: Project) -> Iterator[Finding]:
     used = {use: (section.base_model, section.revision) for use, section in named.items() if section}
     if settings.retrieval and (rerank := settings.retrieval.rerank):
         used["rerank"] = (rerank.model, rerank.revision)
+    if settings.embedding and (teacher := settings.embedding.teacher):
+        used["embedding.teacher"] = (teacher.model, teacher.revision)
     found = [_model(f"model ({use})", *place) for use, place in used.items()]
     yield from found
     if trained is not None:

@@ -873,7 +873,7 @@ class RetrievalSettings(ConfigSection):
     """Candidates that each arm finds, at least 100 and ten times `top_k`. Both arms score the candidates of both, and
     the fusion ranks them: with 100, the ten best of 5,000 synthetic passages were always those of an exact search. More
     candidates take more time."""
-    rerank: RerankSettings | None = None
+    rerank: RerankSettings | None = later(None)
     """Rank the best passages again with a cross-encoder. Null, because it needs a model that knows your language and
     takes many times as long as the search itself."""
     top_k: PositiveInt = 10

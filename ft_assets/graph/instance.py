@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Generator
@@ -20,6 +21,7 @@ from ft_assets.config.load import SettingsError
 from resources.files import file_lock, write_text
 
 SETTINGS = Path(__file__).resolve().parents[2] / "dagster.yaml"
+_log = logging.getLogger(__name__)
 _STATE_PREFIX = ".ft/"
 
 
@@ -87,7 +89,9 @@ def _move_from_earlier_places(home: Path) -> None:
     moves = [(home / "storage" / name, home / name) for name in ("history", "schedules")]
     moves += [(path, home / "storage" / path.name) for path in (home / "compute_logs").glob("*")]
     for before, now in moves:
-        if before.exists() and not now.exists():
+        if before.exists() and now.exists():
+            _log.warning("Dagster's history is in %s, and an earlier one in %s: keep one of them.", now, before)
+        elif before.exists():
             now.parent.mkdir(exist_ok=True)
             before.rename(now)
 

@@ -253,7 +253,7 @@ def retrieval_evaluation(
         live=baseline(store, releases, name, fusion),
         must_compare=settings.tolerance < 1 and not serves(releases, name, fusion),
         bm25=bm25_settings(settings),
-        rerank_batch_size=settings.rerank.batch_size if settings.rerank else 1,
+        rerank_batch_size=settings.rerank.batch_size if settings.rerank else 32,
         engine=qdrant.engine().params,
         compute=compute_params(artifacts),
     )

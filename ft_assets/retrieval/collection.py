@@ -95,7 +95,8 @@ def storage_of(settings: QdrantSettings) -> Storage | None:
     if given is None:
         return None
     oversampling = None if given.quantization == "none" else given.oversampling or 2.0
-    return Storage(**{**given.model_dump(), "oversampling": oversampling})
+    storage = Storage(**{**given.model_dump(), "oversampling": oversampling})
+    return None if storage == Storage() else storage
 
 
 def collection_name(alias: str, contract: EmbeddingContract, version: str) -> str:

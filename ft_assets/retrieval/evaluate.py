@@ -126,8 +126,9 @@ def main(job: Job) -> Artifact:
         if system.fusion.rerank and system.reranker:
             reranking = Reranking(system.reranker, questions.texts, params.rerank_batch_size)
             started = time.perf_counter()
-            arms.arms[_BEFORE] = arms.arms["fused"]
-            arms.arms["fused"] = rank_again(arms.arms["fused"], system.fusion.rerank.top_n, reranking)
+            again = rank_again(arms.arms["fused"], system.fusion.rerank.top_n, reranking)
+            arms.arms[_BEFORE] = [points[:_DEPTH] for points in arms.arms["fused"]]
+            arms.arms["fused"] = [points[:_DEPTH] for points in again]
             seconds[system.name] = round((time.perf_counter() - started) / len(questions.ids), 4)
         # what is live may hold passages that the corpus no longer has
         scores |= score_arms(system.name, arms.rankings(), questions.qrels, arms.documents() | documents)
@@ -196,8 +197,10 @@ def _find(
     served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
     found: dict[str, list[list[Scored]]] = {}
     for arm in _ARMS:
-        payload = (*_PAYLOAD, "content") if arm == "fused" and system.fusion.rerank else _PAYLOAD
-        found[arm] = candidates(client, system.collection, served, vectors, arm, limit=_DEPTH, payload=payload)
+        rerank = system.fusion.rerank if arm == "fused" else None
+        payload = (*_PAYLOAD, "content") if rerank else _PAYLOAD
+        depth = max(_DEPTH, rerank.top_n) if rerank else _DEPTH
+        found[arm] = candidates(client, system.collection, served, vectors, arm, limit=depth, payload=payload)
     return _Found(found)
 
 

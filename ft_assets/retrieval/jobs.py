@@ -55,7 +55,7 @@ class RetrievalEvaluationJob(msgspec.Struct, frozen=True, kw_only=True, forbid_u
     must_compare: bool
     bm25: Bm25Settings
     """Settings of the BM25 that the candidate is compared with."""
-    rerank_batch_size: int = 1
+    rerank_batch_size: int = 32
     engine: EngineParams
     compute: ComputeParams
 

@@ -119,7 +119,7 @@ def arm_scores(
     """Return the raw score of one arm for the given points of each query. Points without a score are left out."""
     dense = _served_vectors(queries.dense, contract, name).tolist()
     requests = [
-        Query(vector, sparse, arm, max(len(points), 1), ids=tuple(points))
+        Query(vector, sparse, arm, max(len(points), 1), ids=tuple(points), exact=True)
         for vector, sparse, points in zip(dense, queries.sparse, ids, strict=True)
     ]
     return [{point.id: point.score for point in answer} for answer in client.query(name, requests)]

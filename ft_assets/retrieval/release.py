@@ -16,6 +16,7 @@ from expectations.violations import Refused, violation
 from ft_assets.retrieval.choose_fusion import CHOICE_FILE, SWEEP, choice_of
 from ft_assets.retrieval.collection import CHOICE_KEY, FLOOR_KEY, is_ours, set_fusion, stored_contract
 from ft_assets.retrieval.jobs import read_collection_file
+from ft_assets.retrieval.rerank import require_here
 from resources import faults
 from resources.artifacts import ArtifactStore
 from resources.engines.protocol import OpenJson, VectorClient
@@ -75,12 +76,15 @@ def rollback_collection(
 ) -> Intent:
     """Make an earlier release serve again, with its collection and its fusion, and return the move.
 
-    Raises Refused: FT-REL-001 there is no such release, FT-REL-002 its artifacts are gone, and as `serve` does.
+    Raises Refused: FT-REL-001 there is no such release, FT-REL-002 its artifacts are gone, FT-RET-015 its rerank
+    model is, and as `serve` does.
     """
     with engine.open() as client:
         settle(client, releases, engine.alias)  # first: a release that is finished here is the one to leave
         target = releases.target("collection", to)
         require_kept(store, target)
+        if rerank := msgspec.convert(target.details["fusion"], Fusion).rerank:
+            require_here(rerank, store.root.parent)
         intent = releases.plan_rollback("collection", target, who=who, why=why)
         _move(client, releases, engine.alias, intent)
     return intent

@@ -18,14 +18,17 @@ _kept: Memo[CrossScorer] = Memo(2)
 def rerank_of(settings: RerankSettings | None, state: Path) -> Rerank | None:
     """Return the rerank model that the settings name, with the version of its content.
 
-    Raises Refused as `models.locate` does.
+    Of a hub model the commit is recorded, so that a later one changes no release. Raises Refused as `models.locate`
+    does.
     """
     if settings is None:
         return None
-    version = models.version(settings.model, state, settings.revision)
+    version, revision = models.version(settings.model, state, settings.revision), settings.revision
+    if models.look_up(settings.model, revision).kind == "hub":
+        revision = models.locate(settings.model, state, revision).name  # the hub's cache names folders by commit
     return Rerank(
         model=settings.model,
-        revision=settings.revision,
+        revision=revision,
         version=version,
         top_n=settings.top_n,
         max_tokens=settings.max_tokens,
@@ -38,6 +41,14 @@ def load_reranker(rerank: Rerank, state: Path, compute: accelerator.Compute | No
     Raises Refused: FT-RET-015 the model is not here, or has another content; FT-RET-017 it is no cross-encoder with one
     score; FT-TRAIN-067 to FT-TRAIN-069 its folder lacks a tensor, or has one of another shape.
     """
+    folder = require_here(rerank, state)
+    compute = compute or accelerator.choose()
+    key = (folder, rerank.version, rerank.max_tokens, compute)
+    return _kept.get(key, lambda: load_cross_encoder(folder, rerank.max_tokens, compute))
+
+
+def require_here(rerank: Rerank, state: Path) -> Path:
+    """Return the folder of the model that a contract names. Raises Refused (FT-RET-015) as `load_reranker` does."""
     try:
         folder = models.locate(rerank.model, state, rerank.revision)
         found = models.version(rerank.model, state, rerank.revision)
@@ -45,9 +56,7 @@ def load_reranker(rerank: Rerank, state: Path, compute: accelerator.Compute | No
         raise _not_here(rerank, f"not found: {missing.violations[0].text}") from missing
     if found != rerank.version:
         raise _not_here(rerank, found)
-    compute = compute or accelerator.choose()
-    key = (folder, found, rerank.max_tokens, compute)
-    return _kept.get(key, lambda: load_cross_encoder(folder, rerank.max_tokens, compute))
+    return folder
 
 
 def _not_here(rerank: Rerank, found: str) -> Refused:

@@ -121,6 +121,10 @@ class Retriever:
         the released one, FT-RET-007 no model in the store made this index, FT-EMB-002 the contracts differ, FT-COL-003
         the collection is not built as its metadata says, FT-RET-015 the rerank model of the release is not here.
         """
+        # loaded before the engine is opened, so that others wait for it less; `serving` takes it from memory
+        for release in _recorded(releases)[0]:
+            if rerank := msgspec.convert(release.details["fusion"], Fusion).rerank:
+                load_reranker(rerank, store.root.parent)
         with engine.open() as client:
             yield cls.serving(client, store, releases, engine, unreleased=unreleased)
 
@@ -196,17 +200,21 @@ class Retriever:
         texts = [question.text for question in questions]
         encoded = with_lexical_arm(self._encoder.encode(texts, "query"), texts, self._bm25)
         names = ("passage_id", "document_id", "content", *self.fields)
-        answers = ask(
+        fusion = self.contract.fusion
+        # the floor is one of the best fused score, which a rerank model may put behind the first k
+        depth = max(k, fusion.rerank.top_n) if fusion and fusion.rerank and arm == "fused" else k
+        deep = ask(
             self._client,
             self.name,
             self.contract,
             encoded,
             arm,
-            limit=k,
+            limit=depth,
             payload=names,
             where=conditions,
             reranking=Reranking(self._reranker, texts) if self._reranker else None,
         )
+        answers = [points[:k] for points in deep]
         ids = [[point.id for point in points] for points in answers]
         dense, sparse = (arm_scores(self._client, self.name, self.contract, encoded, arm, ids=ids) for arm in _ARMS)
         found: list[SearchAnswer] = []
@@ -214,7 +222,7 @@ class Retriever:
             terms = self._explain(question.text, encoded.sparse[n], ids[n]) if explain else {}
             hits = [_hit(point, dense[n], sparse[n], self.fields, terms.get(point.id, [])) for point in points]
             notes = [*question.notes, *([] if len(encoded.sparse[n][0]) else [_NO_TERM])]
-            best = max((hit.score for hit in hits), default=0.0)
+            best = max((point.score for point in deep[n]), default=0.0)
             low = self.floor if arm == "fused" and self.floor and hits and best < self.floor.score else None
             notes += [_nothing_found(best, low)] if low else []
             found.append(SearchAnswer(question=question.text, hits=hits, found=bool(hits) and not low, notes=notes))

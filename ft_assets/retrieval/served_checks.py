@@ -10,13 +10,14 @@ import msgspec
 
 from expectations.lexical.bm25 import FREQUENCIES_KEY, frequencies_are_of_contract
 from expectations.rules import retrieval as rules
-from expectations.violations import Violation, violation
+from expectations.violations import Refused, Violation, violation
 from ft_assets.graph.gates import Evidence, Gate, Verdict
 from ft_assets.retrieval.audit import audit, audit_sample, point_violations
 from ft_assets.retrieval.checks import judge_consumers
 from ft_assets.retrieval.collection import FLOOR_KEY, inspect, stored_contract
 from ft_assets.retrieval.jobs import CandidateScores, VectorsSummary
 from ft_assets.retrieval.release import settle
+from ft_assets.retrieval.rerank import require_here
 from ft_assets.retrieval.vectors import contract_of
 from resources.artifacts import Artifact, ArtifactStore
 from resources.engines.protocol import VectorClient
@@ -53,6 +54,12 @@ def judge_served(evidence: Evidence, *, quick: bool) -> Verdict:
         stored = inspect(client, name)
         points = vectors.summary_as(VectorsSummary).passages
         violations += rules.collection_is_complete(name, points, stored.points, stored.dense, stored.sparse)
+        fusion = stored.contract.fusion
+        if fusion and fusion.rerank:
+            try:
+                require_here(fusion.rerank, evidence.store.root.parent)
+            except Refused as refusal:
+                violations += refusal.violations
         if not client.metadata(name).get("whole"):
             violations.append(violation("FT-COL-001", where=name, field="whole", found="", expected="a whole build"))
         if quick:

@@ -16,7 +16,7 @@ from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.score_answers import ask_all
 from ft_assets.config.load import SettingsError, accepted_settings
 from ft_assets.config.model import Settings
-from ft_assets.retrieval.choose_fusion import served_fusion_of
+from ft_assets.retrieval.choose_fusion import fusion_of, served_fusion_of
 from ft_assets.retrieval.questions import QueryTerm
 from ft_assets.retrieval.search import Hit, LoadedEncoder, Retriever, SearchAnswer, load_encoder
 from ft_assets.web.project import ShownProject
@@ -151,9 +151,11 @@ def _candidate(project: ShownProject, client: VectorClient, live: Retriever) -> 
         return None, "There is no candidate: the graph has made no collection in this state."
     name = str(artifact.summary["collection"])
     try:
-        fusion = served_fusion_of(project.store)
+        fusion_of(project.store)
     except Refused:  # no choice of weights yet: those that serve
         fusion = live.contract.fusion
+    else:
+        fusion = served_fusion_of(project.store)
     if name == live.name and fusion == live.contract.fusion:
         return None, "The candidate is what serves: there is nothing to compare."
     if name == aliased(client, project.engine.alias):

@@ -87,9 +87,11 @@ def _mlflow_place() -> str:
 
     run, address = mlflow.active_run(), mlflow.get_tracking_uri()
     parts = urlsplit(address)
-    if run is None or parts.scheme not in {"http", "https"}:
-        return address.removeprefix("sqlite:///") if run else ""
-    host = parts.netloc.rpartition("@")[2]  # without user and password
+    host = parts.netloc.rpartition("@")[2]  # without user and password, of a database too
+    if run is None:
+        return ""
+    if parts.scheme not in {"http", "https"}:
+        return parts._replace(netloc=host).geturl() if parts.netloc else address.removeprefix("sqlite:///")
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     return f"{parts.scheme}://{host}{parts.path.rstrip('/')}{page}"
 

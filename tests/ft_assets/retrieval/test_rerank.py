@@ -20,8 +20,10 @@ from ft_assets.graph.gates import judge
 from ft_assets.retrieval.checks import GATES
 from ft_assets.retrieval.choose_fusion import served_fusion_of
 from ft_assets.retrieval.query import Reranking, rank_again
+from ft_assets.retrieval.release import rollback_collection
 from ft_assets.retrieval.rerank import load_reranker, rerank_of
 from ft_assets.retrieval.search import Retriever
+from ft_assets.retrieval.served_checks import judge_served
 from resources.accelerator import Compute
 from resources.engines.protocol import Scored
 from tests.ft_assets.retrieval.conftest import Graph
@@ -151,6 +153,7 @@ def test_it_is_released_and_another_one_costs_an_evaluation(graph: Graph, model:
     served = graph.artifacts.releases().current("collection")
     assert served and served.details["fusion"]["rerank"]["top_n"] == 1
     first, second = search()
+    older = served.version
     assert first is not None and second is None
     other = build_cross_encoder(tmp_path / "other", seed=1)
     again = release(other)
@@ -164,3 +167,11 @@ def test_it_is_released_and_another_one_costs_an_evaluation(graph: Graph, model:
         search()
     with pytest.raises(Exception, match=r"FT-RET-008.*rerank model"):
         graph.run("retrieval_evaluation")
+    store, releases, engine = graph.artifacts.store(), graph.artifacts.releases(), graph.qdrant.engine()
+    assert "FT-RET-015" in {violation.code for violation in judge_served(graph.evidence, quick=True).violations}
+    newer = releases.current("collection")
+    rollback_collection(store, releases, engine, older, who="test", why="the model is gone")
+    assert search()[0] == first and judge_served(graph.evidence, quick=True).violations == []
+    with pytest.raises(Refused, match="FT-RET-015"):
+        rollback_collection(store, releases, engine, newer and newer.version, who="test", why="back")
+    assert search()[0] == first
