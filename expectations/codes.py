@@ -1173,6 +1173,11 @@ CODES: dict[str, Code] = {
         "`retrieval.lexical: bm25_learned` needs a training with `embedding.bm25_factors: true`, which judges them.",
         "Run `ft run --group embedding`, or set `retrieval.lexical: bm25`.",
     ),
+    "FT-EMB-025": Code(
+        "The teacher has no wrong passages to tell apart",
+        "With one passage for each question its scores are no ranking, and teach nothing.",
+        "Set `embedding.hard_negatives: 1` or more, add passages that are judged wrong, or remove `embedding.teacher`.",
+    ),
     # Estimates
     "FT-EST-001": Code(
         "The hub gave no config.json",
@@ -1483,6 +1488,12 @@ CODES: dict[str, Code] = {
         "A head that was never trained, or one for classes, would put passages in a random order.",
         "Set `retrieval.rerank.model` or `embedding.teacher.model` to a cross-encoder for ranking, such as those of "
         "sentence-transformers.",
+    ),
+    "FT-RET-018": Code(
+        "The cross-encoder is to read more tokens than it has positions for",
+        "A longer pair of question and passage would end the training or the search with an error.",
+        "Lower `retrieval.rerank.max_tokens` or `embedding.teacher.max_tokens`, whichever names this model, to what is "
+        "expected.",
     ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",

@@ -15,7 +15,7 @@ from expectations.violations import Refused, violation
 from resources import models
 from resources.accelerator import Compute
 from resources.memory import with_smaller_batches
-from resources.model_check import check_model
+from resources.model_check import check_model, limits_of
 
 _BATCH = 32
 
@@ -46,7 +46,7 @@ def load_cross_encoder(folder: Path, max_tokens: int, compute: Compute) -> Cross
     """Return the cross-encoder in a folder. `max_tokens`: of question and passage together; the rest is cut.
 
     Raises Refused: FT-RET-017 it is no cross-encoder with one score; FT-TRAIN-067 to FT-TRAIN-069 the folder lacks a
-    tensor, or has one of another shape.
+    tensor, or has one of another shape; FT-RET-018 the model has fewer positions than `max_tokens`.
     """
     import torch
     from sentence_transformers import CrossEncoder
@@ -60,6 +60,12 @@ def load_cross_encoder(folder: Path, max_tokens: int, compute: Compute) -> Cross
         raise Refused(f"loading {folder}", [other])
     if faults := check_model(folder, classifier=True):
         raise Refused(f"loading {folder}", faults)
+    positions = limits_of(folder).positions
+    if positions and max_tokens > positions:
+        long = violation(
+            "FT-RET-018", where=str(folder), field="max_tokens", found=max_tokens, expected=f"at most {positions}"
+        )
+        raise Refused(f"loading {folder}", [long])
     models.silence_progress_bars()
     model = CrossEncoder(
         str(folder),

@@ -14,6 +14,8 @@ from expectations.violations import Refused, Violation, violation
 from resources import models
 
 _SHOWN = 20
+_FIRST_POSITION_AFTER_PAD = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+"""Models whose first token has the position after the number of the padding token: 514 positions hold 512 tokens."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
@@ -113,6 +115,8 @@ def limits_of(folder: Path) -> ModelLimits:
     scaling: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     if positions and scaling.get("factor") and scaling.get("original_max_position_embeddings"):
         positions = max(positions, int(scaling["factor"] * scaling["original_max_position_embeddings"]))
+    if positions and config.model_type in _FIRST_POSITION_AFTER_PAD:
+        positions -= config.pad_token_id + 1
     return ModelLimits(positions, config.vocab_size)
 
 

@@ -7,12 +7,14 @@ from itertools import product
 from typing import cast
 
 import click
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from ft_assets.adapters.release import released_asset
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
+from ft_assets.embedding.jobs import FactorsSummary
 from resources.artifacts import ArtifactStore
 from resources.releases import ReleaseKind, Releases
 
@@ -52,6 +54,8 @@ def print_report(project: Project, console: Console | None = None) -> None:
         if table.row_count:
             console.print(f"\n[bold]{title}[/]")
             console.print(table)
+    if line := _factors_line(project.store):
+        console.print(f"\n[bold]Learned factors[/] {line}", highlight=False)
     if line := _rerank_line(_summary(project.store, "retrieval_evaluation")):
         console.print(f"\n[bold]Rerank[/] {line}", highlight=False)
     if sweep := project.store.current("fusion_sweep"):
@@ -115,6 +119,13 @@ def readings_table(store: ArtifactStore) -> Table:
         if any(cell != "-" for cell in cells):
             table.add_row(model, *cells)
     return table
+
+
+def _factors_line(store: ArtifactStore) -> str:
+    """Return whether the model's factors of BM25 were taken, and why; empty where none were learned."""
+    model = store.current("embedding_model")
+    factors = model.summary.get("factors") if model else None
+    return msgspec.convert(factors, FactorsSummary).sentence if factors else ""
 
 
 def _rerank_line(values: Mapping[str, object]) -> str:

@@ -5,6 +5,7 @@ It needs no judgements: an encoder learns the corpus from the corpus. No questio
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from expectations.text.cleaning import sentences, text_size
@@ -14,18 +15,26 @@ _KEPT = 0.1  # share of passages that keep the sentence, so that equal words are
 _LEAST = 12  # size of a sentence that may ask; shorter ones are names and numbers
 
 
-def ask_sentences(passages: Passages, random: Random) -> tuple[Questions, Passages]:
-    """Return a sentence of each passage that has two as its question, and the passages, mostly without the sentence."""
-    contents = list(passages.contents)
+def ask_sentences(passages: Passages, most: int, random: Random) -> tuple[Questions, Passages]:
+    """Return a sentence of each passage that has two as its question, and these passages, mostly without the sentence.
+
+    Of a larger corpus a sample of `most` passages is taken.
+    """
+    rows: list[int] = []
+    contents: list[str] = []
     asked = Questions([], [], [], [])
-    for row, (name, content) in enumerate(zip(passages.ids, passages.contents, strict=True)):
+    for row in random.sample(range(len(passages.ids)), len(passages.ids)):
+        if len(rows) == most:
+            break
+        name, content = passages.ids[row], passages.contents[row]
         spans = [span for span in sentences(content) if text_size(content[slice(*span)]) >= _LEAST]
         if len(spans) < 2:
             continue
         start, end = random.choice(spans)
-        if random.random() >= _KEPT:
-            contents[row] = f"{content[:start].rstrip()} {content[end:].lstrip()}".strip()
+        without = f"{content[:start].rstrip()} {content[end:].lstrip()}".strip()
+        contents.append(content if random.random() < _KEPT else without)
+        rows.append(row)
         asked.ids.append(name)
         asked.texts.append(content[start:end])
         asked.qrels.append({name: 1})
-    return asked, Passages(passages.ids, passages.documents, contents, passages.hashes)
+    return asked, replace(passages.take(rows), contents=contents)

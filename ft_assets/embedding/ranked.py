@@ -64,13 +64,18 @@ class RankedCorpus:
         A judgement may name a section or a whole document, of which most passages do not answer.
         """
         judged = questions.named or [[[passage] for passage in qrels] for qrels in questions.qrels]
-        chosen: list[list[str]] = []
-        for rows in _blocks(len(judged)):
-            scores = lexical_scores(sparse_queries(self._queries, questions.texts[rows]), self.sparse)
-            for row, groups in zip(scores, judged[rows], strict=True):
-                found = [max(group, key=lambda name, row=row: row[self.row_of[name]]) for group in groups]
-                chosen.append(list(dict.fromkeys(found)))
-        return chosen
+        chosen = [[group[0] for group in groups] for groups in judged]
+        # to score a question takes time for each passage of the corpus
+        open_ones = [row for row, groups in enumerate(judged) if any(len(group) > 1 for group in groups)]
+        for block in _blocks(len(open_ones)):
+            rows = open_ones[block]
+            texts = [questions.texts[row] for row in rows]
+            scores = lexical_scores(sparse_queries(self._queries, texts), self.sparse)
+            for row, found in zip(rows, scores, strict=True):
+                chosen[row] = [
+                    max(group, key=lambda name, found=found: found[self.row_of[name]]) for group in judged[row]
+                ]
+        return [list(dict.fromkeys(names)) for names in chosen]
 
     def encode(self, encoder: HybridEncoder) -> None:
         """Take the vectors that the encoder gives the passages now."""
@@ -114,6 +119,9 @@ class RankedCorpus:
         for asked in questions:
             judged = chain.from_iterable([*asked.qrels, *asked.negatives.values()])
             rows |= {self.row_of[passage] for passage in judged}
+        if len(rows) == len(self.row_of):
+            return sorted(rows)
+        for asked in questions:
             near = rank_lexical(sparse_queries(self._queries, asked.texts), self.sparse, _NEAR)
             rows |= set(np.concatenate([np.empty(0, np.int64), *near]).tolist())
         left = max(MOST - len(rows), 1)

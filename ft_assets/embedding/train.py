@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -58,7 +59,7 @@ def main(job: Job) -> Artifact:
     trained = EncoderTraining()
     validation = read_questions(splits, "validation", passages)
     if settings.epochs:
-        score = _load_teacher(settings, Path(params.compute.state_dir), compute)
+        score = load_teacher(settings, questions, Path(params.compute.state_dir), compute)
         trained = train(encoder, questions, passages, settings, metrics, validation=validation, score=score)
     factors = msgspec.UNSET
     if settings.bm25_factors:
@@ -96,9 +97,16 @@ def main(job: Job) -> Artifact:
         return staging.publish(summary)
 
 
-def _load_teacher(settings: EmbeddingSettings, state: Path, compute: accelerator.Compute) -> Score | None:
+def load_teacher(
+    settings: EmbeddingSettings, questions: Questions, state: Path, compute: accelerator.Compute
+) -> Score | None:
+    """Return the scores of `settings.teacher`, if there is one. Raises Refused (FT-EMB-025) if it can teach nothing."""
     if settings.teacher is None:
         return None
+    if settings.hard_negatives == 0 and not questions.negatives:
+        field = "training questions with a passage that is judged wrong"
+        nothing = violation("FT-EMB-025", where="embedding_model", field=field, found=0, expected="at least 1")
+        raise Refused("training the embedding model", [nothing])
     folder = models.locate(settings.teacher.model, state, settings.teacher.revision)
     return load_cross_encoder(folder, settings.teacher.max_tokens, compute).score
 
@@ -179,7 +187,7 @@ def _pretrain(encoder: HybridEncoder, passages: Passages, settings: EmbeddingSet
     Raises Refused as `train` does.
     """
     random = Random(settings.seed)  # noqa: S311 - order of training examples, not a secret
-    asked, rest = ask_sentences(passages, random)
+    asked, rest = ask_sentences(passages, settings.pretrain_steps * settings.batch_size, random)
     once = settings.model_copy(update={"epochs": 1.0, "max_steps": settings.pretrain_steps})
     planned = _plan_batches(asked, once, random)
     total = sum(map(len, planned))
@@ -304,7 +312,8 @@ class _BetweenEpochs:
         best = self.trained.best or 0
         if best == epoch:
             self._best = _copy(_trainable(trainer.encoder))
-        return epoch - best < trainer.settings.patience
+        pretrained = 0 if trainer.settings.pretrain == "none" else 1  # it ends before the epochs that patience counts
+        return epoch - max(best, pretrained) < trainer.settings.patience
 
     def _log(self, phase: str, **figures: float) -> None:
         self._metrics.log(phase, len(self._trainer.losses), self._trainer.total, **figures)
@@ -490,19 +499,20 @@ def _batches_of_epoch(questions: Questions, size: int, random: Random, share: fl
     A query that does not fit into a batch waits for the next one. Batches of one query have no negatives and are left
     out. `share` below 1 gives a part of an epoch.
     """
-    waiting = random.sample(range(len(questions.ids)), round(len(questions.ids) * share))
+    waiting = deque(random.sample(range(len(questions.ids)), round(len(questions.ids) * share)))
     while waiting:
         batch: list[int] = []
         taken: set[str] = set()
         later: list[int] = []
-        for row in waiting:
+        while waiting and len(batch) < size:
+            row = waiting.popleft()
             keys = {*questions.qrels[row], f"query {questions.texts[row]}"}
-            if len(batch) < size and taken.isdisjoint(keys):
+            if taken.isdisjoint(keys):
                 batch.append(row)
                 taken |= keys
             else:
                 later.append(row)
-        waiting = later
+        waiting.extendleft(reversed(later))
         if len(batch) > 1:
             yield batch
 

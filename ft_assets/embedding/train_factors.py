@@ -46,8 +46,20 @@ def learn_factors(
     """Learn factors of BM25's weights, and leave them with the encoder if the ranking of the validation questions by
     dense + BM25 is certainly better with them.
 
-    Raises Refused (FT-EMB-023) if the tokenizer does not tell which characters a token has.
+    Raises Refused: FT-EMB-010 there is no training question, FT-EMB-023 the tokenizer does not tell which characters a
+    token has.
     """
+    if not questions.ids:
+        none = violation(
+            "FT-EMB-010",
+            where="embedding_model",
+            message="no training question names a passage of this corpus, and bm25_factors learns from them.",
+            field="questions",
+            found=0,
+            expected="at least 1",
+            fix="add retrieval data, or set embedding.bm25_factors: false and retrieval.lexical: bm25",
+        )
+        raise Refused("learning factors of BM25", [none])
     if not encoder.tokenizer.is_fast:
         slow = violation("FT-EMB-023", where="embedding_model", field="tokenizer", found="slow", expected="fast")
         raise Refused("learning factors of BM25", [slow])

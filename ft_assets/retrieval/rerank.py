@@ -39,7 +39,8 @@ def load_reranker(rerank: Rerank, state: Path, compute: accelerator.Compute | No
     """Return the model that a contract names.
 
     Raises Refused: FT-RET-015 the model is not here, or has another content; FT-RET-017 it is no cross-encoder with one
-    score; FT-TRAIN-067 to FT-TRAIN-069 its folder lacks a tensor, or has one of another shape.
+    score; FT-RET-018 it reads fewer tokens; FT-TRAIN-067 to FT-TRAIN-069 its folder lacks a tensor, or has one of
+    another shape.
     """
     folder = require_here(rerank, state)
     compute = compute or accelerator.choose()

@@ -110,6 +110,13 @@ def test_limits_come_from_the_configuration(tmp_path: Path) -> None:
     assert limits_of(folder).positions == 2048
 
 
+@pytest.mark.parametrize(("kind", "most"), [("xlm-roberta", 512), ("bert", 514)])
+def test_the_positions_before_the_first_token_hold_none(tmp_path: Path, kind: str, most: int) -> None:
+    config = {"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert limits_of(tmp_path).positions == most
+
+
 def test_a_model_that_lacks_a_tensor_is_not_loaded(change: Any) -> None:
     folder = change(lambda tensors: tensors.pop(UP))
     with pytest.raises(Refused, match=rf"FT-TRAIN-067.*{re.escape(UP)}"):

@@ -141,6 +141,12 @@ def test_a_tokenizer_without_places_is_refused(base: Path, passages: Passages, q
         learn_factors(encoder, questions, passages, WANTED, validation=questions)
 
 
+def test_without_a_training_question_nothing_is_learned(base: Path, passages: Passages, questions: Questions) -> None:
+    encoder = HybridEncoder.from_base(base, WANTED, "1", EXACT)
+    with pytest.raises(Refused, match=r"FT-EMB-010.*no training question names a passage.*bm25_factors: false"):
+        learn_factors(encoder, NO_QUESTIONS, passages, WANTED, validation=questions)
+
+
 def test_factors_are_a_part_of_the_recipe_only_where_they_are_learned() -> None:
     assert "bm25_factors" not in settings().model_dump() and "factor_penalty" in _unused(settings(), judged=True)
     assert WANTED.model_dump()["bm25_factors"] and "factor_penalty" not in _unused(WANTED, judged=True)

@@ -9,11 +9,13 @@ from random import Random
 import pytest
 
 from expectations.canonical import text_digest
+from ft_assets.embedding import ranked
 from ft_assets.embedding.assets import _unused
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import Passages, Questions
 from ft_assets.embedding.pretrain import ask_sentences
-from ft_assets.embedding.train import EncoderTraining, changed_share, copy_parameters, train
+from ft_assets.embedding.ranked import Ranked, RankedCorpus
+from ft_assets.embedding.train import EncoderTraining, _pretrain, changed_share, copy_parameters, train
 from resources.accelerator import Compute
 from resources.telemetry import Metrics
 from tests.ft_assets.embedding.conftest import settings
@@ -31,13 +33,52 @@ PASSAGES = Passages([*TEXTS], [*TEXTS], [*TEXTS.values()], [text_digest(text) fo
 def test_a_sentence_asks_for_the_rest_of_its_passage() -> None:
     kept = 0
     for seed in range(200):
-        asked, rest = ask_sentences(PASSAGES, Random(seed))  # noqa: S311
-        assert asked.ids == ["pump", "年假"] and asked.qrels == [{"pump": 1}, {"年假": 1}]
-        assert list(rest.contents[2:]) == list(PASSAGES.contents[2:])
-        for sentence, content, whole in zip(asked.texts, rest.contents, PASSAGES.contents, strict=False):
+        asked, rest = ask_sentences(PASSAGES, 9, Random(seed))  # noqa: S311
+        assert sorted(asked.ids) == ["pump", "年假"] and asked.qrels == [{name: 1} for name in asked.ids]
+        assert rest.ids == asked.ids
+        for name, sentence, content in zip(asked.ids, asked.texts, rest.contents, strict=True):
+            whole = TEXTS[name]
             assert sentence in whole and content in (whole, *_without(whole, sentence))
             kept += content == whole
     assert 0.05 < kept / 400 < 0.15
+
+
+def test_no_more_passages_are_prepared_than_the_steps_take(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [f"The pump {n} is kept in hall {n}. Every valve {n} is checked in week {n}." for n in range(300)]
+    names = [text_digest(text) for text in contents]
+    large = Passages(names, names, contents, names)
+    one, rest = ask_sentences(large, 20, Random(7))  # noqa: S311
+    two, _ = ask_sentences(large, 20, Random(7))  # noqa: S311
+    assert one == two and len(one.ids) == 20 and rest.ids == one.ids
+    assert ask_sentences(large, 20, Random(8))[0].ids != one.ids  # noqa: S311
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("passages are scored")
+
+    monkeypatch.setattr(ranked, "MOST", 10)
+    monkeypatch.setattr(ranked, "lexical_scores", refuse)
+    monkeypatch.setattr(ranked, "rank_lexical", refuse)
+    encoder = HybridEncoder.from_base(base, settings(), "1", EXACT)
+    wanted = settings(pretrain="ict", pretrain_steps=3, batch_size=8, lexical_head=False)
+    _pretrain(encoder, large, wanted, Metrics(tmp_path))
+    assert len((tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()) == 3
+
+
+def test_patience_begins_after_the_pre_training(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = [f"The {a} is kept in hall {b}. Every {a} is checked in week {b}." for b, a in enumerate(_NOUNS, 1)]
+    passages = Passages(_NOUNS, _NOUNS, contents, [text_digest(text) for text in contents])
+    means = iter([0.9, 0.5, 0.4, 0.3])  # each look is certainly worse than the base model
+    monkeypatch.setattr(RankedCorpus, "measure", lambda *_: Ranked([0.5] * 40, [next(means)] * 40))
+    wanted = settings(
+        lexical_head=False, epochs=5, pretrain="ict", pretrain_steps=1, patience=1, max_steps=5, batch_size=16
+    )
+    encoder = HybridEncoder.from_base(base, wanted, "1", EXACT)
+    asked = _questions(_NOUNS[:8])
+    trained = train(encoder, asked, passages, wanted, Metrics(tmp_path), validation=_questions(_NOUNS[8:12]))
+    assert len(trained.epochs) == 3 and trained.best == 0  # the base model, the pre-trained one, one epoch of training
+    assert len(trained.losses) == 1
 
 
 def _without(whole: str, sentence: str) -> list[str]:
