@@ -1887,6 +1887,11 @@ CODES: dict[str, Code] = {
         "As a saved module of an adapter it would become two, and only one of them would be trained.",
         "Train the rows of single tokens (`lora.train_tokens`), or every weight (`method: full`).",
     ),
+    "FT-TRAIN-076": Code(
+        "The rows of `lora.train_tokens` cannot be trained apart from the rest of their module",
+        "All rows of the module are trained by another key of `lora`, or it has a bias, which PEFT would drop.",
+        "Leave `train_tokens` out, or the module out of `modules_to_save` and `targets`. With a bias: `method: full`.",
+    ),
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",

@@ -70,6 +70,8 @@ def given_adapter(name: str) -> GivenAdapter:
 def shape_of(config: Mapping[str, Any]) -> LoraShape:
     """Return the shape of an adapter from PEFT's configuration of it."""
     targets = config.get("target_modules") or []
+    tokens = config.get("trainable_token_indices") or []  # PEFT: of the embedding, or of each module that is named
+    lists = tokens.values() if isinstance(tokens, dict) else [tokens]
     return LoraShape(
         r=config["r"],
         alpha=config["lora_alpha"],
@@ -77,7 +79,7 @@ def shape_of(config: Mapping[str, Any]) -> LoraShape:
         rslora=bool(config.get("use_rslora")),
         dora=bool(config.get("use_dora")),
         modules_to_save=sorted(config.get("modules_to_save") or []),
-        train_tokens=list(config.get("trainable_token_indices") or []),
+        train_tokens=sorted(set().union(*lists)),
     )
 
 

@@ -322,15 +322,6 @@ class AdapterSettings(LoraSettings):
     add-tokens` gave to the base model, which start as the mean of their parts. None, because the rows of usual tokens
     are trained well. vLLM and llama.cpp load no such adapter: `ft export --merged` first."""
 
-    @model_validator(mode="after")
-    def _check_tokens(self) -> Self:
-        whole = {name.rpartition(".")[2] for name in self.modules_to_save} & {"embed_tokens", "wte"}
-        if self.train_tokens and whole:
-            raise ValueError(
-                f"modules_to_save trains all rows of {', '.join(whole)}, those of train_tokens too. Remove either."
-            )
-        return self
-
 
 class OomSettings(ConfigSection):
     """When memory runs out, training resumes with smaller batches, then with gradient checkpointing, then with

@@ -34,8 +34,8 @@ class Quantised(msgspec.Struct, frozen=True, kw_only=True):
     bits: int
     group_size: int
     positions: int
-    noise: float
-    """Root mean square of the change of the logits, as a share of that of the logits; at most 0.25."""
+    noise: float | None
+    """Root mean square of the change of the logits, as a share of that of the logits; at most 0.25. None: no number."""
     same_first_choice: float
     """Share of the positions at which the most likely token is the same."""
 
@@ -58,7 +58,7 @@ def quantise(model: Path, target: Path) -> Quantised:
         failed = violation("FT-ADP-015", where=str(model), message=message, field="exit code", found=done.returncode)
         raise Refused(_SUBJECT, [failed])
     figures = msgspec.json.decode(lines[-1], type=Quantised)
-    if not figures.noise <= _MOST_NOISE:  # true for NaN as well
+    if figures.noise is None or figures.noise > _MOST_NOISE:  # JSON has no NaN: it arrives as None
         moved = violation(
             "FT-ADP-015", where=str(target), field="noise", found=figures.noise, expected=f"at most {_MOST_NOISE}"
         )

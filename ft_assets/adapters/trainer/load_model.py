@@ -36,7 +36,7 @@ def load_model(
     Adapters are trained on a frozen base in the compute dtype. `full` trains every weight in fp32, after merging the
     adapter to continue from if there is one. `longest`: the tokens of the longest row.
     Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model, FT-TRAIN-065
-    targets that match no layer.
+    targets that match no layer, FT-TRAIN-074 … 076 tokens and modules that cannot be trained with an adapter.
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -56,7 +56,7 @@ def load_model(
     model = load_trained(folder, trained, trainable=True, **attention, **options)
     keep_gradients_on_cpu(model)
     if trained is not None:
-        return _in_fp32(model)
+        return _prepare(model)
     lora = settings.lora or AdapterSettings()
     _refuse_unmatched(model, "lora.targets", lora.targets)
     _refuse_unmatched(model, "lora.modules_to_save", lora.modules_to_save)
@@ -69,18 +69,64 @@ def load_model(
         use_rslora=lora.rslora,
         use_dora=lora.dora,
         modules_to_save=lora.modules_to_save or None,
-        trainable_token_indices=_token_ids(folder, lora.train_tokens) or None,
+        trainable_token_indices=_token_rows(model, folder, lora),
         task_type="CAUSAL_LM",
     )
-    return _in_fp32(get_peft_model(model, config))
+    return _prepare(get_peft_model(model, config))
 
 
-def _in_fp32(model: Any) -> Any:
-    """Cast what is trained next to the adapter's matrices, as PEFT casts these: in bfloat16 small steps are lost."""
+def _prepare(model: Any) -> Any:
+    """Cast what is trained next to the adapter's matrices, as PEFT casts these: in bfloat16 small steps are lost.
+
+    Also give a head of which rows are trained the `bias` that TRL reads and PEFT 0.21 does not pass on. PEFT would drop
+    any other than None. Raises Refused (FT-TRAIN-076)."""
+    from peft.utils.other import TrainableTokensWrapper
+
+    head = model.get_output_embeddings()
+    if isinstance(head, TrainableTokensWrapper):
+        if head.original_module.bias is not None:
+            _refuse_rows(["the bias of the output head"])
+        head.register_parameter("bias", None)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and (".modules_to_save." in name or "trainable_tokens_delta" in name):
             parameter.data = parameter.data.float()
     return model
+
+
+def _ends(model: Any) -> dict[str, Any]:
+    """Return the embedding and the output head, by their names in the model."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {name: module for name, module in model.named_modules() if module in ends}
+
+
+def _are_one(ends: dict[str, Any]) -> bool:
+    """Return True if the output head is the embedding."""
+    return len({id(module.weight) for module in ends.values()}) < len(ends)
+
+
+def _token_rows(model: Any, folder: Path, lora: AdapterSettings) -> list[int] | dict[str, list[int]] | None:
+    """Return the rows to train, as PEFT takes them: a list is of the head only where that is the embedding.
+
+    Raises Refused: FT-TRAIN-074 no token, FT-TRAIN-076 all rows are trained anyway."""
+    if not (ids := _token_ids(folder, lora.train_tokens)):
+        return None
+    ends = _ends(model)
+    others = (lora.modules_to_save, lora.targets)
+    if taken := [name for name in ends if any(_matches(name, targets) for targets in others)]:
+        _refuse_rows(taken)
+    return ids if _are_one(ends) else dict.fromkeys(ends, ids)
+
+
+def _refuse_rows(found: list[str]) -> None:
+    expected = "an embedding and an output head without a bias that no other key of lora trains"
+    refuse(violation("FT-TRAIN-076", where=SUBJECT, field="lora.train_tokens", found=found, expected=expected))
+
+
+def _matches(name: str, targets: str | list[str]) -> bool:
+    """Return True if PEFT takes the module of this name for one of the targets."""
+    if isinstance(targets, str):
+        return targets != "all-linear" and re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def _token_ids(folder: Path, tokens: list[str]) -> list[int]:
@@ -106,11 +152,10 @@ def _token_ids(folder: Path, tokens: list[str]) -> list[int]:
 def _refuse_shared(model: Any, modules: list[str]) -> None:
     """Refuse (FT-TRAIN-075) to save an embedding that is the output head too: PEFT 0.21 keeps the two equal for the
     first adapter on a base only, so that DPO's reference and an evaluation of two adapters would be wrong."""
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    shared = {name.rpartition(".")[2] for name, module in model.named_modules() if module in ends}
-    if ends[1] is None or ends[0].weight is not ends[1].weight:
-        return
-    if named := [name for name in modules if name.rpartition(".")[2] in shared]:
+    ends = _ends(model)
+    shared = {name.rpartition(".")[2] for name in ends}
+    named = [name for name in modules if name.rpartition(".")[2] in shared]
+    if named and _are_one(ends):
         refuse(
             violation(
                 "FT-TRAIN-075",
@@ -130,9 +175,9 @@ def _refuse_unmatched(model: PreTrainedModel | PeftModel, field: str, targets: s
         return
     names = [name for name, _ in model.named_modules() if name]
     unmatched = (
-        [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in names)]
+        [target for target in targets if not any(_matches(name, [target]) for name in names)]
         if isinstance(targets, list)
-        else [targets] * (not any(re.fullmatch(targets, name) for name in names))
+        else [targets] * (not any(_matches(name, targets) for name in names))
     )
     if unmatched:
         kinds = nn.Linear if field == "lora.targets" else (nn.Linear, nn.Embedding)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from expectations.violations import Refused
@@ -38,3 +41,17 @@ def test_what_the_quantiser_cannot_do_is_refused_with_its_reason(tmp_path: Path)
         gptq.quantise(tmp_path, tmp_path / "out")
     assert [violation.code for violation in caught.value.violations] == ["FT-ADP-015"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("noise", [float("nan"), float("inf"), 0.3])
+def test_logits_that_moved_too_far_or_are_no_numbers_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: float
+) -> None:
+    figures = gptq.Quantised(bits=4, group_size=32, positions=9, noise=noise, same_first_choice=0.1)
+    printing = tmp_path / "python"  # a process that prints what the quantiser would
+    printing.write_text(f"#!/bin/sh\necho {shlex.quote(msgspec.json.encode(figures).decode())}\n")
+    printing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(printing))
+    with pytest.raises(Refused) as caught:
+        gptq.quantise(tmp_path, tmp_path / "out")
+    assert [violation.code for violation in caught.value.violations] == ["FT-ADP-015"]

@@ -11,6 +11,9 @@ import pytest
 
 from ft_assets.adapters import train
 from ft_assets.adapters.prompt import build_messages
+from ft_assets.adapters.trainer.load_model import load_model
+from ft_assets.config.model import SftSettings
+from resources.accelerator import Compute
 from resources.artifacts import Artifact
 from resources.launcher import Job
 from tests.ft_assets.adapters.tiny_llm import PROMPT, greedy, instruction, untie
@@ -54,9 +57,11 @@ def test_what_is_trained_next_to_an_adapter_is_saved_continued_answered_with_and
     plain: Any = load_weights(lab.base, dtype=torch.float32)
     model: Any = load_trained(lab.base, sft.folder(), dtype=torch.float32)
     whole = model.merge_and_unload(safe_merge=True)
-    moved = (whole.get_input_embeddings().weight - plain.get_input_embeddings().weight).abs().amax(1) > 0
-    assert moved[ids].all()
-    assert bool(moved[: ids[0]].any()) == (kind == "modules_to_save")
+    for end in ("get_input_embeddings", "get_output_embeddings"):
+        before, after = (getattr(each, end)().weight for each in (plain, whole))
+        moved = (after - before).abs().amax(1) > 0
+        assert moved[ids].all(), end
+        assert bool(moved[: ids[0]].any()) == (kind == "modules_to_save"), end
 
     dpo = run(lab.dpo_job(lab.preferences(), sft))
     assert dpo.summary["eval_loss_before"] == pytest.approx(0.6931, abs=1e-4), "the reference must be the SFT adapter"
@@ -69,6 +74,8 @@ def test_what_is_trained_next_to_an_adapter_is_saved_continued_answered_with_and
         assert merge_adapter(adapter.folder(), lab.base, target).adapter_effect > 0
         alone = Generator(target, {}, choose("cpu", "float32"))
         assert greedy(together, name, chats, 8) == greedy(alone, "base", chats, 8)
+        saved: Any = load_weights(target, dtype=torch.float32)
+        assert (saved.get_output_embeddings().weight != plain.get_output_embeddings().weight)[ids].any(1).all()
 
 
 def test_names_and_tokens_that_the_model_lacks_are_refused(lab: Any, refused_codes: Any) -> None:
@@ -78,3 +85,75 @@ def test_names_and_tokens_that_the_model_lacks_are_refused(lab: Any, refused_cod
     shared = {"modules_to_save": ["embed_tokens"]}
     assert refused_codes(lambda: run(lab.sft_job(splits, lora=shared))) == {"FT-TRAIN-075"}
     assert refused_codes(lambda: run(lab.sft_job(splits, lora={"train_tokens": ["<cite>"]}))) == {"FT-TRAIN-074"}
+
+
+def load(base: Path, **lora: object) -> Any:
+    settings = SftSettings.model_validate({"base_model": str(base), "lora": {"dropout": 0, **lora}})
+    return load_model(base, settings, Compute("cpu", "float32"), None, longest=64)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_of_both_ends_learn_from_the_head_that_is_used_on_gpus(
+    tiny_base: Path, tmp_path: Path, tied: bool
+) -> None:
+    import torch
+    from trl.trainer.utils import add_fused_lm_head
+
+    base = shutil.copytree(tiny_base, tmp_path / "base")
+    if not tied:
+        untie(base)
+    model = load(base, train_tokens=["A", "B"])
+    add_fused_lm_head(model.get_base_model())
+    ids = torch.arange(64).reshape(2, 32)
+    found: list[list[float]] = []
+    for options in ({}, {"fused_lm_head": True}):
+        model.zero_grad()
+        loss = model(input_ids=ids, labels=ids, **options).loss
+        loss.backward()
+        rows = [rows.grad.norm() for name, rows in model.named_parameters() if "trainable_tokens_delta" in name]
+        assert len(rows) == (1 if tied else 2)
+        found.append([float(loss.detach()), *map(float, rows)])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert min(found[0]) > 0
+
+
+def other_model(kind: str, tokenizer: Path, folder: Path) -> Path:
+    """Write a small model of another architecture with this tokenizer."""
+    import transformers
+
+    shutil.copytree(tokenizer, folder)
+    made: Any = transformers
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(made, f"{kind}Config")(vocab_size=320, **sizes)
+    getattr(made, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"modules_to_save": ["embed_in"]},
+        {"modules_to_save": ["lm_head"]},
+        {"targets": ["query_key_value", "embed_in"]},
+        {"targets": ".*head"},
+    ],
+)
+def test_tokens_of_a_module_that_another_key_trains_are_refused(
+    tiny_base: Path, tmp_path: Path, refused_codes: Any, lora: dict[str, Any]
+) -> None:
+    base = other_model("GPTNeoX", tiny_base, tmp_path / "base")
+    assert refused_codes(lambda: load(base, train_tokens=["A"], **lora)) == {"FT-TRAIN-076"}
+
+
+def test_tokens_of_a_head_with_a_bias_are_refused(tiny_base: Path, tmp_path: Path, refused_codes: Any) -> None:
+    base = other_model("Phi", tiny_base, tmp_path / "base")
+    assert refused_codes(lambda: load(base, train_tokens=["A"])) == {"FT-TRAIN-076"}
+
+
+def test_the_shape_of_an_adapter_names_the_tokens_of_all_modules() -> None:
+    from resources.trained_model import shape_of
+
+    config = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    for tokens in ([7, 5], {"embed_tokens": [7, 5], "lm_head": [5]}):
+        assert shape_of({**config, "trainable_token_indices": tokens}).train_tokens == [5, 7]
+    assert shape_of(config).train_tokens == []
