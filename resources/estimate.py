@@ -77,6 +77,8 @@ class TrainingTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Projections that get an adapter."""
     saved: list[str] = []
     """Modules that are trained as a whole with the adapter."""
+    rows: bool = False
+    """True if rows of the embedding and of the output head are trained with the adapter."""
     dpo: bool = False
     """True for DPO and KTO (with a reference), False for SFT."""
     kto: bool = False
@@ -196,6 +198,9 @@ def _batch_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup
     if target.method == "qlora":
         largest = max(rows * columns for rows, columns in shape.matrices.values())
         parts["dequantised matrix"] = (largest * 2, "the largest projection x 2 B")
+    if target.rows:
+        # PEFT puts the rows into a copy; TRL takes the gradient of the whole head in fp32, then as the weights are
+        parts["rows of tokens"] = (shape.vocab * shape.hidden * 8, "a copy of the output head and its gradient x 8 B")
     if setup.shards > 1:
         gathered = (2 * shape.linear / shape.layers + shape.embedding) * 2
         parts["gathered layers"] = (gathered, "two layers and the embeddings x 2 B")

@@ -21,7 +21,8 @@ def needs_of(
     """
     target = TrainingTarget(method=settings.method, dpo=isinstance(settings, DpoSettings), kto=settings.is_kto)
     if lora is not None:
-        target = msgspec.structs.replace(target, r=lora.r, targets=lora.targets, saved=lora.modules_to_save)
+        trained = {"saved": lora.modules_to_save, "rows": bool(lora.train_tokens)}
+        target = msgspec.structs.replace(target, r=lora.r, targets=lora.targets, **trained)
     setup = TrainingSetup(
         tokens=tokens,
         micro_batch=settings.rows_at_once,
