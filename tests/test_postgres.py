@@ -96,7 +96,7 @@ def test_three_processes_may_open_an_empty_database_at_once(
     server: dict[str, str], project: Path, tmp_path: Path
 ) -> None:
     settings = project / "deploy/dagster.yaml"
-    derived = derive_settings(settings, tmp_path).partition("\n")[2]
+    derived = derive_settings(settings).partition("\n")[2]
     assert "5432" in derived  # the only value that differs here: the port may be taken
     (tmp_path / "dagster.yaml").write_text(derived.replace("5432", server.pop("PORT")), "utf-8")
     environment = {**os.environ, **server, "PYTHONPATH": str(project)}

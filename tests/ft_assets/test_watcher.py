@@ -287,7 +287,7 @@ def test_an_edited_glossary_and_another_engine_are_seen(project: Project) -> Non
     project.age(terms)
     project.daemon.watch("watch_sources")
     assert len(project.daemon.instance.fetch_observations(dg.AssetKey("glossary_files"), limit=10).records) == 2
-    project.configure(corpus={**CONFIG["corpus"], "glossary": ["terms.yaml"]}, qdrant={"engine": "edge"})
+    project.configure(corpus={**CONFIG["corpus"], "glossary": ["terms.yaml"]}, qdrant={"engine": "local"})
     assert project.take_up() == {"qdrant_settings"}
     graph = project.daemon.defs.resolve_asset_graph()
     follows = {key.to_user_string() for key in graph.get(dg.AssetKey("qdrant_settings")).child_keys}

@@ -53,6 +53,7 @@ def appear(browser: Chrome, *, width: int, height: int = 900, dark: bool) -> Non
 
 
 def open_page(browser: Chrome, address: str) -> None:
+    browser.get("about:blank")  # the page before asks on, also of a server that is gone
     browser.get_log("browser")
     browser.get(address)
     assert browser.get_log("browser") == [], address

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +47,13 @@ def real_corpus() -> tuple[Encoded, Encoded, list[str]]:
     dice = np.random.default_rng(0)
     dense = dice.integers(-2, 3, (len(texts), 6)).astype(np.float32)  # small whole numbers: many equal scores
     asked = [line[:40] for line in lines[:: max(len(lines) // 30, 1)]]
-    queries = Encoded(dice.integers(-2, 3, (len(asked), 6)).astype(np.float32), sparse_queries(bm25, asked), 0)
-    return queries, Encoded(dense, sparse, 0), [f"p{n}" for n in range(len(texts))]
+    queries = Encoded(dice.integers(-2, 3, (len(asked), 6)).astype(np.float32), coarse(sparse_queries(bm25, asked)), 0)
+    return queries, Encoded(dense, coarse(sparse), 0), [f"p{n}" for n in range(len(texts))]
+
+
+def coarse(vectors: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Round weights to 1/64: their sums are exact, so a block that adds in another order ranks equal passages alike."""
+    return [(ids, np.round(values * 64).astype(np.float32) / 64) for ids, values in vectors]
 
 
 def best(scores: np.ndarray, ids: Sequence[str], depth: int = 100) -> list[list[str]]:

@@ -126,6 +126,7 @@ def test_the_command_prints_the_new_configuration(
     engine(tmp_path, "edge")
     monkeypatch.setenv("FT_CONFIG", str(project / "config.yaml"))
     monkeypatch.setenv("FT_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("FT__QDRANT__ENGINE", "local")
     run = CliRunner().invoke
     nothing = run(cli, ["migrate", "--to", "edge"])
     assert "nothing is released" in nothing.output
