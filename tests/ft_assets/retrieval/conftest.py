@@ -89,12 +89,11 @@ class Graph:
 RETRIEVAL_SIDE = (
     "embedding_settings", "retrieval_settings", "embedding_model", "passage_vectors", "base_vectors",
     "fusion_sweep", "embedding_evaluation", "qdrant_collection", "retrieval_evaluation", "released_collection",
-    "qdrant_settings",
 )  # fmt: skip
 
 
 DATA_SIDE = (
-    "corpus_settings", "dataset_settings", "passages", "retrieval_records", "instruction_records",
+    "corpus_settings", "dataset_settings", "qdrant_settings", "passages", "retrieval_records", "instruction_records",
     "preference_records", "unpaired_preference_records", "split_ledger", "retrieval_splits",
 )  # fmt: skip
 

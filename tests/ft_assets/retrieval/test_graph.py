@@ -139,7 +139,7 @@ def test_a_changed_weight_encodes_and_upserts_nothing_and_decides_the_order_serv
 def test_another_storage_is_another_collection_and_encodes_nothing(graph: Graph) -> None:
     before, asked = served(graph), graph.artifact("retrieval_evaluation").summary
     graph.configure(qdrant={"storage": {"quantization": "int8", "hnsw_m": 24}})
-    made = graph.run(*RETRIEVAL_SIDE)
+    made = graph.run("qdrant_settings", *RETRIEVAL_SIDE)
     assert made["passage_vectors"]["reused"] and made["fusion_sweep"]["reused"]
     assert made["qdrant_collection"]["upserted"] == graph.artifact("passages").summary["passages"]
     assert served(graph) not in {before, None}
