@@ -17,7 +17,7 @@ _LOADED = ("model.safetensors*", "*.safetensors", "config.json")
 
 
 class Extended(NamedTuple):
-    """What `add_tokens` did: token -> its id, and the rows of the embedding before and after."""
+    """The result of `add_tokens`: token -> its id, and the rows of the embedding before and after."""
 
     ids: dict[str, int]
     rows_before: int

@@ -165,7 +165,7 @@ class QdrantEngine:
         client = QdrantClient(url=self.url, api_key=self.api_key, timeout=_TIMEOUT_SECONDS, check_compatibility=False)
         try:
             client.get_collections()
-        except Exception:
+        except Exception:  # whatever it is: the connection is closed first
             client.close()
             raise
         return client

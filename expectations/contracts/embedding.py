@@ -103,6 +103,11 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shards: int | None = None
     replicas: int | None = None
 
+    @property
+    def shapes_index(self) -> bool:
+        """True where the HNSW index is not as the engine makes it by itself."""
+        return self.hnsw_m is not None or self.hnsw_ef_construct is not None or self.on_disk
+
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The form of the vectors in a collection: dimension, distance, and how they are stored."""
@@ -122,7 +127,7 @@ class Rerank(msgspec.Struct, frozen=True, kw_only=True):
     """The cross-encoder that puts the best `top_n` passages of the fused ranking in their final order."""
 
     model: str
-    """Where it is found: a hub name, a folder, or `package:NAME`."""
+    """Its name: of a hub model, a folder, or `package:NAME`."""
     revision: str | None
     version: str
     """Of its content: weights, tokenizer and configuration."""

@@ -1434,19 +1434,17 @@ class Settings(ConfigSection):
 
     @model_validator(mode="after")
     def _check_lexical_head(self) -> Self:
-        if self.embedding and self.retrieval.lexical == "learned" and not self.embedding.lexical_head:
+        kind = self.retrieval.lexical
+        if self.embedding is None or kind == "bm25":
+            return self
+        key, nothing = {
+            "learned": ("lexical_head", "no lexical head would be trained"),
+            "bm25_learned": ("bm25_factors", "no factors would be learned"),
+        }[kind]
+        if not getattr(self.embedding, key):
             raise ValueError(
-                "retrieval.lexical is `learned` and embedding.lexical_head is false: no lexical head would be trained. "
-                "Set embedding.lexical_head: true, or retrieval.lexical: bm25."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_factors(self) -> Self:
-        if self.embedding and self.retrieval.lexical == "bm25_learned" and not self.embedding.bm25_factors:
-            raise ValueError(
-                "retrieval.lexical is `bm25_learned` and embedding.bm25_factors is false: no factors would be learned. "
-                "Set embedding.bm25_factors: true, or retrieval.lexical: bm25."
+                f"retrieval.lexical is `{kind}` and embedding.{key} is false: {nothing}. "
+                f"Set embedding.{key}: true, or retrieval.lexical: bm25."
             )
         return self
 

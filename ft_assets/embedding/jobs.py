@@ -52,7 +52,7 @@ class FactorsSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sentence(self) -> str:
-        """What serves, and why."""
+        """The arm that serves, and the reason."""
         if self.gain is None:
             return "BM25 serves as it is: too few validation questions to judge its factors by (at least 20)"
         difference = f"{self.gain.mean:+.4f} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"

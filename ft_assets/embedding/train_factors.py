@@ -105,7 +105,7 @@ class _Terms(NamedTuple):
     columns: Tensor
     """The row of its `states`, counted from 1; 0 for a term that the encoder does not read."""
     weights: Tensor
-    """What it adds to the score by BM25."""
+    """The share that it adds to the score by BM25."""
     right: Tensor
     """True for right passages. [N, candidates]"""
     there: Tensor

@@ -174,7 +174,7 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     log: list[str]
     has_card: bool
     trackers: list[Tracker]
-    """Where `telemetry.report_to` has written it."""
+    """The places that `telemetry.report_to` has written it to."""
     answers: AnswerComparison | None = None
 
 

@@ -99,7 +99,7 @@ class ServerClient:
     def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         storage = serving.storage or Storage()
         hnsw = None
-        if storage.hnsw_m is not None or storage.hnsw_ef_construct is not None or storage.on_disk:
+        if storage.shapes_index:
             hnsw = models.HnswConfigDiff(
                 m=storage.hnsw_m, ef_construct=storage.hnsw_ef_construct, on_disk=storage.on_disk or None
             )

@@ -304,7 +304,7 @@ def _sealed_files(folder: Path) -> list[Path]:
 def _config(serving: Serving) -> edge.EdgeConfig:
     storage = serving.storage or Storage()
     hnsw: edge.HnswIndexConfig | None = None
-    if storage.hnsw_m is not None or storage.hnsw_ef_construct is not None or storage.on_disk:
+    if storage.shapes_index:
         hnsw = edge.HnswIndexConfig(
             _HNSW_M if storage.hnsw_m is None else storage.hnsw_m,
             storage.hnsw_ef_construct or _HNSW_EF_CONSTRUCT,

@@ -1,7 +1,7 @@
 """A Qdrant server in this process, and a proxy in front of it that fails as networks do.
 
 The server keeps its collections in qdrant-client's memory and speaks as much of Qdrant's REST interface as the platform
-uses. With QDRANT_URL, the proxy stands in front of that real server.
+uses. With QDRANT_URL, the proxy is in front of that real server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker reports while it runs, on Dagster's pages."""
+"""The reports of a worker while it runs, on Dagster's pages."""
 
 # dagster is partly untyped here
 # pyright: basic
