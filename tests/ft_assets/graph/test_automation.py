@@ -215,6 +215,36 @@ def test_both_traps_at_once(world: World) -> None:
     assert world.made[-1] == "3"
 
 
+def test_what_one_run_makes_in_order_is_not_requested_again(world: World) -> None:
+    world.version = "2"
+    world.run("source", "index", "release")
+    assert world.settle() == []
+    assert world.made == ["1", "2"]
+
+
+@pytest.mark.parametrize("breaks", [False, True], ids=["made", "failed"])
+def test_a_look_while_one_run_makes_both_requests_the_rest_only_if_it_failed(world: World, breaks: bool) -> None:
+    def tick() -> None:
+        world.on_made = None
+        for _ in range(2):
+            assert world.requested() == set()
+
+    world.version, world.on_made, world.breaks = "2", tick, breaks
+    world.run("source", "index", "release")
+    world.breaks = False
+    assert world.settle() == ([{"index"}, {"release"}] if breaks else [])
+    assert world.made == ["1", "2"]
+
+
+def test_a_change_after_the_run_that_made_both_is_not_lost(world: World) -> None:
+    world.version = "2"
+    world.run("source", "index", "release")
+    world.version = "3"
+    world.run("source")
+    assert world.settle() == [{"index"}, {"release"}]
+    assert world.made == ["1", "2", "3"]
+
+
 def test_a_failed_asset_waits_for_a_person_or_a_change(world: World) -> None:
     world.version, world.breaks = "2", True
     world.run("source")
