@@ -4,3 +4,4 @@ import warnings
 
 # Dagster repeats the warning for each of our four observed sources, wherever the location is loaded.
 warnings.filterwarnings("ignore", message="Function `observable_source_asset` is currently in beta")
+warnings.filterwarnings("ignore", message="Parameter `use_user_code_server` .* is currently in beta")

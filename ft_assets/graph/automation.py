@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import dagster as dg
+from dagster._core.definitions.data_version import extract_data_provenance_from_entry, extract_data_version_from_entry
+from dagster_shared.record import record
 
 from ft_assets.config.model import SETTINGS_ASSETS
 
@@ -70,6 +72,39 @@ adapter_side = dg.define_asset_job(
 JOBS = [everything, compat_gate, retrieval_side, adapter_side]
 
 
+@record
+class InputsDiffer(dg.AutomationCondition[dg.AssetKey]):
+    """The asset was last made from another version of an input than the current one, or nobody knows from which.
+
+    It compares what is recorded now, not what happened since the last look, and can thus lose no change.
+    """
+
+    not_for: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        return "inputs_differ"
+
+    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+        """Return the candidate if it differs; it is empty where an earlier condition does not hold."""
+        candidates = context.candidate_subset
+        differs = not candidates.is_empty and self._differs(context)
+        return dg.AutomationResult(context, candidates if differs else context.get_empty_subset())
+
+    def _differs(self, context: dg.AutomationContext[dg.AssetKey]) -> bool:
+        graph, instance = context.asset_graph_view.asset_graph, context.asset_graph_view.instance
+        made = instance.get_latest_materialization_event(context.key)
+        provenance = extract_data_provenance_from_entry(made) if made else None
+        if provenance is None:
+            return True
+        for key in graph.get(context.key).parent_keys - {dg.AssetKey(name) for name in self.not_for}:
+            latest = instance.get_latest_data_version_record(key, is_source=graph.get(key).is_external)
+            version = extract_data_version_from_entry(latest.event_log_entry) if latest else None
+            if version != provenance.input_data_versions.get(key):
+                return True
+        return False
+
+
 def on_contract_change(
     *, at_first_look: bool = True, not_for: Sequence[str] = ()
 ) -> dg.AutomationCondition[dg.AssetKey]:
@@ -85,6 +120,9 @@ def on_contract_change(
     - `upstream_version_changed_again`: in a `since`, the reset wins a tie, so a change in the tick directly after a
       request (when `newly_requested` is true) would be lost.
 
+    An input that was made before the asset in one run is a change too, but not one to request anything for:
+    `InputsDiffer` holds such a change back, until an input differs from the version that the asset was made from.
+
     At its first look the daemon knows no earlier versions and can see no change: it requests everything once, and
     unchanged artifacts are reused. An asset that failed is not tried again: that needs a person or a change. An asset
     that was skipped because a check before it failed is requested as soon as that check passes.
@@ -93,16 +131,16 @@ def on_contract_change(
     any_change = AC.any_deps_match(AC.data_version_changed())
     ignored = dg.AssetSelection.assets(*not_for)
     changed = cast("dg.AutomationCondition[dg.AssetKey]", any_change.ignore(ignored) if not_for else any_change)
-    if at_first_look:
-        handled, changed_or_new = requested, changed | AC.initial_evaluation()
-    else:
-        handled, changed_or_new = requested | AC.initial_evaluation(), changed
+    first_look = AC.initial_evaluation()
+    handled = requested if at_first_look else requested | first_look
     checks_passed = AC.all_deps_blocking_checks_passed().with_label("blocking_checks_upstream_passed")
-    upstream = changed_or_new.since(handled).with_label("upstream_version_changed")
+    upstream = changed.since(handled).with_label("upstream_version_changed")
     again = (changed & requested).since(requested & ~changed).with_label("upstream_version_changed_again")
     code = AC.code_version_changed().since(handled).with_label("code_changed")
     skipped = (AC.execution_failed().newly_true() & ~checks_passed).since(handled).with_label("skipped_by_a_check")
-    wanted = upstream | again | code | skipped | AC.newly_missing()
+    wanted = ((upstream | again) & InputsDiffer(not_for=not_for)) | code | skipped | AC.newly_missing()
+    if at_first_look:
+        wanted |= first_look.since(handled).with_label("first_look")
     quiet = ~AC.in_progress() & ~AC.any_deps_in_progress() & ~AC.any_deps_missing()
     return (wanted & quiet & checks_passed).with_label("on_contract_change")
 
@@ -139,6 +177,7 @@ automation = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.all().without_checks(),
     minimum_interval_seconds=10,  # evaluating all conditions takes one core a second
     default_status=dg.DefaultSensorStatus.RUNNING,
+    use_user_code_server=True,  # only there is the code of InputsDiffer
     description="Requests the assets that a change makes necessary. Turn it off here to launch everything by hand.",
 )
 
