@@ -1,4 +1,4 @@
-"""Whole `ft run --all` of a small graph: under two orders of hashes, and killed anywhere.
+"""Whole `ft run --all` of a small graph: under two orders of hashes, killed anywhere, and two on one state.
 
 A run here is a child forked from this process, which has imported all that a run imports: it takes a third of the time.
 Nothing but modules is shared, so that each one is a run of its own.
@@ -10,11 +10,13 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +27,7 @@ from typing import Any
 
 import pytest
 
-from resources import telemetry
+from resources import faults, telemetry
 from tests.faults.children import SmallProject, fork, wait
 from tests.faults.protocol import State
 
@@ -60,6 +62,10 @@ class Runs:
     def log(self) -> Path:
         return self.place / "log"
 
+    def under_way(self, root: Path) -> str:
+        """Return the asset that the latest run in a project works at, or `after` the one that it has made."""
+        return (root / "under way").read_text()
+
     def new(self, name: str) -> Path:
         """Return a new project in place of an earlier one of this name."""
         root = self.place / name
@@ -67,20 +73,19 @@ class Runs:
         SmallProject(root, "edge").write(self.examples)
         return root
 
-    def start(self, root: Path, seconds: float | None = None) -> int:
-        """Start a run and return its id. It is killed when it has used `seconds` of CPU time."""
+    def start(self, root: Path, prepare: Callable[[], object] = int, log: Path | None = None) -> int:
+        """Start a run and return its id. `prepare` is called in it first."""
 
         def work() -> int:
-            if seconds is not None:
-                # as sudden as SIGKILL, for nothing handles it; a busy machine moves no kill
-                signal.setitimer(signal.ITIMER_PROF, seconds)
+            prepare()
             return run_all(root)
 
-        return fork(work, self.log)
+        return fork(work, log or self.log)
 
-    def run(self, root: Path, seconds: float | None = None) -> bool:
-        """Return whether a run ended by itself; one that was not killed must succeed."""
-        end = wait(self.start(root, seconds))
+    def run(self, root: Path, seconds: float = 0.0) -> bool:
+        """Return whether a run ended by itself; else it was killed when it had used `seconds` of CPU time."""
+        # as sudden as SIGKILL, for nothing handles it; a busy machine moves no kill
+        end = wait(self.start(root, lambda: signal.setitimer(signal.ITIMER_PROF, seconds)))
         assert end in {0, -signal.SIGPROF}, self.tail()
         return end == 0
 
@@ -125,9 +130,8 @@ def run_all(root: Path) -> int:
     from ft_assets.cli import main
 
     def note(progress: telemetry.Progress) -> None:
-        if progress.kind in {"start", "made", "reused"}:
-            text = progress.asset if progress.kind == "start" else f"after {progress.asset}"
-            (root / "under way").write_text(text)
+        text = f"after {progress.asset}" if progress.kind in {"made", "reused"} else progress.asset
+        (root / "under way").write_text(text)
 
     (root / "under way").write_text("before the first asset")
     telemetry.subscribe(note)
@@ -179,7 +183,7 @@ def test_killed_anywhere_the_next_run_makes_what_an_undisturbed_one_makes(
         for _ in range(min(PER_STATE, KILLS - kills.total())):
             if runs.run(root, dice.uniform(0.0, runs.seconds)):
                 break
-            kills[where := (root / "under way").read_text()] += 1
+            kills[where := runs.under_way(root)] += 1
             if dice.random() < 0.5:
                 assert runs.faults(root) == [], f"killed in {where}"
         else:
@@ -187,3 +191,50 @@ def test_killed_anywhere_the_next_run_makes_what_an_undisturbed_one_makes(
         assert runs.outcome(root) == runs.expected, f"kills: {kills - before}"
         logging.getLogger(__name__).warning("%d kills: %s", kills.total(), dict(kills.most_common()))
     record_property("kills", dict(kills))
+
+
+def test_two_runs_from_the_start_train_once_and_both_succeed(runs: Runs) -> None:
+    root = runs.new("two")
+    logs = [runs.place / name for name in ("one.log", "two.log")]
+    children = [runs.start(root, log=log) for log in logs]
+    assert [wait(child) for child in children] == [0, 0], "".join(log.read_text()[-2000:] for log in logs)
+    figures = [re.findall(r"trained (\d+), encoded (\d+)", log.read_text())[-1] for log in logs]
+    assert [sum(map(int, column)) for column in zip(*figures, strict=True)] == [1, 26], figures
+    assert runs.outcome(root) == runs.expected
+
+
+@pytest.mark.parametrize(
+    ("point", "asset"), [("publish.seal", "embedding_model"), ("release.record", "released_collection")]
+)
+def test_a_run_that_waits_for_one_that_is_killed_makes_the_same(runs: Runs, point: str, asset: str) -> None:
+    """The first is stopped in the middle of a protocol, and killed as soon as the second waits for it."""
+    root, log = runs.new("two"), runs.place / "second.log"
+
+    def stop_there() -> None:
+        def stop(name: str) -> None:
+            if name == point and runs.under_way(root) == asset:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        faults.point = stop
+
+    first = runs.start(root, stop_there)
+    assert os.WIFSTOPPED(os.waitpid(first, os.WUNTRACED)[1]), runs.tail()
+    second = runs.start(root, log=log)
+    while not is_waiting(second):
+        assert os.waitid(os.P_PID, second, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, log.read_text()[-3000:]
+    os.killpg(first, signal.SIGKILL)
+    assert [wait(first), wait(second)] == [-signal.SIGKILL, 0], log.read_text()[-3000:]
+    assert runs.outcome(root) == runs.expected
+
+
+def is_waiting(child: int) -> bool:
+    """Return whether a process sleeps now and did so nearly all of the last second."""
+
+    def used() -> tuple[str, int]:
+        state, *numbers = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        return state, int(numbers[10]) + int(numbers[11])
+
+    before = used()
+    time.sleep(1.0)
+    after = used()
+    return before[0] == after[0] == "S" and after[1] - before[1] <= 2
