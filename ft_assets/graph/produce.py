@@ -91,6 +91,7 @@ def _make(
     compute: ComputeFiles | None,
     launch: Callable[[Recipe], Artifact] | None,
 ) -> Artifact:
+    store.refuse_newer(recipe.asset, recipe.id)  # before hours of work, and not when they are to be published
     if damaged := store.find(recipe.asset, recipe.id):
         store.discard(damaged)
     if launch is not None:
