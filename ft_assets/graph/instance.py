@@ -53,7 +53,8 @@ def keep_databases_open(instance: dg.DagsterInstance, run_id: str) -> Generator[
     Dagster opens and closes one for each event. Closing the last connection merges SQLite's log into the database and
     waits for the disk: with one that stays open, 300 events took 3.7 s and not 7.8 s. With `synchronous = NORMAL` a
     power cut may lose the last events and damages nothing; no release and no artifact is proved by an event. It also
-    makes an SQLAlchemy engine for each event, which has to compile every statement again.
+    makes an SQLAlchemy engine for each event, which compiles every statement again: with one for each database, a run
+    of 27 assets that makes nothing took 5.5 s of CPU and not 9.
     """
     storage = instance.event_log_storage
     with ExitStack() as stack:

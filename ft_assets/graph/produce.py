@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,6 +20,7 @@ from resources.files import file_lock
 from resources.launcher import ComputeParams, run_folder
 from resources.text_source import GeneratorParams
 
+_log = logging.getLogger(__name__)
 ComputeFiles = Callable[[Staging], Mapping[str, object]]
 """Fills a staging folder and returns the summary."""
 
@@ -105,9 +107,13 @@ def _make(
 def _alone(state: Path, recipe: Recipe) -> AbstractContextManager[object]:
     """Keep other processes from making the same recipe: their workers would share a run folder, and a training would be
     paid twice."""
-    waits = telemetry.Progress(asset=recipe.asset, kind="step", text="another process is making it: waiting for that")
-    lock = run_folder(state, recipe) / ".making"
-    return file_lock(lock, on_wait=lambda: telemetry.emit(waits))
+
+    def waits() -> None:
+        text = "another process is making it: waiting for that"
+        _log.info("%s: %s", recipe.asset, text)  # on the page of the run
+        telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="step", text=text))
+
+    return file_lock(run_folder(state, recipe) / ".making", on_wait=waits)
 
 
 def telemetry_line(summary: Mapping[str, object]) -> str:

