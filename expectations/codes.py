@@ -897,6 +897,11 @@ CODES: dict[str, Code] = {
         "It is the proof of what the files are; nothing in the folder can be trusted without it.",
         "Run `ft run --asset ASSET`: the folder is set aside and the artifact is made again.",
     ),
+    "FT-ART-008": Code(
+        "A newer version of ft made the artifact",
+        "It is whole, and this version does not know all that it states: made again here, it would be lost.",
+        "Use the newer version on this state, or this one on a state of its own (FT_STATE_DIR).",
+    ),
     # Configuration
     "FT-CFG-001": Code(
         "A setting is invalid",
@@ -1405,6 +1410,11 @@ CODES: dict[str, Code] = {
         "The candidate is not the best adapter on the validation questions",
         "`release.prefer` names another one, which answered worse.",
         "Set `release.prefer: best`, unless you know why.",
+    ),
+    "FT-REL-009": Code(
+        "A newer version of ft wrote the record of releases",
+        "This version would drop what it does not know.",
+        "Use the newer version on this state, or this one on a state of its own (FT_STATE_DIR).",
     ),
     # Retrieval
     "FT-RET-001": Code(

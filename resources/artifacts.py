@@ -26,6 +26,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterable, Mapping
 from fnmatch import fnmatch
+from functools import cache
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -86,6 +87,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     libraries: dict[str, str]
     created_at: float
     summary: dict[str, Any] = {}
+
+
+class _Untrusted(msgspec.Struct, frozen=True):
+    """Why a manifest does not count."""
+
+    reason: str
+    newer: bool = False
+    """A newer product version wrote it: its digest is right, and it has keys that this one does not know."""
 
 
 class _Pointer(msgspec.Struct, frozen=True):
@@ -198,8 +207,8 @@ class ArtifactStore:
         found = self._load(asset, recipe_id)
         return found if isinstance(found, Artifact) else None
 
-    def _load(self, asset: str, recipe_id: str) -> Artifact | str | None:
-        """Return the artifact of this recipe, the reason why its manifest cannot be trusted, or None without one."""
+    def _load(self, asset: str, recipe_id: str) -> Artifact | _Untrusted | None:
+        """Return the artifact of this recipe, why its manifest does not count, or None without one."""
         path = self.root / asset / recipe_id
         stamp = file_stamp(path / MANIFEST)
         if stamp == ABSENT:
@@ -207,7 +216,7 @@ class ArtifactStore:
         cached = self._cache.get(path)
         if cached is None or cached[0] != stamp:  # another process may have built it again
             manifest = _read_manifest(path)
-            if isinstance(manifest, str):
+            if isinstance(manifest, _Untrusted):
                 return manifest
             cached = self._cache[path] = (stamp, Artifact(path, manifest))
         return cached[1]
@@ -243,12 +252,31 @@ class ArtifactStore:
         return artifact
 
     def _missing(self, asset: str) -> Violation:
-        fix, recipe = f"ft run --asset {asset}", self._pointer(asset)
-        reason = self._load(asset, recipe) if recipe else None
-        if not isinstance(reason, str):
-            return violation("FT-ART-001", where=asset, fix=fix)
-        where = str(self.root / asset / str(recipe) / MANIFEST)
-        return violation("FT-ART-007", where=where, field="manifest", found=reason, expected="as published", fix=fix)
+        recipe = self._pointer(asset)
+        damaged = self._untrusted(asset, recipe) if recipe else None
+        return damaged or violation("FT-ART-001", where=asset, fix=f"ft run --asset {asset}")
+
+    def _untrusted(self, asset: str, recipe_id: str) -> Violation | None:
+        """Return the violation of an artifact that is there and whose manifest does not count."""
+        found = self._load(asset, recipe_id)
+        if not isinstance(found, _Untrusted):
+            return None
+        code, expected = ("FT-ART-008", "what this version writes") if found.newer else ("FT-ART-007", "as published")
+        fix = "" if found.newer else f"ft run --asset {asset}"
+        where = str(self.root / asset / recipe_id / MANIFEST)
+        return violation(code, where=where, field="manifest", found=found.reason, expected=expected, fix=fix)
+
+    def refuse_untrusted_current(self, asset: str) -> None:
+        """Raise Refused (FT-ART-007, FT-ART-008) if the current artifact is there and its manifest does not count."""
+        recipe = self._pointer(asset)
+        if recipe and (broken := self._untrusted(asset, recipe)):
+            raise Refused(f"reading {asset}", [broken])
+
+    def refuse_newer(self, asset: str, recipe_id: str) -> None:
+        """Raise Refused (FT-ART-008) if a newer product version made this artifact: it is whole, and must stay."""
+        broken = self._untrusted(asset, recipe_id)
+        if broken and broken.code == "FT-ART-008":
+            raise Refused(f"reading {asset}", [broken])
 
     def find_version(self, asset: str, data_version: str) -> Artifact | None:
         """Return the newest whole artifact with this content, or None."""
@@ -263,7 +291,11 @@ class ArtifactStore:
     # -- writing ------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def stage(self, recipe: Recipe) -> Generator[Staging]:
-        """Yield a folder to fill. Call `publish()` inside the block; without it the folder is deleted."""
+        """Yield a folder to fill. Call `publish()` inside the block; without it the folder is deleted.
+
+        Raises Refused (FT-ART-008) if a newer product version has made the artifact.
+        """
+        self.refuse_newer(recipe.asset, recipe.id)
         name = f"{recipe.asset}-{recipe.id}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         folder, mark = self.root / ".staging" / name, self.root / _MARKS / name
         unnamed = mark.with_name(f"{name}.new")
@@ -415,33 +447,35 @@ def _hmac(text: str) -> str:
     return hmac.new(key.encode(), text.encode(), "sha256").hexdigest() if key else ""
 
 
-def _read_manifest(path: Path) -> Manifest | str:
-    """Return the manifest of an artifact's folder, or the reason why it cannot be trusted."""
+def _read_manifest(path: Path) -> Manifest | _Untrusted:
+    """Return the manifest of an artifact's folder, or why it does not count."""
     if path.is_symlink() or path.parent.is_symlink():
-        return "the folder is a symbolic link"
+        return _Untrusted("the folder is a symbolic link")
+    stated = found = ""
     try:
         content: dict[str, Any] = msgspec.json.decode((path / MANIFEST).read_bytes(), type=dict[str, Any])
-        stated, seal = content.pop("digest", None), content.pop("seal", "")
+        # artifacts of the first product versions have no digest
+        stated, seal, found = content.pop("digest", None), content.pop("seal", ""), digest(content)
         manifest = msgspec.convert(content, Manifest)
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
-        return str(error)
-    # artifacts of the first product versions have no digest
-    if stated is not None and stated != digest(content):
-        return f"its digest is {digest(content)}, and it states {stated}"
-    expected = _hmac(digest(content))
+        return _Untrusted(str(error), newer=bool(found) and stated == found)
+    if stated not in {None, found}:
+        return _Untrusted(f"its digest is {found}, and it states {stated}")
+    expected = _hmac(found)
     if expected and not hmac.compare_digest(str(seal), expected):
-        return f"it is not signed with {SEAL_KEY}"
+        return _Untrusted(f"it is not signed with {SEAL_KEY}")
     facts = {
         "asset": (path.parent.name, manifest.recipe.asset),
         "recipe": (path.name, manifest.recipe.id),
         "data version": (manifest.data_version, _content_version(manifest.files)),
     }
     wrong = [f"the {name} is {found}, expected {right}" for name, (found, right) in facts.items() if found != right]
-    return "; ".join(wrong) or manifest
+    return _Untrusted("; ".join(wrong)) if wrong else manifest
 
 
+@cache
 def library_versions() -> dict[str, str]:
-    """Return the installed versions of the libraries that can change an artifact."""
+    """Return the installed versions of the libraries that can change an artifact. Reading them takes 10 ms."""
     found: dict[str, str] = {}
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -16,7 +16,16 @@ from expectations.violations import Refused
 from resources import telemetry
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.charts import Line, line_image
-from resources.launcher import LOG_FILE, Job, job_environment, receive_failure, run_inline, worker_command, write_job
+from resources.launcher import (
+    LOG_FILE,
+    Job,
+    job_environment,
+    receive_failure,
+    run_folder,
+    run_inline,
+    worker_command,
+    write_job,
+)
 from resources.memo import Memo
 from resources.qdrant import QdrantEngine, engine_of_state
 from resources.releases import Releases
@@ -100,7 +109,7 @@ class LauncherResource(dg.ConfigurableResource[None]):
     ) -> Artifact:
         """Run the worker as `Launcher.run` describes."""
         store = _store(self.state_dir)
-        run_dir = Path(self.state_dir) / "runs" / recipe.asset / recipe.id
+        run_dir = run_folder(Path(self.state_dir), recipe)
         job = Job(recipe=recipe, store=str(store.root), run_dir=str(run_dir), params=msgspec.to_builtins(params))
         done = threading.Event()
         watcher = threading.Thread(target=_watch, args=(context, recipe.asset, run_dir, done), daemon=True)

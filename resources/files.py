@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import stat
 import time
@@ -37,10 +38,7 @@ def file_lock(path: Path, *, wait: float | None = None, on_wait: Callable[[], No
 
 
 def _lock(stream: TextIO, wait: float | None, on_wait: Callable[[], None] | None) -> None:
-    if wait is None:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        return
-    deadline = time.monotonic() + wait
+    deadline = math.inf if wait is None else time.monotonic() + wait
     while True:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,6 +49,9 @@ def _lock(stream: TextIO, wait: float | None, on_wait: Callable[[], None] | None
         if on_wait:
             on_wait()
             on_wait = None
+        if wait is None:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            return
         time.sleep(_POLL_SECONDS)
 
 

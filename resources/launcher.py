@@ -117,6 +117,11 @@ def worker_command(module: str, job_path: Path) -> list[str]:
     return [sys.executable, "-m", module, "--job", str(job_path)]
 
 
+def run_folder(state: Path, recipe: Recipe) -> Path:
+    """Return the folder in which a worker makes a recipe: its job, its log, its metrics, its checkpoints."""
+    return state / "runs" / recipe.asset / recipe.id
+
+
 def write_job(job: Job) -> Path:
     """Write the job into its run folder and return the file."""
     (job.folder() / FAILURE_FILE).unlink(missing_ok=True)

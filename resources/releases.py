@@ -234,6 +234,7 @@ class Releases:
                 continue
             found[asset].add(recipe_id)
             artifact = store.find(asset, recipe_id)
+            store.refuse_newer(asset, recipe_id)  # what it was made of cannot be known
             for name, version in artifact.manifest.recipe.inputs.items() if artifact else ():
                 todo += [(name, a.recipe_id) for a in store.versions(name) if a.data_version == version]
         return found
@@ -249,7 +250,9 @@ def _write(path: Path, document: ReleaseBook | Intent) -> None:
 
 
 def _read(path: Path, kind: type[_Document]) -> _Document | None:
-    """Return a file's content; None if there is no such file. Raises Refused (FT-REL-003) if it is damaged."""
+    """Return a file's content; None if there is no such file. Raises Refused: FT-REL-003 it is damaged, FT-REL-009 a
+    newer product version wrote it."""
+    stated = found = None
     try:
         content: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         # earlier product versions wrote no digest
@@ -260,9 +263,10 @@ def _read(path: Path, kind: type[_Document]) -> _Document | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
-        raise _damaged(path, "content", str(error), f"the JSON of a {kind.__name__}") from error
+        code = "FT-REL-009" if found is not None and stated == found else "FT-REL-003"
+        raise _damaged(path, "content", str(error), f"the JSON of a {kind.__name__}", code) from error
 
 
-def _damaged(path: Path, field: str, found: object, expected: object) -> Refused:
-    refusal = violation("FT-REL-003", where=str(path), field=field, found=found, expected=expected)
+def _damaged(path: Path, field: str, found: object, expected: object, code: str = "FT-REL-003") -> Refused:
+    refusal = violation(code, where=str(path), field=field, found=found, expected=expected)
     return Refused("reading the releases", [refusal])

@@ -118,7 +118,8 @@ class ProgressLines:
 def _step(progress: Progress) -> str:
     """`train 40/60 · loss 1.234 · 2.1 s/step · 42 s left`: the phase is the first part of the text."""
     phase, separator, rest = progress.text.partition(" · ")
-    return escape(f"{phase} {progress.step}/{progress.total}{separator}{rest}".strip())
+    counted = f" {progress.step}/{progress.total}" if progress.step or progress.total else ""
+    return escape(f"{phase}{counted}{separator}{rest}".strip())
 
 
 def _is_descriptor_1(stream: IO[str]) -> bool:

@@ -13,7 +13,7 @@ from expectations.reading import Rejected
 from expectations.records.quarantine import set_aside
 from expectations.records.read import write_quarantine
 from expectations.rules.splits import QUARANTINED, SPLITS
-from expectations.violations import Refused
+from expectations.violations import Refused, violation
 from ft_assets.config.model import SplitSettings
 from ft_assets.datasets.assign_splits import (
     Assignment,
@@ -30,7 +30,7 @@ from ft_assets.datasets.passage_index import PassageIndex, document_of, read_ind
 from ft_assets.datasets.summaries import LedgerSummary
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from resources.artifacts import Artifact, ArtifactStore
-from resources.parquet import TableWriter, arrow_schema, read_rows
+from resources.parquet import TableWriter, arrow_schema, column_names, read_rows
 
 LEDGER = "ledger.parquet"
 ASSET = "split_ledger"
@@ -54,14 +54,22 @@ class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
 def previous_ledger(store: ArtifactStore, key: str) -> Artifact | None:
     """Return the newest ledger with this `datasets.split.key`; the current one where it has that key.
 
-    A damaged ledger is refused (FT-ART-003), not computed again: records would change their split without notice.
+    A damaged ledger is refused (FT-ART-003, FT-ART-007), and one of a newer product version (FT-ART-008): if it were
+    computed again, records would change their split without notice.
     """
+    store.refuse_untrusted_current(ASSET)
     current = store.current(ASSET)
     # the current one may have another key: it was changed, or changed back
     candidates = [*([current] if current else []), *store.versions(ASSET)]
     ledger = next((ledger for ledger in candidates if ledger.manifest.recipe.settings["key"] == key), None)
-    if ledger is not None and (violations := ledger.verify()):
+    if ledger is None:
+        return None
+    if violations := ledger.verify():
         raise Refused(f"reading {ASSET}", violations)
+    if unknown := {name for name, _ in column_names(ledger.file(LEDGER))} - {*LedgerRow.__struct_fields__}:
+        where = str(ledger.path / LEDGER)
+        newer = violation("FT-ART-008", where=where, field="columns", found=sorted(unknown), expected="none of these")
+        raise Refused(f"reading {ASSET}", [newer])
     return ledger
 
 

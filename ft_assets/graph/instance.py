@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import dagster as dg
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from ruamel.yaml import YAML
 from sqlalchemy import Engine, event
 
@@ -52,11 +52,14 @@ def keep_databases_open(instance: dg.DagsterInstance, run_id: str) -> Generator[
 
     Dagster opens and closes one for each event. Closing the last connection merges SQLite's log into the database and
     waits for the disk: with one that stays open, 300 events took 3.7 s and not 7.8 s. With `synchronous = NORMAL` a
-    power cut may lose the last events and damages nothing; no release and no artifact is proved by an event.
+    power cut may lose the last events and damages nothing; no release and no artifact is proved by an event. It also
+    makes an SQLAlchemy engine for each event, which compiles every statement again: with one for each database, a run
+    of 27 assets that makes nothing took 5.5 s of CPU and not 9.
     """
     storage = instance.event_log_storage
     with ExitStack() as stack:
-        if isinstance(storage, SqliteEventLogStorage):
+        if isinstance(storage, sqlite_event_log.SqliteEventLogStorage):
+            stack.enter_context(_one_engine_a_database())
             with storage.run_connection(run_id):
                 pass  # creates it
             for shard in ("index", run_id):
@@ -65,6 +68,21 @@ def keep_databases_open(instance: dg.DagsterInstance, run_id: str) -> Generator[
             event.listen(Engine, "connect", _wait_less)
             stack.callback(event.remove, Engine, "connect", _wait_less)
         yield
+
+
+@contextmanager
+def _one_engine_a_database() -> Generator[None]:
+    module, engines = cast("Any", sqlite_event_log), dict[str, Engine]()
+    make = module.create_engine
+
+    def find_or_make(url: str, **options: Any) -> Engine:
+        return engines.get(url) or engines.setdefault(url, make(url, **options))
+
+    module.create_engine = find_or_make
+    try:
+        yield
+    finally:
+        module.create_engine = make
 
 
 def _wait_less(connection: Any, _: object) -> None:

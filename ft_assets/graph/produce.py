@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ from ft_assets.config.generator import params_of_generator
 from ft_assets.config.load import accepted_settings
 from ft_assets.graph.gates import as_metadata
 from resources import telemetry
-from resources.artifacts import Artifact, Recipe, Staging
+from resources.artifacts import Artifact, ArtifactStore, Recipe, Staging
 from resources.dagster_resources import ArtifactsResource
-from resources.launcher import ComputeParams
+from resources.files import file_lock
+from resources.launcher import ComputeParams, run_folder
 from resources.text_source import GeneratorParams
 
+_log = logging.getLogger(__name__)
 ComputeFiles = Callable[[Staging], Mapping[str, object]]
 """Fills a staging folder and returns the summary."""
 
@@ -51,18 +55,13 @@ def produce(
     """
     store = artifacts.store()
     telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="start"))
-    artifact = store.find(recipe.asset, recipe.id)
-    reused = artifact is not None and not artifact.verify()
-    if artifact is None or not reused:
-        if artifact is not None:
-            store.discard(artifact)
-        if launch is not None:
-            artifact = launch(recipe)
-        elif compute is not None:
-            with store.stage(recipe) as staging:
-                artifact = staging.publish(compute(staging))
-        else:
-            raise ValueError("produce needs compute or launch")
+    artifact = _find_whole(store, recipe)
+    reused = artifact is not None
+    if artifact is None:
+        with _alone(artifacts.state(), recipe) if launch else nullcontext():
+            artifact = _find_whole(store, recipe)  # another process may have made it
+            reused = artifact is not None
+            artifact = artifact or _make(store, recipe, compute, launch)
     store.point(artifact)
     protected = artifacts.releases().protected(store, artifacts.keep_releases)
     store.prune(recipe.asset, artifacts.keep, protected.get(recipe.asset, ()))
@@ -81,6 +80,40 @@ def produce(
             "artifact": dg.PathMetadataValue(str(artifact.path.relative_to(store.root.parent))),
         },
     )
+
+
+def _find_whole(store: ArtifactStore, recipe: Recipe) -> Artifact | None:
+    artifact = store.find(recipe.asset, recipe.id)
+    return artifact if artifact and not artifact.verify() else None
+
+
+def _make(
+    store: ArtifactStore,
+    recipe: Recipe,
+    compute: ComputeFiles | None,
+    launch: Callable[[Recipe], Artifact] | None,
+) -> Artifact:
+    store.refuse_newer(recipe.asset, recipe.id)  # before hours of work, and not when they are to be published
+    if damaged := store.find(recipe.asset, recipe.id):
+        store.discard(damaged)
+    if launch is not None:
+        return launch(recipe)
+    if compute is None:
+        raise ValueError("produce needs compute or launch")
+    with store.stage(recipe) as staging:
+        return staging.publish(compute(staging))
+
+
+def _alone(state: Path, recipe: Recipe) -> AbstractContextManager[object]:
+    """Keep other processes from making the same recipe: their workers would share a run folder, and a training would be
+    paid twice."""
+
+    def waits() -> None:
+        text = "another process is making it: waiting for that"
+        _log.info("%s: %s", recipe.asset, text)  # on the page of the run
+        telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="step", text=text))
+
+    return file_lock(run_folder(state, recipe) / ".making", on_wait=waits)
 
 
 def telemetry_line(summary: Mapping[str, object]) -> str:

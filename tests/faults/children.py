@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -62,8 +63,10 @@ def fork(work: Callable[[], int], log: Path | None = None) -> int:
         output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        # pytest's write elsewhere
+        sys.stdout, sys.stderr = (os.fdopen(fd, "w", 1, "utf-8", closefd=False) for fd in (1, 2))
         code = work()
-    except BaseException:  # sys.stderr may be pytest's
+    except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(code)

@@ -255,6 +255,28 @@ def test_a_damaged_manifest_of_the_current_artifact_is_named_and_a_run_makes_it_
     assert ArtifactStore(tmp_path).require("corpus").summary == {"rows": 3}
 
 
+def test_an_artifact_of_a_newer_version_is_refused_and_stays(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    ArtifactStore(tmp_path).point(artifact)
+    path = artifact.path / "manifest.json"
+    content = json.loads(path.read_text()) | {"stamps": ["a key of a later version"]}
+    del content["digest"]
+    write_json(path, content | {"digest": digest(content)})
+    store, whole = ArtifactStore(tmp_path), path.read_bytes()
+    for work in (
+        lambda: store.require("corpus"),
+        lambda: publish(store),
+        lambda: store.refuse_newer("corpus", RECIPE.id),
+    ):
+        with pytest.raises(Refused, match=r"FT-ART-008.*stamps"):
+            work()
+    assert store.find("corpus", RECIPE.id) is None
+    publish(store, Recipe("corpus", "another"))
+    store.prune("corpus", 0)
+    store.sweep()
+    assert path.read_bytes() == whole and not list(tmp_path.glob(".trash/*"))
+
+
 def test_a_renamed_folder_and_a_linked_one_are_no_artifacts(tmp_path: Path):
     store = ArtifactStore(tmp_path)
     artifact = publish(store)

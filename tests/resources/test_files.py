@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ def test_a_lock_that_is_held_is_refused_and_its_text_is_kept(tmp_path: Path):
         assert path.read_text("utf-8") == "process 7"
     with file_lock(path, wait=False):
         pass
+
+
+def test_a_process_that_waits_without_end_is_noticed_once(tmp_path: Path):
+    path, noticed = tmp_path / "lock", list[str]()
+    with ExitStack() as other:
+        other.enter_context(file_lock(path))
+        with file_lock(path, on_wait=lambda: (noticed.append("waits"), other.close())[0]):
+            assert noticed == ["waits"] and is_locked(path)
+    with file_lock(path, on_wait=lambda: noticed.append("waits")):
+        assert noticed == ["waits"]
 
 
 def test_two_looks_at_a_lock_do_not_see_each_other(tmp_path: Path):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from expectations.canonical import digest
 from expectations.violations import Refused
 from resources.artifacts import ArtifactStore, Recipe
+from resources.files import write_json
 from resources.releases import Release, ReleaseKind, Releases, require_kept
 
 
@@ -168,3 +170,29 @@ def test_one_release_at_a_time(tmp_path: Path):
             pass
         with releases.exclusive("collection", wait=False):  # the two kinds do not wait for each other
             pass
+
+
+def test_a_record_of_a_newer_version_is_refused_as_such_and_stays(tmp_path: Path):
+    releases = Releases(tmp_path)
+    release(releases, "collection", {"qdrant_collection": "r1"}, {})
+    path = releases.path("collection")
+    content = json.loads(path.read_text()) | {"approved_by": {}}
+    del content["digest"]
+    write_json(path, content | {"digest": digest(content)})
+    whole = path.read_bytes()
+    with pytest.raises(Refused, match=r"FT-REL-009.*approved_by"):
+        release(releases, "collection", {"qdrant_collection": "r2"}, {})
+    assert path.read_bytes() == whole
+
+
+def test_what_an_unreadable_release_was_made_of_is_never_retired(tmp_path: Path):
+    store, releases = ArtifactStore(tmp_path / "artifacts"), Releases(tmp_path / "released")
+    with store.stage(Recipe("qdrant_collection", "1")) as staging:
+        artifact = staging.publish()
+    release(releases, "collection", {"qdrant_collection": artifact.recipe_id}, {})
+    path = artifact.path / "manifest.json"
+    content = json.loads(path.read_text()) | {"stamps": []}
+    del content["digest"]
+    write_json(path, content | {"digest": digest(content)})
+    with pytest.raises(Refused, match="FT-ART-008"):
+        releases.protected(ArtifactStore(tmp_path / "artifacts"), keep=5)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from expectations.rules.splits import SPLITS
+from resources.artifacts import Recipe
 from tests.ft_assets.datasets.conftest import TOPICS, Project, failures, instruction, preference, question
 
 pytestmark = pytest.mark.slow
@@ -110,13 +114,28 @@ def test_an_empty_split_blocks_and_a_new_key_assigns_again(project: Project):
 
 def test_a_damaged_ledger_is_refused_and_never_computed_again(project: Project):
     assert project.run(checks=False).success
-    path = project.store.require("split_ledger").path / "ledger.parquet"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    for name in ("split_ledger", "instruction_splits"):
-        result = project.run(name, checks=False)
-        assert not result.success and "FT-ART-003" in failures(result) and "ledger.parquet" in failures(result)
+    folder = project.store.require("split_ledger").path
+    for file, code in (("ledger.parquet", "FT-ART-003"), ("manifest.json", "FT-ART-007")):
+        path = folder / file
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+        for name in ("split_ledger", "instruction_splits"):
+            result = project.run(name, checks=False)
+            assert not result.success and code in failures(result) and file in failures(result)
+        path.write_bytes(whole)
+
+
+def test_a_ledger_of_a_newer_version_is_refused_and_never_computed_again(project: Project):
+    assert project.run(checks=False).success
+    ledger = project.store.require("split_ledger")
+    table = pq.read_table(ledger.path / "ledger.parquet")
+    with project.store.stage(Recipe(ledger.asset, "99", ledger.manifest.recipe.settings)) as staging:
+        shutil.copytree(ledger.path, staging.path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        added = table.append_column("weight", pa.array([1.0] * table.num_rows))
+        pq.write_table(added, staging.path / "ledger.parquet")
+        project.store.point(staging.publish(ledger.summary))
+    result = project.run("split_ledger", checks=False)
+    assert not result.success and "FT-ART-008" in failures(result) and "weight" in failures(result)
 
 
 def test_unknown_evidence_is_shown_and_does_not_block(project: Project):

@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from ruamel.yaml import YAML
 
 from expectations.violations import Refused
@@ -68,7 +68,7 @@ def test_every_path_of_the_instance_lies_below_the_state_folder(tmp_path: Path) 
     assert "base_dir" not in derive_settings(SETTINGS)
     own = _yaml(SETTINGS.read_text("utf-8"))
     with open_instance(tmp_path) as instance:
-        assert isinstance(instance.event_log_storage, SqliteEventLogStorage)
+        assert isinstance(instance.event_log_storage, sqlite_event_log.SqliteEventLogStorage)
         home = tmp_path / "dagster"
         assert instance.storage_directory() == str(home / "storage")
         assert Path(instance.event_log_storage.path_for_shard("index")) == home / "history/runs/index.db"
@@ -200,8 +200,12 @@ def test_ctrl_c_ends_a_run_with_130_and_one_line(tmp_path: Path, project: Path) 
     assert err.startswith("ft: interrupted") and err.count("\n") == 1
 
 
-def test_databases_stay_open_during_a_run_and_are_whole_after_it(tmp_path: Path) -> None:
+def test_databases_stay_open_during_a_run_and_are_whole_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = tmp_path / "history/runs/index.db-wal"
+    make, made = sqlite_event_log.create_engine, list[str]()
+    monkeypatch.setattr(sqlite_event_log, "create_engine", lambda url, **kw: (made.append(url), make(url, **kw))[1])
 
     @dg.op
     def look() -> bool:
@@ -213,8 +217,11 @@ def test_databases_stay_open_during_a_run_and_are_whole_after_it(tmp_path: Path)
 
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         plain = job.execute_in_process(instance=instance)
+        assert len(made) > 5
+        made.clear()
         with keep_databases_open(instance, run_id := str(uuid.uuid4())):
             held = job.execute_in_process(instance=instance, run_id=run_id)
+        assert len(made) == len(set(made)) == 2, "one for each database"
         assert (plain.output_for_node("look"), held.output_for_node("look")) == (False, True)
         assert not list(tmp_path.rglob("*.db-wal"))
         assert len(instance.all_logs(run_id)) == len(instance.all_logs(plain.run_id))
