@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 SCHEMA_VERSION = 1
 RESERVED_PAYLOAD = ("passage_id", "document_id", "heading", "content", "version")
@@ -412,12 +422,20 @@ class TrainSettings(ConfigSection):
     epsilon: float = later(1e-8, gt=0)
     """Number that AdamW adds to the root of the mean square, so that a gradient near 0 makes no large step."""
     checkpoint: Literal["last", "best"] = later("last")
-    """The weights that are published: those of the `last` step, or of the evaluation with the lowest validation loss
-    (`best`); the page and the summary name the step. `best` is for a training that is longer than the rows are good
-    for; `eval_steps` then decides the result."""
+    """The weights that are published: those of the `last` step, or of the best evaluation (`best`); the page and the
+    summary name the step. `best` is for a training that is longer than the rows are good for; `eval_steps` then decides
+    the result."""
+    best_by: Literal["loss", "exact_match", "f1"] = later("loss")
+    """The measure on validation rows by which `best` and `patience` judge: the lowest loss, or the highest exact match
+    or F1 of generated answers (`eval_answers`); of equal ones the lower loss. The loss, because it costs nothing more
+    and is not a count of few questions."""
     patience: PositiveInt | None = later(None)
-    """Evaluations without a lower validation loss after which the training ends; only with `checkpoint: best`. Null
-    trains to the last step. The schedule is planned for all steps, so the rate is still high at an early end."""
+    """Evaluations without a better one (see `best_by`) after which the training ends; only with `checkpoint: best`.
+    Null trains to the last step. The schedule is planned for all steps, so the rate is still high at an early end."""
+    eval_answers: NonNegativeInt = later(0)
+    """Validation questions, at most, that the model answers at each evaluation: greedily, with the prompt of training
+    and up to `answers.max_new_tokens` tokens. Their exact match and F1 are curves of the training. None, because it
+    takes time (`answer_seconds`): `adapter_evaluation` asks once, after the training."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations again in the backward pass: less memory, more time. `auto` does so on GPUs, where memory is
     the limit; on a CPU the run does so only when memory runs out."""
@@ -481,7 +499,17 @@ class TrainSettings(ConfigSection):
         if self.patience is not None and self.checkpoint == "last":
             raise ValueError(
                 f"patience is {self.patience} and checkpoint is `last`: the published weights would be those after the "
-                "lowest loss. Set checkpoint: best, or remove patience."
+                "best ones. Set checkpoint: best, or remove patience."
+            )
+        if self.best_by != "loss" and self.checkpoint == "last":
+            raise ValueError(
+                f"best_by is `{self.best_by}` and checkpoint is `last`: nothing would be chosen by it. Set checkpoint: "
+                "best, or remove best_by."
+            )
+        if self.best_by != "loss" and not self.eval_answers:
+            raise ValueError(
+                f"best_by is `{self.best_by}` and eval_answers is 0: no question would be answered. Set eval_answers "
+                "to a number of validation questions (100), or best_by: loss."
             )
         return self
 
@@ -1516,6 +1544,10 @@ RENAMED: dict[str, str] = {
     "dtype": "accelerator.dtype",
     "fp16": "accelerator.dtype",
     "bf16": "accelerator.dtype",
+    "load_best_model_at_end": "checkpoint: best",
+    "metric_for_best_model": "best_by",
+    "early_stopping_patience": "patience",
+    "optim": "optimizer",
     "per_device_train_batch_size": "micro_batch_size",
     "train_batch_size": "micro_batch_size",
     "gradient_accumulation_steps": "global_batch_size (accumulation is derived)",

@@ -67,7 +67,7 @@ def build_trainer(
         trainer.remove_callback(callback)
     _order_rows(trainer, settings)
     if settings.checkpoint == "best":
-        trainer.add_callback(build_best(settings.patience))
+        trainer.add_callback(build_best(settings.best_by, settings.patience))
     if compute.dtype == "float16":
         _cast_trainable_to_fp32(trainer.model)
     if compute.device == "cpu":
@@ -161,7 +161,6 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "eval_steps": settings.eval_steps,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
-        "metric_for_best_model": "loss" if settings.checkpoint == "best" else None,
         "logging_steps": settings.logging_steps,
         "logging_first_step": True,  # the first figures are logged even if the run is short
         "logging_nan_inf_filter": False,  # its default shows a NaN loss as 0.0
