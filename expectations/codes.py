@@ -1638,7 +1638,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-TRAIN-008": Code(
         "bitsandbytes is not installed",
-        "4-bit weights (`qlora`) and the 8-bit optimizer come from it.",
+        "4-bit weights (`qlora`) and the 8-bit optimizers come from it.",
         "Install the extra `ft-assets[qlora]`, or set `method: lora` and `optimizer: adamw`.",
     ),
     "FT-TRAIN-009": Code(

@@ -333,6 +333,11 @@ class AdapterSettings(LoraSettings):
     are trained well. vLLM and llama.cpp load no such adapter: `ft export --merged` first."""
 
 
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion_8bit", "adafactor"]
+NEEDS_BITSANDBYTES = frozenset({"adamw_8bit", "paged_adamw_8bit", "lion_8bit"})
+"""The optimizers of bitsandbytes."""
+
+
 class OomSettings(ConfigSection):
     """When memory runs out, training resumes with smaller batches, then with gradient checkpointing, then with
     offloading. None of these changes the result. The two steps here do, so they must be allowed; each is recorded."""
@@ -417,8 +422,8 @@ class TrainSettings(ConfigSection):
     """Share of each weight, times the learning rate, that AdamW subtracts in a step. The default is that of
     transformers."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = later((0.9, 0.999))
-    """Decay of AdamW's means of the gradient and of its square, for each step. A lower second one ([0.9, 0.95]) forgets
-    an unusual batch sooner. The default is that of torch."""
+    """Decay of AdamW's means of the gradient and of its square, for each step (`lion_8bit`: of its momentum). A lower
+    second one ([0.9, 0.95]) forgets an unusual batch sooner. The default is that of torch."""
     epsilon: float = later(1e-8, gt=0)
     """Number that AdamW adds to the root of the mean square, so that a gradient near 0 makes no large step."""
     checkpoint: Literal["last", "best"] = later("last")
@@ -442,9 +447,12 @@ class TrainSettings(ConfigSection):
     activation_offloading: bool = False
     """Keep what the backward pass needs in host memory; GPUs only. Off, because the transfers cost time; the run turns
     it on by itself when memory runs out."""
-    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
-    """`adamw` is the fused one of torch. `paged_adamw_8bit` keeps its state in 8 bits and can move it to host memory
-    (bitsandbytes; GPUs only)."""
+    optimizer: Optimizer = "adamw"
+    """`adamw` is the fused one of torch: two moments in fp32 for each trained weight. `adamw_8bit` keeps them in 8
+    bits, `paged_adamw_8bit` can also move them to host memory (GPUs only; on a CPU it is `adamw_8bit`), and `lion_8bit`
+    keeps one (arXiv 2302.06675; its rate is a third to a tenth of AdamW's): these three need bitsandbytes. `adafactor`
+    keeps a row and a column for each matrix and no momentum (arXiv 1804.04235): the least memory where `method` is
+    `full`. The state of an adapter is small in any case."""
     oom: OomSettings = OomSettings()
     mix: list[MixEntry] = later([])
     """Files whose rows are repeated or limited in this training, for sources of unequal size or worth. Files that no
@@ -519,6 +527,14 @@ class TrainSettings(ConfigSection):
             raise ValueError(
                 f"min_learning_rate_share has no effect on scheduler `{self.scheduler}`. Remove it, or choose cosine."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> Self:
+        without = {"adafactor": ("betas", "epsilon"), "lion_8bit": ("epsilon",)}.get(self.optimizer, ())
+        for name in without:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect on optimizer `{self.optimizer}`. Remove it, or choose adamw.")
         return self
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from ft_assets.adapters.trainer.hardened import harden
 from ft_assets.adapters.trainer.kto import build_kto
 from ft_assets.adapters.trainer.pair_losses import add_pair_losses
 from ft_assets.adapters.trainer.ties import count_ties
-from ft_assets.config.model import DpoSettings, SftSettings, TrainSettings
+from ft_assets.config.model import NEEDS_BITSANDBYTES, DpoSettings, SftSettings, TrainSettings
 from resources import accelerator, torchrun
 from resources.telemetry import Metrics
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 # label smoothing that the papers recommend: robust DPO and EXO
 _SMOOTHING: Mapping[str, float] = {"robust": 0.1, "exo_pair": 1e-3}
-_OPTIMIZERS = {"adamw": "adamw_torch_fused", "paged_adamw_8bit": "paged_adamw_8bit"}
 # how much a packed row may change its neighbour's logits, as a share of the largest one
 _LEAK = 1e-3
 
@@ -154,7 +153,7 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "adam_beta1": settings.betas[0],
         "adam_beta2": settings.betas[1],
         "adam_epsilon": settings.epsilon,
-        "optim": _OPTIMIZERS[settings.optimizer],
+        "optim": "adamw_torch_fused" if settings.optimizer == "adamw" else settings.optimizer,
         "activation_checkpointing": settings.recomputes_on(compute.device),
         "activation_offloading": settings.activation_offloading,
         "eval_strategy": "steps",
@@ -199,7 +198,7 @@ def check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Comp
                 expected=f"a multiple of {settings.rows_at_once} x {processes}",
             )
         )
-    if settings.optimizer == "paged_adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+    if settings.optimizer in NEEDS_BITSANDBYTES and importlib.util.find_spec("bitsandbytes") is None:
         refuse(violation("FT-TRAIN-008", where=SUBJECT, field="optimizer", found=settings.optimizer, expected="adamw"))
     if compute.device == "cpu":
         if settings.activation_offloading:
