@@ -1898,6 +1898,12 @@ CODES: dict[str, Code] = {
         "Lower `learning_rate`, or look at the curve of the answers: with a shorter `eval_steps` an early step may be "
         "better. With `best_by: loss` this is not judged.",
     ),
+    "FT-TRAIN-078": Code(
+        "The adapter has matrices on the output head",
+        "The loss is computed from the head's own weight, so that these matrices would never be trained.",
+        "Take the head out of `lora.targets` (`all-linear` leaves it out). Where it is not the embedding, "
+        "`lora.modules_to_save: [lm_head]` trains it as a whole.",
+    ),
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",

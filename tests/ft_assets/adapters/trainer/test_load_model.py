@@ -113,3 +113,24 @@ def test_attention_is_eager_only_where_it_is_faster_and_never_with_packing(
     assert choose_attention(settings(Path("base"), **changes), Compute(device, "bfloat16"), longest) == expected
     dpo = DpoSettings.model_validate({"base_model": "base"})
     assert choose_attention(dpo, Compute("cuda", "bfloat16"), longest) == "sdpa"
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*\.q_proj|.*lm_head"])
+def test_an_adapter_on_the_output_head_is_refused_by_name(tiny_base: Path, refused_codes: Any, targets: Any) -> None:
+    def load() -> None:
+        load_model(tiny_base, settings(tiny_base, lora={"targets": targets}), CPU, None, longest=64)
+
+    assert refused_codes(load) == {"FT-TRAIN-078"}
+
+
+def test_a_given_adapter_on_the_output_head_is_refused_as_well(
+    tiny_base: Path, tmp_path: Path, refused_codes: Any
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base: Any = AutoModelForCausalLM.from_pretrained(tiny_base)
+    config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    get_peft_model(base, config).save_pretrained(tmp_path)
+    asked = DpoSettings(base_model=str(tiny_base), start=str(tmp_path))
+    assert refused_codes(lambda: load_model(tiny_base, asked, CPU, tmp_path, longest=64)) == {"FT-TRAIN-078"}
