@@ -10,6 +10,7 @@ from expectations.violations import Refused
 from ft_assets.adapters.trainer.load_model import choose_attention, keep_gradients_on_cpu, load_model
 from ft_assets.config.model import DpoSettings, SftSettings
 from resources.accelerator import Compute, cpu_flags
+from resources.trained_model import load_weights
 
 CPU = Compute("cpu", "bfloat16")
 
@@ -127,10 +128,8 @@ def test_a_given_adapter_on_the_output_head_is_refused_as_well(
     tiny_base: Path, tmp_path: Path, refused_codes: Any
 ) -> None:
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    base: Any = AutoModelForCausalLM.from_pretrained(tiny_base)
     config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
-    get_peft_model(base, config).save_pretrained(tmp_path)
+    get_peft_model(load_weights(tiny_base), config).save_pretrained(str(tmp_path))
     asked = DpoSettings(base_model=str(tiny_base), start=str(tmp_path))
     assert refused_codes(lambda: load_model(tiny_base, asked, CPU, tmp_path, longest=64)) == {"FT-TRAIN-078"}
