@@ -28,7 +28,7 @@ SECONDS = "answer_seconds"
 
 
 class ValidationQuestions(NamedTuple):
-    """ValidationQuestions with their right answers."""
+    """Questions with their right answers."""
 
     chats: list[list[ChatMessage]]
     golds: list[str]
