@@ -1648,7 +1648,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-TRAIN-008": Code(
         "bitsandbytes is not installed",
-        "4-bit weights (`qlora`) and the 8-bit optimizer come from it.",
+        "4-bit weights (`qlora`) and the 8-bit optimizers come from it.",
         "Install the extra `ft-assets[qlora]`, or set `method: lora` and `optimizer: adamw`.",
     ),
     "FT-TRAIN-009": Code(
@@ -1873,7 +1873,7 @@ CODES: dict[str, Code] = {
         "Name a folder in PEFT's layout (`ft export` writes one), or set `dpo.start` to `sft` or `base`.",
     ),
     "FT-TRAIN-071": Code(
-        "The checkpoint with the lowest validation loss is gone or damaged",
+        "The checkpoint of the best evaluation is gone or damaged",
         "With `checkpoint: best` its weights are what is published; the last ones are others.",
         "Run the training again after deleting its run folder, or set `checkpoint: last` to publish the last weights.",
     ),
@@ -1901,6 +1901,18 @@ CODES: dict[str, Code] = {
         "The rows of `lora.train_tokens` cannot be trained apart from the rest of their module",
         "All rows of the module are trained by another key of `lora`, or it has a bias, which PEFT would drop.",
         "Leave `train_tokens` out, or the module out of `modules_to_save` and `targets`. With a bias: `method: full`.",
+    ),
+    "FT-TRAIN-077": Code(
+        "The best answers to the validation questions are worse than those before the training",
+        "The published weights were chosen by this measure on the same questions, and no evaluation reached the start.",
+        "Lower `learning_rate`, or look at the curve of the answers: with a shorter `eval_steps` an early step may be "
+        "better. With `best_by: loss` this is not judged.",
+    ),
+    "FT-TRAIN-078": Code(
+        "The adapter has matrices on the output head",
+        "The loss is computed from the head's own weight, so that these matrices would never be trained.",
+        "Take the head out of `lora.targets` (`all-linear` leaves it out). Where it is not the embedding, "
+        "`lora.modules_to_save: [lm_head]` trains it as a whole.",
     ),
     # Vectors
     "FT-VEC-001": Code(

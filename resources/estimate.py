@@ -115,7 +115,8 @@ class TrainingSetup(msgspec.Struct, frozen=True, kw_only=True):
     bf16: bool = True
     double_quant: bool = True
     fused_head: bool = True
-    optimizer_8bit: bool = False
+    state_bytes: int | None = None
+    """Bytes of the optimizer's state for each trained parameter; None: Adam's two moments, as wide as the parameter."""
     shards: int = 1
     """GPUs that weights, gradients and optimizer are spread over (FSDP2, ZeRO-3)."""
     context: int | None = None
@@ -157,8 +158,8 @@ def estimate_training(shape: ModelShape, target: TrainingTarget, setup: Training
 
 
 def _moments(target: TrainingTarget, setup: TrainingSetup) -> int:
-    """Return the bytes of Adam's two moments for each trained parameter."""
-    return 2 if setup.optimizer_8bit else 2 * target.width
+    """Return the bytes of the optimizer's state for each trained parameter."""
+    return 2 * target.width if setup.state_bytes is None else setup.state_bytes
 
 
 def _model_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup) -> Parts:

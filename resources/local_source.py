@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
@@ -29,6 +30,15 @@ class LocalModels(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     trained: Mapping[str, tuple[Path, str]] = {}
     """Name -> folder and data version of the artifact."""
+
+
+class LoadedModel(Protocol):
+    """A model that can answer, with its tokenizer; a `Generator` is one."""
+
+    model: Any
+    tokenizer: Any
+    stop_ids: list[int]
+    pad_id: int
 
 
 class LocalSource:
@@ -66,64 +76,77 @@ class LocalSource:
 
         contract, generator = self.contract(name).digest, self._generator()
         with torch.inference_mode(), generator.using(name):
-            longest = getattr(generator.model.config, "max_position_embeddings", None)
-            waiting: list[tuple[list[int], int, Call]] = []
-            for n, call in calls:
-                prompt = render(generator.tokenizer, call.messages)
-                needed = len(prompt) + call.sampling.max_new_tokens
-                if longest and needed > longest:
-                    reason = f"prompt and answer need {needed} tokens, and the model reads {longest}"
-                    on_outcome(n, NoReply(code="FT-GEN-005", reason=reason, attempts=0))
-                else:
-                    waiting.append((prompt, n, call))
-            # by length, so that a batch pads little; the texts of one prompt are next to each other
-            waiting.sort(key=lambda one: (len(one[0]), one[0]))
-
-            def answer_next(size: int) -> int:
-                self._answer(generator, contract, waiting[:size], on_outcome)
-                del waiting[:size]
-                return size
-
-            while waiting:
-                self._batch_size = memory.with_smaller_batches(answer_next, self._batch_size)
-
-    def _answer(
-        self,
-        generator: Generator,
-        contract: str,
-        batch: Sequence[tuple[list[int], int, Call]],
-        on_outcome: Callable[[int, Outcome], None],
-    ) -> None:
-        prompts: dict[tuple[int, ...], int] = {}
-        wanted: list[TextWanted] = []
-        for prompt, _, call in batch:
-            sampling = call.sampling
-            wanted.append(
-                TextWanted(
-                    prompt=prompts.setdefault(tuple(prompt), len(prompts)),
-                    key=call_key(call, contract),
-                    max_new_tokens=sampling.max_new_tokens,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                )
-            )
-        rows = decode(generator.model, list(prompts), wanted, generator.stop_ids, generator.pad_id)
-        for (prompt, n, _), row in zip(batch, rows, strict=True):
-            ended = row[-1] in generator.stop_ids
-            tokens = row[:-1] if ended else row
-            on_outcome(
-                n,
-                ModelReply(
-                    text=generator.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
-                    prompt_tokens=len(prompt),
-                    tokens=len(tokens),
-                    finish="stop" if ended else "length",
-                    opens_thought=generator.tokenizer.decode(prompt[-_OPENING_TOKENS:]).rstrip().endswith("<think>"),
-                ),
-            )
+            self._batch_size = answer_calls(generator, calls, on_outcome, contract, self._batch_size)
 
     def _generator(self) -> Generator:
         if self._loaded is None:
             folders = {name: folder for name, (folder, _) in self._models.trained.items()}
             self._loaded = Generator(self._models.base, folders, self._compute)
         return self._loaded
+
+
+def answer_calls(
+    loaded: LoadedModel,
+    calls: Sequence[tuple[int, Call]],
+    on_outcome: Callable[[int, Outcome], None],
+    contract: str,
+    batch_size: int,
+) -> int:
+    """Answer calls, each with its number for `on_outcome`, by the model that is loaded. Return the batch size that
+    memory was enough for. `contract`: the digest of the model's identity, which seeds sampled texts."""
+    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    waiting: list[tuple[list[int], int, Call]] = []
+    for n, call in calls:
+        prompt = render(loaded.tokenizer, call.messages)
+        needed = len(prompt) + call.sampling.max_new_tokens
+        if longest and needed > longest:
+            reason = f"prompt and answer need {needed} tokens, and the model reads {longest}"
+            on_outcome(n, NoReply(code="FT-GEN-005", reason=reason, attempts=0))
+        else:
+            waiting.append((prompt, n, call))
+    # by length, so that a batch pads little; the texts of one prompt are next to each other
+    waiting.sort(key=lambda one: (len(one[0]), one[0]))
+
+    def answer_next(size: int) -> int:
+        _answer(loaded, contract, waiting[:size], on_outcome)
+        del waiting[:size]
+        return size
+
+    while waiting:
+        batch_size = memory.with_smaller_batches(answer_next, batch_size)
+    return batch_size
+
+
+def _answer(
+    loaded: LoadedModel,
+    contract: str,
+    batch: Sequence[tuple[list[int], int, Call]],
+    on_outcome: Callable[[int, Outcome], None],
+) -> None:
+    prompts: dict[tuple[int, ...], int] = {}
+    wanted: list[TextWanted] = []
+    for prompt, _, call in batch:
+        sampling = call.sampling
+        wanted.append(
+            TextWanted(
+                prompt=prompts.setdefault(tuple(prompt), len(prompts)),
+                key=call_key(call, contract),
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+            )
+        )
+    rows = decode(loaded.model, list(prompts), wanted, loaded.stop_ids, loaded.pad_id)
+    for (prompt, n, _), row in zip(batch, rows, strict=True):
+        ended = row[-1] in loaded.stop_ids
+        tokens = row[:-1] if ended else row
+        on_outcome(
+            n,
+            ModelReply(
+                text=loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+                prompt_tokens=len(prompt),
+                tokens=len(tokens),
+                finish="stop" if ended else "length",
+                opens_thought=loaded.tokenizer.decode(prompt[-_OPENING_TOKENS:]).rstrip().endswith("<think>"),
+            ),
+        )

@@ -251,6 +251,15 @@ def check_eval_loss(summary: Mapping[str, Any], where: str) -> list[Violation]:
     return [violation("FT-TRAIN-013", where=where, field="eval_loss_after", found=after, expected=f"below {before}")]
 
 
+def check_answers(before: float, after: float, measure: str, where: str) -> list[Violation]:
+    """FT-TRAIN-077: weights that were chosen by their answers answer the same questions no worse than those before."""
+    if after >= before:
+        return []
+    return [
+        violation("FT-TRAIN-077", where=where, field=f"{measure}_after", found=after, expected=f"at least {before}")
+    ]
+
+
 def check_rewards(summary: Mapping[str, Any], where: str, *, kto: bool = False) -> list[Violation]:
     """FT-TRAIN-014: DPO reports how often, and by how much, the chosen answer is preferred; KTO, by how much desirable
     answers are preferred to undesirable ones."""

@@ -11,6 +11,7 @@ from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.jobs import (
     RELEASED,
     TRAINED,
+    AnswerLimits,
     AnswerSummary,
     EvaluateParams,
     ModelParams,
@@ -91,10 +92,11 @@ SPECS = [SFT_ADAPTER, DPO_ADAPTER, ADAPTER_EVALUATION, RELEASED_ADAPTER]
 # Settings that do not decide the weights: how the training runs on this machine, what it reports, and the name of the
 # base model, whose content is in the recipe.
 _IMMATERIAL = {"base_model", "revision", "micro_batch_size", "gradient_checkpointing", "activation_offloading",
-               "precompute_reference", "eval_steps", "save_steps", "logging_steps"}  # fmt: skip
+               "precompute_reference", "eval_steps", "eval_answers", "save_steps", "logging_steps"}  # fmt: skip
 # the curves on the page of a training: name -> figure of metrics.jsonl, and a second figure in the same plot
 _CURVES = {
     "loss": ("loss", {"loss": "training", "eval_loss": "validation"}),
+    "answers": ("share", {"eval_exact_match": "exact match", "eval_f1": "F1"}),
     "reward": ("reward", {"rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
     "reward_margin": ("reward", {"rewards/margins": "chosen minus rejected"}),
     "reward_accuracy": ("share of pairs", {"rewards/accuracies": "chosen above rejected"}),
@@ -245,7 +247,9 @@ def train_model(
     """Train with these settings on the splits among `inputs`, or reuse what was trained. `thinking` replaces the policy
     of the instruction data."""
     store = artifacts.store()
-    prompt = prompt_of(settings_of(store, "answers"))
+    answers = settings_of(store, "answers")
+    prompt = prompt_of(answers)
+    limits = AnswerLimits(max_new_tokens=answers.max_new_tokens, batch_size=answers.batch_size)
     thinking = thinking or settings_of(store, "datasets").instruction.thinking
     material: dict[str, object] = {
         "training": material_of(settings),
@@ -254,6 +258,8 @@ def train_model(
         "thinking": thinking,
         "base": models.version(settings.base_model, artifacts.state(), settings.revision),
     }
+    if settings.best_by != "loss":
+        material["answers"] = {"max_new_tokens": limits.max_new_tokens}
     params = TrainParams(
         method="dpo" if isinstance(settings, DpoSettings) else "sft",
         settings=settings.model_dump(mode="json"),
@@ -261,6 +267,7 @@ def train_model(
         thinking=thinking,
         compute=compute_params(artifacts),
         report_to=report_to(artifacts),
+        answers=limits,
     )
     launch = spec.launch(context, launcher, params, distributed=True)
     return produce(artifacts, spec.recipe(artifacts, material, inputs), launch=launch, metadata=_show_training)
@@ -285,8 +292,9 @@ def material_of(settings: TrainSettings) -> dict[str, object]:
         without_effect |= {"desirable_weight", "undesirable_weight"}
     # these two sort the answers of a micro-batch, so that its size belongs to the result
     material = {"micro_batch_size"} if settings.sorts_answers else set[str]()
-    # the best step is one of those that are evaluated
+    # the best step is one of those that are evaluated, and perhaps by its answers
     material |= {"eval_steps"} if settings.checkpoint == "best" else set[str]()
+    material |= {"eval_answers"} if settings.best_by != "loss" else set[str]()
     without_effect |= _IMMATERIAL - material
     return settings.model_dump(mode="json", exclude=without_effect)
 

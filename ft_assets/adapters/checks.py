@@ -12,6 +12,7 @@ from expectations.markdown import histogram_table
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
 from expectations.rules.bootstrap import Interval
 from expectations.rules.training import (
+    check_answers,
     check_eval_loss,
     check_generated_share,
     check_preference,
@@ -51,6 +52,15 @@ def training_gates(asset: str, method: Method) -> list[Gate]:
         figures = _training(evidence, asset).figures("eval_loss_")
         return Verdict(check_eval_loss(figures, asset), figures)
 
+    def answers_hold(evidence: Evidence) -> Verdict:
+        """Weights that were chosen by their answers (`best_by`) answer validation questions no worse than before."""
+        summary = _training(evidence, asset)
+        figures = {**summary.figures("exact_match_"), **summary.figures("f1_"), **summary.figures("answer")}
+        if summary.best_by in {UNSET, "loss"}:
+            return Verdict(figures=figures or {"answered_questions": 0})
+        before, after = (float(str(figures[f"{summary.best_by}_{when}"])) for when in ("before", "after"))
+        return Verdict(check_answers(before, after, str(summary.best_by), asset), figures)
+
     def prompt_is_served(evidence: Evidence) -> Verdict:
         """The adapter was trained with the prompt that `answers` now configures for serving."""
         stored = contract_of(evidence.store.require(asset))
@@ -64,7 +74,7 @@ def training_gates(asset: str, method: Method) -> list[Gate]:
         comparison = compare_base(stored, models.identify(folder, stored))
         return Verdict(comparison.violations(asset), {"outcome": comparison.level.value, "base": stored.base.name})
 
-    rules = (trained, eval_loss_fell, prompt_is_served, base_matches)
+    rules = (trained, eval_loss_fell, answers_hold, prompt_is_served, base_matches)
     return [
         whole_gate(asset),
         *(_preflight_gate(asset, name, description) for name, description in gates_of(method).items()),

@@ -17,7 +17,7 @@ from expectations.rules.answer_scores import Reply
 from expectations.violations import Refused, violation
 from ft_assets.adapters.jobs import AnswerSummary, EvaluateParams, TrainedRef
 from ft_assets.adapters.prompt import build_messages, prompt_of
-from ft_assets.adapters.rows.tokenise import Row, answers_of, read_rows
+from ft_assets.adapters.rows.tokenise import Row, gold_of, read_rows
 from ft_assets.adapters.score_answers import Replies, ask_all, propose, summarise, write_answers
 from resources.artifacts import Artifact, ArtifactStore
 from resources.asker import open_asker
@@ -90,11 +90,6 @@ def chat_of(prompt: RagPrompt, row: Row, passages: Sequence[str]) -> list[ChatMe
 def evidence_of(row: Row, texts: Mapping[str, str]) -> list[str]:
     """Return the passages of a row itself, or those that its evidence names; none where it has neither."""
     return row["context"] or [texts[name] for name in row["evidence"] or () if name in texts]
-
-
-def gold_of(row: Row) -> str:
-    """Return the right answer of a row, without reasoning; of a pair it is the chosen one."""
-    return answers_of(row, "strip")[0].text
 
 
 def _splits(job: Job) -> Artifact:

@@ -21,6 +21,13 @@ RELEASED = "released"
 """The name of the released adapter among the models that are compared."""
 
 
+class AnswerLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of the section `answers` by which a model in training answers validation questions."""
+
+    max_new_tokens: int = 32
+    batch_size: int = 8
+
+
 class TrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of `ft_assets.adapters.train`."""
 
@@ -33,6 +40,7 @@ class TrainParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     compute: ComputeParams
     report_to: tuple[str, ...] = ("tensorboard",)
     """The key `telemetry.report_to` of config.yaml."""
+    answers: AnswerLimits = AnswerLimits()
 
     def typed_settings(self) -> SftSettings | DpoSettings:
         """Return the settings of the method."""
@@ -68,7 +76,8 @@ class EvaluateParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of a finished training. Only DPO and KTO report rewards, and only DPO their accuracy."""
+    """The figures of a finished training. Only DPO and KTO report rewards, and only DPO their accuracy; exact match and
+    F1 are there only where `eval_answers` has questions answered."""
 
     steps: int
     eval_loss_before: float
@@ -79,6 +88,13 @@ class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
     reward_accuracy_after: float | UnsetType = UNSET
     reward_margin_before: float | UnsetType = UNSET
     reward_margin_after: float | UnsetType = UNSET
+    exact_match_before: float | UnsetType = UNSET
+    exact_match_after: float | UnsetType = UNSET
+    f1_before: float | UnsetType = UNSET
+    f1_after: float | UnsetType = UNSET
+    answered_questions: int | UnsetType = UNSET
+    answer_seconds: float | UnsetType = UNSET
+    """Seconds of all evaluations together in which questions were answered."""
     verdicts: dict[str, int] | UnsetType = UNSET
     """KTO: the number of desirable and of undesirable answers."""
     origins: dict[str, int] | UnsetType = UNSET
@@ -92,6 +108,8 @@ class TrainSummary(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     best_step: int | UnsetType = UNSET
     """The step whose weights are published, where it need not be the last one (`checkpoint: best`)."""
+    best_by: str | UnsetType = UNSET
+    """The measure on validation rows by which this step was chosen: `loss`, `exact_match` or `f1`."""
     events: list[str] = []
     """Resumes, smaller batches, changed settings and the like, in their order."""
     seconds: float = 0.0

@@ -52,7 +52,7 @@ def ask_all(
 
 def summarise(replies: Replies, golds: Sequence[str], seed: int) -> AnswerSummary:
     """Return each model's means with 95 % intervals, and the paired differences between models."""
-    values = _measure(replies, golds)
+    values = measure(replies, golds)
     return AnswerSummary(
         questions=len(golds),
         intervals={model: _intervals(metrics, seed) for model, metrics in values.items()},
@@ -68,7 +68,7 @@ def compare_readings(
 ) -> tuple[dict[str, dict[str, Intervals]], dict[str, dict[str, Intervals]]]:
     """Return each model's figures by the passages that it read, and the paired differences of one reading and the one
     before it. `readings`: in the order from no passages to the right ones, each on the same questions."""
-    values = {reading: _measure(replies, golds) for reading, replies in readings.items()}
+    values = {reading: measure(replies, golds) for reading, replies in readings.items()}
     figures = {
         reading: {model: _intervals(each, seed) for model, each in models.items()} for reading, models in values.items()
     }
@@ -111,7 +111,7 @@ def write_answers(folder: Path, rows: Sequence[Mapping[str, object]], replies: R
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    values = _measure(replies, golds)
+    values = measure(replies, golds)
     reasons = _reasons(replies)
     table: list[dict[str, object]] = []
     for n, row in enumerate(rows):
@@ -183,7 +183,7 @@ def _table(title: str, rows: Mapping[str, Intervals], sign: str = "") -> str:
     return markdown_table([title, *(_TITLES[metric] for metric in metrics)], lines)
 
 
-def _measure(replies: Replies, golds: Sequence[str]) -> dict[str, Values]:
+def measure(replies: Replies, golds: Sequence[str]) -> dict[str, Values]:
     """Return model -> metric -> one value for each question. A reply that never closes its reasoning has no answer.
 
     closed_thinking is 1 where the reasoning is closed and an answer follows; it is there only if any model reasons.

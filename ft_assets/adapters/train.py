@@ -24,7 +24,7 @@ from expectations.contracts.adapter import (
 from expectations.contracts.fingerprint import configuration, fingerprint
 from ft_assets.adapters.export.export import delete_stale_metrics, link_final_model
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
-from ft_assets.adapters.jobs import TrainParams, TrainSummary
+from ft_assets.adapters.jobs import AnswerLimits, TrainParams, TrainSummary
 from ft_assets.adapters.preflight import (
     PREFLIGHT_FILE,
     Preflight,
@@ -36,6 +36,7 @@ from ft_assets.adapters.preflight import (
 )
 from ft_assets.adapters.refusals import refuse_if
 from ft_assets.adapters.rows.training_data import TrainingData, name_splits
+from ft_assets.adapters.trainer.answering import MEASURES, SECONDS, answer_validation, questions_of
 from ft_assets.adapters.trainer.best import ended_early, load_best
 from ft_assets.adapters.trainer.build import build_trainer, check_devices
 from ft_assets.adapters.trainer.checkpoints import checkpoints, lock_run, remove_checkpoints, train_to_the_end
@@ -77,6 +78,7 @@ class Task(NamedTuple):
     settings: SftSettings | DpoSettings
     prompt: RagPrompt
     thinking: str
+    answers: AnswerLimits
     report_to: tuple[str, ...]
     compute: Compute
     splits: tuple[Artifact, ...]
@@ -106,6 +108,8 @@ class Trained(NamedTuple):
     after: dict[str, float]
     best_step: int | None
     """The step whose weights are published, if it need not be the last one."""
+    questions: int
+    """The number of validation questions that are answered at each evaluation."""
 
 
 def main(job: Job) -> Artifact:
@@ -156,6 +160,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
         settings=settings.model_copy(update={"micro_batch_size": choose_rows(settings, lora, compute, base_folder)}),
         prompt=params.prompt,
         thinking=params.thinking,
+        answers=params.answers,
         report_to=params.report_to,
         compute=compute,
         splits=tuple(job.input(name) for name in sorted(job.recipe.inputs) if name.endswith("_splits")),
@@ -230,6 +235,9 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
         reference=task.reference,
     )
     data.check_against(trainer)
+    questions = questions_of(data.validation, task.prompt, settings.eval_answers)
+    if questions.golds:
+        trainer.answer = answer_validation(trainer, task.tokenizer, task.base.stop_token_ids, questions, task.answers)
     judge_steps(preflight, trainer)
     judge_trial(preflight, trainer)
     board = "tensorboard" in task.report_to
@@ -240,10 +248,14 @@ def _train(task: Task, metrics: Metrics, stop: Stop, sampler: Sampler) -> Traine
     before = _first_evaluation(trainer, task.folder)
     with stop.at_a_step():
         train_to_the_end(
-            trainer, run_dir, metrics, is_over=lambda state: ended_early(state.log_history, settings.patience)
+            trainer,
+            run_dir,
+            metrics,
+            is_over=lambda state: ended_early(state.log_history, settings.best_by, settings.patience),
         )
     best_step = load_best(trainer) if settings.checkpoint == "best" else None
-    return Trained(trainer, data, untrained, before, _final_evaluation(trainer, best_step), best_step)
+    after = _final_evaluation(trainer, best_step)
+    return Trained(trainer, data, untrained, before, after, best_step, len(questions.golds))
 
 
 def _first_evaluation(trainer: Any, own_folder: Path) -> dict[str, float]:
@@ -286,15 +298,21 @@ def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
         device=task.compute.device,
         dtype=task.compute.dtype,
         best_step=msgspec.UNSET if trained.best_step is None else trained.best_step,
+        best_by=msgspec.UNSET if trained.best_step is None else task.settings.best_by,
         events=read_events(task.folder / METRICS_FILE),
         seconds=seconds,
         trackers=read_trackers(task.job.folder()) or msgspec.UNSET,
     )
-    rewards = {"reward_accuracy": "eval_rewards/accuracies", "reward_margin": "eval_rewards/margins"}
-    reported = {name: figure for name, figure in rewards.items() if figure in trained.after}
-    before = {f"{name}_before": trained.before[figure] for name, figure in reported.items()}
-    after = {f"{name}_after": trained.after[figure] for name, figure in reported.items()}
-    return msgspec.structs.replace(summary, **before, **after)
+    reported = {"reward_accuracy": "eval_rewards/accuracies", "reward_margin": "eval_rewards/margins"}
+    reported |= {name: f"eval_{name}" for name in MEASURES if trained.questions}
+    figures: dict[str, Any] = {}
+    for time_of, evaluation in (("before", trained.before), ("after", trained.after)):
+        figures |= {f"{name}_{time_of}": evaluation[key] for name, key in reported.items() if key in evaluation}
+    if trained.questions:
+        records = read_metrics(task.folder / METRICS_FILE)
+        seconds = sum(record.get(f"eval_{SECONDS}", 0.0) for record in records)
+        figures |= {"answered_questions": trained.questions, SECONDS: round(seconds, 1)}
+    return msgspec.structs.replace(summary, **figures)
 
 
 def _publish(task: Task, trained: Trained, summary: TrainSummary) -> Artifact:

@@ -35,6 +35,7 @@ from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
 from ft_assets.config.generator import params_of_generator
 from ft_assets.config.load import SettingsError
+from ft_assets.config.model import NEEDS_BITSANDBYTES
 from resources import accelerator, hub, models
 from resources.endpoint import EndpointSource
 from resources.estimate import estimate_training
@@ -258,7 +259,7 @@ def _training(project: Project) -> Iterator[Finding]:
     if not sections:
         return
     chosen = set(chain.from_iterable((section.method, section.optimizer) for section in sections.values()))
-    needing = sorted(chosen & {"qlora", "paged_adamw_8bit"})
+    needing = sorted(chosen & {"qlora", *NEEDS_BITSANDBYTES})
     if needing and importlib.util.find_spec("bitsandbytes") is None:
         fix = "pip install 'ft-assets[qlora]', or set method: lora and optimizer: adamw"
         yield Finding("bad", "bitsandbytes", f"{' and '.join(needing)} needs it, and it is not installed", fix)

@@ -11,7 +11,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 SCHEMA_VERSION = 1
 RESERVED_PAYLOAD = ("passage_id", "document_id", "heading", "content", "version")
@@ -323,6 +333,11 @@ class AdapterSettings(LoraSettings):
     are trained well. vLLM and llama.cpp load no such adapter: `ft export --merged` first."""
 
 
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion_8bit", "adafactor"]
+NEEDS_BITSANDBYTES = frozenset({"adamw_8bit", "paged_adamw_8bit", "lion_8bit"})
+"""The optimizers of bitsandbytes."""
+
+
 class OomSettings(ConfigSection):
     """When memory runs out, training resumes with smaller batches, then with gradient checkpointing, then with
     offloading. None of these changes the result. The two steps here do, so they must be allowed; each is recorded."""
@@ -407,26 +422,37 @@ class TrainSettings(ConfigSection):
     """Share of each weight, times the learning rate, that AdamW subtracts in a step. The default is that of
     transformers."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = later((0.9, 0.999))
-    """Decay of AdamW's means of the gradient and of its square, for each step. A lower second one ([0.9, 0.95]) forgets
-    an unusual batch sooner. The default is that of torch."""
+    """Decay of AdamW's means of the gradient and of its square, for each step (`lion_8bit`: of its momentum). A lower
+    second one ([0.9, 0.95]) forgets an unusual batch sooner. The default is that of torch."""
     epsilon: float = later(1e-8, gt=0)
     """Number that AdamW adds to the root of the mean square, so that a gradient near 0 makes no large step."""
     checkpoint: Literal["last", "best"] = later("last")
-    """The weights that are published: those of the `last` step, or of the evaluation with the lowest validation loss
-    (`best`); the page and the summary name the step. `best` is for a training that is longer than the rows are good
-    for; `eval_steps` then decides the result."""
+    """The weights that are published: those of the `last` step, or of the best evaluation (`best`); the page and the
+    summary name the step. `best` is for a training that is longer than the rows are good for; `eval_steps` then decides
+    the result."""
+    best_by: Literal["loss", "exact_match", "f1"] = later("loss")
+    """The measure on validation rows by which `best` and `patience` judge: the lowest loss, or the highest exact match
+    or F1 of generated answers (`eval_answers`); of equal ones the lower loss. The loss, because it costs nothing more
+    and is not a count of few questions."""
     patience: PositiveInt | None = later(None)
-    """Evaluations without a lower validation loss after which the training ends; only with `checkpoint: best`. Null
-    trains to the last step. The schedule is planned for all steps, so the rate is still high at an early end."""
+    """Evaluations without a better one (see `best_by`) after which the training ends; only with `checkpoint: best`.
+    Null trains to the last step. The schedule is planned for all steps, so the rate is still high at an early end."""
+    eval_answers: NonNegativeInt = later(0)
+    """Validation questions, at most, that the model answers at each evaluation: greedily, with the prompt of training
+    and up to `answers.max_new_tokens` tokens. Their exact match and F1 are curves of the training. None, because it
+    takes time (`answer_seconds`): `adapter_evaluation` asks once, after the training."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations again in the backward pass: less memory, more time. `auto` does so on GPUs, where memory is
     the limit; on a CPU the run does so only when memory runs out."""
     activation_offloading: bool = False
     """Keep what the backward pass needs in host memory; GPUs only. Off, because the transfers cost time; the run turns
     it on by itself when memory runs out."""
-    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
-    """`adamw` is the fused one of torch. `paged_adamw_8bit` keeps its state in 8 bits and can move it to host memory
-    (bitsandbytes; GPUs only)."""
+    optimizer: Optimizer = "adamw"
+    """`adamw` is the fused one of torch: two moments in fp32 for each trained weight. `adamw_8bit` keeps them in 8
+    bits, `paged_adamw_8bit` can also move them to host memory (GPUs only; on a CPU it is `adamw_8bit`), and `lion_8bit`
+    keeps one (arXiv 2302.06675; its rate is a third to a tenth of AdamW's): these three need bitsandbytes. `adafactor`
+    keeps a row and a column for each matrix and no momentum (arXiv 1804.04235): the least memory where `method` is
+    `full`. The state of an adapter is small in any case."""
     oom: OomSettings = OomSettings()
     mix: list[MixEntry] = later([])
     """Files whose rows are repeated or limited in this training, for sources of unequal size or worth. Files that no
@@ -481,7 +507,17 @@ class TrainSettings(ConfigSection):
         if self.patience is not None and self.checkpoint == "last":
             raise ValueError(
                 f"patience is {self.patience} and checkpoint is `last`: the published weights would be those after the "
-                "lowest loss. Set checkpoint: best, or remove patience."
+                "best ones. Set checkpoint: best, or remove patience."
+            )
+        if self.best_by != "loss" and self.checkpoint == "last":
+            raise ValueError(
+                f"best_by is `{self.best_by}` and checkpoint is `last`: nothing would be chosen by it. Set checkpoint: "
+                "best, or remove best_by."
+            )
+        if self.best_by != "loss" and not self.eval_answers:
+            raise ValueError(
+                f"best_by is `{self.best_by}` and eval_answers is 0: no question would be answered. Set eval_answers "
+                "to a number of validation questions (100), or best_by: loss."
             )
         return self
 
@@ -491,6 +527,14 @@ class TrainSettings(ConfigSection):
             raise ValueError(
                 f"min_learning_rate_share has no effect on scheduler `{self.scheduler}`. Remove it, or choose cosine."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_optimizer(self) -> Self:
+        without = {"adafactor": ("betas", "epsilon"), "lion_8bit": ("epsilon",)}.get(self.optimizer, ())
+        for name in without:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect on optimizer `{self.optimizer}`. Remove it, or choose adamw.")
         return self
 
     @model_validator(mode="after")
@@ -1516,6 +1560,10 @@ RENAMED: dict[str, str] = {
     "dtype": "accelerator.dtype",
     "fp16": "accelerator.dtype",
     "bf16": "accelerator.dtype",
+    "load_best_model_at_end": "checkpoint: best",
+    "metric_for_best_model": "best_by",
+    "early_stopping_patience": "patience",
+    "optim": "optimizer",
     "per_device_train_batch_size": "micro_batch_size",
     "train_batch_size": "micro_batch_size",
     "gradient_accumulation_steps": "global_batch_size (accumulation is derived)",

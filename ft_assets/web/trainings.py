@@ -32,6 +32,7 @@ _BASE = "base"
 _CHARTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("loss", "Training loss", "loss (nats)", ("loss",)),
     ("eval_loss", "Validation loss", "loss (nats)", ("eval_loss",)),
+    ("answers", "Answers to validation questions", "share", ("eval_exact_match", "eval_f1")),
     ("margins", "Reward margin (validation)", "chosen − rejected", ("eval_rewards/margins",)),
     ("accuracies", "Reward accuracy (validation)", "share of pairs", ("eval_rewards/accuracies",)),
     ("rewards", "Rewards (training)", "reward", ("rewards/chosen", "rewards/rejected")),
@@ -476,7 +477,7 @@ def _charts(project: ShownProject, rows: Sequence[ShownTraining]) -> list[Chart]
         for n, (training, found) in enumerate(points):
             present = [figure for figure in figures if figure in found]
             for k, figure in enumerate(present):
-                label = training + (f" {figure.rpartition('/')[2]}" if len(present) > 1 else "")
+                label = training + (f" {figure.rpartition('/')[2].removeprefix('eval_')}" if len(present) > 1 else "")
                 curves.append(Curve(name=label, points=found[figure], color=n + k * len(points)))
         # a chart of one line has no legend
         named = f"{title}: {curves[0].name}" if len(curves) == 1 < len(points) else title

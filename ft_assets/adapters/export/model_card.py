@@ -35,6 +35,11 @@ class CardFigures(msgspec.Struct, frozen=True, kw_only=True):
     eval_loss_after: float | UnsetType = UNSET
     reward_accuracy_after: float | UnsetType = UNSET
     reward_margin_after: float | UnsetType = UNSET
+    answered_questions: int | UnsetType = UNSET
+    exact_match_after: float | UnsetType = UNSET
+    f1_after: float | UnsetType = UNSET
+    best_step: int | UnsetType = UNSET
+    best_by: str | UnsetType = UNSET
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):

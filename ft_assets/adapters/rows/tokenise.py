@@ -91,6 +91,11 @@ def answers_of(row: Row, thinking: str) -> list[Answer]:
     return [answer._replace(reasoning="") for answer in answers] if thinking == "strip" else answers
 
 
+def gold_of(row: Row) -> str:
+    """Return the right answer of a row, without reasoning; of a pair it is the chosen one."""
+    return answers_of(row, "strip")[0].text
+
+
 def prompt_messages(row: Row, prompt: RagPrompt) -> list[ChatMessage]:
     """Return the row's chat up to the answer."""
     return build_messages(prompt, row["question"], row["context"] or [], row.get("system") or "", row.get("history"))

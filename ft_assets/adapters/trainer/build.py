@@ -21,7 +21,7 @@ from ft_assets.adapters.trainer.hardened import harden
 from ft_assets.adapters.trainer.kto import build_kto
 from ft_assets.adapters.trainer.pair_losses import add_pair_losses
 from ft_assets.adapters.trainer.ties import count_ties
-from ft_assets.config.model import DpoSettings, SftSettings, TrainSettings
+from ft_assets.config.model import NEEDS_BITSANDBYTES, DpoSettings, SftSettings, TrainSettings
 from resources import accelerator, torchrun
 from resources.telemetry import Metrics
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 # label smoothing that the papers recommend: robust DPO and EXO
 _SMOOTHING: Mapping[str, float] = {"robust": 0.1, "exo_pair": 1e-3}
-_OPTIMIZERS = {"adamw": "adamw_torch_fused", "paged_adamw_8bit": "paged_adamw_8bit"}
 # how much a packed row may change its neighbour's logits, as a share of the largest one
 _LEAK = 1e-3
 
@@ -67,7 +66,7 @@ def build_trainer(
         trainer.remove_callback(callback)
     _order_rows(trainer, settings)
     if settings.checkpoint == "best":
-        trainer.add_callback(build_best(settings.patience))
+        trainer.add_callback(build_best(settings.best_by, settings.patience))
     if compute.dtype == "float16":
         _cast_trainable_to_fp32(trainer.model)
     if compute.device == "cpu":
@@ -154,14 +153,13 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "adam_beta1": settings.betas[0],
         "adam_beta2": settings.betas[1],
         "adam_epsilon": settings.epsilon,
-        "optim": _OPTIMIZERS[settings.optimizer],
+        "optim": "adamw_torch_fused" if settings.optimizer == "adamw" else settings.optimizer,
         "activation_checkpointing": settings.recomputes_on(compute.device),
         "activation_offloading": settings.activation_offloading,
         "eval_strategy": "steps",
         "eval_steps": settings.eval_steps,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
-        "metric_for_best_model": "loss" if settings.checkpoint == "best" else None,
         "logging_steps": settings.logging_steps,
         "logging_first_step": True,  # the first figures are logged even if the run is short
         "logging_nan_inf_filter": False,  # its default shows a NaN loss as 0.0
@@ -200,7 +198,7 @@ def check_devices(settings: SftSettings | DpoSettings, compute: accelerator.Comp
                 expected=f"a multiple of {settings.rows_at_once} x {processes}",
             )
         )
-    if settings.optimizer == "paged_adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+    if settings.optimizer in NEEDS_BITSANDBYTES and importlib.util.find_spec("bitsandbytes") is None:
         refuse(violation("FT-TRAIN-008", where=SUBJECT, field="optimizer", found=settings.optimizer, expected="adamw"))
     if compute.device == "cpu":
         if settings.activation_offloading:

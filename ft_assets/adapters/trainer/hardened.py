@@ -6,6 +6,7 @@ within the available memory, means in which every row counts the same, and the t
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ def harden(trainer_class: type[Any], metrics: Metrics) -> type[Any]:
         """The batches of the current step."""
         grad_norm: Tensor | float | None = None
         """Gradient norm of the current step, before clipping."""
+        answer: Callable[[], dict[str, float]] = dict
+        """The function that has questions answered at each evaluation and returns the figures; by default none."""
 
         def _get_output_dir(self, trial: object) -> str:
             return super()._get_output_dir(trial) if self._stage is None else str(self._stage)
@@ -68,6 +71,11 @@ def harden(trainer_class: type[Any], metrics: Metrics) -> type[Any]:
             if torchrun.world_size() > 1:  # the other processes would wait for batches that do not come
                 return evaluate_by(rows)
             return with_smaller_batches(evaluate_by, rows, report)
+
+        def evaluation_loop(self, *args: object, **kwargs: object) -> Any:
+            output = super().evaluation_loop(*args, **kwargs)
+            output.metrics.update(self.answer())
+            return output
 
         def _get_grad_norm(self, *args: object, **kwargs: object) -> Tensor | float | None:
             self.grad_norm = super()._get_grad_norm(*args, **kwargs)

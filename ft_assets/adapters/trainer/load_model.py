@@ -36,7 +36,8 @@ def load_model(
     Adapters are trained on a frozen base in the compute dtype. `full` trains every weight in fp32, after merging the
     adapter to continue from if there is one. `longest`: the tokens of the longest row.
     Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model, FT-TRAIN-065
-    targets that match no layer, FT-TRAIN-074 … 076 tokens and modules that cannot be trained with an adapter.
+    targets that match no layer, FT-TRAIN-074 … 076 tokens and modules that cannot be trained with an adapter,
+    FT-TRAIN-078 an adapter on the output head.
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -79,10 +80,18 @@ def _prepare(model: Any) -> Any:
     """Cast what is trained next to the adapter's matrices, as PEFT casts these: in bfloat16 small steps are lost.
 
     Also give a head of which rows are trained the `bias` that TRL reads and PEFT 0.21 does not pass on. PEFT would drop
-    any other than None. Raises Refused (FT-TRAIN-076)."""
+    any other than None. Raises Refused: FT-TRAIN-076, FT-TRAIN-078 (TRL multiplies by the head's own weight)."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import TrainableTokensWrapper
 
     head = model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer):
+        name = next(name for name, module in model.named_modules() if module is head).rpartition(".")[2]
+        refuse(
+            violation(
+                "FT-TRAIN-078", where=SUBJECT, field="lora.targets", found=name, expected="layers below the output head"
+            )
+        )
     if isinstance(head, TrainableTokensWrapper):
         if head.original_module.bias is not None:
             _refuse_rows(["the bias of the output head"])

@@ -11,6 +11,10 @@ from resources.accelerator import Device
 from resources.estimate import TrainingSetup, TrainingTarget, estimate_training
 from resources.model_shape import ModelShape
 
+# an optimizer's bytes for each trained parameter, where they are not two moments as wide as it; Adafactor has two
+# vectors for each matrix, which is less than a byte for each number of it
+_STATE_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "adafactor": 1}
+
 
 def needs_of(
     settings: TrainSettings, lora: AdapterSettings | LoraShape | None, *, tokens: int, device: Device, bf16: bool
@@ -29,7 +33,7 @@ def needs_of(
         checkpointing=settings.recomputes_on(device),
         device=device,
         bf16=bf16,
-        optimizer_8bit=settings.optimizer == "paged_adamw_8bit" and device == "cuda",
+        state_bytes=_STATE_BYTES.get(settings.optimizer),
     )
     return target, setup
 

@@ -101,7 +101,8 @@ def next_rung(settings: TrainSettings, device: Device) -> tuple[str, Changes] | 
     if on_gpu and not settings.activation_offloading:
         return "activation offloading", {"activation_offloading": True}
     allowed = settings.oom
-    if allowed.allow_8bit and on_gpu and settings.optimizer == "adamw" and importlib.util.find_spec("bitsandbytes"):
+    larger = settings.optimizer in {"adamw", "adamw_8bit"}
+    if allowed.allow_8bit and on_gpu and larger and importlib.util.find_spec("bitsandbytes"):
         return "8-bit paged optimizer", {"optimizer": "paged_adamw_8bit"}
     if allowed.allow_shorter and settings.max_length // 2 >= SHORTEST:
         shorter = settings.max_length // 2

@@ -9,6 +9,7 @@ import pytest
 
 from expectations.rules.training import (
     TokenisedRow,
+    check_answers,
     check_disk,
     check_filled,
     check_learning_rate,
@@ -114,6 +115,12 @@ def test_pairs_must_differ() -> None:
 )
 def test_chosen_answers_must_gain(margin: float | None, accuracy: float | None, expected: list[str]) -> None:
     assert codes(check_preference(margin, accuracy, "dpo_adapter")) == expected
+
+
+def test_weights_that_answers_chose_must_answer_no_worse_than_before() -> None:
+    assert check_answers(0.3, 0.3, "f1", "sft_adapter") == []
+    (found,) = check_answers(0.3, 0.29, "f1", "sft_adapter")
+    assert (found.code, found.field, found.found) == ("FT-TRAIN-077", "f1_after", 0.29)
 
 
 def test_rows_with_empty_reasoning_are_refused_above_the_allowed_share_and_named() -> None:

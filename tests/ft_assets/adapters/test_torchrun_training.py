@@ -35,6 +35,8 @@ LONG = {
     "lora": {"dropout": 0},
 }
 
+ANSWERS = ("answered_questions", "exact_match_before", "f1_before", "exact_match_after", "f1_after")
+
 
 def elsewhere(job: Job, name: str) -> Job:
     """The same job in a run folder and a store of its own (its inputs are copied there)."""
@@ -115,7 +117,8 @@ def wait_for_none(job: Job, seconds: float) -> list[int]:
 
 def test_two_processes_train_as_one_with_twice_the_micro_batch(lab: Any, trained: Any) -> None:
     # Adam makes a whole step of rounding noise where a gradient is nearly zero: small steps keep the curves comparable
-    job = lab.sft_job(lab.instructions(), lora={"dropout": 0}, micro_batch_size=4, learning_rate=1e-3)
+    # three questions: one process answers two of them
+    job = lab.sft_job(lab.instructions(), lora={"dropout": 0}, micro_batch_size=4, learning_rate=1e-3, eval_answers=3)
     one = train.main(elsewhere(job, "one"))
     halved = {**job.params, "settings": {**job.params["settings"], "micro_batch_size": 2}}
     two = finish(elsewhere(msgspec.structs.replace(job, params=halved), "two"))
@@ -123,6 +126,7 @@ def test_two_processes_train_as_one_with_twice_the_micro_batch(lab: Any, trained
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     assert figures(two, "grad_norm") == pytest.approx(figures(one, "grad_norm"), rel=1e-3)
     assert two.summary["steps"] == 6
+    assert {name: two.summary[name] for name in ANSWERS} == {name: one.summary[name] for name in ANSWERS}
     assert two.summary["max_abs_adapter_delta"] == pytest.approx(one.summary["max_abs_adapter_delta"], rel=1e-3)
 
     _, sft, _ = trained

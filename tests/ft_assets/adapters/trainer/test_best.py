@@ -45,13 +45,13 @@ def splits(lab: Any) -> Artifact:
 
 def test_patience_counts_the_evaluations_after_the_lowest_loss() -> None:
     # the evaluation before the first step is none of the training
-    assert not ended_early(log(0.1, 3.0, 2.0), 1)
-    assert ended_early(log(9.0, 3.0, 2.0, 2.5), 1)
-    assert not ended_early(log(9.0, 3.0, 2.0, 2.5), 2)
-    assert ended_early(log(9.0, 3.0, 2.0, 2.5, 2.0), 2), "an equal loss is no lower one"
-    assert ended_early(log(9.0, 2.0, float("nan")), 1)
-    assert not ended_early(log(9.0, 3.0, 4.0), None)
-    assert not ended_early([], 1)
+    assert not ended_early(log(0.1, 3.0, 2.0), "loss", 1)
+    assert ended_early(log(9.0, 3.0, 2.0, 2.5), "loss", 1)
+    assert not ended_early(log(9.0, 3.0, 2.0, 2.5), "loss", 2)
+    assert ended_early(log(9.0, 3.0, 2.0, 2.5, 2.0), "loss", 2), "an equal loss is no lower one"
+    assert ended_early(log(9.0, 2.0, float("nan")), "loss", 1)
+    assert not ended_early(log(9.0, 3.0, 4.0), "loss", None)
+    assert not ended_early([], "loss", 1)
 
 
 def test_the_interval_of_evaluations_decides_the_best_weights_and_no_others() -> None:
@@ -59,7 +59,16 @@ def test_the_interval_of_evaluations_decides_the_best_weights_and_no_others() ->
     best = [SftSettings(base_model="m", eval_steps=steps, checkpoint="best") for steps in (5, 10)]
     assert material_of(last[0]) == material_of(last[1])
     assert material_of(best[0]) != material_of(best[1])
-    later = {"checkpoint", "patience", "betas", "epsilon", "neftune", "min_learning_rate_share"}
+    later = {
+        "best_by",
+        "eval_answers",
+        "checkpoint",
+        "patience",
+        "betas",
+        "epsilon",
+        "neftune",
+        "min_learning_rate_share",
+    }
     assert not later & material_of(last[0]).keys(), "a recipe of an earlier version must stay as it was"
 
 
@@ -70,7 +79,7 @@ def test_the_best_weights_are_published_and_the_training_ends_after_them(lab: An
     trained = {step: loss for step, loss in losses.items() if step}
     best = min(trained, key=lambda step: trained[step])
     assert best < 12, losses
-    assert whole.summary["best_step"] == best
+    assert (whole.summary["best_step"], whole.summary["best_by"]) == (best, "loss")
     assert whole.summary["eval_loss_after"] == pytest.approx(losses[best])
 
     # the weights are those of a run that stops at this step

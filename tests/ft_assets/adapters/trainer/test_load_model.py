@@ -10,6 +10,7 @@ from expectations.violations import Refused
 from ft_assets.adapters.trainer.load_model import choose_attention, keep_gradients_on_cpu, load_model
 from ft_assets.config.model import DpoSettings, SftSettings
 from resources.accelerator import Compute, cpu_flags
+from resources.trained_model import load_weights
 
 CPU = Compute("cpu", "bfloat16")
 
@@ -113,3 +114,22 @@ def test_attention_is_eager_only_where_it_is_faster_and_never_with_packing(
     assert choose_attention(settings(Path("base"), **changes), Compute(device, "bfloat16"), longest) == expected
     dpo = DpoSettings.model_validate({"base_model": "base"})
     assert choose_attention(dpo, Compute("cuda", "bfloat16"), longest) == "sdpa"
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], r".*\.q_proj|.*lm_head"])
+def test_an_adapter_on_the_output_head_is_refused_by_name(tiny_base: Path, refused_codes: Any, targets: Any) -> None:
+    def load() -> None:
+        load_model(tiny_base, settings(tiny_base, lora={"targets": targets}), CPU, None, longest=64)
+
+    assert refused_codes(load) == {"FT-TRAIN-078"}
+
+
+def test_a_given_adapter_on_the_output_head_is_refused_as_well(
+    tiny_base: Path, tmp_path: Path, refused_codes: Any
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    get_peft_model(load_weights(tiny_base), config).save_pretrained(str(tmp_path))
+    asked = DpoSettings(base_model=str(tiny_base), start=str(tmp_path))
+    assert refused_codes(lambda: load_model(tiny_base, asked, CPU, tmp_path, longest=64)) == {"FT-TRAIN-078"}
