@@ -1892,6 +1892,16 @@ CODES: dict[str, Code] = {
         "All rows of the module are trained by another key of `lora`, or it has a bias, which PEFT would drop.",
         "Leave `train_tokens` out, or the module out of `modules_to_save` and `targets`. With a bias: `method: full`.",
     ),
+    "FT-TRAIN-077": Code(
+        "This setting cannot be combined with `sharding: fsdp2`",
+        "It is not shown to train the same weights where every process has a shard of the model.",
+        "Change the setting that the message names, or set `sharding: none`.",
+    ),
+    "FT-TRAIN-078": Code(
+        "transformers has no plan by which this model is split into shards",
+        "The classes of the model do not name the layers that can be spread over processes.",
+        "Set `sharding: none` and take fewer rows at a time or `method: qlora`, or choose another base model.",
+    ),
     # Vectors
     "FT-VEC-001": Code(
         "A passage does not have exactly one row of vectors",

@@ -424,6 +424,11 @@ class TrainSettings(ConfigSection):
     activation_offloading: bool = False
     """Keep what the backward pass needs in host memory; GPUs only. Off, because the transfers cost time; the run turns
     it on by itself when memory runs out."""
+    sharding: Literal["none", "fsdp2"] = later("none")
+    """Place of the weights in a training of several processes: `none` keeps all of them on each GPU (DDP), `fsdp2`
+    spreads them, with the gradients and the optimizer of `method: full`, for a model that one GPU does not hold; an
+    adapter stays whole. The result is the same; every layer is sent for each use, so `none` is quicker where it fits.
+    Not for `qlora`."""
     optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
     """`adamw` is the fused one of torch. `paged_adamw_8bit` keeps its state in 8 bits and can move it to host memory
     (bitsandbytes; GPUs only)."""
