@@ -644,10 +644,10 @@ CODES: dict[str, Code] = {
         "Mount the state folder on every node and here under one path, and set FT_STATE_DIR to it.",
     ),
     "FT-RAY-003": Code(
-        "No node of the cluster is as large as a worker asks for",
+        "The nodes of the cluster have no room for what a worker asks for",
         "Ray would keep the job waiting for ever.",
-        "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or add a larger node. Nodes that are started on demand do "
-        "not count: keep one running.",
+        "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or `launcher.processes`, or add a larger node. Nodes that "
+        "are started on demand do not count: keep one running.",
     ),
     "FT-RAY-004": Code(
         "The cluster has no room for an actor that encodes",
@@ -1177,6 +1177,11 @@ CODES: dict[str, Code] = {
         "The teacher has no wrong passages to tell apart",
         "With one passage for each question its scores are no ranking, and teach nothing.",
         "Set `embedding.hard_negatives: 1` or more, add passages that are judged wrong, or remove `embedding.teacher`.",
+    ),
+    "FT-EMB-026": Code(
+        "The training of an encoder was started as several processes",
+        "Each would take the passages of its own batches as the wrong ones, and publish a model of its own.",
+        "Start it as one process, as every launcher of `ft` does; `launcher.processes` is for adapters.",
     ),
     # Estimates
     "FT-EST-001": Code(

@@ -7,6 +7,7 @@ Load, judge the gates, train, publish.
 # pyright: basic
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -57,7 +58,7 @@ from ft_assets.generation.jobs import GENERATED
 from resources import accelerator, models, torchrun
 from resources.accelerator import Compute, Sampler
 from resources.artifacts import Artifact, write_json
-from resources.launcher import LOG_FILE, Job, run_worker
+from resources.launcher import LOG_FILE, RAY_RANKS, Job, run_worker
 from resources.model_check import limits_of
 from resources.telemetry import METRICS_FILE, Metrics, read_events, read_metrics
 from resources.trained_model import (
@@ -117,6 +118,10 @@ class Trained(NamedTuple):
 
 def main(job: Job) -> Artifact:
     """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 078, FT-ADP-001."""
+    if RAY_RANKS in os.environ and torchrun.world_size() == 1:
+        from ft_assets.adapters.train_on_ray import train_on_ray
+
+        return train_on_ray(main, job)
     params = job.params_as(TrainParams)
     with lock_run(job.folder()):
         return _train_and_publish(job, params)

@@ -1260,8 +1260,8 @@ class LauncherSettings(ConfigSection):
     stopped; `inline` in the same process, for debugging; `torchrun` trains adapters in `processes` processes and runs
     all other work as `subprocess` does; `ray` runs it as a job of the cluster that `ray` names."""
     processes: PositiveInt = 1
-    """Processes of one adapter training, on as many GPUs (or on the CPU's cores). More than 1 needs
-    `kind: torchrun`."""
+    """Processes of one adapter training, on as many GPUs (or on the CPU's cores). More than 1 needs `kind: torchrun`,
+    all of them on this machine, or `kind: ray`: on any nodes, each with `ray.cpus` and `ray.gpus`."""
     threads: PositiveInt | None = None
     """Compute threads of one worker, shared among its processes. Null takes OMP_NUM_THREADS for each of them where it
     is set, else the cores that this process may use."""
@@ -1277,9 +1277,9 @@ class LauncherSettings(ConfigSection):
 
     @model_validator(mode="after")
     def _check_processes(self) -> Self:
-        if self.processes > 1 and self.kind != "torchrun":
+        if self.processes > 1 and self.kind not in {"torchrun", "ray"}:
             raise ValueError(
-                f"processes ({self.processes}) needs kind `torchrun`, not `{self.kind}`. Set kind: torchrun, or "
+                f"processes ({self.processes}) needs kind `torchrun` or `ray`, not `{self.kind}`. Set one of them, or "
                 "processes: 1."
             )
         return self
