@@ -173,7 +173,7 @@ def _model_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup
         each = 2 * target.width + moments
         parts["adapter and optimizer"] = (trained * each, f"{_m(trained)} x {each} B")
     if setup.device == "cpu" and target.method == "full":
-        parts["weights before"] = (weights, "the weights again, to see which of them training changed")
+        parts["weights before"] = (weights / setup.shards, "the weights again, to see which of them training changed")
     if target.dpo and target.method != "full":
         parts["reference"] = (trained * target.width, f"the adapter again, frozen: x {target.width} B")
     return parts

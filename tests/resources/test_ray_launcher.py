@@ -420,12 +420,13 @@ def test_a_cancelled_training_of_several_processes_leaves_a_whole_checkpoint(lab
     from ft_assets.adapters.trainer.checkpoints import checkpoints, find_damage
     from resources.launcher import read_failure
 
-    made = lab.sft_job(lab.instructions(), **LONG, seed=7)
+    made = lab.sft_job(lab.instructions(), **LONG, sharding="fsdp2")
     state = shutil.copytree(lab.state, tmp_path / "state")
     interrupt_when_it_runs(state)
     with pytest.raises(DagsterExecutionInterruptedError):
         train(launcher(state, processes=2), made)
     run_dir = state / "runs/sft_adapter" / made.recipe.id
     assert "FT-TRAIN-030" in str(read_failure(run_dir))
+    assert "shards: this process has" in (run_dir / "training.log").read_text("utf-8")
     newest, *_ = checkpoints(run_dir)
     assert find_damage(newest) == []

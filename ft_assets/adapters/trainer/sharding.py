@@ -193,8 +193,8 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 def largest_change(after: Iterable[Tensor], before: Iterable[Tensor]) -> float:
     """Return the largest absolute difference of any number from what it was, over all processes. `before`: copies of
     the local parts, on the CPU."""
-    pairs = [(local_part(new).cpu(), old) for new, old in zip(after, before, strict=True)]
-    own = max((float((new - old).abs().max()) for new, old in pairs if old.numel()), default=0.0)
+    pairs = zip(after, before, strict=True)
+    own = max((float((local_part(new).cpu() - old).abs().max()) for new, old in pairs if old.numel()), default=0.0)
     return max(torchrun.gather(own))
 
 
