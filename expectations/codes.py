@@ -644,10 +644,10 @@ CODES: dict[str, Code] = {
         "Mount the state folder on every node and here under one path, and set FT_STATE_DIR to it.",
     ),
     "FT-RAY-003": Code(
-        "No node of the cluster is as large as a worker asks for",
+        "The nodes of the cluster have no room for what a worker asks for",
         "Ray would keep the job waiting for ever.",
-        "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or add a larger node. Nodes that are started on demand do "
-        "not count: keep one running.",
+        "Lower `launcher.ray.cpus`, `gpus` or `memory_gb`, or `launcher.processes`, or add a larger node. Nodes that "
+        "are started on demand do not count: keep one running.",
     ),
     "FT-RAY-004": Code(
         "The cluster has no room for an actor that encodes",
@@ -1182,6 +1182,11 @@ CODES: dict[str, Code] = {
         "The teacher has no wrong passages to tell apart",
         "With one passage for each question its scores are no ranking, and teach nothing.",
         "Set `embedding.hard_negatives: 1` or more, add passages that are judged wrong, or remove `embedding.teacher`.",
+    ),
+    "FT-EMB-026": Code(
+        "The training of an encoder was started as several processes",
+        "Each would take the passages of its own batches as the wrong ones, and publish a model of its own.",
+        "Start it as one process, as every launcher of `ft` does; `launcher.processes` is for adapters.",
     ),
     # Estimates
     "FT-EST-001": Code(
@@ -1913,6 +1918,16 @@ CODES: dict[str, Code] = {
         "The loss is computed from the head's own weight, so that these matrices would never be trained.",
         "Take the head out of `lora.targets` (`all-linear` leaves it out). Where it is not the embedding, "
         "`lora.modules_to_save: [lm_head]` trains it as a whole.",
+    ),
+    "FT-TRAIN-079": Code(
+        "This setting cannot be combined with `sharding: fsdp2`",
+        "It is not shown to train the same weights where every process has a shard of the model.",
+        "Change the setting that the message names, or set `sharding: none`.",
+    ),
+    "FT-TRAIN-080": Code(
+        "transformers has no plan by which this model is split into shards",
+        "The classes of the model do not name the layers that can be spread over processes.",
+        "Set `sharding: none` and take fewer rows at a time or `method: qlora`, or choose another base model.",
     ),
     # Vectors
     "FT-VEC-001": Code(

@@ -195,7 +195,8 @@ def _launcher(settings: LauncherSettings, state: Path) -> LauncherResource:
         )
     from resources.ray_launcher import RayLauncherResource
 
-    return RayLauncherResource(state_dir=str(state), kind="ray", threads=settings.threads, **settings.ray.model_dump())
+    launched = {"kind": "ray", "processes": settings.processes, "threads": settings.threads}
+    return RayLauncherResource(state_dir=str(state), **launched, **settings.ray.model_dump())
 
 
 @dg.definitions

@@ -118,7 +118,7 @@ class TrainingSetup(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int | None = None
     """Bytes of the optimizer's state for each trained parameter; None: Adam's two moments, as wide as the parameter."""
     shards: int = 1
-    """GPUs that weights, gradients and optimizer are spread over (FSDP2, ZeRO-3)."""
+    """GPUs that the weights are spread over (FSDP2), with the gradients and the optimizer of full fine-tuning."""
     context: int | None = None
     """Bytes that the process takes before anything is loaded, if they are known."""
     supervised: int | None = None
@@ -172,12 +172,11 @@ def _model_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup
         parts["gradients and optimizer"] = (trained * each / setup.shards, f"{_m(trained)} x {each} B")
     else:
         each = 2 * target.width + moments
-        parts["adapter and optimizer"] = (trained * each / setup.shards, f"{_m(trained)} x {each} B")
+        parts["adapter and optimizer"] = (trained * each, f"{_m(trained)} x {each} B")
     if setup.device == "cpu" and target.method == "full":
-        parts["weights before"] = (weights, "the weights again, to see which of them training changed")
+        parts["weights before"] = (weights / setup.shards, "the weights again, to see which of them training changed")
     if target.dpo and target.method != "full":
-        reference = trained * target.width / setup.shards
-        parts["reference"] = (reference, f"the adapter again, frozen: x {target.width} B")
+        parts["reference"] = (trained * target.width, f"the adapter again, frozen: x {target.width} B")
     return parts
 
 
@@ -203,8 +202,9 @@ def _batch_parts(shape: ModelShape, target: TrainingTarget, setup: TrainingSetup
         # PEFT puts the rows into a copy; TRL takes the gradient of the whole head in fp32, then as the weights are
         parts["rows of tokens"] = (shape.vocab * shape.hidden * 8, "a copy of the output head and its gradient x 8 B")
     if setup.shards > 1:
-        gathered = (2 * shape.linear / shape.layers + shape.embedding) * 2
-        parts["gathered layers"] = (gathered, "two layers and the embeddings x 2 B")
+        width = 4 if target.method == "full" else setup.width
+        gathered = (2 * shape.linear / shape.layers + shape.embedding) * width
+        parts["gathered layers"] = (gathered, f"two layers and the embeddings x {width} B")
     return parts
 
 

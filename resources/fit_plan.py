@@ -26,8 +26,7 @@ _WHY: dict[str, list[str]] = {
     "single": [],
     "ddp": ["one process a GPU, each with the whole model (DDP): what fits on one GPU is quickest so"],
     "fsdp2": [
-        "FSDP2 (DeepSpeed: ZeRO-3): no GPU holds the whole model, and 4-bit weights are not for it",
-        "start it with accelerate: launcher.kind torchrun keeps a whole model on each GPU",
+        "FSDP2: no GPU holds the whole model, and 4-bit weights are not for it",
     ],
 }
 

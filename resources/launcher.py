@@ -27,8 +27,10 @@ from resources.files import write_json
 LOG_FILE = "training.log"
 FAILURE_FILE = "failure.json"
 FAILURE_PIPE = "failure.pipe"
-RAY_ENCODERS, RAY_ENCODER_CPUS, RAY_ENCODER_GPUS = "FT_RAY_ENCODERS", "FT_RAY_ENCODER_CPUS", "FT_RAY_ENCODER_GPUS"
-"""Environment variables of a job of Ray: the actors that encode next to each other, and what each asks for."""
+RAY_ENCODERS, RAY_RANKS = "FT_RAY_ENCODERS", "FT_RAY_RANKS"
+"""Environment variables of a job of Ray: the actors that encode next to each other, the processes of a training."""
+RAY_CPUS, RAY_GPUS, RAY_MEMORY_GB = "FT_RAY_CPUS", "FT_RAY_GPUS", "FT_RAY_MEMORY_GB"
+"""Environment variables of a job of Ray: what each of these asks for."""
 _PIPE_BYTES = 60_000  # a pipe takes 64 KiB from a writer that does not wait
 _log = logging.getLogger(__name__)
 
@@ -138,22 +140,28 @@ def run_inline(module: str, job: Job) -> None:
 
 
 def run_worker(main: Main) -> None:
-    """Run `main` on the job that --job names: the entry point of a worker process.
-
-    The log is <run_dir>/training.log; every rank but the first has a file of its own.
-    """
+    """Run `main` on the job that --job names: the entry point of a worker process."""
     torchrun.end_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", type=Path, required=True)
     job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
+    run_rank(lambda job: _run_reporting(main, job), job)
+
+
+def run_rank(main: Main, job: Job) -> None:
+    """Run `main` as one of the processes of a worker, and leave in a file what ended it. Raises what it raised.
+
+    The log is <run_dir>/training.log; every rank but the first has a file of its own.
+    """
     log_file = LOG_FILE if torchrun.is_main() else f"rank-{torchrun.rank()}.log"
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         handlers=[logging.FileHandler(job.folder() / log_file), logging.StreamHandler(sys.stderr)],
+        force=True,  # in an actor of Ray there are others, and the file would stay empty
     )
     try:
-        _run_reporting(main, job)
+        main(job)
     except Exception as error:  # written for the parent to report, then raised all the same
         # of several ranks the first that failed has the reason; the others only stopped
         if torchrun.world_size() == 1 or not (job.folder() / FAILURE_FILE).exists():
@@ -223,10 +231,9 @@ def _describe_failure(error: Exception) -> dict[str, object]:
     return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _run_reporting(main: Main, job: Job) -> None:
+def _run_reporting(main: Main, job: Job) -> Artifact:
     if "DAGSTER_PIPES_CONTEXT" not in os.environ or not torchrun.is_main():
-        main(job)
-        return
+        return main(job)
     from dagster_pipes import open_dagster_pipes  # pyright: ignore[reportUnknownVariableType]
 
     failed: Exception | None = None
@@ -240,5 +247,6 @@ def _run_reporting(main: Main, job: Job) -> None:
                 raise
             faults.point("pipes.report")
             pipes.log.info(f"published {artifact.path.name} (data version {artifact.data_version})")
+            return artifact
     except OSError as error:  # on a full disk closing the pipes fails as well, and would hide the reason
         raise failed or error from None

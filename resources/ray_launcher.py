@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 import time
 import uuid
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,11 @@ from expectations.violations import Refused, violation
 from resources import torchrun
 from resources.dagster_resources import LauncherResource, explain
 from resources.launcher import (
-    RAY_ENCODER_CPUS,
-    RAY_ENCODER_GPUS,
+    RAY_CPUS,
     RAY_ENCODERS,
+    RAY_GPUS,
+    RAY_MEMORY_GB,
+    RAY_RANKS,
     Job,
     job_environment,
     read_failure,
@@ -54,10 +57,10 @@ class RayLauncherResource(LauncherResource):
     def start(self, context: dg.AssetExecutionContext, module: str, job: Job, *, distributed: bool) -> None:
         """Submit the worker and wait until it ends; wait for one of the same recipe that is running already.
 
-        Raises Refused: FT-RAY-001 no cluster answers, FT-RAY-002 the state folder is not shared, FT-RAY-003 no node is
-        large enough, and whatever the worker refuses.
+        Raises Refused: FT-RAY-001 no cluster answers, FT-RAY-002 the state folder is not shared, FT-RAY-003 there is
+        no room for it, and whatever the worker refuses.
         """
-        del distributed  # one process: the configuration refuses more
+        ranks = self.processes if distributed else 1
         jobs = self._connect()
         name = f"ft-{job.recipe.asset}-{job.recipe.id}"
         submitted = {one.submission_id: one.status for one in jobs.list_jobs() if one.submission_id}
@@ -67,8 +70,9 @@ class RayLauncherResource(LauncherResource):
             context.log.info(f"Ray job {running[0]} of the same recipe is running: waiting for it")
             status, error = self._rejoin(jobs, running[0]), None
         else:
-            self._require_room()
-            status, error = self._submit(context, jobs, module, job, f"{name}-{uuid.uuid4().hex[:8]}")
+            self._require_room(ranks)
+            submitted = self.submission(module, job, f"{name}-{uuid.uuid4().hex[:8]}", ranks)
+            status, error = self._submit(context, jobs, submitted)
         if str(status) == "SUCCEEDED":
             self._require_published(job)
             return
@@ -77,21 +81,29 @@ class RayLauncherResource(LauncherResource):
         raise explain(error or RuntimeError(f"the Ray job ended as {status}"), read_failure(Path(job.run_dir)), module,
                       Path(job.run_dir)) from error  # fmt: skip
 
-    def submission(self, module: str, job: Job, name: str) -> dict[str, Any]:
-        """Return what is submitted. Its environment is shown on Ray's dashboard: it holds no secret."""
+    def submission(self, module: str, job: Job, name: str, ranks: int = 1) -> dict[str, Any]:
+        """Return what is submitted: one process, or one that waits for `ranks` others and asks for nothing itself.
+
+        Its environment is shown on Ray's dashboard: it holds no secret.
+        """
         path, token = write_job(job), uuid.uuid4().hex
         token_file = path.with_name(TOKEN_FILE)
         token_file.write_text(token)
-        environment = job_environment(self.threads or max(1, int(self.cpus)))
+        environment = job_environment(self.threads or max(1, int(self.cpus)) * ranks, ranks)
         del environment[torchrun.LAUNCHER]  # a process of this machine: the worker would end itself
         environment["RAY_JOB_STOP_WAIT_TIME_S"] = str(torchrun.STOP_SECONDS)  # 3 seconds are too few for a checkpoint
         if self.encoders > 1:
             environment[RAY_ENCODERS] = str(self.encoders)
-            environment[RAY_ENCODER_CPUS], environment[RAY_ENCODER_GPUS] = str(self.cpus), str(self.gpus)
+        if ranks > 1:
+            environment[RAY_RANKS] = str(ranks)
+            environment[RAY_MEMORY_GB] = str(self.memory_gb or 0)
+        if self.encoders > 1 or ranks > 1:
+            environment[RAY_CPUS], environment[RAY_GPUS] = str(self.cpus), str(self.gpus)
         seen = f'test "$(cat {shlex.quote(str(token_file))})" = {token}'
         command = shlex.join([self.python, "-m", module, "--job", str(path)])
-        wanted = {"entrypoint_num_cpus": self.cpus, "entrypoint_num_gpus": self.gpus}
-        if self.memory_gb:
+        held = 0 if ranks > 1 else 1
+        wanted = {"entrypoint_num_cpus": self.cpus * held, "entrypoint_num_gpus": self.gpus * held}
+        if self.memory_gb and held:
             wanted["entrypoint_memory"] = int(self.memory_gb * _GIB)
         return {
             "entrypoint": f"{seen} || exit {_NOT_SHARED}; exec {command}",
@@ -110,26 +122,27 @@ class RayLauncherResource(LauncherResource):
             unreachable = violation("FT-RAY-001", where=self.address, field="launcher.ray.address", found=found)
             raise Refused("launching a worker on Ray", [unreachable]) from error
 
-    def _require_room(self) -> None:
-        """Raise Refused (FT-RAY-003) unless one node has what a worker asks for, whether it is free now or not."""
+    def _require_room(self, ranks: int) -> None:
+        """Raise Refused (FT-RAY-003) unless the nodes have what the processes ask for, whether it is free or not."""
         from ray.util.state import list_nodes  # pyright: ignore[reportMissingImports]
 
         nodes = [dict(node.resources_total or {}) for node in list_nodes(address=self.address) if node.state == "ALIVE"]
-        if nodes and too_large(nodes, self.cpus, self.gpus, self.memory_gb):
+        if nodes and places(nodes, self.cpus, self.gpus, self.memory_gb) < ranks:
             largest = "; ".join(_describe(node) for node in nodes[:5])
-            expected = f"a node with {self.cpus:g} CPU, {self.gpus:g} GPU, {self.memory_gb or 0:g} GB"
+            expected = f"{ranks} x {self.cpus:g} CPU, {self.gpus:g} GPU, {self.memory_gb or 0:g} GB, each on one node"
             small = violation("FT-RAY-003", where=self.address, field="launcher.ray", found=largest, expected=expected)
             raise Refused("launching a worker on Ray", [small])
 
     def _submit(
-        self, context: dg.AssetExecutionContext, jobs: JobSubmissionClient, module: str, job: Job, name: str
+        self, context: dg.AssetExecutionContext, jobs: JobSubmissionClient, submitted: dict[str, Any]
     ) -> tuple[JobStatus | str, Exception | None]:
         """Run one job; return how it ended, and the error with which it did."""
         from dagster_ray.core.pipes import PipesRayJobClient  # pyright: ignore[reportMissingImports]
 
         client = PipesRayJobClient(address=self.address)  # an interrupted run stops its job, by SIGTERM
+        name = submitted["submission_id"]
         try:
-            client.run(context=context, submit_job_params=self.submission(module, job, name))
+            client.run(context=context, submit_job_params=submitted)
         except DagsterExecutionInterruptedError:
             self._settle(jobs, name)  # a training writes its checkpoint
             raise
@@ -170,10 +183,11 @@ class RayLauncherResource(LauncherResource):
             raise Refused(f"{job.recipe.asset} on Ray", [_not_shared(job.store)])
 
 
-def too_large(nodes: list[dict[str, Any]], cpus: float, gpus: float, memory_gb: float | None) -> bool:
-    """Return whether no node has the CPUs, GPUs and memory that one worker asks for."""
+def places(nodes: list[dict[str, Any]], cpus: float, gpus: float, memory_gb: float | None) -> int:
+    """Return how many processes the nodes can hold at once, each with these CPUs, GPUs and memory of one node."""
     wanted = {"CPU": cpus, "GPU": gpus, "memory": (memory_gb or 0) * _GIB}
-    return not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes)
+    asked = {name: amount for name, amount in wanted.items() if amount}
+    return sum(min(floor(node.get(name, 0) / amount + 1e-9) for name, amount in asked.items()) for node in nodes)
 
 
 def _describe(node: dict[str, Any]) -> str:

@@ -92,7 +92,8 @@ SPECS = [SFT_ADAPTER, DPO_ADAPTER, ADAPTER_EVALUATION, RELEASED_ADAPTER]
 # Settings that do not decide the weights: how the training runs on this machine, what it reports, and the name of the
 # base model, whose content is in the recipe.
 _IMMATERIAL = {"base_model", "revision", "micro_batch_size", "gradient_checkpointing", "activation_offloading",
-               "precompute_reference", "eval_steps", "eval_answers", "save_steps", "logging_steps"}  # fmt: skip
+               "precompute_reference", "sharding", "eval_steps", "eval_answers", "save_steps",
+               "logging_steps"}  # fmt: skip
 # the curves on the page of a training: name -> figure of metrics.jsonl, and a second figure in the same plot
 _CURVES = {
     "loss": ("loss", {"loss": "training", "eval_loss": "validation"}),

@@ -148,6 +148,7 @@ def judge_resources(
     """
     on_cpu = compute.device == "cpu"
     job: dict[str, Any] = {"tokens": tokens, "device": compute.device, "bf16": compute.dtype != "float32"}
+    job["processes"] = torchrun.world_size()
     # context=0: this process has loaded its libraries, and asking for the free memory makes its CUDA context
     known: dict[str, Any] = {"supervised": supervised, "context": 0}
     try:

@@ -7,6 +7,7 @@ Load, judge the gates, train, publish.
 # pyright: basic
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -45,13 +46,20 @@ from ft_assets.adapters.trainer.dpo_reference import Reference
 from ft_assets.adapters.trainer.load_model import load_model
 from ft_assets.adapters.trainer.oom_ladder import delete_fallbacks, train_with_fallbacks
 from ft_assets.adapters.trainer.reporter import build_reporter
+from ft_assets.adapters.trainer.sharding import (
+    check_sharding,
+    is_sharded,
+    largest_change,
+    local_part,
+    save_whole_model,
+)
 from ft_assets.adapters.trainer.trackers import add_trackers, check_trackers, read_trackers
 from ft_assets.config.model import AdapterSettings, DpoSettings, SftSettings
 from ft_assets.generation.jobs import GENERATED
 from resources import accelerator, models, torchrun
 from resources.accelerator import Compute, Sampler
 from resources.artifacts import Artifact, write_json
-from resources.launcher import LOG_FILE, Job, run_worker
+from resources.launcher import LOG_FILE, RAY_RANKS, Job, run_worker
 from resources.model_check import limits_of
 from resources.telemetry import METRICS_FILE, Metrics, read_events, read_metrics
 from resources.trained_model import (
@@ -113,7 +121,11 @@ class Trained(NamedTuple):
 
 
 def main(job: Job) -> Artifact:
-    """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 069, FT-ADP-001."""
+    """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 078, FT-ADP-001."""
+    if RAY_RANKS in os.environ and torchrun.world_size() == 1:
+        from ft_assets.adapters.train_on_ray import train_on_ray
+
+        return train_on_ray(main, job)
     params = job.params_as(TrainParams)
     with lock_run(job.folder()):
         return _train_and_publish(job, params)
@@ -140,6 +152,8 @@ def _train_and_publish(job: Job, params: TrainParams) -> Artifact:
         link_final_model(job.folder(), _publish(task, trained, summary))
         remove_checkpoints(job.folder())
         delete_fallbacks(job.folder())
+    elif is_sharded(task.settings) and task.settings.method == "full":
+        save_whole_model(trained.trainer.model, None)
     torchrun.wait_for_all()
     return job.published()
 
@@ -155,6 +169,7 @@ def _prepare(job: Job, params: TrainParams) -> Task:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False)
     base = describe_base(base_folder, tokenizer, settings.base_model, settings.revision)
     start, reference, lora = _find_start(job, settings, base)
+    check_sharding(settings, lora, compute)
     return Task(
         job=job,
         settings=settings.model_copy(update={"micro_batch_size": choose_rows(settings, lora, compute, base_folder)}),
@@ -277,19 +292,15 @@ def _final_evaluation(trainer: Trainer, best_step: int | None) -> dict[str, floa
 def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
     trainer, data, untrained = trained.trainer, trained.data, trained.untrained
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    deltas = [
-        float((tensor.detach().cpu() - untrained[name]).abs().max())
-        for name, tensor in trainer.model.named_parameters()
-        if name in untrained
-    ]
+    tensors = [tensor for name, tensor in trainer.model.named_parameters() if name in untrained]
     summary = TrainSummary(
         steps=trainer.state.global_step,
         eval_loss_before=trained.before["eval_loss"],
         eval_loss_after=trained.after["eval_loss"],
         train_loss_first=losses[0],
         train_loss_last=losses[-1],
-        max_abs_adapter_delta=max(deltas),
-        trainable_parameters=sum(tensor.numel() for tensor in untrained.values()),
+        max_abs_adapter_delta=largest_change(tensors, untrained.values()),
+        trainable_parameters=sum(tensor.numel() for tensor in tensors),
         rows=len(data.train),
         validation_rows=len(data.validation),
         verdicts=data.verdicts or msgspec.UNSET,
@@ -350,7 +361,10 @@ def _save_model(task: Task, model: PreTrainedModel, folder: Path) -> AdapterCont
     from transformers import AutoConfig
 
     target = folder / WHOLE_MODEL_FOLDER
-    model.save_pretrained(target)
+    if is_sharded(task.settings):
+        save_whole_model(model, target)
+    else:
+        model.save_pretrained(target)
     config = AutoConfig.from_pretrained(task.base_folder, trust_remote_code=False)  # trainers change the model's own
     config.dtype = "float32"
     config.save_pretrained(target)
@@ -366,8 +380,8 @@ def _save_model(task: Task, model: PreTrainedModel, folder: Path) -> AdapterCont
 
 
 def _copy_trainable(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the tensors that are trained, by name."""
-    return {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
+    """Return a copy of the tensors that are trained, or of this process' shards of them, by name."""
+    return {name: local_part(p).to("cpu", copy=True) for name, p in model.named_parameters() if p.requires_grad}
 
 
 if __name__ == "__main__":

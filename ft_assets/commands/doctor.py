@@ -279,7 +279,8 @@ def _training(project: Project) -> Iterator[Finding]:
             yield Finding("warn", f"rate ({name})", f"{unusual.found:g}: {unusual.message}", unusual.fix)
         lora = settings.shape_of_adapter(section)
         on: dict[str, Any] = {"device": machine.device, "bf16": machine.bf16}
-        rows = fitting_rows(section, lora, shape, **on, memory=machine.memory, processes=settings.launcher.processes)
+        on["processes"] = settings.launcher.processes
+        rows = fitting_rows(section, lora, shape, **on, memory=machine.memory)
         planned = section.model_copy(update={"micro_batch_size": rows})
         configured, least = (
             estimate_training(shape, *needs(planned, lora, tokens=section.max_length, **on))

@@ -308,7 +308,8 @@ def _report(
     device, bf16, gpus = machine.device, machine.bf16, max(machine.gpus, 1)
     at_once = fitting_rows(settings, lora, shape, device=device, bf16=bf16, memory=machine.memory, processes=gpus)
     settings = settings.model_copy(update={"micro_batch_size": at_once})
-    target, setup = needs_of(settings, lora, tokens=settings.max_length, device=device, bf16=bf16)
+    tokens = settings.max_length
+    target, setup = needs_of(settings, lora, tokens=tokens, device=device, bf16=bf16, processes=gpus)
     estimate = estimate_training(shape, target, setup)
     rows, epochs = options["rows"] or _ROWS, settings.epochs
     if settings.max_steps:
@@ -414,11 +415,12 @@ def _plan(report: EstimateReport) -> str:
         "micro_batch_size": plan.micro_batch,
         "max_length": plan.tokens,
         "gradient_checkpointing": str(plan.checkpointing).lower(),
+        **({"sharding": "fsdp2"} if plan.strategy == "fsdp2" else {}),
     }
     settings = ", ".join(f"{name}: {value}" for name, value in keys.items())
     profile = _PROFILES.get(plan.method) if report.machine.gpus else None
     notes = [f"{plan.strategy}, {plan.estimate.total / GIB:.1f} GiB: {section}: {{{settings}}}"]
-    if plan.strategy == "ddp":
+    if plan.strategy != "single":
         notes.append(f"launcher: {{kind: torchrun, processes: {report.machine.gpus}}}")
     if profile:
         notes.append(f"profile {profile} is close to it")

@@ -447,6 +447,11 @@ class TrainSettings(ConfigSection):
     activation_offloading: bool = False
     """Keep what the backward pass needs in host memory; GPUs only. Off, because the transfers cost time; the run turns
     it on by itself when memory runs out."""
+    sharding: Literal["none", "fsdp2"] = later("none")
+    """Place of the weights in a training of several processes: `none` keeps all of them on each GPU (DDP), `fsdp2`
+    spreads them, with the gradients and the optimizer of `method: full`, for a model that one GPU does not hold; an
+    adapter stays whole. The result is the same; every layer is sent for each use, so `none` is quicker where it fits.
+    Not for `qlora`."""
     optimizer: Optimizer = "adamw"
     """`adamw` is the fused one of torch: two moments in fp32 for each trained weight. `adamw_8bit` keeps them in 8
     bits, `paged_adamw_8bit` can also move them to host memory (GPUs only; on a CPU it is `adamw_8bit`), and `lion_8bit`
@@ -1299,8 +1304,8 @@ class LauncherSettings(ConfigSection):
     stopped; `inline` in the same process, for debugging; `torchrun` trains adapters in `processes` processes and runs
     all other work as `subprocess` does; `ray` runs it as a job of the cluster that `ray` names."""
     processes: PositiveInt = 1
-    """Processes of one adapter training, on as many GPUs (or on the CPU's cores). More than 1 needs
-    `kind: torchrun`."""
+    """Processes of one adapter training, on as many GPUs (or on the CPU's cores). More than 1 needs `kind: torchrun`,
+    all of them on this machine, or `kind: ray`: on any nodes, each with `ray.cpus` and `ray.gpus`."""
     threads: PositiveInt | None = None
     """Compute threads of one worker, shared among its processes. Null takes OMP_NUM_THREADS for each of them where it
     is set, else the cores that this process may use."""
@@ -1316,9 +1321,9 @@ class LauncherSettings(ConfigSection):
 
     @model_validator(mode="after")
     def _check_processes(self) -> Self:
-        if self.processes > 1 and self.kind != "torchrun":
+        if self.processes > 1 and self.kind not in {"torchrun", "ray"}:
             raise ValueError(
-                f"processes ({self.processes}) needs kind `torchrun`, not `{self.kind}`. Set kind: torchrun, or "
+                f"processes ({self.processes}) needs kind `torchrun` or `ray`, not `{self.kind}`. Set one of them, or "
                 "processes: 1."
             )
         return self

@@ -34,7 +34,7 @@ from ft_assets.embedding.pretrain import ask_sentences
 from ft_assets.embedding.ranked import LEARNED_WEIGHT, Ranked, RankedCorpus
 from ft_assets.embedding.teach import Score, Teacher, distilled_loss
 from ft_assets.embedding.train_factors import learn_factors
-from resources import accelerator, models
+from resources import accelerator, models, torchrun
 from resources.artifacts import Artifact
 from resources.cross_encoder import load_cross_encoder
 from resources.launcher import Job, run_worker
@@ -46,7 +46,14 @@ _CPU_TEXTS = 8  # texts of a batch that go through the model together on a CPU
 
 
 def main(job: Job) -> Artifact:
-    """Train on the training questions of `retrieval_splits` and publish the best epoch as `embedding_model`."""
+    """Train on the training questions of `retrieval_splits` and publish the best epoch as `embedding_model`.
+
+    Raises Refused (FT-EMB-026) in one of several processes: wrong passages are not gathered from the others.
+    """
+    if torchrun.world_size() > 1:
+        several = violation("FT-EMB-026", where="embedding_model", field="processes", found=torchrun.world_size(),
+                            expected=1)  # fmt: skip
+        raise Refused("training the encoder", [several])
     params = job.params_as(EmbeddingJob)
     settings = params.embedding_settings()
     compute = accelerator.choose(params.compute.device, params.compute.dtype)

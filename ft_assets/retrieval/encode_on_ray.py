@@ -25,7 +25,7 @@ from expectations.violations import Refused, violation
 from ft_assets.retrieval.encode import ChunkEncoder, EncodedPart, chunk_of
 from ft_assets.retrieval.vectors import CutPassage
 from resources.files import sync_to_disk
-from resources.launcher import RAY_ENCODER_CPUS, RAY_ENCODER_GPUS, RAY_ENCODERS, Job
+from resources.launcher import RAY_CPUS, RAY_ENCODERS, RAY_GPUS, Job
 from resources.telemetry import Metrics
 
 QUIET_SECONDS = 1800.0
@@ -74,7 +74,7 @@ def _run(job: Job, folder: Path, missing: Sequence[Span], total: int) -> None:
     import ray.data  # pyright: ignore[reportMissingImports]
 
     actors = int(os.environ[RAY_ENCODERS])
-    cpus, gpus = float(os.environ[RAY_ENCODER_CPUS]), float(os.environ[RAY_ENCODER_GPUS])
+    cpus, gpus = float(os.environ[RAY_CPUS]), float(os.environ[RAY_GPUS])
     ray.init(log_to_driver=False)
     cluster = ray.cluster_resources()
     room = room_for(cpus, gpus, cluster)

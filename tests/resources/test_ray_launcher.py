@@ -30,7 +30,7 @@ from expectations.violations import Refused
 from resources.artifacts import Artifact, Recipe
 from resources.dagster_resources import LauncherResource
 from resources.launcher import Job, write_job
-from resources.ray_launcher import RayLauncherResource, too_large
+from resources.ray_launcher import RayLauncherResource, places
 
 NAMESPACE = Path(__file__).parents[1] / "ray_namespace.sh"
 WORKER = "tests.resources.ray_worker"
@@ -45,7 +45,7 @@ class Params(msgspec.Struct):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif("IN_RAY_NAMESPACE" in os.environ, reason="this is the test that starts the others")
 def test_the_tests_of_the_cluster_pass_where_there_is_only_loopback() -> None:
     if not all(map(importlib.util.find_spec, ("ray", "dagster_ray"))):
@@ -69,13 +69,27 @@ def test_the_tests_of_the_cluster_pass_where_there_is_only_loopback() -> None:
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-2000:]
 
 
-def test_a_worker_that_fits_no_node_is_too_large() -> None:
+def test_a_process_has_its_place_on_one_node() -> None:
     nodes = [{"CPU": 4.0, "memory": 8 * GIB}, {"CPU": 2.0, "GPU": 1.0, "memory": 64 * GIB}]
-    assert not too_large(nodes, 4, 0, 8)
-    assert not too_large(nodes, 2, 1, None)
-    assert too_large(nodes, 4, 1, None)  # no single node has both
-    assert too_large(nodes, 3, 0, 16)
-    assert too_large([], 1, 0, None)
+    assert places(nodes, 4, 0, 8) == 1
+    assert places(nodes, 2, 1, None) == 1
+    assert places(nodes, 0.5, 0.5, None) == 2
+    assert places(nodes, 1, 0, 4) == 4  # two by memory, two by CPUs
+    assert places(nodes, 4, 1, None) == 0  # no single node has both
+    assert places(nodes, 3, 0, 16) == 0
+    assert places([], 1, 0, None) == 0
+
+
+def test_a_job_of_several_processes_asks_for_nothing_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launched = launcher(tmp_path, cpus=3, gpus=1, memory_gb=2, processes=4)
+    submitted = launched.submission(WORKER, job(tmp_path, "publish"), "ft-x-1", 4)
+    assert (submitted["entrypoint_num_cpus"], submitted["entrypoint_num_gpus"]) == (0, 0)
+    assert "entrypoint_memory" not in submitted
+    environment = submitted["runtime_env"]["env_vars"]
+    asked = {name: environment[f"FT_RAY_{name}"] for name in ("RANKS", "CPUS", "GPUS", "MEMORY_GB")}
+    assert asked == {"RANKS": "4", "CPUS": "3.0", "GPUS": "1.0", "MEMORY_GB": "2.0"}
+    assert environment["OMP_NUM_THREADS"] == "3"
 
 
 def test_nothing_secret_and_no_process_of_this_machine_is_submitted(
@@ -336,3 +350,83 @@ def test_actors_encode_what_one_process_encodes_whoever_is_killed(
     already = [int(line.split(" of ")[0].split()[-1]) for line in log.splitlines() if "are encoded already" in line]
     assert already[0] == 0 and already[1] >= 1
     assert not list(copies["shared"].rglob("part-*"))
+
+
+# -- training by several processes ----------------------------------------------------------------------------------
+LONG: dict[str, Any] = {"epochs": 100, "max_steps": 40, "save_steps": 5, "eval_steps": 20}
+
+
+def train(launched: LauncherResource, made: Job) -> Artifact:
+    from ft_assets.adapters.jobs import TrainParams
+
+    found: list[Artifact] = []
+
+    @dg.asset
+    def sft_adapter(context) -> dg.MaterializeResult:
+        params = made.params_as(TrainParams)
+        found.append(launched.run(context, "ft_assets.adapters.train", made.recipe, params, distributed=True))
+        return dg.MaterializeResult()
+
+    dg.materialize([sft_adapter])
+    return found[0]
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A state folder with a tiny language model and instructions, and their jobs."""
+    from tests.ft_assets.adapters.conftest import Lab
+    from tests.ft_assets.adapters.tiny_llm import build_base
+
+    state = tmp_path_factory.mktemp("trainings")
+    return Lab(state, build_base(state / "base"))
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_ray_trains_what_torchrun_trains(lab: Any, tmp_path: Path) -> None:
+    from tests.ft_assets.adapters.processes import figures, losses
+
+    made = lab.sft_job(lab.instructions(), micro_batch_size=2, learning_rate=1e-3)
+    ray, ranks = (shutil.copytree(lab.state, tmp_path / name) for name in ("ray", "ranks"))
+    together = train(launcher(ray, processes=2, threads=2), made)
+    alone = train(LauncherResource(state_dir=str(ranks), kind="torchrun", processes=2, threads=2), made)
+    assert losses(together) == losses(alone)
+    assert figures(together, "grad_norm") == figures(alone, "grad_norm")
+    weights = "adapter/adapter_model.safetensors"
+    assert together.file(weights).read_bytes() == alone.file(weights).read_bytes()
+    assert together.data_version == alone.data_version
+    run_dir = ray / "runs/sft_adapter" / made.recipe.id
+    assert "gate trial_steps_train: passed" in (run_dir / "training.log").read_text("utf-8")
+    assert (run_dir / "rank-1.log").is_file()
+    assert not (run_dir / "ray-train").exists()
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_what_one_of_several_processes_refuses_keeps_its_code(lab: Any, tmp_path: Path) -> None:
+    made = lab.sft_job(lab.instructions(), global_batch_size=2, micro_batch_size=2)
+    state = shutil.copytree(lab.state, tmp_path / "state")
+    with pytest.raises(Refused) as refused:
+        train(launcher(state, processes=2), made)
+    assert [one.code for one in refused.value.violations] == ["FT-TRAIN-050"]
+    with pytest.raises(Refused) as refused:
+        train(launcher(state, processes=5), made)
+    assert [one.code for one in refused.value.violations] == ["FT-RAY-003"]
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_a_cancelled_training_of_several_processes_leaves_a_whole_checkpoint(lab: Any, tmp_path: Path) -> None:
+    from ft_assets.adapters.trainer.checkpoints import checkpoints, find_damage
+    from resources.launcher import read_failure
+
+    made = lab.sft_job(lab.instructions(), **LONG, sharding="fsdp2")
+    state = shutil.copytree(lab.state, tmp_path / "state")
+    interrupt_when_it_runs(state)
+    with pytest.raises(DagsterExecutionInterruptedError):
+        train(launcher(state, processes=2), made)
+    run_dir = state / "runs/sft_adapter" / made.recipe.id
+    assert "FT-TRAIN-030" in str(read_failure(run_dir))
+    assert "shards: this process has" in (run_dir / "training.log").read_text("utf-8")
+    newest, *_ = checkpoints(run_dir)
+    assert find_damage(newest) == []

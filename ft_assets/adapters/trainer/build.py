@@ -20,6 +20,7 @@ from ft_assets.adapters.trainer.dpo_reference import Reference, use_reference
 from ft_assets.adapters.trainer.hardened import harden
 from ft_assets.adapters.trainer.kto import build_kto
 from ft_assets.adapters.trainer.pair_losses import add_pair_losses
+from ft_assets.adapters.trainer.sharding import is_sharded, prepare_shards
 from ft_assets.adapters.trainer.ties import count_ties
 from ft_assets.config.model import NEEDS_BITSANDBYTES, DpoSettings, SftSettings, TrainSettings
 from resources import accelerator, torchrun
@@ -69,11 +70,13 @@ def build_trainer(
         trainer.add_callback(build_best(settings.best_by, settings.patience))
     if compute.dtype == "float16":
         _cast_trainable_to_fp32(trainer.model)
-    if compute.device == "cpu":
+    if compute.device == "cpu" and not is_sharded(settings):  # in shards a CPU is for tests, of the head that GPUs run
         project_supervised_only(trainer.model if settings.method == "full" else trainer.model.get_base_model())
     if isinstance(settings, DpoSettings) and reference is not None:
         use_reference(trainer, reference, settings, compute, metrics)
-    if torchrun.world_size() > 1:
+    if is_sharded(settings):
+        prepare_shards(trainer)
+    elif torchrun.world_size() > 1:
         # transformers does not wrap a model in DDP if it was evaluated before it is trained: every process would
         # silently train a model of its own, and that of the first would be published
         trainer.model_wrapped = trainer.accelerator.prepare(trainer.model)
@@ -160,6 +163,9 @@ def _arguments(settings: SftSettings | DpoSettings, compute: accelerator.Compute
         "eval_steps": settings.eval_steps,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
+        "save_only_model": is_sharded(settings),
+        # gradients that are summed up over micro-batches would be those of the whole model
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": is_sharded(settings)}},
         "logging_steps": settings.logging_steps,
         "logging_first_step": True,  # the first figures are logged even if the run is short
         "logging_nan_inf_filter": False,  # its default shows a NaN loss as 0.0

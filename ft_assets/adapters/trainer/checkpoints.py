@@ -154,8 +154,11 @@ def staged(trainer: Any) -> Iterator[Path]:
         torchrun.wait_for_all()
         yield stage
         torchrun.wait_for_all()  # every process has written its random state
+        written, state = stage / f"checkpoint-{step}", trainer.state
+        if state.best_model_checkpoint == str(written):  # transformers named the folder it wrote into, in every process
+            state.best_model_checkpoint = str(run_dir / written.name)
         if torchrun.is_main():
-            _seal(trainer, stage / f"checkpoint-{step}", run_dir)
+            _seal(trainer, written, run_dir)
     except Exception as error:  # at least four exception types report a full disk
         if torchrun.is_main():
             shutil.rmtree(stage, ignore_errors=True)
@@ -186,8 +189,7 @@ def kept(run_dir: Path) -> str:
 def _seal(trainer: Trainer, written: Path, run_dir: Path) -> None:
     final = run_dir / written.name
     best = trainer.state.best_model_checkpoint
-    if best is not None and Path(best) == written:  # transformers named the folder it wrote into
-        trainer.state.best_model_checkpoint = best = str(final)
+    if best == str(final):
         trainer.state.save_to_json(str(written / _STATE))
     seal = Seal(files=seal_files(written), optimizer=str(trainer.args.optim))
     write_json(written / MANIFEST, msgspec.to_builtins(seal))

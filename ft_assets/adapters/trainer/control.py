@@ -32,7 +32,7 @@ from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.adapters.trainer.checkpoints import kept
 from resources import torchrun
-from resources.files import ABSENT, file_stamp
+from resources.files import ABSENT, file_stamp, write_text
 from resources.telemetry import Metrics
 
 if TYPE_CHECKING:
@@ -42,6 +42,14 @@ CONTROL_FILE = "control.yaml"
 _CADENCES = ("logging_steps", "eval_steps", "save_steps")
 
 _log = logging.getLogger(__name__)
+
+
+def write_stop(run_dir: Path) -> None:
+    """Write `stop: true` into the control file, and leave what else it asks for."""
+    path = run_dir / CONTROL_FILE
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    others = [line for line in lines if line.partition(":")[0].strip() != "stop"]
+    write_text(path, "\n".join([*others, "stop: true", ""]))
 
 
 class Requests(BaseModel):

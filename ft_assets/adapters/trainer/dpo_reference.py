@@ -166,7 +166,8 @@ def _compute(
     trainer: Any, dataset: Dataset, names: _Columns, batch_rows: int, report: Callable[[int], None]
 ) -> tuple[list[float], list[float]]:
     """Return the log-probabilities of both answers of every row (KTO: its own and the mismatched one), in the order of
-    the rows. Each rank takes every n-th batch; rows of similar length share a batch."""
+    the rows. Each rank takes every n-th batch, and all take equally many: the last one is scored again where there is
+    none left, because ranks that share a model in shards run it together. Rows of similar length share a batch."""
     import torch
 
     rows = dataset.select_columns([*names.ids, *names.also])
@@ -175,12 +176,14 @@ def _compute(
     own: dict[int, tuple[float, float]] = {}
     training = trainer.model.training
     trainer.model.eval()
-    for picked in batches[torchrun.rank() :: torchrun.world_size()]:
+    processes = torchrun.world_size()
+    for first_of_round in range(0, len(batches), processes):
+        picked = batches[min(first_of_round + torchrun.rank(), len(batches) - 1)]
         batch = trainer.data_collator([rows[n] for n in picked])
         placed = {name: v.to(trainer.accelerator.device) if torch.is_tensor(v) else v for name, v in batch.items()}
         first, second = (side.float().tolist() for side in trainer.compute_ref_log_probs(trainer.model, placed))
         own |= dict(zip(picked, zip(first, second, strict=True), strict=True))
-        report(min(len(own) * torchrun.world_size(), len(rows)))
+        report(min(len(own) * processes, len(rows)))
     trainer.model.train(training)
     logps: dict[int, tuple[float, float]] = {}
     for part in torchrun.gather(own):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_assets.adapters.trainer.checkpoints import load_with_new_settings, staged
 from ft_assets.adapters.trainer.row_weights import Batch, weigh_rows
+from ft_assets.adapters.trainer.sharding import keep_shards
 from resources import torchrun
 from resources.memory import with_smaller_batches
 from resources.telemetry import Metrics
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def harden(trainer_class: type[Any], metrics: Metrics) -> type[Any]:
     """Return a subclass of a TRL trainer. Whatever it changes by itself is logged to `metrics`."""
 
-    class HardenedTrainer(weigh_rows(trainer_class)):
+    class HardenedTrainer(keep_shards(weigh_rows(trainer_class))):
         _stage: Path | None = None
         data_seconds = 0.0
         """Time spent waiting for batches so far."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
+from ft_assets.adapters.trainer.sharding import accept_shards, is_sharded, shard_options
 from ft_assets.config.model import AdapterSettings, DpoSettings, SftSettings
 from resources import accelerator, torchrun
 from resources.artifacts import Artifact
@@ -37,7 +38,7 @@ def load_model(
     adapter to continue from if there is one. `longest`: the tokens of the longest row.
     Raises Refused: FT-TRAIN-008 qlora without bitsandbytes, FT-TRAIN-054 an adapter on a whole model, FT-TRAIN-065
     targets that match no layer, FT-TRAIN-074 … 076 tokens and modules that cannot be trained with an adapter,
-    FT-TRAIN-078 an adapter on the output head.
+    FT-TRAIN-078 an adapter on the output head, FT-TRAIN-080 a model that cannot be split into shards.
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -46,15 +47,21 @@ def load_model(
     set_seed(settings.seed)  # a new adapter starts from random numbers
     trained = start.folder() if isinstance(start, Artifact) else start
     attention: dict[str, Any] = {"attn_implementation": choose_attention(settings, compute, longest)}
+    if is_sharded(settings):
+        attention |= shard_options()
     if settings.method == "full":
         model = load_trained(folder, trained, dtype=torch.float32, **attention)
         if isinstance(model, PeftModel):
             model = model.merge_and_unload(safe_merge=True)
+        if is_sharded(settings):
+            accept_shards(model)
         return model.requires_grad_(True)
     if trained is not None and (trained / WHOLE_MODEL_FOLDER).is_dir():
         refuse(violation("FT-TRAIN-054", where=SUBJECT, field="dpo.method", found=settings.method, expected="full"))
     options = _quantised(compute) if settings.method == "qlora" else _whole(compute)
     model = load_trained(folder, trained, trainable=True, **attention, **options)
+    if is_sharded(settings):
+        accept_shards(model.get_base_model() if isinstance(model, PeftModel) else model)
     keep_gradients_on_cpu(model)
     if trained is not None:
         return _prepare(model)

@@ -17,11 +17,18 @@ _STATE_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "lion_8bit": 1, "adafact
 
 
 def needs_of(
-    settings: TrainSettings, lora: AdapterSettings | LoraShape | None, *, tokens: int, device: Device, bf16: bool
+    settings: TrainSettings,
+    lora: AdapterSettings | LoraShape | None,
+    *,
+    tokens: int,
+    device: Device,
+    bf16: bool,
+    processes: int = 1,
 ) -> tuple[TrainingTarget, TrainingSetup]:
     """Return the needs of the settings, decided as the trainer decides them.
 
-    `lora`: the adapter's shape; `tokens`: of the longest row.
+    `lora`: the adapter's shape; `tokens`: of the longest row; `processes`: of the training, over which `sharding`
+    spreads the weights.
     """
     target = TrainingTarget(method=settings.method, dpo=isinstance(settings, DpoSettings), kto=settings.is_kto)
     if lora is not None:
@@ -34,16 +41,24 @@ def needs_of(
         device=device,
         bf16=bf16,
         state_bytes=_STATE_BYTES.get(settings.optimizer),
+        shards=processes if settings.sharding == "fsdp2" else 1,
     )
     return target, setup
 
 
 def least_needs(
-    settings: TrainSettings, lora: AdapterSettings | LoraShape | None, *, tokens: int, device: Device, bf16: bool
+    settings: TrainSettings,
+    lora: AdapterSettings | LoraShape | None,
+    *,
+    tokens: int,
+    device: Device,
+    bf16: bool,
+    processes: int = 1,
 ) -> tuple[TrainingTarget, TrainingSetup]:
     """Return the needs after every fallback that a run takes by itself when memory runs out."""
     least = take_all_fallbacks(settings, device)
-    return needs_of(least, lora, tokens=min(tokens, least.max_length), device=device, bf16=bf16)
+    shortest = min(tokens, least.max_length)
+    return needs_of(least, lora, tokens=shortest, device=device, bf16=bf16, processes=processes)
 
 
 def fitting_rows(
@@ -65,7 +80,8 @@ def fitting_rows(
     share = max(settings.global_batch_size // processes, 1)
     if device == "cpu":
         return rows_on_a_cpu(share)
-    target, setup = needs_of(settings, lora, tokens=settings.max_length, device=device, bf16=bf16)
+    tokens = settings.max_length
+    target, setup = needs_of(settings, lora, tokens=tokens, device=device, bf16=bf16, processes=processes)
 
     def fits(rows: int) -> bool:
         return estimate_training(shape, target, msgspec.structs.replace(setup, micro_batch=rows)).fits(memory)

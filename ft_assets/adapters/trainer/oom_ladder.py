@@ -92,17 +92,18 @@ def train_with_fallbacks(
 def next_rung(settings: TrainSettings, device: Device) -> tuple[str, Changes] | None:
     """Return the next fallback, as text and as settings; None if there is no further one."""
     micro, on_gpu = settings.rows_at_once, device == "cuda"
+    whole = settings.sharding == "none"  # sharding.py refuses the other rungs of GPUs
     if micro > 1:
         smaller = max(n for n in range(1, micro // 2 + 1) if micro % n == 0)
         text = f"micro_batch_size {smaller} (was {micro}), accumulation raised by the same factor"
         return text, {"micro_batch_size": smaller}
     if not settings.recomputes_on(device):
         return "gradient checkpointing", {"gradient_checkpointing": True}
-    if on_gpu and not settings.activation_offloading:
+    if on_gpu and whole and not settings.activation_offloading:
         return "activation offloading", {"activation_offloading": True}
     allowed = settings.oom
     larger = settings.optimizer in {"adamw", "adamw_8bit"}
-    if allowed.allow_8bit and on_gpu and larger and importlib.util.find_spec("bitsandbytes"):
+    if allowed.allow_8bit and on_gpu and whole and larger and importlib.util.find_spec("bitsandbytes"):
         return "8-bit paged optimizer", {"optimizer": "paged_adamw_8bit"}
     if allowed.allow_shorter and settings.max_length // 2 >= SHORTEST:
         shorter = settings.max_length // 2

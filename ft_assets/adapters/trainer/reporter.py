@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
 from ft_assets.adapters.trainer.checkpoints import kept
+from ft_assets.adapters.trainer.sharding import local_part
 from resources.accelerator import Sampler
 from resources.telemetry import Metrics
 
@@ -138,7 +139,7 @@ class Reporter:
             board.flush()
 
     def _take_sample(self) -> list[Tensor]:
-        return [parameter.detach().flatten()[:_VALUES] for parameter in self._watched]
+        return [local_part(parameter).flatten()[:_VALUES] for parameter in self._watched]
 
     def _throughput(self, values: dict[str, float]) -> dict[str, float]:
         tokens, data = values.get("num_tokens", 0.0), self._trainer.data_seconds

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ft_assets.adapters.rows.sampler import row_lengths
+from ft_assets.adapters.trainer.sharding import largest_change, local_part, whole_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,12 +38,12 @@ def run_trial_steps(trainer: Any) -> dict[str, object]:
         torch.cuda.reset_peak_memory_stats()
     with _restored(trainer) as (trained, before):
         losses, norms = _train_steps(trainer, trained, rows)
-        deltas = [(new.detach().cpu() - old).abs().max() for new, old in zip(trained, before, strict=True)]
+        change = largest_change(trained, before)
     memory = {"peak_memory": torch.cuda.max_memory_allocated()} if on_gpu else {}
     return {
         "losses": losses,
         "grad_norms": norms,
-        "max_abs_adapter_delta": float(max(deltas)),
+        "max_abs_adapter_delta": change,
         "rows": len(rows),
         "row_tokens": tokens,
         "seconds": round(time.monotonic() - started, 2),
@@ -64,7 +65,7 @@ def _train_steps(trainer: Any, trained: list[Tensor], rows: list[Row]) -> tuple[
             with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
                 loss = trainer.compute_loss(trainer.model, dict(batch))
             loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(trained, trainer.args.max_grad_norm)))
+        norms.append(float(whole_tensor(torch.nn.utils.clip_grad_norm_(trained, trainer.args.max_grad_norm))))
         losses.append(float(loss.detach()))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -78,7 +79,7 @@ def _restored(trainer: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
 
     model = trainer.model
     trained = [tensor for tensor in model.parameters() if tensor.requires_grad]
-    copies = [tensor.detach().to("cpu", copy=True) for tensor in trained]  # must not take the memory that is tested
+    copies = [local_part(tensor).to("cpu", copy=True) for tensor in trained]  # must not take the memory that is tested
     counters = {name: copy.deepcopy(vars(trainer)[name]) for name in _COUNTERS if name in vars(trainer)}
     training = model.training
     devices = [trainer.args.device] if trainer.args.device.type == "cuda" else []
@@ -91,7 +92,7 @@ def _restored(trainer: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
     finally:
         with torch.no_grad():
             for tensor, value in zip(trained, copies, strict=True):
-                tensor.copy_(value)
+                local_part(tensor).copy_(value)
                 tensor.grad = None
         model.train(training)
         vars(trainer).update(counters)

@@ -99,6 +99,9 @@ def test_what_does_not_fit_is_exit_1_with_a_way_that_fits(estimate: Estimate) ->
 def test_two_gpus_share_what_one_cannot_hold(estimate: Estimate) -> None:
     found = report(estimate("--method", "lora", "--length", "4096", "--gpu", "9GB", "--gpus", "2", "--json"))
     assert found["plan"]["strategy"] == "fsdp2"
+    result = estimate("--method", "lora", "--length", "4096", "--gpu", "9GB", "--gpus", "2")
+    planned = " ".join(result.output.split())
+    assert "sharding: fsdp2" in planned and "launcher: {kind: torchrun, processes: 2}" in planned
     result = estimate("--gpu", "10GB", "--gpus", "2")
     assert "ddp" in result.output and "processes: 2" in result.output
 

@@ -28,9 +28,12 @@ from ft_assets.embedding.train import (
     copy_parameters,
     forward_in_parts,
     hybrid_loss,
+    main,
     train,
 )
 from resources.accelerator import Compute
+from resources.artifacts import Recipe
+from resources.launcher import Job
 from resources.telemetry import Metrics
 from tests.ft_assets.embedding.conftest import settings
 
@@ -71,6 +74,13 @@ def test_training_stops_at_a_loss_that_is_not_finite(
     encoder.head.linear.bias.data.fill_(float("nan"))
     with pytest.raises(Refused, match="FT-EMB-011"):
         train(encoder, questions, passages, settings(), Metrics(tmp_path))
+
+
+def test_one_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    job = Job(recipe=Recipe("embedding_model", "1"), store=str(tmp_path), run_dir=str(tmp_path), params={})
+    with pytest.raises(Refused, match="FT-EMB-026"):
+        main(job)
 
 
 def test_nothing_to_contrast_is_refused(base: Path, passages: Passages, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_dpo_settings_that_contradict_each_other_are_refused(changes: dict[str, 
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"FT__LAUNCHER__PROCESSES": "2"}, "processes (2) needs kind `torchrun`, not `subprocess`"),
+        ({"FT__LAUNCHER__PROCESSES": "2"}, "processes (2) needs kind `torchrun` or `ray`, not `subprocess`"),
         (
             {"FT__LAUNCHER__KIND": "torchrun", "FT__LAUNCHER__PROCESSES": "3"},
             "sft.global_batch_size (8) must be a multiple of launcher.processes (3)",

@@ -33,6 +33,19 @@ def test_longer_rows_are_fewer_at_once() -> None:
     assert rows(10, global_batch_size=16, max_length=4096) == 2
 
 
+def test_shards_leave_room_for_more_rows_in_each_process() -> None:
+    on: dict[str, Any] = {"processes": 4, "method": "lora", "max_length": 2048}
+    assert (rows(10, **on), rows(10, **on, sharding="fsdp2")) == (1, 2)
+    full = SftSettings.model_validate({"base_model": "x", "method": "full", "sharding": "fsdp2"})
+    alone, shared = (
+        estimate_training(QWEN3_4B, *needs_of(full, None, tokens=1024, **GPU, processes=count)).parts
+        for count in (1, 4)
+    )
+    for part in ("weights", "gradients and optimizer"):
+        assert shared[part] == alone[part] / 4
+    assert "gathered layers" in shared.keys() - alone.keys()
+
+
 def test_rows_of_tokens_take_a_copy_of_the_head_and_its_gradient() -> None:
     settings = SftSettings.model_validate({"base_model": "x", "method": "qlora"})
     totals = [

@@ -190,3 +190,5 @@ def test_a_fallback_that_changes_the_result_must_be_allowed() -> None:
     assert next_rung(allowed, "cuda") == ("8-bit paged optimizer", {"optimizer": "paged_adamw_8bit"})
     assert next_rung(allowed.model_copy(update={"gradient_checkpointing": True}), "cpu") is None
     assert take_all_fallbacks(allowed, "cuda").optimizer == "paged_adamw_8bit"
+    in_shards = {"base_model": "x", "micro_batch_size": 1, "sharding": "fsdp2", "oom": {"allow_8bit": True}}
+    assert next_rung(SftSettings.model_validate(in_shards), "cuda") is None
