@@ -37,13 +37,18 @@ def test_every_optimizer_trains_and_resumes_exactly(lab: Any, stop_after: Any) -
     for name in OPTIMIZERS:
         whole = run(lab.sft_job(splits, **STEPS, optimizer=name), name)
         assert whole.summary["max_abs_adapter_delta"] > 1e-4, name
+        trained[name] = whole.file(ADAPTER).read_bytes()
+        if name in {
+            "adamw",
+            "paged_adamw_8bit",
+        }:  # other tests kill a run with the first; the second is adamw_8bit here
+            continue
         killed = lab.sft_job(splits, **STEPS, optimizer=name, logging_steps=2)
         with stop_after(4):
             run(killed, f"{name}-killed")
         resumed = run(killed, f"{name}-killed")
         assert any("resumes from checkpoint-2" in event for event in resumed.summary["events"]), name
-        assert resumed.file(ADAPTER).read_bytes() == whole.file(ADAPTER).read_bytes(), name
-        trained[name] = whole.file(ADAPTER).read_bytes()
+        assert resumed.file(ADAPTER).read_bytes() == trained[name], name
     # on a CPU the paged optimizer keeps its state where the other one does
     assert trained.pop("paged_adamw_8bit") == trained["adamw_8bit"]
     assert len(set(trained.values())) == len(trained)
