@@ -897,6 +897,12 @@ CODES: dict[str, Code] = {
         "It is the proof of what the files are; nothing in the folder can be trusted without it.",
         "Run `ft run --asset ASSET`: the folder is set aside and the artifact is made again.",
     ),
+    "FT-ART-008": Code(
+        "The bucket that FT_STORE_URL names cannot be used",
+        "Artifacts and releases are in it, and two machines that write without conditions could overwrite each other.",
+        "Look at the address, the credentials in the environment and the network, or unset FT_STORE_URL for a state on "
+        "this machine alone.",
+    ),
     # Configuration
     "FT-CFG-001": Code(
         "A setting is invalid",

@@ -51,11 +51,9 @@ def produce(
     """
     store = artifacts.store()
     telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="start"))
-    artifact = store.find(recipe.asset, recipe.id)
-    reused = artifact is not None and not artifact.verify()
-    if artifact is None or not reused:
-        if artifact is not None:
-            store.discard(artifact)
+    artifact = store.find_whole(recipe.asset, recipe.id)
+    reused = artifact is not None
+    if artifact is None:
         if launch is not None:
             artifact = launch(recipe)
         elif compute is not None:
