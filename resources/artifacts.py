@@ -238,6 +238,9 @@ class ArtifactStore:
         if place:
             self._bring(path, place)
         stamp = file_stamp(path / MANIFEST)
+        if place and stamp == ABSENT:  # its publisher on this machine was replacing the copy with its own folder
+            self._bring(path, place)
+            stamp = file_stamp(path / MANIFEST)
         if stamp == ABSENT:
             return None
         cached = self._cache.get(path)

@@ -173,9 +173,10 @@ class Bucket:
         finally:
             over.set()
             renewing.join()
-            held = self.read(key)
-            if held and msgspec.json.decode(held.content, type=_Lease).owner == owner:
-                self.delete(key)
+            with contextlib.suppress(Refused):  # a bucket that does not answer: the lease ends by itself
+                held = self.read(key)
+                if held and _lease_of(held).owner == owner:
+                    self.delete(key)
 
     def _take(self, key: str, owner: str) -> bool:
         """Return whether the lease is this owner's now: it was free, or is renewed."""
@@ -183,14 +184,14 @@ class Bucket:
         held = self.read(key)
         if held is None:
             return self.create(key, mine)
-        other = msgspec.json.decode(held.content, type=_Lease)
+        other = _lease_of(held)
         return (other.owner == owner or other.until < time.time()) and self.replace(key, mine, held.e_tag)
 
     def _renew(self, key: str, owner: str, over: threading.Event) -> None:
         while not over.wait(LEASE_SECONDS / 4):
             with contextlib.suppress(Refused):  # the bucket may answer the next time
                 held = self.read(key)
-                if held is None or msgspec.json.decode(held.content, type=_Lease).owner != owner:
+                if held is None or _lease_of(held).owner != owner:
                     return  # halted for so long that another one took it
                 self._take(key, owner)
 
@@ -214,6 +215,14 @@ class Bucket:
             raise
         except (BaseError, PermissionError, NotImplementedError) as error:
             raise _refused(self.url, str(error).partition("\n")[0]) from error
+
+
+def _lease_of(held: Object) -> _Lease:
+    """Return a lease; one that cannot be read is nobody's."""
+    try:
+        return msgspec.json.decode(held.content, type=_Lease)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Lease("", "", 0.0)
 
 
 _buckets = Memo[Bucket](size=4)

@@ -131,6 +131,8 @@ class _Folder:
             return Object((self._folder / name).read_bytes(), "")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _damaged(self.where(name), "content", str(error), "a file that can be read") from error
 
     def write(self, name: str, content: dict[str, Any], before: Object | None) -> bool:
         del before
