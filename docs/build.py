@@ -30,7 +30,7 @@ There is one file, config.yaml: a base, and `profiles:` whose keys replace those
 `default_profile`). The environment overrides any key: `FT__RETRIEVAL__SPARSE_WEIGHT=0.4`; a text is taken as it is,
 without quotes of YAML (`FT__EMBEDDING__QUERY_PROMPT="query: "`), and lists and mappings are written as YAML. A mistyped name is an error, and all errors are reported at once. Secrets come only from the environment
 (`QDRANT_API_KEY`, `HF_TOKEN`, `FT_SEAL_KEY`). State lies below `FT_STATE_DIR` (default `.ft/` next to config.yaml); `FT_CONFIG` names
-another config.yaml.
+another config.yaml, and `FT_STORE_URL` a bucket that several machines share ([share-a-state.md](share-a-state.md)).
 """
 
 RULES = """# Every rule

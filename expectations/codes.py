@@ -902,6 +902,12 @@ CODES: dict[str, Code] = {
         "It is whole, and this version does not know all that it states: made again here, it would be lost.",
         "Use the newer version on this state, or this one on a state of its own (FT_STATE_DIR).",
     ),
+    "FT-ART-009": Code(
+        "The bucket that FT_STORE_URL names cannot be used",
+        "Artifacts and releases are in it, and two machines that write without conditions could overwrite each other.",
+        "Look at the address, the credentials in the environment and the network, or unset FT_STORE_URL for a state on "
+        "this machine alone.",
+    ),
     # Configuration
     "FT-CFG-001": Code(
         "A setting is invalid",
@@ -1372,6 +1378,11 @@ CODES: dict[str, Code] = {
         "Delete the folder that the message names, then run `ft run --asset qdrant_collection`: it is built again from "
         "vectors that are kept.",
     ),
+    "FT-QDR-013": Code(
+        "The server does not build the index of a collection",
+        "Every search would compare with every point, and the gates would judge another ranking than what then serves.",
+        "Read the server's log (a full disk, or too little memory), then run the same command again.",
+    ),
     # Releases
     "FT-REL-001": Code(
         "There is no such release",
@@ -1509,6 +1520,12 @@ CODES: dict[str, Code] = {
         "A longer pair of question and passage would end the training or the search with an error.",
         "Lower `retrieval.rerank.max_tokens` or `embedding.teacher.max_tokens`, whichever names this model, to what is "
         "expected.",
+    ),
+    "FT-RET-019": Code(
+        "The index or the quantized vectors lose passages that an exact search finds",
+        "Some questions get no answer although the model finds it, also where no judged question shows it.",
+        "Raise `oversampling` (with quantization), `hnsw_ef_construct` or `hnsw_m` in `qdrant.storage`, then `ft run "
+        "--asset retrieval_evaluation --upstream`.",
     ),
     "FT-RET-008": Code(
         "The candidate cannot be compared with the released collection",

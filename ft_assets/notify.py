@@ -133,7 +133,7 @@ def _describe(name: str, figures: Mapping[str, str], versions: dict[str, str]) -
     if name in TRAININGS:
         if figures.get("reused") != "True":
             text = f"{name}: the training has finished"
-            yield notice("training finished", text, "recipe", "seconds", "train_loss", "eval_loss", "choice")
+            yield notice("training finished", text, "recipe", "seconds", "train_loss_last", "eval_loss_after")
     elif left := figures.get("rolled_back_from"):
         text = f"{name}: rolled back from {left} to {version} by {figures.get('who')} ({figures.get('why')})"
         yield notice("rolled back", text, "version", "rolled_back_from", "who", "why")

@@ -10,6 +10,8 @@ changed byte in it is found, and the recipe that it states must be the folder's 
 person who may write here and computes the digests again, only FT_SEAL_KEY helps: with it, every manifest is signed
 (HMAC-SHA256), and one without a right signature is refused.
 
+With FT_STORE_URL the artifacts are in a bucket (shared.py), and `root` holds what this machine has made or read.
+
 Everything here is plain Python, so that workers use it without Dagster; dagster_resources.py has the resource that
 Dagster sees.
 """
@@ -24,12 +26,12 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,9 +39,10 @@ import msgspec
 from expectations.canonical import digest, file_digest
 from expectations.violations import Refused, Violation, violation
 from resources import faults
-from resources.files import ABSENT, file_lock, file_stamp, is_locked, sync_to_disk, write_json
+from resources.bucket import bucket_of_environment
+from resources.files import ABSENT, file_lock, file_stamp, is_locked, sync_to_disk, write_json, write_text
+from resources.shared import MANIFEST, POINTER, BucketPlace, SharedArtifacts
 
-MANIFEST = "manifest.json"
 SEAL_KEY = "FT_SEAL_KEY"
 _OWNER, _MARKS = ".owner", ".owners"
 _YOUNG = 600.0  # seconds
@@ -109,9 +112,11 @@ Summary = TypeVar("Summary", bound=msgspec.Struct)
 class Artifact:
     """A whole artifact on disk. Files are checked against the manifest when each is first read."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, fetch: Callable[[str], None] | None = None) -> None:
+        """`fetch` brings a file of this name into `path`, where it is not there yet."""
         self.path = path
         self.manifest = manifest
+        self._fetch = fetch
         self._verified: dict[str, tuple[int, int]] = {}  # name -> (size, mtime_ns) when it was last hashed
 
     @property
@@ -161,9 +166,13 @@ class Artifact:
         """Return the content of one JSON file, verified."""
         return json.loads(self.file(name).read_text("utf-8"))
 
-    def verify(self) -> list[Violation]:
-        """Return a violation for every file that is missing, differs from the manifest, or is not in it."""
-        return [*chain.from_iterable(map(self._check, self.manifest.files)), *self._unlisted()]
+    def verify(self, *, fetch: bool = True) -> list[Violation]:
+        """Return a violation for every file that is missing, differs from the manifest, or is not in it.
+
+        Without `fetch`, files that are in a bucket alone are not judged.
+        """
+        here = [name for name in self.manifest.files if fetch or not self._fetch or (self.path / name).exists()]
+        return [*chain.from_iterable(map(self._check, here)), *self._unlisted()]
 
     def _unlisted(self, name: str = "") -> list[Violation]:
         """Return a violation for every file below a sub-folder that the manifest does not list."""
@@ -182,6 +191,8 @@ class Artifact:
     def _check(self, name: str) -> list[Violation]:
         seal = self.manifest.files.get(name)
         path = self.path / name
+        if seal and self._fetch and not path.exists():
+            self._fetch(name)
         fix = f"delete {self.path} and run `ft run --asset {self.asset}`"
         where = str(path)
         if seal is None or not path.is_file() or self._is_link(name):
@@ -193,10 +204,11 @@ class Artifact:
 
 
 class ArtifactStore:
-    """Reads, publishes, points at and retires artifacts below `root`."""
+    """Reads, publishes, points at and retires artifacts below `root`, or in a bucket (`shared`) behind it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shared: SharedArtifacts | None = None) -> None:
         self.root = root
+        self.shared = shared
         self._cache: dict[
             Path, tuple[tuple[int, int], Artifact]
         ] = {}  # with the stamp of the manifest it was read from
@@ -207,10 +219,36 @@ class ArtifactStore:
         found = self._load(asset, recipe_id)
         return found if isinstance(found, Artifact) else None
 
+    def find_whole(self, asset: str, recipe_id: str) -> Artifact | None:
+        """Return the artifact of this recipe if every file of it is as it was published. A damaged one is removed.
+
+        A copy of what is in a bucket is fetched again.
+        """
+        artifact = self.find(asset, recipe_id)
+        if artifact is None or not artifact.verify():
+            return artifact
+        if self.shared is None:
+            self.discard(artifact)
+            return None
+        self._remove(artifact.path)
+        artifact = self.find(asset, recipe_id)
+        if artifact and artifact.verify():
+            self.discard(artifact)
+            return None
+        return artifact
+
     def _load(self, asset: str, recipe_id: str) -> Artifact | _Untrusted | None:
         """Return the artifact of this recipe, why its manifest does not count, or None without one."""
         path = self.root / asset / recipe_id
+        place = self.shared.find(asset, recipe_id) if self.shared else None
+        if self.shared and place is None:
+            return None
+        if place:
+            self._bring(path, place)
         stamp = file_stamp(path / MANIFEST)
+        if place and stamp == ABSENT:  # its publisher on this machine was replacing the copy with its own folder
+            self._bring(path, place)
+            stamp = file_stamp(path / MANIFEST)
         if stamp == ABSENT:
             return None
         cached = self._cache.get(path)
@@ -218,8 +256,55 @@ class ArtifactStore:
             manifest = _read_manifest(path)
             if isinstance(manifest, _Untrusted):
                 return manifest
-            cached = self._cache[path] = (stamp, Artifact(path, manifest))
+            fetch = partial(self._fetch, place) if place else None
+            cached = self._cache[path] = (stamp, Artifact(path, manifest, fetch))
         return cached[1]
+
+    def _bring(self, path: Path, place: BucketPlace) -> None:
+        """Make a folder with the manifest of a shared artifact, and the files about its run; others come when read."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if (path / MANIFEST).read_text("utf-8") == place.published.manifest:
+                return
+        folder = self.root / ".staging" / f"{place.asset}-{place.recipe}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder.mkdir(parents=True)
+        write_text(folder / MANIFEST, place.published.manifest)
+        self.enter(folder, path)
+        shutil.rmtree(folder, ignore_errors=True)  # another process was first
+        found = _read_manifest(path)
+        for name in found.files if isinstance(found, Manifest) else ():
+            if _is_volatile(name) and not (path / name).exists():
+                self._fetch(place, name)
+
+    def _fetch(self, place: BucketPlace, name: str) -> None:
+        """Bring one file of a shared artifact into its folder, whole or not at all."""
+        parts = PurePosixPath(name)
+        if self.shared is None or parts.is_absolute() or ".." in parts.parts:
+            return
+        folder = self.root / ".staging" / f"fetch-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder.mkdir(parents=True)
+        try:
+            if self.shared.fetch(place, name, folder / "file"):
+                target = self.root / place.asset / place.recipe / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (folder / "file").replace(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def enter(self, folder: Path, target: Path) -> None:
+        """Rename a whole folder to its place. What is there is set aside, never merged with."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # half-deleted or foreign
+            aside = self.root / ".trash" / f"{target.name}-{uuid.uuid4().hex[:8]}"
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            faults.point("publish.aside")
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(aside)
+        # another process may have published the same recipe between the look and the rename
+        faults.point("publish.rename")
+        with contextlib.suppress(OSError):
+            folder.rename(target)
+        faults.point("publish.sync")
+        sync_to_disk(target.parent)
 
     def current(self, asset: str) -> Artifact | None:
         """Return the current artifact of an asset, or None if it was never made.
@@ -231,14 +316,16 @@ class ArtifactStore:
 
     def _pointer(self, asset: str) -> str | None:
         """Return the recipe id in current.json; None if the asset was never made. Raises Refused (FT-ART-005)."""
-        path = self.root / asset / "current.json"
+        path = self.root / asset / POINTER
         try:
-            return msgspec.json.decode(path.read_bytes(), type=_Pointer).recipe
+            content = self.shared.pointer(asset) if self.shared else path.read_bytes()
+            return msgspec.json.decode(content, type=_Pointer).recipe if content is not None else None
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            fix = f"delete {path} and run `ft run --asset {asset}`: an artifact that is whole is reused"
-            damaged = violation("FT-ART-005", where=str(path), field="recipe", found=str(error), fix=fix)
+            where = self.shared.where(asset) if self.shared else str(path)
+            fix = f"delete {where} and run `ft run --asset {asset}`: an artifact that is whole is reused"
+            damaged = violation("FT-ART-005", where=where, field="recipe", found=str(error), fix=fix)
             raise Refused(f"reading {asset}", [damaged]) from error
 
     def require(self, asset: str) -> Artifact:
@@ -284,9 +371,13 @@ class ArtifactStore:
 
     def versions(self, asset: str) -> list[Artifact]:
         """Return every whole artifact of an asset, newest first."""
-        folder = self.root / asset
-        found = [self.find(asset, path.name) for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        names = self.shared.recipes(asset) if self.shared else _folders(self.root / asset)
+        found = [self.find(asset, name) for name in names]
         return sorted((a for a in found if a is not None), key=lambda a: a.manifest.created_at, reverse=True)
+
+    def assets(self) -> list[str]:
+        """Return the names of the assets of which there is something."""
+        return self.shared.assets() if self.shared else [name for name in _folders(self.root) if name[0] != "."]
 
     # -- writing ------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -315,7 +406,11 @@ class ArtifactStore:
 
     def point(self, artifact: Artifact) -> None:
         """Make `artifact` the asset's current one (atomic)."""
-        write_json(self.root / artifact.asset / "current.json", {"recipe": artifact.recipe_id})
+        pointer = _Pointer(artifact.recipe_id)
+        if self.shared:
+            self.shared.point(artifact.asset, msgspec.json.encode(pointer))
+        else:
+            write_json(self.root / artifact.asset / POINTER, msgspec.to_builtins(pointer))
 
     def sweep(self) -> list[str]:
         """Remove staging and trash folders whose process is gone, and files of interrupted writes. Returns their names.
@@ -348,6 +443,10 @@ class ArtifactStore:
                 continue
             self.discard(artifact)
             retired.append(artifact.recipe_id)
+        if self.shared:
+            self.shared.sweep(asset)
+            for name in set(_folders(self.root / asset)) - set(self.shared.recipes(asset)):  # retired elsewhere
+                self._remove(self.root / asset / name)
         return retired
 
     def discard(self, artifact: Artifact) -> None:
@@ -355,14 +454,19 @@ class ArtifactStore:
 
         Nothing happens if another process has removed it already.
         """
-        trash = self.root / ".trash" / f"{artifact.asset}-{artifact.recipe_id}-{uuid.uuid4().hex[:8]}"
+        if self.shared:
+            self.shared.discard(artifact.asset, artifact.recipe_id)
+        self._remove(artifact.path)
+
+    def _remove(self, path: Path) -> None:
+        trash = self.root / ".trash" / f"{path.parent.name}-{path.name}-{uuid.uuid4().hex[:8]}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         faults.point("discard.rename")
         with contextlib.suppress(FileNotFoundError):
-            artifact.path.rename(trash)
+            path.rename(trash)
         faults.point("discard.delete")
         shutil.rmtree(trash, ignore_errors=True)
-        self._cache.pop(artifact.path, None)
+        self._cache.pop(path, None)
 
 
 class Staging:
@@ -389,24 +493,32 @@ class Staging:
         # the mark of the owner stays until here: hashing takes minutes, and a sweep must not take this for left behind
         faults.point("publish.disown")
         (self.path / _OWNER).unlink(missing_ok=True)
-        target = self._store.root / self.recipe.asset / self.recipe.id
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if self._store.find(self.recipe.asset, self.recipe.id) is None:
-            if target.exists():  # half-deleted or foreign: set it aside, never merge with it
-                aside = self._store.root / ".trash" / f"{target.name}-{uuid.uuid4().hex[:8]}"
-                aside.parent.mkdir(parents=True, exist_ok=True)
-                faults.point("publish.aside")
-                target.rename(aside)
-            # another process may have published the same recipe between the look and the rename
-            faults.point("publish.rename")
-            with contextlib.suppress(OSError):
-                self.path.rename(target)
-            faults.point("publish.sync")
-            sync_to_disk(target.parent)
-        artifact = self._store.find(self.recipe.asset, self.recipe.id)
+        store, asset, recipe = self._store, self.recipe.asset, self.recipe.id
+        target = store.root / asset / recipe
+        before = store.shared.mark(asset, recipe) if store.shared else None
+        is_first = store.find(asset, recipe) is None
+        if is_first and store.shared:
+            sealed = {name: self.path / name for name in files}
+            text = (self.path / MANIFEST).read_text("utf-8")
+            is_first = store.shared.publish(asset, recipe, sealed, text, before)
+        if is_first:
+            store.enter(self.path, target)
+        artifact = store.find(asset, recipe)
         if artifact is None:
             raise OSError(f"could not publish {target}: the rename failed and nothing is there")
+        if store.shared and not is_first:
+            artifact.verify()  # the files of the publisher that was first, which callers expect in the folder
         return artifact
+
+
+def open_store(root: Path) -> ArtifactStore:
+    """Return the store of a state, with the bucket that FT_STORE_URL names. Raises Refused (FT-ART-009)."""
+    bucket = bucket_of_environment()
+    return ArtifactStore(root, SharedArtifacts(bucket.below("artifacts")) if bucket else None)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def list_files(folder: Path) -> list[Path]:
@@ -484,8 +596,11 @@ def library_versions() -> dict[str, str]:
 
 
 def _content_version(files: Mapping[str, FileSeal]) -> str:
-    kept = {n: s.sha256 for n, s in files.items() if not any(fnmatch(Path(n).name, p) for p in VOLATILE)}
-    return digest(kept)[:16]
+    return digest({name: seal.sha256 for name, seal in files.items() if not _is_volatile(name)})[:16]
+
+
+def _is_volatile(name: str) -> bool:
+    return any(fnmatch(Path(name).name, pattern) for pattern in VOLATILE)
 
 
 def _is_owned(folder: Path, mark: Path) -> bool:

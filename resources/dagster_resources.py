@@ -14,7 +14,7 @@ from dagster._core.errors import DagsterPipesExecutionError  # not exported anyw
 
 from expectations.violations import Refused
 from resources import telemetry
-from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.artifacts import Artifact, ArtifactStore, Recipe, open_store
 from resources.charts import Line, line_image
 from resources.launcher import (
     LOG_FILE,
@@ -28,7 +28,7 @@ from resources.launcher import (
 )
 from resources.memo import Memo
 from resources.qdrant import QdrantEngine, engine_of_state
-from resources.releases import Releases
+from resources.releases import Releases, open_releases
 from resources.torchrun import STOP_SECONDS, gpu_environment, torchrun_command
 
 _OBSERVE_SECONDS = 60.0  # each is a row of the event log and a point of a plot
@@ -47,7 +47,7 @@ class ArtifactsResource(dg.ConfigurableResource[None]):
         return _store(self.state_dir)
 
     def releases(self) -> Releases:
-        return Releases(Path(self.state_dir) / "released")
+        return open_releases(Path(self.state_dir) / "released")
 
     def project(self) -> Path:
         """The folder that relative paths of config.yaml start from."""
@@ -155,7 +155,7 @@ _stores = Memo[ArtifactStore](size=4)
 
 def _store(state_dir: str) -> ArtifactStore:
     """Return the store of a state folder, the same one each time: a file is hashed once and not once a check."""
-    return _stores.get(state_dir, lambda: ArtifactStore(Path(state_dir) / "artifacts"))
+    return _stores.get(state_dir, lambda: open_store(Path(state_dir) / "artifacts"))
 
 
 def _watch(context: dg.AssetExecutionContext, asset: str, run_dir: Path, done: threading.Event) -> None:

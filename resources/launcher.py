@@ -21,7 +21,7 @@ import msgspec
 
 from expectations.violations import Refused, Violation, violation
 from resources import accelerator, faults, torchrun
-from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.artifacts import Artifact, ArtifactStore, Recipe, open_store
 from resources.files import write_json
 
 LOG_FILE = "training.log"
@@ -59,7 +59,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.convert(self.params, kind)
 
     def artifacts(self) -> ArtifactStore:
-        return ArtifactStore(Path(self.store))
+        return open_store(Path(self.store))
 
     def input(self, asset: str) -> Artifact:
         """Return the artifact that the recipe names, by its version: a newer one is never read under an older recipe.

@@ -73,11 +73,11 @@ class QdrantEngine:
         the files in the folder cannot be read.
         """
         if self.kind == "server":
-            from resources.engines.client import ServerClient
+            from resources.engines.client import Address, ServerClient
 
             with self._names_silence():
-                connected = self._connect()  # a server that does not answer is named at once
-                client = ServerClient(lambda: connected)
+                connected = self._connect(_TIMEOUT_SECONDS)  # a server that does not answer is named at once
+                client = ServerClient(lambda: connected, Address(self.url or "", self.api_key, self._connect))
                 try:
                     yield client
                 finally:
@@ -156,13 +156,13 @@ class QdrantEngine:
                     raise held(self.folder, self.lock_timeout, "another program") from error
             time.sleep(_POLL_SECONDS)
 
-    def _connect(self) -> QdrantClient:
+    def _connect(self, timeout: float) -> QdrantClient:
         from qdrant_client import QdrantClient
 
         private = os.environ.get(PRIVATE_HOSTS, "").replace(",", " ").split()
         if travels_unencrypted(self.url or "", self.api_key, private):
             raise _refused("FT-QDR-002", self.url or "", urlsplit(self.url or "").scheme)
-        client = QdrantClient(url=self.url, api_key=self.api_key, timeout=_TIMEOUT_SECONDS, check_compatibility=False)
+        client = QdrantClient(url=self.url, api_key=self.api_key, timeout=int(timeout), check_compatibility=False)
         try:
             client.get_collections()
         except Exception:  # whatever it is: the connection is closed first

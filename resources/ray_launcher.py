@@ -8,6 +8,7 @@ the worker's refusal, its metrics and its artifact are files of the state folder
 # ray has no type information, and is not installed everywhere.
 from __future__ import annotations
 
+import os
 import shlex
 import time
 import uuid
@@ -20,6 +21,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 from expectations.violations import Refused, violation
 from resources import torchrun
+from resources.bucket import STORE_URL
 from resources.dagster_resources import LauncherResource, explain
 from resources.launcher import (
     RAY_CPUS,
@@ -92,6 +94,8 @@ class RayLauncherResource(LauncherResource):
         environment = job_environment(self.threads or max(1, int(self.cpus)) * ranks, ranks)
         del environment[torchrun.LAUNCHER]  # a process of this machine: the worker would end itself
         environment["RAY_JOB_STOP_WAIT_TIME_S"] = str(torchrun.STOP_SECONDS)  # 3 seconds are too few for a checkpoint
+        if url := os.environ.get(STORE_URL):  # its credentials are those of the node
+            environment[STORE_URL] = url
         if self.encoders > 1:
             environment[RAY_ENCODERS] = str(self.encoders)
         if ranks > 1:

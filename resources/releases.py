@@ -3,6 +3,8 @@
     <folder>/<kind>.json          the record: what serves, every release, every move
     <folder>/<kind>.intent.json   a move that has begun: whoever opens next finishes it, or withdraws it
 
+With FT_STORE_URL they are objects of a bucket, and leases take the place of locks.
+
 A release of a collection is two writes, the engine's alias and the record. `exclusive` keeps other releases and
 rollbacks out between them, and the intent survives a kill there.
 """
@@ -13,7 +15,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -21,6 +23,7 @@ from expectations.canonical import digest
 from expectations.violations import Refused, violation
 from resources import faults
 from resources.artifacts import ArtifactStore
+from resources.bucket import Bucket, Object, bucket_of_environment
 from resources.files import file_lock, write_json
 
 ReleaseKind = Literal["adapter", "collection"]
@@ -94,34 +97,117 @@ def require_kept(store: ArtifactStore, release: Release) -> None:
         raise Refused(f"rolling back to {release.version}", [refusal])
 
 
-class Releases:
-    """The pointers below `<state>/released`."""
+class Records(Protocol):
+    """The place of the documents: a folder of one machine, or a bucket of several."""
+
+    def where(self, name: str) -> str:
+        """Return the address of a document, for messages."""
+        ...
+
+    def read(self, name: str) -> Object | None: ...
+
+    def write(self, name: str, content: dict[str, Any], before: Object | None) -> bool:
+        """Write a document in place of the one that was read. Return False if it is another one by now."""
+        ...
+
+    def delete(self, name: str) -> None: ...
+
+    def alone(self, name: str, wait: float | None = None) -> AbstractContextManager[object]:
+        """Keep every other holder of this name out. Raises BlockingIOError after `wait` seconds (None: without end)."""
+        ...
+
+
+class _Folder:
+    """Documents as files. A writer holds a lock, so that none comes between its reading and its writing."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._folder = folder
 
-    def path(self, kind: ReleaseKind) -> Path:
-        return self.folder / f"{kind}.json"
+    def where(self, name: str) -> str:
+        return str(self._folder / name)
+
+    def read(self, name: str) -> Object | None:
+        try:
+            return Object((self._folder / name).read_bytes(), "")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _damaged(self.where(name), "content", str(error), "a file that can be read") from error
+
+    def write(self, name: str, content: dict[str, Any], before: Object | None) -> bool:
+        del before
+        write_json(self._folder / name, content)
+        return True
+
+    def delete(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)
+
+    def alone(self, name: str, wait: float | None = None) -> AbstractContextManager[object]:
+        return file_lock(self._folder / f".{name}.lock", wait=wait)
+
+
+class _Objects:
+    """Documents as objects."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def where(self, name: str) -> str:
+        return f"{self._bucket.url}/{name}"
+
+    def read(self, name: str) -> Object | None:
+        return self._bucket.read(name)
+
+    def write(self, name: str, content: dict[str, Any], before: Object | None) -> bool:
+        text = msgspec.json.encode(content)
+        return self._bucket.replace(name, text, before.e_tag) if before else self._bucket.create(name, text)
+
+    def delete(self, name: str) -> None:
+        self._bucket.delete(name)
+
+    def alone(self, name: str, wait: float | None = None) -> AbstractContextManager[object]:
+        return self._bucket.lease(name, wait=wait)
+
+
+def open_releases(folder: Path) -> Releases:
+    """Return the releases of a state, in the bucket that FT_STORE_URL names. Raises Refused (FT-ART-009)."""
+    bucket = bucket_of_environment()
+    return Releases(folder, _Objects(bucket.below("released")) if bucket else None)
+
+
+class Releases:
+    """The pointers below `<state>/released`, or those of several machines."""
+
+    def __init__(self, folder: Path, records: Records | None = None) -> None:
+        self._records = records or _Folder(folder)
+
+    def has_record(self, kind: ReleaseKind) -> bool:
+        """Return whether anything was ever released, also if the record of it is damaged."""
+        return self._records.read(f"{kind}.json") is not None
 
     def exclusive(self, kind: ReleaseKind, *, wait: bool = True) -> AbstractContextManager[object]:
         """Keep every other release and rollback of this kind out, from the judging of a candidate to the record.
 
         Raises BlockingIOError if another process is in there and `wait` is False.
         """
-        return file_lock(self.folder / f".{kind}.exclusive.lock", wait=None if wait else 0)
+        return self._records.alone(f"{kind}.exclusive", None if wait else 0)
 
     # -- reading ------------------------------------------------------------------------------------------------
     def book(self, kind: ReleaseKind) -> ReleaseBook | None:
         """Return the record; None if nothing was ever released. Raises Refused (FT-REL-003) if it is damaged."""
-        book = _read(self.path(kind), ReleaseBook)
+        return self._judged(kind, self._records.read(f"{kind}.json"))
+
+    def _judged(self, kind: ReleaseKind, found: Object | None) -> ReleaseBook | None:
+        where = self._records.where(f"{kind}.json")
+        book = _decoded(where, found, ReleaseBook)
         if book is None:
             return None
         if book.find(book.current) is None:
-            raise _damaged(self.path(kind), "current", book.current, [r.version for r in book.history])
+            raise _damaged(where, "current", book.current, [r.version for r in book.history])
         for release in book.history:
             made_of = version_of(release.artifacts, release.details)
             if release.version != made_of:
-                raise _damaged(self.path(kind), "version", release.version, made_of)
+                raise _damaged(where, "version", release.version, made_of)
         return book
 
     def current(self, kind: ReleaseKind) -> Release | None:
@@ -139,7 +225,8 @@ class Releases:
 
     def announced(self, kind: ReleaseKind) -> Intent | None:
         """Return the move that has begun and is not in the record yet. Raises Refused (FT-REL-003) if it is damaged."""
-        return _read(self._intent_path(kind), Intent)
+        name = f"{kind}.intent.json"
+        return _decoded(self._records.where(name), self._records.read(name), Intent)
 
     def is_withheld(self, kind: ReleaseKind, artifacts: dict[str, str], details: Mapping[str, object]) -> bool:
         """Return whether these artifacts equal a release that a person rolled back from."""
@@ -155,7 +242,7 @@ class Releases:
             to = versions[versions.index(book.current) - 1]
         found = book.find(to) if book and to else None
         if found is None:
-            requested, where = to or "none before the current", str(self.path(kind))
+            requested, where = to or "none before the current", self._records.where(f"{kind}.json")
             refusal = violation("FT-REL-001", where=where, field="version", found=requested, expected=versions)
             raise Refused(f"rollback of {kind}", [refusal])
         return found
@@ -185,36 +272,43 @@ class Releases:
 
     def announce(self, kind: ReleaseKind, intent: Intent) -> None:
         """Write down a move before it is made, so that one that was interrupted can be finished or withdrawn."""
-        _write(self._intent_path(kind), intent)
+        name = f"{kind}.intent.json"
+        while not self._records.write(name, _sealed(intent), self._records.read(name)):
+            pass  # one that was interrupted, withdrawn by another process
 
     def withdraw(self, kind: ReleaseKind) -> None:
         """Delete an announced move that was not made."""
         faults.point("release.withdraw")
-        self._intent_path(kind).unlink(missing_ok=True)
+        self._records.delete(f"{kind}.intent.json")
 
     def commit(self, kind: ReleaseKind, intent: Intent) -> Release:
         """Record a move that was made. After a rollback to an earlier release, the one that served is withheld.
 
         A release ends what was withheld before: these versions may then be released again.
         """
-        release = intent.release
-        with file_lock(self.folder / f".{kind}.lock"):
-            book = self.book(kind)
-            history = list(book.history) if book else []
-            moves = list(book.moves) if book else []
-            withheld: set[str] = set()
-            if release.version not in [r.version for r in history]:
-                history.append(release)
-            if book and intent.move.kind == "rollback":
-                versions = [r.version for r in history]
-                backwards = versions.index(release.version) < versions.index(book.current)
-                withheld = {*book.withheld, *([book.current] if backwards else [])} - {release.version}
-            if book is None or book.current != release.version:
-                moves.append(intent.move)
-            moved = ReleaseBook(current=release.version, history=history, withheld=sorted(withheld), moves=moves)
-            _write(self.path(kind), moved)
+        with self._records.alone(kind):
+            while not self._commit(kind, intent):
+                pass  # a holder of the lease that was halted for long has written since
         self.withdraw(kind)
-        return release
+        return intent.release
+
+    def _commit(self, kind: ReleaseKind, intent: Intent) -> bool:
+        """Write the record with one more move. Return False if it has changed since it was read."""
+        release, before = intent.release, self._records.read(f"{kind}.json")
+        book = self._judged(kind, before)
+        history = list(book.history) if book else []
+        moves = list(book.moves) if book else []
+        withheld: set[str] = set()
+        if release.version not in [r.version for r in history]:
+            history.append(release)
+        if book and intent.move.kind == "rollback":
+            versions = [r.version for r in history]
+            backwards = versions.index(release.version) < versions.index(book.current)
+            withheld = {*book.withheld, *([book.current] if backwards else [])} - {release.version}
+        if book is None or book.current != release.version:
+            moves.append(intent.move)
+        moved = ReleaseBook(current=release.version, history=history, withheld=sorted(withheld), moves=moves)
+        return self._records.write(f"{kind}.json", _sealed(moved), before)
 
     def protected(self, store: ArtifactStore, keep: int) -> dict[str, set[str]]:
         """Return asset -> recipe ids that retention must keep.
@@ -239,34 +333,31 @@ class Releases:
                 todo += [(name, a.recipe_id) for a in store.versions(name) if a.data_version == version]
         return found
 
-    def _intent_path(self, kind: ReleaseKind) -> Path:
-        return self.folder / f"{kind}.intent.json"
 
-
-def _write(path: Path, document: ReleaseBook | Intent) -> None:
-    """Write a document with the digest of its content."""
+def _sealed(document: ReleaseBook | Intent) -> dict[str, Any]:
+    """Return a document with the digest of its content."""
     content: dict[str, Any] = msgspec.to_builtins(document)
-    write_json(path, {**content, "digest": digest(content)})
+    return {**content, "digest": digest(content)}
 
 
-def _read(path: Path, kind: type[_Document]) -> _Document | None:
-    """Return a file's content; None if there is no such file. Raises Refused: FT-REL-003 it is damaged, FT-REL-009 a
-    newer product version wrote it."""
-    stated = found = None
-    try:
-        content: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        # earlier product versions wrote no digest
-        stated, found = content.pop("digest", None), digest(content)
-        if stated not in {None, found}:
-            raise _damaged(path, "digest", found, stated)
-        return msgspec.convert(content, kind)
-    except FileNotFoundError:
+def _decoded(where: str, found: Object | None, kind: type[_Document]) -> _Document | None:
+    """Return a document; None if there is none. Raises Refused: FT-REL-003 it is damaged, FT-REL-009 a newer product
+    version wrote it."""
+    if found is None:
         return None
-    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
-        code = "FT-REL-009" if found is not None and stated == found else "FT-REL-003"
-        raise _damaged(path, "content", str(error), f"the JSON of a {kind.__name__}", code) from error
+    stated = own = None
+    try:
+        content: dict[str, Any] = msgspec.json.decode(found.content, type=dict[str, Any])
+        # earlier product versions wrote no digest
+        stated, own = content.pop("digest", None), digest(content)
+        if stated not in {None, own}:
+            raise _damaged(where, "digest", own, stated)
+        return msgspec.convert(content, kind)
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        code = "FT-REL-009" if own is not None and stated == own else "FT-REL-003"
+        raise _damaged(where, "content", str(error), f"the JSON of a {kind.__name__}", code) from error
 
 
-def _damaged(path: Path, field: str, found: object, expected: object, code: str = "FT-REL-003") -> Refused:
-    refusal = violation(code, where=str(path), field=field, found=found, expected=expected)
+def _damaged(where: str, field: str, found: object, expected: object, code: str = "FT-REL-003") -> Refused:
+    refusal = violation(code, where=where, field=field, found=found, expected=expected)
     return Refused("reading the releases", [refusal])

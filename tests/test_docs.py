@@ -38,6 +38,7 @@ PAGES = [
     "docs/rules.md",
     "docs/scale.md",
     "docs/security.md",
+    "docs/share-a-state.md",
     "docs/use-a-server.md",
     "docs/while-it-trains.md",
 ]

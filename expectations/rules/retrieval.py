@@ -16,6 +16,8 @@ VECTOR_DEVIATION = 1e-4
 """An engine that stores 32-bit numbers gives them back with a difference of about 1e-7."""
 MAX_EMPTY_PROBE_SHARE = 0.5
 MAX_LOCAL_POINTS = 20_000
+MIN_SERVED_RECALL = 0.9
+"""Share of the ten passages that an exact search finds."""
 MAX_SERVED_LOSS = 0.005
 _SHOWN = 20  # violations of one rule that are listed
 
@@ -282,6 +284,17 @@ def served_is_exact(where: str, gain: Interval) -> list[Violation]:
     An index is approximate: a mean loss of up to 0.005 passes, although on many queries it is certain.
     """
     return _certain_loss("FT-RET-010", where, gain, MAX_SERVED_LOSS)
+
+
+def served_finds_the_exact(where: str, recall: float) -> list[Violation]:
+    """FT-RET-019: the engine's search by dense vectors finds at least 90 % of what its own exact search finds.
+
+    It needs no judged question: it measures the index and the quantized vectors alone.
+    """
+    if recall >= MIN_SERVED_RECALL:
+        return []
+    expected = f"at least {MIN_SERVED_RECALL:g}"
+    return [violation("FT-RET-019", where=where, field="recall of exact", found=round(recall, 4), expected=expected)]
 
 
 def not_below_bm25(where: str, gain: Interval) -> list[Violation]:

@@ -24,7 +24,7 @@ from ft_assets.answers.jobs import AnswerParams
 from ft_assets.retrieval.search import Hit, Retriever
 from resources.artifacts import Artifact
 from resources.launcher import Job, run_worker
-from resources.releases import Releases
+from resources.releases import open_releases
 from resources.telemetry import Metrics
 
 
@@ -71,7 +71,7 @@ def main(job: Job) -> Artifact:
 
 def _retrieve(job: Job, params: AnswerParams, questions: Sequence[str], top_k: int) -> list[list[Hit]]:
     # the engine reads its API key from the environment: a job file holds no secret
-    releases = Releases(Path(params.compute.state_dir) / "released")
+    releases = open_releases(Path(params.compute.state_dir) / "released")
     with Retriever.open(job.artifacts(), releases, params.engine.engine()) as retriever:
         return retriever.search(questions, top_k)
 

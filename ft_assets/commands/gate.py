@@ -122,7 +122,7 @@ def judge_served(project: Project) -> GateReport:
     evidence = Evidence(project.store, project.releases, project.engine, project.config)
     checks: list[CheckOutcome] = []
     # a project may have no adapter; a collection without a record is judged, because the alias may name one
-    never_released = () if project.releases.path("adapter").is_file() else ("released_adapter",)
+    never_released = () if project.releases.has_record("adapter") else ("released_adapter",)
     with evidence.holding() as held:
         for gate in (gate for gate in GATES if gate.asset not in never_released):
             violations = judge(gate, held).violations

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ft_assets.config.load import config_path, load_settings, state_dir
-from resources.artifacts import ArtifactStore
+from resources.artifacts import ArtifactStore, open_store
 from resources.qdrant import QdrantEngine, engine_of_state
-from resources.releases import Releases
+from resources.releases import Releases, open_releases
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -38,11 +38,11 @@ class Project:
 
     @cached_property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.state / "artifacts")
+        return open_store(self.state / "artifacts")
 
     @cached_property
     def releases(self) -> Releases:
-        return Releases(self.state / "released")
+        return open_releases(self.state / "released")
 
     @cached_property
     def engine(self) -> QdrantEngine:

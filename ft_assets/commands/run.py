@@ -140,11 +140,12 @@ def never_made(
     optional = set(chain.from_iterable(spec.any_of for spec in SPECS if spec.name in chosen))
     read = set[dg.AssetKey]().union(*(graph.get(key).parent_keys for key in keys)) - set(keys)
     names = sorted(key.to_user_string() for key in read & graph.materializable_asset_keys)
+    made = set(store.assets())
     return [
         name
         for name in names
         if name not in optional
-        and not (store.root / name).is_dir()
+        and name not in made
         and instance.get_latest_materialization_event(dg.AssetKey(name)) is None
     ]
 

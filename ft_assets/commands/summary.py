@@ -153,8 +153,8 @@ def flatten(summary: Mapping[str, object], prefix: str = "") -> dict[str, object
 
 def _assets(store: ArtifactStore) -> Table:
     table = _table("asset", "version", "figures")
-    for folder in sorted(store.root.iterdir()) if store.root.is_dir() else ():
-        artifact = store.current(folder.name)
+    for name in store.assets():
+        artifact = store.current(name)
         if artifact is None:
             continue
         plain = {k: v for k, v in artifact.summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}

@@ -55,11 +55,12 @@ def produce(
     """
     store = artifacts.store()
     telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="start"))
-    artifact = _find_whole(store, recipe)
+    found = store.find(recipe.asset, recipe.id)
+    artifact = found if found and not found.verify() else None
     reused = artifact is not None
     if artifact is None:
         with _alone(artifacts.state(), recipe) if launch else nullcontext():
-            artifact = _find_whole(store, recipe)  # another process may have made it
+            artifact = store.find_whole(recipe.asset, recipe.id)  # another process may have made it
             reused = artifact is not None
             artifact = artifact or _make(store, recipe, compute, launch)
     store.point(artifact)
@@ -82,11 +83,6 @@ def produce(
     )
 
 
-def _find_whole(store: ArtifactStore, recipe: Recipe) -> Artifact | None:
-    artifact = store.find(recipe.asset, recipe.id)
-    return artifact if artifact and not artifact.verify() else None
-
-
 def _make(
     store: ArtifactStore,
     recipe: Recipe,
@@ -94,8 +90,6 @@ def _make(
     launch: Callable[[Recipe], Artifact] | None,
 ) -> Artifact:
     store.refuse_newer(recipe.asset, recipe.id)  # before hours of work, and not when they are to be published
-    if damaged := store.find(recipe.asset, recipe.id):
-        store.discard(damaged)
     if launch is not None:
         return launch(recipe)
     if compute is None:

@@ -182,10 +182,8 @@ def build(
         client.set_payloads(name, dict(payloads))
     rewritten = {passage: row for passage, row in changed.items() if passage not in relabelled}
     upserted, copied = 0, len(rows) - len(changed)
-    for points in _points(vectors, passages, serving.dimension, rewritten):
-        faults.point("build.upsert")
-        client.upsert(name, points)
-        upserted += len(points.ids)
+    for written in client.upload(name, _points(vectors, passages, serving.dimension, rewritten)):
+        upserted += written
         progress(copied + len(relabelled) + upserted, total)
     faults.point("build.index")
     client.index(name)
@@ -197,6 +195,7 @@ def build(
 def _continue(client: VectorClient, name: str) -> dict[str, str]:
     """Mark a collection as not whole, until the last difference is written. Return the versions of its points."""
     faults.point("build.continue")
+    client.settle(name)
     client.set_metadata(name, {"whole": "", "touched": time.time()})
     return client.field(name, "version")
 
@@ -304,7 +303,9 @@ def _points(vectors: Artifact, passages: Artifact, dimension: int, changed: dict
     """Yield the points of these passages, in batches, each with its text."""
     if changed:
         for batch in _batches(zip(read_vectors(vectors, only=changed), _texts(passages, changed), strict=True)):
-            yield _batch_points(batch, dimension, changed)
+            points = _batch_points(batch, dimension, changed)
+            faults.point("build.upsert")
+            yield points
 
 
 def _batches(rows: Iterator[_Row]) -> Iterator[list[_Row]]:

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving
 from expectations.lexical.bm25 import FREQUENCIES_KEY
@@ -30,7 +31,7 @@ from ft_assets.embedding.scores import (
 from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.exact import bm25_rankings, exact_rankings, is_bm25
 from ft_assets.retrieval.jobs import Baseline, RetrievalEvaluationJob, RetrievalEvaluationSummary, read_collection_file
-from ft_assets.retrieval.query import Reranking, candidates, rank_again
+from ft_assets.retrieval.query import Reranking, candidates, count_equal, rank_again
 from ft_assets.retrieval.rerank import load_reranker
 from ft_assets.retrieval.vectors import contract_of
 from resources import accelerator
@@ -41,6 +42,8 @@ from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
 
 _DEPTH = 100
+_SAMPLE, _BEST = 200, 10
+"""Questions on which the search is compared with the engine's exact one, and the answers that are compared."""
 _PAYLOAD = ("passage_id", "document_id")
 _ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
 _BEFORE = "before_rerank"
@@ -121,6 +124,7 @@ def main(job: Job) -> Artifact:
         if live and missing and params.must_compare:
             raise Refused("evaluating retrieval", [_incomparable(live, missing)])
         found = [_find(client, system, queries[system.model.recipe_id], questions.texts) for system in systems]
+        recall_of_exact = _recall_of_exact(client, candidate, queries[candidate.model.recipe_id], found[0])
     # and ranked again after it is closed, for the same reason
     for step, (system, arms) in enumerate(zip(systems, found, strict=True), 1):
         if system.fusion.rerank and system.reranker:
@@ -147,6 +151,7 @@ def main(job: Job) -> Artifact:
         gain_ndcg_at_10=gain(scores, "candidate", "live", "ndcg_at_10") if compared else None,
         gain_recall_at_10=gain(scores, "candidate", "live", "recall_at_10") if compared else None,
         gain_over_exact=_gain_over_exact(scores),
+        recall_of_exact=recall_of_exact,
         gain_over_arm=_gain_over_arm(scores),
         gain_over_bm25=gain_over_bm25(scores, "candidate"),
         gain_over_bm25_by_document=gain_over_bm25(scores, "candidate", "document_ndcg_at_10"),
@@ -202,6 +207,21 @@ def _find(
         depth = max(_DEPTH, rerank.top_n) if rerank else _DEPTH
         found[arm] = candidates(client, system.collection, served, vectors, arm, limit=depth, payload=payload)
     return _Found(found)
+
+
+def _recall_of_exact(
+    client: VectorClient, system: _System, queries: tuple[Encoded, EmbeddingContract], found: _Found
+) -> float:
+    """Return the share of the best passages by dense vectors, compared with every point, that the search found."""
+    vectors, contract = queries
+    serving = stored_contract(client, system.collection).serving or Serving(dimension=0, distance="cosine")
+    dense = vectors.dense[:_SAMPLE]
+    sample = Encoded(dense, [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(dense), 0)
+    served = contract.served(serving, system.fusion)
+    exact = candidates(client, system.collection, served, sample, "dense", limit=_BEST, exact=True)
+    answers = found.arms["dense"][: len(exact)]
+    equal = sum(count_equal(best, points[:_BEST]) for best, points in zip(exact, answers, strict=True))
+    return round(equal / max(sum(map(len, exact)), 1), 4)
 
 
 def _gain_over_arm(scores: Scores) -> Interval:

@@ -119,6 +119,9 @@ class RetrievalEvaluationSummary(msgspec.Struct, frozen=True, kw_only=True, omit
     gain_recall_at_10: Interval | None = None
     gain_over_exact: Interval | None = None
     """nDCG@10 of the served fused ranking minus that of the exact one; evaluations before version 3 have none."""
+    recall_of_exact: float | None = None
+    """Share of the ten best of the engine's own exact search that the served search by dense vectors finds, on a sample
+    of the questions; evaluations before version 5 have none."""
     gain_over_arm: Interval | None = None
     """nDCG@10 of the fused ranking minus that of the better arm; evaluations before version 3 have none."""
     gain_over_bm25: Interval | None = None

@@ -20,11 +20,11 @@ from expectations.rules.retrieval import (
 )
 from expectations.violations import Refused, violation
 from ft_assets.retrieval.collection import BATCH, Collection, inspect
+from ft_assets.retrieval.query import TOLERANCE, count_equal
 from ft_assets.retrieval.where import payload_fields
-from resources.engines.protocol import Arm, Points, Query, Scored, VectorClient
+from resources.engines.protocol import Arm, Points, Query, VectorClient
 from resources.qdrant import QdrantEngine, aliased
 
-_TOLERANCE = 1e-4
 _LEAST_AGREEMENT = 0.95
 _DEPTH = 10
 _ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
@@ -80,6 +80,7 @@ def _move(
     _require_sound(source)
     if name in new.names():
         _require_same_contract(name, source.contract, inspect(new, name))
+        new.settle(name)
         new.set_metadata(name, {**new.metadata(name), "whole": ""})  # until it is whole again
     else:
         if source.contract.serving is None:
@@ -127,23 +128,15 @@ def _compare_answers(
             gaps = [abs(point.score - scores[point.id]) for point in before if point.id in scores]
             count += len(gaps)
             largest = max([largest, *gaps])
-            equal += _count_equal(before, after)
+            equal += count_equal(before, after)
             total += len(before)
         agreement[arm] = equal / total if total else 1.0
-    if not largest <= _TOLERANCE:  # a NaN must fail
-        _refuse("FT-QDR-009", name, "score difference", largest, f"at most {_TOLERANCE:g}")
+    if not largest <= TOLERANCE:  # a NaN must fail
+        _refuse("FT-QDR-009", name, "score difference", largest, f"at most {TOLERANCE:g}")
     if min(agreement.values(), default=1.0) < _LEAST_AGREEMENT:
         expected = f"at least {_LEAST_AGREEMENT:g} of each arm"
         _refuse("FT-QDR-010", name, f"share of the best {_DEPTH} that are equal", agreement, expected)
     return count, largest, agreement
-
-
-def _count_equal(before: list[Scored], after: list[Scored]) -> int:
-    """Return how many of the best answers the other engine gives too. A tie with the last one counts as equal."""
-    common = {point.id for point in before} & {point.id for point in after}
-    last = before[-1].score if before else 0.0
-    tied = sum(abs(point.score - last) <= _TOLERANCE for point in after if point.id not in common)
-    return min(len(common) + tied, len(before))
 
 
 def _query(points: Points, n: int, arm: Arm, contract: EmbeddingContract) -> Query:

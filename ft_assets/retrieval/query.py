@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from resources.cross_encoder import CrossScorer
 
 
+TOLERANCE = 1e-4
+"""Difference of scores that counts as none: engines round in their own ways."""
+
+
 class Reranking(NamedTuple):
     """The model that ranks again, and the questions as text."""
 
@@ -85,8 +89,12 @@ def candidates(
     limit: int,
     payload: Sequence[str] = ("passage_id",),
     where: Sequence[Condition] = (),
+    exact: bool = False,
 ) -> list[list[Scored]]:
-    """Return the best `limit` points for each query, before any rerank model. Raises Refused as `ask` does."""
+    """Return the best `limit` points for each query, before any rerank model. Raises Refused as `ask` does.
+
+    `exact`: compare with every point, by the exact vectors.
+    """
     if contract.serving is None or (arm == "fused" and contract.fusion is None):
         raise ValueError("a query needs a contract that says how the collection is served")
     dense, storage = _served_vectors(queries.dense, contract, name).tolist(), contract.serving.storage
@@ -100,11 +108,20 @@ def candidates(
             fusion=contract.fusion,
             distance=contract.serving.distance,
             where=tuple(where),
+            exact=exact,
             oversampling=storage.oversampling if storage else None,
         )
         for vector, sparse in zip(dense, queries.sparse, strict=True)
     ]
     return client.query(name, requests)
+
+
+def count_equal(exact: Sequence[Scored], found: Sequence[Scored]) -> int:
+    """Return how many of the best answers another ranking has too. A tie with the last one counts as equal."""
+    common = {point.id for point in exact} & {point.id for point in found}
+    last = exact[-1].score if exact else 0.0
+    tied = sum(abs(point.score - last) <= TOLERANCE for point in found if point.id not in common)
+    return min(len(common) + tied, len(exact))
 
 
 def arm_scores(

@@ -18,7 +18,7 @@ from resources.artifacts import Artifact
 from resources.launcher import Job
 from resources.parquet import row_count, text_column
 from resources.qdrant import EngineParams
-from resources.releases import Releases
+from resources.releases import open_releases
 
 
 class FoundPassage(NamedTuple):
@@ -45,7 +45,7 @@ def open_search(job: Job, engine: EngineParams | None, bm25: Bm25Settings, state
     if engine is None:
         yield _bm25(job.input("passages"), bm25)
         return
-    with Retriever.open(job.artifacts(), Releases(state / "released"), engine.engine()) as retriever:
+    with Retriever.open(job.artifacts(), open_releases(state / "released"), engine.engine()) as retriever:
 
         def find(questions: Sequence[str], k: int) -> list[list[FoundPassage]]:
             hits = retriever.search(questions, k)

@@ -50,6 +50,4 @@ class NotFound(Exception):
 
 def asset_names(store: ArtifactStore) -> list[str]:
     """Return the assets of which the store has an artifact."""
-    if not store.root.is_dir():
-        return []
-    return sorted(p.name for p in store.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return store.assets()

@@ -5,18 +5,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import quote
 
 import numpy as np
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from expectations.contracts.collection import configured_serving
 from expectations.contracts.embedding import Fusion, Serving, Storage
@@ -35,6 +41,7 @@ from resources.engines.protocol import (
     Query,
     Scored,
     dense_rows,
+    one_by_one,
     one_field,
     range_of,
     require_sound,
@@ -44,11 +51,22 @@ from resources.engines.protocol import (
 from resources.engines.seal import require_sealed, write_seal
 from resources.files import sync_to_disk
 
+_log = logging.getLogger(__name__)
 _LIBRARY = "qdrant-client"
 _QUERIES = 64  # in one request
 # where qdrant-client 1.20 keeps a local collection's points, and what it replaces at every change of anything else
 _FILE, _META = "storage.sqlite", "meta.json"
 _PAGE = 10_000  # points in one page of a scroll without vectors
+_UPLOADS = 4  # requests at a time; a shard writes one at a time, so more than four where there are more shards
+_REFUSALS = {400, 401, 403, 404, 405, 409, 422}
+_COPY_SECONDS = 4 * 3600  # at most, for one answer while a server copies a collection
+_GRACE_SECONDS = 60.0
+_POLL_SECONDS = 1.0
+_IDLE_SECONDS = 300.0
+"""Seconds in which a server that has an index to build, and does not build it, may begin."""
+_COPYING, _THRESHOLD = "copying", "indexing_threshold"
+"""Keys of a collection's metadata on a server: the copy that fills it, and the optimizer's setting while there is no
+index yet."""
 _QUANTIZATIONS: dict[str, Any] = {
     "none": None,
     "int8": models.ScalarQuantization(
@@ -72,13 +90,20 @@ _ALGEBRA = Algebra[models.Expression](
 )
 
 
+class Address(NamedTuple):
+    """A server as the platform reaches it; `connect` opens a connection that waits so many seconds for an answer."""
+
+    url: str
+    api_key: str | None
+    connect: Callable[[float], QdrantClient]
+
+
 class ServerClient:
-    """Everything through the public API of qdrant-client."""
+    """Everything through the public API of qdrant-client. Without an address it copies no collection."""
 
-    copies = False
-
-    def __init__(self, connect: Callable[[], QdrantClient]) -> None:
+    def __init__(self, connect: Callable[[], QdrantClient], address: Address | None = None) -> None:
         self._connect = connect
+        self._address = address
         self._dimensions: dict[str, int] = {}
 
     @cached_property
@@ -90,6 +115,17 @@ class ServerClient:
         """The client for a call that writes."""
         return self.client
 
+    @property
+    def copies(self) -> bool:
+        """True for a server of one node: a snapshot holds the shards of one."""
+        if self._address is None:
+            return False
+        try:
+            status = self.client.cluster_status()
+        except UnexpectedResponse as error:
+            return self._cannot_copy("a collection", error)
+        return len(getattr(status, "peers", None) or {}) <= 1
+
     def names(self) -> list[str]:
         return sorted(collection.name for collection in self.client.get_collections().collections)
 
@@ -97,6 +133,15 @@ class ServerClient:
         return {alias.alias_name: alias.collection_name for alias in self.client.get_aliases().aliases}
 
     def create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
+        """Creates the collection without an index, which `index` builds once: in a bulk load it would be built again
+        and again for segments that grow."""
+        self._create(name, serving, metadata)
+        threshold = self.client.get_collection(name).config.optimizer_config.indexing_threshold
+        if threshold:
+            never = models.OptimizersConfigDiff(indexing_threshold=0)
+            self.changing.update_collection(name, optimizers_config=never, metadata={_THRESHOLD: threshold})
+
+    def _create(self, name: str, serving: Serving, metadata: Mapping[str, object]) -> None:
         storage = serving.storage or Storage()
         hnsw = None
         if storage.shapes_index:
@@ -122,9 +167,70 @@ class ServerClient:
         )
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
-        """A server has no call that copies a collection, and reading points out costs more than sending them."""
-        del source, name, serving, metadata
+        """Lets the server restore a snapshot of `source` in the new collection: no point passes through here."""
+        if self._address is None:
+            return False
+        address, started = self._address, time.time()
+        with closing(address.connect(_COPY_SECONDS)) as patient:
+            try:
+                snapshot = patient.create_snapshot(source)
+            except UnexpectedResponse as error:
+                return self._cannot_copy(source, error)
+            copying: OpenJson = {
+                "source": source,
+                "snapshot": snapshot.name if snapshot else "",
+                "points": self.count(source),
+                # restoring takes about as long as the snapshot did
+                "until": time.time() + _GRACE_SECONDS + 3 * (time.time() - started),
+            }
+            self.create(name, serving, {**metadata, _COPYING: copying})
+            faults.point("server.copy")
+            try:
+                patient.recover_snapshot(
+                    name,
+                    f"{address.url.rstrip('/')}/collections/{quote(source)}/snapshots/{quote(copying['snapshot'])}",
+                    api_key=address.api_key,
+                    priority=models.SnapshotPriority.SNAPSHOT,
+                )
+            except UnexpectedResponse as error:
+                possible = self._cannot_copy(source, error)
+                self._end_copy(name, copying)
+                self.drop(name)
+                return possible
+        faults.point("server.copied")
+        self._end_copy(name, copying)
+        return True
+
+    def _cannot_copy(self, source: str, error: UnexpectedResponse) -> bool:
+        """Return False where a copy was refused. Raises the error of a network, behind which it may go on."""
+        if not _is_refusal(error):
+            raise error
+        reason = " ".join(str(error).split())
+        _log.warning("the server does not copy %s, so every point is sent: %s", source, reason)
         return False
+
+    def _end_copy(self, name: str, copying: OpenJson) -> None:
+        """Delete the snapshot of a copy that is over, and its note."""
+        try:
+            self.changing.delete_snapshot(copying["source"], copying["snapshot"])
+        except UnexpectedResponse as error:  # deleted already, or with its collection
+            if not _is_refusal(error):
+                raise
+        self.set_metadata(name, {_COPYING: None})
+
+    def settle(self, name: str) -> None:
+        """Waits for the server, which restores a snapshot to its end also when nobody waits for the answer.
+
+        Points that were written before that would be lost. It is over once there are as many points as in the source;
+        or it never began, or failed, and nothing is to be expected after three times its usual length.
+        """
+        copying: OpenJson = self.metadata(name).get(_COPYING) or {}
+        if not copying:
+            return
+        _log.warning("a copy of %s into %s was interrupted: waiting for the server", copying["source"], name)
+        while self.count(name) != copying["points"] and time.time() < copying["until"]:
+            time.sleep(_POLL_SECONDS)
+        self._end_copy(name, copying)
 
     def drop(self, name: str) -> None:
         require_unaliased(name, self.aliases())
@@ -169,6 +275,17 @@ class ServerClient:
             ],
             wait=True,
         )
+
+    def upload(self, name: str, batches: Iterable[Points]) -> Iterator[int]:
+        shards = self.client.get_collection(name).config.params.shard_number or 1
+        running: deque[tuple[Future[None], int]] = deque()
+        with ThreadPoolExecutor(max(_UPLOADS, shards), thread_name_prefix="upload") as pool:
+            for points in batches:
+                if len(running) >= max(_UPLOADS, shards):  # so that no more batches are in memory
+                    yield _written(running)
+                running.append((pool.submit(self.upsert, name, points), len(points.ids)))
+            while running:
+                yield _written(running)
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         if ids:
@@ -221,7 +338,17 @@ class ServerClient:
         return answers
 
     def index(self, name: str) -> None:
-        """Nothing to do: a server indexes by itself while it serves."""
+        """Lets the server build the index, and waits for it: until then a search compares with every point."""
+        if threshold := self.metadata(name).get(_THRESHOLD):
+            usual = models.OptimizersConfigDiff(indexing_threshold=threshold)
+            self.changing.update_collection(name, optimizers_config=usual, metadata={_THRESHOLD: None})
+        active = time.monotonic()
+        while (found := self.client.get_collection(name)).status != models.CollectionStatus.GREEN:
+            if found.status == models.CollectionStatus.YELLOW:  # it is building
+                active = time.monotonic()
+            if found.status == models.CollectionStatus.RED or time.monotonic() - active > _IDLE_SECONDS:
+                _refuse_index(name, found)
+            time.sleep(_POLL_SECONDS)
 
     def point(self, alias: str, name: str) -> None:
         now = self.aliases().get(alias)
@@ -243,12 +370,14 @@ class LocalClient(ServerClient):
     names, metadata and the plain count are read from the files.
     """
 
-    copies = True
-
     def __init__(self, connect: Callable[[], QdrantClient], folder: Path) -> None:
         super().__init__(lambda: self._checked(connect))
         self._folder, self._meta_file, self._seal = folder / "collection", folder / _META, folder / ".seal.json"
         self._is_checked = False
+
+    @property
+    def copies(self) -> bool:
+        return True
 
     @property
     def changing(self) -> QdrantClient:
@@ -266,6 +395,15 @@ class LocalClient(ServerClient):
         """Put meta.json on the disk: the library replaces it, and a power cut could leave an empty file."""
         sync_to_disk(self._meta_file)
         sync_to_disk(self._meta_file.parent)
+
+    def settle(self, name: str) -> None:
+        """Nothing to do: a copy enters the collection when it is whole."""
+
+    def upload(self, name: str, batches: Iterable[Points]) -> Iterator[int]:
+        return one_by_one(self, name, batches)
+
+    def index(self, name: str) -> None:
+        """Nothing to do: this engine has no index."""
 
     def drop(self, name: str) -> None:
         super().drop(name)
@@ -363,7 +501,7 @@ class LocalClient(ServerClient):
             # the client commits every point: with a write-ahead log that is one fsync instead of four
             with closing(sqlite3.connect(place / _FILE)) as file:
                 file.execute("PRAGMA journal_mode=WAL")
-        super().create(name, serving, metadata)
+        self._create(name, serving, metadata)
         self._sync()
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
@@ -382,7 +520,7 @@ class LocalClient(ServerClient):
         faults.point("local.copied")
         copied.rename(place)
         faults.point("local.enter")
-        super().create(name, serving, metadata)
+        self._create(name, serving, metadata)
         self._sync()
         return True
 
@@ -394,6 +532,31 @@ class LocalClient(ServerClient):
             return json.loads(self._meta_file.read_bytes())
         except ValueError as error:
             raise unreadable(self._folder.parent, error) from error
+
+
+def _written(running: deque[tuple[Future[None], int]]) -> int:
+    """Return the number of points of the oldest upload, once they are written. Raises what went wrong in it."""
+    upload, points = running.popleft()
+    upload.result()
+    return points
+
+
+def _is_refusal(error: UnexpectedResponse) -> bool:
+    """Return whether a request was refused, and not lost on its way: a proxy's 502 may hide that it is still served."""
+    if error.status_code in _REFUSALS:
+        return True
+    try:
+        status = error.structured()["status"]
+    except (ValueError, TypeError, KeyError):
+        return False
+    return isinstance(status, dict) and "error" in status
+
+
+def _refuse_index(name: str, found: models.CollectionInfo) -> NoReturn:
+    error = getattr(found.optimizer_status, "error", "none")
+    status = f"status {found.status}, error: {error}"
+    refusal = violation("FT-QDR-013", where=name, field="index", found=status, expected="status green")
+    raise Refused(f"indexing {name}", [refusal])
 
 
 def unreadable(folder: Path, error: Exception) -> Refused:

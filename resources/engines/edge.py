@@ -10,7 +10,7 @@ is in beta and changes between versions: it is pinned.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from resources.engines.protocol import (
     Scored,
     TokenWeights,
     dense_rows,
+    one_by_one,
     one_field,
     range_of,
     require_sound,
@@ -126,6 +127,9 @@ class EdgeClient:
         self._enter(name, serving, metadata)
         return True
 
+    def settle(self, name: str) -> None:
+        """Nothing to do: a copy enters the collection when it is whole."""
+
     def drop(self, name: str) -> None:
         require_unaliased(name, self._meta.aliases)
         if shard := self._shards.pop(name, None):
@@ -160,6 +164,9 @@ class EdgeClient:
             edge.Point(key, {DENSE: dense, SPARSE: _sparse(sparse)}, payload) for key, dense, sparse, payload in rows
         ]
         self._shard(name).update(edge.UpdateOperation.upsert_points(made))
+
+    def upload(self, name: str, batches: Iterable[Points]) -> Iterator[int]:
+        return one_by_one(self, name, batches)
 
     def delete(self, name: str, ids: Sequence[str]) -> None:
         if ids:

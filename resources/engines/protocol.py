@@ -9,7 +9,7 @@ The same tests run on all of them (tests/resources/test_engines.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -84,8 +84,10 @@ class Scored(NamedTuple):
 class VectorClient(Protocol):
     """An opened engine. `name` is always a collection's own name, never an alias."""
 
-    copies: bool
-    """True if this engine has a cheaper way to copy a collection than upserting its points."""
+    @property
+    def copies(self) -> bool:
+        """True if this engine has a cheaper way to copy a collection than upserting its points."""
+        ...
 
     def names(self) -> list[str]:
         """Return every collection."""
@@ -101,6 +103,10 @@ class VectorClient(Protocol):
 
     def copy(self, source: str, name: str, serving: Serving, metadata: Mapping[str, object]) -> bool:
         """Create a collection with the points of `source`. Return False, with nothing made, if that is impossible."""
+        ...
+
+    def settle(self, name: str) -> None:
+        """End a copy into this collection that was interrupted, so that its points may be written."""
         ...
 
     def drop(self, name: str) -> None:
@@ -125,6 +131,13 @@ class VectorClient(Protocol):
         """Write points, which survive a kill once this returns.
 
         Raises Refused (FT-QDR-006) on vectors that no engine should accept.
+        """
+        ...
+
+    def upload(self, name: str, batches: Iterable[Points]) -> Iterator[int]:
+        """Write many batches, and yield the number of points of each that survives a kill. Raises Refused as `upsert`.
+
+        Batches may be written at the same time: no point may be in two of them.
         """
         ...
 
@@ -159,7 +172,10 @@ class VectorClient(Protocol):
         ...
 
     def index(self, name: str) -> None:
-        """Build the index, where the engine does not do so by itself."""
+        """Return when every point is in the index that it belongs into; after the last write, before the first query.
+
+        Raises Refused (FT-QDR-013) if the engine does not build it.
+        """
         ...
 
     def point(self, alias: str, name: str) -> None:
@@ -192,6 +208,13 @@ def weighted_sum(fusion: Fusion, distance: str, a: Algebra[Term]) -> tuple[Term,
     arms = [(fusion.dense_weight, score), (fusion.sparse_weight, a.variable("$score[1]"))]
     formula = a.add([a.multiply([a.constant(weight), arm]) for weight, arm in arms])
     return formula, {"$score[0]": missing, "$score[1]": 0.0}
+
+
+def one_by_one(client: VectorClient, name: str, batches: Iterable[Points]) -> Iterator[int]:
+    """Write batches as `VectorClient.upload` does, for an engine that has one writer."""
+    for points in batches:
+        client.upsert(name, points)
+        yield len(points.ids)
 
 
 def one_field(pages: Iterator[dict[str, OpenJson]], key: str) -> OpenJson:

@@ -22,12 +22,32 @@ FAULTS = ("refuse", "cut before", "cut after", "half", "delay", "503")
 """No connection; cut before the request is passed on, or after; half an answer; too late; the answer of a proxy."""
 
 
+THRESHOLD = 20_000  # of a server's optimizer
+_RAFT = {
+    "peer_id": 0,
+    "raft_info": {"term": 0, "commit": 0, "pending_operations": 0, "is_voter": True},
+    "consensus_thread_status": {"consensus_thread_status": "working", "last_update": "2026-01-01T00:00:00Z"},
+    "message_send_failures": {},
+}
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.client, self.lock = QdrantClient(":memory:"), threading.Lock()
+        self.requests: list[tuple[str, str, Any]] = []
+        self.peers = 1
+        self.snapshots: dict[str, list[Any]] = {}
+        """Name -> the points of the collection at that time."""
+        self.statuses: list[str] = []
+        """Of a collection whose index is switched on, for as many requests; green afterwards."""
+        self.thresholds: dict[str, int] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
 
     def answer(self, method: str, parts: list[str], body: Any) -> Any:  # noqa: PLR0911 - one for each request
         """Return the result of one request."""
@@ -35,8 +55,11 @@ class Server(ThreadingHTTPServer):
         match [method, *parts[:1], *parts[2:]]:
             case ["GET", "aliases"]:
                 return client.get_aliases()
+            case ["GET", "cluster"]:
+                peers = {str(number): {"uri": f"http://node{number}:6335"} for number in range(self.peers)}
+                return {"status": "enabled", "peers": peers, **_RAFT} if self.peers > 1 else {"status": "disabled"}
             case ["GET", "collections"]:
-                return client.get_collection(name) if name else client.get_collections()
+                return self._describe(name) if name else client.get_collections()
             case ["POST", "collections"]:  # collections/aliases
                 return client.update_collection_aliases(models.ChangeAliasesOperation.model_validate(body).actions)
             case ["PUT", "collections"]:
@@ -45,15 +68,42 @@ class Server(ThreadingHTTPServer):
                     name, vectors_config=new.vectors, sparse_vectors_config=new.sparse_vectors, metadata=new.metadata
                 )
             case ["PATCH", "collections"]:
-                return client.update_collection(name, metadata=body["metadata"])
+                return self._change(name, body)
             case ["DELETE", "collections"]:
                 return client.delete_collection(name)
             case ["PUT", "collections", "index"]:
                 return {"operation_id": 0, "status": "completed"}
+            case [_, _, "snapshots", *what]:
+                return self._snapshot(method, name, "/".join(what), body)
             case [_, _, "points", *what]:
                 return self._points(method, name, "/".join(what), body)
             case _:
                 raise ValueError(f"no such request: {method} {parts}")
+
+    def _change(self, name: str, body: Any) -> bool:
+        if optimizers := body.get("optimizers_config"):
+            self.thresholds[name] = optimizers["indexing_threshold"]
+        return self.client.update_collection(name, metadata=body.get("metadata"))
+
+    def _describe(self, name: str) -> Any:
+        found = _plain(self.client.get_collection(name))
+        found["config"]["optimizer_config"]["indexing_threshold"] = self.thresholds.get(name, THRESHOLD)
+        indexed = self.statuses and self.thresholds.get(name)
+        return found | {"status": self.statuses.pop(0) if indexed else "green"}
+
+    def _snapshot(self, method: str, name: str, what: str, body: Any) -> Any:
+        match (method, what):
+            case ("POST", ""):
+                made = f"{name}-{len(self.requests)}.snapshot"
+                self.snapshots[made] = self.client.scroll(name, limit=10**6, with_payload=True, with_vectors=True)[0]
+                return {"name": made, "size": 1}
+            case ("PUT", "recover"):  # a server fetches the location; its last part is the snapshot's name
+                points = self.snapshots[body["location"].rpartition("/")[2]]
+                return bool(points and self.client.upsert(name, [_point(record) for record in points]))
+            case ("DELETE", _):
+                return self.snapshots.pop(what, None) is not None
+            case _:
+                raise ValueError(f"no such request: {method} snapshots/{what}")
 
     def _points(self, method: str, name: str, what: str, body: Any) -> Any:  # noqa: PLR0911
         client = self.client
@@ -93,6 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = self.path.partition("?")[0].strip("/").split("/")
         try:
             with self.server.lock:
+                self.server.requests.append((self.command, "/".join(parts), body))
                 result, code = _plain(self.server.answer(self.command, parts, body)), 200
         except ValueError as error:
             result, code = str(error), 404
@@ -103,6 +154,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _do  # noqa: N815
+
+
+def _point(record: Any) -> models.PointStruct:
+    return models.PointStruct(id=record.id, vector=record.vector, payload=record.payload)
 
 
 def _plain(value: Any) -> Any:

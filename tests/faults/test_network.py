@@ -19,6 +19,7 @@ from qdrant_client import QdrantClient, models
 
 from expectations.violations import Refused
 from resources import qdrant
+from resources.engines import client as engine_client
 from tests.faults.network import FAULTS, Proxy, Server, proxy_to
 from tests.faults.protocol import State
 
@@ -43,8 +44,10 @@ def proxy() -> Iterator[Proxy]:
 
 
 def test_a_network_that_fails_at_any_request_is_named_and_a_rerun_makes_the_same(
-    place: Path, proxy: Proxy, record_property: Callable[[str, object], None]
+    place: Path, proxy: Proxy, record_property: Callable[[str, object], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine_client, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(engine_client, "_POLL_SECONDS", 0.05)
     alias = f"faults-{uuid.uuid4().hex[:8]}"  # the server may hold what others use
 
     def fresh(name: str) -> State:
@@ -62,6 +65,7 @@ def test_a_network_that_fails_at_any_request_is_named_and_a_rerun_makes_the_same
             where, state = f"{fault} at request {at}", fresh(f"{fault} {at}")
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(qdrant, "_TIMEOUT_SECONDS", 1 if fault == "delay" else 60)
+                patch.setattr(engine_client, "_COPY_SECONDS", 1 if fault == "delay" else 60)
                 proxy.arm(fault, at)
                 with pytest.raises(Refused, match=f"FT-QDR-003.*{proxy.url}"):
                     state.run()

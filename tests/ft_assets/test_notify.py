@@ -104,7 +104,7 @@ def test_each_event_is_told_once(project: Project, chat: Chat) -> None:
     assert project.look() == "the first look"
     assert (project.look(), chat.taken) == ("no news", [])
 
-    project.made("sft_adapter", recipe="r2", reused=False, eval_loss=0.5)
+    project.made("sft_adapter", recipe="r2", reused=False, eval_loss_after=0.5)
     project.made("sft_adapter", recipe="r2", reused=True)
     project.made("released_adapter", version="v1")  # released already
     project.made("released_adapter", version="v2")

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -329,48 +328,6 @@ def test_edge_stores_as_it_is_asked_to_and_the_exact_vectors_rank(tmp_path: Path
     dense = json.loads((edge.folder / "shards/c/edge_config.json").read_text())["vectors"]["dense"]
     assert dense["quantization_config"]["scalar"]["type"] == "int8" and dense["on_disk"]
     assert (dense["hnsw_config"]["m"], dense["hnsw_config"]["ef_construct"]) == (8, 64)
-
-
-def test_a_server_is_asked_for_shards_replicas_and_the_stored_form(tmp_path: Path) -> None:
-    asked: list[dict[str, Any]] = []
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer({"collections": []})
-
-        def do_PUT(self) -> None:
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._answer(True)
-
-        def _answer(self, result: object) -> None:
-            body = json.dumps({"status": "ok", "time": 0.0, "result": result}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        with QdrantEngine("server", tmp_path, address, "passages", None, 0.3).open() as client:
-            client.create("plain", SERVING, {})
-            stored = msgspec.structs.replace(STORAGE, shards=6, replicas=2)
-            client.create("stored", msgspec.structs.replace(SERVING, storage=stored), {})
-        server.shutdown()
-    plain, large = asked
-    assert plain["vectors"] == {"dense": {"size": DIMENSION, "distance": "Cosine"}} and "shard_number" not in plain
-    assert (large["shard_number"], large["replication_factor"], large["on_disk_payload"]) == (6, 2, True)
-    assert large["vectors"]["dense"] == {
-        "size": DIMENSION,
-        "distance": "Cosine",
-        "on_disk": True,
-        "quantization_config": {"scalar": {"type": "int8", "always_ram": True}},
-        "hnsw_config": {"m": 8, "ef_construct": 64, "on_disk": True},
-    }
-    assert large["sparse_vectors"]["sparse"]["index"]["on_disk"]
 
 
 @pytest.mark.parametrize("kind", EMBEDDED)

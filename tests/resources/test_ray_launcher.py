@@ -98,10 +98,11 @@ def test_nothing_secret_and_no_process_of_this_machine_is_submitted(
     secrets = {"QDRANT_API_KEY": "s3cret", "FT_SEAL_KEY": "s3cret", "RAY_AUTH_TOKEN": "s3cret", "HOME": "/s3cret"}
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FT_STORE_URL", "s3://bucket/state")
     submitted = launcher(tmp_path, cpus=3, gpus=1, memory_gb=2).submission(WORKER, job(tmp_path, "publish"), "ft-x-1")
     environment = submitted["runtime_env"]["env_vars"]
     assert "s3cret" not in str(submitted)
-    assert "FT_LAUNCHER_PID" not in environment
+    assert "FT_LAUNCHER_PID" not in environment and environment["FT_STORE_URL"] == "s3://bucket/state"
     assert environment["OMP_NUM_THREADS"] in {"3", os.environ.get("OMP_NUM_THREADS")}
     assert environment["RAY_JOB_STOP_WAIT_TIME_S"] == "600"
     wanted = [submitted[f"entrypoint_{name}"] for name in ("num_cpus", "num_gpus", "memory")]

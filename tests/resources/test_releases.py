@@ -130,7 +130,7 @@ def without_digest(text: str) -> str:
 def test_a_record_of_an_earlier_version_is_read(tmp_path: Path):
     releases = Releases(tmp_path)
     made = release(releases, "adapter", {"dpo_adapter": "a"}, {"weight": 0.25})
-    path = releases.path("adapter")
+    path = tmp_path / "adapter.json"
     path.write_text(without_digest(path.read_text("utf-8")), "utf-8")
     assert releases.current("adapter") == made
 
@@ -152,7 +152,7 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path: Path):
 def test_a_damaged_record_is_refused_with_its_path(tmp_path: Path, damage: Callable[[str], str], reason: str):
     releases = Releases(tmp_path)
     release(releases, "adapter", {"dpo_adapter": "a"}, {"weight": 0.25})
-    path = releases.path("adapter")
+    path = tmp_path / "adapter.json"
     path.write_text(damage(path.read_text("utf-8")), "utf-8")
     for read in (releases.current, releases.book, releases.target):
         with pytest.raises(Refused, match="FT-REL-003") as refusal:

@@ -57,6 +57,7 @@ VIOLATIONS: list[tuple[str, str, list[Violation]]] = [
     ("FT-COL-003", "768", rules.collection_matches_contract("c", CONTRACT, CONTRACT, Serving(dimension=768, distance="cosine"))),  # noqa: E501
     ("FT-COL-004", "a (dense)", rules.stored_vectors_match("c", {"a (dense)": 0.5})),
     ("FT-RET-001", "sparse arm", rules.fused_not_below_arms("e", Interval(-0.022, -0.04, -0.001, 88), "sparse", 0.02)),
+    ("FT-RET-019", "0.62", rules.served_finds_the_exact("e", 0.62)),
     ("FT-RET-010", "-0.0270", rules.served_is_exact("e", Interval(-0.027, -0.044, -0.012, 88))),
     ("FT-RET-002", "0.4", rules.recall_is_enough("e", 0.4, 0.5)),
     ("FT-RET-003", "-0.05", rules.not_worse_than_live("e", Interval(-0.05, -0.09, -0.01, 50), 0.02, "ndcg_at_10")),
@@ -85,6 +86,7 @@ def test_good_values_pass_every_rule() -> None:
     assert rules.fused_not_below_arms("e", Interval(-0.1, -0.21, 0.01, 20), "dense", 0.02) == []
     assert rules.fused_not_below_arms("e", Interval(-0.01, -0.015, -0.005, 9000), "dense", 0.02) == []
     assert rules.served_is_exact("e", Interval(-0.02, -0.05, 0.0, 20)) == []
+    assert rules.served_finds_the_exact("e", 0.9) == []
     assert rules.served_is_exact("e", Interval(-0.001, -0.002, -0.0005, 9000)) == []
     assert rules.not_worse_than_live("e", Interval(0.03, -0.01, 0.05, 50), 0.02, "ndcg_at_10") == []
     # few questions: the interval is wide; nothing was lost, or the loss may be chance

@@ -588,7 +588,9 @@ def test_an_engine_that_ranks_worse_than_its_vectors_is_refused(graph: Graph, tm
     )
     recipe, store = msgspec.structs.replace(recipe, code_version="damaged"), graph.artifacts.store()
     job = Job(recipe=recipe, store=str(store.root), run_dir=str(tmp_path), params=msgspec.to_builtins(params))
-    store.point(evaluate(job))
+    evaluation = evaluate(job)
+    store.point(evaluation)
+    assert evaluation.summary["recall_of_exact"] == 1.0, "the engine finds what it has: its vectors are others"
     assert codes_of(graph, "retrieval_evaluation")["served_is_exact"] == {"FT-RET-010"}
 
 

@@ -47,7 +47,7 @@ def search(graph: Graph, **options: bool) -> tuple[list[str], str]:
 
 
 def record(graph: Graph) -> dict[str, Any]:
-    return json.loads(graph.artifacts.releases().path("collection").read_text("utf-8"))
+    return json.loads((graph.artifacts.state() / "released" / "collection.json").read_text("utf-8"))
 
 
 def test_a_fresh_release_serves(released: Graph) -> None:
@@ -147,7 +147,7 @@ def test_a_change_of_what_serves_is_named(
 
 
 def test_without_a_record_the_gate_fails_and_the_search_answers_with_a_note(graph: Graph) -> None:
-    path = graph.artifacts.releases().path("collection")
+    path = graph.artifacts.state() / "released" / "collection.json"
     whole = path.read_text("utf-8")
     path.unlink()
     assert codes(graph) == {"release_serves": {"FT-REL-004"}}
