@@ -27,6 +27,7 @@ from resources.dagster_resources import ArtifactsResource
 INTERVAL = 30
 _SECONDS = 20  # how long a delivery may take
 _ENOUGH = 35  # seconds after which a look begins no delivery: Dagster kills it after a minute, and its cursor is lost
+_LOSSES = ("train_loss_last", "eval_loss_after", "loss_last")  # of adapters, and of the encoder
 _AT_ONCE, _REASONS = 50, 5  # events of one asset in one look, and reasons of one check
 
 Place = Literal["command", "webhook"]
@@ -133,7 +134,7 @@ def _describe(name: str, figures: Mapping[str, str], versions: dict[str, str]) -
     if name in TRAININGS:
         if figures.get("reused") != "True":
             text = f"{name}: the training has finished"
-            yield notice("training finished", text, "recipe", "seconds", "train_loss_last", "eval_loss_after")
+            yield notice("training finished", text, "recipe", "seconds", *_LOSSES, "choice")
     elif left := figures.get("rolled_back_from"):
         text = f"{name}: rolled back from {left} to {version} by {figures.get('who')} ({figures.get('why')})"
         yield notice("rolled back", text, "version", "rolled_back_from", "who", "why")

@@ -175,7 +175,7 @@ def test_one_release_at_a_time(tmp_path: Path):
 def test_a_record_of_a_newer_version_is_refused_as_such_and_stays(tmp_path: Path):
     releases = Releases(tmp_path)
     release(releases, "collection", {"qdrant_collection": "r1"}, {})
-    path = releases.path("collection")
+    path = tmp_path / "collection.json"
     content = json.loads(path.read_text()) | {"approved_by": {}}
     del content["digest"]
     write_json(path, content | {"digest": digest(content)})
