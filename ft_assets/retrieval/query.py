@@ -67,7 +67,8 @@ def ask(
 def rank_again(found: Sequence[Sequence[Scored]], top_n: int, reranking: Reranking) -> list[list[Scored]]:
     """Return the points of each query with the first `top_n` in the order of the model; they carry its scores.
 
-    Each has `content` in its payload. Of equal scores the first one stays first.
+    Each has `content` in its payload. Of equal scores the first one stays first; a text in another batch may have a
+    score that differs after the fifth decimal, which counts as equal.
     """
     questions = zip(reranking.texts, found, strict=True)
     pairs = [[(text, str(point.payload["content"])) for point in points[:top_n]] for text, points in questions]
@@ -75,7 +76,7 @@ def rank_again(found: Sequence[Sequence[Scored]], top_n: int, reranking: Reranki
     ranked: list[list[Scored]] = []
     for points in found:
         best = [point._replace(rerank=next(scores)) for point in points[:top_n]]
-        ranked.append([*sorted(best, key=lambda point: -(point.rerank or 0.0)), *points[top_n:]])
+        ranked.append([*sorted(best, key=lambda point: -round(point.rerank or 0.0, 5)), *points[top_n:]])
     return ranked
 
 

@@ -1,7 +1,7 @@
 """The whole graph on a small part of an example, run with `ft` as a person does: a real engine.
 
-The language model has 100,000 random weights, and workers run in the process of the run: `make demo`, which CI runs
-too, takes the same way with a real model and processes.
+The language model has 100,000 random weights, and workers run in the process of the run: `make demo` takes the same way
+with real models and processes.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def test_a_sample_counts_allocated_memory_and_is_fast():
 def test_a_peak_between_two_readings_is_reported_once():
     with Sampler(seconds=0.01) as sampler:
         before = sampler.take()["rss_gib"]
-        block = bytearray(200 * 2**20)
-        time.sleep(0.1)
+        block = b"x" * (200 * 2**20)  # zeros would take no memory until they are touched
+        time.sleep(0.3)
         del block
         time.sleep(0.05)
         assert sampler.take()["rss_gib"] - before > 0.15

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from transformers import TrainerState
 
 from expectations.violations import Refused
 from ft_assets.adapters import train
@@ -75,7 +76,7 @@ def stand_in(run_dir: Path, step: int, values: int = 4) -> Any:
     weights = torch.nn.Parameter(torch.zeros(values))
     return SimpleNamespace(
         args=SimpleNamespace(output_dir=str(run_dir), optim="adamw_torch_fused"),
-        state=SimpleNamespace(global_step=step, best_model_checkpoint=None),
+        state=TrainerState(global_step=step),
         model=SimpleNamespace(parameters=lambda: [weights]),
     )
 
