@@ -211,8 +211,8 @@ CODES: dict[str, Code] = {
         "Rename one of the columns, or delete it.",
     ),
     "FT-TAB-005": Code(
-        "A table without a header whose meaning cannot be told",
-        "The number of columns tells nothing: judgements, negatives, runs and texts look alike.",
+        "A table without a header whose columns are unknown",
+        "Their number does not show it: judgements, negatives, runs and texts look alike.",
         "Write a first row that names the columns, such as `query-id`, `corpus-id`, `score`; or choose with --format.",
     ),
     "FT-TAB-006": Code(
