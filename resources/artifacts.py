@@ -294,11 +294,7 @@ class ArtifactStore:
         """Rename a whole folder to its place. What is there is set aside, never merged with."""
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():  # half-deleted or foreign
-            aside = self.root / ".trash" / f"{target.name}-{uuid.uuid4().hex[:8]}"
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            faults.point("publish.aside")
-            with contextlib.suppress(FileNotFoundError):
-                target.rename(aside)
+            self._set_aside(target, "publish.aside")
         # another process may have published the same recipe between the look and the rename
         faults.point("publish.rename")
         with contextlib.suppress(OSError):
@@ -459,14 +455,19 @@ class ArtifactStore:
         self._remove(artifact.path)
 
     def _remove(self, path: Path) -> None:
-        trash = self.root / ".trash" / f"{path.parent.name}-{path.name}-{uuid.uuid4().hex[:8]}"
-        trash.parent.mkdir(parents=True, exist_ok=True)
-        faults.point("discard.rename")
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(trash)
+        trash = self._set_aside(path, "discard.rename")
         faults.point("discard.delete")
         shutil.rmtree(trash, ignore_errors=True)
         self._cache.pop(path, None)
+
+    def _set_aside(self, path: Path, point: str) -> Path:
+        """Hide a folder from readers, after the fault point; return its place in the trash. It may be gone already."""
+        trash = self.root / ".trash" / f"{path.parent.name}-{path.name}-{uuid.uuid4().hex[:8]}"
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        faults.point(point)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(trash)
+        return trash
 
 
 class Staging:

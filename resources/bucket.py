@@ -57,7 +57,6 @@ class Stored(NamedTuple):
 
 class _Lease(msgspec.Struct, frozen=True):
     owner: str
-    host: str
     until: float
 
 
@@ -180,7 +179,7 @@ class Bucket:
 
     def _take(self, key: str, owner: str) -> bool:
         """Return whether the lease is this owner's now: it was free, or is renewed."""
-        mine = msgspec.json.encode(_Lease(owner, socket.gethostname(), time.time() + LEASE_SECONDS))
+        mine = msgspec.json.encode(_Lease(owner, time.time() + LEASE_SECONDS))
         held = self.read(key)
         if held is None:
             return self.create(key, mine)
@@ -222,7 +221,7 @@ def _lease_of(held: Object) -> _Lease:
     try:
         return msgspec.json.decode(held.content, type=_Lease)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _Lease("", "", 0.0)
+        return _Lease("", 0.0)
 
 
 _buckets = Memo[Bucket](size=4)

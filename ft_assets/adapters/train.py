@@ -121,7 +121,7 @@ class Trained(NamedTuple):
 
 
 def main(job: Job) -> Artifact:
-    """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 078, FT-ADP-001."""
+    """Train the model of the job and publish it. Raises Refused: FT-TRAIN-001 … 080, FT-ADP-001."""
     if RAY_RANKS in os.environ and torchrun.world_size() == 1:
         from ft_assets.adapters.train_on_ray import train_on_ray
 

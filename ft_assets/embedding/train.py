@@ -51,8 +51,8 @@ def main(job: Job) -> Artifact:
     Raises Refused (FT-EMB-026) in one of several processes: wrong passages are not gathered from the others.
     """
     if torchrun.world_size() > 1:
-        several = violation("FT-EMB-026", where="embedding_model", field="processes", found=torchrun.world_size(),
-                            expected=1)  # fmt: skip
+        processes = torchrun.world_size()
+        several = violation("FT-EMB-026", where="embedding_model", field="processes", found=processes, expected=1)
         raise Refused("training the encoder", [several])
     params = job.params_as(EmbeddingJob)
     settings = params.embedding_settings()

@@ -199,7 +199,7 @@ def _find(
     stored = stored_contract(client, system.collection)
     frequencies = client.metadata(system.collection).get(FREQUENCIES_KEY)
     vectors = with_lexical_arm(vectors, texts, query_side(stored, frequencies, system.collection))
-    served = contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
+    served = _served(contract, stored, system)
     found: dict[str, list[list[Scored]]] = {}
     for arm in _ARMS:
         rerank = system.fusion.rerank if arm == "fused" else None
@@ -209,15 +209,19 @@ def _find(
     return _Found(found)
 
 
+def _served(contract: EmbeddingContract, stored: EmbeddingContract, system: _System) -> EmbeddingContract:
+    """Return the contract of a model as the collection serves its vectors."""
+    return contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
+
+
 def _recall_of_exact(
     client: VectorClient, system: _System, queries: tuple[Encoded, EmbeddingContract], found: _Found
 ) -> float:
     """Return the share of the best passages by dense vectors, compared with every point, that the search found."""
     vectors, contract = queries
-    serving = stored_contract(client, system.collection).serving or Serving(dimension=0, distance="cosine")
     dense = vectors.dense[:_SAMPLE]
     sample = Encoded(dense, [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(dense), 0)
-    served = contract.served(serving, system.fusion)
+    served = _served(contract, stored_contract(client, system.collection), system)
     exact = candidates(client, system.collection, served, sample, "dense", limit=_BEST, exact=True)
     answers = found.arms["dense"][: len(exact)]
     equal = sum(count_equal(best, points[:_BEST]) for best, points in zip(exact, answers, strict=True))

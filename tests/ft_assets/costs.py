@@ -71,7 +71,7 @@ class Cost(msgspec.Struct, kw_only=True):
     requested: set[str] = set()
     """Every asset that a run was requested for, even if all of it was reused."""
     repeated: set[str] = set()
-    """Those that more than one run was requested for."""
+    """Every asset that two runs or more were requested for."""
 
 
 @dataclass

@@ -162,11 +162,8 @@ def test_where_a_server_cannot_copy_every_point_is_sent_and_nothing_is_left(
     assert ("every point is sent" in caplog.text) is (why != "two nodes")
 
 
-def test_a_copy_that_was_interrupted_is_awaited_before_a_point_is_written(
-    tmp_path: Path, server: Counting, client: VectorClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_client, "_GRACE_SECONDS", 3.0)
-    monkeypatch.setattr(engine_client, "_POLL_SECONDS", 0.05)
+def lose_a_copy(tmp_path: Path, server: Counting, client: VectorClient) -> tuple[Artifact, Artifact]:
+    """Build a collection, and the next one until the answer about its copy is lost. Return the next one's artifacts."""
     before, passages = publish(tmp_path, corpus(40))
     build(client, name_of(before), SERVED, before, passages)
     after, changed = publish(tmp_path, corpus(40, changed={1: "改了"}))
@@ -176,6 +173,15 @@ def test_a_copy_that_was_interrupted_is_awaited_before_a_point_is_written(
         QdrantEngine("server", tmp_path, server.url, "passages", None, 1.0).open() as other,
     ):
         build(other, name_of(after), SERVED, after, changed)
+    return after, changed
+
+
+def test_a_copy_that_was_interrupted_is_awaited_before_a_point_is_written(
+    tmp_path: Path, server: Counting, client: VectorClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_client, "_GRACE_SECONDS", 3.0)
+    monkeypatch.setattr(engine_client, "_POLL_SECONDS", 0.05)
+    after, changed = lose_a_copy(tmp_path, server, client)
     (snapshot,) = server.snapshots
     server.requests.clear()
 
@@ -196,15 +202,7 @@ def test_a_copy_that_never_began_is_given_up(
 ) -> None:
     monkeypatch.setattr(engine_client, "_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(engine_client, "_POLL_SECONDS", 0.05)
-    before, passages = publish(tmp_path, corpus(40))
-    build(client, name_of(before), SERVED, before, passages)
-    after, changed = publish(tmp_path, corpus(40, changed={1: "改了"}))
-    server.lost = {("PUT", "snapshots/recover")}
-    with (
-        pytest.raises(Refused, match="FT-QDR-003"),
-        QdrantEngine("server", tmp_path, server.url, "passages", None, 1.0).open() as other,
-    ):
-        build(other, name_of(after), SERVED, after, changed)
+    after, changed = lose_a_copy(tmp_path, server, client)
     assert build(client, name_of(after), SERVED, after, changed) == Built(name_of(after), 40, 40, 0, 0)
     assert server.snapshots == {}
 
