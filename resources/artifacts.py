@@ -44,7 +44,7 @@ from resources.files import ABSENT, file_lock, file_stamp, is_locked, sync_to_di
 from resources.shared import MANIFEST, POINTER, BucketPlace, SharedArtifacts
 
 SEAL_KEY = "FT_SEAL_KEY"
-_OWNER, _MARKS = ".owner", ".owners"
+_OWNER, _MARKS, _ENTERING = ".owner", ".owners", ".entering.lock"
 _YOUNG = 600.0  # seconds
 _FOREIGN = 86400.0
 """Seconds without a change after which a staging folder of another host counts as left behind: a lock that was taken
@@ -503,7 +503,9 @@ class Staging:
             text = (self.path / MANIFEST).read_text("utf-8")
             is_first = store.shared.publish(asset, recipe, sealed, text, before)
         if is_first:
-            store.enter(self.path, target)
+            with file_lock(store.root / _ENTERING):  # else the second of two would set the first's artifact aside
+                if store.shared or store.find(asset, recipe) is None:
+                    store.enter(self.path, target)
         artifact = store.find(asset, recipe)
         if artifact is None:
             raise OSError(f"could not publish {target}: the rename failed and nothing is there")
