@@ -14,6 +14,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
+from urllib.parse import quote
 
 from expectations.markdown import Markdown, markdown_cell
 
@@ -26,6 +27,8 @@ _DASHES = [None, "7 3", "2 3"]  # lines that share a colour differ in this
 _INK = "#7f8a99"
 _POINTS = 400  # more than a large chart has pixels for
 _NUMBERS = {"x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "width", "height"}
+_SHOWN_AT_ONCE = 999  # characters of Markdown that Dagster's pages show without a click
+_URL_SAFE = "/:,=\"'"
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _SVG = "http://www.w3.org/2000/svg"
 
@@ -77,16 +80,49 @@ def line_image(lines: Iterable[Line], title: str, *, x: str = "step", y: str = "
     return Markdown(f"![{markdown_cell(title)}](data:image/svg+xml;base64,{data})" if svg else f"_{title}: no values_")
 
 
+def small_line_image(lines: Iterable[Line], title: str) -> Markdown:
+    """Return the lines in at most `_SHOWN_AT_ONCE` characters: no axes, but their first and last values in words.
+
+    All lines have one scale. For more lines than fit, the words alone.
+    """
+    drawn = [Line(line.name, _finite(line.points)) for line in lines]
+    drawn = [line for line in drawn if line.points]
+    if not drawn:
+        return Markdown(f"_{title}: no values_")
+    words = " · ".join(
+        f"{markdown_cell(line.name)} {line.points[0][1]:.4g} → {line.points[-1][1]:.4g}" for line in drawn
+    )
+    (left, right), (low, high) = (_span([point[axis] for line in drawn for point in line.points]) for axis in (0, 1))
+
+    def picture(most: int) -> str:
+        polylines = [
+            f'<polyline stroke="{COLORS[n % len(COLORS)]}" points="{",".join(map(str, corners))}"/>'
+            for n, line in enumerate(drawn)
+            for corners in [
+                [
+                    part
+                    for x, y in _thin(line.points, most)
+                    for part in (round(240 * (x - left) / (right - left)), round(46 - 44 * (y - low) / (high - low)))
+                ]
+            ]
+        ]
+        svg = f'<svg xmlns="{_SVG}" width="240" height="48" fill="none" stroke-width="2">{"".join(polylines)}</svg>'
+        return f"![{markdown_cell(title)}](data:image/svg+xml,{quote(svg, safe=_URL_SAFE)}) {words}"
+
+    fitting = (picture(most) for most in range(100, 3, -4))
+    return Markdown(next((one for one in fitting if len(one) <= _SHOWN_AT_ONCE), words))
+
+
 def _finite(points: Sequence[Point]) -> list[Point]:
     return [(float(x), float(y)) for x, y in points if math.isfinite(x) and math.isfinite(y)]
 
 
-def _thin(points: list[Point]) -> list[Point]:
-    """Return at most `_POINTS` points. Of each part of the line the lowest and the highest stay: no peak is lost."""
-    if len(points) <= _POINTS:
+def _thin(points: list[Point], most: int = _POINTS) -> list[Point]:
+    """Return `most` points, or two more. Of each part of the line the lowest and the highest stay: no peak is lost."""
+    if len(points) <= most:
         return points
-    step = 2 * len(points) / _POINTS
-    parts = (points[int(n * step) : int((n + 1) * step)] for n in range(_POINTS // 2))
+    step = 2 * len(points) / most
+    parts = (points[int(n * step) : int((n + 1) * step)] for n in range(most // 2))
     kept = {points[0], points[-1]}
     for part in parts:
         kept |= {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}

@@ -15,7 +15,7 @@ from dagster._core.errors import DagsterPipesExecutionError  # not exported anyw
 from expectations.violations import Refused
 from resources import telemetry
 from resources.artifacts import Artifact, ArtifactStore, Recipe, open_store
-from resources.charts import Line, line_image
+from resources.charts import Line, line_image, small_line_image
 from resources.launcher import (
     LOG_FILE,
     Job,
@@ -188,8 +188,11 @@ def _watch(context: dg.AssetExecutionContext, asset: str, run_dir: Path, done: t
 
 
 def _loss_curve(path: Path) -> dict[str, dg.MarkdownMetadataValue]:
-    """Return the losses up to now as an image, by the name that it has on the page of the finished training."""
+    """Return the losses up to now as images, by the names that they have on the page of the finished training."""
     points = telemetry.read_points(path)
     figures = {"loss": "training", "eval_loss": "validation"}
     lines = [Line(title, points[figure]) for figure, title in figures.items() if figure in points]
-    return {"loss_curve": dg.MarkdownMetadataValue(line_image(lines, "loss", y="loss"))} if lines else {}
+    if not lines:
+        return {}
+    images = {"loss_line": small_line_image(lines, "loss"), "loss_curve": line_image(lines, "loss", y="loss")}
+    return {name: dg.MarkdownMetadataValue(image) for name, image in images.items()}

@@ -32,7 +32,7 @@ from ft_assets.graph.gates import as_metadata, evidence_of
 from ft_assets.graph.produce import compute_params, produce, report_to
 from resources import models, telemetry
 from resources.artifacts import Artifact, ArtifactStore
-from resources.charts import Line, line_image
+from resources.charts import Line, line_image, small_line_image
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.trained_model import given_adapter
 
@@ -306,5 +306,7 @@ def _show_training(artifact: Artifact) -> Mapping[str, str]:
     shown: dict[str, str] = {}
     for name, (unit, names) in _CURVES.items():
         if lines := [Line(title, points[figure]) for figure, title in names.items() if figure in points]:
+            if name == "loss":
+                shown["loss_line"] = small_line_image(lines, name)
             shown[f"{name}_curve"] = line_image(lines, name.replace("_", " "), y=unit)
     return shown

@@ -18,7 +18,7 @@ from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.produce import compute_params, produce
 from resources import models
 from resources.artifacts import Artifact
-from resources.charts import Line, line_image
+from resources.charts import Line, line_image, small_line_image
 from resources.dagster_resources import ArtifactsResource, LauncherResource, QdrantResource
 from resources.telemetry import METRICS_FILE, read_points
 
@@ -96,9 +96,11 @@ def _describe_model(artifact: Artifact) -> Mapping[str, object]:
             Line(arm, [(each.epoch, getattr(each, f"{arm}_ndcg_at_10")) for each in figures])
             for arm in ("fused", "dense")
         ]
+        shown["validation_line"] = small_line_image(arms, "validation questions, nDCG@10")
         shown["validation"] = line_image(arms, "validation questions", x="epoch", y="nDCG@10")
     if METRICS_FILE in artifact.manifest.files:
         losses = read_points(artifact.file(METRICS_FILE)).get("loss", [])
+        shown["loss_line"] = small_line_image([Line("training", losses)], "loss")
         shown["loss_curve"] = line_image([Line("training", losses)], "loss", y="loss")
     return shown
 

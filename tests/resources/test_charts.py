@@ -3,10 +3,11 @@ from __future__ import annotations
 import base64
 import math
 import xml.etree.ElementTree as ET
+from urllib.parse import unquote
 
 import pytest
 
-from resources.charts import Line, line_chart, line_image
+from resources.charts import Line, line_chart, line_image, small_line_image
 
 
 def _texts(svg: str) -> list[str]:
@@ -60,3 +61,25 @@ def test_an_image_needs_no_page():
     assert "currentColor" not in svg and {"step", "reward"} <= set(_texts(svg))
     assert picture.count("](") == 1 + picture.count("\\](")
     assert "no values" in line_image([], "loss")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("length", [1, 20, 100_000])
+def test_a_small_image_is_shown_without_a_click_and_keeps_the_peak_and_both_ends(count: int, length: int):
+    lines = [Line(f"run {n}", [(step, float(n)) for step in range(length)]) for n in range(count)]
+    if length > 100:
+        lines[0].points[700] = (700, 50.0)  # type: ignore[index]
+    picture = small_line_image(lines, "loss")
+    assert len(picture) < 1000 and " " not in picture.partition("](")[2].partition(")")[0]
+    svg = unquote(picture.partition("svg+xml,")[2].partition(") ")[0])
+    drawn = [element.attrib["points"].split(",") for element in ET.fromstring(svg) if "points" in element.attrib]  # noqa: S314
+    assert len(drawn) == count and all(f"run {n} {n} → {n}" in picture for n in range(count))
+    assert all(0 <= int(y) <= 48 for points in drawn for y in points[1::2])
+    if length > 100:
+        assert drawn[0][1::2].count("2") == 1
+
+
+def test_a_small_image_without_room_or_values_is_words():
+    assert "no values" in small_line_image([Line("loss", [(0, math.nan)])], "loss")
+    many = small_line_image([Line(f"a long name of a line {n}", [(0, 1), (1, 2)]) for n in range(12)], "loss")
+    assert "svg" not in many and "a long name of a line 11 1 → 2" in many
