@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -40,3 +44,29 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("the folder ../shared with real data sets is not next to this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server of this process. It answers one request at a time, so that its conditions are atomic."""
+    moto = pytest.importorskip("moto.moto_server.werkzeug_app", reason="moto is not installed")
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server("127.0.0.1", 0, moto.DomainDispatcherApplication(moto.create_backend_app))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.port}"
+    urlopen(Request(f"{address}/bucket", method="PUT"), timeout=60).close()
+    yield address
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """FT_STORE_URL of a bucket, with its address and credentials in the environment."""
+    values = {"ACCESS_KEY_ID": "tests", "SECRET_ACCESS_KEY": "tests", "REGION": "us-east-1", "ALLOW_HTTP": "true"}
+    for name, value in {**values, "ENDPOINT_URL": s3_server}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return "s3://bucket"

@@ -1,6 +1,6 @@
-"""One contract of the store on a folder and on a bucket: several machines publish, read, point at, retire and release.
+"""One contract of the store on a folder and on buckets: several machines publish, read, point at, retire and release.
 
-The bucket is obstore's, in memory. With TEST_STORE_URL it is a real one (docs/scale.md has an emulator's).
+The buckets are obstore's in memory and one of an S3 server of this process, or the real one of TEST_STORE_URL.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ def in_memory() -> Bucket:
     return Bucket(MemoryStore(), "memory://")
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
     if request.param == "folder":
         return Site(tmp_path, None)
-    if url := os.environ.get("TEST_STORE_URL"):
-        return Site(tmp_path, buckets._open(url).below(uuid.uuid4().hex))
-    return Site(tmp_path, in_memory())
+    if request.param == "memory":
+        return Site(tmp_path, in_memory())
+    url = os.environ.get("TEST_STORE_URL") or request.getfixturevalue("s3")
+    return Site(tmp_path, buckets._open(url).below(uuid.uuid4().hex))
 
 
 @pytest.fixture
