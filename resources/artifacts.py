@@ -490,7 +490,7 @@ class Staging:
             created_at=time.time(),
             summary=dict(msgspec.to_builtins(summary) or {}),
         )
-        write_json(self.path / MANIFEST, _signed(manifest))
+        write_json(self.path / MANIFEST, sign(msgspec.to_builtins(manifest)))
         # the mark of the owner stays until here: hashing takes minutes, and a sweep must not take this for left behind
         faults.point("publish.disown")
         (self.path / _OWNER).unlink(missing_ok=True)
@@ -550,11 +550,16 @@ def seal_files(folder: Path) -> dict[str, FileSeal]:
     return files
 
 
-def _signed(manifest: Manifest) -> dict[str, Any]:
-    """Return the content of manifest.json: the manifest, its digest, and the HMAC of that if there is a key."""
-    content: dict[str, Any] = msgspec.to_builtins(manifest)
+def sign(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a file with its digest, and the HMAC of that if there is a key."""
     own = digest(content)
     return {**content, "digest": own, **({"seal": seal} if (seal := _hmac(own)) else {})}
+
+
+def has_seal(content: dict[str, Any]) -> bool:
+    """Return whether `sign` gave this content, with the key of this process if there is one."""
+    unsigned = {name: value for name, value in content.items() if name not in {"digest", "seal"}}
+    return content == sign(unsigned)
 
 
 def _hmac(text: str) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
+from expectations.canonical import file_digest
 from expectations.contracts.compare import Difference
 from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, probe_drift, read_contract
 from expectations.rules.passages import fit_the_encoder
@@ -23,8 +27,9 @@ from ft_assets.corpus.token_limit import tokens_read
 from ft_assets.embedding.jobs import ModelSummary
 from ft_assets.embedding.known_tokens import count_unknown
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
-from resources.artifacts import Artifact
-from resources.memo import Memo
+from resources import accelerator
+from resources.artifacts import Artifact, library_versions
+from resources.kept import Kept
 from resources.telemetry import METRICS_FILE, read_metrics
 
 _SETTINGS = "embedding_settings"
@@ -123,17 +128,17 @@ def lexical_head(evidence: Evidence) -> Verdict:
 def probes(evidence: Evidence) -> Verdict:
     """The model still gives its probe texts the vectors that its contract records (cosine at least 0.999)."""
     model = evidence.store.require(_MODEL)
-    drifted = _drift(model)
+    drifted = _drift(model, evidence.store.root.parent)
     return Verdict(probes_reproduce(_MODEL, drifted), {"drifted": len(drifted)})
 
 
 _NOT_CONFIGURED = Verdict(figures={"configured": False})
-_drifts = Memo[list[Difference]](size=16)
-"""The drift of an artifact's probes, by path and data version: loading the model takes seconds."""
+_drifts = Kept("probes", list[Difference])
+"""The drift of an artifact's probes, by all that can cause one: loading the model takes seconds."""
 
 
-def _drift(model: Artifact) -> list[Difference]:
-    """Return the probes whose vectors changed. The model is loaded once for each artifact and process."""
+def _drift(model: Artifact, state: Path) -> list[Difference]:
+    """Return the probes whose vectors changed. The model is loaded once for each artifact, machine and libraries."""
     folder = model.folder()  # verified on every call, although the result is kept
 
     def measure() -> list[Difference]:
@@ -142,7 +147,10 @@ def _drift(model: Artifact) -> list[Difference]:
         encoder = HybridEncoder.load(folder)
         return probe_drift(encoder.contract.probes, encoder.probe())
 
-    return _drifts.get((model.path, model.data_version), measure)
+    machine = [platform.node(), platform.machine(), *sorted(accelerator.cpu_flags())]
+    code = file_digest(Path(__file__).with_name("model.py"))
+    key = {"model": model.data_version, "machine": machine, "libraries": library_versions(), "code": code}
+    return _drifts.get(state, key, measure, keep=lambda drift: not drift)
 
 
 GATES = [

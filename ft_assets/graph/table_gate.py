@@ -8,38 +8,57 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from expectations.canonical import file_digest
+from expectations.tables import gate
 from expectations.tables.gate import Table, Validation, judge_frame, slim_frame, suite_of
 from expectations.tables.report import render_markdown, render_report
 from expectations.violations import Violation
 from resources.artifacts import Artifact, ArtifactStore
 from resources.files import write_text
-from resources.memo import Memo
+from resources.kept import Kept
 
 _REPORTS_KEPT = 20
-_judged = Memo[tuple[Validation, float]](size=64)
-"""Results and their times, by the hashes of table and suite: Great Expectations takes a second for each."""
 _LIBRARIES = ("ft-assets", "great-expectations", "pandas", "pyarrow")
+
+
+class _Judged(msgspec.Struct, frozen=True):
+    validation: Validation
+    at: float
+    """Seconds since 1970."""
+
+
+_judged = Kept("tables", _Judged)
+"""By the hashes of table and rules: Great Expectations takes a second for each, and five to be imported."""
 
 
 def table_fits(
     store: ArtifactStore, artifact: Artifact, file: str, table: Table
 ) -> tuple[list[Violation], dict[str, Any]]:
-    """Return the violations of a table's suite (none: the table fits) and figures. A suite runs once on each table.
+    """Return the violations of a table's suite (none: the table fits) and figures. A suite runs once on each table; a
+    table that fits is known to do so in later processes too (kept.py).
 
     The figures are the number of rows, each rule with the observed value, and the path of the HTML report. Reports are
     written to `<state>/reports/<asset>/<recipe>-<suite>.html`, outside the store, because artifacts are immutable. The
     newest 20 of each asset are kept.
     """
     path, suite_sha256 = artifact.file(file), file_digest(suite_of(table))
-    key = (path, artifact.manifest.files[file].sha256, table, suite_sha256)
-    validation, judged_at = _judged.get(key, lambda: (_judge(path, table), time.time()))
+    versions = {name: metadata.version(name) for name in _LIBRARIES}
+    key = {"table": artifact.manifest.files[file].sha256, "kind": table, "suite": suite_sha256, **versions}
+    key |= {"rules": file_digest(Path(gate.__file__))}  # a checkout changes them within one version
+    judged = _judged.get(
+        store.root.absolute().parent,
+        key,
+        lambda: _Judged(_judge(path, table), time.time()),
+        keep=lambda found: not found.validation.violations,
+    )
+    validation = judged.validation
     report = store.root.absolute().with_name("reports") / artifact.asset
     report /= f"{artifact.recipe_id}-{suite_sha256[:8]}.html"
-    if not report.is_file() or report.stat().st_mtime < judged_at:
+    if not report.is_file() or report.stat().st_mtime < judged.at:
         facts = {"artifact": f"{artifact.asset}/{artifact.recipe_id}", "suite's sha256": suite_sha256}
-        facts |= {name: metadata.version(name) for name in _LIBRARIES}
-        _publish(report, render_report(validation, table, datetime.fromtimestamp(judged_at, UTC), facts))
+        _publish(report, render_report(validation, table, datetime.fromtimestamp(judged.at, UTC), facts | versions))
     figures = {
         "rows": validation.rows,
         "expectations": render_markdown(validation),

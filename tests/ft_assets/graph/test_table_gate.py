@@ -11,9 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from expectations.tables.gate import Table, Validation, judge_frame, slim_frame, suite_of
+from expectations.violations import Violation
+from ft_assets.graph import table_gate
 from ft_assets.graph.gates import as_metadata
 from ft_assets.graph.table_gate import table_fits
 from resources.artifacts import Artifact, ArtifactStore, Recipe
+from resources.kept import Kept
 
 ROW = {
     "query_id": "q", "query": "什么是 SM2?", "positive_ids": ["p1"], "scores": [1], "negative_ids": [],
@@ -90,3 +94,25 @@ def test_the_newest_twenty_reports_are_kept(store: ArtifactStore) -> None:
     assert any(path.name.startswith(artifact.recipe_id) for path in kept)
     assert folder / f"{1:016}-00000000.html" in kept
     assert folder / f"{20:016}-00000000.html" not in kept
+
+
+def test_a_table_that_fits_is_not_judged_by_a_later_process_and_one_that_does_not_is(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting, failing = _publish(store), _publish(store, "2", language="fr")
+    judged: list[Path] = []
+    found = [_as_new_process(store, artifact, judged, monkeypatch) for artifact in (fitting, failing) * 2]
+    assert judged == [artifact.path / "records.parquet" for artifact in (fitting, failing, failing)]
+    assert found[0] == found[2] and found[1] == found[3] and not found[0][0] and found[1][0]
+
+
+def _as_new_process(
+    store: ArtifactStore, artifact: Artifact, judged: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Violation], dict[str, Any]]:
+    def judge(path: Path, table: Table) -> Validation:
+        judged.append(path)
+        return judge_frame(slim_frame(path, table), suite_of(table))
+
+    monkeypatch.setattr(table_gate, "_judge", judge)
+    monkeypatch.setattr(table_gate, "_judged", Kept("tables", table_gate._Judged))
+    return table_fits(store, artifact, "records.parquet", "retrieval_records")
