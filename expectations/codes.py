@@ -1461,7 +1461,7 @@ CODES: dict[str, Code] = {
     "FT-RET-006": Code(
         "Nothing is released under this alias",
         "A search reads the collection that the alias names, and there is none.",
-        "Run `ft run --asset released_collection`.",
+        "Run `ft run --asset released_collection --upstream`.",
     ),
     "FT-RET-007": Code(
         "No model in the store made the vectors of this collection",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+_DRAWN_AT_ONCE = 1_000_000  # values: 16 MB, however many questions there are
+
 
 class Interval(msgspec.Struct, frozen=True):
     """The mean of `n` values with its percentile bootstrap interval."""
@@ -27,8 +29,11 @@ def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = 2000, 
     if not values:
         raise ValueError("an interval needs at least one value")
     sample = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(0, len(sample), size=(resamples, len(sample)))
-    means = sample[picks].mean(axis=1)
+    dice, drawn_at_once = np.random.default_rng(seed), max(1, _DRAWN_AT_ONCE // len(sample))
+    means: list[float] = []
+    for start in range(0, resamples, drawn_at_once):
+        picks = dice.integers(0, len(sample), size=(min(drawn_at_once, resamples - start), len(sample)))
+        means += sample[picks].mean(axis=1).tolist()
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean=float(sample.mean()), low=float(low), high=float(high), n=len(sample))
 

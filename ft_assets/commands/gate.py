@@ -75,8 +75,10 @@ def command(
         report = judge_served(project) if only_served else run_gates(project.definitions, project.instance)
         if markdown:
             console.print(as_markdown(report), markup=False, soft_wrap=True)
-        else:
+        elif only_served or project.store.assets():
             print_gates(report, console)
+        else:
+            console.print(f"Nothing was made yet: ft run --all\n{verdict(report)}", soft_wrap=True)
     if json_path:
         write_json(json_path, as_json(report))
     if junit_path:
@@ -139,7 +141,7 @@ def judge_served(project: Project) -> GateReport:
 
 
 def print_gates(report: GateReport, console: Console) -> None:
-    """Print a table of all checks, then the paragraphs of each that did not pass."""
+    """Print a table of all checks, then each paragraph once, with the checks that did not pass for it."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("asset", "check", "blocking", "result"):
         table.add_column(title)
@@ -147,11 +149,12 @@ def print_gates(report: GateReport, console: Console) -> None:
         colour = "green" if check.state == "passed" else "red"
         table.add_row(check.asset, check.check, "yes" if check.blocking else "no", f"[{colour}]{check.state}[/]")
     console.print(table)
+    found: dict[tuple[str, str], list[str]] = {}
     for check in report.checks:
         for paragraph in check.paragraphs:
-            console.print(
-                f"\n[red]{check.state}[/] [bold]{check.asset}.{check.check}[/]\n  {escape(paragraph)}", soft_wrap=True
-            )
+            found.setdefault((check.state, paragraph), []).append(f"{check.asset}.{check.check}")
+    for (state, paragraph), names in found.items():
+        console.print(f"\n[red]{state}[/] [bold]{', '.join(names)}[/]\n  {escape(paragraph)}", soft_wrap=True)
     console.print(f"\n{verdict(report)}", soft_wrap=True)
 
 

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
-from typing import cast
+from statistics import fmean
+from typing import Literal, cast
 
 import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from expectations.rules.bootstrap import paired_bootstrap
 from ft_assets.adapters.release import released_asset
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
 from ft_assets.embedding.jobs import FactorsSummary
+from ft_assets.embedding.scores import BM25, Scores, read_scores
 from resources.artifacts import ArtifactStore
 from resources.releases import ReleaseKind, Releases
 
 _KINDS: tuple[ReleaseKind, ...] = ("adapter", "collection")
-# The keys of the figures in the summary of the evaluation: `<system>_<arm>_<metric>` and `<metric>_<model>`. The keys
-# of a nested summary are joined (`base_fused_ndcg_at_10`).
-_RETRIEVAL = (
-    "embedding_evaluation",
-    ("base", "trained"),
-    ("dense", "sparse", "fused"),
-    ("ndcg_at_10", "recall_at_10", "document_ndcg_at_10"),
-)
+_ARMS = ("dense", "sparse", "fused")
+# The keys of the figures in the summary of the evaluation: `<metric>_<model>`, those of a nested summary joined.
 _ANSWERS = ("answer_evaluation", ("base", "sft", "dpo"), ("exact_match", "f1"))
 
 
@@ -47,7 +43,8 @@ def print_report(project: Project, console: Console | None = None) -> None:
     """Print the results of the current evaluations, and the releases."""
     console = console or make_console()
     for title, table in (
-        ("Retrieval, before and after training", retrieval_table(project.store)),
+        ("Retrieval before and after training, by passage", retrieval_table(project.store)),
+        ("Retrieval before and after training, by document", retrieval_table(project.store, "document_")),
         ("Answers to held-out questions, with retrieved passages", answers_table(project.store)),
         ("Their char-F1 by the passages that a model reads", readings_table(project.store)),
     ):
@@ -61,32 +58,50 @@ def print_report(project: Project, console: Console | None = None) -> None:
     if sweep := project.store.current("fusion_sweep"):
         console.print(f"\n[bold]Fusion[/] {sweep.summary['advice']}", highlight=False)
         if floor := sweep.summary.get("floor"):
-            console.print(f"[bold]Nothing found[/] is said below the score {floor}", highlight=False)
+            console.print(f"[bold]Lowest score of a finding[/] {floor}", highlight=False)
     console.print("\n[bold]Released[/]")
     for kind in _KINDS:
         console.print(f"  {_released(project.releases, kind)}")
-    console.print("\nNext: [bold]make ui[/] shows all of this in the browser, `ft search TEXT` queries the collection.")
+    if project.releases.current("collection"):
+        following = "[bold]make ui[/] shows all of this in the browser, `ft search TEXT` queries the collection."
+    else:
+        following = "`ft run --all` makes and releases what is missing."
+    console.print(f"\nNext: {following}")
 
 
-def retrieval_table(store: ArtifactStore) -> Table:
-    """Return nDCG@10, by passage and by document, and Recall@10 of BM25 and of each arm, before and after training."""
-    asset, systems, arms, metrics = _RETRIEVAL
-    titles = [f"{_title(metric)} {when}" for metric, when in product(metrics, ("before", "after", "change"))]
-    table = _table("arm", *titles)
-    values = _summary(store, asset)
-    rows = {"BM25": ["bm25_sparse"] * len(systems)} | {arm: [f"{system}_{arm}" for system in systems] for arm in arms}
-    shown: set[tuple[str, ...]] = set()
-    for title, names in rows.items():
-        cells: list[str] = []
-        for metric in metrics:
-            pair = [values.get(f"{name}_{metric}") for name in names]
-            cells += [_figure(value) for value in pair]
-            cells.append(_change(*pair))
-        # a sparse arm that is BM25 is one row
-        if any(cell != "-" for cell in cells) and tuple(cells) not in shown:
+def retrieval_table(store: ArtifactStore, by: Literal["", "document_"] = "") -> Table:
+    """Return nDCG@10 and Recall@10 of BM25 and of each arm, before and after training.
+
+    Differences are in pairs on the test questions, with 95 % intervals. `by`: "document_" counts documents.
+    """
+    ndcg, recall = f"{by}ndcg_at_10", f"{by}recall_at_10"
+    table = _table("arm", "nDCG@10 before", "after", "after - before", "after - BM25", "Recall@10 before", "after")
+    evaluation = store.current("embedding_evaluation")
+    scores = read_scores(evaluation) if evaluation else {}
+    for title, before, after in (
+        ("BM25", (BM25, "sparse"), (BM25, "sparse")),
+        *((arm, ("base", arm), ("trained", arm)) for arm in _ARMS),
+    ):
+        cells = (
+            *(_mean(scores, system, ndcg) for system in (before, after)),
+            *(_gain(scores, after, system, ndcg) for system in (before, (BM25, "sparse"))),
+            *(_mean(scores, system, recall) for system in (before, after)),
+        )
+        is_bm25 = title == "sparse" and scores.get(before) == scores.get(after) == scores.get((BM25, "sparse"))
+        if not is_bm25 and any(cell != "-" for cell in cells):
             table.add_row(title, *cells)
-            shown.add(tuple(cells))
     return table
+
+
+def _mean(scores: Scores, system: tuple[str, str], metric: str) -> str:
+    return _figure(fmean(scores[system][metric])) if system in scores else "-"
+
+
+def _gain(scores: Scores, after: tuple[str, str], before: tuple[str, str], metric: str) -> str:
+    if after == before or not {after, before} <= scores.keys():
+        return "-"
+    gain = paired_bootstrap(scores[after][metric], scores[before][metric])
+    return f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
 
 
 def answers_table(store: ArtifactStore) -> Table:
@@ -220,9 +235,3 @@ def _figure(value: object) -> str:
             return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
         case _:
             return "-"
-
-
-def _change(before: object, after: object) -> str:
-    if isinstance(before, int | float) and isinstance(after, int | float):
-        return f"{after - before:+.3f}"
-    return "-"

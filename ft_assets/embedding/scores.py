@@ -19,6 +19,15 @@ SCORES_FILE = "scores.parquet"
 BM25 = "bm25"
 """The system that users compare with; its only arm is `sparse`."""
 
+_SHOWN = {
+    "ndcg_at_10": "nDCG@10",
+    "ndcg_at_10_gain": "minus BM25",
+    "recall_at_10": "Recall@10",
+    "recall_at_100": "Recall@100",
+    "mrr_at_10": "MRR@10",
+    "document_ndcg_at_10": "nDCG@10 by document",
+    "document_ndcg_at_10_gain": "minus BM25, by document",
+}
 _ALL_METRICS = (*METRICS, *DOCUMENT_METRICS)
 Scores = dict[tuple[str, str], dict[str, list[float]]]
 """(system, arm) -> metric -> one value for each question, always in the same order of questions."""
@@ -85,13 +94,20 @@ def summarise(scores: Scores) -> dict[str, object]:
 
 
 def as_table(scores: Scores) -> str:
-    """Return the scores as a Markdown table, in percent with the 95 % interval of nDCG@10."""
+    """Return the scores as a Markdown table, in percent: nDCG@10 with its 95 % interval, and minus BM25's, in pairs."""
     rows: list[list[str]] = []
+    bm25 = scores.get((BM25, "sparse"))
     for (system, arm), metrics in scores.items():
-        means = {name: sum(values) / len(values) for name, values in metrics.items()}
-        spread = bootstrap(metrics["ndcg_at_10"])
-        cells = [f"{100 * means[name]:.1f}" for name in (*METRICS, "document_ndcg_at_10")]
-        cells[0] += f" [{100 * spread.low:.1f}, {100 * spread.high:.1f}]"
-        rows.append([system, arm, *cells])
-    titles = ["system", "arm", "nDCG@10", "Recall@10", "Recall@100", "MRR@10", "nDCG@10 by document"]
-    return markdown_table(titles, rows)
+        cells: dict[str, str] = {}
+        for name, values in metrics.items():
+            cells[name] = f"{100 * sum(values) / len(values):.1f}"
+        for name in ("ndcg_at_10", "document_ndcg_at_10"):
+            cells[name] += _in_percent(bootstrap(metrics[name]), ".1f")
+            gained = paired_bootstrap(metrics[name], bm25[name]) if bm25 and system != BM25 else None
+            cells[f"{name}_gain"] = f"{100 * gained.mean:+.1f}{_in_percent(gained, '+.1f')}" if gained else "-"
+        rows.append([system, arm, *(cells[name] for name in _SHOWN)])
+    return markdown_table(["system", "arm", *_SHOWN.values()], rows)
+
+
+def _in_percent(interval: Interval, form: str) -> str:
+    return f" [{100 * interval.low:{form}}, {100 * interval.high:{form}}]"

@@ -113,7 +113,7 @@ def summarise(results: dict[str, list[float]], configured: str, unresolved: int,
 
 def _describe_floor(floor: ScoreFloor | None) -> str:
     if floor is None:
-        return "(none: these questions do not tell from which score on a passage answers)"
+        return "none: these questions do not show from which score on a passage answers"
     return f"{floor.score:.4f}, above {floor.lost:.0%} of the questions with an answer and {floor.caught:.0%} without"
 
 

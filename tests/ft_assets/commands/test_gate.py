@@ -45,7 +45,10 @@ def test_a_failing_check_is_1_whether_it_blocks_or_not(ft: Ft, write: Write, num
 def test_an_asset_that_was_never_made_fails_instead_of_passing(ft: Ft) -> None:
     result = ft("gate")
     assert result.exit_code == 1
-    assert "FT-ART-001" in result.output
+    assert result.output.startswith("Nothing was made yet: ft run --all\n") and len(result.output.splitlines()) == 2
+    ft("run", "--asset", "limit_settings")
+    result = ft("gate")
+    assert result.exit_code == 1 and "FT-ART-001" in result.output
 
 
 def test_a_check_that_crashes_is_2(ft: Ft, folder: Path) -> None:
