@@ -1403,7 +1403,8 @@ CODES: dict[str, Code] = {
     "FT-REL-004": Code(
         "The alias serves a collection, and there is no record of releases",
         "Nothing proves that what serves was ever judged.",
-        "Restore `released/collection.json` from a backup, or run `ft run --asset released_collection`.",
+        "Restore `released/collection.json` from a backup. If it is lost, or was another state's, begin a new record: "
+        "`FT_NEW_HISTORY=ALIAS ft run --asset released_collection`.",
     ),
     "FT-REL-005": Code(
         "The alias does not name the collection of the current release",

@@ -20,11 +20,13 @@ from ft_assets.adapters import checks as adapter_checks
 from ft_assets.graph.gates import Evidence, Gate, Verdict, as_result, evidence_of, judge
 from ft_assets.retrieval import served_checks
 from resources.dagster_resources import ArtifactsResource, QdrantResource
+from resources.releases import ReleaseKind
 
 INTERVAL = 300
 _REPORT_AGAIN = 3600.0
 _WAIT = 5.0  # seconds for the embedded engine: Dagster ends a look after a minute, and there is another one soon
-RELEASED = ("released_adapter", "released_collection")
+RELEASED: dict[str, ReleaseKind] = {"released_adapter": "adapter", "released_collection": "collection"}
+"""Asset of a release -> its kind."""
 GATES: tuple[Gate, ...] = (*(gate for gate in adapter_checks.GATES if gate.asset in RELEASED), *served_checks.GATES)
 """The gates on what serves now."""
 
@@ -64,20 +66,26 @@ def _look(context: dg.SensorEvaluationContext, evidence: Evidence, gates: Sequen
     reports = msgspec.json.decode(context.cursor, type=dict[str, _Report]) if context.cursor else {}
     events: list[dg.AssetCheckEvaluation] = []
     failed: list[str] = []
+    judged = 0
     for gate in gates:
         made = context.instance.get_latest_materialization_event(dg.AssetKey(gate.asset))
-        if made is None:
-            continue  # nothing was released
+        if made is None and not evidence.releases.has_record(RELEASED[gate.asset]):
+            continue  # nothing was released; a history that was moved away does not have the event
+        judged += 1
         verdict = _judge(gate, evidence)
         if verdict is None:
             return dg.SensorResult(skip_reason="another process has the engine open", cursor=context.cursor)
         failed += [f"{gate.asset}.{gate.name}: {violation}" for violation in verdict.violations[:1]]
-        outcome, name = digest([made.timestamp, *map(str, verdict.violations)]), f"{gate.asset}.{gate.name}"
+        outcome, name = (
+            digest([made.timestamp if made else 0.0, *map(str, verdict.violations)]),
+            f"{gate.asset}.{gate.name}",
+        )
         last = reports.get(name)
         if last is None or last.outcome != outcome or time.time() - last.at > _REPORT_AGAIN:
             events.append(_evaluation(gate, verdict))
             reports[name] = _Report(outcome, time.time())
-    reason = "; ".join(failed) or "what serves is what was released"
+    served = "what serves is what was released" if judged else "nothing was released"
+    reason = "; ".join(failed) or served
     return dg.SensorResult(skip_reason=reason, asset_events=events, cursor=msgspec.json.encode(reports).decode())
 
 

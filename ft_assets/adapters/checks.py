@@ -7,7 +7,8 @@ import math
 import msgspec
 from msgspec import UNSET
 
-from expectations.contracts.adapter import compare_base, compare_prompt
+from expectations.contracts.adapter import AdapterContract, compare_base, compare_prompt
+from expectations.contracts.compare import Comparison
 from expectations.markdown import histogram_table
 from expectations.rules.answer_scores import check_not_worse, check_thoughts_close
 from expectations.rules.bootstrap import Interval
@@ -70,8 +71,7 @@ def training_gates(asset: str, method: Method) -> list[Gate]:
     def base_matches(evidence: Evidence) -> Verdict:
         """Weights, configuration, tokenizer and stop tokens of the base model are those of the training."""
         stored = contract_of(evidence.store.require(asset))
-        folder = models.locate(stored.base.name, evidence.store.root.parent, stored.base.revision)
-        comparison = compare_base(stored, models.identify(folder, stored))
+        comparison = _compare_base(evidence, stored)
         return Verdict(comparison.violations(asset), {"outcome": comparison.level.value, "base": stored.base.name})
 
     rules = (trained, eval_loss_fell, answers_hold, prompt_is_served, base_matches)
@@ -80,6 +80,12 @@ def training_gates(asset: str, method: Method) -> list[Gate]:
         *(_preflight_gate(asset, name, description) for name, description in gates_of(method).items()),
         *(Gate(asset, rule.__name__, rule, needs=_READ.get(rule.__name__, ())) for rule in rules),
     ]
+
+
+def _compare_base(evidence: Evidence, stored: AdapterContract) -> Comparison:
+    """Return the comparison of the base model that is here with the one of the training."""
+    folder = models.locate(stored.base.name, evidence.store.root.parent, stored.base.revision)
+    return compare_base(stored, models.identify(folder, stored))
 
 
 def _preflight_gate(asset: str, name: str, description: str) -> Gate:
@@ -187,12 +193,19 @@ def _thoughts_close(evidence: Evidence) -> Verdict:
 
 
 def _release_is_loadable(evidence: Evidence) -> Verdict:
-    """The released adapter is in the store, complete, and trained with the prompt that is served."""
+    """The released adapter is in the store, complete, trained with the prompt that is served, and its base model is
+    the one of its training."""
     release = evidence.releases.current("adapter")
     adapter = find_released(evidence.store, evidence.releases)
-    prompt = compare_prompt(contract_of(adapter), prompt_of(settings_of(evidence.store, "answers")))
-    figures = {"version": release.version} if release else {}
-    return Verdict([*adapter.verify(), *prompt.violations("released_adapter")], figures)
+    violations = adapter.verify()
+    if not violations:
+        stored = contract_of(adapter)
+        for comparison in (
+            compare_prompt(stored, prompt_of(settings_of(evidence.store, "answers"))),
+            _compare_base(evidence, stored),
+        ):
+            violations += comparison.violations("released_adapter")
+    return Verdict(violations, {"version": release.version} if release else {})
 
 
 def check_scores(summary: AnswerSummary, where: str) -> list[Violation]:

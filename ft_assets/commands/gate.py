@@ -18,7 +18,7 @@ from expectations.markdown import markdown_cell, markdown_table
 from ft_assets.commands.execution import execute
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import take_terminal
-from ft_assets.graph.gates import CRASHED, violations_of
+from ft_assets.graph.gates import CRASHED, Evidence, Gate, judge, violations_of
 from resources.artifacts import write_json
 from resources.telemetry import duration
 
@@ -27,13 +27,16 @@ GATE_REPORT_VERSION = 2
 """Version of the JSON report. Since 2, the paragraphs end with `Fix: …`."""
 
 
+State = Literal["passed", "failed", "crashed", "missing"]
+
+
 class CheckOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """One check: passed, failed (with violations), crashed (it could not judge), missing (it did not run)."""
 
     asset: str
     check: str
     blocking: bool
-    state: Literal["passed", "failed", "crashed", "missing"]
+    state: State
     paragraphs: list[str] = []
 
 
@@ -67,10 +70,13 @@ def command(
     """Run every check as a CI gate. All checks run now; stored results are not used.
 
     \b
-    Exit code: 0 pass, 1 a check failed (blocking or not), 2 a check could not run or was missing.
+    Exit code: 0 pass, 1 a check failed (blocking or not), 2 a check could not run or was missing, or there is none
+    (--served: nothing was released).
     Example:   ft gate --junit build/gate.xml
     """
     project = Project.here()
+    if only_served and not project.state.is_dir():  # a cron job with a typo must not pass
+        raise click.UsageError(f"{project.state}: no such folder. FT_STATE_DIR names the state.")
     with take_terminal(project.state / "dagster" / "console.log") as console:
         report = judge_served(project) if only_served else run_gates(project.definitions, project.instance)
         if markdown:
@@ -117,27 +123,33 @@ def run_gates(defs: dg.Definitions, instance: dg.DagsterInstance) -> GateReport:
 
 def judge_served(project: Project) -> GateReport:
     """Run the gates on the released assets, without Dagster's instance."""
-    from ft_assets.graph.gates import Evidence, judge
-    from ft_assets.served import GATES
+    from ft_assets.served import GATES, RELEASED
 
     started = time.monotonic()
     evidence = Evidence(project.store, project.releases, project.engine, project.config)
     checks: list[CheckOutcome] = []
-    # a project may have no adapter; a collection without a record is judged, because the alias may name one
-    never_released = () if project.releases.has_record("adapter") else ("released_adapter",)
     with evidence.holding() as held:
-        for gate in (gate for gate in GATES if gate.asset not in never_released):
-            violations = judge(gate, held).violations
-            checks.append(
-                CheckOutcome(
-                    asset=gate.asset,
-                    check=gate.name,
-                    blocking=gate.blocking,
-                    state="failed" if violations else "passed",
-                    paragraphs=list(map(str, violations)),
+        for gate in GATES:
+            recorded = project.releases.has_record(RELEASED[gate.asset])
+            if not recorded and gate.asset == "released_adapter":  # a project may have none
+                continue
+            state, paragraphs = _judge(gate, held)
+            # without a record the alias may serve all the same; if it does not, nothing was judged
+            if recorded or state != "passed":
+                checks.append(
+                    CheckOutcome(
+                        asset=gate.asset, check=gate.name, blocking=gate.blocking, state=state, paragraphs=paragraphs
+                    )
                 )
-            )
     return GateReport(run_id="", seconds=round(time.monotonic() - started, 2), checks=checks)
+
+
+def _judge(gate: Gate, evidence: Evidence) -> tuple[State, list[str]]:
+    try:
+        violations = judge(gate, evidence).violations
+    except Exception as error:  # the other gates are judged all the same
+        return "crashed", [f"{type(error).__name__}: {error}"]
+    return ("failed" if violations else "passed"), list(map(str, violations))
 
 
 def print_gates(report: GateReport, console: Console) -> None:

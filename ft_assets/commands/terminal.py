@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from ft_assets.config.load import make_state_folder
 from resources.telemetry import Progress, duration
 
 _WIDTH_WITHOUT_TERMINAL = 140
@@ -34,7 +35,7 @@ def take_terminal(log: Path) -> Generator[Console]:
     Dagster mirrors the output of every step to the terminal; there it would break the progress lines. It stays
     readable in `log` and, step by step, in the run's compute logs.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_state_folder(log.parent)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = [os.dup(1), os.dup(2)]

@@ -72,6 +72,15 @@ def state_dir() -> Path:
     return state
 
 
+def make_state_folder(folder: Path) -> None:
+    """Make a folder of the state. Raises SettingsError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"it cannot be made or written to ({error.strerror}). Correct FT_STATE_DIR."
+        raise SettingsError(folder, [reason]) from error
+
+
 def load_settings(
     path: Path | None = None, profile: str | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:

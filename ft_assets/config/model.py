@@ -23,6 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from expectations.lexical.libraries import stemmed_languages
+from expectations.lexical.terms import NO_LANGUAGE
+
 SCHEMA_VERSION = 1
 RESERVED_PAYLOAD = ("passage_id", "document_id", "heading", "content", "version")
 """Fields of a point's payload that the project writes itself."""
@@ -37,7 +40,7 @@ def later(default: Any, **constraints: Any) -> Any:
 class ConfigSection(BaseModel):
     """A frozen section of config.yaml that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 Role = Literal["system", "user", "assistant"]
@@ -958,6 +961,14 @@ class RetrievalSettings(ConfigSection):
         given = cast("dict[str, object]", values)
         weighted = "fusion" not in given and not given.keys().isdisjoint({"dense_weight", "sparse_weight"})
         return {**given, "fusion": "weighted_sum"} if weighted else given
+
+    @field_validator("language")
+    @classmethod
+    def _language_is_known(cls, language: str) -> str:
+        known = ["auto", NO_LANGUAGE, *stemmed_languages()]
+        if language not in known:
+            raise ValueError(f"`{language}` is no language with stems. Write one of: {', '.join(known)}.")
+        return language
 
     @model_validator(mode="after")
     def _check_ranking(self) -> Self:

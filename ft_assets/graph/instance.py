@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from sqlalchemy import Engine, event
 
 from expectations.violations import Refused, violation
-from ft_assets.config.load import SettingsError
+from ft_assets.config.load import SettingsError, make_state_folder
 from resources.files import file_lock, write_text
 
 SETTINGS = Path(__file__).resolve().parents[2] / "dagster.yaml"
@@ -32,11 +32,7 @@ def open_instance(state: Path, settings: Path = SETTINGS) -> dg.DagsterInstance:
     migration table ends with two heads). Raises Refused (FT-RUN-001) where a database of the home is damaged.
     """
     home = dagster_home(state)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"it cannot be made or written to ({error.strerror}). Correct FT_STATE_DIR."
-        raise SettingsError(state, [reason]) from error
+    make_state_folder(home)
     with file_lock(home / ".lock"):
         _move_from_earlier_places(home)
         _write_if_changed(home / "dagster.yaml", derive_settings(settings))

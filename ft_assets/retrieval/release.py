@@ -7,6 +7,7 @@ collection with a contract, and whoever opens next finishes the move or withdraw
 
 from __future__ import annotations
 
+import os
 import time
 
 import msgspec
@@ -23,6 +24,8 @@ from resources.engines.protocol import OpenJson, VectorClient
 from resources.qdrant import QdrantEngine, aliased
 from resources.releases import Intent, Release, ReleaseBook, Releases, require_kept
 
+NEW_HISTORY = "FT_NEW_HISTORY"
+"""Environment variable: the alias for which a release may begin a record, although it serves already."""
 _BUILD_SECONDS = 24 * 3600.0
 _RELEASED_ASSETS = ("embedding_model", "passage_vectors", "qdrant_collection", "retrieval_evaluation")
 
@@ -46,9 +49,23 @@ def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantE
         details |= _notes_on(store, fusion)
         settle(client, releases, engine.alias)
         serving = releases.current("collection")
+        if serving is None:
+            _require_no_alias(client, engine.alias)
         if serving and releases.is_withheld("collection", recipes, details):
             return serving
         return _move(client, releases, engine.alias, releases.plan_release("collection", recipes, details))
+
+
+def _require_no_alias(client: VectorClient, alias: str) -> None:
+    """Raise Refused (FT-REL-004) if the alias serves without a record, unless FT_NEW_HISTORY is set.
+
+    Its record is lost, or belongs to another state: a release would serve without a comparison with what serves now,
+    and with no way back.
+    """
+    name = aliased(client, alias)
+    if name is not None and os.environ.get(NEW_HISTORY) != alias:
+        lost = violation("FT-REL-004", where=alias, field="record", found=name, expected="a record of its release")
+        raise Refused(f"releasing under {alias}", [lost])
 
 
 def _notes_on(store: ArtifactStore, fusion: Fusion) -> OpenJson:

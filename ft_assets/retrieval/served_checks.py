@@ -6,6 +6,8 @@ They judge the released artifacts, not the current candidate. The sensor `served
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from expectations.lexical.bm25 import FREQUENCIES_KEY, frequencies_are_of_contract
@@ -21,11 +23,15 @@ from ft_assets.retrieval.rerank import require_here
 from ft_assets.retrieval.vectors import contract_of
 from resources.artifacts import Artifact, ArtifactStore
 from resources.engines.protocol import VectorClient
+from resources.files import file_stamp
+from resources.memo import Memo
 from resources.qdrant import QdrantEngine, aliased, other_engine_serves
 from resources.releases import Release, require_kept
 
 ASSET = "released_collection"
 QUICK_SAMPLE = 256
+_verified = Memo[list[Violation]](size=4)
+"""Violations of the released encoder's files, by path, version, stamps and hour."""
 
 
 def release_serves(evidence: Evidence) -> Verdict:
@@ -46,6 +52,9 @@ def judge_served(evidence: Evidence, *, quick: bool) -> Verdict:
         if name is None or name != release.details["collection"]:
             return Verdict([_other_collection(evidence.qdrant, name, release)], figures)
         require_kept(evidence.store, release)
+        damaged = _damage(evidence.store, release, quick=quick)
+        if damaged:  # what is read below would be refused for it
+            return Verdict(damaged, figures)
         vectors = evidence.store.find("passage_vectors", release.artifacts["passage_vectors"])
         passages = _passages_of(evidence.store, vectors) if vectors else None
         if vectors is None or passages is None:
@@ -139,6 +148,22 @@ def _changed_configuration(client: VectorClient, name: str, release: Release, ve
         *rules.collection_matches_contract(name, stored, wanted, client.serving(name)),
         *frequencies_are_of_contract(name, stored.lexical, client.metadata(name).get(FREQUENCIES_KEY)),
     ]
+
+
+def _damage(store: ArtifactStore, release: Release, *, quick: bool) -> list[Violation]:
+    """Return the violations of files of the released artifacts: a search reads those of the encoder.
+
+    `quick`: those of the encoder alone, read again if a file has changed, and every hour.
+    """
+    if not quick:
+        every = (store.find(asset, recipe) for asset, recipe in release.artifacts.items())
+        return [found for artifact in every if artifact for found in artifact.verify()]
+    encoder = store.find("embedding_model", release.artifacts["embedding_model"])
+    if encoder is None:
+        return []
+    stamps = tuple(file_stamp(encoder.path / name) for name in encoder.manifest.files)
+    key = (encoder.path, encoder.data_version, stamps, time.time() // 3600)
+    return _verified.get(key, lambda: encoder.verify(fetch=False))
 
 
 def _passages_of(store: ArtifactStore, vectors: Artifact) -> Artifact | None:

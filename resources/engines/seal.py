@@ -55,8 +55,8 @@ def write_seal(seal: Path, folder: Path, files: Iterable[Path], library: str) ->
 
 
 def require_sealed(seal: Path, folder: Path, files: Iterable[Path], library: str, fix: str) -> None:
-    """Raise Refused (FT-QDR-012) if a file differs from its seal. Without a seal nothing is compared; nor is a file
-    that only the seal or only the folder has, for the engines refuse what lacks a file."""
+    """Raise Refused (FT-QDR-012) if a file differs from its seal, or is gone: an engine would search without its
+    points. Without a seal nothing is compared; nor is a file that only the folder has."""
     try:
         content, written = seal.read_bytes(), seal.stat().st_mtime_ns
     except FileNotFoundError:
@@ -66,18 +66,17 @@ def require_sealed(seal: Path, folder: Path, files: Iterable[Path], library: str
     except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise _changed(seal, str(error), "a seal", fix) from error
     found = {path.relative_to(folder).as_posix(): path for path in sorted(files)}
-    names = sorted(found.keys() & sealed.files.keys())
-    if sealed.library != _version(library) or any(found[name].stat().st_mtime_ns > written for name in names):
+    if sealed.library != _version(library) or any(path.stat().st_mtime_ns > written for path in found.values()):
         drop_seals([seal])
         return
     if _digest_of(sealed.files) != sealed.digest:
         raise _changed(seal, _digest_of(sealed.files), sealed.digest, fix)
     if _size(found.values()) > MOST:
         return
-    for name in names:
-        there = _digest_once(found[name], sealed.files[name])
-        if there != sealed.files[name]:
-            raise _changed(folder / name, there, sealed.files[name], fix)
+    for name, wanted in sorted(sealed.files.items()):
+        there = _digest_once(found[name], wanted) if name in found else "no such file"
+        if there != wanted:
+            raise _changed(folder / name, there, wanted, fix)
 
 
 def drop_seals(seals: Iterable[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def test_a_bit_that_flips_on_the_disk_is_named(files: list[Path]) -> None:
     flip(files[1], newer=False)
     with pytest.raises(Refused, match=r"FT-QDR-012.*点"):
         compare(files)
+
+
+def test_a_file_that_is_gone_is_named_and_one_that_came_is_not(files: list[Path]) -> None:
+    old = files[0].stat().st_mtime_ns
+    other = files[0].with_name("other")
+    other.write_bytes(b"")
+    os.utime(other, ns=(old, old))
+    assert compare([*files, other])
+    with pytest.raises(Refused, match=r"FT-QDR-012.*点.*no such file"):
+        compare(files[:1])
 
 
 def test_files_that_a_program_wrote_after_the_seal_are_not_refused(files: list[Path]) -> None:
@@ -97,3 +108,22 @@ def test_a_search_leaves_the_seal_in_force(tmp_path: Path, kind: str, monkeypatc
             assert len(client.query("c", queries_of("fused"))) == 8
     assert len(list(tmp_path.rglob("*seal.json"))) == 1
     assert dropped == []
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("edge", "version.info"), ("edge", "segment"), ("local", "storage.sqlite")])
+def test_a_collection_that_lost_a_file_is_not_searched_without_its_points(tmp_path: Path, kind: str, lost: str) -> None:
+    for _ in range(2):  # the second time nothing is written
+        with engine(tmp_path, kind).open() as client:
+            if "c" not in client.names():
+                client.create("c", SERVING, {})
+                client.upsert("c", points(0, 30))
+                client.index("c")
+            assert len(list(client.scroll("c"))) > 0
+    (found, *_) = tmp_path.rglob("version.info" if lost == "segment" else lost)
+    if lost == "segment":
+        shutil.rmtree(found.parent)
+    else:
+        found.unlink()
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"FT-QDR-012.*no such file"), engine(tmp_path, kind).open() as client:
+            client.count("c")

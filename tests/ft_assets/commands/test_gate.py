@@ -51,6 +51,18 @@ def test_an_asset_that_was_never_made_fails_instead_of_passing(ft: Ft) -> None:
     assert result.exit_code == 1 and "FT-ART-001" in result.output
 
 
+def test_what_serves_cannot_pass_where_nothing_was_released(
+    ft: Ft, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ft("run", "--all")
+    result = ft("gate", "--served")
+    assert result.exit_code == 2 and "no checks at all" in result.output
+    monkeypatch.setenv("FT_STATE_DIR", str(tmp_path / "typo"))
+    result = ft("gate", "--served")
+    assert result.exit_code == 2 and str(tmp_path / "typo") in result.output
+    assert not (tmp_path / "typo").exists()
+
+
 def test_a_check_that_crashes_is_2(ft: Ft, folder: Path) -> None:
     ft("run", "--all")
     gates = (*toy.GATES, Gate("total", "broken_rule", _crash))

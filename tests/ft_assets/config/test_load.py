@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_assets.config.generator import params_of_generator
-from ft_assets.config.load import SettingsError, load_settings, profiles
+from ft_assets.config.load import SettingsError, load_settings, make_state_folder, profiles
 
 BASE = """
 schema_version: 1
@@ -105,6 +105,23 @@ def test_an_old_name_is_refused_with_the_new_one(config: Path, old: str, new: st
     with pytest.raises(SettingsError, match=f"sft.{old}: this name is no longer used. Write {new}") as error:
         load_settings(config, environ={})
     assert len(error.value.errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"FT__RETRIEVAL__LANGUAGE": "English"}, r"retrieval\.language.*`English` is no language.*english"),
+        ({"FT__RETRIEVAL__LANGUAGE": "klingon"}, r"Write one of: auto, none, arabic"),
+        ({"FT__RETRIEVAL__BM25_K1": ".inf"}, r"retrieval\.bm25_k1"),
+        ({"FT__SFT__LEARNING_RATE": ".nan"}, r"sft\.learning_rate"),
+        ({"FT__RETRIEVAL__SPARSE_WEIGHT": ".inf"}, r"retrieval\.sparse_weight"),
+    ],
+)
+def test_a_value_that_would_end_the_run_later_is_refused_at_once(
+    config: Path, environ: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_settings(config, environ=environ)
 
 
 def test_a_learned_lexical_arm_needs_a_training_of_the_head(config: Path):
@@ -298,3 +315,9 @@ def test_generated_rows_need_the_section_that_makes_them(config: Path, section: 
         load_settings(config, environ=wanted)
     config.write_text(f"{BASE}{maker}: {{}}\n")
     load_settings(config, environ=wanted)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no folder that nobody may write to")
+def test_a_state_that_cannot_be_made_is_named():
+    with pytest.raises(SettingsError, match=r"/proc/state.*Correct FT_STATE_DIR"):
+        make_state_folder(Path("/proc/state"))

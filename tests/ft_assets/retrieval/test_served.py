@@ -161,6 +161,37 @@ def test_without_a_record_the_gate_fails_and_the_search_answers_with_a_note(grap
     assert codes(graph)["release_serves"] == {"FT-REL-003"}
 
 
+@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+def test_a_damaged_file_of_the_released_encoder_is_named_before_a_search_fails(
+    graph: Graph, damage: str, quick: bool
+) -> None:
+    assert judge_served(graph.evidence, quick=quick).violations == []
+    path = graph.artifact("embedding_model").path / "model/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    if damage == "flip":
+        path.write_bytes(content)
+    (found,) = judge_served(graph.evidence, quick=quick).violations
+    assert found.code == {"flip": "FT-ART-003", "delete": "FT-ART-002"}[damage] and "model.safetensors" in found.where
+    with pytest.raises(Refused, match=found.code):
+        search(graph)
+
+
+def test_a_lost_record_is_not_replaced_by_a_new_one_without_a_word(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (graph.artifacts.state() / "released/collection.json").unlink()
+    graph.configure(retrieval={"sparse_weight": 0.5})
+    with pytest.raises(Refused, match=r"FT-REL-004.*FT_NEW_HISTORY"):
+        graph.run(*RELEASE)
+    assert not graph.artifacts.releases().has_record("collection") and search(graph)[0]
+    monkeypatch.setenv(release_module.NEW_HISTORY, "passages")
+    graph.run("released_collection")
+    assert codes(graph) == {} and len(record(graph)["history"]) == 1
+
+
 # -- interrupted and at the same time -------------------------------------------------------------------------------
 def test_a_release_that_was_killed_before_its_record_is_finished_by_the_next_look(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
@@ -296,9 +327,11 @@ def test_the_sensor_reports_a_change_once_and_again_when_it_ends(graph: Graph) -
             cursor = result.cursor
             return {event.check_name: event.passed for event in result.asset_events}
 
-        assert tick() == {}  # nothing was released in this instance
+        both = {"release_serves": True, "consumers_accept_what_serves": True}
+        assert tick() == both  # also in a history that was moved away, and does not know the release
+        assert tick() == {}
         instance.report_runless_asset_event(dg.AssetMaterialization("released_collection"))
-        assert tick() == {"release_serves": True, "consumers_accept_what_serves": True}
+        assert tick() == both
         assert tick() == {}
         with graph.qdrant.engine().open() as client:
             change_fusion(client, str(aliased(client, "passages")))
