@@ -319,5 +319,5 @@ def test_generated_rows_need_the_section_that_makes_them(config: Path, section: 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no folder that nobody may write to")
 def test_a_state_that_cannot_be_made_is_named():
-    with pytest.raises(SettingsError, match=r"/proc/state.*Correct FT_STATE_DIR"):
+    with pytest.raises(SettingsError, match=r"/proc/state[\s\S]*Correct FT_STATE_DIR"):
         make_state_folder(Path("/proc/state"))
