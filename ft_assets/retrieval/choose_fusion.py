@@ -121,7 +121,8 @@ def choose(configured: Fusion, results: Mapping[str, Sequence[float]], questions
     reason = (
         f"{label(chosen)} is the middle of the best weights over {_DRAWS} draws of {questions} validation questions"
     )
-    return kept(fusion=chosen, reason=f"{reason}; nDCG@10: {figures}")
+    ends = {fusions[0]: ", so the lexical arm does not count", fusions[-1]: ", so the dense arm does not count"}
+    return kept(fusion=chosen, reason=f"{reason}{ends.get(chosen, '')}; nDCG@10: {figures}")
 
 
 def middle_of_best(scores: np.ndarray) -> int:

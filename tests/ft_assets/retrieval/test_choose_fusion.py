@@ -21,17 +21,19 @@ def scored(curve: np.ndarray, questions: int, noise: float = 0.0) -> dict[str, l
     }
 
 
-@pytest.mark.parametrize(("curve", "chosen"), [(1, "0.0 / 1"), (-1, "1.0 / 0")])
-def test_a_poor_arm_is_switched_off(curve: int, chosen: str) -> None:
+@pytest.mark.parametrize(("curve", "chosen", "off"), [(1, "0.0 / 1", "dense"), (-1, "1.0 / 0", "lexical")])
+def test_a_poor_arm_is_switched_off(curve: int, chosen: str, off: str) -> None:
     choice = choose(CONFIGURED, scored(0.5 + 0.01 * curve * np.arange(len(WEIGHTS)), 40), 40)
     assert (label(choice.fusion), choice.by, choice.questions) == (chosen, "auto", 40)
     assert choice.fusion.prefetch_limit == 150
     assert "dense alone" in choice.reason and "lexical alone" in choice.reason and "40 validation" in choice.reason
+    assert f"so the {off} arm does not count" in choice.reason
 
 
 def test_where_many_weights_are_best_the_middle_of_them_is_chosen() -> None:
     curve = np.where((np.arange(len(WEIGHTS)) >= 4) & (np.arange(len(WEIGHTS)) <= 10), 1.0, 0.5)
-    assert label(choose(CONFIGURED, scored(curve, 20), 20).fusion) == WEIGHTS[7]
+    choice = choose(CONFIGURED, scored(curve, 20), 20)
+    assert label(choice.fusion) == WEIGHTS[7] and "does not count" not in choice.reason
 
 
 def test_one_lucky_weight_does_not_decide() -> None:
