@@ -21,6 +21,13 @@ from ft_assets.graph.automation import TRAININGS
 from ft_assets.web.answers import AnswerComparison, Side, compare_answers, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
 from ft_assets.web.project import KINDS, NotFound, ShownProject
+from ft_assets.web.rankings import (
+    ENCODER,
+    RankingComparison,
+    compare_encoders,
+    compare_with_base,
+    evaluations_of,
+)
 from resources.artifacts import MANIFEST, Artifact, ArtifactStore, Recipe
 from resources.files import is_locked
 from resources.telemetry import METRICS_FILE, read_events, read_metrics, read_points
@@ -28,6 +35,8 @@ from resources.telemetry import METRICS_FILE, read_events, read_metrics, read_po
 State = Literal["finished", "running", "stopped"]
 _FRESH = 120.0  # seconds after its last record in which a worker without a lock counts as running
 _BASE = "base"
+_EVALUATIONS = {**dict.fromkeys(TRAINED.values(), "adapter_evaluation"), ENCODER: "embedding_evaluation"}
+"""The evaluation that compares two trainings of an asset."""
 # figure of metrics.jsonl -> title and unit; a chart is drawn where any training has a figure of it
 _CHARTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("loss", "Training loss", "loss (nats)", ("loss",)),
@@ -144,6 +153,13 @@ class JudgedTraining(msgspec.Struct, frozen=True, kw_only=True):
     gates: list[PreflightGate]
 
 
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """A reason why two trainings are not compared, and the command that changes it."""
+
+    why: str
+    command: str = ""
+
+
 class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
     """Several trainings next to each other."""
 
@@ -153,6 +169,9 @@ class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
     data: list[ChangedValue]
     judged: list[JudgedTraining]
     answers: AnswerComparison | None = None
+    rankings: RankingComparison | None = None
+    advice: list[Advice] = []
+    """The reasons why two trainings are not compared."""
 
 
 class Tracker(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +196,7 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     trackers: list[Tracker]
     """The places that `telemetry.report_to` has written it to."""
     answers: AnswerComparison | None = None
+    rankings: RankingComparison | None = None
 
 
 class _Failure(msgspec.Struct):
@@ -244,6 +264,7 @@ def show_training(project: ShownProject, recipe: str, asset: str = "") -> Traini
         has_card=(folder / "README.md").is_file(),
         trackers=_trackers(run, project.state),
         answers=_answers(project.store, [training]),
+        rankings=_rankings(project.store, [training]),
     )
 
 
@@ -267,13 +288,16 @@ def compare_trainings(project: ShownProject, recipes: Sequence[str], *, oldest_f
     rows = _find(project, recipes)
     if oldest_first:
         rows.sort(key=lambda row: row.created_at)
+    answers, rankings = _answers(project.store, rows), _rankings(project.store, rows)
     return ComparisonView(
         trainings=rows,
         charts=_charts(project, rows),
         settings=find_differences([{"asset": row.asset, **row.settings} for row in rows]),
         data=find_differences([row.inputs for row in rows]),
         judged=[JudgedTraining(training=row.name, gates=_gates(folder_of(project, row))) for row in rows],
-        answers=_answers(project.store, rows),
+        answers=answers,
+        rankings=rankings,
+        advice=_advise(project.store, rows) if len(rows) == 2 and answers is rankings is None else [],
     )
 
 
@@ -300,6 +324,43 @@ def _answers(store: ArtifactStore, rows: Sequence[ShownTraining]) -> AnswerCompa
     if len(sides) == 1:
         sides.insert(0, msgspec.structs.replace(sides[0], label="base model", model=_BASE))
     return compare_answers(store, sides[0], sides[1])
+
+
+def _rankings(store: ArtifactStore, rows: Sequence[ShownTraining]) -> RankingComparison | None:
+    """Return the rankings of two encoders, or those of the base and of one, where an evaluation has them."""
+    models = [(row.name, model) for row in rows if row.asset == ENCODER and (model := store.find(ENCODER, row.recipe))]
+    if len(models) < len(rows):
+        return None
+    if len(models) == 1:
+        return compare_with_base(store, *models[0])
+    return compare_encoders(store, models[0], models[1]) if len(models) == 2 else None
+
+
+def _advise(store: ArtifactStore, rows: Sequence[ShownTraining]) -> list[Advice]:
+    """Return the reasons why nothing decides which of two trainings is better."""
+    evaluations = [_EVALUATIONS.get(row.asset) for row in rows]
+    if evaluations[0] != evaluations[1]:
+        return [Advice(why="They do different work, so that no evaluation can compare them.")]
+    advice: list[Advice] = []
+    for row, evaluation in zip(rows, evaluations, strict=True):
+        if row.state != "finished":
+            advice.append(Advice(why=f"{row.name} has not reached its last step: there is no model to evaluate."))
+        elif evaluation is None:
+            advice.append(Advice(why=f"No evaluation is about {row.asset}."))
+        elif not _is_evaluated(store, row):
+            why = f"No {evaluation} is about {row.name}."
+            if not row.is_current:
+                why += (
+                    " It evaluates what is current: give config.yaml the settings of this training. If its data are the"
+                    " same as well, the command takes it from the store and does not train."
+                )
+            advice.append(Advice(why=why, command=f"ft run --asset {evaluation} --upstream"))
+    return advice or [Advice(why="Their evaluations have no question in common.")]
+
+
+def _is_evaluated(store: ArtifactStore, row: ShownTraining) -> bool:
+    model = store.find(ENCODER, row.recipe) if row.asset == ENCODER else None
+    return bool(row.score or (model and evaluations_of(store, model)))
 
 
 def _released(project: ShownProject) -> dict[str, list[str]]:

@@ -16,16 +16,18 @@ import pytest
 from click.testing import CliRunner, Result
 from starlette.testclient import TestClient
 
+from expectations.rules.bootstrap import Interval
 from ft_assets.cli import cli
 from ft_assets.commands.project import Project
 from ft_assets.commands.ui import name_of
 from ft_assets.definitions import GATES
+from ft_assets.retrieval.jobs import RetrievalEvaluationSummary
 from ft_assets.web.answers import Side, compare_answers
 from ft_assets.web.app import create_app
 from ft_assets.web.data import Filter, show_table
 from resources.artifacts import Recipe
 from resources.files import file_lock
-from tests.page_state import HOSTILE, IDS, Adapters, build_adapters, run_folder
+from tests.page_state import HOSTILE, IDS, Adapters, build_adapters, release_collection, run_folder
 
 CONFIG = """
 schema_version: 1
@@ -269,6 +271,20 @@ def test_results_about_another_version_are_no_evidence(own: tuple[TestClient, Pr
     project.store.point(adapters.second)
     project.instance.report_runless_asset_event(dg.AssetMaterialization("sft_adapter"))
     assert results()[name] == ("not judged", True)
+
+
+def test_the_gain_over_what_served_is_evidence(own: tuple[TestClient, Project, Adapters]):
+    page, project, _ = own
+    gain = Interval(mean=0.0123, low=-0.004, high=0.0301, n=40)
+    summary = RetrievalEvaluationSummary(
+        questions=40, unresolved=0, collection="c1", live="2 of 2", gain_ndcg_at_10=gain, gain_recall_at_10=gain
+    )
+    release_collection(project.state, summary)
+    served = page.get("/releases.json").json()["books"][1]["served"]
+    against = {fact["title"]: fact["value"]["mean"] for fact in served["evidence"]}
+    titles = ["nDCG@10 against what served before", "Recall@10 against what served before"]
+    assert against == dict.fromkeys(titles, 0.0123)
+    assert "+0.012" in page.get("/").text and "[-0.004, +0.030]" in page.get("/releases").text
 
 
 def test_a_damaged_artifact_takes_no_page_down(own: tuple[TestClient, Project, Adapters]):
