@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
@@ -13,7 +12,6 @@ import msgspec
 
 from expectations.rules.bootstrap import Interval
 from expectations.violations import Refused
-from ft_assets.adapters.export.export import FINAL_MODEL
 from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.trainer.control import CONTROL_FILE, ControlFile, Requests
 from ft_assets.adapters.trainer.trackers import read_trackers
@@ -31,9 +29,9 @@ from ft_assets.web.rankings import (
 from resources.artifacts import MANIFEST, Artifact, ArtifactStore, Recipe
 from resources.files import is_locked
 from resources.telemetry import METRICS_FILE, read_events, read_metrics, read_points
+from resources.training_run import LOCK_FILE, was_published
 
 State = Literal["finished", "running", "stopped"]
-_FRESH = 120.0  # seconds after its last record in which a worker without a lock counts as running
 _BASE = "base"
 _EVALUATIONS = {**dict.fromkeys(TRAINED.values(), "adapter_evaluation"), ENCODER: "embedding_evaluation"}
 """The evaluation that compares two trainings of an asset."""
@@ -466,13 +464,11 @@ def _runs(state: Path) -> list[ShownTraining]:
         metrics = folder / METRICS_FILE
         if not metrics.is_file() or (state / "artifacts" / folder.parent.name / folder.name / MANIFEST).is_file():
             continue
-        if (folder / FINAL_MODEL).is_symlink():  # it was published, and retention has removed the artifact since
+        if was_published(folder):  # retention has removed the artifact since
             continue
         job = _read(folder / "job.json", _Job)
-        running = _is_running(folder, metrics)
-        # the encoder's training takes no lock and keeps no checkpoint: only one that works now is shown
-        if job and (running or (folder / "lock").is_file()):
-            found.append(_run(folder, job, running))
+        if job and (folder / LOCK_FILE).is_file():  # an earlier release trained the encoder without a lock
+            found.append(_run(folder, job, is_locked(folder / LOCK_FILE)))
     return found
 
 
@@ -510,7 +506,7 @@ def _progress(folder: Path, violations: Sequence[Mapping[str, Any]], running: bo
         seconds_left=max(total - step, 0) * rate if rate and running else None,
         updated_at=(folder / METRICS_FILE).stat().st_mtime,
         why=[f"{one.get('message', '')}. {one.get('fix', '')}" for one in violations],
-        can_stop=running and (folder / "lock").is_file(),
+        can_stop=running and folder.parent.name != ENCODER,  # which keeps no checkpoint
         stop_requested=running and _is_to_stop(folder),
     )
 
@@ -521,13 +517,6 @@ def _is_to_stop(folder: Path) -> bool:
     requests = file.read()
     started_at = (folder / "job.json").stat().st_mtime
     return isinstance(requests, Requests) and requests.stop and file.changed_at >= started_at
-
-
-def _is_running(folder: Path, metrics: Path) -> bool:
-    lock = folder / "lock"
-    if not lock.is_file():
-        return time.time() - metrics.stat().st_mtime < _FRESH and not (folder / "failure.json").is_file()
-    return is_locked(lock)
 
 
 def _charts(project: ShownProject, rows: Sequence[ShownTraining]) -> list[Chart]:
