@@ -18,6 +18,7 @@ from ft_assets.adapters.trainer.trackers import read_trackers
 from ft_assets.graph.automation import TRAININGS
 from ft_assets.web.answers import AnswerComparison, Side, compare_answers, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
+from ft_assets.web.gates import CheckResult, check_results
 from ft_assets.web.project import KINDS, NotFound, ShownProject
 from ft_assets.web.rankings import (
     ENCODER,
@@ -149,6 +150,8 @@ class JudgedTraining(msgspec.Struct, frozen=True, kw_only=True):
 
     training: str
     gates: list[PreflightGate]
+    checks: list[CheckResult]
+    """The last results of the gates of the asset; empty for a training that is not the current one."""
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +189,8 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     training: ShownTraining
     charts: list[Chart]
     gates: list[PreflightGate]
+    checks: list[CheckResult]
+    """As in `JudgedTraining`."""
     events: list[str]
     figures: dict[str, str]
     files: dict[str, int]
@@ -255,6 +260,7 @@ def show_training(project: ShownProject, recipe: str, asset: str = "") -> Traini
         training=training,
         charts=_charts(project, [training]),
         gates=_gates(folder),
+        checks=_checks(project, [training]),
         events=read_events(folder / METRICS_FILE),
         figures=flatten(artifact.summary) if artifact else {},
         files={name: seal.size for name, seal in artifact.manifest.files.items()} if artifact else {},
@@ -286,13 +292,21 @@ def compare_trainings(project: ShownProject, recipes: Sequence[str], *, oldest_f
     rows = _find(project, recipes)
     if oldest_first:
         rows.sort(key=lambda row: row.created_at)
+    checks = _checks(project, rows)
     answers, rankings = _answers(project.store, rows), _rankings(project.store, rows)
     return ComparisonView(
         trainings=rows,
         charts=_charts(project, rows),
         settings=find_differences([{"asset": row.asset, **row.settings} for row in rows]),
         data=find_differences([row.inputs for row in rows]),
-        judged=[JudgedTraining(training=row.name, gates=_gates(folder_of(project, row))) for row in rows],
+        judged=[
+            JudgedTraining(
+                training=row.name,
+                gates=_gates(folder_of(project, row)),
+                checks=[check for check in checks if row.is_current and check.asset == row.asset],
+            )
+            for row in rows
+        ],
         answers=answers,
         rankings=rankings,
         advice=_advise(project.store, rows) if len(rows) == 2 and answers is rankings is None else [],
@@ -534,6 +548,11 @@ def _charts(project: ShownProject, rows: Sequence[ShownTraining]) -> list[Chart]
         if curves:
             charts.append(Chart(id=name, title=named, unit=unit, curves=curves))
     return charts
+
+
+def _checks(project: ShownProject, rows: Sequence[ShownTraining]) -> list[CheckResult]:
+    """Return the last results of the gates on those of the trainings that are current."""
+    return check_results(project, {row.asset: row.recipe for row in rows if row.is_current})
 
 
 def _gates(folder: Path) -> list[PreflightGate]:

@@ -27,7 +27,7 @@ from ft_assets.web.app import create_app
 from ft_assets.web.data import Filter, show_table
 from resources.artifacts import Recipe
 from resources.files import file_lock
-from tests.page_state import HOSTILE, IDS, Adapters, build_adapters, release_collection, run_folder
+from tests.page_state import HOSTILE, IDS, Adapters, build_adapters, build_encoders, release_collection, run_folder
 
 CONFIG = """
 schema_version: 1
@@ -271,6 +271,29 @@ def test_results_about_another_version_are_no_evidence(own: tuple[TestClient, Pr
     project.store.point(adapters.second)
     project.instance.report_runless_asset_event(dg.AssetMaterialization("sft_adapter"))
     assert results()[name] == ("not judged", True)
+
+
+def test_the_current_training_shows_the_last_results_of_its_gates(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    first, second = adapters.first.recipe_id, adapters.second.recipe_id
+    encoder = build_encoders(project.state).third.recipe_id
+    project.instance.report_runless_asset_event(dg.AssetMaterialization("sft_adapter"))
+    name = next(gate.name for gate in GATES if gate.asset == "sft_adapter" and gate.blocking)
+    check = dg.AssetCheckEvaluation(asset_key=dg.AssetKey("sft_adapter"), check_name=name, passed=False)
+    project.instance.report_runless_asset_event(check)
+
+    def failed(checks: list[dict[str, str]]) -> list[str]:
+        return [row["name"] for row in checks if row["state"] == "failed"]
+
+    link = f"/trainings?ids={first},{second}"
+    judged = page.get(link.replace("?", ".json?")).json()["judged"]
+    assert judged[0]["checks"] == [] and failed(judged[1]["checks"]) == [name]
+    assert len(judged[1]["checks"]) == sum(gate.asset == "sft_adapter" for gate in GATES)
+    text = page.get(link).text
+    assert f"sft_adapter.{name}" in text and text.count("shown for the current training") == 1
+    assert failed(page.get(f"/trainings/sft_adapter/{second}.json").json()["checks"]) == [name]
+    text = page.get(f"/trainings/embedding_model/{encoder}").text
+    assert "not judged" in text and "model_changed" in text and "None yet" not in text
 
 
 def test_the_gain_over_what_served_is_evidence(own: tuple[TestClient, Project, Adapters]):
