@@ -236,6 +236,18 @@ def test_a_rollback_from_the_page_changes_what_serves(own: tuple[TestClient, Pro
     assert "wrong answers" in page.get("/releases").text
 
 
+def test_a_release_that_serves_cannot_be_rolled_back_to(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    old, new = (release.version for release in adapters.releases)
+    shown = page.get(f"/releases/adapter/rollback?to={new}").text
+    assert f"<code>{new}</code> serves already" in shown and "<form" not in shown
+    form = {"token": token(page, f"/releases/adapter/rollback?to={old}"), "from": new, "to": new}
+    answer = page.post("/releases/adapter/rollback", data=form, headers=ORIGIN)
+    assert answer.status_code == 409 and "serves already" in answer.text
+    book = project.releases.book("adapter")
+    assert book and book.current == new and len(book.moves) == 2
+
+
 def test_a_rollback_that_dagster_cannot_record_is_done(own: tuple[TestClient, Project, Adapters]):
     page, project, adapters = own
     old, new = (release.version for release in adapters.releases)

@@ -13,9 +13,8 @@ from ft_assets.embedding import train
 from ft_assets.web.app import create_app
 from resources.launcher import Job
 from resources.telemetry import read_metrics
-from tests.ft_assets.retrieval.conftest import Graph, graph, released
+from tests.ft_assets.retrieval.conftest import Graph
 
-__all__ = ["graph", "released"]  # the graph of the retrieval tests
 pytestmark = pytest.mark.slow
 
 
