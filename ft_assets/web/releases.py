@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -175,9 +176,10 @@ def _row(store: ArtifactStore, release: Release, current: str, withheld: Sequenc
 def _title(release: Release) -> str:
     details = release.details
     if "collection" in details:
-        fusion: dict[str, object] = details.get("fusion") or {}
+        fusion: dict[str, Any] = details.get("fusion") or {}
         again = ", ranked again" if fusion.get("rerank") else ""
-        weights = f"{fusion.get('dense_weight')} dense : {fusion.get('sparse_weight')} lexical"
+        dense, lexical = (f"{fusion.get(name, 0.0):.4g}" for name in ("dense_weight", "sparse_weight"))
+        weights = f"{dense} dense : {lexical} lexical"
         return f"{details['collection']}, {weights}{again}"
     base = details.get("contract", {}).get("base", {}).get("name", "")
     return f"{released_asset(release)} on {base}"

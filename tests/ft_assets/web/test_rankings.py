@@ -111,3 +111,10 @@ def test_two_releases_of_a_collection_are_compared_by_two_metrics(page: TestClie
     assert [score["title"] for score in found["scores"]] == ["nDCG@10", "Recall@10"]
     assert len(found["won"]) == 40 and found["lost"] == []
     assert f"{new} is better than {old}: +0.100 Recall@10" in page.get(link).text
+
+
+def test_figures_have_four_digits_on_the_page_and_all_in_the_twin(page: TestClient, encoders: Encoders):
+    link = f"/trainings/embedding_model/{encoders.second.recipe_id}"
+    assert page.get(f"{link}.json").json()["figures"]["best_ndcg_at_10"] == "0.5674956728017624"
+    text = page.get(link).text
+    assert "<dt>best_ndcg_at_10</dt><dd>0.5675</dd>" in text and "0.567495" not in text and "0.1234567" not in text
