@@ -457,6 +457,17 @@ def test_exports_are_one_file_without_links_and_scripts(ft, adapters: Adapters, 
     assert "loss (nats)" in (tmp_path / "compare.html").read_text("utf-8")
 
 
+def test_an_empty_id_is_no_beginning_and_one_id_twice_are_not_two(ft, adapters: Adapters, tmp_path: Path):
+    first, version = adapters.first.recipe_id, adapters.releases[0].version
+    for arguments in (["compare", "", ""], ["compare", first, ""], ["report", ""]):
+        refused = ft(*arguments)
+        assert refused.exit_code == 2 and "empty" in refused.output, arguments
+    for arguments in (["compare", first, first[:9]], ["compare", version, version]):
+        refused = ft(*arguments)
+        assert refused.exit_code == 2 and "Both ids are" in refused.output, arguments
+    assert list(tmp_path.glob("*.html")) == []
+
+
 def test_two_pages_need_two_ports(ft):
     refused = ft("ui", "--port", "3000", "--page-port", "3000")
     assert refused.exit_code == 2 and "--page-port 3000" in refused.output
