@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from ft_assets.commands.project import Project
 from ft_assets.retrieval.jobs import RetrievalEvaluationSummary
 from ft_assets.web.app import create_app
+from ft_assets.web.export import export_comparison
 from ft_assets.web.rankings import compare_encoders
 from tests.page_state import (
     HOSTILE,
@@ -118,3 +119,8 @@ def test_figures_have_four_digits_on_the_page_and_all_in_the_twin(page: TestClie
     assert page.get(f"{link}.json").json()["figures"]["best_ndcg_at_10"] == "0.5674956728017624"
     text = page.get(link).text
     assert "<dt>best_ndcg_at_10</dt><dd>0.5675</dd>" in text and "0.567495" not in text and "0.1234567" not in text
+
+
+def test_a_file_of_two_encoders_has_no_links(project: Project, encoders: Encoders):
+    text = export_comparison(project, encoders.first.recipe_id[:8], encoders.second.recipe_id[:8])
+    assert "is better than" in text and "<a " not in text and HOSTILE not in text
