@@ -1796,7 +1796,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-TRAIN-035": Code(
         "Another process trains in this run folder",
-        "Both processes would write the same checkpoints.",
+        "Both processes would write the same files.",
         "Wait for it, or stop it.",
     ),
     "FT-TRAIN-050": Code(

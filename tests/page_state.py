@@ -13,8 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expectations.rules.answer_scores import Reply
+from expectations.rules.ranking_metrics import DOCUMENT_METRICS, METRICS
 from ft_assets.adapters.jobs import TrainSummary
 from ft_assets.adapters.score_answers import summarise, write_answers
+from ft_assets.embedding.jobs import EpochFigures, ModelSummary
+from ft_assets.embedding.scores import SCORES_FILE, write_scores
+from ft_assets.retrieval.jobs import RetrievalEvaluationSummary
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.releases import Release, Releases
 from resources.telemetry import METRICS_FILE, Metrics
@@ -23,6 +27,7 @@ HOSTILE = "<script>alert(1)</script>"
 QUESTIONS = ["What is the tag for?", f"Which key? {HOSTILE}", "密钥有多长？", "What is a nonce?"]
 GOLDS = ["integrity", "the session key", "256 位", "a number used once"]
 IDS = ["q-1", f"q-2 {HOSTILE}", "q-3", "q-4"]
+PARTS = ("train.parquet", "validation.parquet", "test.parquet")
 PASSAGE = f"The tag of GCM proves integrity. {HOSTILE}"
 
 
@@ -48,6 +53,85 @@ def build_adapters(state: Path) -> Adapters:
         details: dict[str, object] = {"contract": {"base": {"name": "tiny"}}, "metrics": {}}
         made.append(releases.commit("adapter", releases.plan_release("adapter", artifacts, details)))
     return Adapters(trained[0], trained[1], made)
+
+
+@dataclass
+class Encoders:
+    """The artifacts that `build_encoders` published: the second ranks better, the third was not evaluated."""
+
+    first: Artifact
+    second: Artifact
+    third: Artifact
+    splits: Artifact
+
+
+def build_encoders(state: Path) -> Encoders:
+    """Publish three encoders, and evaluations of the first two."""
+    store = ArtifactStore(state / "artifacts")
+    rows = [{"query_id": f"r-{n}", "query": f"query {n} {HOSTILE}"} for n in range(40)]
+    splits = _publish(store, "retrieval_splits", files=dict.fromkeys(PARTS, lambda path: _rows(path, rows)))
+    models = [_train_encoder(store, rate, splits) for rate in (1e-5, 2e-5, 3e-5)]
+    for model, fused in zip(models, (0.5, 0.9), strict=False):
+        evaluate_encoder(store, model, splits, fused)
+    return Encoders(*models, splits)
+
+
+def evaluate_encoder(
+    store: ArtifactStore, model: Artifact, splits: Artifact, fused: float, **settings: Any
+) -> Artifact:
+    """Publish an evaluation: `fused` of each question but the last, and a dense ranking that no model changes."""
+    questions = [f"r-{n}" for n in range(40)]
+    values = {"fused": [fused] * 39 + [1 - fused], "dense": [0.4 + 0.01 * (n % 2) for n in range(40)]}
+    scores = {
+        (system, arm): dict.fromkeys((*METRICS, *DOCUMENT_METRICS), ranked if system == "trained" else [0.3] * 40)
+        for system in ("base", "trained")
+        for arm, ranked in values.items()
+    }
+    return _publish(
+        store,
+        "embedding_evaluation",
+        settings=settings,
+        inputs={"embedding_model": model.data_version, "retrieval_splits": splits.data_version},
+        files={SCORES_FILE: lambda path: write_scores(path, questions, scores)},
+    )
+
+
+def release_collection(state: Path, summary: RetrievalEvaluationSummary, fused: float = 0.5) -> Release:
+    """Release a collection with this evaluation, which gives each question `fused`."""
+    store, releases = ArtifactStore(state / "artifacts"), Releases(state / "released")
+    scores = {("candidate", "fused"): dict.fromkeys((*METRICS, *DOCUMENT_METRICS), [fused] * 40)}
+    questions = [f"r-{n}" for n in range(40)]
+    evaluation = _publish(
+        store,
+        "retrieval_evaluation",
+        settings={"collection": summary.collection},
+        summary=summary,
+        files={SCORES_FILE: lambda path: write_scores(path, questions, scores)},
+    )
+    details: dict[str, object] = {"collection": summary.collection, "fusion": {"dense_weight": 1, "sparse_weight": 2}}
+    artifacts = {"retrieval_evaluation": evaluation.recipe_id}
+    return releases.commit("collection", releases.plan_release("collection", artifacts, details))
+
+
+def _train_encoder(store: ArtifactStore, rate: float, splits: Artifact) -> Artifact:
+    summary = ModelSummary(
+        questions=8, best_epoch=1, best_ndcg_at_10=0.5674956728017624, unresolved=0, steps=10, loss_first=2.0,
+        loss_last=1.0, non_finite_losses=0, parameters_changed=1.0, dimension=8, device="cpu", dtype="float32",
+        epochs=[EpochFigures(epoch=0, fused_ndcg_at_10=0.1234567, dense_ndcg_at_10=0.5)],
+    )  # fmt: skip
+    return _publish(
+        store,
+        "embedding_model",
+        settings={"learning_rate": rate},
+        inputs={"retrieval_splits": splits.data_version},
+        summary=summary,
+        files={METRICS_FILE: lambda path: _log(path.parent, 10, 10), "model.safetensors": str(rate).encode()},
+    )
+
+
+def _rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    kept = rows if path.stem == "test" else []
+    pq.write_table(pa.Table.from_pylist(kept, schema=pa.Table.from_pylist(rows).schema), path)
 
 
 def run_folder(state: Path, *, recipe: str = "0123456789abcdef", steps: int = 3) -> Path:
@@ -99,13 +183,8 @@ def _splits() -> dict[str, bytes | Callable[[Path], None]]:
     rejected = {"file": "data/qa.jsonl", "file_sha256": "", "line": 9, "offset": 0, "code": "FT-INST-003", "path": "$",
                 "reason": "found an empty text", "raw": HOSTILE, "suggestion": "Write the answer."}  # fmt: skip
 
-    def write(path: Path) -> None:
-        pq.write_table(
-            pa.Table.from_pylist(rows if path.stem == "test" else [], schema=pa.Table.from_pylist(rows).schema), path
-        )
-
     return {
-        **{f"{part}.parquet": write for part in ("train", "validation", "test")},
+        **dict.fromkeys(PARTS, lambda path: _rows(path, rows)),
         "quarantine.jsonl": json.dumps(rejected).encode() + b"\n",
     }
 

@@ -23,7 +23,7 @@ from expectations.contracts.adapter import (
     compare_base,
 )
 from expectations.contracts.fingerprint import configuration, fingerprint
-from ft_assets.adapters.export.export import delete_stale_metrics, link_final_model
+from ft_assets.adapters.export.export import delete_stale_metrics
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
 from ft_assets.adapters.jobs import AnswerLimits, TrainParams, TrainSummary
 from ft_assets.adapters.preflight import (
@@ -35,12 +35,12 @@ from ft_assets.adapters.preflight import (
     judge_steps,
     judge_trial,
 )
-from ft_assets.adapters.refusals import refuse_if
+from ft_assets.adapters.refusals import SUBJECT, refuse_if
 from ft_assets.adapters.rows.training_data import TrainingData, name_splits
 from ft_assets.adapters.trainer.answering import MEASURES, SECONDS, answer_validation, questions_of
 from ft_assets.adapters.trainer.best import ended_early, load_best
 from ft_assets.adapters.trainer.build import build_trainer, check_devices
-from ft_assets.adapters.trainer.checkpoints import checkpoints, lock_run, remove_checkpoints, train_to_the_end
+from ft_assets.adapters.trainer.checkpoints import checkpoints, remove_checkpoints, train_to_the_end
 from ft_assets.adapters.trainer.control import Stop, build_control
 from ft_assets.adapters.trainer.dpo_reference import Reference
 from ft_assets.adapters.trainer.load_model import load_model
@@ -72,7 +72,9 @@ from resources.trained_model import (
     given_adapter,
     read_adapter_contract,
     shape_of,
+    weights_folder,
 )
+from resources.training_run import link_final_model, lock_run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -127,7 +129,7 @@ def main(job: Job) -> Artifact:
 
         return train_on_ray(main, job)
     params = job.params_as(TrainParams)
-    with lock_run(job.folder()):
+    with lock_run(job.folder(), SUBJECT):
         return _train_and_publish(job, params)
 
 
@@ -149,7 +151,9 @@ def _train_and_publish(job: Job, params: TrainParams) -> Artifact:
     metrics.close()
     summary = _summarise(task, trained, seconds=round(time.monotonic() - started, 1))
     if torchrun.is_main():
-        link_final_model(job.folder(), _publish(task, trained, summary))
+        published = _publish(task, trained, summary)
+        weights = weights_folder(read_adapter_contract(published.path))
+        link_final_model(job.folder(), published.path / weights)
         remove_checkpoints(job.folder())
         delete_fallbacks(job.folder())
     elif is_sharded(task.settings) and task.settings.method == "full":

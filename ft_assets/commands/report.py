@@ -11,7 +11,7 @@ from ft_assets.commands.project import Project
 
 
 @click.command("report")
-@click.argument("release", required=False, default="")
+@click.argument("release", required=False)
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -19,7 +19,7 @@ from ft_assets.commands.project import Project
     show_default=True,
     help="The file to write.",
 )
-def command(release: str, output: Path) -> None:
+def command(release: str | None, output: Path) -> None:
     """Write what serves, on what evidence, and the difference to the release before it, as one HTML file.
 
     It needs no server and no network; without RELEASE it shows both kinds that serve.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +36,12 @@ from ft_assets.embedding.ranked import LEARNED_WEIGHT, Ranked, RankedCorpus
 from ft_assets.embedding.teach import Score, Teacher, distilled_loss
 from ft_assets.embedding.train_factors import learn_factors
 from resources import accelerator, models, torchrun
+from resources.accelerator import Sampler
 from resources.artifacts import Artifact
 from resources.cross_encoder import load_cross_encoder
 from resources.launcher import Job, run_worker
 from resources.telemetry import METRICS_FILE, Metrics
+from resources.training_run import link_final_model, lock_run, unlink_final_model
 
 _MAX_GRAD_NORM = 1.0
 _WEIGHT_DECAY = 0.01
@@ -54,6 +57,14 @@ def main(job: Job) -> Artifact:
         processes = torchrun.world_size()
         several = violation("FT-EMB-026", where="embedding_model", field="processes", found=processes, expected=1)
         raise Refused("training the encoder", [several])
+    with lock_run(job.folder(), "training the encoder"):
+        return _train_and_publish(job)
+
+
+def _train_and_publish(job: Job) -> Artifact:
+    # it keeps no checkpoint: what an earlier run has logged is no part of this one
+    (job.folder() / METRICS_FILE).unlink(missing_ok=True)
+    unlink_final_model(job.folder())
     params = job.params_as(EmbeddingJob)
     settings = params.embedding_settings()
     compute = accelerator.choose(params.compute.device, params.compute.dtype)
@@ -67,7 +78,10 @@ def main(job: Job) -> Artifact:
     validation = read_questions(splits, "validation", passages)
     if settings.epochs:
         score = load_teacher(settings, questions, Path(params.compute.state_dir), compute)
-        trained = train(encoder, questions, passages, settings, metrics, validation=validation, score=score)
+        with Sampler() as sampler:
+            trained = train(
+                encoder, questions, passages, settings, metrics, validation=validation, score=score, sampler=sampler
+            )
     factors = msgspec.UNSET
     if settings.bm25_factors:
         factors = learn_factors(encoder, questions, passages, settings, validation=validation)
@@ -101,7 +115,9 @@ def main(job: Job) -> Artifact:
             device=compute.device,
             dtype=compute.dtype,
         )
-        return staging.publish(summary)
+        published = staging.publish(summary)
+    link_final_model(job.folder(), published.path)
+    return published
 
 
 def load_teacher(
@@ -154,10 +170,11 @@ def train(
     *,
     validation: Questions = NO_QUESTIONS,
     score: Score | None = None,
+    sampler: Sampler | None = None,
 ) -> EncoderTraining:
     """Fine-tune `encoder` in place, and leave it with the weights of its best epoch on the validation questions.
 
-    `score`: the teacher of `settings.teacher`.
+    `score`: the teacher of `settings.teacher`. `sampler`: started already; its figures are logged with each step.
     Raises Refused: FT-EMB-010 nothing to train on, FT-EMB-011 the loss is not finite.
     """
     torch.manual_seed(settings.seed)
@@ -178,7 +195,8 @@ def train(
         if not between.look(ahead=True):
             break
         for batch in batches:
-            metrics.log("train", len(trainer.losses) + 1, total, **trainer.step(batch))
+            figures = _timed_step(trainer, batch, sampler)
+            metrics.log("train", len(trainer.losses), total, **figures)
     else:
         between.look(ahead=False)
     between.restore_best()
@@ -186,6 +204,14 @@ def train(
         encoder.merge_adapter()
     encoder.eval()
     return EncoderTraining(trainer.losses, between.trained.epochs)
+
+
+def _timed_step(trainer: _Trainer, batch: Sequence[int], sampler: Sampler | None) -> dict[str, float]:
+    """Make a step; return its figures with its speed, and the memory since the step before."""
+    started, before = time.monotonic(), trainer.tokens
+    figures = trainer.step(batch)
+    speed = (trainer.tokens - before) / max(time.monotonic() - started, 1e-6)
+    return {**figures, "tokens_per_second": round(speed, 1), **(sampler.take() if sampler else {})}
 
 
 def _pretrain(encoder: HybridEncoder, passages: Passages, settings: EmbeddingSettings, metrics: Metrics) -> None:
@@ -221,6 +247,8 @@ class _Trainer:
         self.encoder, self.questions, self.corpus, self.settings = encoder, questions, corpus, settings
         self.total = total
         self.losses: list[float] = []
+        self.tokens = 0
+        """Tokens of questions and passages that went through the encoder."""
         self.negatives: list[list[int]] = []
         """Rows of hard negatives for each question; empty where none are mined."""
         self.teacher: Teacher | None = None
@@ -240,6 +268,7 @@ class _Trainer:
         asked = [self._query_ids[row] for row in batch]
         query_tokens, queries, query_weights = forward_in_parts(encoder, asked, at_once)
         rows = encoder.tokenize([self.corpus.content_of(name) for name in drawn], "passage")
+        self.tokens += sum(map(len, asked)) + sum(map(len, rows))
         tokens, passages, weights = forward_in_parts(encoder, rows, at_once)
         lexical = batch_lexical_scores(query_tokens, query_weights, tokens, weights) if encoder.head else None
         smaller = encoder.contract.dense.dimensions[1:]

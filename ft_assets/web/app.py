@@ -334,6 +334,8 @@ def _rollback(project: ShownProject, request: Request, form: Mapping[str, str]) 
     if current is None or current.version != form.get("from"):
         serves = current.version if current else "none"
         raise HTTPException(409, f"Release {serves} serves now, not the one that the form was about. Look again.")
+    if form.get("to") == current.version:
+        raise HTTPException(409, f"Release {current.version} serves already: there is nothing to roll back.")
     if note := releases.roll_back_to(project, kind, form.get("to", ""), form.get("why", "")):
         return _html(request, "error.html", {"title": "Rolled back", "lines": [note]})
     return RedirectResponse(f"/releases#{kind}", 303)

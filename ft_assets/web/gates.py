@@ -33,9 +33,9 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 def check_results(project: ShownProject, artifacts: Mapping[str, str]) -> list[CheckResult]:
     """Return the last result of every gate on these assets, failed ones first.
 
-    `artifacts`: asset -> recipe that serves, empty for an asset without an artifact.
+    `artifacts`: asset -> the recipe that the results are shown for, empty for an asset without an artifact.
     """
-    if not (project.state / "dagster" / "dagster.yaml").is_file():  # its database may be elsewhere
+    if not artifacts or not (project.state / "dagster" / "dagster.yaml").is_file():  # its database may be elsewhere
         return []
     import dagster as dg
 

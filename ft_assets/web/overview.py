@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ft_assets.web.project import ShownProject, asset_names
+from ft_assets.web.rankings import ENCODER
 from ft_assets.web.releases import Book, show_releases
 from ft_assets.web.trainings import ShownTraining, list_trainings
 
@@ -49,8 +50,9 @@ def _next(project: ShownProject, books: list[Book], trainings: list[ShownTrainin
             link = f"/trainings/{row.asset}/{row.recipe}"
             steps.append(Step(title=f"Follow {row.name}", why="It is running now.", link=link))
         if row.state == "stopped" and not _was_replaced(row, trainings):
+            verb = "Repeat" if row.asset == ENCODER else "Continue"  # the encoder keeps no checkpoint
             command = f"ft run --asset {row.asset}"
-            steps.append(Step(title=f"Continue {row.name}", why="It ended before its last step.", command=command))
+            steps.append(Step(title=f"{verb} {row.name}", why="It ended before its last step.", command=command))
     for book in books:
         if book.damage:
             continue

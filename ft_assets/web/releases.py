@@ -7,25 +7,18 @@ from typing import Any
 
 import msgspec
 
-from expectations.rules.bootstrap import Interval, paired_bootstrap
+from expectations.rules.bootstrap import Interval
 from expectations.violations import Refused
 from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.release import released_asset
-from ft_assets.embedding.scores import SCORES_FILE
-from ft_assets.web.answers import AnswerComparison, Side, compare_answers, describe_difference, records_of, summary_of
+from ft_assets.retrieval.jobs import RetrievalEvaluationSummary
+from ft_assets.web.answers import AnswerComparison, Side, compare_answers, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
 from ft_assets.web.gates import CheckResult, check_results
 from ft_assets.web.project import KINDS, NotFound, ShownProject
+from ft_assets.web.rankings import OF_RELEASES, RankedSide, RankingComparison, compare_rankings
 from resources.artifacts import Artifact, ArtifactStore
-from resources.parquet import read_rows
 from resources.releases import Move, Release, ReleaseKind
-
-_MEASURED = ("ndcg_at_10", "recall_at_10")
-_GAINS = {
-    "gain_over_bm25": "nDCG@10 against BM25",
-    "gain_over_arm": "nDCG@10 against the better arm",
-    "gain_over_release": "nDCG@10 against the release before",
-}
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,25 +70,6 @@ class ReleasesView(msgspec.Struct, frozen=True, kw_only=True):
     books: list[Book]
 
 
-class LostQuestion(msgspec.Struct, frozen=True, kw_only=True):
-    """A question that two collections rank differently."""
-
-    query_id: str
-    query: str
-    before: float
-    after: float
-
-
-class RetrievalComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Two collections on the held-out questions that both were evaluated on."""
-
-    scores: dict[str, Interval]
-    won: list[LostQuestion]
-    lost: list[LostQuestion]
-    equal: int
-    verdict: str
-
-
 class ReleaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     """Two releases of one kind next to each other."""
 
@@ -105,7 +79,7 @@ class ReleaseComparison(msgspec.Struct, frozen=True, kw_only=True):
     settings: list[ChangedValue]
     data: list[ChangedValue]
     answers: AnswerComparison | None
-    retrieval: RetrievalComparison | None
+    retrieval: RankingComparison | None
 
 
 class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,9 +176,10 @@ def _row(store: ArtifactStore, release: Release, current: str, withheld: Sequenc
 def _title(release: Release) -> str:
     details = release.details
     if "collection" in details:
-        fusion: dict[str, object] = details.get("fusion") or {}
+        fusion: dict[str, Any] = details.get("fusion") or {}
         again = ", ranked again" if fusion.get("rerank") else ""
-        weights = f"{fusion.get('dense_weight')} dense : {fusion.get('sparse_weight')} lexical"
+        dense, lexical = (f"{fusion.get(name, 0.0):.4g}" for name in ("dense_weight", "sparse_weight"))
+        weights = f"{dense} dense : {lexical} lexical"
         return f"{details['collection']}, {weights}{again}"
     base = details.get("contract", {}).get("base", {}).get("name", "")
     return f"{released_asset(release)} on {base}"
@@ -234,19 +209,28 @@ def _answer_evidence(store: ArtifactStore, release: Release) -> list[Fact]:
 
 def _retrieval_evidence(store: ArtifactStore, release: Release) -> list[Fact]:
     evaluation = store.find("retrieval_evaluation", release.artifacts.get("retrieval_evaluation", ""))
-    summary: dict[str, Any] = dict(evaluation.summary) if evaluation else {}
-    facts: list[Fact] = []
-    if interval := summary.get("intervals", {}).get("candidate_fused_ndcg_at_10"):
-        facts.append(Fact(title="nDCG@10, fused", value=msgspec.convert(interval, Interval)))
-    for name, title in _GAINS.items():
-        if gain := summary.get(name):
-            facts.append(Fact(title=title, value=msgspec.convert(gain, Interval)))
+    facts = _measured_evidence(evaluation) if evaluation else []
     if choice := release.details.get("fusion_choice"):
         facts.append(Fact(title="Weights", value=str(choice.get("reason", ""))))
-    if seconds := summary.get("rerank_seconds"):
-        facts.append(Fact(title="Seconds of the rerank model for a question", value=float(seconds)))
     if floor := release.details.get("score_floor"):
         facts.append(Fact(title="Below this score nothing is found", value=float(floor["score"])))
+    return facts
+
+
+def _measured_evidence(evaluation: Artifact) -> list[Fact]:
+    summary, intervals = evaluation.summary_as(RetrievalEvaluationSummary), evaluation.summary.get("intervals", {})
+    facts: list[Fact] = []
+    if interval := intervals.get("candidate_fused_ndcg_at_10"):
+        facts.append(Fact(title="nDCG@10, fused", value=msgspec.convert(interval, Interval)))
+    gains = {
+        "nDCG@10 against what served before": summary.gain_ndcg_at_10,
+        "Recall@10 against what served before": summary.gain_recall_at_10,
+        "nDCG@10 against BM25": summary.gain_over_bm25,
+        "nDCG@10 against the better arm": summary.gain_over_arm,
+    }
+    facts += [Fact(title=title, value=gain) for title, gain in gains.items() if gain]
+    if summary.rerank_seconds:
+        facts.append(Fact(title="Seconds of the rerank model for a question", value=summary.rerank_seconds))
     return facts
 
 
@@ -294,39 +278,10 @@ def _compare_answers(store: ArtifactStore, old: Release, new: Release) -> Answer
     return compare_answers(store, sides[0], sides[1]) if len(sides) == 2 else None
 
 
-def _compare_retrieval(store: ArtifactStore, old: Release, new: Release) -> RetrievalComparison | None:
-    evaluations = [
-        store.find("retrieval_evaluation", release.artifacts.get("retrieval_evaluation", "")) for release in (old, new)
+def _compare_retrieval(store: ArtifactStore, old: Release, new: Release) -> RankingComparison | None:
+    sides = [
+        RankedSide(release.version, evaluation, "candidate")
+        for release in (old, new)
+        if (evaluation := store.find("retrieval_evaluation", release.artifacts.get("retrieval_evaluation", "")))
     ]
-    before, after = evaluations
-    if before is None or after is None:
-        return None
-    left, right = _fused(before), _fused(after)
-    shared = [query for query in left if query in right]
-    if not shared:
-        return None
-    scores = {
-        metric: paired_bootstrap([right[q][metric] for q in shared], [left[q][metric] for q in shared])
-        for metric in _MEASURED
-    }
-    records = records_of(store, after)
-    rows = [
-        LostQuestion(
-            query_id=query,
-            query=str(records.get(query, {}).get("query", query)),
-            before=left[query]["ndcg_at_10"],
-            after=right[query]["ndcg_at_10"],
-        )
-        for query in shared
-    ]
-    lost = sorted((row for row in rows if row.after < row.before), key=lambda row: row.after - row.before)
-    won = sorted((row for row in rows if row.after > row.before), key=lambda row: row.before - row.after)
-    verdict = describe_difference(scores["ndcg_at_10"], new.version, old.version, "nDCG@10")
-    return RetrievalComparison(
-        scores=scores, won=won, lost=lost, equal=len(rows) - len(won) - len(lost), verdict=verdict
-    )
-
-
-def _fused(evaluation: Artifact) -> dict[str, dict[str, float]]:
-    rows = read_rows(evaluation.file(SCORES_FILE), ["query_id", "system", "arm", *_MEASURED])
-    return {row["query_id"]: row for row in rows if row["system"] == "candidate" and row["arm"] == "fused"}
+    return compare_rankings(store, sides[0], sides[1], OF_RELEASES) if len(sides) == 2 else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,6 +19,7 @@ from resources.telemetry import duration
 
 STATIC = Path(__file__).parent / "static"
 _drawn: Memo[Markup] = Memo(64)  # by the content of the chart
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}(e-?\d+)?")  # no version such as 2.10, and no id
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -37,6 +40,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "figure": figure,
+        "figures": figures,
         "signed": signed,
         "duration": took,
         "when": when,
@@ -63,6 +67,28 @@ def figure(value: object) -> str:
             return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
         case _:
             return str(value)
+
+
+def figures(text: str) -> str:
+    """Return a value that `flatten` made text of, with the numbers in it as `figure` shows them."""
+    if not (text.startswith(("[", "{")) or _LONG_NUMBER.fullmatch(text)):
+        return text
+    try:
+        return msgspec.json.encode(_rounded(msgspec.json.decode(text))).decode()
+    except msgspec.DecodeError:  # a text that begins like a list
+        return text
+
+
+def _rounded(value: object) -> object:
+    match value:
+        case float():
+            return float(f"{value:.4g}") if abs(value) < 10_000 else round(value)
+        case list():
+            return [_rounded(one) for one in cast("list[object]", value)]
+        case dict():
+            return {name: _rounded(one) for name, one in cast("dict[str, object]", value).items()}
+        case _:
+            return value
 
 
 def signed(value: float) -> str:

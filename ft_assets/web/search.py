@@ -30,6 +30,7 @@ from resources.text_source import BASE, GeneratorParams
 
 MOST = 50
 _MOST_WEIGHT = 10.0
+_NO_WEIGHT = "Both weights are 0: every passage would have the score 0. Give one of them a weight above 0."
 _encoders: Memo[LoadedEncoder] = Memo(2)  # by folder and data version of the model artifact
 
 
@@ -116,8 +117,10 @@ def search_page(
         answers=[],
         can_answer=[BASE, *_trained(project)],
     )
-    if not query.strip() or served is None:
+    if not query or served is None:
         return view
+    if not view.dense and not view.sparse:
+        return msgspec.structs.replace(view, changed=True, refusals=[_NO_WEIGHT])
     view = msgspec.structs.replace(
         view, changed=(view.dense, view.sparse) != (served.dense_weight, served.sparse_weight)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path
@@ -13,21 +12,30 @@ import msgspec
 
 from expectations.rules.bootstrap import Interval
 from expectations.violations import Refused
-from ft_assets.adapters.export.export import FINAL_MODEL
 from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.trainer.control import CONTROL_FILE, ControlFile, Requests
 from ft_assets.adapters.trainer.trackers import read_trackers
 from ft_assets.graph.automation import TRAININGS
 from ft_assets.web.answers import AnswerComparison, Side, compare_answers, summary_of
 from ft_assets.web.differences import ChangedValue, find_differences, flatten
+from ft_assets.web.gates import CheckResult, check_results
 from ft_assets.web.project import KINDS, NotFound, ShownProject
+from ft_assets.web.rankings import (
+    ENCODER,
+    RankingComparison,
+    compare_encoders,
+    compare_with_base,
+    evaluations_of,
+)
 from resources.artifacts import MANIFEST, Artifact, ArtifactStore, Recipe
 from resources.files import is_locked
 from resources.telemetry import METRICS_FILE, read_events, read_metrics, read_points
+from resources.training_run import LOCK_FILE, was_published
 
 State = Literal["finished", "running", "stopped"]
-_FRESH = 120.0  # seconds after its last record in which a worker without a lock counts as running
 _BASE = "base"
+_EVALUATIONS = {**dict.fromkeys(TRAINED.values(), "adapter_evaluation"), ENCODER: "embedding_evaluation"}
+"""The evaluation that compares two trainings of an asset."""
 # figure of metrics.jsonl -> title and unit; a chart is drawn where any training has a figure of it
 _CHARTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("loss", "Training loss", "loss (nats)", ("loss",)),
@@ -142,6 +150,15 @@ class JudgedTraining(msgspec.Struct, frozen=True, kw_only=True):
 
     training: str
     gates: list[PreflightGate]
+    checks: list[CheckResult]
+    """The last results of the gates of the asset; empty for a training that is not the current one."""
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """A reason why two trainings are not compared, and the command that changes it."""
+
+    why: str
+    command: str = ""
 
 
 class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +170,9 @@ class ComparisonView(msgspec.Struct, frozen=True, kw_only=True):
     data: list[ChangedValue]
     judged: list[JudgedTraining]
     answers: AnswerComparison | None = None
+    rankings: RankingComparison | None = None
+    advice: list[Advice] = []
+    """The reasons why two trainings are not compared."""
 
 
 class Tracker(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +189,8 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     training: ShownTraining
     charts: list[Chart]
     gates: list[PreflightGate]
+    checks: list[CheckResult]
+    """As in `JudgedTraining`."""
     events: list[str]
     figures: dict[str, str]
     files: dict[str, int]
@@ -177,6 +199,7 @@ class TrainingView(msgspec.Struct, frozen=True, kw_only=True):
     trackers: list[Tracker]
     """The places that `telemetry.report_to` has written it to."""
     answers: AnswerComparison | None = None
+    rankings: RankingComparison | None = None
 
 
 class _Failure(msgspec.Struct):
@@ -237,6 +260,7 @@ def show_training(project: ShownProject, recipe: str, asset: str = "") -> Traini
         training=training,
         charts=_charts(project, [training]),
         gates=_gates(folder),
+        checks=_checks(project, [training]),
         events=read_events(folder / METRICS_FILE),
         figures=flatten(artifact.summary) if artifact else {},
         files={name: seal.size for name, seal in artifact.manifest.files.items()} if artifact else {},
@@ -244,6 +268,7 @@ def show_training(project: ShownProject, recipe: str, asset: str = "") -> Traini
         has_card=(folder / "README.md").is_file(),
         trackers=_trackers(run, project.state),
         answers=_answers(project.store, [training]),
+        rankings=_rankings(project.store, [training]),
     )
 
 
@@ -267,13 +292,24 @@ def compare_trainings(project: ShownProject, recipes: Sequence[str], *, oldest_f
     rows = _find(project, recipes)
     if oldest_first:
         rows.sort(key=lambda row: row.created_at)
+    checks = _checks(project, rows)
+    answers, rankings = _answers(project.store, rows), _rankings(project.store, rows)
     return ComparisonView(
         trainings=rows,
         charts=_charts(project, rows),
         settings=find_differences([{"asset": row.asset, **row.settings} for row in rows]),
         data=find_differences([row.inputs for row in rows]),
-        judged=[JudgedTraining(training=row.name, gates=_gates(folder_of(project, row))) for row in rows],
-        answers=_answers(project.store, rows),
+        judged=[
+            JudgedTraining(
+                training=row.name,
+                gates=_gates(folder_of(project, row)),
+                checks=[check for check in checks if row.is_current and check.asset == row.asset],
+            )
+            for row in rows
+        ],
+        answers=answers,
+        rankings=rankings,
+        advice=_advise(project.store, rows) if len(rows) == 2 and answers is rankings is None else [],
     )
 
 
@@ -300,6 +336,43 @@ def _answers(store: ArtifactStore, rows: Sequence[ShownTraining]) -> AnswerCompa
     if len(sides) == 1:
         sides.insert(0, msgspec.structs.replace(sides[0], label="base model", model=_BASE))
     return compare_answers(store, sides[0], sides[1])
+
+
+def _rankings(store: ArtifactStore, rows: Sequence[ShownTraining]) -> RankingComparison | None:
+    """Return the rankings of two encoders, or those of the base and of one, where an evaluation has them."""
+    models = [(row.name, model) for row in rows if row.asset == ENCODER and (model := store.find(ENCODER, row.recipe))]
+    if len(models) < len(rows):
+        return None
+    if len(models) == 1:
+        return compare_with_base(store, *models[0])
+    return compare_encoders(store, models[0], models[1]) if len(models) == 2 else None
+
+
+def _advise(store: ArtifactStore, rows: Sequence[ShownTraining]) -> list[Advice]:
+    """Return the reasons why nothing decides which of two trainings is better."""
+    evaluations = [_EVALUATIONS.get(row.asset) for row in rows]
+    if evaluations[0] != evaluations[1]:
+        return [Advice(why="They do different work, so that no evaluation can compare them.")]
+    advice: list[Advice] = []
+    for row, evaluation in zip(rows, evaluations, strict=True):
+        if row.state != "finished":
+            advice.append(Advice(why=f"{row.name} has not reached its last step: there is no model to evaluate."))
+        elif evaluation is None:
+            advice.append(Advice(why=f"No evaluation is about {row.asset}."))
+        elif not _is_evaluated(store, row):
+            why = f"No {evaluation} is about {row.name}."
+            if not row.is_current:
+                why += (
+                    " It evaluates what is current: give config.yaml the settings of this training. If its data are the"
+                    " same as well, the command takes it from the store and does not train."
+                )
+            advice.append(Advice(why=why, command=f"ft run --asset {evaluation} --upstream"))
+    return advice or [Advice(why="Their evaluations have no question in common.")]
+
+
+def _is_evaluated(store: ArtifactStore, row: ShownTraining) -> bool:
+    model = store.find(ENCODER, row.recipe) if row.asset == ENCODER else None
+    return bool(row.score or (model and evaluations_of(store, model)))
 
 
 def _released(project: ShownProject) -> dict[str, list[str]]:
@@ -405,13 +478,11 @@ def _runs(state: Path) -> list[ShownTraining]:
         metrics = folder / METRICS_FILE
         if not metrics.is_file() or (state / "artifacts" / folder.parent.name / folder.name / MANIFEST).is_file():
             continue
-        if (folder / FINAL_MODEL).is_symlink():  # it was published, and retention has removed the artifact since
+        if was_published(folder):  # retention has removed the artifact since
             continue
         job = _read(folder / "job.json", _Job)
-        running = _is_running(folder, metrics)
-        # the encoder's training takes no lock and keeps no checkpoint: only one that works now is shown
-        if job and (running or (folder / "lock").is_file()):
-            found.append(_run(folder, job, running))
+        if job and (folder / LOCK_FILE).is_file():  # an earlier release trained the encoder without a lock
+            found.append(_run(folder, job, is_locked(folder / LOCK_FILE)))
     return found
 
 
@@ -449,7 +520,7 @@ def _progress(folder: Path, violations: Sequence[Mapping[str, Any]], running: bo
         seconds_left=max(total - step, 0) * rate if rate and running else None,
         updated_at=(folder / METRICS_FILE).stat().st_mtime,
         why=[f"{one.get('message', '')}. {one.get('fix', '')}" for one in violations],
-        can_stop=running and (folder / "lock").is_file(),
+        can_stop=running and folder.parent.name != ENCODER,  # which keeps no checkpoint
         stop_requested=running and _is_to_stop(folder),
     )
 
@@ -460,13 +531,6 @@ def _is_to_stop(folder: Path) -> bool:
     requests = file.read()
     started_at = (folder / "job.json").stat().st_mtime
     return isinstance(requests, Requests) and requests.stop and file.changed_at >= started_at
-
-
-def _is_running(folder: Path, metrics: Path) -> bool:
-    lock = folder / "lock"
-    if not lock.is_file():
-        return time.time() - metrics.stat().st_mtime < _FRESH and not (folder / "failure.json").is_file()
-    return is_locked(lock)
 
 
 def _charts(project: ShownProject, rows: Sequence[ShownTraining]) -> list[Chart]:
@@ -484,6 +548,11 @@ def _charts(project: ShownProject, rows: Sequence[ShownTraining]) -> list[Chart]
         if curves:
             charts.append(Chart(id=name, title=named, unit=unit, curves=curves))
     return charts
+
+
+def _checks(project: ShownProject, rows: Sequence[ShownTraining]) -> list[CheckResult]:
+    """Return the last results of the gates on those of the trainings that are current."""
+    return check_results(project, {row.asset: row.recipe for row in rows if row.is_current})
 
 
 def _gates(folder: Path) -> list[PreflightGate]:

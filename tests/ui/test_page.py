@@ -102,7 +102,7 @@ def _kind(path: str) -> str:
     """Return a path without the names in it: `/trainings/sft_adapter/0f3a` and another training are one kind."""
     page, _, query = path.partition("?")
     names = page.split("/")[1:]
-    verbs = {"compare", "rollback", "card", "tables"}
+    verbs = {"compare", "rollback", "card", "tables", "embedding_model"}  # an encoder is shown in its own way
     return "/".join([names[0], *(name if name in verbs else "*" for name in names[1:])]) + f"?{'ids' in query}"
 
 
@@ -118,6 +118,7 @@ def test_every_page_opens_without_a_console_error_and_a_fault_of_accessibility(b
     found = crawl(browser, site.url, first)
     pages = {urlsplit(path).path.split("/")[1] for path in found}
     assert pages == {"", "trainings", "releases", "search", "data", "reports", "lineage"}
+    assert any(path.startswith("/trainings/embedding_model/") for path in found)
     assert {path: faults for path, faults in found.items() if faults} == {}
 
 

@@ -25,11 +25,11 @@ from resources.artifacts import Artifact, ArtifactStore, library_versions, write
 from resources.releases import Releases
 from resources.telemetry import METRICS_FILE
 from resources.trained_model import CONTRACT_FILE, read_adapter_contract, weights_folder
+from resources.training_run import unlink_final_model, was_published
 
 GGUF_FILE = "model.gguf"
 GPTQ_FOLDER = "gptq"
 REPORT_FILE = "export.json"
-FINAL_MODEL = "final_model"
 
 
 def find_adapter(store: ArtifactStore, releases: Releases, which: str) -> Artifact:
@@ -134,22 +134,11 @@ def find_evaluation(store: ArtifactStore, adapter: Artifact) -> AnswerSummary | 
     return None
 
 
-def link_final_model(run_dir: Path, adapter: Artifact) -> None:
-    """Link `<run>/final_model` to the published weights. Run and artifact have one recipe, so the link stays right."""
-    link = run_dir / FINAL_MODEL
-    new = run_dir / f".{FINAL_MODEL}.{os.getpid()}"
-    new.unlink(missing_ok=True)
-    published = adapter.path / weights_folder(read_adapter_contract(adapter.path))
-    new.symlink_to(os.path.relpath(published, run_dir.resolve()))
-    new.replace(link)
-
-
 def delete_stale_metrics(run_dir: Path) -> None:
     """Delete the metrics of a run that was published and whose artifact was lost: the next run logs its own."""
-    link = run_dir / FINAL_MODEL
-    if link.is_symlink():
+    if was_published(run_dir):
         (run_dir / METRICS_FILE).unlink(missing_ok=True)
-        link.unlink()
+        unlink_final_model(run_dir)
 
 
 def _copy_licences(base: Path, target: Path) -> None:

@@ -30,14 +30,13 @@ from expectations.violations import violation
 from ft_assets.adapters.refusals import SUBJECT, refuse
 from resources import torchrun
 from resources.artifacts import MANIFEST, FileSeal, seal_files
-from resources.files import file_lock, sync_to_disk, write_json
+from resources.files import sync_to_disk, write_json
 from resources.telemetry import Metrics
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerState
 
 KEPT = 2  # checkpoints of a run
-_LOCK_SECONDS = 1.0  # a page that looks whether a run is locked holds the lock for a moment
 _STATE = "trainer_state.json"
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
 _MARGIN = 1.1
@@ -54,22 +53,6 @@ class Seal(msgspec.Struct, frozen=True):
     files: dict[str, FileSeal]
     optimizer: str
     """The optimizer whose state is in optimizer.pt (transformers' name)."""
-
-
-@contextlib.contextmanager
-def lock_run(run_dir: Path) -> Iterator[None]:
-    """Refuse (FT-TRAIN-035) to train in a run folder in which another process trains."""
-    if not torchrun.is_main():
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(file_lock(run_dir / "lock", wait=_LOCK_SECONDS))
-        except BlockingIOError:
-            refuse(
-                violation("FT-TRAIN-035", where=SUBJECT, field=str(run_dir), found="locked", expected="one training")
-            )
-        yield
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------

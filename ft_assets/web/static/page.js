@@ -19,7 +19,7 @@ if (live) {
 // A slider shows its value.
 for (const slider of document.querySelectorAll("input[type=range]")) {
   const shown = document.querySelector(`output[for="${slider.id}"]`);
-  slider.addEventListener("input", () => { if (shown) shown.value = slider.value; });
+  slider.addEventListener("input", () => { if (shown) shown.value = Number(Number(slider.value).toPrecision(4)); });
 }
 
 // The button that compares needs two choices.

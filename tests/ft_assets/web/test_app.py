@@ -16,16 +16,18 @@ import pytest
 from click.testing import CliRunner, Result
 from starlette.testclient import TestClient
 
+from expectations.rules.bootstrap import Interval
 from ft_assets.cli import cli
 from ft_assets.commands.project import Project
 from ft_assets.commands.ui import name_of
 from ft_assets.definitions import GATES
+from ft_assets.retrieval.jobs import RetrievalEvaluationSummary
 from ft_assets.web.answers import Side, compare_answers
 from ft_assets.web.app import create_app
 from ft_assets.web.data import Filter, show_table
 from resources.artifacts import Recipe
 from resources.files import file_lock
-from tests.page_state import HOSTILE, IDS, Adapters, build_adapters, run_folder
+from tests.page_state import HOSTILE, IDS, Adapters, build_adapters, build_encoders, release_collection, run_folder
 
 CONFIG = """
 schema_version: 1
@@ -234,6 +236,18 @@ def test_a_rollback_from_the_page_changes_what_serves(own: tuple[TestClient, Pro
     assert "wrong answers" in page.get("/releases").text
 
 
+def test_a_release_that_serves_cannot_be_rolled_back_to(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    old, new = (release.version for release in adapters.releases)
+    shown = page.get(f"/releases/adapter/rollback?to={new}").text
+    assert f"<code>{new}</code> serves already" in shown and "<form" not in shown
+    form = {"token": token(page, f"/releases/adapter/rollback?to={old}"), "from": new, "to": new}
+    answer = page.post("/releases/adapter/rollback", data=form, headers=ORIGIN)
+    assert answer.status_code == 409 and "serves already" in answer.text
+    book = project.releases.book("adapter")
+    assert book and book.current == new and len(book.moves) == 2
+
+
 def test_a_rollback_that_dagster_cannot_record_is_done(own: tuple[TestClient, Project, Adapters]):
     page, project, adapters = own
     old, new = (release.version for release in adapters.releases)
@@ -269,6 +283,43 @@ def test_results_about_another_version_are_no_evidence(own: tuple[TestClient, Pr
     project.store.point(adapters.second)
     project.instance.report_runless_asset_event(dg.AssetMaterialization("sft_adapter"))
     assert results()[name] == ("not judged", True)
+
+
+def test_the_current_training_shows_the_last_results_of_its_gates(own: tuple[TestClient, Project, Adapters]):
+    page, project, adapters = own
+    first, second = adapters.first.recipe_id, adapters.second.recipe_id
+    encoder = build_encoders(project.state).third.recipe_id
+    project.instance.report_runless_asset_event(dg.AssetMaterialization("sft_adapter"))
+    name = next(gate.name for gate in GATES if gate.asset == "sft_adapter" and gate.blocking)
+    check = dg.AssetCheckEvaluation(asset_key=dg.AssetKey("sft_adapter"), check_name=name, passed=False)
+    project.instance.report_runless_asset_event(check)
+
+    def failed(checks: list[dict[str, str]]) -> list[str]:
+        return [row["name"] for row in checks if row["state"] == "failed"]
+
+    link = f"/trainings?ids={first},{second}"
+    judged = page.get(link.replace("?", ".json?")).json()["judged"]
+    assert judged[0]["checks"] == [] and failed(judged[1]["checks"]) == [name]
+    assert len(judged[1]["checks"]) == sum(gate.asset == "sft_adapter" for gate in GATES)
+    text = page.get(link).text
+    assert f"sft_adapter.{name}" in text and text.count("shown for the current training") == 1
+    assert failed(page.get(f"/trainings/sft_adapter/{second}.json").json()["checks"]) == [name]
+    text = page.get(f"/trainings/embedding_model/{encoder}").text
+    assert "not judged" in text and "model_changed" in text and "None yet" not in text
+
+
+def test_the_gain_over_what_served_is_evidence(own: tuple[TestClient, Project, Adapters]):
+    page, project, _ = own
+    gain = Interval(mean=0.0123, low=-0.004, high=0.0301, n=40)
+    summary = RetrievalEvaluationSummary(
+        questions=40, unresolved=0, collection="c1", live="2 of 2", gain_ndcg_at_10=gain, gain_recall_at_10=gain
+    )
+    release_collection(project.state, summary)
+    served = page.get("/releases.json").json()["books"][1]["served"]
+    against = {fact["title"]: fact["value"]["mean"] for fact in served["evidence"]}
+    titles = ["nDCG@10 against what served before", "Recall@10 against what served before"]
+    assert against == dict.fromkeys(titles, 0.0123)
+    assert "+0.012" in page.get("/").text and "[-0.004, +0.030]" in page.get("/releases").text
 
 
 def test_a_damaged_artifact_takes_no_page_down(own: tuple[TestClient, Project, Adapters]):
@@ -404,6 +455,17 @@ def test_exports_are_one_file_without_links_and_scripts(ft, adapters: Adapters, 
         assert "(now)" not in text and "JSON view" not in text
     assert f"<code>{old}</code> was released with this evidence" in (tmp_path / "old.html").read_text("utf-8")
     assert "loss (nats)" in (tmp_path / "compare.html").read_text("utf-8")
+
+
+def test_an_empty_id_is_no_beginning_and_one_id_twice_are_not_two(ft, adapters: Adapters, tmp_path: Path):
+    first, version = adapters.first.recipe_id, adapters.releases[0].version
+    for arguments in (["compare", "", ""], ["compare", first, ""], ["report", ""]):
+        refused = ft(*arguments)
+        assert refused.exit_code == 2 and "empty" in refused.output, arguments
+    for arguments in (["compare", first, first[:9]], ["compare", version, version]):
+        refused = ft(*arguments)
+        assert refused.exit_code == 2 and "Both ids are" in refused.output, arguments
+    assert list(tmp_path.glob("*.html")) == []
 
 
 def test_two_pages_need_two_ports(ft):

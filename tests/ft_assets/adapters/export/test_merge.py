@@ -17,12 +17,12 @@ import pytest
 from expectations.contracts.adapter import RagPrompt, refuse_mismatch
 from expectations.contracts.fingerprint import fingerprint
 from expectations.violations import Refused
-from ft_assets.adapters.export.export import FINAL_MODEL
 from ft_assets.adapters.export.merge import Merged, check_merged, merge_adapter
 from ft_assets.adapters.prompt import build_messages
 from resources.accelerator import choose
 from resources.generator import Generator
 from resources.trained_model import describe_base
+from resources.training_run import FINAL_MODEL
 from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, greedy, instruction
 
 CHATS = [build_messages(PROMPT, row["question"], row["context"]) for row in map(instruction, range(20, 23))]

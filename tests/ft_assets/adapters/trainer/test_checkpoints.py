@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,7 @@ from transformers import TrainerState
 
 from expectations.violations import Refused
 from ft_assets.adapters import train
-from ft_assets.adapters.trainer.checkpoints import Seal, checkpoints, find_damage, lock_run, newest_whole, staged
+from ft_assets.adapters.trainer.checkpoints import Seal, checkpoints, find_damage, newest_whole, staged
 from resources.artifacts import MANIFEST, seal_files, write_json
 from resources.telemetry import Metrics, read_events, read_metrics
 
@@ -195,12 +193,3 @@ def test_a_training_whose_artifact_was_lost_logs_only_the_new_run(lab: Any, stop
     assert again.manifest.files[WEIGHTS] == first.manifest.files[WEIGHTS]
     steps = [record["step"] for record in read_metrics(again.file("metrics.jsonl")) if record["phase"] == "train"]
     assert steps == list(range(1, 7))
-
-
-def test_a_look_at_the_lock_refuses_no_training(tmp_path: Path) -> None:
-    (tmp_path / "lock").touch()
-    with (tmp_path / "lock").open() as page:
-        fcntl.flock(page, fcntl.LOCK_SH)
-        threading.Timer(0.3, lambda: fcntl.flock(page, fcntl.LOCK_UN)).start()
-        with lock_run(tmp_path), pytest.raises(Refused, match="FT-TRAIN-035"), lock_run(tmp_path):
-            pass

@@ -17,7 +17,7 @@ from expectations.violations import Refused
 from ft_assets.adapters import evaluate, train
 from ft_assets.adapters.assets import material_of
 from ft_assets.adapters.checks import GATES
-from ft_assets.adapters.export.export import FINAL_MODEL, export
+from ft_assets.adapters.export.export import export
 from ft_assets.adapters.export.merge import merge_adapter
 from ft_assets.adapters.prompt import build_messages
 from ft_assets.adapters.trainer.load_model import load_model
@@ -31,6 +31,7 @@ from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.telemetry import read_curves
 from resources.trained_model import load_trained, read_adapter_contract
+from resources.training_run import FINAL_MODEL
 from tests.ft_assets.adapters.conftest import Lab
 from tests.ft_assets.adapters.tiny_llm import PROMPT, build_base, evaluate_params, greedy, publish_json
 
