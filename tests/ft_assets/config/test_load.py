@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ft_assets.config.generator import params_of_generator
-from ft_assets.config.load import SettingsError, load_settings, profiles
+from ft_assets.config.load import ACCEPTED_FILE, SettingsError, accepted_settings, load_settings, profiles
 
 BASE = """
 schema_version: 1
@@ -298,3 +298,21 @@ def test_generated_rows_need_the_section_that_makes_them(config: Path, section: 
         load_settings(config, environ=wanted)
     config.write_text(f"{BASE}{maker}: {{}}\n")
     load_settings(config, environ=wanted)
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"corpus": \xff}', b"{", b"", b"[" * 100_000], ids=["bytes", "cut", "empty", "deep"]
+)
+def test_a_damaged_copy_of_the_accepted_settings_is_written_again(config: Path, tmp_path: Path, content: bytes):
+    state = tmp_path / "state"
+    state.mkdir()
+    accepted = accepted_settings(config, state)
+    kept = state / ACCEPTED_FILE
+    whole = kept.read_bytes()
+    kept.write_bytes(content)
+    assert accepted_settings(config, state) == accepted
+    assert kept.read_bytes() == whole
+    kept.write_bytes(content)
+    config.write_text("corpus: {")  # an edit that is not finished: the error is that of config.yaml
+    with pytest.raises(SettingsError, match=r"config\.yaml cannot be used"):
+        accepted_settings(config, state)
