@@ -336,8 +336,13 @@ class ArtifactStore:
 
     def _missing(self, asset: str) -> Violation:
         recipe = self._pointer(asset)
-        damaged = self._untrusted(asset, recipe) if recipe else None
-        return damaged or violation("FT-ART-001", where=asset, fix=f"ft run --asset {asset}")
+        fix = f"ft run --asset {asset}"
+        if recipe is None:
+            return violation("FT-ART-001", where=asset, fix=fix)
+        gone = "The current artifact of the asset is gone"
+        return self._untrusted(asset, recipe) or violation(
+            "FT-ART-001", where=asset, message=gone, field="recipe", found=recipe, expected="an artifact", fix=fix
+        )
 
     def _untrusted(self, asset: str, recipe_id: str) -> Violation | None:
         """Return the violation of an artifact that is there and whose manifest does not count."""

@@ -130,7 +130,7 @@ def accepted_settings(path: Path, state: Path) -> Settings:
     except SettingsError as error:
         try:
             return Settings.model_validate_json(kept.read_bytes())
-        except (FileNotFoundError, ValidationError):  # never accepted, or by another release
+        except (OSError, ValidationError):  # never accepted, or by another release, or damaged
             raise error from None
     values = settings.model_dump(mode="json")
     if state.is_dir() and not _holds(kept, values):
