@@ -500,6 +500,45 @@ def test_a_shard_that_differs_from_its_entry_is_refused_by_name(tmp_path: Path) 
         client.count("c")
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda client: client.query("c", queries_of("dense")),
+        lambda client: client.retrieve("c", [key(1)]),
+        lambda client: list(client.scroll("c")),
+    ],
+    ids=["query", "retrieve", "scroll"],
+)
+def test_a_file_of_a_shard_that_is_lost_after_it_was_opened_is_named_with_its_folder(
+    tmp_path: Path, read: Callable[[VectorClient], object]
+) -> None:
+    place = engine(tmp_path, "edge").folder / "shards/c"
+    with engine(tmp_path, "edge").open() as client:
+        client.create("c", SERVING, {})
+        client.upsert("c", points(0, 60))
+    (place.parent / ".c.seal.json").unlink()  # as a search does that is then killed
+    next(place.rglob("chunk_0.mmap")).unlink()
+    with engine(tmp_path, "edge").open() as client, pytest.raises(Refused, match="FT-QDR-007") as refusal:
+        read(client)
+    assert refusal.value.violations[0].fix == f"delete the folder {place}, then ft run --asset qdrant_collection"
+
+
+def test_a_panic_of_the_library_is_named_too_and_a_wrong_query_is_not_damage(tmp_path: Path) -> None:
+    place = engine(tmp_path, "edge").folder / "shards/c"
+    with engine(tmp_path, "edge").open() as client:
+        client.create("c", SERVING, {})
+        client.upsert("c", points(0, 60))
+        (query,) = queries_of("dense")[:1]
+        with pytest.raises(Exception, match="Vector dimension error") as error:
+            client.query("c", [replace(query, dense=[1.0] * 3)])
+        assert not isinstance(error.value, Refused)
+    (place.parent / ".c.seal.json").unlink()
+    for status in place.rglob("status.dat"):
+        status.write_bytes(b"")
+    with engine(tmp_path, "edge").open() as client, pytest.raises(Refused, match="FT-QDR-007"):
+        client.count("c")
+
+
 def labelled(first: int, last: int) -> Points:
     """Return `points` with fields that conditions can name; every tenth point has none."""
     made = points(first, last)
