@@ -416,11 +416,11 @@ class ArtifactStore:
     def sweep(self) -> list[str]:
         """Remove staging and trash folders whose process is gone, and files of interrupted writes. Returns their names.
 
-        Another process may sweep at the same time.
+        A file among these folders is not ours (`.DS_Store`) and is left. Another process may sweep at the same time.
         """
         removed: list[str] = []
         for parent in (self.root / ".staging", self.root / ".trash"):
-            for folder in list(parent.iterdir()) if parent.is_dir() else ():
+            for folder in [parent / name for name in _folders(parent)]:
                 if not _is_owned(folder, self.root / _MARKS / folder.name):
                     shutil.rmtree(folder, ignore_errors=True)
                     removed.append(folder.name)

@@ -134,6 +134,17 @@ def test_sweeping_removes_only_the_folders_of_dead_processes(tmp_path: Path):
         assert alive.path.is_dir()
 
 
+def test_sweeping_leaves_a_file_that_is_not_ours(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    for name in (".staging", ".trash"):
+        (tmp_path / name / "corpus-of-nobody").mkdir(parents=True)
+        (tmp_path / name / ".DS_Store").write_text("x")
+        for path in (tmp_path / name / "corpus-of-nobody", tmp_path / name / ".DS_Store"):
+            os.utime(path, (1, 1))
+    assert store.sweep() == ["corpus-of-nobody"] * 2
+    assert (tmp_path / ".staging/.DS_Store").is_file() and (tmp_path / ".trash/.DS_Store").is_file()
+
+
 def test_staging_of_a_dead_process_goes_at_once_also_where_its_id_belongs_to_another_one(tmp_path: Path):
     store = ArtifactStore(tmp_path)
     child = os.fork()
