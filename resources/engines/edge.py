@@ -319,7 +319,7 @@ class EdgeClient:
             return msgspec.convert(content, _Meta)
         except FileNotFoundError:
             return _Meta()
-        except ValueError as error:  # not JSON, not UTF-8, other keys
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, other keys, nested too deeply
             fix = f"move {self._file.parent} away, then ft run --asset released_collection --upstream"
             damaged = violation("FT-QDR-012", where=str(self._file), field="content", found=str(error), fix=fix)
             raise Refused("opening Qdrant", [damaged]) from error

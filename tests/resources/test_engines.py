@@ -500,6 +500,37 @@ def test_a_shard_that_differs_from_its_entry_is_refused_by_name(tmp_path: Path) 
         client.count("c")
 
 
+@pytest.mark.parametrize(("kind", "code"), [("local", "FT-QDR-011"), ("edge", "FT-QDR-012")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b"null",
+        b'{"collections": [], "aliases": {}}',
+        b'{"collections": {}, "aliases": \xff}',
+        b"[" * 100_000,
+    ],
+    ids=["cut", "list", "null", "shape", "bytes", "deep"],
+)
+def test_metadata_of_the_wrong_shape_is_refused_with_its_place(
+    tmp_path: Path, kind: str, code: str, content: bytes
+) -> None:
+    meta = engine(tmp_path, kind).folder / "meta.json"
+    meta.parent.mkdir(exist_ok=True)
+    meta.write_bytes(content)
+    with pytest.raises(Refused, match=code) as refusal, engine(tmp_path, kind).open() as client:
+        client.aliases()
+    assert str(meta.parent) in refusal.value.violations[0].where
+
+
+def test_local_metadata_without_its_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text("{}")
+    for read in (lambda client: client.names(), lambda client: client.metadata("c"), lambda client: client.scroll("c")):
+        with pytest.raises(Refused, match="FT-QDR-011"), engine(tmp_path, "local").open() as client:
+            list(read(client))
+
+
 @pytest.mark.parametrize(
     "read",
     [
