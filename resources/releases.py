@@ -353,7 +353,7 @@ def _decoded(where: str, found: Object | None, kind: type[_Document]) -> _Docume
         if stated not in {None, own}:
             raise _damaged(where, "digest", own, stated)
         return msgspec.convert(content, kind)
-    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         code = "FT-REL-009" if own is not None and stated == own else "FT-REL-003"
         raise _damaged(where, "content", str(error), f"the JSON of a {kind.__name__}", code) from error
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -264,6 +265,59 @@ def test_a_damaged_manifest_of_the_current_artifact_is_named_and_a_run_makes_it_
     assert refusal.value.violations[0].where == str(path)
     publish(ArtifactStore(tmp_path))
     assert ArtifactStore(tmp_path).require("corpus").summary == {"rows": 3}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: json.dumps(content | {"seal": "é" * 64}),
+        lambda content: '{"recipe":' * 990 + "1" + "}" * 990,
+        lambda content: "[" * 100_000,
+    ],
+    ids=["seal", "deep", "deeper"],
+)
+def test_an_odd_manifest_is_named_like_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[object], str]
+):
+    monkeypatch.setenv("FT_SEAL_KEY", "a key")
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    store.point(artifact)
+    path = artifact.path / "manifest.json"
+    path.write_text(damage(json.loads(path.read_text())))
+    with pytest.raises(Refused, match="FT-ART-007"):
+        ArtifactStore(tmp_path).require("corpus")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(json.dumps({"recipe": recipe}) for recipe in ("a\0b", "x" * 300, "../corpus", "")),
+        "[" * 100_000,
+        "{}",
+        b"\xff",
+    ],
+    ids=["zero", "long", "path", "empty", "deep", "no key", "bytes"],
+)
+def test_an_odd_pointer_is_named_with_its_path(tmp_path: Path, content: str | bytes):
+    store = ArtifactStore(tmp_path)
+    store.point(publish(store))
+    path = tmp_path / "corpus" / "current.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Refused, match="FT-ART-005") as refusal:
+        store.require("corpus")
+    assert refusal.value.violations[0].where == str(path)
+
+
+def test_a_sub_folder_that_is_missing_is_named(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    shutil.rmtree(artifact.path / "sub")
+    with pytest.raises(Refused, match=r"FT-ART-002.*ft run --asset corpus") as refusal:
+        artifact.folder("sub")
+    assert refusal.value.violations[0].where == str(artifact.path / "sub/data.txt")
+    with pytest.raises(Refused, match="FT-ART-002") as refusal:
+        artifact.folder("other")
+    assert refusal.value.violations[0].where == str(artifact.path / "other")
 
 
 def test_an_artifact_of_a_newer_version_is_refused_and_stays(tmp_path: Path):

@@ -147,6 +147,7 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path: Path):
         (lambda text: without_digest(text).replace("0.25", "0.5"), "version"),
         (lambda text: without_digest(text).replace('"current": "', '"current": "f'), "current"),
         (lambda text: "\x00" * 40, "content"),
+        (lambda text: "[" * 100_000, "content"),
     ],
 )
 def test_a_damaged_record_is_refused_with_its_path(tmp_path: Path, damage: Callable[[str], str], reason: str):
