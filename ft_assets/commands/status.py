@@ -159,6 +159,10 @@ def print_status(statuses: list[AssetStatus], releases: Releases, console: Conso
             console.print(f"released {kind}: [red]{escape(str(damaged.violations[0]))}[/]", soft_wrap=True)
             continue
         console.print(f"released {kind}: {_describe_release(release, statuses)}")
+        try:
+            releases.announced(kind)
+        except Refused as damaged:
+            console.print(f"released {kind}: [red]{escape(str(damaged.violations[0]))}[/]", soft_wrap=True)
     if all(status.state in {"never made", "not configured", "source"} for status in statuses):
         console.print("nothing was made yet: ft run --all")
 

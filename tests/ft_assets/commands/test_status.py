@@ -136,3 +136,12 @@ def test_the_json_can_be_read_by_a_program(ft: Ft) -> None:
     result = ft("status", "--json")
     assert {status["asset"]: status["state"] for status in json.loads(result.stdout)}["total"] == "in sync"
     assert "released adapter: none" in ft("status").output
+
+
+def test_a_damaged_note_of_a_move_is_shown(ft: Ft, folder: Path) -> None:
+    path = folder / "state" / "released" / "collection.intent.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    output = ft("status").output
+    assert "released collection: none" in output
+    assert "[FT-REL-003]" in output and "ft gate --served" in output
