@@ -284,7 +284,7 @@ def test_only_rules_that_judge_a_text_can_be_allowed(config: Path):
         load_settings(config, environ={"FT__DATASETS__ALLOW": "[FT-INST-003]"})
 
 
-@pytest.mark.parametrize("url", ["https://ann:s3cret@host:6333", "https://s3cret@host:6333"])
+@pytest.mark.parametrize("url", ["https://ann:s3cret@host:6333", "https://s3cret@host:6333", "ann:s3cret@host"])
 def test_a_secret_in_the_servers_url_is_refused_and_not_printed(config: Path, url: str):
     with pytest.raises(SettingsError, match="QDRANT_API_KEY") as error:
         load_settings(config, environ={"FT__QDRANT__ENGINE": "server", "FT__QDRANT__URL": url})
