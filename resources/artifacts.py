@@ -497,8 +497,12 @@ class Staging:
         self.path = path
 
     def publish(self, summary: Mapping[str, object] | msgspec.Struct | None = None) -> Artifact:
-        """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
+        """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes.
+
+        Raises Refused (FT-ART-002) if there is a symbolic link: what it leads to may change after it is sealed.
+        """
         faults.point("publish.seal")
+        self._refuse_links()
         files = seal_files(self.path)
         manifest = Manifest(
             recipe=self.recipe,
@@ -531,6 +535,23 @@ class Staging:
             artifact.verify()  # the files of the publisher that was first, which callers expect in the folder
         return artifact
 
+    def _refuse_links(self) -> None:
+        links = [path.relative_to(self.path).as_posix() for path in list_files(self.path) if path.is_symlink()]
+        if links:
+            refusals = [
+                violation(
+                    "FT-ART-002",
+                    where=f"{self.recipe.asset}/{link}",
+                    message="A symbolic link cannot be published",
+                    field="file",
+                    found="a symbolic link",
+                    expected="a file",
+                    fix="put a copy of what it leads to in its place",
+                )
+                for link in links
+            ]
+            raise Refused(f"publishing {self.recipe.asset}", refusals)
+
 
 def open_store(root: Path) -> ArtifactStore:
     """Return the store of a state, with the bucket that FT_STORE_URL names. Raises Refused (FT-ART-009)."""
@@ -543,13 +564,19 @@ def _folders(folder: Path) -> list[str]:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Return every file below a folder, sorted. Raises OSError where a folder cannot be listed: nothing is skipped."""
+    """Return every file below a folder, sorted, and every symbolic link, also to a folder, which is not followed.
+
+    Raises OSError where a folder cannot be listed: nothing is skipped.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
-    walked = os.walk(folder, onerror=fail)
-    return sorted(chain.from_iterable((Path(at, name) for name in names) for at, _, names in walked))
+    found: list[Path] = []
+    for at, folders, names in os.walk(folder, onerror=fail):
+        found += [Path(at, name) for name in names]
+        found += [path for path in (Path(at, name) for name in folders) if path.is_symlink()]
+    return sorted(found)
 
 
 def seal_files(folder: Path) -> dict[str, FileSeal]:

@@ -374,6 +374,30 @@ def test_a_file_behind_a_link_is_refused(tmp_path: Path):
         artifact.file("sub/data.txt")
 
 
+def test_an_added_link_to_a_folder_is_refused(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "aside" / "config.json").write_text("{}")
+    (artifact.path / "sub" / "1_Pooling").symlink_to(tmp_path / "aside")
+    with pytest.raises(Refused, match=r"FT-ART-006.*1_Pooling"):
+        artifact.folder("sub")
+    assert [violation.code for violation in artifact.verify()] == ["FT-ART-006"]
+
+
+def test_a_link_is_not_published(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(Refused) as refusal, store.stage(RECIPE) as staging:
+        (staging.path / "real").mkdir()
+        (staging.path / "real/data.txt").write_text("x")
+        (staging.path / "folder").symlink_to("real")
+        (staging.path / "real/file").symlink_to("data.txt")
+        staging.publish()
+    assert [(one.code, one.where) for one in refusal.value.violations] == [
+        ("FT-ART-002", "corpus/folder"), ("FT-ART-002", "corpus/real/file"),
+    ]  # fmt: skip
+    assert store.find("corpus", RECIPE.id) is None
+
+
 def test_with_a_key_a_manifest_that_was_written_without_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     artifact = publish(ArtifactStore(tmp_path))
     monkeypatch.setenv("FT_SEAL_KEY", "a key")
