@@ -1348,7 +1348,7 @@ CODES: dict[str, Code] = {
         "Run `ft run --asset passage_vectors`.",
     ),
     "FT-QDR-007": Code(
-        "A shard of the edge engine cannot be opened",
+        "A shard of the edge engine cannot be opened or read",
         "Its points cannot be searched.",
         "Delete the shard's folder, then run `ft run --asset qdrant_collection`.",
     ),

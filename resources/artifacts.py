@@ -32,7 +32,7 @@ from functools import cache, partial
 from importlib import metadata
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -103,7 +103,7 @@ class _Untrusted(msgspec.Struct, frozen=True):
 class _Pointer(msgspec.Struct, frozen=True):
     """Content of current.json: the recipe id of the current artifact."""
 
-    recipe: str
+    recipe: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
 
 
 Summary = TypeVar("Summary", bound=msgspec.Struct)
@@ -155,12 +155,14 @@ class Artifact:
         Raises Refused as `file` does, and (FT-ART-006) on a file that was not published: a library that loads a folder
         would read it too.
         """
-        if unlisted := self._unlisted(name):
-            raise Refused(f"reading {self.asset}", unlisted)
+        path = self.path / name
         for file_name in self.manifest.files:
             if file_name.startswith(name):
                 self.file(file_name)
-        return self.path / name
+        unlisted = self._unlisted(name) if path.is_dir() else [self._lacks(path)]
+        if unlisted:
+            raise Refused(f"reading {self.asset}", unlisted)
+        return path
 
     def json(self, name: str) -> Any:
         """Return the content of one JSON file, verified."""
@@ -193,14 +195,25 @@ class Artifact:
         path = self.path / name
         if seal and self._fetch and not path.exists():
             self._fetch(name)
-        fix = f"delete {self.path} and run `ft run --asset {self.asset}`"
-        where = str(path)
         if seal is None or not path.is_file() or self._is_link(name):
-            return [violation("FT-ART-002", where=where, field="file", found="missing", expected="present", fix=fix)]
+            return [self._lacks(path)]
         sha256 = file_digest(path)
         if FileSeal(size=path.stat().st_size, sha256=sha256) == seal:
             return []
-        return [violation("FT-ART-003", where=where, field="sha256", found=sha256, expected=seal.sha256, fix=fix)]
+        return [
+            violation(
+                "FT-ART-003", where=str(path), field="sha256", found=sha256, expected=seal.sha256, fix=self._made_again
+            )
+        ]
+
+    def _lacks(self, path: Path) -> Violation:
+        return violation(
+            "FT-ART-002", where=str(path), field="file", found="missing", expected="present", fix=self._made_again
+        )
+
+    @property
+    def _made_again(self) -> str:
+        return f"delete {self.path} and run `ft run --asset {self.asset}`"
 
 
 class ArtifactStore:
@@ -318,7 +331,7 @@ class ArtifactStore:
             return msgspec.json.decode(content, type=_Pointer).recipe if content is not None else None
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
             where = self.shared.where(asset) if self.shared else str(path)
             fix = f"delete {where} and run `ft run --asset {asset}`: an artifact that is whole is reused"
             damaged = violation("FT-ART-005", where=where, field="recipe", found=str(error), fix=fix)
@@ -336,8 +349,13 @@ class ArtifactStore:
 
     def _missing(self, asset: str) -> Violation:
         recipe = self._pointer(asset)
-        damaged = self._untrusted(asset, recipe) if recipe else None
-        return damaged or violation("FT-ART-001", where=asset, fix=f"ft run --asset {asset}")
+        fix = f"ft run --asset {asset}"
+        if recipe is None:
+            return violation("FT-ART-001", where=asset, fix=fix)
+        gone = "The current artifact of the asset is gone"
+        return self._untrusted(asset, recipe) or violation(
+            "FT-ART-001", where=asset, message=gone, field="recipe", found=recipe, expected="an artifact", fix=fix
+        )
 
     def _untrusted(self, asset: str, recipe_id: str) -> Violation | None:
         """Return the violation of an artifact that is there and whose manifest does not count."""
@@ -411,11 +429,11 @@ class ArtifactStore:
     def sweep(self) -> list[str]:
         """Remove staging and trash folders whose process is gone, and files of interrupted writes. Returns their names.
 
-        Another process may sweep at the same time.
+        A file among these folders is not ours (`.DS_Store`) and is left. Another process may sweep at the same time.
         """
         removed: list[str] = []
         for parent in (self.root / ".staging", self.root / ".trash"):
-            for folder in list(parent.iterdir()) if parent.is_dir() else ():
+            for folder in [parent / name for name in _folders(parent)]:
                 if not _is_owned(folder, self.root / _MARKS / folder.name):
                     shutil.rmtree(folder, ignore_errors=True)
                     removed.append(folder.name)
@@ -479,8 +497,12 @@ class Staging:
         self.path = path
 
     def publish(self, summary: Mapping[str, object] | msgspec.Struct | None = None) -> Artifact:
-        """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes."""
+        """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes.
+
+        Raises Refused (FT-ART-002) if there is a symbolic link: what it leads to may change after it is sealed.
+        """
         faults.point("publish.seal")
+        self._refuse_links()
         files = seal_files(self.path)
         manifest = Manifest(
             recipe=self.recipe,
@@ -513,6 +535,23 @@ class Staging:
             artifact.verify()  # the files of the publisher that was first, which callers expect in the folder
         return artifact
 
+    def _refuse_links(self) -> None:
+        links = [path.relative_to(self.path).as_posix() for path in list_files(self.path) if path.is_symlink()]
+        if links:
+            refusals = [
+                violation(
+                    "FT-ART-002",
+                    where=f"{self.recipe.asset}/{link}",
+                    message="A symbolic link cannot be published",
+                    field="file",
+                    found="a symbolic link",
+                    expected="a file",
+                    fix="put a copy of what it leads to in its place",
+                )
+                for link in links
+            ]
+            raise Refused(f"publishing {self.recipe.asset}", refusals)
+
 
 def open_store(root: Path) -> ArtifactStore:
     """Return the store of a state, with the bucket that FT_STORE_URL names. Raises Refused (FT-ART-009)."""
@@ -525,13 +564,19 @@ def _folders(folder: Path) -> list[str]:
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Return every file below a folder, sorted. Raises OSError where a folder cannot be listed: nothing is skipped."""
+    """Return every file below a folder, sorted, and every symbolic link, also to a folder, which is not followed.
+
+    Raises OSError where a folder cannot be listed: nothing is skipped.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
-    walked = os.walk(folder, onerror=fail)
-    return sorted(chain.from_iterable((Path(at, name) for name in names) for at, _, names in walked))
+    found: list[Path] = []
+    for at, folders, names in os.walk(folder, onerror=fail):
+        found += [Path(at, name) for name in names]
+        found += [path for path in (Path(at, name) for name in folders) if path.is_symlink()]
+    return sorted(found)
 
 
 def seal_files(folder: Path) -> dict[str, FileSeal]:
@@ -577,12 +622,12 @@ def _read_manifest(path: Path) -> Manifest | _Untrusted:
         # artifacts of the first product versions have no digest
         stated, seal, found = content.pop("digest", None), content.pop("seal", ""), digest(content)
         manifest = msgspec.convert(content, Manifest)
-    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         return _Untrusted(str(error), newer=bool(found) and stated == found)
     if stated not in {None, found}:
         return _Untrusted(f"its digest is {found}, and it states {stated}")
     expected = _hmac(found)
-    if expected and not hmac.compare_digest(str(seal), expected):
+    if expected and not hmac.compare_digest(str(seal).encode(), expected.encode()):
         return _Untrusted(f"it is not signed with {SEAL_KEY}")
     facts = {
         "asset": (path.parent.name, manifest.recipe.asset),
@@ -628,7 +673,7 @@ def _is_owned(folder: Path, mark: Path) -> bool:
         return not _is_old(folder)  # being made or published right now, or left behind
     except PermissionError:
         return True
-    except (KeyError, TypeError, ValueError, OverflowError, msgspec.MsgspecError, ProcessLookupError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, ProcessLookupError):
         return False
     return owner["host"] == socket.gethostname() or not _is_old(folder, _FOREIGN)
 

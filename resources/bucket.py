@@ -220,7 +220,7 @@ def _lease_of(held: Object) -> _Lease:
     """Return a lease; one that cannot be read is nobody's."""
     try:
         return msgspec.json.decode(held.content, type=_Lease)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return _Lease("", 0.0)
 
 

@@ -38,7 +38,7 @@ class Kept(Generic[Value]):
 
         def find() -> Value:
             path = state / "kept" / self._name / f"{name[:32]}.json"
-            with contextlib.suppress(OSError, ValueError):  # msgspec's errors are ValueErrors
+            with contextlib.suppress(OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
                 content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
                 if has_seal(content) and content.get("key") == name:
                     return msgspec.convert(content["value"], self._kind)

@@ -201,7 +201,7 @@ def other_engine_serves(engine: QdrantEngine) -> str:
     other = replace(engine, kind="local" if engine.kind == "edge" else "edge")
     try:
         aliases = msgspec.json.decode((other.folder / "meta.json").read_bytes(), type=_Aliases).aliases
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return ""
     if engine.kind == "server" or engine.alias not in aliases:
         return ""

@@ -351,13 +351,18 @@ def _decoded(where: str, found: Object | None, kind: type[_Document]) -> _Docume
         # earlier product versions wrote no digest
         stated, own = content.pop("digest", None), digest(content)
         if stated not in {None, own}:
-            raise _damaged(where, "digest", own, stated)
+            raise _damaged(where, "digest", own, stated, of=kind)
         return msgspec.convert(content, kind)
-    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         code = "FT-REL-009" if own is not None and stated == own else "FT-REL-003"
-        raise _damaged(where, "content", str(error), f"the JSON of a {kind.__name__}", code) from error
+        raise _damaged(where, "content", str(error), f"the JSON of a {kind.__name__}", code, of=kind) from error
 
 
-def _damaged(where: str, field: str, found: object, expected: object, code: str = "FT-REL-003") -> Refused:
-    refusal = violation(code, where=where, field=field, found=found, expected=expected)
+def _damaged(
+    where: str, field: str, found: object, expected: object, code: str = "FT-REL-003", *, of: type[object] = ReleaseBook
+) -> Refused:
+    message = fix = ""
+    if code == "FT-REL-003" and of is Intent:  # without it the move is neither finished nor withdrawn: the gate sees it
+        message, fix = "The note of a move that had begun is damaged", f"delete {where}, then ft gate --served"
+    refusal = violation(code, where=where, message=message, field=field, found=found, expected=expected, fix=fix)
     return Refused("reading the releases", [refusal])

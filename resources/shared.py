@@ -51,7 +51,7 @@ class SharedArtifacts:
         found = self.mark(asset, recipe)
         try:
             return BucketPlace(asset, recipe, msgspec.json.decode(found.content, type=Published)) if found else None
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
             return None
 
     def mark(self, asset: str, recipe: str) -> Object | None:

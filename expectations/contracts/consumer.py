@@ -12,6 +12,7 @@ from expectations.contracts.embedding import EmbeddingContract, Fusion
 from expectations.violations import Refused, Violation, violation
 
 CONSUMER_FOLDER = Path(__file__).parent / "consumers"
+_ENDINGS = {".yaml", ".yml"}
 
 _Unmet = tuple[str, object, object]
 """A need that is not met: the field, the candidate's value, the accepted ones."""
@@ -55,27 +56,38 @@ class Consumer(_Strict):
 def load_consumers(folder: Path | None = None) -> list[Consumer]:
     """Return every consumer contract in `folder` (default: consumers/ next to this file).
 
-    Raises Refused (FT-CON-001) with every error in every file. A folder without a contract is an error too: it would
-    let every candidate pass.
+    Raises Refused (FT-CON-001) with every error in every file, and for a file that is no contract by its name. A folder
+    without a contract is an error too: it would let every candidate pass.
     """
     folder = folder or CONSUMER_FOLDER
-    paths = sorted(folder.glob("*.yaml"))
-    if not paths:
+    paths = _files(folder)
+    if not any(path.suffix in _ENDINGS for path in paths):
         raise Refused("reading the consumer contracts", [_unreadable(folder, "", "the folder has no contract")])
     return _load(paths)
 
 
 def find_consumer(name: str, folder: Path = CONSUMER_FOLDER) -> Consumer:
     """Return one contract, by the path of its file or by its name in `folder`. Raises Refused (FT-CON-001)."""
-    path = Path(name)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = folder / f"{name}.yaml"
+    path, contracts = Path(name), [file for file in _files(folder) if file.suffix in _ENDINGS]
+    if path.suffix not in _ENDINGS:
+        path = next((file for file in contracts if file.stem == name), path)
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        known = ", ".join(file.stem for file in contracts)
         raise Refused(
             "reading the consumer contract", [_unreadable(Path(name), "", f"no such file, and none of {known}")]
         )
     return _load([path])[0]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return what is to be a contract in a folder: each entry but folders, hidden files and what people read."""
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        path
+        for path in found
+        if path.suffix in _ENDINGS
+        or not (path.is_dir() or path.name.startswith(".") or path.suffix == ".md" or path.stem == "README")
+    ]
 
 
 def _load(paths: Iterable[Path]) -> list[Consumer]:
@@ -86,6 +98,11 @@ def _load(paths: Iterable[Path]) -> list[Consumer]:
     consumers: list[Consumer] = []
     violations: list[Violation] = []
     for path in paths:
+        if path.suffix not in _ENDINGS:
+            violations.append(
+                _unreadable(path, "", "its name ends neither in .yaml nor in .yml. Rename it, or remove it")
+            )
+            continue
         try:
             consumers.append(Consumer.model_validate(load_yaml(path.read_text("utf-8"))))
         except YAMLError as error:

@@ -62,8 +62,16 @@ def assets_of(store: ArtifactStore) -> list[str]:
 
 
 def released_asset(release: Release) -> str:
-    """Return the asset of the adapter that is released: DPO continues the SFT adapter of its release, if it has one."""
-    return next(asset for asset in reversed(TRAINED.values()) if asset in release.artifacts)
+    """Return the asset of the adapter that is released: DPO continues the SFT adapter of its release, if it has one.
+
+    Raises Refused (FT-REL-003) on a record of a release that names no adapter.
+    """
+    for asset in reversed(TRAINED.values()):
+        if asset in release.artifacts:
+            return asset
+    where, found, expected = f"adapter release {release.version}", sorted(release.artifacts), list(TRAINED.values())
+    damaged = violation("FT-REL-003", where=where, field="artifacts", found=found, expected=expected)
+    raise Refused("reading the releases", [damaged])
 
 
 def release_adapter(store: ArtifactStore, releases: Releases) -> Outcome:

@@ -35,8 +35,11 @@ def command(kind: str, url: str | None, sample: int, as_json: bool) -> None:
     The alias there moves last. Nothing is deleted here, and you change config.yaml yourself.
     Example: ft migrate --to edge
     """
+    from ft_assets.config.model import login_in_address
     from ft_assets.retrieval.migrate import migrate
 
+    if reason := login_in_address("--url", url):
+        raise click.UsageError(reason)
     if (kind == "server") != bool(url):
         raise click.UsageError("--to server needs --url, and the other engines take none.")
     project = Project.here()

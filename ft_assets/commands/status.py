@@ -159,6 +159,10 @@ def print_status(statuses: list[AssetStatus], releases: Releases, console: Conso
             console.print(f"released {kind}: [red]{escape(str(damaged.violations[0]))}[/]", soft_wrap=True)
             continue
         console.print(f"released {kind}: {_describe_release(release, statuses)}")
+        try:
+            releases.announced(kind)
+        except Refused as damaged:
+            console.print(f"released {kind}: [red]{escape(str(damaged.violations[0]))}[/]", soft_wrap=True)
     if all(status.state in {"never made", "not configured", "source"} for status in statuses):
         console.print("nothing was made yet: ft run --all")
 
@@ -194,8 +198,8 @@ def _section_reasons(store: ArtifactStore, name: str, sections: Mapping[str, Map
         return []
     try:
         current = store.current(name)
-    except Refused as damaged:
-        return [str(damaged.violations[0])]
+    except Refused:  # _artifact_reasons shows it
+        return []
     if current is None:
         return []
     before, now = current.manifest.recipe.settings, sections[name]
@@ -207,7 +211,13 @@ def _section_reasons(store: ArtifactStore, name: str, sections: Mapping[str, Map
 
 def _artifact_reasons(store: ArtifactStore, name: str, materialization: dg.AssetMaterialization) -> list[str]:
     recipe = _recipe(materialization)
-    return ["its artifact is gone"] if recipe and store.find(name, recipe) is None else []
+    if not recipe:
+        return []
+    try:
+        store.require(name)
+    except Refused as damaged:  # others read the current artifact, whatever was made last
+        return [str(damaged.violations[0])]
+    return ["its artifact is gone"] if store.find(name, recipe) is None else []
 
 
 def _parent_reasons(tags: Mapping[str, str], parent: AssetStatus) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 import click
 
@@ -22,13 +24,52 @@ IPV6 = 6
 ROOT = Path(ft_assets.__file__).resolve().parent.parent
 
 
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+def _names(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of hosts as the guard compares them: without the dot at the end. Refuse what is no name alone."""
+    del context, option
+    return tuple(_name(value) for value in values)
+
+
+def _name(value: str) -> str:
+    name = value.removesuffix(".")
+    if _NAME.fullmatch(name) or _is_address(name.removeprefix("[").removesuffix("]")):
+        return name
+    try:
+        alone = (urlsplit(value if "//" in value else f"//{value}").hostname or "").removesuffix(".")
+    except ValueError:
+        alone = ""
+    example = alone if _NAME.fullmatch(alone) else "ft.example.com"
+    raise click.BadParameter(
+        f"{value!r} is no name of a host: a request names it without scheme and path, and any port is taken. Write "
+        f"`--allow-host {example}` (a name in other letters as the browser sends it: xn--…)."
+    )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 @click.command("ui")
 @click.option("--port", type=click.IntRange(1, LAST_PORT), default=3000, show_default=True, help="Port of the UI.")
 @click.option(
     "--page-port", type=click.IntRange(1, LAST_PORT), help="Port of the companion page  [default: after --port]"
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; Dagster has no login.")
-@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Another name of this machine in a browser.")
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    callback=_names,
+    help="Another name of this machine in a browser, without a port.",
+)
 @click.option("--read-only", is_flag=True, help="For viewers: nothing can be started or changed, and no daemon runs.")
 @click.option(
     "--workspace",

@@ -139,12 +139,20 @@ def accepted_settings(path: Path, state: Path) -> Settings:
     except SettingsError as error:
         try:
             return Settings.model_validate_json(kept.read_bytes())
-        except (FileNotFoundError, ValidationError):  # never accepted, or by another release
+        except (OSError, ValidationError):  # never accepted, or by another release, or damaged
             raise error from None
     values = settings.model_dump(mode="json")
-    if state.is_dir() and (not kept.is_file() or json.loads(kept.read_text("utf-8")) != values):
+    if state.is_dir() and not _holds(kept, values):
         write_json(kept, values)
     return settings
+
+
+def _holds(kept: Path, values: Mapping[str, Any]) -> bool:
+    """Return whether a file has these values; one that cannot be read has others, and is written again."""
+    try:
+        return json.loads(kept.read_text("utf-8")) == values
+    except (OSError, ValueError, RecursionError):  # missing, invalid UTF-8, no JSON
+        return False
 
 
 def profiles(path: Path | None = None) -> list[str]:

@@ -1253,6 +1253,20 @@ class StorageSettings(ConfigSection):
         return self
 
 
+def login_in_address(name: str, url: str | None) -> str:
+    """Return why an address of Qdrant with a user name or a password is refused, or an empty text.
+
+    The value is left out: an error is printed and logged.
+    """
+    address = urlsplit(url if "//" in (url or "") else f"//{url or ''}")
+    if not address.username and not address.password:
+        return ""
+    return (
+        f"{name} holds a user name or a password, which would be in the settings, recipes and logs. Remove it, and put "
+        "the API key into QDRANT_API_KEY."
+    )
+
+
 class QdrantSettings(ConfigSection):
     engine: Literal["local", "server", "edge"] = "edge"
     """`edge` is Qdrant's own engine in this process, with its points below the state folder: an index, a log, no
@@ -1274,13 +1288,8 @@ class QdrantSettings(ConfigSection):
     def _check_url(self) -> Self:
         if self.engine == "server" and not self.url:
             raise ValueError("qdrant.engine is `server` but qdrant.url is not set. Set it, or use `edge`.")
-        address = urlsplit(self.url or "")
-        if address.username or address.password:
-            # without the value: an error is printed and logged
-            raise ValueError(
-                "qdrant.url holds a user name or a password, which would be in the settings, recipes and logs. Remove "
-                "it, and put the API key into QDRANT_API_KEY."
-            )
+        if reason := login_in_address("qdrant.url", self.url):
+            raise ValueError(reason)
         if self.engine != "server" and self.url:
             raise ValueError(f"qdrant.url is set but qdrant.engine is `{self.engine}`. Choose one.")
         if self.engine == "local" and self.storage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -268,8 +268,11 @@ def _recorded(releases: Releases) -> tuple[list[Release], str]:
 
     They are the current one, and one that is announced: its alias may have moved a moment ago.
     """
+    announced = None
+    with suppress(Refused):  # damaged: the record still counts, and the gate and `ft status` name it
+        announced = releases.announced("collection")
     try:
-        current, announced = releases.current("collection"), releases.announced("collection")
+        current = releases.current("collection")
     except Refused as damaged:
         return [], f"the record of releases cannot be read, so nothing proves what serves: {damaged.violations[0]}"
     recorded = [*([current] if current else []), *([announced.release] if announced else [])]

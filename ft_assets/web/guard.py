@@ -49,7 +49,7 @@ class Guard:
         self, app: ASGIApp, *, hosts: Collection[str] = (), token: str | None = None, read_only: bool = False
     ) -> None:
         self._app = app
-        self._hosts = {name.lower() for name in (*LOOPBACK, *hosts)}
+        self._hosts = {name.lower().removesuffix(".") for name in (*LOOPBACK, *hosts)}
         self._token = token
         self._read_only = read_only
 
@@ -124,7 +124,7 @@ class Guard:
 def _place(host: str) -> tuple[str, str]:
     """Return name and port of a Host header, `""` for the port of the scheme; no names of one that is malformed."""
     if found := _HOST.fullmatch(host):
-        name, port = found["name"].strip("[]").lower(), found["port"] or ""
+        name, port = found["name"].strip("[]").removesuffix(".").lower(), found["port"] or ""
         return name, "" if port in _DEFAULT_PORTS else port
     return "", ""
 
@@ -163,7 +163,7 @@ def _only_asks(body: bytes) -> bool:
     """Return whether a GraphQL request has queries alone."""
     try:
         definitions = parse(json.loads(body)["query"]).definitions
-    except (ValueError, KeyError, TypeError, GraphQLError):
+    except (ValueError, KeyError, TypeError, RecursionError, GraphQLError):
         return False
     operations = [one for one in definitions if isinstance(one, OperationDefinitionNode)]
     return bool(operations) and all(one.operation == OperationType.QUERY for one in operations)

@@ -4,7 +4,6 @@
 # pyright: basic
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import sqlite3
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
@@ -363,6 +363,13 @@ class ServerClient:
             self.client.close()
 
 
+class _Meta(msgspec.Struct):
+    """The parts of the client's meta.json that the platform reads."""
+
+    collections: dict[str, OpenJson]
+    aliases: dict[str, str]
+
+
 class LocalClient(ServerClient):
     """The client's own engine in a folder: exact, slow, every point a commit of its own. For small collections.
 
@@ -437,17 +444,17 @@ class LocalClient(ServerClient):
             self._is_checked = True
 
     def names(self) -> list[str]:
-        return sorted(self._meta()["collections"])
+        return sorted(self._meta().collections)
 
     def aliases(self) -> dict[str, str]:
-        return dict(self._meta()["aliases"])
+        return dict(self._meta().aliases)
 
     def serving(self, name: str) -> Serving | None:
-        dense = (self._meta()["collections"][name].get("vectors") or {}).get(DENSE)
+        dense = (self._meta().collections[name].get("vectors") or {}).get(DENSE)
         return Serving(dimension=dense["size"], distance=dense["distance"].lower()) if dense else None
 
     def metadata(self, name: str) -> OpenJson:
-        return dict(self._meta()["collections"][name].get("metadata") or {})
+        return dict(self._meta().collections[name].get("metadata") or {})
 
     def count(self, name: str, holding: str | None = None) -> int:
         self._check()
@@ -524,13 +531,13 @@ class LocalClient(ServerClient):
         self._sync()
         return True
 
-    def _meta(self) -> OpenJson:
+    def _meta(self) -> _Meta:
         self._check()
         if not self._meta_file.is_file():  # nobody connected yet
-            return {"collections": {}, "aliases": {}}
+            return _Meta({}, {})
         try:
-            return json.loads(self._meta_file.read_bytes())
-        except ValueError as error:
+            return msgspec.json.decode(self._meta_file.read_bytes(), type=_Meta)
+        except (ValueError, RecursionError) as error:  # no JSON, not UTF-8, of another shape, nested too deeply
             raise unreadable(self._folder.parent, error) from error
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ from resources.files import copy_folder, write_json
 _LIBRARY = "qdrant-edge-py"
 _QUERIES = 64  # in one batch
 _REWRITTEN = ("edge_config.json", "tracker_journal.dat")
+_OF_FILES = "Service runtime error"
+"""Begin of an error about the shard's files; one about a request (`Vector dimension error`) begins otherwise."""
 _PAGE = 10_000  # points in one page of a scroll without vectors
 _HNSW_M, _HNSW_EF_CONSTRUCT, _FULL_SCAN_KB = 16, 100, 10_000  # of the library, which wants all three or none
 _QUANTIZATIONS: dict[str, Any] = {
@@ -153,7 +155,8 @@ class EdgeClient:
 
     def count(self, name: str, holding: str | None = None) -> int:
         having = edge.Filter(must=[edge.HasVectorCondition(holding)]) if holding else None
-        return self._shard(name).count(edge.CountRequest(exact=True, filter=having))
+        with self._reading(name) as shard:
+            return shard.count(edge.CountRequest(exact=True, filter=having))
 
     def upsert(self, name: str, points: Points) -> None:
         if not points.ids:
@@ -181,7 +184,8 @@ class EdgeClient:
             self._shard(name).update(edge.UpdateOperation.create_field_index(field, _SCHEMAS[kind]))
 
     def retrieve(self, name: str, ids: Sequence[str]) -> Points:
-        return _columns(self._shard(name).retrieve(list(ids), with_payload=True, with_vector=True))
+        with self._reading(name) as shard:
+            return _columns(shard.retrieve(list(ids), with_payload=True, with_vector=True))
 
     def scroll(self, name: str, batch: int = 256) -> Iterator[Points]:
         for records in self._pages(name, batch, with_payload=True, with_vector=True):
@@ -198,7 +202,9 @@ class EdgeClient:
         answers: list[list[Scored]] = []
         for start in range(0, len(queries), _QUERIES):
             batch = edge.QueryBatchRequest([_request(query) for query in queries[start : start + _QUERIES]])
-            for found in self._shard(name).query_batch(batch):
+            with self._reading(name) as shard:
+                batches = shard.query_batch(batch)
+            for found in batches:
                 answers.append([Scored(str(p.id), float(p.score), p.payload or {}) for p in found])
         return answers
 
@@ -229,25 +235,40 @@ class EdgeClient:
         if name not in self._shards:
             self._require_sealed(name)
             config = _config(self._meta.collections[name].serving)
-            try:
+            with self._refusing(name, "opened"):
                 self._shards[name] = edge.EdgeShard.load(str(self._folder / name), config)
-            except Exception as error:  # the library raises nothing more particular
-                fix = f"delete the folder {self._folder / name}, then ft run --asset qdrant_collection"
-                message = f"the shard cannot be opened: {error}"
-                refusal = violation(
-                    "FT-QDR-007",
-                    where=name,
-                    message=message,
-                    field="collection",
-                    found="unreadable",
-                    expected="a shard",
-                    fix=fix,
-                )
-                raise Refused(f"opening {name}", [refusal]) from error
             # an open shard may write at any time, also what it repairs after a kill; closing it writes a new seal
             with suppress(OSError):  # a state that may only be read
                 self._seal(name).unlink(missing_ok=True)
         return self._shards[name]
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[edge.EdgeShard]:
+        """Yield the shard for a call that reads: a file may be lost or damaged after it was opened, and before its next
+        seal."""
+        shard = self._shard(name)
+        with self._refusing(name, "read", begins=_OF_FILES):
+            yield shard
+
+    @contextmanager
+    def _refusing(self, name: str, verb: str, begins: str = "") -> Iterator[None]:
+        """Refuse (FT-QDR-007), with the collection's folder, where the library fails with a text that begins so."""
+        try:
+            yield
+        except BaseException as error:  # its panic is no Exception, and it raises nothing more particular than that
+            failed = isinstance(error, Exception) and str(error).startswith(begins)
+            if not failed and type(error).__name__ != "PanicException":
+                raise
+            refusal = violation(
+                "FT-QDR-007",
+                where=name,
+                message=f"the shard cannot be {verb}: {error}",
+                field="collection",
+                found="unreadable",
+                expected="a shard",
+                fix=f"delete the folder {self._folder / name}, then ft run --asset qdrant_collection",
+            )
+            raise Refused(f"opening {name}" if verb == "opened" else f"reading {name}", [refusal]) from error
 
     def _seal(self, name: str) -> Path:
         return self._folder / f".{name}.seal.json"
@@ -263,7 +284,8 @@ class EdgeClient:
         offset = None
         while True:
             request = edge.ScrollRequest(offset=offset, limit=size, with_payload=with_payload, with_vector=with_vector)
-            records, offset = self._shard(name).scroll(request)
+            with self._reading(name) as shard:
+                records, offset = shard.scroll(request)
             if records:
                 yield records
             if offset is None:
@@ -297,7 +319,7 @@ class EdgeClient:
             return msgspec.convert(content, _Meta)
         except FileNotFoundError:
             return _Meta()
-        except ValueError as error:  # not JSON, not UTF-8, other keys
+        except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, other keys, nested too deeply
             fix = f"move {self._file.parent} away, then ft run --asset released_collection --upstream"
             damaged = violation("FT-QDR-012", where=str(self._file), field="content", found=str(error), fix=fix)
             raise Refused("opening Qdrant", [damaged]) from error

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -134,6 +135,17 @@ def test_sweeping_removes_only_the_folders_of_dead_processes(tmp_path: Path):
         assert alive.path.is_dir()
 
 
+def test_sweeping_leaves_a_file_that_is_not_ours(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    for name in (".staging", ".trash"):
+        (tmp_path / name / "corpus-of-nobody").mkdir(parents=True)
+        (tmp_path / name / ".DS_Store").write_text("x")
+        for path in (tmp_path / name / "corpus-of-nobody", tmp_path / name / ".DS_Store"):
+            os.utime(path, (1, 1))
+    assert store.sweep() == ["corpus-of-nobody"] * 2
+    assert (tmp_path / ".staging/.DS_Store").is_file() and (tmp_path / ".trash/.DS_Store").is_file()
+
+
 def test_staging_of_a_dead_process_goes_at_once_also_where_its_id_belongs_to_another_one(tmp_path: Path):
     store = ArtifactStore(tmp_path)
     child = os.fork()
@@ -255,6 +267,59 @@ def test_a_damaged_manifest_of_the_current_artifact_is_named_and_a_run_makes_it_
     assert ArtifactStore(tmp_path).require("corpus").summary == {"rows": 3}
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: json.dumps(content | {"seal": "é" * 64}),
+        lambda content: '{"recipe":' * 990 + "1" + "}" * 990,
+        lambda content: "[" * 100_000,
+    ],
+    ids=["seal", "deep", "deeper"],
+)
+def test_an_odd_manifest_is_named_like_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[object], str]
+):
+    monkeypatch.setenv("FT_SEAL_KEY", "a key")
+    store = ArtifactStore(tmp_path)
+    artifact = publish(store)
+    store.point(artifact)
+    path = artifact.path / "manifest.json"
+    path.write_text(damage(json.loads(path.read_text())))
+    with pytest.raises(Refused, match="FT-ART-007"):
+        ArtifactStore(tmp_path).require("corpus")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(json.dumps({"recipe": recipe}) for recipe in ("a\0b", "x" * 300, "../corpus", "")),
+        "[" * 100_000,
+        "{}",
+        b"\xff",
+    ],
+    ids=["zero", "long", "path", "empty", "deep", "no key", "bytes"],
+)
+def test_an_odd_pointer_is_named_with_its_path(tmp_path: Path, content: str | bytes):
+    store = ArtifactStore(tmp_path)
+    store.point(publish(store))
+    path = tmp_path / "corpus" / "current.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(Refused, match="FT-ART-005") as refusal:
+        store.require("corpus")
+    assert refusal.value.violations[0].where == str(path)
+
+
+def test_a_sub_folder_that_is_missing_is_named(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    shutil.rmtree(artifact.path / "sub")
+    with pytest.raises(Refused, match=r"FT-ART-002.*ft run --asset corpus") as refusal:
+        artifact.folder("sub")
+    assert refusal.value.violations[0].where == str(artifact.path / "sub/data.txt")
+    with pytest.raises(Refused, match="FT-ART-002") as refusal:
+        artifact.folder("other")
+    assert refusal.value.violations[0].where == str(artifact.path / "other")
+
+
 def test_an_artifact_of_a_newer_version_is_refused_and_stays(tmp_path: Path):
     artifact = publish(ArtifactStore(tmp_path))
     ArtifactStore(tmp_path).point(artifact)
@@ -307,6 +372,30 @@ def test_a_file_behind_a_link_is_refused(tmp_path: Path):
     (artifact.path / "sub").symlink_to(tmp_path / "aside")
     with pytest.raises(Refused, match="FT-ART-002"):
         artifact.file("sub/data.txt")
+
+
+def test_an_added_link_to_a_folder_is_refused(tmp_path: Path):
+    artifact = publish(ArtifactStore(tmp_path))
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "aside" / "config.json").write_text("{}")
+    (artifact.path / "sub" / "1_Pooling").symlink_to(tmp_path / "aside")
+    with pytest.raises(Refused, match=r"FT-ART-006.*1_Pooling"):
+        artifact.folder("sub")
+    assert [violation.code for violation in artifact.verify()] == ["FT-ART-006"]
+
+
+def test_a_link_is_not_published(tmp_path: Path):
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(Refused) as refusal, store.stage(RECIPE) as staging:
+        (staging.path / "real").mkdir()
+        (staging.path / "real/data.txt").write_text("x")
+        (staging.path / "folder").symlink_to("real")
+        (staging.path / "real/file").symlink_to("data.txt")
+        staging.publish()
+    assert [(one.code, one.where) for one in refusal.value.violations] == [
+        ("FT-ART-002", "corpus/folder"), ("FT-ART-002", "corpus/real/file"),
+    ]  # fmt: skip
+    assert store.find("corpus", RECIPE.id) is None
 
 
 def test_with_a_key_a_manifest_that_was_written_without_it_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

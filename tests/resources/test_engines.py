@@ -500,6 +500,76 @@ def test_a_shard_that_differs_from_its_entry_is_refused_by_name(tmp_path: Path) 
         client.count("c")
 
 
+@pytest.mark.parametrize(("kind", "code"), [("local", "FT-QDR-011"), ("edge", "FT-QDR-012")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b"null",
+        b'{"collections": [], "aliases": {}}',
+        b'{"collections": {}, "aliases": \xff}',
+        b"[" * 100_000,
+    ],
+    ids=["cut", "list", "null", "shape", "bytes", "deep"],
+)
+def test_metadata_of_the_wrong_shape_is_refused_with_its_place(
+    tmp_path: Path, kind: str, code: str, content: bytes
+) -> None:
+    meta = engine(tmp_path, kind).folder / "meta.json"
+    meta.parent.mkdir(exist_ok=True)
+    meta.write_bytes(content)
+    with pytest.raises(Refused, match=code) as refusal, engine(tmp_path, kind).open() as client:
+        client.aliases()
+    assert str(meta.parent) in refusal.value.violations[0].where
+
+
+def test_local_metadata_without_its_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text("{}")
+    for read in (lambda client: client.names(), lambda client: client.metadata("c"), lambda client: client.scroll("c")):
+        with pytest.raises(Refused, match="FT-QDR-011"), engine(tmp_path, "local").open() as client:
+            list(read(client))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda client: client.query("c", queries_of("dense")),
+        lambda client: client.retrieve("c", [key(1)]),
+        lambda client: list(client.scroll("c")),
+    ],
+    ids=["query", "retrieve", "scroll"],
+)
+def test_a_file_of_a_shard_that_is_lost_after_it_was_opened_is_named_with_its_folder(
+    tmp_path: Path, read: Callable[[VectorClient], object]
+) -> None:
+    place = engine(tmp_path, "edge").folder / "shards/c"
+    with engine(tmp_path, "edge").open() as client:
+        client.create("c", SERVING, {})
+        client.upsert("c", points(0, 60))
+    (place.parent / ".c.seal.json").unlink()  # as a search does that is then killed
+    next(place.rglob("chunk_0.mmap")).unlink()
+    with engine(tmp_path, "edge").open() as client, pytest.raises(Refused, match="FT-QDR-007") as refusal:
+        read(client)
+    assert refusal.value.violations[0].fix == f"delete the folder {place}, then ft run --asset qdrant_collection"
+
+
+def test_a_panic_of_the_library_is_named_too_and_a_wrong_query_is_not_damage(tmp_path: Path) -> None:
+    place = engine(tmp_path, "edge").folder / "shards/c"
+    with engine(tmp_path, "edge").open() as client:
+        client.create("c", SERVING, {})
+        client.upsert("c", points(0, 60))
+        (query,) = queries_of("dense")[:1]
+        with pytest.raises(Exception, match="Vector dimension error") as error:
+            client.query("c", [replace(query, dense=[1.0] * 3)])
+        assert not isinstance(error.value, Refused)
+    (place.parent / ".c.seal.json").unlink()
+    for status in place.rglob("status.dat"):
+        status.write_bytes(b"")
+    with engine(tmp_path, "edge").open() as client, pytest.raises(Refused, match="FT-QDR-007"):
+        client.count("c")
+
+
 def labelled(first: int, last: int) -> Points:
     """Return `points` with fields that conditions can name; every tenth point has none."""
     made = points(first, last)

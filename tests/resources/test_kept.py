@@ -79,11 +79,11 @@ def test_a_file_of_another_key_or_of_another_shape_is_not_believed(tmp_path: Pat
     ask(tmp_path, compute)
     ask(tmp_path, compute, of=2)
     assert compute.calls == 3
-    for text in ("", "[]", "null", "{}", '{"key": 1}', "\x00"):
+    for text in ("", "[]", "null", "{}", '{"key": 1}', "\x00", "[" * 100_000, '{"key":' * 990 + "1" + "}" * 990):
         one.write_text(text)
         two.write_text(text)
         ask(tmp_path, compute)
-    assert compute.calls == 9
+    assert compute.calls == 11
 
 
 def test_with_a_key_only_what_is_signed_with_it_is_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,7 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path: Path):
         (lambda text: without_digest(text).replace("0.25", "0.5"), "version"),
         (lambda text: without_digest(text).replace('"current": "', '"current": "f'), "current"),
         (lambda text: "\x00" * 40, "content"),
+        (lambda text: "[" * 100_000, "content"),
     ],
 )
 def test_a_damaged_record_is_refused_with_its_path(tmp_path: Path, damage: Callable[[str], str], reason: str):
@@ -161,6 +162,18 @@ def test_a_damaged_record_is_refused_with_its_path(tmp_path: Path, damage: Calla
         assert (found.where, found.field) == (str(path), reason)
     with pytest.raises(Refused, match="FT-REL-003"):
         release(releases, "adapter", {"dpo_adapter": "b"}, {})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"release": {}, "move": {}}', '{"digest": "x"}'])
+def test_a_damaged_note_of_a_move_is_refused_with_its_own_fix(tmp_path: Path, content: str):
+    releases = Releases(tmp_path)
+    current = release(releases, "collection", {"passage_vectors": "a"}, {"weight": 0.25})
+    path = tmp_path / "collection.intent.json"
+    path.write_text(content)
+    with pytest.raises(Refused, match="FT-REL-003") as refusal:
+        releases.announced("collection")
+    assert refusal.value.violations[0].fix == f"delete {path}, then ft gate --served"
+    assert releases.current("collection") == current
 
 
 def test_one_release_at_a_time(tmp_path: Path):

@@ -15,6 +15,7 @@ from expectations.contracts.consumer import (
     RetrievalNeeds,
     broken_formats,
     broken_retrieval_needs,
+    find_consumer,
     load_consumers,
 )
 from expectations.contracts.embedding import Base, Dense, EmbeddingContract, Fusion, Serving, Sparse, Texts
@@ -146,6 +147,22 @@ def test_every_error_of_every_consumer_file_is_reported_at_once(tmp_path: Path) 
         load_consumers(tmp_path)
     assert [Path(v.where).name for v in refusal.value.violations] == ["a.yaml", "b.yaml"]
     assert "retreival" in str(refusal.value)
+
+
+def test_both_endings_are_contracts_and_another_file_is_refused_by_name(tmp_path: Path) -> None:
+    for name in ("a.yaml", "b.yml"):
+        (tmp_path / name).write_text(f"name: {name[0]}\nowner: t\ndescription: d\n")
+    for name in (".DS_Store", "README", "NOTES.md"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "__pycache__").mkdir()
+    assert [consumer.name for consumer in load_consumers(tmp_path)] == ["a", "b"]
+    assert find_consumer("b", tmp_path).name == "b"
+    for name in ("c.yaml.bak", "d.json"):
+        (tmp_path / name).write_text("name: c\n")
+    with pytest.raises(Refused) as refusal:
+        load_consumers(tmp_path)
+    assert [Path(v.where).name for v in refusal.value.violations] == ["c.yaml.bak", "d.json"]
+    assert {v.code for v in refusal.value.violations} == {"FT-CON-001"}
 
 
 def test_a_consumer_that_contradicts_its_type_is_refused() -> None:

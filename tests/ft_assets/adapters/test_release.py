@@ -164,3 +164,13 @@ def test_records_of_earlier_versions_name_the_dpo_adapter(store: ArtifactStore, 
     release = release_adapter(store, releases).release
     assert set(release.artifacts) == {"sft_adapter", "dpo_adapter", "adapter_evaluation"}
     assert released_asset(release) == "dpo_adapter" and release.artifacts["dpo_adapter"] == dpo.recipe_id
+
+
+@pytest.mark.parametrize("artifacts", [{}, {"adapter_evaluation": "0123456789abcdef"}])
+def test_a_record_that_names_no_adapter_is_refused_as_damaged(
+    store: ArtifactStore, releases: Releases, artifacts: dict[str, str]
+) -> None:
+    releases.commit("adapter", releases.plan_release("adapter", artifacts, {}))
+    for read in (lambda: find_released(store, releases), lambda: baseline(releases, {"0123456789abcdef"})):
+        with pytest.raises(Refused, match=r"FT-REL-003.*sft_adapter"):
+            read()

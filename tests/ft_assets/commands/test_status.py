@@ -85,7 +85,40 @@ def test_a_lost_artifact_is_stale(folder: Path, instance: dg.DagsterInstance) ->
     _run(folder, instance)
     store = ArtifactStore(folder / "state" / "artifacts")
     store.discard(store.require("total"))
-    assert _status(folder, instance)["total"].reasons == ["its artifact is gone"]
+    (reason,) = _status(folder, instance)["total"].reasons
+    assert reason.startswith("[FT-ART-001] total: The current artifact of the asset is gone")
+    assert reason.endswith("Fix: ft run --asset total")
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ("{", "[FT-ART-005] "),
+        ('{"recipe": "0123456789abcdef"}', "[FT-ART-001] total: The current artifact of the asset is gone"),
+        (None, "[FT-ART-001] total: The asset has no artifact yet"),
+    ],
+    ids=["no JSON", "names nothing", "gone"],
+)
+def test_a_pointer_that_leads_nowhere_is_shown_with_its_fix_and_the_other_assets_too(
+    folder: Path, instance: dg.DagsterInstance, content: str | None, shown: str
+) -> None:
+    _run(folder, instance)
+    pointer = folder / "state" / "artifacts" / "total" / "current.json"
+    pointer.unlink()
+    if content is not None:
+        pointer.write_text(content)
+    statuses = _status(folder, instance)
+    (reason,) = statuses["total"].reasons
+    assert statuses["total"].state == "stale"
+    assert reason.startswith(shown) and "ft run --asset total" in reason
+    assert {statuses[name].state for name in ("limit_settings", "numbers", "sft_adapter")} == {"in sync"}
+
+
+def test_a_damaged_pointer_of_settings_is_shown_once(folder: Path, instance: dg.DagsterInstance) -> None:
+    _run(folder, instance)
+    (folder / "state" / "artifacts" / "limit_settings" / "current.json").write_text("[]")
+    (reason,) = _status(folder, instance)["limit_settings"].reasons
+    assert reason.startswith("[FT-ART-005] ")
 
 
 def test_a_released_asset_is_marked(folder: Path, instance: dg.DagsterInstance) -> None:
@@ -103,3 +136,12 @@ def test_the_json_can_be_read_by_a_program(ft: Ft) -> None:
     result = ft("status", "--json")
     assert {status["asset"]: status["state"] for status in json.loads(result.stdout)}["total"] == "in sync"
     assert "released adapter: none" in ft("status").output
+
+
+def test_a_damaged_note_of_a_move_is_shown(ft: Ft, folder: Path) -> None:
+    path = folder / "state" / "released" / "collection.intent.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    output = ft("status").output
+    assert "released collection: none" in output
+    assert "[FT-REL-003]" in output and "ft gate --served" in output

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from ft_assets.config.generator import params_of_generator
-from ft_assets.config.load import SettingsError, load_settings, make_state_folder, profiles
+from ft_assets.config.load import (
+    ACCEPTED_FILE,
+    SettingsError,
+    accepted_settings,
+    load_settings,
+    make_state_folder,
+    profiles,
+)
 
 BASE = """
 schema_version: 1
@@ -301,7 +308,7 @@ def test_only_rules_that_judge_a_text_can_be_allowed(config: Path):
         load_settings(config, environ={"FT__DATASETS__ALLOW": "[FT-INST-003]"})
 
 
-@pytest.mark.parametrize("url", ["https://ann:s3cret@host:6333", "https://s3cret@host:6333"])
+@pytest.mark.parametrize("url", ["https://ann:s3cret@host:6333", "https://s3cret@host:6333", "ann:s3cret@host"])
 def test_a_secret_in_the_servers_url_is_refused_and_not_printed(config: Path, url: str):
     with pytest.raises(SettingsError, match="QDRANT_API_KEY") as error:
         load_settings(config, environ={"FT__QDRANT__ENGINE": "server", "FT__QDRANT__URL": url})
@@ -321,3 +328,21 @@ def test_generated_rows_need_the_section_that_makes_them(config: Path, section: 
 def test_a_state_that_cannot_be_made_is_named():
     with pytest.raises(SettingsError, match=r"/proc/state[\s\S]*Correct FT_STATE_DIR"):
         make_state_folder(Path("/proc/state"))
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"corpus": \xff}', b"{", b"", b"[" * 100_000], ids=["bytes", "cut", "empty", "deep"]
+)
+def test_a_damaged_copy_of_the_accepted_settings_is_written_again(config: Path, tmp_path: Path, content: bytes):
+    state = tmp_path / "state"
+    state.mkdir()
+    accepted = accepted_settings(config, state)
+    kept = state / ACCEPTED_FILE
+    whole = kept.read_bytes()
+    kept.write_bytes(content)
+    assert accepted_settings(config, state) == accepted
+    assert kept.read_bytes() == whole
+    kept.write_bytes(content)
+    config.write_text("corpus: {")  # an edit that is not finished: the error is that of config.yaml
+    with pytest.raises(SettingsError, match=r"config\.yaml cannot be used"):
+        accepted_settings(config, state)

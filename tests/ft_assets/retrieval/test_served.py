@@ -192,6 +192,24 @@ def test_a_lost_record_is_not_replaced_by_a_new_one_without_a_word(
     assert codes(graph) == {} and len(record(graph)["history"]) == 1
 
 
+def test_a_damaged_note_of_a_move_switches_no_check_off_and_its_fix_leads_back(graph: Graph) -> None:
+    store, releases, engine = graph.artifacts.store(), graph.artifacts.releases(), graph.qdrant.engine()
+    intent = graph.artifacts.state() / "released" / "collection.intent.json"
+    intent.write_text("{}")
+    hits, note = search(graph)
+    assert hits and note == ""  # the record is whole, and names what serves
+    with engine.open() as client:
+        point_elsewhere(client, str(aliased(client, "passages")))
+    with pytest.raises(Refused, match="FT-REL-005"):
+        search(graph)
+    with pytest.raises(Refused, match=r"FT-REL-003.*ft gate --served"):
+        roll_back("collection", store, releases, engine, to=None, who="me", why="alias")
+    intent.unlink()  # the fix
+    assert codes(graph)["release_serves"] == {"FT-REL-005"}
+    roll_back("collection", store, releases, engine, to=record(graph)["current"], who="me", why="alias")
+    assert codes(graph) == {} and search(graph)[0] == hits
+
+
 # -- interrupted and at the same time -------------------------------------------------------------------------------
 def test_a_release_that_was_killed_before_its_record_is_finished_by_the_next_look(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
