@@ -101,7 +101,7 @@ def small_line_image(lines: Iterable[Line], title: str) -> Markdown:
             for corners in [
                 [
                     part
-                    for x, y in _thin(line.points, most)
+                    for x, y in _thin([*line.points], most)
                     for part in (round(240 * (x - left) / (right - left)), round(46 - 44 * (y - low) / (high - low)))
                 ]
             ]

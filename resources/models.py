@@ -195,7 +195,7 @@ def _is_converted(source: Path, target: Path) -> bool:
     """Return whether `target` is a conversion of this file. Raises Refused (FT-MODEL-003) if a file was changed."""
     try:
         sealed = msgspec.json.decode(_seal_of(target).read_bytes(), type=_Conversion)
-    except (FileNotFoundError, UnicodeDecodeError, msgspec.MsgspecError):
+    except (FileNotFoundError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError):
         return False
     if not target.is_dir() or sealed.source_sha256 != _digest_file(source):
         return False

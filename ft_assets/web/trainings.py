@@ -579,5 +579,5 @@ def _tail(path: Path, lines: int = 40) -> list[str]:
 def _read(path: Path, kind: type[_Document]) -> _Document | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError):
         return None

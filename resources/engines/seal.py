@@ -63,7 +63,7 @@ def require_sealed(seal: Path, folder: Path, files: Iterable[Path], library: str
         return
     try:
         sealed = msgspec.json.decode(content, type=_Seal)
-    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+    except (UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as error:
         raise _changed(seal, str(error), "a seal", fix) from error
     found = {path.relative_to(folder).as_posix(): path for path in sorted(files)}
     if sealed.library != _version(library) or any(path.stat().st_mtime_ns > written for path in found.values()):

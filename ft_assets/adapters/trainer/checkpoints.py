@@ -272,7 +272,7 @@ def _step(checkpoint: Path) -> int:
 def _read_seal(checkpoint: Path) -> Seal | None:
     try:
         return msgspec.json.decode((checkpoint / MANIFEST).read_bytes(), type=Seal)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError):
         return None
 
 

@@ -36,7 +36,17 @@ def guarded(base_url: str = US, **options: object) -> TestClient:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1:3000", "localhost:3000", "LOCALHOST", "[::1]:3000", "[::1]", "10.1.2.3:3000", "ft.example:3000"]
+    "host",
+    [
+        "127.0.0.1:3000",
+        "localhost:3000",
+        "LOCALHOST",
+        "[::1]:3000",
+        "[::1]",
+        "10.1.2.3:3000",
+        "ft.example:3000",
+        "ft.example.:3000",
+    ],
 )
 def test_our_own_names_and_addresses_are_answered(host: str) -> None:
     client = guarded(hosts=["ft.example"])
@@ -118,6 +128,9 @@ def test_a_viewer_can_ask_and_change_nothing() -> None:
     refused = [MUTATION, {"query": "mutation{x}"}, {"query": "subscription{x}"}, {"query": "{"}, {}, [], {"query": 1}]
     for body in refused:
         assert client.post("/graphql", json=body).status_code == 403, body
+    deep = {"Content-Type": "application/json"}
+    for content in ("[" * 100_000, '{"query": "' + "{a" * 5_000 + '"}'):
+        assert client.post("/graphql", content=content, headers=deep).status_code == 403
     header = {"Authorization": "Bearer s"}
     for method in ("POST", "PUT", "DELETE"):
         assert client.request(method, "/rollback", headers=header).status_code == 403
