@@ -31,7 +31,7 @@ def export_report(project: ShownProject, version: str | None = None) -> str:
     if not chosen:
         known = [release.version for book in books.values() if book for release in book.history]
         wanted = "nothing released yet" if version is None else f"no release {version}"
-        raise NotFound(f"There is {wanted}. Releases: {', '.join(known) or 'none'}.")
+        raise NotFound(f"There is {wanted}. Releases: {', '.join(known) or 'none: ft run --all'}.")
     version = next(iter(chosen.values())) if version else ""
     of_version = show_evidence(project, version) if version else []
     books = show_releases(project, list(chosen)).books
