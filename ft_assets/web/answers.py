@@ -104,7 +104,7 @@ def compare_answers(store: ArtifactStore, before: Side, after: Side) -> AnswerCo
     if not shared:
         return None
     evaluation, seed = right.evaluation, _seed(right.evaluation)
-    evidence = _evidence(store, evaluation, [right.rows[record] for record in shared])
+    evidence = passages_read(store, evaluation, [right.rows[record] for record in shared])
     pairs = [
         _pair(record, left.rows[record], right.rows[record], (before, after), evidence.get(record, []))
         for record in shared
@@ -156,11 +156,16 @@ def _answers(store: ArtifactStore, side: Side) -> _Answers | None:
     evaluation = store.find(side.asset, side.recipe)
     if evaluation is None or ANSWERS_FILE not in evaluation.manifest.files:
         return None
-    rows = _rows.get(evaluation.path, lambda: list(read_rows(evaluation.file(ANSWERS_FILE))))
+    rows = rows_of(evaluation)
     if not rows or f"answer_{side.model}" not in rows[0]:
         return None
     tested = rows[int(evaluation.summary.get("validation_questions", 0)) :]
     return _Answers(evaluation, {row["record_id"]: row for row in tested or rows}, bool(tested))
+
+
+def rows_of(evaluation: Artifact) -> list[dict[str, Any]]:
+    """Return the questions of an evaluation with their answers: those of validation first, then the test questions."""
+    return _rows.get(evaluation.path, lambda: list(read_rows(evaluation.file(ANSWERS_FILE))))
 
 
 def _seed(evaluation: Artifact) -> int:
@@ -189,7 +194,7 @@ def _pair(
     )
 
 
-def _evidence(
+def passages_read(
     store: ArtifactStore, evaluation: Artifact, rows: Sequence[dict[str, Any]]
 ) -> dict[str, list[ShownPassage]]:
     """Return record id -> the passages that the models read: the retrieved ones, or the evidence of the record."""

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 
 from expectations.violations import Refused
 from ft_assets.config.load import SettingsError
-from ft_assets.web import data, releases, reports, trainings
+from ft_assets.web import all_answers, data, releases, reports, trainings
 from ft_assets.web.overview import show_overview
 from ft_assets.web.project import KINDS, NotFound, ShownProject
 from ft_assets.web.render import STATIC, render
@@ -73,6 +73,7 @@ def create_app(project: ShownProject, *, read_only: bool = False, dagster_port: 
             Route("/reports", _page(_reports)),
             Route("/reports/tables/{asset}/{name}", _table_report),
             Route("/reports/card/{asset}/{recipe}", _page(_card)),
+            Route("/answers/{asset}", _page(_answers)),
             Route("/lineage/{asset}/{recipe}", _page(_lineage)),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
@@ -306,6 +307,17 @@ def _table_report(request: Request) -> Response:
 def _card(project: ShownProject, request: Request) -> tuple[str, object]:
     names = request.path_params
     return "card.html", reports.show_card(project, names["asset"], names["recipe"])
+
+
+def _answers(project: ShownProject, request: Request) -> tuple[str, object]:
+    query = request.query_params
+    mark: all_answers.Mark = (
+        "right" if query.get("mark") == "right" else "wrong" if query.get("mark") == "wrong" else ""
+    )
+    wanted = all_answers.AnswerFilter(model=query.get("model", ""), mark=mark, text=query.get("q", ""))
+    page, name = int(_number(query.get("page")) or 1), request.path_params["asset"]
+    shown = all_answers.show_answers(project, name, recipe=query.get("recipe", ""), wanted=wanted, page=page)
+    return "answers.html", shown
 
 
 def _lineage(project: ShownProject, request: Request) -> tuple[str, object]:

@@ -14,6 +14,7 @@ from expectations.violations import Refused
 from ft_assets.adapters.jobs import TRAINED
 from ft_assets.adapters.score_answers import ANSWERS_FILE
 from ft_assets.corpus.collect import PASSAGES
+from ft_assets.web.all_answers import EVALUATIONS
 from ft_assets.web.answers import records_of
 from ft_assets.web.data import find_artifact
 from ft_assets.web.project import NotFound, ShownProject
@@ -22,7 +23,6 @@ from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import read_rows
 
 CARD = "README.md"
-_EVALUATIONS = ("answer_evaluation", "adapter_evaluation")
 _SHOWN_ANSWERS = 20
 
 
@@ -82,7 +82,7 @@ def list_reports(project: ShownProject) -> ReportsView:
     """Return every report, model card, and the first questions of the current evaluations."""
     finished = [row for row in list_trainings(project) if row.state == "finished"]
     answers, damage = list[AskedRecord](), list[str]()
-    for name in _EVALUATIONS:
+    for name in EVALUATIONS:
         try:
             answers += _asked(project.store, name)
         except Refused as refused:  # the other reports can be shown
@@ -140,7 +140,7 @@ def show_lineage(project: ShownProject, asset: str, recipe: str, record: str) ->
     """Return where the answers to one question come from. Raises NotFound."""
     evaluation = find_artifact(project.store, asset, recipe)
     if ANSWERS_FILE not in evaluation.manifest.files:
-        raise NotFound(f"{asset} asks no questions. {' and '.join(_EVALUATIONS)} do.")
+        raise NotFound(f"{asset} asks no questions. {' and '.join(EVALUATIONS)} do.")
     row = next((row for row in read_rows(evaluation.file(ANSWERS_FILE)) if row["record_id"] == record), None)
     if row is None:
         raise NotFound(f"{asset}/{recipe} did not ask the record {record}.")

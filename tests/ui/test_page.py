@@ -117,7 +117,7 @@ def test_every_page_opens_without_a_console_error_and_a_fault_of_accessibility(b
     ]
     found = crawl(browser, site.url, first)
     pages = {urlsplit(path).path.split("/")[1] for path in found}
-    assert pages == {"", "trainings", "releases", "search", "data", "reports", "lineage"}
+    assert pages == {"", "trainings", "releases", "search", "data", "reports", "lineage", "answers"}
     assert any(path.startswith("/trainings/embedding_model/") for path in found)
     assert {path: faults for path, faults in found.items() if faults} == {}
 

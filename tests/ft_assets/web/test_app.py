@@ -90,6 +90,7 @@ def views(adapters: Adapters) -> list[str]:
         "/data/instruction_splits?file=test.parquet",
         "/data/instruction_splits?file=quarantine.jsonl",
         "/reports",
+        "/answers/adapter_evaluation?model=sft&mark=wrong",
         f"/reports/card/sft_adapter/{first}",
         f"/lineage/adapter_evaluation/{evaluation}?record={IDS[1]}",
     ]
