@@ -46,7 +46,7 @@ class ShownAnswers(msgspec.Struct, frozen=True, kw_only=True):
     """False for a validation question, on which the candidate was chosen."""
     answers: list[MarkedAnswer]
     passages: list[ShownPassage]
-    """What the models read: the retrieved passages, or the evidence of the record."""
+    """The passages that the models read: the retrieved ones, or the evidence of the record."""
 
 
 class AnswersView(msgspec.Struct, frozen=True, kw_only=True):
