@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from statistics import fmean
 from typing import Literal, cast
 
 import click
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from expectations.rules.bootstrap import paired_bootstrap
+from expectations.violations import Refused
 from ft_assets.adapters.release import released_asset
 from ft_assets.commands.project import Project
 from ft_assets.commands.terminal import make_console
@@ -42,12 +45,17 @@ def command() -> None:
 def print_report(project: Project, console: Console | None = None) -> None:
     """Print the results of the current evaluations, and the releases."""
     console = console or make_console()
-    for title, table in (
-        ("Retrieval before and after training, by passage", retrieval_table(project.store)),
-        ("Retrieval before and after training, by document", retrieval_table(project.store, "document_")),
-        ("Answers to held-out questions, with retrieved passages", answers_table(project.store)),
-        ("Their char-F1 by the passages that a model reads", readings_table(project.store)),
+    for title, make_table in (
+        ("Retrieval before and after training, by passage", retrieval_table),
+        ("Retrieval before and after training, by document", partial(retrieval_table, by="document_")),
+        ("Answers to held-out questions, with retrieved passages", answers_table),
+        ("Their char-F1 by the passages that a model reads", readings_table),
     ):
+        try:
+            table = make_table(project.store)
+        except Refused as damaged:  # the other results are shown
+            console.print(f"\n[bold]{title}[/] [red]{escape(str(damaged.violations[0]))}[/]", soft_wrap=True)
+            continue
         if table.row_count:
             console.print(f"\n[bold]{title}[/]")
             console.print(table)
