@@ -96,6 +96,13 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def keep_newest(folder: Path, pattern: str, count: int) -> None:
+    """Delete the files of this pattern in a folder but for the newest `count`. Another process may do so too."""
+    newest_first = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in newest_first[count:]:
+        old.unlink(missing_ok=True)
+
+
 def file_stamp(path: Path) -> tuple[int, int]:
     """Return a file's size in bytes and its time of change in nanoseconds; `ABSENT` if there is no such file.
 

@@ -11,7 +11,7 @@ import msgspec
 
 from expectations.canonical import digest
 from resources.artifacts import has_seal, sign
-from resources.files import write_json
+from resources.files import keep_newest, write_json
 from resources.memo import Memo
 
 Value = TypeVar("Value")
@@ -53,6 +53,4 @@ class Kept(Generic[Value]):
     def _write(self, path: Path, key: str, value: Value) -> None:
         content = cast("dict[str, Any]", msgspec.to_builtins({"key": key, "value": value}))
         write_json(path, sign(content))
-        newest_first = sorted(path.parent.glob("[!.]*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in newest_first[self._size :]:
-            old.unlink(missing_ok=True)
+        keep_newest(path.parent, "[!.]*.json", self._size)

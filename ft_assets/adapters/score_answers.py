@@ -125,12 +125,17 @@ def write_answers(folder: Path, rows: Sequence[Mapping[str, object]], replies: R
     pq.write_table(pa.Table.from_pylist(table), folder / ANSWERS_FILE)
 
 
+def models_of(row: Mapping[str, object]) -> list[str]:
+    """Return the models that answered, by the columns of a row of answers.parquet."""
+    return [name.removeprefix("exact_match_") for name in row if name.startswith("exact_match_")]
+
+
 def show_samples(path: Path) -> str:
     """Return the first rows of an answers.parquet as a Markdown table with one column for each model."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(path).slice(0, _SAMPLES).to_pylist()
-    models = [name.removeprefix("exact_match_") for name in rows[0] if name.startswith("exact_match_")]
+    models = models_of(rows[0])
     lines: list[list[str]] = []
     for row in rows:
         answers = [row[f"answer_{name}"] or _reasoning_alone(row.get(f"thought_{name}")) for name in models]

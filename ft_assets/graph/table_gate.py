@@ -16,7 +16,7 @@ from expectations.tables.gate import Table, Validation, judge_frame, slim_frame,
 from expectations.tables.report import render_markdown, render_report
 from expectations.violations import Violation
 from resources.artifacts import Artifact, ArtifactStore
-from resources.files import write_text
+from resources.files import keep_newest, write_text
 from resources.kept import Kept
 
 _REPORTS_KEPT = 20
@@ -75,6 +75,4 @@ def _judge(path: Path, table: Table) -> Validation:
 def _publish(report: Path, page: str) -> None:
     """Write a report in one atomic step, and delete the oldest reports of its folder."""
     write_text(report, page)
-    newest_first = sorted(report.parent.glob("[!.]*.html"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in newest_first[_REPORTS_KEPT:]:
-        old.unlink(missing_ok=True)
+    keep_newest(report.parent, "[!.]*.html", _REPORTS_KEPT)

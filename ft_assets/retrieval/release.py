@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from expectations.contracts.embedding import Fusion
-from expectations.violations import Refused, violation
+from expectations.violations import Refused, Violation, violation
 from ft_assets.retrieval.choose_fusion import CHOICE_FILE, SWEEP, choice_of
 from ft_assets.retrieval.collection import CHOICE_KEY, FLOOR_KEY, is_ours, set_fusion, stored_contract
 from ft_assets.retrieval.jobs import read_collection_file
@@ -49,23 +49,23 @@ def release_collection(store: ArtifactStore, releases: Releases, engine: QdrantE
         details |= _notes_on(store, fusion)
         settle(client, releases, engine.alias)
         serving = releases.current("collection")
-        if serving is None:
-            _require_no_alias(client, engine.alias)
+        if serving is None and os.environ.get(NEW_HISTORY) != engine.alias:
+            unrecorded = without_record(engine.alias, aliased(client, engine.alias))
+            if unrecorded:
+                raise Refused(f"releasing under {engine.alias}", unrecorded)
         if serving and releases.is_withheld("collection", recipes, details):
             return serving
         return _move(client, releases, engine.alias, releases.plan_release("collection", recipes, details))
 
 
-def _require_no_alias(client: VectorClient, alias: str) -> None:
-    """Raise Refused (FT-REL-004) if the alias serves without a record, unless FT_NEW_HISTORY is set.
+def without_record(alias: str, name: str | None) -> list[Violation]:
+    """Return the violation (FT-REL-004) of an alias that names a collection although there is no record of releases.
 
-    Its record is lost, or belongs to another state: a release would serve without a comparison with what serves now,
-    and with no way back.
+    The record is lost, or is another state's: a release would not be compared with what serves, and have no way back.
     """
-    name = aliased(client, alias)
-    if name is not None and os.environ.get(NEW_HISTORY) != alias:
-        lost = violation("FT-REL-004", where=alias, field="record", found=name, expected="a record of its release")
-        raise Refused(f"releasing under {alias}", [lost])
+    if name is None:
+        return []
+    return [violation("FT-REL-004", where=alias, field="record", found=name, expected="a record of its release")]
 
 
 def _notes_on(store: ArtifactStore, fusion: Fusion) -> OpenJson:

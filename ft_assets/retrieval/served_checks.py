@@ -18,7 +18,7 @@ from ft_assets.retrieval.audit import audit, audit_sample, point_violations
 from ft_assets.retrieval.checks import judge_consumers
 from ft_assets.retrieval.collection import FLOOR_KEY, inspect, stored_contract
 from ft_assets.retrieval.jobs import CandidateScores, VectorsSummary
-from ft_assets.retrieval.release import settle
+from ft_assets.retrieval.release import settle, without_record
 from ft_assets.retrieval.rerank import require_here
 from ft_assets.retrieval.vectors import contract_of
 from resources.artifacts import Artifact, ArtifactStore
@@ -47,7 +47,7 @@ def judge_served(evidence: Evidence, *, quick: bool) -> Verdict:
         _settle(evidence, client)
         release, name = evidence.releases.current("collection"), aliased(client, alias)
         if release is None:
-            return Verdict(_unrecorded(alias, name), {"version": "none"})
+            return Verdict(without_record(alias, name), {"version": "none"})
         figures: dict[str, object] = {"version": release.version, "collection": release.details["collection"]}
         if name is None or name != release.details["collection"]:
             return Verdict([_other_collection(evidence.qdrant, name, release)], figures)
@@ -102,12 +102,6 @@ def _settle(evidence: Evidence, client: VectorClient) -> None:
             settle(client, evidence.releases, evidence.qdrant.alias)
     except OSError:  # another process has it, or the state cannot be written
         return
-
-
-def _unrecorded(alias: str, name: str | None) -> list[Violation]:
-    if name is None:
-        return []
-    return [violation("FT-REL-004", where=alias, field="record", found=name, expected="a record of its release")]
 
 
 def _other_collection(engine: QdrantEngine, name: str | None, release: Release) -> Violation:

@@ -7,13 +7,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from ft_assets.adapters.score_answers import ANSWERS_FILE
-from ft_assets.web.answers import ShownPassage, passages_read, rows_of
-from ft_assets.web.data import find_artifact
+from ft_assets.adapters.score_answers import models_of
+from ft_assets.web.answers import ShownPassage, find_evaluation, passages_read, rows_of, tests_of
 from ft_assets.web.project import NotFound, ShownProject
 
 Mark = Literal["", "right", "wrong"]
-EVALUATIONS = ("answer_evaluation", "adapter_evaluation")
 PAGE_SIZE = 25
 
 
@@ -66,15 +64,12 @@ class AnswersView(msgspec.Struct, frozen=True, kw_only=True):
 
 def show_answers(project: ShownProject, name: str, *, recipe: str, wanted: AnswerFilter, page: int) -> AnswersView:
     """Return one page of the answers of an evaluation. Raises NotFound where there is none, or no such model."""
-    evaluation = find_artifact(project.store, name, recipe)
-    if ANSWERS_FILE not in evaluation.manifest.files:
-        raise NotFound(f"{name} asks no questions. {' and '.join(EVALUATIONS)} do.")
+    evaluation = find_evaluation(project.store, name, recipe)
     rows = rows_of(evaluation)
-    models = _models(rows[0]) if rows else []
+    models = models_of(rows[0]) if rows else []
     if wanted.model and wanted.model not in models:
         raise NotFound(f"{name} did not ask {wanted.model}. It asked {', '.join(models)}.")
-    validation = int(evaluation.summary.get("validation_questions", 0))
-    tests = {row["record_id"] for row in rows[validation:]}
+    tests = {row["record_id"] for row in tests_of(evaluation)}
     kept = [row for row in rows if _is_wanted(row, models, wanted)]
     page = max(page, 1)
     shown = kept[(page - 1) * PAGE_SIZE : page * PAGE_SIZE]
@@ -100,11 +95,6 @@ def show_answers(project: ShownProject, name: str, *, recipe: str, wanted: Answe
             for row in shown
         ],
     )
-
-
-def _models(row: Mapping[str, Any]) -> list[str]:
-    prefix = "exact_match_"
-    return [column.removeprefix(prefix) for column in row if column.startswith(prefix)]
 
 
 def _answer(row: Mapping[str, Any], model: str) -> MarkedAnswer:

@@ -12,10 +12,13 @@ from ft_assets.adapters.evaluate import passage_texts
 from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import ANSWERS_FILE
 from ft_assets.datasets.split import split_file
+from ft_assets.web.data import find_artifact
+from ft_assets.web.project import NotFound
 from resources.artifacts import Artifact, ArtifactStore
 from resources.memo import Memo
 from resources.parquet import read_rows
 
+EVALUATIONS = ("answer_evaluation", "adapter_evaluation")
 Outcome = Literal["won", "lost", "equal"]
 _METRICS = {"exact_match": "Exact match", "f1": "Character F1", "rouge_l": "ROUGE-L"}
 _DEFAULT_SEED = 42  # of an evaluation whose recipe has none
@@ -159,13 +162,26 @@ def _answers(store: ArtifactStore, side: Side) -> _Answers | None:
     rows = rows_of(evaluation)
     if not rows or f"answer_{side.model}" not in rows[0]:
         return None
-    tested = rows[int(evaluation.summary.get("validation_questions", 0)) :]
+    tested = tests_of(evaluation)
     return _Answers(evaluation, {row["record_id"]: row for row in tested or rows}, bool(tested))
 
 
 def rows_of(evaluation: Artifact) -> list[dict[str, Any]]:
     """Return the questions of an evaluation with their answers: those of validation first, then the test questions."""
     return _rows.get(evaluation.path, lambda: list(read_rows(evaluation.file(ANSWERS_FILE))))
+
+
+def tests_of(evaluation: Artifact) -> list[dict[str, Any]]:
+    """Return the rows of the test questions."""
+    return rows_of(evaluation)[int(evaluation.summary.get("validation_questions", 0)) :]
+
+
+def find_evaluation(store: ArtifactStore, name: str, recipe: str) -> Artifact:
+    """Return an evaluation that has answers; the current one without a recipe. Raises NotFound."""
+    evaluation = find_artifact(store, name, recipe)
+    if ANSWERS_FILE not in evaluation.manifest.files:
+        raise NotFound(f"{name} asks no questions. {' and '.join(EVALUATIONS)} do.")
+    return evaluation
 
 
 def _seed(evaluation: Artifact) -> int:

@@ -12,10 +12,9 @@ import msgspec
 
 from expectations.violations import Refused
 from ft_assets.adapters.jobs import TRAINED
-from ft_assets.adapters.score_answers import ANSWERS_FILE
+from ft_assets.adapters.score_answers import ANSWERS_FILE, models_of
 from ft_assets.corpus.collect import PASSAGES
-from ft_assets.web.all_answers import EVALUATIONS
-from ft_assets.web.answers import records_of
+from ft_assets.web.answers import EVALUATIONS, find_evaluation, records_of
 from ft_assets.web.data import find_artifact
 from ft_assets.web.project import NotFound, ShownProject
 from ft_assets.web.trainings import ShownTraining, list_trainings
@@ -138,9 +137,7 @@ def show_card(project: ShownProject, asset: str, recipe: str) -> CardView:
 
 def show_lineage(project: ShownProject, asset: str, recipe: str, record: str) -> LineageView:
     """Return where the answers to one question come from. Raises NotFound."""
-    evaluation = find_artifact(project.store, asset, recipe)
-    if ANSWERS_FILE not in evaluation.manifest.files:
-        raise NotFound(f"{asset} asks no questions. {' and '.join(EVALUATIONS)} do.")
+    evaluation = find_evaluation(project.store, asset, recipe)
     row = next((row for row in read_rows(evaluation.file(ANSWERS_FILE)) if row["record_id"] == record), None)
     if row is None:
         raise NotFound(f"{asset}/{recipe} did not ask the record {record}.")
@@ -155,8 +152,7 @@ def show_lineage(project: ShownProject, asset: str, recipe: str, record: str) ->
 
 
 def _metric(evaluation: Artifact, row: Mapping[str, Any]) -> LineageStep:
-    models = [name.removeprefix("answer_") for name in row if name.startswith("answer_") and name != "answer_chars"]
-    models = [model for model in models if f"f1_{model}" in row]
+    models = models_of(row)
     facts = {model: f"F1 {row[f'f1_{model}']:.3f} · {row[f'answer_{model}']}" for model in models}
     title = f"Metric: {evaluation.asset} {evaluation.recipe_id[:8]}"
     return LineageStep(title=title, text="Each model's answer to this question.", facts=facts)
