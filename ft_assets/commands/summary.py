@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache
 from statistics import fmean
 from typing import Literal, cast
 
@@ -44,15 +44,21 @@ def command() -> None:
 
 def print_report(project: Project, console: Console | None = None) -> None:
     """Print the results of the current evaluations, and the releases."""
-    console = console or make_console()
+    console, store = console or make_console(), project.store
+
+    @cache
+    def scores() -> Scores:
+        evaluation = store.current("embedding_evaluation")
+        return read_scores(evaluation) if evaluation else {}
+
     for title, make_table in (
-        ("Retrieval before and after training, by passage", retrieval_table),
-        ("Retrieval before and after training, by document", partial(retrieval_table, by="document_")),
-        ("Answers to held-out questions, with retrieved passages", answers_table),
-        ("Their char-F1 by the passages that a model reads", readings_table),
+        ("Retrieval before and after training, by passage", lambda: retrieval_table(scores())),
+        ("Retrieval before and after training, by document", lambda: retrieval_table(scores(), "document_")),
+        ("Answers to held-out questions, with retrieved passages", lambda: answers_table(store)),
+        ("Their char-F1 by the passages that a model reads", lambda: readings_table(store)),
     ):
         try:
-            table = make_table(project.store)
+            table = make_table()
         except Refused as damaged:  # the other results are shown
             console.print(f"\n[bold]{title}[/] [red]{escape(str(damaged.violations[0]))}[/]", soft_wrap=True)
             continue
@@ -77,15 +83,13 @@ def print_report(project: Project, console: Console | None = None) -> None:
     console.print(f"\nNext: {following}")
 
 
-def retrieval_table(store: ArtifactStore, by: Literal["", "document_"] = "") -> Table:
+def retrieval_table(scores: Scores, by: Literal["", "document_"] = "") -> Table:
     """Return nDCG@10 and Recall@10 of BM25 and of each arm, before and after training.
 
     Differences are in pairs on the test questions, with 95 % intervals. `by`: "document_" counts documents.
     """
     ndcg, recall = f"{by}ndcg_at_10", f"{by}recall_at_10"
     table = _table("arm", "nDCG@10 before", "after", "after - before", "after - BM25", "Recall@10 before", "after")
-    evaluation = store.current("embedding_evaluation")
-    scores = read_scores(evaluation) if evaluation else {}
     for title, before, after in (
         ("BM25", (BM25, "sparse"), (BM25, "sparse")),
         *((arm, ("base", arm), ("trained", arm)) for arm in _ARMS),
