@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from sqlalchemy import make_url
 from expectations.rules.secrets import travels_unencrypted
 from ft_assets.graph.instance import derive_settings
 from resources.qdrant import PRIVATE_HOSTS
+from tests.ports import free_ports
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def test_its_commands_serve_one_location_to_webserver_and_daemon(project: Path, 
     model = {"base_model": "./model"}
     config = {"corpus": {"files": ["kb/*.md"]}, "sft": model, "dpo": model, "embedding": model}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
-    code, web, page = free_port(), free_port(), free_port()
+    code, web, page = map(str, free_ports(3))
     workspace = (project / "deploy/workspace.yaml").read_text("utf-8")
     (tmp_path / "workspace.yaml").write_text(workspace.replace("host: code", "host: 127.0.0.1").replace("4000", code))
     here = {
@@ -209,12 +209,6 @@ def test_its_commands_serve_one_location_to_webserver_and_daemon(project: Path, 
 LOCATIONS = "{workspaceOrError{... on Workspace{locationEntries{name locationOrLoadError{__typename}}}}}"
 TICKS = """{sensorOrError(sensorSelector:{repositoryLocationName:"ft_assets",repositoryName:"__repository__",
   sensorName:"watch_settings"}){... on Sensor{sensorState{ticks(limit:1){status}}}}}"""
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @contextmanager

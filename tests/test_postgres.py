@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ft_assets.graph.instance import derive_settings
+from tests.ports import free_ports
 
 OPEN = """
 import sys
@@ -50,9 +50,7 @@ def server() -> Iterator[dict[str, str]]:
     if not importlib.util.find_spec("dagster_postgres"):
         pytest.skip("dagster-postgres is not installed: pip install -c constraints.txt -e '.[postgres]'")
     user = "postgres" if os.geteuid() == 0 else None  # a server refuses to run as root
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="pg") as folder:
         root = Path(folder)
         (root / "password").write_text("of a test")

@@ -63,7 +63,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise OSError(f"port {port} of {host} cannot be used: {error.strerror}. Choose another one: --port") from error
+        fix = "Choose other ones: --port, and --page-port for the companion page"
+        raise OSError(f"port {port} of {host} cannot be used: {error.strerror}. {fix}.") from error
     return listener
 
 

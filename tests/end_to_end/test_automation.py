@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import Ft
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.slow
 PATIENCE = 600.0  # seconds for one step on a busy machine; each takes some twenty on an idle one
@@ -148,9 +148,7 @@ def served(tmp_path: Path, project: Path) -> Generator[Served]:
     ft = Ft(tmp_path)
     first = ft.run("--asset", "released_collection", "--asset", "glossary", "--upstream")
     assert first["exit"] == 0, first["output"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, _ = free_ports(2)
     log = (tmp_path / "ui.log").open("w")
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name("ft")), "ui", "--port", str(port)],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from resources.artifacts import SEAL_KEY
 from resources.endpoint import KEY
+from tests.ports import free_ports
 
 SECRETS = [
     "QDRANT_API_KEY", KEY, "HF_TOKEN", "POSTGRES_PASSWORD", "DATABASE_URL", SEAL_KEY, "MY_CHAT", "FT_REPORT_TOKEN",
@@ -28,9 +28,7 @@ def marker(name: str) -> str:
 
 @pytest.mark.slow
 def test_no_secret_is_written_or_printed(tmp_path: Path) -> None:
-    with socket.socket() as probe:  # an address at which nobody answers
-        probe.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
     (tmp_path / "kb").mkdir()
     (tmp_path / "kb/密钥.md").write_text("# 密钥\n\n" + "每个季度检查一次密钥，并记录检查的结果。" * 8)
     rows = [{"question": f"第{n}个密钥多久检查一次？", "answer": "每个季度一次。"} for n in range(6)]

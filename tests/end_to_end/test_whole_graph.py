@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 
 from resources.qdrant import engine_of_state
 from tests.end_to_end.conftest import Ft
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.slow
 RELEASED = ("adapter", "collection")
@@ -180,7 +180,7 @@ def test_commands_in_the_docs_run(ft: Ft, project: Path):
 
 def test_the_webserver_shows_assets_checks_and_their_results(ft: Ft):
     ft("status")  # writes the instance's configuration for this copy
-    port = _free_port()
+    port, _ = free_ports(2)
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name("ft")), "ui", "--port", str(port)],
         cwd=ft.folder,
@@ -220,9 +220,3 @@ def _ask(port: int, query: str) -> dict[str, Any]:
         if time.monotonic() > deadline:
             raise TimeoutError("the webserver did not answer with assets in 120 s")
         time.sleep(1)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 import urllib.request
@@ -14,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_ports
+
 
 @contextmanager
 def _serve(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Generator[Callable[[str], Any]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, _ = free_ports(2)
 
     def ask(query: str) -> Any:
         request = urllib.request.Request(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from ft_assets.web.serve import bind
+from tests.ports import free_ports
 
 LAUNCH = """mutation($config: RunConfigData) {launchRun(executionParams: {mode: "default", runConfigData: $config,
   selector: {repositoryLocationName: "ft_assets", repositoryName: "__repository__", pipelineName: "__ASSET_JOB",
@@ -55,7 +55,7 @@ class Ui:
                     return
             except httpx.TransportError:
                 pass
-            assert self.process.poll() is None, "ft ui ended"
+            assert self.process.poll() is None, self.process.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.5)
 
@@ -68,10 +68,8 @@ def start(folder: Path, *options: str) -> Ui:
 
 
 def launch(config: Path, state: Path, *options: str) -> Ui:
-    """Start `ft ui` of a project on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Start `ft ui` of a project on free ports."""
+    port, _ = free_ports(2)  # Dagster's pages, and next to them ours
     environment = {**os.environ, "FT_STATE_DIR": str(state), "FT_CONFIG": str(config)}
     environment["FT_REPORT_TOKEN"] = "a-long-secret"
     command = [sys.executable, "-m", "ft_assets.cli", "ui", "--port", str(port), *options]
