@@ -908,6 +908,11 @@ CODES: dict[str, Code] = {
         "Look at the address, the credentials in the environment and the network, or unset FT_STORE_URL for a state on "
         "this machine alone.",
     ),
+    "FT-ART-010": Code(
+        "A figure in a manifest is not that of the artifact's files, or is missing",
+        "Gates judge the figures of the manifest: by an edited one, a candidate that is worse would be released.",
+        "Delete the artifact's folder and run `ft run --asset ASSET`.",
+    ),
     # Configuration
     "FT-CFG-001": Code(
         "A setting is invalid",

@@ -136,8 +136,16 @@ class Artifact:
         return self.manifest.summary
 
     def summary_as(self, kind: type[Summary]) -> Summary:
-        """Return the summary, typed; fields that `kind` does not have are ignored."""
-        return msgspec.convert(self.manifest.summary, kind)
+        """Return the summary, typed; fields that `kind` does not have are ignored.
+
+        Raises Refused (FT-ART-010) if it lacks a figure, or one has another type.
+        """
+        try:
+            return msgspec.convert(self.manifest.summary, kind)
+        except msgspec.ValidationError as error:
+            fix = f"delete {self.path} and run `ft run --asset {self.asset}`"
+            odd = violation("FT-ART-010", where=self.asset, field="summary", found=str(error), fix=fix)
+            raise Refused(f"reading {self.asset}", [odd]) from error
 
     def file(self, name: str) -> Path:
         """Return a file's path, verified. Raises Refused (FT-ART-002, FT-ART-003) if it is missing or changed."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from expectations.rules.answer_scores import Reply
 from expectations.rules.ranking_metrics import DOCUMENT_METRICS, METRICS
 from ft_assets.adapters.jobs import TrainSummary
-from ft_assets.adapters.score_answers import summarise, write_answers
+from ft_assets.adapters.score_answers import measure, summarise, write_answers
 from ft_assets.embedding.jobs import EpochFigures, ModelSummary
 from ft_assets.embedding.scores import SCORES_FILE, write_scores
 from ft_assets.retrieval.jobs import RetrievalEvaluationSummary
@@ -241,7 +241,7 @@ def _evaluate(store: ArtifactStore, adapter: Artifact, splits: Artifact, passage
             "instruction_splits": splits.data_version,
             "passages": passages.data_version,
         },
-        summary=summarise(replies, GOLDS, 42).as_manifest(),
+        summary=summarise(measure(replies, GOLDS), 42).as_manifest(),
         files={"answers.parquet": lambda path: write_answers(path.parent, rows, replies, GOLDS)},
     )
 

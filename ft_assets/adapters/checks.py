@@ -21,12 +21,14 @@ from expectations.rules.training import (
     check_training,
 )
 from expectations.violations import Violation, violation
+from ft_assets.adapters.figures import figures_of_adapters, figures_of_training
 from ft_assets.adapters.jobs import AnswerSummary, Method, TrainSummary
 from ft_assets.adapters.preflight import gates_of, read_result
 from ft_assets.adapters.prompt import prompt_of
 from ft_assets.adapters.release import choose_candidate, contract_of, find_released
 from ft_assets.adapters.rows.generated import HAND_MADE
 from ft_assets.config.from_artifact import settings_of
+from ft_assets.graph.figures_gate import figures_gate
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from resources import models
 
@@ -77,6 +79,7 @@ def training_gates(asset: str, method: Method) -> list[Gate]:
     rules = (trained, eval_loss_fell, answers_hold, prompt_is_served, base_matches)
     return [
         whole_gate(asset),
+        figures_gate(asset, figures_of_training),
         *(_preflight_gate(asset, name, description) for name, description in gates_of(method).items()),
         *(Gate(asset, rule.__name__, rule, needs=_READ.get(rule.__name__, ())) for rule in rules),
     ]
@@ -246,6 +249,7 @@ GATES: list[Gate] = [
     Gate("dpo_adapter", "rewards_reported", _rewards),
     Gate("dpo_adapter", "chosen_gains", _chosen_gains),
     whole_gate("adapter_evaluation"),
+    figures_gate("adapter_evaluation", figures_of_adapters),
     lineage_gate("adapter_evaluation"),
     Gate("adapter_evaluation", "scores_are_finite", _scores_are_finite),
     _not_worse_than("base"),

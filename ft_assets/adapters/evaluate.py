@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from expectations.contracts.adapter import RagPrompt
 from expectations.rules.answer_scores import Reply
 from expectations.violations import Refused, violation
-from ft_assets.adapters.jobs import AnswerSummary, EvaluateParams, TrainedRef
+from ft_assets.adapters.jobs import EvaluateParams, TrainedRef
 from ft_assets.adapters.prompt import build_messages, prompt_of
 from ft_assets.adapters.rows.tokenise import Row, gold_of, read_rows
-from ft_assets.adapters.score_answers import Replies, ask_all, propose, summarise, write_answers
+from ft_assets.adapters.score_answers import ask_all, measure, summarise_parts, write_answers
 from resources.artifacts import Artifact, ArtifactStore
 from resources.asker import open_asker
 from resources.launcher import Job, run_worker
@@ -40,22 +38,8 @@ def main(job: Job) -> Artifact:
     with job.artifacts().stage(job.recipe) as staging:
         shown = [{"record_id": row["record_id"], "question": row["question"]} for row in rows]
         write_answers(staging.path, shown, replies, golds)
-        return staging.publish(_summarise(replies, golds, chosen_on, settings.seed).as_manifest())
-
-
-def _summarise(replies: Replies, golds: Sequence[str], chosen_on: int, seed: int) -> AnswerSummary:
-    """Return the scores on the questions after the first `chosen_on`, and the best candidate on these first ones. Where
-    either part has no questions, the other one serves for both."""
-    tested = chosen_on if chosen_on < len(golds) else 0
-    first = chosen_on or len(golds)
-    validation = summarise({name: given[:first] for name, given in replies.items()}, golds[:first], seed)
-    summary = summarise({name: given[tested:] for name, given in replies.items()}, golds[tested:], seed)
-    return msgspec.structs.replace(
-        summary,
-        validation=validation.intervals,
-        validation_questions=validation.questions,
-        proposed=propose(validation.intervals),
-    )
+        summary = summarise_parts(measure(replies, golds), chosen_on, settings.seed)
+        return staging.publish(summary.as_manifest())
 
 
 def _questions(job: Job, most: int) -> tuple[int, list[dict[str, Any]]]:

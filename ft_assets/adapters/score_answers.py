@@ -8,12 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise, product
 from pathlib import Path
 
+import msgspec
+
 from expectations.markdown import Markdown, markdown_cell, markdown_table
 from expectations.rules.answer_scores import Reply, read_reply, score
 from expectations.rules.bootstrap import Interval, bootstrap, paired_bootstrap
 from expectations.violations import Refused, violation
 from ft_assets.adapters.jobs import TRAINED, AnswerSummary, Intervals
+from resources.artifacts import Artifact
 from resources.asker import Asker
+from resources.parquet import read_rows
 from resources.text_source import BASE, Call, ChatMessage, ModelReply, NoReply, Sampling
 
 ANSWERS_FILE = "answers.parquet"
@@ -50,17 +54,38 @@ def ask_all(
     return {name: replies[n * len(chats) : (n + 1) * len(chats)] for n, name in enumerate(models)}
 
 
-def summarise(replies: Replies, golds: Sequence[str], seed: int) -> AnswerSummary:
-    """Return each model's means with 95 % intervals, and the paired differences between models."""
-    values = measure(replies, golds)
+def summarise(values: Mapping[str, Values], seed: int) -> AnswerSummary:
+    """Return each model's means with 95 % intervals, and the paired differences between models.
+
+    `values`: of `measure`, or of `read_values`.
+    """
     return AnswerSummary(
-        questions=len(golds),
+        questions=len(next(iter(values[BASE].values()))),
         intervals={model: _intervals(metrics, seed) for model, metrics in values.items()},
         differences={
             f"{candidate}-{baseline}": _paired_intervals(values[candidate], values[baseline], seed)
             for candidate, baseline in _pairs(values)
         },
     )
+
+
+def summarise_parts(values: Mapping[str, Values], chosen_on: int, seed: int) -> AnswerSummary:
+    """Return the scores on the questions after the first `chosen_on`, and the best candidate on these first ones. Where
+    either part has no questions, the other one serves for both."""
+    questions = len(next(iter(values[BASE].values())))
+    tested, first = chosen_on if chosen_on < questions else 0, chosen_on or questions
+    validation = summarise(_cut(values, slice(first)), seed)
+    return msgspec.structs.replace(
+        summarise(_cut(values, slice(tested, None)), seed),
+        validation=validation.intervals,
+        validation_questions=validation.questions,
+        proposed=propose(validation.intervals),
+    )
+
+
+def _cut(values: Mapping[str, Values], part: slice) -> dict[str, Values]:
+    """Return the values of a part of the questions."""
+    return {model: {metric: each[part] for metric, each in metrics.items()} for model, metrics in values.items()}
 
 
 def compare_readings(
@@ -123,6 +148,17 @@ def write_answers(folder: Path, rows: Sequence[Mapping[str, object]], replies: R
             line |= {f"{metric}_{model}": each[n] for metric, each in values[model].items()}
         table.append(line)
     pq.write_table(pa.Table.from_pylist(table), folder / ANSWERS_FILE)
+
+
+def read_values(evaluation: Artifact) -> dict[str, Values]:
+    """Return the values that an evaluation wrote into its answers.parquet, as `measure` gave them."""
+    rows = list(read_rows(evaluation.file(ANSWERS_FILE)))
+    return {
+        model: {
+            metric: [row[f"{metric}_{model}"] for row in rows] for metric in _TITLES if f"{metric}_{model}" in rows[0]
+        }
+        for model in models_of(rows[0])
+    }
 
 
 def models_of(row: Mapping[str, object]) -> list[str]:

@@ -25,6 +25,7 @@ from expectations.contracts.adapter import (
 from expectations.contracts.fingerprint import configuration, fingerprint
 from ft_assets.adapters.export.export import delete_stale_metrics
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, write_card
+from ft_assets.adapters.figures import CHANGE, REPORTED
 from ft_assets.adapters.jobs import AnswerLimits, TrainParams, TrainSummary
 from ft_assets.adapters.preflight import (
     PREFLIGHT_FILE,
@@ -37,7 +38,7 @@ from ft_assets.adapters.preflight import (
 )
 from ft_assets.adapters.refusals import SUBJECT, refuse_if
 from ft_assets.adapters.rows.training_data import TrainingData, name_splits
-from ft_assets.adapters.trainer.answering import MEASURES, SECONDS, answer_validation, questions_of
+from ft_assets.adapters.trainer.answering import SECONDS, answer_validation, questions_of
 from ft_assets.adapters.trainer.best import ended_early, load_best
 from ft_assets.adapters.trainer.build import build_trainer, check_devices
 from ft_assets.adapters.trainer.checkpoints import checkpoints, remove_checkpoints, train_to_the_end
@@ -148,8 +149,9 @@ def _train_and_publish(job: Job, params: TrainParams) -> Artifact:
             job.folder(),
             metrics,
         )
-    metrics.close()
     summary = _summarise(task, trained, seconds=round(time.monotonic() - started, 1))
+    metrics.log("weights", summary.steps, summary.steps, **{CHANGE: summary.max_abs_adapter_delta})
+    metrics.close()
     if torchrun.is_main():
         published = _publish(task, trained, summary)
         weights = weights_folder(read_adapter_contract(published.path))
@@ -318,11 +320,9 @@ def _summarise(task: Task, trained: Trained, seconds: float) -> TrainSummary:
         seconds=seconds,
         trackers=read_trackers(task.job.folder()) or msgspec.UNSET,
     )
-    reported = {"reward_accuracy": "eval_rewards/accuracies", "reward_margin": "eval_rewards/margins"}
-    reported |= {name: f"eval_{name}" for name in MEASURES if trained.questions}
     figures: dict[str, Any] = {}
     for time_of, evaluation in (("before", trained.before), ("after", trained.after)):
-        figures |= {f"{name}_{time_of}": evaluation[key] for name, key in reported.items() if key in evaluation}
+        figures |= {f"{name}_{time_of}": evaluation[key] for name, key in REPORTED.items() if key in evaluation}
     if trained.questions:
         records = read_metrics(task.folder / METRICS_FILE)
         seconds = sum(record.get(f"eval_{SECONDS}", 0.0) for record in records)

@@ -19,7 +19,7 @@ from ft_assets.adapters.evaluate import (
     refuse_none,
 )
 from ft_assets.adapters.prompt import prompt_of
-from ft_assets.adapters.score_answers import Replies, compare_readings, summarise, write_answers
+from ft_assets.adapters.score_answers import Replies, compare_readings, measure, summarise, write_answers
 from ft_assets.answers.jobs import AnswerParams
 from ft_assets.retrieval.search import Hit, Retriever
 from resources.artifacts import Artifact
@@ -51,7 +51,7 @@ def main(job: Job) -> Artifact:
     golds = [gold_of(row) for row in rows]
     shown = [_describe(row, found) for row, found in zip(rows, hits, strict=True)]
     retrieved = {model: given[: len(rows)] for model, given in replies.items()}
-    summary = summarise(retrieved, golds, settings.seed)
+    summary = summarise(measure(retrieved, golds), settings.seed)
     known = [bool(row["evidence_retrieved"]) for row in shown if row["evidence"]]
     if known:
         summary = msgspec.structs.replace(summary, evidence_hit_rate=sum(known) / len(known))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from expectations.rules.answer_scores import check_not_worse
 from ft_assets.adapters.checks import check_scores
+from ft_assets.adapters.figures import figures_of_answers
 from ft_assets.adapters.jobs import AnswerSummary
+from ft_assets.graph.figures_gate import figures_gate
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 
 _ASSET = "answer_evaluation"
@@ -35,6 +37,7 @@ def _summary(evidence: Evidence) -> AnswerSummary:
 
 GATES: list[Gate] = [
     whole_gate(_ASSET),
+    figures_gate(_ASSET, figures_of_answers),
     Gate(_ASSET, "scores_are_finite", _scores_are_finite),
     _not_worse_than_base("sft"),
     _not_worse_than_base("dpo"),

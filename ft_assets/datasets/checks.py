@@ -206,10 +206,14 @@ def _splits_are_filled(dataset: DataSet) -> Callable[[Evidence], Verdict]:
         artifact = evidence.store.require(asset)
         if not is_configured(evidence.store, dataset):
             return Verdict(figures=_NOT_CONFIGURED)
-        counts = {split: row_count(artifact.file(split_file(split))) for split in splits.SPLITS}
+        counts = _count_rows(artifact)
         return Verdict(splits.every_split_is_filled(asset, counts), counts)
 
     return rule
+
+
+def _count_rows(artifact: Artifact) -> dict[str, int]:
+    return {split: row_count(artifact.file(split_file(split))) for split in splits.SPLITS}
 
 
 def _splits_follow_the_ledger(dataset: DataSet) -> Callable[[Evidence], Verdict]:
@@ -246,7 +250,7 @@ def _shares_are_near(dataset: DataSet) -> Callable[[Evidence], Verdict]:
         asset = dataset.splits
         settings = _split_settings(evidence)
         wanted = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-        counts = evidence.store.require(asset).summary_as(SplitsSummary).counts()
+        counts = _count_rows(evidence.store.require(asset))
         total = sum(counts.values())
         shares = {f"{split}_share": count / total if total else 0.0 for split, count in counts.items()}
         return Verdict(splits.shares_are_near(asset, counts, wanted), shares)

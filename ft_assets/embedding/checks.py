@@ -24,8 +24,10 @@ from ft_assets.config.from_artifact import settings_of
 from ft_assets.config.model import EmbeddingSettings
 from ft_assets.corpus.collect import PassagesSummary
 from ft_assets.corpus.token_limit import tokens_read
+from ft_assets.embedding.figures import figures_of_model
 from ft_assets.embedding.jobs import ModelSummary
 from ft_assets.embedding.known_tokens import count_unknown
+from ft_assets.graph.figures_gate import figures_gate
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from resources import accelerator
 from resources.artifacts import Artifact, library_versions
@@ -157,6 +159,7 @@ GATES = [
     Gate("passages", "passages_fit_the_encoder", passages_fit, blocking=False, needs=(_SETTINGS,)),
     Gate("retrieval_splits", "tokens_are_known", known_tokens, needs=(_SETTINGS,)),
     whole_gate(_MODEL),
+    figures_gate(_MODEL, figures_of_model),
     Gate(_MODEL, "losses_are_finite", losses),
     Gate(_MODEL, "model_changed", change),
     Gate(_MODEL, "base_is_beaten", base_beaten, blocking=False),

@@ -81,16 +81,21 @@ def gain_over_bm25(scores: Scores, system: str, metric: str = "ndcg_at_10") -> I
     return paired_bootstrap(scores[system, "fused"][metric], scores[BM25, "sparse"][metric])
 
 
+def means(scores: Scores) -> dict[str, float]:
+    """Return the mean of each `<system>_<arm>_<metric>`."""
+    return {name: round(sum(values) / len(values), 6) for name, values in _by_name(scores)}
+
+
 def summarise(scores: Scores) -> dict[str, object]:
-    """Return a mean for each `<system>_<arm>_<metric>`, and `intervals` with the 95 % interval of each."""
-    flat: dict[str, float] = {}
-    intervals: dict[str, Interval] = {}
+    """Return `means`, and `intervals` with the 95 % interval of each."""
+    intervals = {name: bootstrap(values) for name, values in _by_name(scores)}
+    return {**means(scores), "intervals": msgspec.to_builtins(intervals)}
+
+
+def _by_name(scores: Scores) -> Iterator[tuple[str, list[float]]]:
     for (system, arm), metrics in scores.items():
         for name, values in metrics.items():
-            interval = bootstrap(values)
-            flat[f"{system}_{arm}_{name}"] = round(interval.mean, 6)
-            intervals[f"{system}_{arm}_{name}"] = interval
-    return {**flat, "intervals": msgspec.to_builtins(intervals)}
+            yield f"{system}_{arm}_{name}", values
 
 
 def as_table(scores: Scores) -> str:

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from expectations.rules.bootstrap import Interval, paired_bootstrap
 from expectations.violations import Refused, violation
 from ft_assets.config.model import EmbeddingSettings
+from ft_assets.embedding.figures import CHANGE, figures_of_losses
 from ft_assets.embedding.jobs import EmbeddingJob, EpochFigures, ModelSummary
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import NO_QUESTIONS, Passages, Questions, read_passages, read_questions
@@ -85,9 +86,9 @@ def _train_and_publish(job: Job) -> Artifact:
     factors = msgspec.UNSET
     if settings.bm25_factors:
         factors = learn_factors(encoder, questions, passages, settings, validation=validation)
+    losses, changed = trained.losses, changed_share(encoder, before)
+    metrics.log("weights", len(losses), len(losses), **{CHANGE: changed})
     metrics.close()
-    losses = trained.losses
-    tenth = max(len(losses) // 10, 1)
     with job.artifacts().stage(job.recipe) as staging:
         contract = encoder.save(staging.path)
         if (job.folder() / METRICS_FILE).is_file():
@@ -107,13 +108,12 @@ def _train_and_publish(job: Job) -> Artifact:
             unresolved=len(questions.unresolved),
             judged_negatives=sum(map(len, questions.negatives.values())),
             steps=len(losses),
-            loss_first=_mean(losses[:tenth]),
-            loss_last=_mean(losses[-tenth:]),
             non_finite_losses=sum(not math.isfinite(loss) for loss in losses),
-            parameters_changed=changed_share(encoder, before),
+            parameters_changed=changed,
             dimension=contract.dense.dimensions[0],
             device=compute.device,
             dtype=compute.dtype,
+            **figures_of_losses(losses),
         )
         published = staging.publish(summary)
     link_final_model(job.folder(), published.path)
@@ -566,10 +566,6 @@ def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Return KL(teacher ‖ student), the mean over queries. Twins have probability 0 in both and count 0."""
     log_student = student.log_softmax(-1).masked_fill(teacher == 0, 0.0)
     return (torch.xlogy(teacher, teacher) - teacher * log_student).sum(-1).mean()
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ CANDIDATES = "ddr_candidates"
 """The asset of the answers that pairs are made of."""
 QUESTIONS_FILE, CANDIDATES_FILE = "questions.parquet", "candidates.parquet"
 PAIR_PARTS = ("train", "validation")
+TRIALS_FILE = "trials.parquet"
 
 
 class AskParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,3 +142,17 @@ class VerifiedSummary(CallFigures, frozen=True, kw_only=True):
     """Median length of the verified answers, in words and Chinese characters."""
     hand_written_units: float
     """Median length of the hand-written answers that are trained on."""
+
+
+class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of trials.parquet of `kbalign_verified`: whether the judge accepted one answer to a question of people."""
+
+    question: str
+    passage: str
+    answer: str
+    """The answer to be judged."""
+    is_right: bool
+    judge_answer: str
+    """The judge's own answer from the passage, which it compares."""
+    accepted: bool
+    judge_key: str

@@ -11,7 +11,9 @@ from ft_assets.datasets.find_contamination import held_out_questions, search_gen
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.datasets.near_duplicates import near_pairs
 from ft_assets.datasets.split import split_file
+from ft_assets.generation.figures import figures_of_verified
 from ft_assets.generation.jobs import VERIFIED, VerifiedSummary
+from ft_assets.graph.figures_gate import figures_gate
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from ft_assets.graph.quarantine import count_quarantined
 from resources.parquet import read_rows, row_count
@@ -111,6 +113,7 @@ def _summary(evidence: Evidence) -> VerifiedSummary:
 
 GATES: list[Gate] = [
     whole_gate(VERIFIED),
+    figures_gate(VERIFIED, figures_of_verified),
     Gate(VERIFIED, "candidates_are_accounted_for", _accounted_for),
     Gate(VERIFIED, "enough_are_verified", _enough, needs=("kbalign_settings",)),
     Gate(VERIFIED, "nothing_is_held_out", _nothing_held_out, needs=("dataset_settings",)),

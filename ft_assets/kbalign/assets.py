@@ -118,7 +118,7 @@ _VERIFIED = AssetSpec(
     name=VERIFIED,
     group="kbalign",
     kinds={"huggingface", "qdrant", "parquet"},
-    code_version="1",
+    code_version="2",
     description="The questions that a judge answers alike from the passage, that the released retriever finds the "
     "passage for, and that are apart from all held-out data.",
     inputs=(

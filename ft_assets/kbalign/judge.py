@@ -12,6 +12,7 @@ from expectations.rules.answer_scores import read_reply, score
 from ft_assets.adapters.prompt import build_messages
 from ft_assets.datasets.assign_splits import question_form
 from ft_assets.datasets.split import split_file
+from ft_assets.generation.jobs import TrialRow
 from ft_assets.kbalign.turn_round import WithPassage, with_evidence
 from resources.artifacts import Artifact
 from resources.asker import Asker
@@ -72,33 +73,22 @@ class Trial(NamedTuple):
     wrong: list[str]
 
 
-class Reliability(NamedTuple):
-    """How often a judge accepted right and wrong answers."""
-
-    right: int
-    accepted_right: int
-    wrong: int
-    accepted_wrong: int
-
-    @property
-    def recall(self) -> float:
-        """Share of the right answers that it accepts."""
-        return self.accepted_right / self.right if self.right else 0.0
-
-    @property
-    def false_accept(self) -> float:
-        """Share of the wrong answers that it accepts."""
-        return self.accepted_wrong / self.wrong if self.wrong else 0.0
-
-
-def try_judge(judge: Judge, trials: Sequence[Trial], threshold: float) -> Reliability:
-    """Return how often the judge, asked each question with its passage, accepts the right and the wrong answers."""
+def try_judge(judge: Judge, trials: Sequence[Trial], threshold: float) -> list[TrialRow]:
+    """Ask the judge each question with its passage; return whether it accepts each right and each wrong answer."""
     opinions = judge.ask([(one.question, [one.passage]) for one in trials], "trying the judge")
-    accepted_right = accepted_wrong = 0
-    for one, opinion in zip(trials, opinions, strict=True):
-        accepted_right += agrees(opinion.answer, one.right, threshold)
-        accepted_wrong += sum(agrees(opinion.answer, wrong, threshold) for wrong in one.wrong)
-    return Reliability(len(trials), accepted_right, sum(len(one.wrong) for one in trials), accepted_wrong)
+    return [
+        TrialRow(
+            question=one.question,
+            passage=one.passage,
+            answer=answer,
+            is_right=is_right,
+            judge_answer=opinion.answer,
+            accepted=agrees(opinion.answer, answer, threshold),
+            judge_key=opinion.key,
+        )
+        for one, opinion in zip(trials, opinions, strict=True)
+        for answer, is_right in ((one.right, True), *((wrong, False) for wrong in one.wrong))
+    ]
 
 
 def read_trials(instructions: Artifact, preferences: Artifact | None, passages: Artifact) -> list[Trial]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 import msgspec
@@ -21,7 +20,7 @@ from expectations.questions.verify import RULES_VERSION, QuestionCandidate, agre
 from expectations.reading import Rejected
 from expectations.records.quarantine import set_aside
 from expectations.records.read import write_quarantine
-from expectations.rules.answer_scores import score, units
+from expectations.rules.answer_scores import score
 from expectations.rules.contamination import Text
 from expectations.violations import Refused, violation
 from ft_assets.adapters.prompt import prompt_of
@@ -30,7 +29,8 @@ from ft_assets.corpus.collect import PASSAGES
 from ft_assets.datasets.find_contamination import search_generated
 from ft_assets.datasets.held_out import held_out_passages
 from ft_assets.datasets.split import split_file
-from ft_assets.generation.jobs import VERIFIED, VerifiedRow, VerifiedSummary
+from ft_assets.generation.figures import median_units, reliability_of
+from ft_assets.generation.jobs import TRIALS_FILE, VERIFIED, TrialRow, VerifiedRow, VerifiedSummary
 from ft_assets.graph.quarantine import QUARANTINE, count_codes
 from ft_assets.kbalign.candidates import CLOZE
 from ft_assets.kbalign.jobs import (
@@ -44,7 +44,7 @@ from ft_assets.kbalign.jobs import (
     VerdictRow,
     VerifyParams,
 )
-from ft_assets.kbalign.judge import Judge, Reliability, read_trials, try_judge
+from ft_assets.kbalign.judge import Judge, read_trials, try_judge
 from ft_assets.retrieval.search_passages import open_search
 from resources.artifacts import Artifact, Staging
 from resources.asker import open_asker
@@ -109,12 +109,12 @@ def main(job: Job) -> Artifact:
         settings, answers = params.typed_settings(), AnswerSettings.model_validate(params.answers)
         speaker = Judge(asker, _JUDGE if judge else BASE, prompt_of(answers), settings.max_new_tokens)
         verification = QuestionVerification(job, params, speaker, answers.top_k)
-        reliability = verification.try_judge()
+        trials = verification.try_judge()
         verification.judge_all()
         verification.retrieve()
         verification.compare_with_held_out()
         verification.limit_cloze()
-        summary = verification.write(staging, reliability, asker.usage.figures())
+        summary = verification.write(staging, trials, asker.usage.figures())
         artifact = staging.publish(msgspec.to_builtins(summary))
     metrics.close()
     return artifact
@@ -133,8 +133,8 @@ class QuestionVerification:
         self._refused: list[JudgedQuestion] = []
         self._authors: set[str] = set()
 
-    def try_judge(self) -> Reliability:
-        """Measure the judge on held-out questions of people."""
+    def try_judge(self) -> list[TrialRow]:
+        """Try the judge on held-out questions of people."""
         preferences = self._job.input("preference_splits")
         trials = read_trials(self._job.input("instruction_splits"), preferences, self._job.input("passages"))
         return try_judge(self._judge, trials, self._settings.agree_f1)
@@ -260,8 +260,8 @@ class QuestionVerification:
         found = one.hits[: self._top_k]
         return self._contents(found if own[0] in found else [*found[: self._top_k - 1], own[0]])
 
-    def write(self, staging: Staging, reliability: Reliability, figures: CallFigures) -> VerifiedSummary:
-        """Write train.parquet, an empty validation.parquet, verdicts.parquet and quarantine.jsonl."""
+    def write(self, staging: Staging, trials: Sequence[TrialRow], figures: CallFigures) -> VerifiedSummary:
+        """Write train.parquet, an empty validation.parquet, verdicts.parquet, trials.parquet and quarantine.jsonl."""
         schema = arrow_schema(VerifiedRow)
         good = sorted(self._good, key=lambda one: one.line)
         with TableWriter(staging.path / split_file("train"), schema) as table:
@@ -273,6 +273,8 @@ class QuestionVerification:
         with TableWriter(staging.path / VERDICTS_FILE, arrow_schema(VerdictRow)) as verdicts:
             for one in sorted([*good, *refused], key=lambda one: one.line):
                 verdicts.add(_verdict(one))
+        with TableWriter(staging.path / TRIALS_FILE, arrow_schema(TrialRow)) as table:
+            table.extend(trials)
         codes: Counter[str] = Counter()
         write_quarantine(staging.path / QUARANTINE, count_codes(map(_reject, refused), codes))
         before = [self._job.input(name).summary_as(GenerateSummary).candidates for name in (SHORT, LONG)]
@@ -287,13 +289,10 @@ class QuestionVerification:
             judge=self._settings.judge,
             retriever=self._job.recipe.inputs.get("released_collection", "bm25") if params.engine else "bm25",
             judge_is_author=self._judge.contract in self._authors,
-            judge_right=reliability.right,
-            judge_wrong=reliability.wrong,
-            judge_recall=round(reliability.recall, 4),
-            judge_false_accept=round(reliability.false_accept, 4),
             closed_book=sum(one.closed_book for one in good),
-            answer_units=_median([one.row.answer for one in good]),
-            hand_written_units=_median(written),
+            answer_units=median_units([one.row.answer for one in good]),
+            hand_written_units=median_units(written),
+            **reliability_of(trials),
             **msgspec.structs.asdict(figures),
         )
 
@@ -345,10 +344,6 @@ def _reject(one: JudgedQuestion) -> Rejected:
     row = one.row
     raw = msgspec.json.encode({"question": row.question, "answer": row.answer, "judge": one.student}).decode()
     return set_aside(one.code, row.passage_ids[0], one.line, one.reason, _FIX, path=f"$.{row.record_id}", raw=raw)
-
-
-def _median(answers: Sequence[str]) -> float:
-    return float(median(len(units(answer)) for answer in answers)) if answers else 0.0
 
 
 if __name__ == "__main__":

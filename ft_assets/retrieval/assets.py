@@ -109,7 +109,7 @@ RETRIEVAL_EVALUATION = AssetSpec(
     name="retrieval_evaluation",
     group="retrieval",
     kinds={"qdrant", "parquet"},
-    code_version="5",
+    code_version="6",
     description="The candidate collection, queried through the engine as serving does, compared with the exact ranking "
     "and with what is live.",
     inputs=("qdrant_collection", "passage_vectors", "embedding_model", "passages", "retrieval_splits"),

@@ -16,20 +16,22 @@ from expectations.rules.lineage import made_from_current
 from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.embedding.checks import contract_of_model
+from ft_assets.graph.figures_gate import figures_gate
 from ft_assets.graph.gates import Evidence, Gate, Verdict, lineage_gate, whole_gate
 from ft_assets.retrieval.audit import Audit, audit, point_violations
 from ft_assets.retrieval.choose_fusion import SWEEP, choice_of, label, served_fusion_of, sweep_settings
 from ft_assets.retrieval.collection import inspect, passage_versions, serving_of, storage_of, stored_contract
+from ft_assets.retrieval.gains import figures_of_comparison, figures_of_evaluation
 from ft_assets.retrieval.jobs import (
     CandidateScores,
     ModelComparisonSummary,
     RetrievalEvaluationSummary,
-    VectorsSummary,
     read_collection_file,
 )
 from ft_assets.retrieval.release_baseline import baseline
 from ft_assets.retrieval.table_facts import TextFacts, number_facts, text_facts
-from ft_assets.retrieval.vectors import contract_of, read_cut
+from ft_assets.retrieval.vectors import VECTORS_FILE, contract_of, read_cut
+from resources.parquet import row_count
 
 _VECTORS, _COLLECTION, _EVALUATION = "passage_vectors", "qdrant_collection", "retrieval_evaluation"
 _COMPARISON = "embedding_evaluation"
@@ -74,7 +76,7 @@ def nothing_is_cut(evidence: Evidence) -> Verdict:
     """Hardly any passage has more tokens than the encoder reads (retrieval.max_cut_share)."""
     artifact = evidence.store.require(_VECTORS)
     lengths = {passage.passage_id: passage.tokens for passage in read_cut(artifact)}
-    total = artifact.summary_as(VectorsSummary).passages
+    total = row_count(artifact.file(VECTORS_FILE))
     limit = contract_of(artifact).texts.passage_max_tokens
     most = settings_of(evidence.store, "retrieval").max_cut_share
     violations = rules.nothing_is_cut(_VECTORS, lengths, total, limit, most)
@@ -112,7 +114,7 @@ def lexical_arm(evidence: Evidence) -> Verdict:
 
 def complete(evidence: Evidence) -> Verdict:
     """The collection holds exactly as many points as there are passages, each with both vectors."""
-    expected = evidence.store.require(_VECTORS).summary_as(VectorsSummary).passages
+    expected = row_count(evidence.store.require(_VECTORS).file(VECTORS_FILE))
     name = candidate_name(evidence)
     with evidence.collections() as client:
         stored = inspect(client, name)
@@ -150,7 +152,7 @@ def current_points(evidence: Evidence) -> Verdict:
 
 def engine_is_enough(evidence: Evidence) -> Verdict:
     """The engine suits the size: `local` is refused beyond 20,000 points."""
-    points = evidence.store.require(_VECTORS).summary_as(VectorsSummary).passages
+    points = row_count(evidence.store.require(_VECTORS).file(VECTORS_FILE))
     violations = rules.local_engine_is_enough(_COLLECTION, evidence.qdrant.kind, points)
     return Verdict(violations, {"engine": evidence.qdrant.kind, "points": points})
 
@@ -298,6 +300,7 @@ GATES = [
     Gate(_VECTORS, "nothing_is_cut", nothing_is_cut, needs=("retrieval_settings",)),
     whole_gate("base_vectors"),
     whole_gate(_COMPARISON),
+    figures_gate(_COMPARISON, figures_of_comparison),
     Gate(_COMPARISON, "not_below_base", training_gain),
     whole_gate(_COLLECTION),
     Gate(_COLLECTION, "collection_is_complete", complete),
@@ -305,6 +308,7 @@ GATES = [
     Gate(_COLLECTION, "points_are_current", current_points),
     Gate(_COLLECTION, "engine_is_enough", engine_is_enough),
     whole_gate(_EVALUATION),
+    figures_gate(_EVALUATION, figures_of_evaluation),
     lineage_gate(_EVALUATION),
     whole_gate(SWEEP),
     Gate(SWEEP, "choice_is_current", choice),

@@ -15,18 +15,10 @@ from ft_assets.embedding.exact_search import rank_arms
 from ft_assets.embedding.lexical import with_lexical_arm
 from ft_assets.embedding.model import HybridEncoder
 from ft_assets.embedding.pairs import read_passages, require_questions
-from ft_assets.embedding.scores import (
-    BM25,
-    SCORES_FILE,
-    Scores,
-    gain,
-    gain_over_bm25,
-    score_arms,
-    summarise,
-    write_scores,
-)
+from ft_assets.embedding.scores import BM25, SCORES_FILE, Scores, score_arms, summarise, write_scores
 from ft_assets.retrieval.encode import base_encoder
 from ft_assets.retrieval.exact import StoredVectors, bm25_rankings, is_bm25
+from ft_assets.retrieval.gains import gains_of_model
 from ft_assets.retrieval.jobs import ModelComparisonJob, ModelComparisonSummary
 from ft_assets.retrieval.table_facts import text_facts
 from ft_assets.retrieval.vectors import contract_of, query_side_of
@@ -79,10 +71,8 @@ def main(job: Job) -> Artifact:
     summary = ModelComparisonSummary(
         questions=len(questions.ids),
         unresolved=len(questions.unresolved),
-        gain=gain(scores, "trained", "base", "ndcg_at_10"),
-        gain_over_bm25=gain_over_bm25(scores, "trained"),
-        gain_over_bm25_by_document=gain_over_bm25(scores, "trained", "document_ndcg_at_10"),
         judged_on_documents=len(questions.on_documents),
+        **gains_of_model(scores),
     )
     with job.artifacts().stage(job.recipe) as staging:
         write_scores(staging.path / SCORES_FILE, questions.ids, scores)

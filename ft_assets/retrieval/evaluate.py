@@ -13,23 +13,14 @@ import numpy as np
 
 from expectations.contracts.embedding import EmbeddingContract, Fusion, Serving
 from expectations.lexical.bm25 import FREQUENCIES_KEY
-from expectations.rules.bootstrap import Interval, paired_bootstrap
 from expectations.violations import Refused, Violation, violation
 from ft_assets.embedding.lexical import query_side, with_lexical_arm
 from ft_assets.embedding.model import Encoded, HybridEncoder
 from ft_assets.embedding.pairs import Questions, read_passages, require_questions
-from ft_assets.embedding.scores import (
-    BM25,
-    SCORES_FILE,
-    Scores,
-    gain,
-    gain_over_bm25,
-    score_arms,
-    summarise,
-    write_scores,
-)
+from ft_assets.embedding.scores import BM25, SCORES_FILE, Scores, score_arms, summarise, write_scores
 from ft_assets.retrieval.collection import stored_contract
 from ft_assets.retrieval.exact import bm25_rankings, exact_rankings, is_bm25
+from ft_assets.retrieval.gains import BEFORE_RERANK, EXACT_FILE, ExactSearch, gains_of_candidate
 from ft_assets.retrieval.jobs import Baseline, RetrievalEvaluationJob, RetrievalEvaluationSummary, read_collection_file
 from ft_assets.retrieval.query import Reranking, candidates, count_equal, rank_again
 from ft_assets.retrieval.rerank import load_reranker
@@ -38,6 +29,7 @@ from resources import accelerator
 from resources.artifacts import Artifact, ArtifactStore
 from resources.cross_encoder import CrossScorer
 from resources.engines.protocol import Arm, Scored, VectorClient
+from resources.files import write_json
 from resources.launcher import Job, run_worker
 from resources.telemetry import Metrics
 
@@ -46,8 +38,6 @@ _SAMPLE, _BEST = 200, 10
 """Questions on which the search is compared with the engine's exact one, and the answers that are compared."""
 _PAYLOAD = ("passage_id", "document_id")
 _ARMS: tuple[Arm, ...] = ("dense", "sparse", "fused")
-_BEFORE = "before_rerank"
-"""The fused ranking of a system with a rerank model, whose `fused` ranking is the final one."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +114,14 @@ def main(job: Job) -> Artifact:
         if live and missing and params.must_compare:
             raise Refused("evaluating retrieval", [_incomparable(live, missing)])
         found = [_find(client, system, queries[system.model.recipe_id], questions.texts) for system in systems]
-        recall_of_exact = _recall_of_exact(client, candidate, queries[candidate.model.recipe_id], found[0])
+        exact_search = _search_exactly(client, candidate, queries[candidate.model.recipe_id], found[0])
     # and ranked again after it is closed, for the same reason
     for step, (system, arms) in enumerate(zip(systems, found, strict=True), 1):
         if system.fusion.rerank and system.reranker:
             reranking = Reranking(system.reranker, questions.texts, params.rerank_batch_size)
             started = time.perf_counter()
             again = rank_again(arms.arms["fused"], system.fusion.rerank.top_n, reranking)
-            arms.arms[_BEFORE] = [points[:_DEPTH] for points in arms.arms["fused"]]
+            arms.arms[BEFORE_RERANK] = [points[:_DEPTH] for points in arms.arms["fused"]]
             arms.arms["fused"] = [points[:_DEPTH] for points in again]
             seconds[system.name] = round((time.perf_counter() - started) / len(questions.ids), 4)
         # what is live may hold passages that the corpus no longer has
@@ -142,26 +132,19 @@ def main(job: Job) -> Artifact:
     scores |= score_arms("exact", exact, questions.qrels, documents)
     bm25 = bm25_rankings(vectors, exact["sparse"], passages, questions.texts, params.bm25)
     scores |= score_arms(BM25, {"sparse": bm25}, questions.qrels, documents)
-    compared = len(systems) > 1
     summary = RetrievalEvaluationSummary(
         questions=len(questions.ids),
         unresolved=len(questions.unresolved),
         collection=collection,
         live=_describe_baseline(live, missing),
-        gain_ndcg_at_10=gain(scores, "candidate", "live", "ndcg_at_10") if compared else None,
-        gain_recall_at_10=gain(scores, "candidate", "live", "recall_at_10") if compared else None,
-        gain_over_exact=_gain_over_exact(scores),
-        recall_of_exact=recall_of_exact,
-        gain_over_arm=_gain_over_arm(scores),
-        gain_over_bm25=gain_over_bm25(scores, "candidate"),
-        gain_over_bm25_by_document=gain_over_bm25(scores, "candidate", "document_ndcg_at_10"),
+        recall_of_exact=exact_search.share,
         judged_on_documents=len(questions.on_documents),
-        gain_by_rerank=_gain_by_rerank(scores, "ndcg_at_10"),
-        gain_by_rerank_by_document=_gain_by_rerank(scores, "document_ndcg_at_10"),
         rerank_seconds=seconds.get("candidate"),
+        **gains_of_candidate(scores),
     )
     with store.stage(job.recipe) as staging:
         write_scores(staging.path / SCORES_FILE, questions.ids, scores)
+        write_json(staging.path / EXACT_FILE, msgspec.to_builtins(exact_search))
         return staging.publish({**msgspec.to_builtins(summary), **summarise(scores)})
 
 
@@ -214,36 +197,18 @@ def _served(contract: EmbeddingContract, stored: EmbeddingContract, system: _Sys
     return contract.served(stored.serving or Serving(dimension=0, distance="cosine"), system.fusion)
 
 
-def _recall_of_exact(
+def _search_exactly(
     client: VectorClient, system: _System, queries: tuple[Encoded, EmbeddingContract], found: _Found
-) -> float:
-    """Return the share of the best passages by dense vectors, compared with every point, that the search found."""
+) -> ExactSearch:
+    """Return how many of the best passages by dense vectors, compared with every point, the search found."""
     vectors, contract = queries
     dense = vectors.dense[:_SAMPLE]
     sample = Encoded(dense, [(np.empty(0, np.int32), np.empty(0, np.float32))] * len(dense), 0)
     served = _served(contract, stored_contract(client, system.collection), system)
     exact = candidates(client, system.collection, served, sample, "dense", limit=_BEST, exact=True)
     answers = found.arms["dense"][: len(exact)]
-    equal = sum(count_equal(best, points[:_BEST]) for best, points in zip(exact, answers, strict=True))
-    return round(equal / max(sum(map(len, exact)), 1), 4)
-
-
-def _gain_over_arm(scores: Scores) -> Interval:
-    """Return the nDCG@10 that the candidate's fused ranking gains over the better one of its arms."""
-    arms = [scores["candidate", arm]["ndcg_at_10"] for arm in ("dense", "sparse")]
-    return paired_bootstrap(scores["candidate", "fused"]["ndcg_at_10"], max(arms, key=sum))
-
-
-def _gain_over_exact(scores: Scores) -> Interval:
-    """Return the nDCG@10 that the engine's fused ranking, before any rerank model, gains over the exact one."""
-    arm = _BEFORE if ("candidate", _BEFORE) in scores else "fused"
-    return paired_bootstrap(scores["candidate", arm]["ndcg_at_10"], scores["exact", "fused"]["ndcg_at_10"])
-
-
-def _gain_by_rerank(scores: Scores, metric: str) -> Interval | None:
-    """Return the metric of the candidate's final ranking minus that before its rerank model."""
-    before = scores.get(("candidate", _BEFORE))
-    return paired_bootstrap(scores["candidate", "fused"][metric], before[metric]) if before else None
+    equal = [count_equal(best, points[:_BEST]) for best, points in zip(exact, answers, strict=True)]
+    return ExactSearch(exact=list(map(len, exact)), found=equal)
 
 
 def _incomparable(live: Baseline, missing: str) -> Violation:

@@ -16,6 +16,7 @@ from ft_assets.adapters.checks import GATES
 from ft_assets.adapters.jobs import AnswerSummary
 from ft_assets.adapters.score_answers import (
     ask_all,
+    measure,
     propose,
     show_samples,
     show_scores,
@@ -31,6 +32,8 @@ from resources.launcher import ComputeParams, Job
 from resources.qdrant import QdrantEngine
 from resources.releases import Releases
 from resources.text_source import ChatMessage, GeneratorParams
+from tests.copying import copy_tree
+from tests.resealed import edit_figures
 
 from .tiny_llm import build_base, evaluate_params, publish_json
 
@@ -50,7 +53,8 @@ def evaluated(trained: Any) -> tuple[Any, Artifact]:
     }
     trained_refs = {"sft": ("sft_adapter", sft.recipe_id), "dpo": ("dpo_adapter", dpo.recipe_id)}
     params = evaluate_params(lab.state, lab.base, trained_refs, max_new_tokens=4)
-    recipe = Recipe(asset="adapter_evaluation", code_version="test", inputs=inputs)
+    settings = {"answers": params["answers"]}
+    recipe = Recipe(asset="adapter_evaluation", code_version="test", settings=settings, inputs=inputs)
     artifact = evaluate.main(
         Job(recipe=recipe, store=str(store.root), run_dir=str(lab.state / "runs/adapter_evaluation"), params=params)
     )
@@ -110,6 +114,37 @@ def test_a_release_is_refused_when_the_prompt_that_serves_changed(evaluated: Any
     assert Releases(state / "released").current("adapter") is None
 
 
+@pytest.mark.parametrize(
+    ("asset", "figures"),
+    [
+        ("adapter_evaluation", {"proposed": "base"}),
+        ("adapter_evaluation", {"f1_sft": 0.9}),
+        ("adapter_evaluation", {"differences": {}}),
+        ("dpo_adapter", {"eval_loss_after": 0.001}),
+        ("dpo_adapter", {"reward_margin_after": 9.0}),
+        ("dpo_adapter", {"reward_accuracy_before": None}),
+        ("sft_adapter", {"train_loss_last": 0.001}),
+        ("sft_adapter", {"max_abs_adapter_delta": 0.5}),
+    ],
+)
+def test_an_edited_figure_is_named_although_the_manifest_is_sealed_again(
+    evaluated: Any, tmp_path: Path, asset: str, figures: dict[str, object]
+) -> None:
+    lab, _ = evaluated
+    store = ArtifactStore(tmp_path / "artifacts")
+    copy_tree(lab.store.root, store.root)
+    evidence = Evidence(store, Releases(tmp_path / "released"), _engine(tmp_path))
+    whole, same = (
+        next(gate for gate in GATES if (gate.asset, gate.name) == (asset, name))
+        for name in ("artifact_is_whole", "figures_are_of_files")
+    )
+    assert judge(same, evidence).violations == []
+    edit_figures(store.require(asset), **figures)
+    assert judge(whole, evidence).violations == []
+    named = {(one.code, one.field.partition(".")[0]) for one in judge(same, evidence).violations}
+    assert named == {("FT-ART-010", name) for name in figures}
+
+
 def test_an_evaluation_generates_no_answer_twice(
     evaluated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +184,8 @@ def test_reasoning_that_the_prompt_opens_and_no_answer_closes_is_measured_and_re
     assert all(
         (reply.closed, reply.answer, reply.cut, reply.tokens) == (False, "", True, 4) for reply in replies["base"]
     )
-    summary = summarise({**replies, "dpo": [read_reply("想</think>AES"), replies["base"][1]]}, ["AES", "AES"], seed=1)
+    both = {**replies, "dpo": [read_reply("想</think>AES"), replies["base"][1]]}
+    summary = summarise(measure(both, ["AES", "AES"]), seed=1)
     means = summary.means()
     assert (means["closed_thinking_base"], means["closed_thinking_dpo"], means["cut_base"]) == (0.0, 0.5, 1.0)
     assert summary.differences["dpo-base"]["exact_match"].mean == 0.5

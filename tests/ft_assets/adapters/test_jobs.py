@@ -10,7 +10,7 @@ import pytest
 
 from expectations.rules.answer_scores import read_reply
 from ft_assets.adapters.jobs import AnswerSummary, EvaluateParams, TrainParams, TrainSummary
-from ft_assets.adapters.score_answers import summarise
+from ft_assets.adapters.score_answers import measure, summarise
 from resources.artifacts import Recipe
 from resources.launcher import Job
 
@@ -48,9 +48,9 @@ def test_a_manifest_has_rewards_only_after_dpo_and_older_ones_without_events_are
 
 def test_the_manifest_of_an_evaluation_has_the_means_as_flat_figures() -> None:
     replies = {"base": [read_reply("128"), read_reply("64")], "dpo": [read_reply("128"), read_reply("256")]}
-    manifest = summarise(replies, ["128", "256"], seed=1).as_manifest()
+    manifest = summarise(measure(replies, ["128", "256"]), seed=1).as_manifest()
     assert manifest["questions"] == 2 and (manifest["f1_base"], manifest["f1_dpo"]) == (0.5, 1.0)
     assert manifest["intervals"]["dpo"]["f1"]["mean"] == 1.0
     assert manifest["differences"]["dpo-base"]["f1"]["mean"] == 0.5
     assert "evidence_hit_rate" not in manifest
-    assert msgspec.convert(manifest, AnswerSummary) == summarise(replies, ["128", "256"], seed=1)
+    assert msgspec.convert(manifest, AnswerSummary) == summarise(measure(replies, ["128", "256"]), seed=1)

@@ -12,7 +12,7 @@ import pytest
 from expectations.contracts.adapter import AdapterContract, BaseModelIdentity, LoraShape
 from expectations.rules.answer_scores import read_reply
 from ft_assets.adapters.export.model_card import CardFigures, ModelCard, base_licence, write_card
-from ft_assets.adapters.score_answers import summarise
+from ft_assets.adapters.score_answers import measure, summarise
 from resources.artifacts import Recipe
 from tests.ft_assets.adapters.tiny_llm import PROMPT
 
@@ -74,7 +74,7 @@ def test_a_card_shows_evaluation_and_merge_when_they_are_known(tmp_path: Path) -
     replies = {"base": [read_reply("不知道"), read_reply("128")], "sft": [read_reply("256 比特"), read_reply("128 位")]}
     card = make_card(
         tmp_path,
-        evaluation=summarise(replies, ["256比特", "128位"], 1),
+        evaluation=summarise(measure(replies, ["256比特", "128位"]), 1),
         merged={"dtype": "bfloat16", "max_abs_difference_saved": 0.5},
         libraries={"torch": "2.13"},
     )
