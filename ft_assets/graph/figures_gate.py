@@ -42,7 +42,7 @@ def figures_gate(asset: str, figures_of: FiguresOf) -> Gate:
         changed = _judged.get(
             store.root.absolute().parent,
             key,
-            lambda: _changed(artifact, figures_of(store, artifact)),
+            lambda: changed_figures(artifact, figures_of(store, artifact)),
             keep=lambda found: not found,
         )
         return Verdict(changed, {"files": len(artifact.manifest.files)})
@@ -50,7 +50,7 @@ def figures_gate(asset: str, figures_of: FiguresOf) -> Gate:
     return Gate(asset, "figures_are_of_files", rule)
 
 
-def _changed(artifact: Artifact, figures: Mapping[str, object]) -> list[Violation]:
+def changed_figures(artifact: Artifact, figures: Mapping[str, object]) -> list[Violation]:
     """Return a violation (FT-ART-010) for each figure that the manifest states otherwise."""
     wanted = cast("dict[str, Any]", msgspec.to_builtins(dict(figures)))
     return [

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from ft_assets.adapters import train
+from ft_assets.adapters.figures import figures_of_training
 from ft_assets.config.model import DpoSettings, SftSettings
+from ft_assets.graph.figures_gate import changed_figures
 from resources.artifacts import Artifact, ArtifactStore
 from resources.launcher import Job
 
@@ -54,6 +56,20 @@ class Lab:
     def dpo_job(self, splits: Artifact | Sequence[Artifact], sft: Artifact | None, **settings: Any) -> Job:
         values = {"base_model": str(self.base), "learning_rate": 1e-3, **FAST, **settings}
         return train_job(self.state, self.store, DpoSettings.model_validate(values), splits, sft)
+
+
+@pytest.fixture(autouse=True)
+def figures_are_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare the figures of whatever a test trains in this process with its files, as the gate does."""
+    publish = train._publish
+
+    def publish_and_compare(*arguments: Any) -> Artifact:
+        published = publish(*arguments)
+        store = ArtifactStore(published.path.parent.parent)
+        assert changed_figures(published, figures_of_training(store, published)) == []
+        return published
+
+    monkeypatch.setattr(train, "_publish", publish_and_compare)
 
 
 @pytest.fixture(scope="session")
