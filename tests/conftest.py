@@ -23,7 +23,10 @@ for name in [name for name in os.environ if name.startswith("FT_") and name != "
     del os.environ[name]
 
 PROJECT = Path(__file__).parent.parent
-_LONGEST = ["test_whole_graph", "test_what_a_change_costs", "test_automation", "test_release", "test_torchrun_training"]
+_LONGEST = [
+    "test_whole_graph", "test_hash_order", "test_what_a_change_costs", "test_automation", "test_release",
+    "test_torchrun_training",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

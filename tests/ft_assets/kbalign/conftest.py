@@ -227,13 +227,18 @@ def copy_project(prepared: Path, target: Path, monkeypatch: pytest.MonkeyPatch) 
     """Return a copy of the project, whose texts come from a script, through the real cache."""
     copy_tree(prepared, target)
     project = PumpProject(target)
+    ask_script(project.script, monkeypatch)
+    return project
+
+
+def ask_script(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers of this stage ask a script in place of a model."""
 
     def open_script(params: Any, compute: Any, trained: Any = None, metrics: Any = None) -> Asker:
-        return Asker(project.script, CallCache(Path(compute.state_dir)), metrics=metrics)
+        return Asker(script, CallCache(Path(compute.state_dir)), metrics=metrics)
 
     for worker in ("generate", "verify"):
         monkeypatch.setattr(f"ft_assets.kbalign.{worker}.open_asker", open_script)
-    return project
 
 
 @pytest.fixture
