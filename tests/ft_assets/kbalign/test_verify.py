@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from expectations.formats.instruction import InstructionRecord
+from expectations.records.read import read_records
+from ft_assets.cli import cli
 from ft_assets.generation.jobs import VerifiedSummary
 from ft_assets.generation.kbalign_checks import GATES
 from ft_assets.graph.gates import judge
@@ -61,6 +67,26 @@ def test_verified_rows_are_training_rows_with_their_way(made: PumpProject):
     assert (found.judge_right, found.judge_recall, found.judge_false_accept) == (2, 1.0, 0.0)
     assert found.judge_wrong > 0
     assert sum(row["kind"] == "cloze" for row in rows) <= 0.4 * len(rows)
+
+
+def test_exported_rows_are_read_back_as_they_are(
+    made: PumpProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made.root)
+    monkeypatch.setenv("FT_STATE_DIR", str(made.root / "state"))
+    file = tmp_path / "rows.jsonl"
+    run = CliRunner().invoke
+    exported = run(cli, ["export", "kbalign", "--to", str(file)])
+    assert exported.exit_code == 0, exported.output
+    verified = run(cli, ["verify", str(file), "--format", "instruction"])
+    assert verified.exit_code == 0, verified.output
+    fields = ("question", "context", "answer", "evidence", "group", "language")
+    rows = {row["record_id"]: row for row in made.rows("kbalign_verified", "train.parquet")}
+    read = [one for one in read_records(file, "instruction") if isinstance(one, InstructionRecord)]
+    assert {one.record_id: [getattr(one, name) for name in fields] for one in read} == {
+        record_id: [row[name] for name in fields] for record_id, row in rows.items()
+    }
+    assert "--dialect is for ddr" in run(cli, ["export", "kbalign", "--to", "other", "--dialect", "ultrarag"]).output
 
 
 def test_a_question_that_the_judge_answers_otherwise_is_set_aside(pumps: PumpProject):
