@@ -1204,6 +1204,11 @@ class DdrSettings(ConfigSection):
         """True if the present SFT adapter answers."""
         return self.model == "sft" and self.parent is None
 
+    @property
+    def asks_released(self) -> bool:
+        """True if the released adapter answers."""
+        return self.model == "released" and self.parent is None
+
     @model_validator(mode="after")
     def _check_round(self) -> Self:
         if self.round > 1 and self.parent is None:

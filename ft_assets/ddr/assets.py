@@ -69,8 +69,10 @@ def ddr_candidates(
     context: dg.AssetExecutionContext, artifacts: ArtifactsResource, qdrant: QdrantResource, launcher: LauncherResource
 ) -> dg.MaterializeResult[object]:
     store, evidence = artifacts.store(), evidence_of(artifacts, qdrant)
-    DDR_CANDIDATES.enforce(evidence, [name for name in DDR_CANDIDATES.enforces if DDR_CANDIDATES.has(context, name)])
     settings, datasets = settings_of(store, "ddr"), settings_of(store, "datasets")
+    enforced = [name for name in DDR_CANDIDATES.enforces if DDR_CANDIDATES.has(context, name)]
+    # not upstream, which would close a cycle: an adapter of these answers may be released
+    DDR_CANDIDATES.enforce(evidence, [*enforced, *(["released_adapter"] if settings.asks_released else [])])
     answers, generator = settings_of(store, "answers"), generator_params(artifacts)
     prompt = prompt_of(answers)
     answering = find_answering(store, artifacts.releases(), settings, generator, prompt)

@@ -30,6 +30,7 @@ from ft_assets.graph.gates import Evidence, judge
 from ft_assets.graph.quarantine import read_quarantine
 from resources.artifacts import Artifact, Recipe
 from resources.dagster_resources import QdrantResource
+from tests.copying import copy_tree
 from tests.ft_assets.ddr.conftest import LAMPS, QUESTION, Project
 
 pytestmark = pytest.mark.slow
@@ -88,6 +89,34 @@ def test_dpo_trains_on_the_pairs_and_the_next_round_asks_its_adapter(asked: Proj
     (asked.root / "config.yaml").write_text(json.dumps(config), "utf-8")
     again = asked.run("ddr_settings", "answer_settings", CANDIDATES, PAIRS)
     assert again[CANDIDATES]["reused"] and again[PAIRS]["reused"]
+
+
+def test_the_released_adapter_answers_until_another_is_released(asked: Project, tmp_path: Path) -> None:
+    copy_tree(asked.root, tmp_path, exist_ok=True)
+    project = Project(tmp_path)
+    config = json.loads((project.root / "config.yaml").read_text("utf-8"))
+    del config["dpo"]
+    (project.root / "config.yaml").write_text(json.dumps(config), "utf-8")
+    project.configure(answers={"max_questions": 2, "tolerance": 1.0}, ddr={"model": "released"})
+    settings = ("answer_settings", "ddr_settings", "release_settings")
+    assert "FT-ADP-003" in project.run(*settings, CANDIDATES)[CANDIDATES]["refused"]
+    release, served = ("adapter_evaluation", "released_adapter"), project.current("sft_adapter")
+    project.run(*release)
+    project.configure(sft={"max_steps": 30})
+    project.run("sft_settings", "sft_adapter")
+    newer = project.current("sft_adapter")
+    made = project.run(CANDIDATES, PAIRS)
+    inputs = project.current(CANDIDATES).manifest.recipe.inputs
+    assert inputs["sft_adapter"] == served.data_version != newer.data_version
+    assert made[CANDIDATES]["reused"], "it has answered before, as the present one"
+
+    project.run(*release)
+    made = project.run(CANDIDATES, PAIRS)
+    assert not made[CANDIDATES]["reused"] and "failed" not in made[CANDIDATES] | made[PAIRS]
+    assert read_pairs(project.current(PAIRS), "train")
+    assert project.current(CANDIDATES).manifest.recipe.inputs["sft_adapter"] == newer.data_version
+    project.configure(answers={"prompt": "{passages}\n{question}"})
+    assert "FT-ADP-002" in project.run("answer_settings", CANDIDATES)[CANDIDATES]["refused"]
 
 
 def test_a_changed_rule_asks_for_no_answer_and_a_new_temperature_for_its_own(asked: Project) -> None:
