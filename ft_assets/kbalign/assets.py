@@ -11,6 +11,7 @@ from msgspec import to_builtins
 
 from expectations.markdown import bar_table
 from ft_assets.adapters.assets import train_model
+from ft_assets.adapters.checks import GATES as ADAPTER_GATES
 from ft_assets.adapters.jobs import TrainedRef
 from ft_assets.adapters.release import released_asset
 from ft_assets.config.from_artifact import settings_of
@@ -133,7 +134,7 @@ _VERIFIED = AssetSpec(
     ),
     reads=("kbalign_settings", "dataset_settings", "answer_settings", "retrieval_settings"),
     enforces=(RECORDS, "instruction_splits", AUTHOR, _COLLECTION),
-    gates=(GATES, DATASET_GATES, SERVED_GATES),
+    gates=(GATES, DATASET_GATES, SERVED_GATES, ADAPTER_GATES),
     worker="ft_assets.kbalign.verify",
 )
 SPECS = [_SPLITS, _AUTHOR, *_ASKING.values(), _RECORDS, _VERIFIED]
@@ -249,7 +250,9 @@ def kbalign_verified(
     split, retrieval = settings_of(store, "datasets").split, settings_of(store, "retrieval")
     searched = [_COLLECTION] if _VERIFIED.has(context, _COLLECTION) else []
     judged_by = [AUTHOR] if settings.judge == "author" else []
-    _VERIFIED.enforce(evidence, [RECORDS, "instruction_splits", *judged_by, *searched])
+    # not upstream, which would close a cycle: an adapter trained on these rows may be released
+    released = ["released_adapter"] if settings.judge == "released" else []
+    _VERIFIED.enforce(evidence, [RECORDS, "instruction_splits", *judged_by, *released, *searched])
     generator, judge = generator_params(artifacts), _find_judge(artifacts, settings)
     made = [name for name in _VERIFIED.inputs if name not in {_COLLECTION, AUTHOR}]
     versions = {name: store.require(name).data_version for name in (*made, *judged_by)}

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from expectations.formats.instruction import InstructionRecord
 from expectations.records.read import read_records
+from expectations.violations import Refused
 from ft_assets.cli import cli
 from ft_assets.generation.jobs import VerifiedSummary
 from ft_assets.generation.kbalign_checks import GATES
@@ -111,6 +112,12 @@ def test_a_judge_that_cannot_tell_right_from_wrong_is_refused(pumps: PumpProject
     pumps.configure(kbalign={"max_new_tokens": 49})
     make(pumps)
     assert "FT-KBA-023" in failed(pumps)
+
+
+def test_a_released_judge_that_is_not_there_is_refused_by_its_gate(pumps: PumpProject):
+    pumps.configure(kbalign={"judge": "released"})
+    with pytest.raises(Refused, match="FT-ADP-003"):
+        pumps.run("kbalign_settings", *KBALIGN)
 
 
 def test_a_changed_threshold_costs_no_call(pumps: PumpProject):
