@@ -195,8 +195,8 @@ def _send_failure(run_dir: Path, error: Exception) -> None:
     line = json.dumps(_describe_failure(error), ensure_ascii=False).encode()
     if len(line) >= _PIPE_BYTES:  # a refusal of very many rows
         line = json.dumps({"error": f"{type(error).__name__}: {str(error)[: _PIPE_BYTES // 8]}"}).encode()
-    faults.point("pipes.failure")
     with contextlib.suppress(OSError):  # nobody waits for it: the error is in the log all the same
+        faults.point("pipes.failure")
         writer = os.open(run_dir / FAILURE_PIPE, os.O_WRONLY | os.O_NONBLOCK)
         try:
             os.write(writer, line + b"\n")

@@ -12,9 +12,12 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
+import pytest
 from qdrant_client import QdrantClient, models
 
 DELAY = 1.5  # seconds; longer than a client of the tests waits
@@ -230,6 +233,21 @@ def _read(stream: socket.socket) -> bytes:
             break
         body += part
     return head + b"\r\n\r\n" + body
+
+
+@contextmanager
+def served(server: Server) -> Generator[Server]:
+    """Let a server answer in a thread of this process."""
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    transport = httpx._transports.default
+    with pytest.MonkeyPatch.context() as patch:
+        # over plain http; to read the certificates once more for each client takes half the time of a release
+        patch.setattr(transport, "create_ssl_context", cache(transport.create_ssl_context))
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            server.server_close()
 
 
 @contextmanager

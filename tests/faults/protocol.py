@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 
 from expectations.contracts.embedding import Fusion
 from expectations.rules import retrieval as rules
-from ft_assets.retrieval.collection import build, collection_name, inspect, passage_versions
+from ft_assets.retrieval.collection import build, collection_name, inspect, passage_versions, points_version
 from ft_assets.retrieval.jobs import COLLECTION_FILE, CollectionFile
 from ft_assets.retrieval.release import is_served, release_collection, retire_collections, rollback_collection, settle
 from resources.artifacts import Artifact, ArtifactStore, Recipe
@@ -25,24 +26,29 @@ from resources.releases import Releases
 from resources.text_source import ModelReply
 from tests.ft_assets.retrieval.synthetic import SERVING, contract, corpus, publish
 
+pa.array([0])  # imports pandas where it is installed: once, and not in every child
 SERVED = contract().served(SERVING, None)
 SIZE, ROUNDS = 12, 3
+LABELS = {1: ("draft", "final")}
+"""Version of the corpus -> the labels that its passages have, one after another."""
 
 
 class State:
     """A state folder, and the steps of the scenario on it."""
 
-    def __init__(self, root: Path, kind: str, url: str | None = None, alias: str = "passages") -> None:
-        self.root, self.alias = root, alias
+    def __init__(
+        self, root: Path, kind: str, url: str | None = None, alias: str = "passages", rounds: int = ROUNDS
+    ) -> None:
+        self.root, self.alias, self.rounds = root, alias, rounds
         self.store, self.releases = ArtifactStore(root / "artifacts"), Releases(root / "released")
         self.engine = QdrantEngine(
             kind, root / "qdrant", url, alias, os.environ.get("QDRANT_API_KEY") if url else None, 20.0
         )
 
     def run(self) -> None:
-        """Release three versions of a corpus in turn, then roll back once. What is there already is reused."""
+        """Release versions of a corpus (`rounds`) in turn, then roll back once. What is there already is reused."""
         self.store.sweep()
-        for number in range(ROUNDS):
+        for number in range(self.rounds):
             self.release(number)
         book = self.releases.book("collection")
         if book and not book.withheld:
@@ -54,18 +60,7 @@ class State:
 
     def release(self, number: int) -> None:
         """Make the artifacts of one version, build its collection and release it, as the assets do."""
-        changed = {n: f"第 {n} 段第 {number} 版" for n in range(number)}
-        vectors, passages = publish(self.root, corpus(SIZE + number, changed=changed))
-        name = collection_name(self.alias, SERVED, vectors.data_version)
-        self._publish("embedding_model", {}, "model.json")
-        self._publish("fusion_sweep", {}, "sweep.json", inputs={"passage_vectors": vectors.data_version})
-        if not self._was_released(name):
-            with self.engine.open() as client:
-                build(client, name, SERVED, vectors, passages)
-        described = CollectionFile(collection=name, contract=SERVED.to_json(), points=SIZE + number)
-        self._publish("qdrant_collection", msgspec.to_builtins(described), COLLECTION_FILE)
-        fusion = Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.1 * (number + 1), prefetch_limit=200)
-        self._publish("retrieval_evaluation", number, "scores.json", settings={"fusion": msgspec.to_builtins(fusion)})
+        name = self.prepare(number)
         with self.releases.exclusive("collection"):
             if not self._was_released(name):
                 release_collection(self.store, self.releases, self.engine)
@@ -73,6 +68,30 @@ class State:
             if book:
                 retire_collections(self.engine, book, 2, name)
         self.store.prune("fusion_sweep", 1)
+
+    def prepare(self, number: int) -> str:
+        """Make the candidate of one version, and return the name of its collection."""
+        texts = corpus(SIZE + number, changed={n: f"第 {n} 段第 {number} 版" for n in range(number)})
+        if number == 2:
+            del texts[next(iter(texts))]
+        for label in LABELS.get(number, ("",)):
+            name = self._build(texts, {passage: {"label": label} for passage in texts} if label else None)
+        described = CollectionFile(collection=name, contract=SERVED.to_json(), points=len(texts))
+        self._publish("qdrant_collection", msgspec.to_builtins(described), COLLECTION_FILE)
+        fusion = Fusion(fusion="weighted_sum", dense_weight=1.0, sparse_weight=0.1 * (number + 1), prefetch_limit=200)
+        self._publish("retrieval_evaluation", number, "scores.json", settings={"fusion": msgspec.to_builtins(fusion)})
+        return name
+
+    def _build(self, texts: dict[str, str], labels: dict[str, dict[str, object]] | None) -> str:
+        """Make the vectors and the collection of these texts, and return its name."""
+        vectors, passages = publish(self.root, texts, payloads=labels)
+        name = collection_name(self.alias, SERVED, vectors.data_version)
+        self._publish("embedding_model", {}, "model.json")
+        self._publish("fusion_sweep", {}, "sweep.json", inputs={"passage_vectors": vectors.data_version})
+        if not self._was_released(name):
+            with self.engine.open() as client:
+                build(client, name, SERVED, vectors, passages)
+        return name
 
     def _was_released(self, name: str) -> bool:
         """Return whether a release of this collection is in the record, after finishing one that was interrupted."""
@@ -87,6 +106,8 @@ class State:
         if artifact is None or artifact.verify():
             if artifact is not None:
                 self.store.discard(artifact)
+            # as a person may leave it: it is set aside
+            (self.store.root / asset / made_of.id).mkdir(parents=True, exist_ok=True)
             with self.store.stage(made_of) as staging:
                 write_json(staging.path / file, content)
                 artifact = staging.publish()
@@ -115,10 +136,16 @@ class State:
 
     def _points(self, client: Any, name: str) -> list[str]:
         made_of = client.metadata(name)["whole"]
-        vectors = next((a for a in self.store.versions("passage_vectors") if a.data_version == made_of), None)
-        if vectors is None:
+        made = [
+            (vectors, passages)
+            for vectors in self.store.versions("passage_vectors")
+            for passages in self.store.versions("passages")
+            if passages.summary["passages"] == vectors.summary["passages"]
+        ]
+        made_of = client.metadata(name)["whole"]
+        vectors, texts = next((pair for pair in made if points_version(*pair) == made_of), (None, None))
+        if vectors is None or texts is None:
             return [f"{name} serves and is not whole ({made_of!r})"]
-        texts = next(a for a in self.store.versions("passages") if a.summary["passages"] == vectors.summary["passages"])
         stored = inspect(client, name)
         wanted = passage_versions(vectors, texts)
         return [

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from qdrant_client import QdrantClient, models
 from expectations.violations import Refused
 from resources import qdrant
 from resources.engines import client as engine_client
-from tests.faults.network import FAULTS, Proxy, Server, proxy_to
+from tests.faults.network import FAULTS, Proxy, Server, proxy_to, served
 from tests.faults.protocol import State
 
 pytestmark = pytest.mark.slow
@@ -35,12 +34,8 @@ def proxy() -> Iterator[Proxy]:
         with proxy_to(address.hostname or "", address.port or 6333) as proxy:
             yield proxy
         return
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with proxy_to("127.0.0.1", server.server_address[1]) as proxy:
+    with served(Server()) as server, proxy_to("127.0.0.1", server.server_address[1]) as proxy:
         yield proxy
-    server.shutdown()
-    server.server_close()
 
 
 def test_a_network_that_fails_at_any_request_is_named_and_a_rerun_makes_the_same(

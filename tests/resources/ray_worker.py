@@ -8,7 +8,7 @@ import time
 
 from expectations.violations import Refused, violation
 from resources.artifacts import Artifact
-from resources.launcher import Job, run_worker
+from resources.launcher import FAILURE_FILE, Job, run_worker
 from resources.telemetry import Metrics
 
 
@@ -18,6 +18,9 @@ def main(job: Job) -> Artifact:
     metrics = Metrics(folder)
     metrics.log("work", 1, 2, loss=0.5)
     metrics.close()
+    if does == "refuse where the disk is full" and (folder / "full").exists():
+        (folder / FAILURE_FILE).mkdir()  # it cannot be written
+        does = "refuse"
     if does == "refuse":
         raise Refused("the worker", [violation("FT-EMB-010", where="here", found=1, expected=2)])
     if does == "die":

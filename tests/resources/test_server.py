@@ -17,7 +17,7 @@ from resources.artifacts import Artifact
 from resources.engines import client as engine_client
 from resources.engines.protocol import VectorClient
 from resources.qdrant import QdrantEngine
-from tests.faults.network import THRESHOLD, Server
+from tests.faults.network import THRESHOLD, Server, served
 from tests.ft_assets.retrieval.synthetic import DIMENSION, SERVING, contract, corpus, publish
 from tests.resources.test_engines import STORAGE, points
 
@@ -53,11 +53,8 @@ class Counting(Server):
 
 @pytest.fixture
 def server() -> Iterator[Counting]:
-    made = Counting()
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with served(Counting()) as made:
+        yield made
 
 
 @pytest.fixture
