@@ -27,6 +27,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager
 from fnmatch import fnmatch
 from functools import cache, partial
 from importlib import metadata
@@ -426,6 +427,10 @@ class ArtifactStore:
                 shutil.rmtree(folder, ignore_errors=True)
                 mark.unlink(missing_ok=True)
 
+    def alone(self, asset: str) -> AbstractContextManager[object]:
+        """Keep every other process out that makes an asset from its own last version, until the new one is current."""
+        return self.shared.alone(asset) if self.shared else file_lock(self.root / f".{asset}.lock")
+
     def point(self, artifact: Artifact) -> None:
         """Make `artifact` the asset's current one (atomic)."""
         pointer = _Pointer(artifact.recipe_id)
@@ -474,17 +479,21 @@ class ArtifactStore:
     def discard(self, artifact: Artifact) -> None:
         """Remove one artifact: one rename hides it from readers, then its files are deleted.
 
-        Nothing happens if another process has removed it already.
+        Nothing happens if another process has removed it already, and made it again perhaps.
         """
         if self.shared:
             self.shared.discard(artifact.asset, artifact.recipe_id)
-        self._remove(artifact.path)
+        self._remove(artifact.path, None if self.shared else artifact.manifest)
 
-    def _remove(self, path: Path) -> None:
-        trash = self._set_aside(path, "discard.rename")
+    def _remove(self, path: Path, only: Manifest | None = None) -> None:
+        """Remove a folder; with `only`, if it is still the artifact of this manifest."""
+        self._cache.pop(path, None)
+        with file_lock(self.root / _ENTERING):  # else what is published after the look would be removed
+            if only is not None and _read_manifest(path) != only:
+                return
+            trash = self._set_aside(path, "discard.rename")
         faults.point("discard.delete")
         shutil.rmtree(trash, ignore_errors=True)
-        self._cache.pop(path, None)
 
     def _set_aside(self, path: Path, point: str) -> Path:
         """Hide a folder from readers, after the fault point; return its place in the trash. It may be gone already."""

@@ -3,6 +3,7 @@
     <asset>/<recipe id>/manifest.json        names the folder of its files; created once, last
     <asset>/<recipe id>/<publisher>/<file>   the files of one publisher
     <asset>/current.json                     the recipe that is current
+    .locks/leases/<asset>.json               who makes the next version of an asset from its last one
 
 The local store (artifacts.py) is the cache: the same folders, with the files that this machine has read or made.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +22,7 @@ import msgspec
 from resources import faults
 from resources.bucket import Bucket, Object
 
-MANIFEST, POINTER = "manifest.json", "current.json"
+MANIFEST, POINTER, _LOCKS = "manifest.json", "current.json", ".locks"
 _LEFT_BEHIND = 24 * 3600.0
 """Seconds after which files that no manifest names belong to a publisher that ended."""
 
@@ -112,9 +114,13 @@ class SharedArtifacts:
         """Replace current.json. Of two at once the last one stays, as with files."""
         self._bucket.write(f"{asset}/{POINTER}", content)
 
+    def alone(self, asset: str) -> AbstractContextManager[object]:
+        """Keep the other machines out, as the store's `alone` does."""
+        return self._bucket.below(_LOCKS).lease(asset)
+
     def assets(self) -> list[str]:
         """Return every asset of which something is there."""
-        return self._bucket.folders()
+        return [name for name in self._bucket.folders() if name != _LOCKS]
 
     def recipes(self, asset: str) -> list[str]:
         """Return the recipe ids of an asset of which something is there."""

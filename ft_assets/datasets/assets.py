@@ -43,7 +43,7 @@ from ft_assets.graph.observe import observed_files
 from ft_assets.graph.produce import produce
 from ft_assets.graph.quarantine import QUARANTINE, quarantine_table
 from ft_assets.graph.source_files import file_inventory, inventory_version, maps_recipe, match_mapped, shown_path
-from resources.artifacts import Artifact, Staging
+from resources.artifacts import Artifact, ArtifactStore, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 
 _SHOWN_CONFLICTS = 10
@@ -166,6 +166,12 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
 def split_ledger(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[Any]:
     store = artifacts.store()
     _LEDGER.enforce(evidence_of(artifacts, qdrant))
+    with store.alone(ASSET):  # of two runs with other files, the second adds to the ledger of the first
+        return _deal(artifacts, store)
+
+
+def _deal(artifacts: ArtifactsResource, store: ArtifactStore) -> dg.MaterializeResult[Any]:
+    """Make the ledger with the records that the last one does not have, and make it the current one."""
     settings = settings_of(store, "datasets").split
     before = previous_ledger(store, settings.key)
     if before is not None and read_ledger(before).keys() >= set(record_ids(store)):

@@ -51,6 +51,17 @@ def test_an_artifact_that_another_process_built_again_is_read_again(tmp_path: Pa
     assert found.file("training.log").read_text() == "second run"
 
 
+def test_an_artifact_that_was_made_again_is_not_removed_for_the_damage_of_the_one_before(tmp_path: Path):
+    here, there = ArtifactStore(tmp_path), ArtifactStore(tmp_path)
+    damaged = publish(here)
+    (damaged.path / "sub/data.txt").unlink()
+    assert there.find_whole("corpus", RECIPE.id) is None
+    again = publish(there)
+    here.discard(damaged)  # it saw the damage at the same time
+    found = here.find_whole("corpus", RECIPE.id)
+    assert found is not None and found.manifest == again.manifest
+
+
 def test_the_recipe_changes_with_every_part_of_it():
     others = [
         Recipe("corpus", "2", {"a": 1}, {"files": "v1"}),

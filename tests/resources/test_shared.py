@@ -256,6 +256,24 @@ def test_one_machine_at_a_time_releases(site: Site) -> None:
         pass
 
 
+def test_one_machine_at_a_time_makes_an_asset_from_its_last_version(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buckets, "_POLL_SECONDS", 0.05)
+    here, there = site.machine().store, site.machine().store
+    second = threading.Event()
+
+    def wait() -> None:
+        with there.alone("corpus"):
+            second.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with here.alone("corpus"), there.alone("another"):
+            waiting = pool.submit(wait)
+            assert not second.wait(0.3) and here.assets() == []
+        waiting.result(30)
+
+
 def test_a_lease_is_renewed_while_it_is_held_and_free_after_its_holder_ended(
     far: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
