@@ -26,10 +26,12 @@ from resources.engines.protocol import VectorClient
 from resources.files import file_stamp
 from resources.memo import Memo
 from resources.qdrant import QdrantEngine, aliased, other_engine_serves
-from resources.releases import Release, require_kept
+from resources.releases import Intent, Release, ReleaseBook, require_kept
 
 ASSET = "released_collection"
 QUICK_SAMPLE = 256
+_MOVE_SECONDS, _POLL_SECONDS = 10.0, 0.2
+"""Seconds for which a move of another process is waited for; it is a few writes."""
 _verified = Memo[list[Violation]](size=4)
 """Violations of the released encoder's files, by path, version, stamps and hour."""
 
@@ -41,42 +43,60 @@ def release_serves(evidence: Evidence) -> Verdict:
 
 
 def judge_served(evidence: Evidence, *, quick: bool) -> Verdict:
-    """Judge what serves. `quick`: compare a sample of the points, other ones every hour, in place of all of them."""
-    alias = evidence.qdrant.alias
-    with evidence.collections() as client:
-        _settle(evidence, client)
-        release, name = evidence.releases.current("collection"), aliased(client, alias)
-        if release is None:
-            return Verdict(without_record(alias, name), {"version": "none"})
-        figures: dict[str, object] = {"version": release.version, "collection": release.details["collection"]}
-        if name is None or name != release.details["collection"]:
-            return Verdict([_other_collection(evidence.qdrant, name, release)], figures)
-        require_kept(evidence.store, release)
-        damaged = _damage(evidence.store, release, quick=quick)
-        if damaged:  # what is read below would be refused for it
-            return Verdict(damaged, figures)
-        vectors = evidence.store.find("passage_vectors", release.artifacts["passage_vectors"])
-        passages = _passages_of(evidence.store, vectors) if vectors else None
-        if vectors is None or passages is None:
-            return Verdict([_gone(release)], figures)
-        violations = _changed_configuration(client, name, release, vectors)
-        stored = inspect(client, name)
-        points = vectors.summary_as(VectorsSummary).passages
-        violations += rules.collection_is_complete(name, points, stored.points, stored.dense, stored.sparse)
-        fusion = stored.contract.fusion
-        if fusion and fusion.rerank:
-            try:
-                require_here(fusion.rerank, evidence.store.root.parent)
-            except Refused as refusal:
-                violations += refusal.violations
-        if not client.metadata(name).get("whole"):
-            violations.append(violation("FT-COL-001", where=name, field="whole", found="", expected="a whole build"))
-        if quick:
-            audited = audit_sample(client, name, vectors, passages, stored.contract, QUICK_SAMPLE)
-        else:
-            audited = audit(client, name, vectors, passages, stored.contract)
-        figures |= {"points": stored.points, "points_read": len(audited.versions)}
-        return Verdict([*violations, *point_violations(name, audited)], figures)
+    """Judge what serves. `quick`: compare a sample of the points, other ones every hour, in place of all of them.
+
+    Another process may release at the same time: a fault that is found in the middle of its move is looked for again.
+    """
+    deadline = time.monotonic() + _MOVE_SECONDS
+    while True:
+        with evidence.collections() as client:
+            _settle(evidence, client)
+            book, intent = _moves(evidence)
+            verdict = _judge(evidence, client, quick=quick)
+            is_still = intent is None and _moves(evidence) == (book, None)
+        if is_still or not verdict.violations or time.monotonic() > deadline:
+            return verdict
+        time.sleep(_POLL_SECONDS)
+
+
+def _moves(evidence: Evidence) -> tuple[ReleaseBook | None, Intent | None]:
+    """Return the record of moves, and the one that has begun."""
+    return evidence.releases.book("collection"), evidence.releases.announced("collection")
+
+
+def _judge(evidence: Evidence, client: VectorClient, *, quick: bool) -> Verdict:
+    release, name = evidence.releases.current("collection"), aliased(client, evidence.qdrant.alias)
+    if release is None:
+        return Verdict(without_record(evidence.qdrant.alias, name), {"version": "none"})
+    figures: dict[str, object] = {"version": release.version, "collection": release.details["collection"]}
+    if name is None or name != release.details["collection"]:
+        return Verdict([_other_collection(evidence.qdrant, name, release)], figures)
+    require_kept(evidence.store, release)
+    damaged = _damage(evidence.store, release, quick=quick)
+    if damaged:  # what is read below would be refused for it
+        return Verdict(damaged, figures)
+    vectors = evidence.store.find("passage_vectors", release.artifacts["passage_vectors"])
+    passages = _passages_of(evidence.store, vectors) if vectors else None
+    if vectors is None or passages is None:
+        return Verdict([_gone(release)], figures)
+    violations = _changed_configuration(client, name, release, vectors)
+    stored = inspect(client, name)
+    points = vectors.summary_as(VectorsSummary).passages
+    violations += rules.collection_is_complete(name, points, stored.points, stored.dense, stored.sparse)
+    fusion = stored.contract.fusion
+    if fusion and fusion.rerank:
+        try:
+            require_here(fusion.rerank, evidence.store.root.parent)
+        except Refused as refusal:
+            violations += refusal.violations
+    if not client.metadata(name).get("whole"):
+        violations.append(violation("FT-COL-001", where=name, field="whole", found="", expected="a whole build"))
+    if quick:
+        audited = audit_sample(client, name, vectors, passages, stored.contract, QUICK_SAMPLE)
+    else:
+        audited = audit(client, name, vectors, passages, stored.contract)
+    figures |= {"points": stored.points, "points_read": len(audited.versions)}
+    return Verdict([*violations, *point_violations(name, audited)], figures)
 
 
 def consumers_accept(evidence: Evidence) -> Verdict:
