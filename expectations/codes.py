@@ -1296,9 +1296,15 @@ CODES: dict[str, Code] = {
         "Build it again with `ft run --asset`, then everything that is built from it.",
     ),
     "FT-LIN-002": Code(
-        "Another run changed the artifact while it was checked",
-        "The checks would have read different versions, so that no version would have passed all of them.",
+        "Another run changed the artifact while it was checked or read",
+        "Different versions would have been read, so that no version passed all checks, or what was made would be called "
+        "after the wrong one.",
         "Run the asset again: `ft run --asset NAME`.",
+    ),
+    "FT-LIN-003": Code(
+        "A source file was changed while it was read",
+        "What was read of it would be kept under the version that it had before.",
+        "Run the asset again when the file is whole: `ft run --asset NAME`.",
     ),
     # Models
     "FT-MODEL-001": Code(

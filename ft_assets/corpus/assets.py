@@ -27,11 +27,11 @@ from ft_assets.graph.quarantine import QUARANTINE, quarantine_table
 from ft_assets.graph.source_files import (
     FILES,
     file_inventory,
-    files_version,
     inventory_version,
     maps_recipe,
     match_files,
     match_mapped,
+    refuse_changed,
 )
 from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, QdrantResource
@@ -172,7 +172,9 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     def compute(staging: Staging) -> Mapping[str, object]:
         write_json(staging.path / FILES, inventory)
         limit = open_limit(limited, encoder, before, artifacts.state())
-        return to_builtins(collect_passages(list(files), root, settings, staging.path, files, limit=limit))
+        summary = collect_passages(list(files), root, settings, staging.path, files, limit=limit)
+        refuse_changed(_PASSAGES.name, inventory, list(files), root)
+        return to_builtins(summary)
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_passages)
 
@@ -183,12 +185,14 @@ def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materia
     _GLOSSARY.enforce(evidence_of(artifacts, qdrant))
     root = artifacts.project()
     files = match_files(settings_of(store, "corpus").glossary, root, "corpus.glossary")
-    recipe = _GLOSSARY.recipe(artifacts, {"files": files_version(files, root)})
+    inventory = file_inventory(files, root)
+    recipe = _GLOSSARY.recipe(artifacts, {"files": inventory_version(inventory)})
 
     def compute(staging: Staging) -> Mapping[str, object]:
         texts = (row["content"] for row in read_rows(store.require("passages").file(PASSAGES), ["content"]))
         terms = count_terms(load_terms(files), texts)
         write_table(staging.path / GLOSSARY, arrow_schema(Term), terms)
+        refuse_changed(_GLOSSARY.name, inventory, files, root)
         met = sum(term.passages > 0 for term in terms)
         return to_builtins(GlossarySummary(files=len(files), terms=len(terms), terms_met=met))
 

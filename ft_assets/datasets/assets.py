@@ -42,7 +42,14 @@ from ft_assets.graph.gates import evidence_of
 from ft_assets.graph.observe import observed_files
 from ft_assets.graph.produce import produce
 from ft_assets.graph.quarantine import QUARANTINE, quarantine_table
-from ft_assets.graph.source_files import file_inventory, inventory_version, maps_recipe, match_mapped, shown_path
+from ft_assets.graph.source_files import (
+    file_inventory,
+    inventory_version,
+    maps_recipe,
+    match_mapped,
+    refuse_changed,
+    shown_path,
+)
 from resources.artifacts import Artifact, ArtifactStore, Staging
 from resources.dagster_resources import ArtifactsResource, QdrantResource
 
@@ -155,6 +162,7 @@ def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
                 notes=notes,
             )
             summary = clean_records(dataset, rows, hashes, staging.path, index=index, unread=unread, notes=notes)
+            refuse_changed(spec.name, inventory, paths, root)
             return to_builtins(summary)
 
         return produce(artifacts, spec.recipe_from(options, versions), compute=compute, metadata=_show_records)

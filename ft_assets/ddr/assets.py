@@ -117,6 +117,7 @@ def ddr_candidates(
 def ddr_preferences(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.MaterializeResult[object]:
     DDR_PREFERENCES.enforce(evidence_of(artifacts, qdrant))
     store = artifacts.store()
+    versions = {name: store.require(name).data_version for name in DDR_PREFERENCES.inputs}
     candidates, split = store.require(CANDIDATES), settings_of(store, "datasets").split
     asked = {name: candidates.manifest.recipe.settings[name] for name in _OF_THE_ANSWERS}
     settings = settings_of(store, "ddr").model_copy(update=asked)
@@ -126,7 +127,6 @@ def ddr_preferences(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.
         "contamination": [split.contamination, *split.templates],
     }
     earlier = _earlier_pairs(store, candidates) if settings.round > 1 else None
-    versions = {name: store.require(name).data_version for name in DDR_PREFERENCES.inputs}
     versions |= {PAIRS: earlier.data_version} if earlier else {}
 
     def compute(staging: Staging) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from expectations.violations import Refused, violation
 from ft_assets.config.generator import params_of_generator
 from ft_assets.config.load import accepted_settings
 from ft_assets.graph.gates import as_metadata
@@ -52,6 +53,7 @@ def produce(
     """Reuse the artifact of this recipe, or make it: here with `compute`, or in a worker with `launch`.
 
     The data version of the result is the content hash of the artifact, so that an equal rebuild makes nothing stale.
+    Raises Refused (FT-LIN-002) if another run made an input meanwhile that `compute` may have read.
     """
     store = artifacts.store()
     telemetry.emit(telemetry.Progress(asset=recipe.asset, kind="start"))
@@ -95,7 +97,29 @@ def _make(
     if compute is None:
         raise ValueError("produce needs compute or launch")
     with store.stage(recipe) as staging:
-        return staging.publish(compute(staging))
+        summary = compute(staging)
+        _refuse_moved(store, recipe)
+        return staging.publish(summary)
+
+
+def _refuse_moved(store: ArtifactStore, recipe: Recipe) -> None:
+    """Refuse (FT-LIN-002) to publish what another run's new input may be in. A worker reads the versions of its recipe;
+    what is computed in the run reads the current ones."""
+    moved = [
+        violation(
+            "FT-LIN-002",
+            where=name,
+            field="data_version",
+            found=now.data_version,
+            expected=version,
+            fix=f"ft run --asset {recipe.asset}",
+        )
+        for name, version in recipe.inputs.items()
+        # an asset may continue its own last version; sources have no artifact
+        if name != recipe.asset and (now := store.current(name)) and now.data_version != version
+    ]
+    if moved:
+        raise Refused(recipe.asset, moved)
 
 
 def _alone(state: Path, recipe: Recipe) -> AbstractContextManager[object]:

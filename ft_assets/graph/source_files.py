@@ -115,6 +115,20 @@ def inventory_version(inventory: Sequence[Mapping[str, Any]]) -> str:
     return digest([[row["file"], row["sha256"]] for row in inventory])[:16]
 
 
+def refuse_changed(asset: str, inventory: Sequence[Mapping[str, Any]], paths: Sequence[Path], root: Path) -> None:
+    """Refuse (FT-LIN-003) what was read of these files, if one was changed or deleted since the inventory."""
+    before = {row["file"]: row["sha256"] for row in inventory}
+    there = [path for path in paths if path.exists()]
+    now = {row["file"]: row["sha256"] for row in file_inventory(there, root)}
+    changed = [
+        violation("FT-LIN-003", where=file, field="sha256", found=now.get(file), expected=sha256)
+        for file, sha256 in before.items()
+        if now.get(file) != sha256
+    ]
+    if changed:
+        raise Refused(asset, changed)
+
+
 def shown_path(path: Path, root: Path) -> str:
     """Return the name of a file in records and quarantines: relative to the project if it is inside."""
     return path.as_posix().removeprefix(f"{root.as_posix().rstrip('/')}/")  # relative_to takes twenty times as long

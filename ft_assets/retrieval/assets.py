@@ -219,6 +219,9 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
     serving = serving_of(settings_of(store, "retrieval"), contract_of(vectors), storage)
     contract = contract_of(vectors).served(serving, None)
     name = collection_name(engine.alias, contract, points_version(vectors, passages))
+    values = {**msgspec.to_builtins(serving), "engine": engine.address, "alias": engine.alias}
+    inputs = {"passage_vectors": vectors.data_version, "passages": passages.data_version}
+    recipe = QDRANT_COLLECTION.recipe_from(values, inputs)
     size = vectors.summary_as(VectorsSummary).passages
     if too_many := rules.local_engine_is_enough(QDRANT_COLLECTION.name, engine.kind, size):
         raise Refused(f"building {name}", too_many)
@@ -233,8 +236,6 @@ def qdrant_collection(artifacts: ArtifactsResource, qdrant: QdrantResource) -> d
         write_json(staging.path / COLLECTION_FILE, msgspec.to_builtins(described))
         return msgspec.to_builtins(CollectionSummary(points=built.points, collection=name, **cost))
 
-    values = {**msgspec.to_builtins(serving), "engine": engine.address, "alias": engine.alias}
-    recipe = QDRANT_COLLECTION.recipe(artifacts, values)
     return produce(artifacts, recipe, compute=compute, metadata=lambda _: {**cost, **_describe_contract(contract)})
 
 
