@@ -7,7 +7,7 @@ from itertools import takewhile
 import msgspec
 from msgspec import UNSET
 
-from ft_assets.adapters.jobs import AnswerSummary, TrainSummary
+from ft_assets.adapters.jobs import TrainSummary
 from ft_assets.adapters.preflight import read_result
 from ft_assets.adapters.score_answers import ANSWERS_FILE, read_values, summarise, summarise_parts
 from ft_assets.config.model import AnswerSettings
@@ -54,15 +54,11 @@ def figures_of_adapters(store: ArtifactStore, evaluation: Artifact) -> dict[str,
     asked = read_columns(evaluation.file(ANSWERS_FILE), ["record_id"])["record_id"]
     first = len(list(takewhile(set(held).__contains__, asked)))
     settings = AnswerSettings.model_validate(evaluation.manifest.recipe.settings["answers"])
-    return _judged(summarise_parts(read_values(evaluation), first, settings.seed))
+    return dict(summarise_parts(read_values(evaluation), first, settings.seed).as_manifest())
 
 
 def figures_of_answers(store: ArtifactStore, evaluation: Artifact) -> dict[str, object]:
     """Return the scores of an `answer_evaluation` with retrieved passages."""
     del store
     seed = msgspec.convert(evaluation.manifest.recipe.settings["seed"], int)
-    return _judged(summarise(read_values(evaluation), seed))
-
-
-def _judged(summary: AnswerSummary) -> dict[str, object]:
-    return {**summary.means(), **msgspec.to_builtins(summary)}
+    return dict(summarise(read_values(evaluation), seed).as_manifest())
