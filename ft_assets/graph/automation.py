@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import dagster as dg
 from dagster._core.definitions.data_version import extract_data_provenance_from_entry, extract_data_version_from_entry
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster_shared.record import record
 
 from ft_assets.config.model import SETTINGS_ASSETS
 
 AC = dg.AutomationCondition
+_FAILED = AssetCheckExecutionRecordStatus.FAILED
 
 # A training is long and changes what later assets are compared with, so it runs only on request. Its consumers
 # (vectors, collection, evaluation, release) are requested automatically.
@@ -105,6 +107,35 @@ class InputsDiffer(dg.AutomationCondition[dg.AssetKey]):
         return False
 
 
+@record
+class JudgedTooEarly(dg.AutomationCondition[dg.AssetKey]):
+    """A blocking check of the asset failed, and something upstream was made after that.
+
+    The check of the lineage looks at everything upstream. Where two runs make parts of that at the same time it fails,
+    although nothing follows that changes an input of the asset.
+    """
+
+    @property
+    def name(self) -> str:
+        return "judged_too_early"
+
+    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+        """Return the candidate if a check may pass now."""
+        candidates = context.candidate_subset
+        early = not candidates.is_empty and self._is_early(context)
+        return dg.AutomationResult(context, candidates if early else context.get_empty_subset())
+
+    def _is_early(self, context: dg.AutomationContext[dg.AssetKey]) -> bool:
+        graph, instance = context.asset_graph_view.asset_graph, context.asset_graph_view.instance
+        blocking = [key for key in graph.get(context.key).check_keys if graph.get(key).blocking]
+        records = instance.event_log_storage.get_latest_asset_check_execution_by_key(blocking).values()
+        failed = [one.event.timestamp for one in records if one.event and one.status is _FAILED]
+        if not failed:
+            return False
+        upstream = map(instance.get_latest_materialization_event, graph.get_ancestor_asset_keys(context.key))
+        return any(event.timestamp > min(failed) for event in upstream if event)
+
+
 def on_contract_change(
     *, at_first_look: bool = True, not_for: Sequence[str] = ()
 ) -> dg.AutomationCondition[dg.AssetKey]:
@@ -119,6 +150,9 @@ def on_contract_change(
       loses any change during the asset's own long run.
     - `upstream_version_changed_again`: in a `since`, the reset wins a tie, so a change in the tick directly after a
       request (when `newly_requested` is true) would be lost.
+
+    A candidate that a check of its own has refused is judged again when something upstream was made since
+    (`JudgedTooEarly`): the artifact is reused, so this costs nothing.
 
     An input that was made before the asset in one run is a change too, but not one to request anything for:
     `InputsDiffer` holds such a change back, until an input differs from the version that the asset was made from.
@@ -138,7 +172,8 @@ def on_contract_change(
     again = (changed & requested).since(requested & ~changed).with_label("upstream_version_changed_again")
     code = AC.code_version_changed().since(handled).with_label("code_changed")
     skipped = (AC.execution_failed().newly_true() & ~checks_passed).since(handled).with_label("skipped_by_a_check")
-    wanted = ((upstream | again) & InputsDiffer(not_for=not_for)) | code | skipped | AC.newly_missing()
+    early = JudgedTooEarly().newly_true().since(handled).with_label("judged_too_early")
+    wanted = ((upstream | again) & InputsDiffer(not_for=not_for)) | code | skipped | early | AC.newly_missing()
     if at_first_look:
         wanted |= first_look.since(handled).with_label("first_look")
     quiet = ~AC.in_progress() & ~AC.any_deps_in_progress() & ~AC.any_deps_missing()

@@ -34,6 +34,7 @@ class World:
     code: str = "1"
     passes: bool = True
     breaks: bool = False
+    is_in_sync: bool = True
     policy: Any = None
     on_made: Any = None
     made: list[str] = field(default_factory=list)
@@ -58,6 +59,10 @@ class World:
             self.made.append(seen)
             return dg.MaterializeResult(data_version=dg.DataVersion(f"index of {seen}"))
 
+        @dg.asset_check(asset=index, blocking=True)
+        def in_sync() -> dg.AssetCheckResult:
+            return dg.AssetCheckResult(passed=self.is_in_sync)
+
         release_when = on_contract_change(at_first_look=False)
 
         @dg.asset(deps=[index], automation_condition=release_when)
@@ -67,7 +72,7 @@ class World:
         quiet = dg.logger(lambda _: logging.getLogger("quiet"))
         return dg.Definitions(
             assets=[source, index, release],
-            asset_checks=[fits],
+            asset_checks=[fits, in_sync],
             executor=dg.in_process_executor,
             loggers={"quiet": quiet},
         )
@@ -146,6 +151,27 @@ def test_a_failing_check_blocks_and_a_passing_one_releases(world: World) -> None
     world.passes = True
     world.judge()
     assert world.settle() == [{"index"}, {"release"}]
+
+
+def test_a_candidate_that_was_judged_before_its_upstream_was_ready_is_judged_again_and_only_once(world: World) -> None:
+    world.version, world.is_in_sync = "2", False
+    world.run("source")
+    assert world.settle() == [{"index"}]  # refused by its own check, and left alone
+    world.run("source")  # made by another run, with the same version
+    assert world.settle() == [{"index"}]  # judged again: it is not in sync yet
+    world.is_in_sync = True
+    assert world.settle() == []  # no look sees that
+    world.run("source")
+    assert world.settle() == [{"index"}, {"release"}]
+
+
+def test_a_candidate_that_breaks_when_it_is_judged_again_is_left_alone(world: World) -> None:
+    world.version, world.is_in_sync = "2", False
+    world.run("source")
+    assert world.settle() == [{"index"}]
+    world.breaks = True
+    world.run("source")
+    assert world.settle() == [{"index"}]
 
 
 def change_on_the_tick_after_a_request(world: World) -> None:
