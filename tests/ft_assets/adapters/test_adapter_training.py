@@ -58,7 +58,7 @@ def test_every_gate_of_a_good_training_passes(trained: Any) -> None:
     engine = QdrantEngine("local", lab.state / "qdrant", None, "passages", None, 1.0)
     evidence = Evidence(lab.store, Releases(lab.state / "released"), engine)
     judged = [gate for gate in GATES if gate.asset in {"sft_adapter", "dpo_adapter"}]
-    assert len(judged) == 32
+    assert len(judged) == 34
     for gate in judged:
         assert judge(gate, evidence).violations == [], gate.name
     publish_json(lab.store, "answer_settings", "settings.json", {"prompt": "{passages} ? {question}"})
