@@ -1297,8 +1297,7 @@ CODES: dict[str, Code] = {
     ),
     "FT-LIN-002": Code(
         "Another run changed the artifact while it was checked or read",
-        "Different versions would have been read, so that no version passed all checks, or what was made would be called "
-        "after the wrong one.",
+        "Different versions would have been read: no version passed all checks, or what was made had a wrong one.",
         "Run the asset again: `ft run --asset NAME`.",
     ),
     "FT-LIN-003": Code(
