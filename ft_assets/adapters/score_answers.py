@@ -60,7 +60,7 @@ def summarise(values: Mapping[str, Values], seed: int) -> AnswerSummary:
     `values`: of `measure`, or of `read_values`.
     """
     return AnswerSummary(
-        questions=len(next(iter(values[BASE].values()))),
+        questions=_count(values),
         intervals={model: _intervals(metrics, seed) for model, metrics in values.items()},
         differences={
             f"{candidate}-{baseline}": _paired_intervals(values[candidate], values[baseline], seed)
@@ -72,7 +72,7 @@ def summarise(values: Mapping[str, Values], seed: int) -> AnswerSummary:
 def summarise_parts(values: Mapping[str, Values], chosen_on: int, seed: int) -> AnswerSummary:
     """Return the scores on the questions after the first `chosen_on`, and the best candidate on these first ones. Where
     either part has no questions, the other one serves for both."""
-    questions = len(next(iter(values[BASE].values())))
+    questions = _count(values)
     tested, first = chosen_on if chosen_on < questions else 0, chosen_on or questions
     validation = summarise(_cut(values, slice(first)), seed)
     return msgspec.structs.replace(
@@ -81,6 +81,11 @@ def summarise_parts(values: Mapping[str, Values], chosen_on: int, seed: int) -> 
         validation_questions=validation.questions,
         proposed=propose(validation.intervals),
     )
+
+
+def _count(values: Mapping[str, Values]) -> int:
+    """Return the number of questions, which is the same for each model and metric."""
+    return len(next(iter(values[BASE].values())))
 
 
 def _cut(values: Mapping[str, Values], part: slice) -> dict[str, Values]:

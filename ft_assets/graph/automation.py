@@ -4,7 +4,7 @@
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import dagster as dg
@@ -74,6 +74,15 @@ adapter_side = dg.define_asset_job(
 JOBS = [everything, compat_gate, retrieval_side, adapter_side]
 
 
+def _candidate_if(
+    context: dg.AutomationContext[dg.AssetKey], holds: Callable[[dg.AutomationContext[dg.AssetKey]], bool]
+) -> dg.AutomationResult[dg.AssetKey]:
+    """Return the candidate if there is one and `holds` is true of it."""
+    candidates = context.candidate_subset
+    is_true = not candidates.is_empty and holds(context)
+    return dg.AutomationResult(context, candidates if is_true else context.get_empty_subset())
+
+
 @record
 class InputsDiffer(dg.AutomationCondition[dg.AssetKey]):
     """The asset was last made from another version of an input than the current one, or nobody knows from which.
@@ -89,9 +98,7 @@ class InputsDiffer(dg.AutomationCondition[dg.AssetKey]):
 
     def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
         """Return the candidate if it differs; it is empty where an earlier condition does not hold."""
-        candidates = context.candidate_subset
-        differs = not candidates.is_empty and self._differs(context)
-        return dg.AutomationResult(context, candidates if differs else context.get_empty_subset())
+        return _candidate_if(context, self._differs)
 
     def _differs(self, context: dg.AutomationContext[dg.AssetKey]) -> bool:
         graph, instance = context.asset_graph_view.asset_graph, context.asset_graph_view.instance
@@ -121,9 +128,7 @@ class JudgedTooEarly(dg.AutomationCondition[dg.AssetKey]):
 
     def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
         """Return the candidate if a check may pass now."""
-        candidates = context.candidate_subset
-        early = not candidates.is_empty and self._is_early(context)
-        return dg.AutomationResult(context, candidates if early else context.get_empty_subset())
+        return _candidate_if(context, self._is_early)
 
     def _is_early(self, context: dg.AutomationContext[dg.AssetKey]) -> bool:
         graph, instance = context.asset_graph_view.asset_graph, context.asset_graph_view.instance

@@ -117,7 +117,7 @@ def _result(perform: Perform, call: list[Any]) -> tuple[str, object]:
         return "done", perform(*call)
     except Refused as refused:
         return "refused", sorted({one.code for one in refused.violations})
-    except Exception:
+    except Exception:  # whatever it is, the machine fails with its traceback
         return "failed", traceback.format_exc()
 
 

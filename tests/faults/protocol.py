@@ -135,7 +135,6 @@ class State:
         return found
 
     def _points(self, client: Any, name: str) -> list[str]:
-        made_of = client.metadata(name)["whole"]
         made = [
             (vectors, passages)
             for vectors in self.store.versions("passage_vectors")

@@ -70,7 +70,7 @@ class Concurrent(RuleBasedStateMachine):
         self.prepare()
         self.actors = [Actor(self.open, self.stops, self.root / "log") for _ in range(3)]
         self.seen: dict[Actor, list[Any]] = {}
-        """What the state was since the operation of an actor began."""
+        """Actor -> the states since its operation began."""
         self.number = 0
         self.state = self.look()
 

@@ -76,7 +76,7 @@ def objects(machine: Machine) -> Counter[str]:
 def test_after_a_fault_in_the_report_of_a_worker_a_rerun_publishes(
     point: str, action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Where the disk is full, a worker that refuses sends that through a pipe: `pipes.failure`."""
+    """`pipes.failure` is the pipe through which a worker sends its refusal where the disk is full."""
     does = "refuse where the disk is full"
     launched, made = LauncherResource(state_dir=str(tmp_path)), job(tmp_path, does).recipe
     store, full = ArtifactStore(tmp_path / "artifacts"), job(tmp_path, does).folder() / "full"
