@@ -1,4 +1,4 @@
-"""Peak memory and CPU seconds of every step on a large corpus, each step in a process of its own.
+"""Peak memory, CPU seconds and bytes written of every step on a large corpus, each step in a process of its own.
 
     python benchmarks/scale.py [--passages 200000] [--skip qdrant_collection …] [--out FILE] [--before FILE]
 
@@ -39,6 +39,7 @@ BUILD = ("passages", "gates of passages", "retrieval_records", "split_ledger", "
          "qdrant_collection", "gates of qdrant_collection", "retrieval_evaluation")  # fmt: skip
 CHANGE = ("passages", "gates of passages", "passage_vectors", "gates of passage_vectors", "qdrant_collection",
           "gates of qdrant_collection")  # fmt: skip
+_FIGURES = ("cpu_seconds", "peak_mb", "written_mb")
 _RECORDS = ("instruction_records", "preference_records", "unpaired_preference_records")
 
 
@@ -125,7 +126,9 @@ def measure(root: Path, step: str) -> dict[str, float]:
         resources = {"artifacts": artifacts, "qdrant": qdrant, "launcher": launcher}
         dg.materialize(assets, selection=[asset], resources=resources)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return {"cpu_seconds": round(time.process_time() - started, 2), "peak_mb": round(peak)}
+    written = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["wchar"]
+    cpu = round(time.process_time() - started, 2)
+    return {"cpu_seconds": cpu, "peak_mb": round(peak), "written_mb": round(int(written) / 1e6, 1)}
 
 
 def write_project(root: Path, passages: int) -> None:
@@ -168,16 +171,14 @@ def _words(dice: random.Random, count: int) -> list[str]:
 
 def as_table(report: dict[str, Any], before: dict[str, Any]) -> str:
     """Return the figures as a Markdown table; with `before`, that checkout's figures and the ratio of both."""
-    lines = [f"{report['passages']:,} passages", "", "| step | CPU s | peak MB |", "|---|---|---|"]
+    lines = [f"{report['passages']:,} passages", "", "| step | CPU s | peak MB | written MB |", "|---|---|---|---|"]
     for part in ("build", "one_document"):
         for step, figures in report[part].items():
             old = before.get(part, {}).get(step)
-            cells = [f"{figures[name]:g}" for name in ("cpu_seconds", "peak_mb")]
+            cells = [f"{figures[name]:g}" for name in _FIGURES]
             if old:
-                cells = [
-                    f"{old[name]:g} → {figures[name]:g} (×{figures[name] / max(old[name], 0.01):.2f})"
-                    for name in ("cpu_seconds", "peak_mb")
-                ]
+                before_and_after = [(old.get(name, 0), figures[name]) for name in _FIGURES]
+                cells = [f"{one:g} → {two:g} (×{two / max(one, 0.01):.2f})" for one, two in before_and_after]
             lines.append(f"| {'' if part == 'build' else 'one document: '}{step} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

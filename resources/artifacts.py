@@ -33,6 +33,7 @@ from functools import cache, partial
 from importlib import metadata
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -45,6 +46,9 @@ from resources.files import ABSENT, file_lock, file_stamp, is_locked, sync_to_di
 from resources.shared import MANIFEST, POINTER, BucketPlace, SharedArtifacts
 
 SEAL_KEY = "FT_SEAL_KEY"
+SHARDS = "shards.json"
+"""The list of a table's shards, in order: of the table `x.parquet`, `x/shards.json` names files `x/<name>.parquet`. A
+shard that does not change is shared by versions: its file is a link to the same data."""
 _OWNER, _MARKS, _ENTERING = ".owner", ".owners", ".entering.lock"
 _YOUNG = 600.0  # seconds
 _FOREIGN = 86400.0
@@ -91,6 +95,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     libraries: dict[str, str]
     created_at: float
     summary: dict[str, Any] = {}
+
+
+class Shard(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of a list of shards. Tables may add keys of their own."""
+
+    name: str
 
 
 class _Untrusted(msgspec.Struct, frozen=True):
@@ -150,13 +160,40 @@ class Artifact:
 
     def file(self, name: str) -> Path:
         """Return a file's path, verified. Raises Refused (FT-ART-002, FT-ART-003) if it is missing or changed."""
+        if violations := self._check_once(name):
+            raise Refused(f"reading {self.asset}", violations)
+        return self.path / name
+
+    def _check_once(self, name: str) -> list[Violation]:
+        """Return the violations of a file. One that was found whole is not read again while its stamp stays."""
         path = self.path / name
-        if name not in self._verified or self._verified[name] != file_stamp(path):
-            violations = self._check(name)
-            if violations:
-                raise Refused(f"reading {self.asset}", violations)
+        if name in self._verified and self._verified[name] == file_stamp(path):
+            return []
+        if not (violations := self._check(name)):
             self._verified[name] = file_stamp(path)
-        return path
+        return violations
+
+    def table(self, name: str) -> list[Path]:
+        """Return the files of a table in order, verified as by `file`: one file, or its shards (see `SHARDS`)."""
+        return [self.file(part) for part in self.table_parts(name)]
+
+    def table_parts(self, name: str) -> list[str]:
+        """Return the names of the files of a table, in order."""
+        shards = f"{name.removesuffix('.parquet')}/{SHARDS}"
+        if shards not in self.manifest.files:
+            return [name]
+        listed = msgspec.json.decode(self.file(shards).read_bytes(), type=list[Shard])
+        return [f"{name.removesuffix('.parquet')}/{shard.name}.parquet" for shard in listed]
+
+    def sharded_tables(self) -> list[str]:
+        """Return the names of the tables that are in shards."""
+        folders = [path.parent for path in map(PurePosixPath, self.manifest.files) if path.name == SHARDS]
+        return [f"{folder}.parquet" for folder in folders]
+
+    def table_version(self, name: str) -> str:
+        """Return one hash of the content of a table."""
+        seals = [self.manifest.files[part].sha256 for part in self.table_parts(name) if part in self.manifest.files]
+        return seals[0] if len(seals) == 1 else digest(seals)
 
     def folder(self, name: str = "") -> Path:
         """Return the path of a sub-folder (or of the whole artifact) after verifying every file in it.
@@ -176,6 +213,10 @@ class Artifact:
     def json(self, name: str) -> Any:
         """Return the content of one JSON file, verified."""
         return json.loads(self.file(name).read_text("utf-8"))
+
+    def damaged_files(self) -> set[str]:
+        """Return the names of the files that are missing or differ from the manifest."""
+        return {name for name in self.manifest.files if self._check_once(name)}
 
     def verify(self, *, fetch: bool = True) -> list[Violation]:
         """Return a violation for every file that is missing, differs from the manifest, or is not in it.
@@ -512,6 +553,21 @@ class Staging:
         self._store = store
         self.recipe = recipe
         self.path = path
+        self._linked: dict[str, FileSeal] = {}
+
+    def link(self, artifact: Artifact, name: str, to: str = "") -> None:
+        """Share a file of an earlier artifact, verified; it is copied where the file system has no hard links.
+
+        `to`: its name here, if it is another one.
+        """
+        source, target = artifact.file(name), self.path / (to or name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, target)
+        else:
+            self._linked[to or name] = artifact.manifest.files[name]
 
     def publish(self, summary: Mapping[str, object] | msgspec.Struct | None = None) -> Artifact:
         """Seal every file, write the manifest last, fsync, and rename into place. Idempotent for equal recipes.
@@ -520,7 +576,7 @@ class Staging:
         """
         faults.point("publish.seal")
         self._refuse_links()
-        files = seal_files(self.path)
+        files = seal_files(self.path, self._linked)
         manifest = Manifest(
             recipe=self.recipe,
             data_version=_content_version(files),
@@ -596,8 +652,10 @@ def list_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def seal_files(folder: Path) -> dict[str, FileSeal]:
+def seal_files(folder: Path, linked: Mapping[str, FileSeal] = MappingProxyType({})) -> dict[str, FileSeal]:
     """Return the seal of every file below `folder`, by its path there. Files and folders are on the disk then.
+
+    `linked`: seals of files that an artifact has already, and that were verified there.
 
     Raises OSError where a file or a folder cannot be read.
     """
@@ -605,8 +663,10 @@ def seal_files(folder: Path) -> dict[str, FileSeal]:
     for path in list_files(folder):
         if path.parent == folder and path.name == _OWNER:
             continue
-        sync_to_disk(path)
-        files[path.relative_to(folder).as_posix()] = FileSeal(path.stat().st_size, file_digest(path))
+        name = path.relative_to(folder).as_posix()
+        if name not in linked:
+            sync_to_disk(path)
+        files[name] = linked.get(name) or FileSeal(path.stat().st_size, file_digest(path))
     for path in {folder, *(folder / name for name in files)}:
         sync_to_disk(path if path.is_dir() else path.parent)
     return files

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 Row = Mapping[str, object] | msgspec.Struct
+Tables = Path | Sequence[Path]
+"""A table in one file, or in several with the same columns, one after the other."""
 _BATCH = 500  # rows that are converted to Arrow at once, while they are still in the processor's cache
 _ROW_GROUP = 10_000
 BLOCK = 4096
@@ -114,21 +116,37 @@ def write_table(path: Path, schema: Any, rows: Iterable[Row]) -> int:
     return writer.rows
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file in order; a row group at a time is read."""
+def open_tables(tables: Tables) -> Iterator[pq.ParquetFile]:
+    """Yield each file of a table, opened; it is closed when the next one is asked for."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_ROW_GROUP, columns=list(columns) if columns else None):
-            yield from batch.to_pylist()
+    for path in [tables] if isinstance(tables, Path) else tables:
+        with pq.ParquetFile(path) as file:
+            yield file
 
 
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Return some columns of a Parquet file as Python lists; the others are not read."""
-    import pyarrow.parquet as pq
+def table_batches(tables: Tables, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield a table in order as record batches of at most so many rows; no batch holds rows of two files."""
+    for file in open_tables(tables):
+        yield from file.iter_batches(batch_size=rows, columns=list(columns) if columns else None)
 
-    table = pq.read_table(path, columns=list(names))
+
+def read_rows(tables: Tables, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table in order; a row group at a time is read."""
+    for batch in table_batches(tables, _ROW_GROUP, columns):
+        yield from batch.to_pylist()
+
+
+def read_columns(tables: Tables, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return some columns of a table as Python lists; the others are not read."""
+    table = _read(tables, names)
     return {name: table.column(name).to_pylist() for name in names}
+
+
+def _read(tables: Tables, names: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables([file.read(columns=list(names)) for file in open_tables(tables)])
 
 
 class TextColumn(Sequence[str]):
@@ -156,32 +174,34 @@ class TextColumn(Sequence[str]):
             yield from self._texts.slice(start, _ROW_GROUP).to_pylist()
 
 
-def text_column(path: Path, name: str) -> TextColumn:
-    """Return a column of texts of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    return TextColumn(pq.read_table(path, columns=[name]).column(name))
+def text_column(tables: Tables, name: str) -> TextColumn:
+    """Return a column of texts of a table."""
+    return TextColumn(_read(tables, [name]).column(name))
 
 
-def column_blocks(path: Path, names: Sequence[str]) -> Iterator[list[pa.Array]]:
-    """Yield these columns in blocks of `BLOCK` rows (the last one shorter), wherever the file's row groups end."""
+def column_blocks(tables: Tables, names: Sequence[str]) -> Iterator[list[pa.Array]]:
+    """Yield these columns in blocks of `BLOCK` rows (the last one shorter), wherever row groups and files end."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     def columns(table: pa.Table) -> list[pa.Array]:
         combined = [table.column(name).combine_chunks() for name in names]
         return [column.chunk(0) if isinstance(column, pa.ChunkedArray) else column for column in combined]
 
     pending: list[pa.RecordBatch] = []
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=BLOCK, columns=list(names)):
-            pending.append(batch)
-            while sum(map(len, pending)) >= BLOCK:
-                table = pa.Table.from_batches(pending)
-                yield columns(table.slice(0, BLOCK))
-                pending = table.slice(BLOCK).to_batches()
-        if any(map(len, pending)):
-            yield columns(pa.Table.from_batches(pending))
+    for batch in table_batches(tables, BLOCK, names):
+        pending.append(batch)
+        while sum(map(len, pending)) >= BLOCK:
+            table = pa.Table.from_batches(pending)
+            yield columns(table.slice(0, BLOCK))
+            pending = table.slice(BLOCK).to_batches()
+    if any(map(len, pending)):
+        yield columns(pa.Table.from_batches(pending))
+
+
+def distinct_texts(tables: Tables, column: str) -> Iterator[list[str]]:
+    """Yield the distinct texts of a column, a block at a time."""
+    for (texts,) in column_blocks(tables, [column]):
+        yield texts.unique().to_pylist()
 
 
 class IdKeys:
@@ -203,20 +223,17 @@ class IdKeys:
         return not (keys[1:] == keys[:-1]).any()
 
 
-def has_unique_ids(path: Path, name: str) -> bool:
+def has_unique_ids(tables: Tables, name: str) -> bool:
     """Return True if no id of this column is used twice. False may also mean that two ids have one key."""
     keys = IdKeys()
-    for (ids,) in column_blocks(path, [name]):
+    for (ids,) in column_blocks(tables, [name]):
         keys.add(ids)
     return keys.are_unique()
 
 
-def row_count(path: Path) -> int:
-    """Return the number of rows of a Parquet file, from its footer."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        return file.metadata.num_rows
+def row_count(tables: Tables) -> int:
+    """Return the number of rows of a table, from the footers of its files."""
+    return sum(file.metadata.num_rows for file in open_tables(tables))
 
 
 def arrow_schema(struct: type[msgspec.Struct]) -> Any:
@@ -238,23 +255,23 @@ def arrow_schema(struct: type[msgspec.Struct]) -> Any:
     return pa.schema(fields)
 
 
-def column_names(path: Path) -> list[tuple[str, str]]:
-    """Return (name, type) of every column of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    return [(field.name, str(field.type)) for field in pq.read_schema(path)]
+def column_names(tables: Tables) -> list[tuple[str, str]]:
+    """Return (name, type) of every column of a table."""
+    return [(field.name, str(field.type)) for field in table_schema(tables)]
 
 
-def sample_column(path: Path, column: str, most: int) -> list[str]:
+def table_schema(tables: Tables) -> pa.Schema:
+    """Return the Arrow schema of a table."""
+    return next(open_tables(tables)).schema_arrow
+
+
+def sample_column(tables: Tables, column: str, most: int) -> list[str]:
     """Return every n-th text of a column, `most` of them at most."""
-    import pyarrow.parquet as pq
-
     texts: list[str] = []
-    with pq.ParquetFile(path) as file:
-        step = max(-(-file.metadata.num_rows // most), 1)
-        at = 0  # the row of the next text in its batch
-        for batch in file.iter_batches(columns=[column]):
-            rows = range(at, len(batch), step)
-            texts += batch.column(0).take(list(rows)).to_pylist() if rows else []
-            at = (at + len(rows) * step) - len(batch)
+    step = max(-(-row_count(tables) // most), 1)
+    at = 0  # the row of the next text in its batch
+    for batch in table_batches(tables, _ROW_GROUP, [column]):
+        rows = range(at, len(batch), step)
+        texts += batch.column(0).take(list(rows)).to_pylist() if rows else []
+        at = (at + len(rows) * step) - len(batch)
     return texts

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -109,8 +111,10 @@ def suite_of(kind: Table) -> Path:
     return SUITES / f"{kind}.json"
 
 
-def slim_frame(parquet_path: Path, kind: Table) -> pd.DataFrame:
+def slim_frame(paths: Path | Sequence[Path], kind: Table) -> pd.DataFrame:
     """Return the frame [rows, columns] that a suite judges: line_no, id, <text>_len, <list>_count, flags and labels.
+
+    `paths`: the table, or its files one after the other.
 
     `line_no` is the row's line in its source file, or its row number from 1 where the table has no lines.
     Raises KeyError where the table lacks a column.
@@ -122,15 +126,16 @@ def slim_frame(parquet_path: Path, kind: Table) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     pc = _compute()
-    file = pq.ParquetFile(parquet_path)
-    names = set(file.schema_arrow.names)
+    files = [pq.ParquetFile(path) for path in ([paths] if isinstance(paths, Path) else paths)]
+    names = set(files[0].schema_arrow.names)
     wanted = [_ID.get(kind, "record_id"), *_TEXTS[kind], *_LISTS[kind], *_AS_IS[kind]]
     if missing := [name for name in wanted if name not in names]:
-        raise KeyError(f"{parquet_path} lacks the columns {', '.join(missing)} of {kind}")
+        raise KeyError(f"{paths} lacks the columns {', '.join(missing)} of {kind}")
     pieces: list[pd.DataFrame] = []
     rows = 0
     optional = [name for name in _OPTIONAL_LISTS[kind] if name in names]
-    for batch in file.iter_batches(batch_size=16384, columns=[*wanted, *optional, *({"line_no"} & names)]):
+    columns = [*wanted, *optional, *({"line_no"} & names)]
+    for batch in chain.from_iterable(file.iter_batches(batch_size=16384, columns=columns) for file in files):
         numbers = pa.array(range(rows + 1, rows + batch.num_rows + 1))
         slim = {"line_no": batch["line_no"] if "line_no" in names else numbers, "id": batch[wanted[0]]}
         slim |= {f"{name}_len": pc.utf8_length(batch[name]) for name in _TEXTS[kind]}

@@ -17,9 +17,11 @@ from ft_assets.adapters.jobs import EvaluateParams, TrainedRef
 from ft_assets.adapters.prompt import build_messages, prompt_of
 from ft_assets.adapters.rows.tokenise import Row, gold_of, read_rows
 from ft_assets.adapters.score_answers import ask_all, measure, summarise_parts, write_answers
+from ft_assets.corpus.collect import PASSAGES
 from resources.artifacts import Artifact, ArtifactStore
 from resources.asker import open_asker
 from resources.launcher import Job, run_worker
+from resources.parquet import read_columns
 from resources.telemetry import Metrics
 from resources.text_source import BASE, ChatMessage, GeneratorParams
 
@@ -107,10 +109,8 @@ def _published(store: ArtifactStore, trained: TrainedRef) -> Artifact:
 
 def passage_texts(passages: Artifact) -> dict[str, str]:
     """Return the text of each passage by its id."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(passages.file("passages.parquet"), columns=["passage_id", "content"])
-    return dict(zip(table["passage_id"].to_pylist(), table["content"].to_pylist(), strict=True))
+    columns = read_columns(passages.table(PASSAGES), ["passage_id", "content"])
+    return dict(zip(*columns.values(), strict=True))
 
 
 if __name__ == "__main__":

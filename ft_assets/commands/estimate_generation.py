@@ -121,7 +121,7 @@ def _money(price: PriceSettings | None, prompt_tokens: int, tokens: int) -> floa
 def _plan(group: str, settings: Settings, store: ArtifactStore) -> list[PlannedCalls]:
     if group == "kbalign" and settings.kbalign:
         hidden = held_out_passages(store.require, settings.datasets.split)
-        rows = read_rows(store.require("passages").file(PASSAGES), ["passage_id", "document_id"])
+        rows = read_rows(store.require("passages").table(PASSAGES), ["passage_id", "document_id"])
         free = [row["document_id"] for row in rows if row["passage_id"] not in hidden]
         return plan_kbalign(
             settings.kbalign,
@@ -148,7 +148,7 @@ def _questions(store: ArtifactStore, part: str) -> int:
 
 def _passage_tokens(store: ArtifactStore) -> float:
     """Return the mean tokens of the first passages, as estimated."""
-    rows = read_rows(store.require("passages").file(PASSAGES), ["content"])
+    rows = read_rows(store.require("passages").table(PASSAGES), ["content"])
     return fmean([estimate_tokens(row["content"]) for row in islice(rows, _SAMPLE)] or [0.0])
 
 

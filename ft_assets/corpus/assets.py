@@ -18,6 +18,7 @@ from ft_assets.config.load import accepted_settings
 from ft_assets.config.model import Settings
 from ft_assets.corpus.checks import GATES
 from ft_assets.corpus.collect import GLOSSARY, PASSAGES, PassagesSummary, collect_passages
+from ft_assets.corpus.shards import ShardSource
 from ft_assets.corpus.token_limit import limit_values, open_limit
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
@@ -32,10 +33,11 @@ from ft_assets.graph.source_files import (
     match_files,
     match_mapped,
     refuse_changed,
+    shown_path,
 )
 from resources.artifacts import Artifact, Staging, write_json
 from resources.dagster_resources import ArtifactsResource, QdrantResource
-from resources.parquet import arrow_schema, column_names, read_rows, write_table
+from resources.parquet import Tables, arrow_schema, column_names, read_rows, write_table
 
 _PASSAGES = AssetSpec(
     name="passages",
@@ -172,8 +174,10 @@ def passages(artifacts: ArtifactsResource) -> dg.MaterializeResult[Any]:
     def compute(staging: Staging) -> Mapping[str, object]:
         write_json(staging.path / FILES, inventory)
         limit = open_limit(limited, encoder, before, artifacts.state())
-        summary = collect_passages(list(files), root, settings, staging.path, files, limit=limit)
-        refuse_changed(_PASSAGES.name, inventory, list(files), root)
+        source = ShardSource(staging, inventory, before)
+        summary = collect_passages(list(files), root, settings, staging.path, files, limit=limit, source=source)
+        read = {shown_path(path, root) for path in source.read}
+        refuse_changed(_PASSAGES.name, [row for row in inventory if row["document"] in read], source.read, root)
         return to_builtins(summary)
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_passages)
@@ -189,7 +193,7 @@ def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materia
     recipe = _GLOSSARY.recipe(artifacts, {"files": inventory_version(inventory)})
 
     def compute(staging: Staging) -> Mapping[str, object]:
-        texts = (row["content"] for row in read_rows(store.require("passages").file(PASSAGES), ["content"]))
+        texts = (row["content"] for row in read_rows(store.require("passages").table(PASSAGES), ["content"]))
         terms = count_terms(load_terms(files), texts)
         write_table(staging.path / GLOSSARY, arrow_schema(Term), terms)
         refuse_changed(_GLOSSARY.name, inventory, files, root)
@@ -200,7 +204,7 @@ def glossary(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Materia
 
 
 def _show_passages(artifact: Artifact) -> Mapping[str, object]:
-    path = artifact.file(PASSAGES)
+    path = artifact.table(PASSAGES)
     lengths = (row["end"] - row["start"] for row in read_rows(path, ["start", "end"]))
     return {
         "dagster/row_count": artifact.summary_as(PassagesSummary).passages,
@@ -223,8 +227,8 @@ def _show_glossary(artifact: Artifact) -> Mapping[str, object]:
     return shown
 
 
-def table_of(path: Path) -> dict[str, object]:
-    """Return a Parquet file for the page of an asset: its columns with their meaning, and its first rows.
+def table_of(path: Tables) -> dict[str, object]:
+    """Return a table for the page of an asset: its columns with their meaning, and its first rows.
 
     A wide table is several: each has the first column again. Columns without a value are left out.
     """

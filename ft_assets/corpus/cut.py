@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from expectations.text.cleaning import clean, language_of, sentences, text_size
 from expectations.text.documents import Section
 from expectations.text.traditional import Traditional, simplify
 from ft_assets.corpus.payload import PayloadFields
+from ft_assets.corpus.seen import Seen
 from ft_assets.corpus.token_limit import TokenLimit, attempts
 
 SAME_TEXT = "FT-CORPUS-005"
@@ -105,15 +105,17 @@ def cut_sections(
     *,
     fields: PayloadFields | None = None,
     limit: TokenLimit | None = None,
+    seen: Seen | None = None,
 ) -> Iterator[Passage | Twin | Rejected]:
     """Yield passages of at most about `max_chars` characters, and with a `limit` of so many tokens.
 
     Quarantined: a section that is empty or shorter than `min_chars` (see `text_size`), a section or a piece whose id
     an earlier passage has, and whatever the reader rejected. A text that an earlier passage has is quarantined too, and
     its id becomes an alias. With `fields`, passages carry the payload of their sections; one that no filter can use is
-    quarantined, and texts are equal only if their payloads are.
+    quarantined, and texts are equal only if their payloads are. `seen`: earlier passages; these
+    are added.
     """
-    seen = _Seen()
+    seen = Seen() if seen is None else seen
     cuts = _cut_by_chars(sections, max_chars, min_chars, traditional, fields)
     for item in _Divider(limit, min_chars, traditional).divide_all(cuts) if limit else cuts:
         if isinstance(item, Rejected):
@@ -209,7 +211,7 @@ def _part(whole: str, passage: Passage, part_id: str, place: tuple[int, int], tr
     )
 
 
-def _compare(passage: Passage, section: Section, seen: _Seen) -> Passage | Twin | Rejected:
+def _compare(passage: Passage, section: Section, seen: Seen) -> Passage | Twin | Rejected:
     """Return a passage, or its rejection where an earlier one has its id or its text."""
     name = passage.passage_id
     used, kept = seen.find(passage)
@@ -350,37 +352,3 @@ def passage_text(whole: str, start: int, end: int, traditional: Traditional = "k
 @lru_cache(maxsize=4)
 def _is_japanese(whole: str) -> bool:
     return language_of(whole) == "ja"
-
-
-class _Seen:
-    """The ids and texts of earlier passages, as 16-byte digests."""
-
-    def __init__(self) -> None:
-        self._ids: dict[bytes, str] = {}
-        self._texts: dict[bytes, str] = {}
-        self._aliases: dict[str, str] = {}
-
-    def find(self, passage: Passage) -> tuple[str | None, str | None]:
-        """Return the source that has the passage's id already, and the id of the passage that has its text."""
-        return self._ids.get(_short(passage.passage_id)), self._texts.get(_text_key(passage))
-
-    def add(self, passage: Passage, kept: str) -> None:
-        """Remember a passage; `kept` is the passage that has its text, itself or an earlier one."""
-        self._ids[_short(passage.passage_id)] = passage.source
-        if kept == passage.passage_id:
-            self._texts[_text_key(passage)] = kept
-        else:
-            self._aliases[passage.passage_id] = kept
-
-    def kept(self, name: str) -> str:
-        """Return the passage that has the text of this id."""
-        return self._aliases.get(name, name)
-
-
-def _text_key(passage: Passage) -> bytes:
-    payload = passage.payload if isinstance(passage, PassageWithPayload) else ""
-    return _short(f"{passage.text}\0{payload}" if payload else passage.text)
-
-
-def _short(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()

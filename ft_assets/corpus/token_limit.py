@@ -113,7 +113,8 @@ def open_limit(
     known: set[bytes] = set()
     earlier = before.manifest.recipe.settings if before else {}
     counted = earlier.get("tokenizer") == values["tokenizer"] and earlier["max_tokens"] <= tokens
-    if before and counted and not before.verify():
+    # of a corpus in shards only those are cut again that changed: to read all hashes would take longer
+    if before and counted and "passages.parquet" in before.manifest.files and not before.verify():
         known = set(map(key_of, read_columns(before.file("passages.parquet"), ["content_sha256"])["content_sha256"]))
     return TokenLimit(tokens, count, known)
 

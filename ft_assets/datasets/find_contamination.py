@@ -137,7 +137,7 @@ class _Texts:
         for dataset, row in self._rows(datasets, held_out):
             for passage in resolve_passages(row[dataset.evidence], index):
                 owners.setdefault(passage, []).append(dataset.id_of(row))
-        for row in read_rows(self._store.require("passages").file(PASSAGES), _PASSAGE_COLUMNS):
+        for row in read_rows(self._store.require("passages").table(PASSAGES), _PASSAGE_COLUMNS):
             if named_by := owners.get(row["passage_id"]):
                 place = f"{row['source']}, character {row['start']}"
                 if held_out:

@@ -64,7 +64,7 @@ class PassageIndex:
 
 def read_index(passages: Artifact) -> PassageIndex:
     """Return the index of a `passages` artifact."""
-    rows = read_rows(passages.file(PASSAGES), ["passage_id", "document_id"])
+    rows = read_rows(passages.table(PASSAGES), ["passage_id", "document_id"])
     return PassageIndex(((row["passage_id"], row["document_id"]) for row in rows), read_aliases(passages))
 
 

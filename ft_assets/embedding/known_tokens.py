@@ -29,7 +29,7 @@ def count_unknown(store: ArtifactStore, settings: EmbeddingSettings, state: Path
         tokenizer = load_tokenizer(settings.base_model, state, settings.revision)
         questions = [sample_column(splits.file(split_file(split)), "query", _SAMPLE // len(SPLITS)) for split in SPLITS]
         texts = {
-            "passages": sample_column(passages.file(PASSAGES), "content", _SAMPLE),
+            "passages": sample_column(passages.table(PASSAGES), "content", _SAMPLE),
             "questions": list(chain.from_iterable(questions)),
         }
         return {kind: tokenizer.count_unknown(sample) for kind, sample in texts.items()}

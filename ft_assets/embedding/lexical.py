@@ -73,13 +73,22 @@ class FrequencyCounter:
         self._passages = 0
         self._numbers, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
 
-    def add(self, numbers: np.ndarray, passages: int) -> None:
-        """Count the numbers of the terms of some passages, each once for each passage."""
-        self._passages += passages
+    def add(self, numbers: np.ndarray, passages: int, *, gone: bool = False) -> None:
+        """Count the numbers of the terms of some passages, each once for each passage. `gone`: take them back."""
         fresh, counts = np.unique(numbers, return_counts=True)
-        merged, positions = np.unique(np.concatenate([self._numbers, fresh]), return_inverse=True)
+        self.add_counts(fresh, -counts if gone else counts, -passages if gone else passages)
+
+    def add_counts(self, numbers: np.ndarray, counts: np.ndarray, passages: int) -> None:
+        """Add what was counted before."""
+        self._passages += passages
+        merged, positions = np.unique(np.concatenate([self._numbers, numbers]), return_inverse=True)
         totals = np.bincount(positions, np.concatenate([self._counts, counts]), len(merged))
-        self._numbers, self._counts = merged, totals.astype(np.int64)
+        kept = totals > 0
+        self._numbers, self._counts = merged[kept], totals[kept].astype(np.int64)
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the terms (int64, ascending) and the number of passages of each."""
+        return self._numbers, self._counts
 
     def result(self) -> DocumentFrequencies:
         """Return the frequencies of all terms that were counted."""

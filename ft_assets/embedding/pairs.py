@@ -56,7 +56,7 @@ NO_QUESTIONS = Questions([], [], [], [])
 
 def read_passages(passages: Artifact, *, contents: bool = True) -> Passages:
     """Return ids, documents, contents (if they are wanted), content hashes and aliases of the `passages` artifact."""
-    path = passages.file(PASSAGES)
+    path = passages.table(PASSAGES)
     return Passages(
         ids=text_column(path, "passage_id"),
         documents=text_column(path, "document_id"),

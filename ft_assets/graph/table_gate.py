@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -43,14 +44,14 @@ def table_fits(
     written to `<state>/reports/<asset>/<recipe>-<suite>.html`, outside the store, because artifacts are immutable. The
     newest 20 of each asset are kept.
     """
-    path, suite_sha256 = artifact.file(file), file_digest(suite_of(table))
+    paths, suite_sha256 = artifact.table(file), file_digest(suite_of(table))
     versions = {name: metadata.version(name) for name in _LIBRARIES}
-    key = {"table": artifact.manifest.files[file].sha256, "kind": table, "suite": suite_sha256, **versions}
+    key = {"table": artifact.table_version(file), "kind": table, "suite": suite_sha256, **versions}
     key |= {"rules": file_digest(Path(gate.__file__))}  # a checkout changes them within one version
     judged = _judged.get(
         store.root.absolute().parent,
         key,
-        lambda: _Judged(_judge(path, table), time.time()),
+        lambda: _Judged(_judge(paths, table), time.time()),
         keep=lambda found: not found.validation.violations,
     )
     validation = judged.validation
@@ -68,8 +69,8 @@ def table_fits(
     return validation.violations, figures
 
 
-def _judge(path: Path, table: Table) -> Validation:
-    return judge_frame(slim_frame(path, table), suite_of(table))
+def _judge(paths: Sequence[Path], table: Table) -> Validation:
+    return judge_frame(slim_frame(paths, table), suite_of(table))
 
 
 def _publish(report: Path, page: str) -> None:

@@ -71,7 +71,8 @@ class Generation:
     def __init__(self, job: Job, params: GenerateParams, asker: Asker, model: str) -> None:
         self._settings, self._dependency = params.typed_settings(), params.dependency
         self._asker, self._model = asker, model
-        self._passages = job.input("passages").file(PASSAGES)
+        passages = job.input("passages")
+        self._passages, self._version = passages.table(PASSAGES), passages.recipe_id
         self._held_out = held_out_passages(job.input, params.split_settings())
         self._terms = TermFinder({row["term"]: row["names"] for row in read_rows(job.input("glossary").file(GLOSSARY))})
         self._examples = _examples(job, self._settings) if model == BASE else None
@@ -89,7 +90,7 @@ class Generation:
         if not counts["asked"] and not self._is_off():
             found = f"{counts['passages']} passages, {counts['held_out']} of them held out"
             raise Refused(
-                f"asking about {self._passages.parent.name}",
+                f"asking about passages {self._version}",
                 [violation("FT-KBA-025", where="passages", field="passages", found=found, expected="at least 1")],
             )
         names = ("candidates", "kept", "passages", "held_out", "asked", "without_question")

@@ -51,7 +51,7 @@ def show_samples(verified: Artifact, passages: Artifact) -> str:
     the answer."""
     samples = [*islice(_kept(verified), _SHOWN), *islice(_set_aside(verified), _SHOWN)]
     wanted = {sample[1] for sample in samples}
-    rows = read_rows(passages.file(PASSAGES), ["passage_id", "text"])
+    rows = read_rows(passages.table(PASSAGES), ["passage_id", "text"])
     texts = {row["passage_id"]: row["text"] for row in rows if row["passage_id"] in wanted}
     lines = [
         [*map(markdown_cell, (verdict, question, answer, judge)), _around(texts.get(name, ""), answer)]

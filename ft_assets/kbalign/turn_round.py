@@ -40,7 +40,7 @@ def with_evidence(splits: Artifact, part: str, passages: Artifact) -> Iterator[W
     names = [resolve_passages(row["evidence"], index) for row in rows]
     wanted = set[str]().union(*names)
     found = {
-        row["passage_id"]: row for row in read_rows(passages.file(PASSAGES), _COLUMNS) if row["passage_id"] in wanted
+        row["passage_id"]: row for row in read_rows(passages.table(PASSAGES), _COLUMNS) if row["passage_id"] in wanted
     }
     for row, ids in zip(rows, names, strict=True):
         candidates = [WithPassage(row, found[name], _sentence(found[name]["text"], row["answer"])) for name in ids]

@@ -126,7 +126,7 @@ class QuestionVerification:
     def __init__(self, job: Job, params: VerifyParams, judge: Judge, top_k: int) -> None:
         self._job, self._params, self._judge, self._top_k = job, params, judge, top_k
         self._settings = params.typed_settings()
-        columns = read_columns(job.input("passages").file(PASSAGES), ["passage_id", "heading", "text", "content"])
+        columns = read_columns(job.input("passages").table(PASSAGES), ["passage_id", "heading", "text", "content"])
         self._passages = {name: PassageTexts(*texts) for name, *texts in zip(*columns.values(), strict=True)}
         self._held_out = held_out_passages(job.input, params.split_settings())
         self._good: list[JudgedQuestion] = []

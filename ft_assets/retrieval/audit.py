@@ -47,7 +47,7 @@ class Audit(NamedTuple):
 
 def audit(client: VectorClient, name: str, vectors: Artifact, passages: Artifact, contract: EmbeddingContract) -> Audit:
     """Read every point of a collection; compare all vectors, or those of a sample (see the module)."""
-    ids = read_columns(vectors.file(VECTORS_FILE), ["passage_id"])["passage_id"]
+    ids = read_columns(vectors.table(VECTORS_FILE), ["passage_id"])["passage_id"]
     wanted, labels = passage_versions(vectors, passages), _labels(passages)
     if len(ids) > ALL_VECTORS:
         versions: dict[str, str] = {}
@@ -62,7 +62,7 @@ def audit_sample(  # noqa: PLR0917 - what a collection is made of
     client: VectorClient, name: str, vectors: Artifact, passages: Artifact, contract: EmbeddingContract, size: int
 ) -> Audit:
     """Read and compare the points of about `size` passages, other ones every hour."""
-    chosen = sample(read_columns(vectors.file(VECTORS_FILE), ["passage_id"])["passage_id"], size)
+    chosen = sample(read_columns(vectors.table(VECTORS_FILE), ["passage_id"])["passage_id"], size)
     ids = [point_id(passage) for passage in chosen]
     batches = (client.retrieve(name, ids[start : start + _BATCH]) for start in range(0, len(ids), _BATCH))
     versions = passage_versions(vectors, passages)

@@ -76,7 +76,7 @@ def nothing_is_cut(evidence: Evidence) -> Verdict:
     """Hardly any passage has more tokens than the encoder reads (retrieval.max_cut_share)."""
     artifact = evidence.store.require(_VECTORS)
     lengths = {passage.passage_id: passage.tokens for passage in read_cut(artifact)}
-    total = row_count(artifact.file(VECTORS_FILE))
+    total = row_count(artifact.table(VECTORS_FILE))
     limit = contract_of(artifact).texts.passage_max_tokens
     most = settings_of(evidence.store, "retrieval").max_cut_share
     violations = rules.nothing_is_cut(_VECTORS, lengths, total, limit, most)
@@ -114,7 +114,7 @@ def lexical_arm(evidence: Evidence) -> Verdict:
 
 def complete(evidence: Evidence) -> Verdict:
     """The collection holds exactly as many points as there are passages, each with both vectors."""
-    expected = row_count(evidence.store.require(_VECTORS).file(VECTORS_FILE))
+    expected = row_count(evidence.store.require(_VECTORS).table(VECTORS_FILE))
     name = candidate_name(evidence)
     with evidence.collections() as client:
         stored = inspect(client, name)
@@ -152,7 +152,7 @@ def current_points(evidence: Evidence) -> Verdict:
 
 def engine_is_enough(evidence: Evidence) -> Verdict:
     """The engine suits the size: `local` is refused beyond 20,000 points."""
-    points = row_count(evidence.store.require(_VECTORS).file(VECTORS_FILE))
+    points = row_count(evidence.store.require(_VECTORS).table(VECTORS_FILE))
     violations = rules.local_engine_is_enough(_COLLECTION, evidence.qdrant.kind, points)
     return Verdict(violations, {"engine": evidence.qdrant.kind, "points": points})
 

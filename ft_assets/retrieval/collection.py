@@ -44,7 +44,7 @@ from ft_assets.retrieval.where import FIELDS
 from resources import faults
 from resources.artifacts import Artifact
 from resources.engines.protocol import DENSE, SPARSE, OpenJson, PayloadType, Points, VectorClient
-from resources.parquet import read_columns
+from resources.parquet import read_columns, table_batches
 
 BATCH = 256
 CHOICE_KEY = "fusion_choice"
@@ -108,7 +108,7 @@ def points_version(vectors: Artifact, passages: Artifact) -> str:
     """Return one version of all that points hold: that of the vectors, and with `corpus.payload` that of its values."""
     if not _payload_types(passages):
         return vectors.data_version
-    values = read_columns(passages.file(PASSAGES), ["passage_id", "payload"])
+    values = read_columns(passages.table(PASSAGES), ["passage_id", "payload"])
     return digest([vectors.data_version, values])
 
 
@@ -277,7 +277,7 @@ def _payload_types(passages: Artifact) -> dict[str, PayloadType]:
 
 
 def _passages(vectors: Artifact, passages: Artifact) -> dict[str, _Passage]:
-    columns = read_columns(vectors.file(VECTORS_FILE), ["passage_id", "content_sha256", "document_id", "heading"])
+    columns = read_columns(vectors.table(VECTORS_FILE), ["passage_id", "content_sha256", "document_id", "heading"])
     labels = payload_labels(passages)
     found: dict[str, _Passage] = {}
     for passage, *parts in zip(*columns.values(), strict=True):
@@ -291,7 +291,7 @@ def payload_labels(passages: Artifact) -> dict[str, str]:
     """Return passage id -> its payload as JSON; empty without `corpus.payload`."""
     if not _payload_types(passages):
         return {}
-    columns = read_columns(passages.file(PASSAGES), ["passage_id", "payload"])
+    columns = read_columns(passages.table(PASSAGES), ["passage_id", "payload"])
     return dict(zip(columns["passage_id"], columns["payload"], strict=True))
 
 
@@ -333,10 +333,8 @@ class _Text(NamedTuple):
 
 def _texts(passages: Artifact, only: Container[str]) -> Iterator[_Text]:
     """Yield the texts of these passages, in order."""
-    import pyarrow.parquet as pq
-
     columns = [name for name in _Text._fields if name != "payload" or _payload_types(passages)]
-    for block in pq.ParquetFile(passages.file(PASSAGES)).iter_batches(batch_size=1024, columns=columns):
+    for block in table_batches(passages.table(PASSAGES), 1024, columns):
         numbers = [n for n, passage in enumerate(block.column("passage_id").to_pylist()) if passage in only]
         if numbers:
             rows = block.take(numbers)

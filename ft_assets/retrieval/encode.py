@@ -8,12 +8,11 @@ import ctypes
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import numpy as np
 from msgspec.structs import replace
 
 from expectations.canonical import digest
@@ -31,30 +30,35 @@ from ft_assets.embedding.lexical import (
     with_frequencies,
 )
 from ft_assets.embedding.model import MODEL_FOLDER, Encoded, HybridEncoder
+from ft_assets.retrieval.earlier import Earlier, find_earlier
 from ft_assets.retrieval.jobs import EncodeJob, VectorsSummary
 from ft_assets.retrieval.vectors import (
+    ARMS,
     CONTRACT_FILE,
     CUT_FILE,
-    VECTORS_FILE,
+    TERMS_FILE,
     CutPassage,
+    VectorShard,
     contract_of,
-    read_cut,
     schema,
     vector_writer,
+    vectors_file,
+    write_shards,
+    write_terms,
 )
 from resources import accelerator, models
 from resources.artifacts import Artifact, ArtifactStore, write_json
 from resources.launcher import RAY_ENCODERS, Job, run_worker
-from resources.parquet import row_count, sample_column
+from resources.parquet import open_tables, row_count, sample_column, table_batches
 from resources.telemetry import Metrics
 from resources.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _CHUNK = 1024  # passages between two writes: it sets the peak of memory, whatever the size of the corpus
 _NAMES = ("passage_id", "document_id", "heading", "content_sha256")
-_ARMS = ("dense", "sparse_indices", "sparse_values")
 
 
 def main(job: Job) -> Artifact:
@@ -65,27 +69,32 @@ def main(job: Job) -> Artifact:
         os.environ.setdefault(name, "16")
     passages, encoder = job.input("passages"), ChunkEncoder(job)
     contract, width = encoder.contract, encoder.contract.dense.dimensions[0]
-    frequencies = FrequencyCounter()
-    cut: list[CutPassage] = []
-    metrics = Metrics(job.folder())
-    empty = done = encoded = 0
-    total = row_count(passages.file(PASSAGES))
-    parts = encode_on_ray(job, encoder) if RAY_ENCODERS in os.environ else map(encoder.encode, _chunks(passages))
+    earlier, names = encoder.earlier, passages.table_parts(PASSAGES)
+    shared = {name: shard for name in names if (shard := earlier.shard_of(passages, name))}
+    fresh = [name for name in names if name not in shared]
+    frequencies = earlier.count_terms() if contract.lexical else None
+    shards: list[VectorShard] = []
+    progress = _Progress(Metrics(job.folder()), row_count(passages.table(PASSAGES)))
+    parts = encode_on_ray(job, encoder, fresh) if RAY_ENCODERS in os.environ else _encode(encoder, passages, fresh)
+    parts = _count_parts(parts, frequencies, progress)
     with job.artifacts().stage(job.recipe) as staging:
-        with vector_writer(staging.path / VECTORS_FILE, width) as writer:
-            for part in parts:
-                writer.write_table(part.table)
-                sparse = part.table.column("sparse_indices").combine_chunks()
-                empty += sparse.value_lengths().to_pylist().count(0)
-                if contract.lexical:
-                    frequencies.add(sparse.flatten().to_numpy(), len(part.table))
-                cut += part.cut
-                done += len(part.table)
-                encoded += part.encoded
-                metrics.log("encode", done, total, encoded=encoded, reused=done - encoded)
-                _release_memory()
-        metrics.close()
-        if contract.lexical:
+        for name in names:
+            if shard := shared.get(name):
+                shard = earlier.share(shard, name, staging)
+                progress.add(shard.rows, 0)
+            else:
+                path = staging.path / vectors_file(name)
+                path.parent.mkdir(exist_ok=True)
+                with vector_writer(path, width) as writer:
+                    shard = _write_shard(passages, name, parts, writer)
+            shards.append(shard)
+        progress.end()
+        if names != [PASSAGES]:
+            write_shards(staging.path, shards)
+            if frequencies:
+                write_terms(staging.path / TERMS_FILE, frequencies)
+        done, cut = sum(shard.rows for shard in shards), [*chain.from_iterable(shard.cut for shard in shards)]
+        if contract.lexical and frequencies:
             table = frequencies.result().to_text()
             (staging.path / FREQUENCIES_FILE).write_text(table, "utf-8")
             contract = replace(contract, lexical=with_frequencies(contract.lexical, table, done))
@@ -93,9 +102,9 @@ def main(job: Job) -> Artifact:
         write_json(staging.path / CUT_FILE, msgspec.to_builtins(sorted(cut, key=lambda passage: -passage.tokens)))
         summary = VectorsSummary(
             passages=done,
-            encoded=encoded,
-            reused=done - encoded,
-            empty_sparse=empty,
+            encoded=progress.encoded,
+            reused=done - progress.encoded,
+            empty_sparse=sum(shard.empty for shard in shards),
             cut=len(cut),
             dimension=width,
         )
@@ -107,12 +116,69 @@ def main(job: Job) -> Artifact:
     return artifact
 
 
-def encode_on_ray(job: Job, encoder: ChunkEncoder) -> Iterator[EncodedPart]:
-    """Yield the parts of the corpus in order, encoded by actors of the cluster that this worker is a job of."""
+class _Progress:
+    """The passages that are done, of all."""
+
+    def __init__(self, metrics: Metrics, total: int) -> None:
+        self.done = self.encoded = 0
+        self._metrics, self._total = metrics, total
+
+    def add(self, passages: int, encoded: int) -> None:
+        """Report that so many more are done."""
+        self.done += passages
+        self.encoded += encoded
+        self._metrics.log("encode", self.done, self._total, encoded=self.encoded, reused=self.done - self.encoded)
+
+    def end(self) -> None:
+        """Close the file of the figures."""
+        self._metrics.close()
+
+
+def _count_parts(
+    parts: Iterator[EncodedPart], frequencies: FrequencyCounter | None, progress: _Progress
+) -> Iterator[EncodedPart]:
+    """Yield the parts again; count their terms and their passages."""
+    for part in parts:
+        if frequencies:
+            sparse = part.table.column("sparse_indices").combine_chunks()
+            frequencies.add(sparse.flatten().to_numpy(), len(part.table))
+        progress.add(len(part.table), part.encoded)
+        yield part
+        _release_memory()
+
+
+def _write_shard(passages: Artifact, name: str, parts: Iterator[EncodedPart], writer: pq.ParquetWriter) -> VectorShard:
+    """Write the vectors of one file of passages: the next parts have them."""
+    total = row_count(passages.file(name))
+    rows = empty = 0
+    cut: list[CutPassage] = []
+    while rows < total:
+        part = next(parts)
+        writer.write_table(part.table)
+        empty += part.table.column("sparse_indices").combine_chunks().value_lengths().to_pylist().count(0)
+        cut += part.cut
+        rows += len(part.table)
+    sha256 = passages.manifest.files[name].sha256
+    return VectorShard(name=Path(name).stem, passages=sha256, rows=rows, empty=empty, cut=cut)
+
+
+def _encode(encoder: ChunkEncoder, passages: Artifact, names: Sequence[str]) -> Iterator[EncodedPart]:
+    for name in names:
+        yield from map(encoder.encode, _chunks(passages.file(name)))
+
+
+def encode_on_ray(job: Job, encoder: ChunkEncoder, names: Sequence[str]) -> Iterator[EncodedPart]:
+    """Yield the parts of these files of passages, encoded by actors of the cluster that this worker is a job of."""
     from ft_assets.retrieval.encode_on_ray import encode_parts
 
-    starts = list(accumulate(map(len, _chunks(job.input("passages"), ["content_sha256"])), initial=0))
-    return encode_parts(job, digest(encoder.contract.to_json())[:12], list(pairwise(starts)))
+    passages = job.input("passages")
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for name in passages.table_parts(PASSAGES):
+        ends = [*accumulate(map(len, _chunks(passages.file(name), ["content_sha256"])), initial=start)]
+        spans += pairwise(ends) if name in names else ()
+        start = ends[-1]
+    return encode_parts(job, digest(encoder.contract.to_json())[:12], spans)
 
 
 class EncodedPart(NamedTuple):
@@ -136,7 +202,8 @@ class ChunkEncoder:
             if params.factors and model.contract.factors_sha256:
                 lexical = replace(lexical, kind="bm25_learned")
             self.contract = replace(self.contract, lexical=lexical)
-        self._source = _Vectors(model, _find_earlier(job, self.contract), self.contract)
+        self.earlier = find_earlier(job, self.contract)
+        self._source = _Vectors(model, self.earlier, self.contract)
 
     def encode(self, chunk: pa.RecordBatch) -> EncodedPart:
         """Return the rows of these passages."""
@@ -144,7 +211,7 @@ class ChunkEncoder:
 
         before = self._source.encoded
         vectors = self._source.of(chunk)
-        columns = [*map(chunk.column, _NAMES), *map(vectors.column, _ARMS)]
+        columns = [*map(chunk.column, _NAMES), *map(vectors.column, ARMS)]
         # one piece a column, so that a file that is written here or read again has the same bytes
         table = pa.Table.from_arrays(columns, schema=schema(self.contract.dense.dimensions[0])).combine_chunks()
         return EncodedPart(table, self._source.cut_in(chunk), self._source.encoded - before)
@@ -181,7 +248,7 @@ def base_encoder(settings: EmbeddingSettings, state: Path, compute: accelerator.
 
 def _plan_lexical(store: ArtifactStore, settings: Bm25Settings, passages: Artifact) -> Lexical:
     """Return the passages' side of BM25, from an even sample of the corpus and the newest vectors of the store."""
-    contents = sample_column(passages.file(PASSAGES), "content", SAMPLED)
+    contents = sample_column(passages.table(PASSAGES), "content", SAMPLED)
     earlier = (contract_of(artifact).lexical for artifact in store.versions("passage_vectors"))
     return plan_bm25(settings, contents, filter(None, earlier))
 
@@ -264,80 +331,6 @@ class _Vectors:
         return table
 
 
-class Earlier:
-    """The vectors of an earlier artifact, read from its file on request. Without an artifact it has none."""
-
-    def __init__(self, artifact: Artifact | None) -> None:
-        self._artifact = artifact
-        self.cut = _cut_of(artifact)
-        """Content hash -> tokens, of texts that were cut; None if the artifact has no list of them."""
-        keys, groups = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
-        for number, hashes in enumerate(_hashes(artifact) if artifact else ()):
-            keys.append(_keys(hashes))
-            groups.append(np.full(len(hashes), number, np.int32))
-        # twelve bytes a row, where the vectors themselves are thousands
-        keys, groups = np.concatenate(keys), np.concatenate(groups)
-        order = np.argsort(keys)
-        self._keys, self._groups = keys[order], groups[order]
-
-    def has_lexical(self, wanted: EmbeddingContract) -> bool:
-        """Return whether the lexical vectors are of BM25 with the same passages' side."""
-        return self._artifact is not None and contract_of(self._artifact).lexical_side == wanted.lexical_side
-
-    def take(self, hashes: Sequence[str]) -> pa.Table | None:
-        """Return a table with content hash and vectors of the texts that it has, or None if it has none of them.
-
-        Texts that are close together in the file cost one read.
-        """
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-
-        if self._artifact is None or not len(self._keys):
-            return None
-        keys = _keys(hashes)
-        positions = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        groups = np.unique(self._groups[positions[self._keys[positions] == keys]])
-        if not len(groups):
-            return None
-        file = pq.ParquetFile(self._artifact.file(VECTORS_FILE))
-        table = file.read_row_groups(groups.tolist(), ["content_sha256", *_ARMS])
-        return table.filter(pc.field("content_sha256").isin(hashes))
-
-
-def _cut_of(artifact: Artifact | None) -> dict[str, int] | None:
-    if artifact is None or CUT_FILE not in artifact.manifest.files:
-        return None
-    return {passage.content_sha256: passage.tokens for passage in read_cut(artifact)}
-
-
-def _keys(hashes: Sequence[str]) -> np.ndarray:
-    """Return the first 64 bits of each hash. They find the row group; the whole hash is compared there."""
-    return np.array([int(sha[:16], 16) for sha in hashes], np.uint64)
-
-
-def _hashes(artifact: Artifact) -> Iterator[list[str]]:
-    """Yield the content hashes of each row group."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(artifact.file(VECTORS_FILE))
-    for group in range(file.num_row_groups):
-        yield file.read_row_group(group, ["content_sha256"]).column(0).to_pylist()
-
-
-def _find_earlier(job: Job, wanted: EmbeddingContract) -> Earlier:
-    """Return the newest whole artifact whose vectors can be reused: dense, and lexical unless BM25 replaces them.
-
-    Where the model multiplies BM25, its states are needed again for other lexical vectors: they are not replaced.
-    """
-    replaced = wanted.lexical is not None and wanted.lexical.kind == "bm25"
-    for artifact in job.artifacts().versions(job.recipe.asset):
-        stored = contract_of(artifact)
-        usable = replaced or stored.lexical_side == wanted.lexical_side
-        if usable and stored.encode_fp == wanted.encode_fp and not artifact.verify():
-            return Earlier(artifact)
-    return Earlier(None)
-
-
 def _encodings(hashes: list[str], encoded: Encoded, width: int) -> pa.Table:
     """Return a table like that of `Earlier.take` for texts that were encoded now."""
     import pyarrow as pa
@@ -357,25 +350,25 @@ def _release_memory() -> None:
         trim(0)
 
 
-def _chunks(passages: Artifact, columns: Sequence[str] = (*_NAMES, "content")) -> Iterator[pa.RecordBatch]:
-    """Yield the passages as record batches."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(passages.file(PASSAGES))
-    yield from file.iter_batches(batch_size=_CHUNK, columns=list(columns))
+def _chunks(table: Path, columns: Sequence[str] = (*_NAMES, "content")) -> Iterator[pa.RecordBatch]:
+    """Yield the passages of a file as record batches."""
+    return table_batches(table, _CHUNK, columns)
 
 
 def chunk_of(passages: Artifact, start: int, end: int) -> pa.RecordBatch:
     """Return one of the chunks, by the numbers of its first passage and of the next chunk's."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(passages.file(PASSAGES))
-    ends = list(accumulate(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)))
-    first, last = bisect_right(ends, start), bisect_left(ends, end)
-    table = file.read_row_groups(list(range(first, last + 1)), [*_NAMES, "content"])
-    rows = table.slice(start - (ends[first - 1] if first else 0), end - start).combine_chunks()
-    return pa.RecordBatch.from_arrays([column.chunk(0) for column in rows.columns], schema=rows.schema)
+    for file in open_tables(passages.table(PASSAGES)):
+        total = file.metadata.num_rows
+        if start < total:
+            ends = list(accumulate(file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)))
+            first, last = bisect_right(ends, start), bisect_left(ends, end)
+            table = file.read_row_groups(list(range(first, last + 1)), [*_NAMES, "content"])
+            rows = table.slice(start - (ends[first - 1] if first else 0), end - start).combine_chunks()
+            return pa.RecordBatch.from_arrays([column.chunk(0) for column in rows.columns], schema=rows.schema)
+        start, end = start - total, end - total
+    raise IndexError(f"there is no passage {start}")
 
 
 if __name__ == "__main__":

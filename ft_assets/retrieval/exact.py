@@ -63,7 +63,7 @@ def is_bm25(vectors: Artifact) -> bool:
 
 def passage_ids(vectors: Artifact) -> Sequence[str]:
     """Return the ids of all passages, in the order of their vectors."""
-    return text_column(vectors.file(VECTORS_FILE), "passage_id")
+    return text_column(vectors.table(VECTORS_FILE), "passage_id")
 
 
 class StoredVectors:
@@ -76,8 +76,8 @@ class StoredVectors:
 
     def __iter__(self) -> Iterator[Encoded]:
         blocks = zip(
-            column_blocks(self._vectors.file(VECTORS_FILE), ["dense"]),
-            column_blocks(self._lexical_of.file(VECTORS_FILE), ["sparse_indices", "sparse_values"]),
+            column_blocks(self._vectors.table(VECTORS_FILE), ["dense"]),
+            column_blocks(self._lexical_of.table(VECTORS_FILE), ["sparse_indices", "sparse_values"]),
             strict=True,
         )
         for (dense,), (indices, values) in blocks:

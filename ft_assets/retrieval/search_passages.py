@@ -55,7 +55,7 @@ def open_search(job: Job, engine: EngineParams | None, bm25: Bm25Settings, state
 
 
 def _bm25(passages: Artifact, settings: Bm25Settings) -> Find:
-    ids, contents = (text_column(passages.file(PASSAGES), name) for name in ("passage_id", "content"))
+    ids, contents = (text_column(passages.table(PASSAGES), name) for name in ("passage_id", "content"))
     index, bm25 = index_bm25(contents, settings)
 
     def find(questions: Sequence[str], k: int) -> list[list[FoundPassage]]:
@@ -87,4 +87,4 @@ def show_passages(
 
 def corpus_size(passages: Artifact) -> int:
     """Return the number of passages."""
-    return row_count(passages.file(PASSAGES))
+    return row_count(passages.table(PASSAGES))

@@ -4,7 +4,7 @@
 # pyarrow has no type information.
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +15,11 @@ import numpy as np
 
 from expectations.contracts.embedding import CONTRACT_FILE, EmbeddingContract, read_contract
 from expectations.lexical.bm25 import Bm25Queries
-from ft_assets.embedding.lexical import FREQUENCIES_FILE, query_side
-from resources.artifacts import Artifact
+from ft_assets.corpus.collect import PASSAGES
+from ft_assets.embedding.lexical import FREQUENCIES_FILE, FrequencyCounter, query_side
+from ft_assets.retrieval.jobs import VectorsSummary
+from resources.artifacts import SHARDS, Artifact, Shard, write_json
+from resources.parquet import Tables, open_tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 
 VECTORS_FILE = "vectors.parquet"
 CUT_FILE = "cut.json"
+_FOLDER = "vectors"
+ARMS = ("dense", "sparse_indices", "sparse_values")
+TERMS_FILE = "terms.parquet"
+"""The number of passages of each term, of vectors in shards: a changed shard changes these counts."""
 
 
 class CutPassage(msgspec.Struct, frozen=True):
@@ -32,6 +39,17 @@ class CutPassage(msgspec.Struct, frozen=True):
     passage_id: str
     content_sha256: str
     tokens: int
+
+
+class VectorShard(Shard, frozen=True, kw_only=True):
+    """The vectors of a shard of passages."""
+
+    passages: str
+    """The sha256 of the passages' file."""
+    rows: int
+    empty: int
+    """Rows without any lexical weight."""
+    cut: list[CutPassage]
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,40 @@ class VectorRow:
     dense: np.ndarray
     indices: np.ndarray
     values: np.ndarray
+
+
+def vectors_file(passages: str) -> str:
+    """Return the file of the vectors of a file of passages, or of the passages' shard of this name."""
+    return VECTORS_FILE if passages == PASSAGES else f"{_FOLDER}/{Path(passages).stem}.parquet"
+
+
+def read_shards(artifact: Artifact) -> list[VectorShard]:
+    """Return the shards of the table in their order; none if it is one file."""
+    name = f"{_FOLDER}/{SHARDS}"
+    return msgspec.convert(artifact.json(name), list[VectorShard]) if name in artifact.manifest.files else []
+
+
+def write_shards(folder: Path, shards: Sequence[VectorShard]) -> None:
+    """Write the list of the shards below the folder of an artifact."""
+    write_json(folder / _FOLDER / SHARDS, msgspec.to_builtins(list(shards)))
+
+
+def write_terms(path: Path, counter: FrequencyCounter) -> None:
+    """Write the number of passages of each term."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers, counts = counter.counts()
+    pq.write_table(pa.table({"term": numbers, "passages": counts}), path, compression="zstd", use_dictionary=False)
+
+
+def read_terms(artifact: Artifact, counter: FrequencyCounter) -> None:
+    """Add what `write_terms` wrote for an artifact to a counter."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(artifact.file(TERMS_FILE))
+    numbers, counts = (table.column(name).to_numpy() for name in ("term", "passages"))
+    counter.add_counts(numbers, counts, artifact.summary_as(VectorsSummary).passages)
 
 
 def schema(dimension: int) -> pa.Schema:
@@ -78,11 +130,7 @@ def read_vectors(artifact: Artifact, batch: int = 1024, only: Container[str] | N
 
     With `only`, the rows of these passages; others are not even decoded.
     """
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(artifact.file(VECTORS_FILE))
-    groups = [n for n in range(file.num_row_groups) if only is None or _holds_any(file, n, only)]
-    for block in file.iter_batches(batch_size=batch, row_groups=groups):
+    for block in _blocks(artifact.table(VECTORS_FILE), batch, only):
         if only is not None:
             ids = block.column("passage_id").to_pylist()
             block = block.take([n for n, passage in enumerate(ids) if passage in only])  # noqa: PLW2901
@@ -90,6 +138,12 @@ def read_vectors(artifact: Artifact, batch: int = 1024, only: Container[str] | N
         arrays = [_arrays(block.column(name)) for name in ("dense", "sparse_indices", "sparse_values")]
         for row in zip(*texts, *arrays, strict=True):
             yield VectorRow(*row)
+
+
+def _blocks(tables: Tables, rows: int, only: Container[str] | None) -> Iterator[pa.RecordBatch]:
+    for file in open_tables(tables):
+        groups = [n for n in range(file.num_row_groups) if only is None or _holds_any(file, n, only)]
+        yield from file.iter_batches(batch_size=rows, row_groups=groups)
 
 
 def _holds_any(file: pq.ParquetFile, group: int, passages: Container[str]) -> bool:

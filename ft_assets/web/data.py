@@ -13,6 +13,7 @@ import msgspec
 from expectations.violations import Refused
 from ft_assets.web.project import NotFound, ShownProject, asset_names
 from resources.artifacts import Artifact, ArtifactStore
+from resources.parquet import open_tables, row_count, table_batches, table_schema
 
 PAGE_SIZE = 25
 _BATCH = 20_000  # rows that are searched at once
@@ -126,11 +127,10 @@ def show_table(project: ShownProject, asset: str, *, recipe: str, file: str, loo
     artifact = find_artifact(project.store, asset, recipe)
     files = _files(artifact)
     file = file or next((one.name for one in files if one.rows), files[0].name if files else "")
-    path = file_of(artifact, file)
+    paths = files_of(artifact, file)
     page = max(page, 1)
     start = (page - 1) * PAGE_SIZE
-    read = _read_parquet if file.endswith(".parquet") else _read_lines
-    found = read(path, look, start)
+    found = _read_parquet(paths, look, start) if file.endswith(".parquet") else _read_lines(paths[0], look, start)
     shown = _choose_columns(found.columns)
     return TableView(
         asset=asset,
@@ -166,27 +166,40 @@ def find_artifact(store: ArtifactStore, asset: str, recipe: str = "") -> Artifac
     return artifact
 
 
-def file_of(artifact: Artifact, name: str) -> Path:
-    """Return a file that the manifest lists, unchanged since it was published. Raises NotFound."""
-    if name not in artifact.manifest.files:
+def files_of(artifact: Artifact, name: str) -> list[Path]:
+    """Return a file that the manifest lists, or the shards of a table, as they were published. Raises NotFound."""
+    if name not in artifact.manifest.files and name not in artifact.sharded_tables():
         raise NotFound(f"{artifact.asset}/{artifact.recipe_id} has no file {name}.")
-    return artifact.file(name)
+    return artifact.table(name)
+
+
+def file_of(artifact: Artifact, name: str) -> Path:
+    """Return a file that the manifest lists, as it was published. Raises NotFound, also for a table in shards."""
+    path, *others = files_of(artifact, name)
+    if others:
+        folder = artifact.path / name.removesuffix(".parquet")
+        raise NotFound(f"{name} is {len(others) + 1} files in the state: {folder}")
+    return path
 
 
 def _files(artifact: Artifact) -> list[DataFile]:
+    seals = artifact.manifest.files
+    files = {name: [name] for name in seals if name.endswith(_ENDINGS) and "/" not in name}
+    files |= {name: artifact.table_parts(name) for name in artifact.sharded_tables()}
     found = [
-        DataFile(name=name, rows=_row_count(artifact.path / name), bytes=seal.size)
-        for name, seal in artifact.manifest.files.items()
-        if name.endswith(_ENDINGS) and "/" not in name
+        DataFile(
+            name=name,
+            rows=_row_count([artifact.path / part for part in parts]),
+            bytes=sum(seals[part].size for part in parts if part in seals),
+        )
+        for name, parts in files.items()
     ]
     return sorted(found, key=lambda file: (not file.name.endswith(".parquet"), file.name))
 
 
-def _row_count(path: Path) -> int | None:
-    from resources.parquet import row_count
-
+def _row_count(tables: list[Path]) -> int | None:
     try:
-        return row_count(path) if path.suffix == ".parquet" else None
+        return row_count(tables) if tables[0].suffix == ".parquet" else None
     except (OSError, ValueError):  # a damaged file is named when it is opened
         return None
 
@@ -199,33 +212,31 @@ def _choose_columns(columns: list[str]) -> list[str]:
     return [*wanted, *(name for name in columns if name not in wanted)][:_SHOWN_COLUMNS]
 
 
-def _read_parquet(path: Path, look: Filter, start: int) -> _Rows:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        names = [field.name for field in file.schema_arrow if not _is_vector(field.type)]
-        if not look.query:
-            total = file.metadata.num_rows
-            return _Rows(names, total, list(_take(file, names, range(start, min(start + PAGE_SIZE, total)))))
-        searched = [look.column] if look.column in names else names
-        at, total = 0, 0
-        wanted: list[int] = []
-        for batch in file.iter_batches(batch_size=_BATCH, columns=searched):
-            places = _matches(batch, searched, look)
-            wanted += [at + place for place in places[max(start - total, 0) : max(start + PAGE_SIZE - total, 0)]]
-            at, total = at + len(batch), total + len(places)
-        return _Rows(names, total, list(_take(file, names, wanted)))
+def _read_parquet(tables: list[Path], look: Filter, start: int) -> _Rows:
+    names = [field.name for field in table_schema(tables) if not _is_vector(field.type)]
+    if not look.query:
+        total = row_count(tables)
+        return _Rows(names, total, list(_take(tables, names, range(start, min(start + PAGE_SIZE, total)))))
+    searched = [look.column] if look.column in names else names
+    at, total = 0, 0
+    wanted: list[int] = []
+    for batch in table_batches(tables, _BATCH, searched):
+        places = _matches(batch, searched, look)
+        wanted += [at + place for place in places[max(start - total, 0) : max(start + PAGE_SIZE - total, 0)]]
+        at, total = at + len(batch), total + len(places)
+    return _Rows(names, total, list(_take(tables, names, wanted)))
 
 
-def _take(file: Any, names: list[str], wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _take(tables: list[Path], names: list[str], wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield these rows with their numbers; only row groups that hold one of them are read."""
     before = 0
-    for group in range(file.num_row_groups):
-        count = file.metadata.row_group(group).num_rows
-        if here := [place for place in wanted if before <= place < before + count]:
-            table = file.read_row_group(group, columns=names).take([place - before for place in here])
-            yield from zip((place + 1 for place in here), table.to_pylist(), strict=True)
-        before += count
+    for file in open_tables(tables):
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if here := [place for place in wanted if before <= place < before + count]:
+                table = file.read_row_group(group, columns=names).take([place - before for place in here])
+                yield from zip((place + 1 for place in here), table.to_pylist(), strict=True)
+            before += count
 
 
 def _matches(batch: Any, names: list[str], look: Filter) -> list[int]:

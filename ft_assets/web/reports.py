@@ -203,7 +203,7 @@ def _passages(
     evidence: Sequence[str] = asked.get("evidence") or []
     columns = ["passage_id", "content", "source", "start", "end"]
     found = {
-        one["passage_id"]: one for one in read_rows(passages.file(PASSAGES), columns) if one["passage_id"] in names
+        one["passage_id"]: one for one in read_rows(passages.table(PASSAGES), columns) if one["passage_id"] in names
     }
     return [
         LineageStep(

@@ -478,3 +478,24 @@ def test_what_another_process_removed_is_no_error(tmp_path: Path):
     assert store.sweep() == []  # somebody may be writing it now
     os.utime(left, (0, 0))
     assert store.sweep() == [left.name]
+
+
+def test_versions_share_a_file_and_each_names_its_damage(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    with store.stage(Recipe(asset="table", code_version="1")) as staging:
+        (staging.path / "rows").mkdir()
+        (staging.path / "rows/one.txt").write_text("one")
+        first = staging.publish()
+    with store.stage(Recipe(asset="table", code_version="2")) as staging:
+        staging.link(first, "rows/one.txt", "rows/two.txt")
+        (staging.path / "own.txt").write_text("own")
+        second = staging.publish()
+    shared = second.file("rows/two.txt")
+    assert shared.samefile(first.file("rows/one.txt"))
+    assert second.manifest.files["rows/two.txt"] == first.manifest.files["rows/one.txt"]
+    store.discard(first)
+    assert not second.verify() and shared.read_text() == "one"
+    shared.write_text("two")
+    assert second.damaged_files() == {"rows/two.txt"}
+    with store.stage(Recipe(asset="table", code_version="3")) as staging, pytest.raises(Refused, match="FT-ART-003"):
+        staging.link(second, "rows/two.txt")

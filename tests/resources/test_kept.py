@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resources.artifacts import SEAL_KEY
-from resources.kept import Kept
+from resources.kept import Kept, KeptParts
 
 
 class Counted:
@@ -102,3 +102,31 @@ def test_the_newest_files_stay_and_a_state_that_cannot_be_written_keeps_none(tmp
     assert len(files(tmp_path)) == 3
     (tmp_path / "blocked").write_text("no folder")
     assert ask(tmp_path / "blocked", compute) == []
+
+
+def test_of_a_table_in_parts_only_new_parts_are_computed_and_only_good_results_kept(tmp_path: Path) -> None:
+    computed: list[str] = []
+
+    def compute(part: str) -> int:
+        computed.append(part)
+        return len(part)
+
+    def ask_parts(*parts: str, **key: object) -> list[int]:
+        return KeptParts("lengths", int).get(tmp_path, key, parts, compute, keep=lambda value: value < 4)
+
+    assert ask_parts("a", "bb", "cccc") == [1, 2, 4]
+    assert ask_parts("bb", "cccc", "ddd", "bb") == [2, 4, 3, 2]
+    assert computed == ["a", "bb", "cccc", "cccc", "ddd"]
+    computed.clear()
+    assert ask_parts("a", "bb") == [1, 2] and computed == ["a"]  # what is asked for no more is forgotten
+    assert ask_parts("a", "bb", rules="others") == [1, 2] and computed == ["a", "a", "bb"]
+    for path in tmp_path.glob("kept/lengths/*.json"):
+        path.write_text(path.read_text("utf-8").replace(":1", ":7").replace(": 1", ": 7"), "utf-8")
+    assert ask_parts("a", "bb") == [1, 2]
+
+
+def test_one_part_alone_is_always_computed(tmp_path: Path) -> None:
+    asked: list[str] = []
+    for _ in range(2):
+        KeptParts("lengths", int).get(tmp_path, {}, ["a"], lambda part: asked.append(part) or 1)
+    assert asked == ["a", "a"] and not list(tmp_path.rglob("*.json"))

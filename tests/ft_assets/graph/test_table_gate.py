@@ -100,14 +100,14 @@ def test_a_table_that_fits_is_not_judged_by_a_later_process_and_one_that_does_no
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitting, failing = _publish(store), _publish(store, "2", language="fr")
-    judged: list[Path] = []
+    judged: list[list[Path]] = []
     found = [_as_new_process(store, artifact, judged, monkeypatch) for artifact in (fitting, failing) * 2]
-    assert judged == [artifact.path / "records.parquet" for artifact in (fitting, failing, failing)]
+    assert judged == [[artifact.path / "records.parquet"] for artifact in (fitting, failing, failing)]
     assert found[0] == found[2] and found[1] == found[3] and not found[0][0] and found[1][0]
 
 
 def _as_new_process(
-    store: ArtifactStore, artifact: Artifact, judged: list[Path], monkeypatch: pytest.MonkeyPatch
+    store: ArtifactStore, artifact: Artifact, judged: list[list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Violation], dict[str, Any]]:
     def judge(path: Path, table: Table) -> Validation:
         judged.append(path)
