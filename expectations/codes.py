@@ -650,14 +650,28 @@ CODES: dict[str, Code] = {
         "are started on demand do not count: keep one running.",
     ),
     "FT-RAY-004": Code(
-        "The cluster has no room for an actor that encodes",
-        "The worker holds `cpus` and `gpus`, an actor as much again, and Ray's own tasks a CPU: it waits for ever.",
-        "Lower `launcher.ray.cpus` or `gpus` (0.5 lets two share a GPU), set `encoders: 1`, or add a node.",
+        "The cluster has no room for an actor that encodes or generates",
+        "The worker holds `cpus`, `gpus` and `memory_gb`, an actor as much again, and Ray's own tasks a CPU: it would "
+        "wait for ever.",
+        "Lower `launcher.ray.cpus`, `gpus` (0.5 lets two share a GPU) or `memory_gb`, set `encoders: 1` and "
+        "`generators: 1`, or add a node.",
     ),
     "FT-RAY-005": Code(
-        "No chunk of the corpus was finished for a long time",
+        "Actors of the cluster finished nothing for a long time",
         "A pool whose nodes are gone waits without an error.",
-        "Look at the dashboard of the cluster, then run it again: chunks that are encoded are kept.",
+        "Look at the dashboard of the cluster, then run it again: chunks that are encoded and calls that are answered "
+        "are kept. If the model is that slow, lower `generator.batch_size`.",
+    ),
+    "FT-RAY-006": Code(
+        "Actors of the cluster die again and again",
+        "The same work would end the next one too.",
+        "Memory is the usual reason: set `launcher.ray.memory_gb`, or lower `generator.batch_size`. Then run it again: "
+        "chunks that are encoded and calls that are answered are kept.",
+    ),
+    "FT-RAY-007": Code(
+        "A node of the cluster has another model of this name",
+        "Its replies would be recorded as those of the model that the recipe names.",
+        "Install the same version of the model's package on every node, or put its folder on the shared mount.",
     ),
     "FT-ACC-001": Code(
         "No GPU for `accelerator.device: cuda`",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -74,3 +74,6 @@ class Refused(Exception):
         self.violations = list(violations)
         lines = "\n".join(f"  - {violation}" for violation in self.violations)
         super().__init__(f"{subject} refused:\n{lines}")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, list[Violation]]]:
+        return type(self), (self.subject, self.violations)  # pickle would call it with the text alone

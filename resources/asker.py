@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -16,8 +17,9 @@ from resources import accelerator, models
 from resources.artifacts import Artifact
 from resources.call_cache import CallCache
 from resources.endpoint import EndpointSource
-from resources.launcher import ComputeParams
+from resources.launcher import RAY_GENERATORS, ComputeParams
 from resources.local_source import LocalModels, LocalSource
+from resources.ray_source import RaySource
 from resources.telemetry import Metrics
 from resources.text_source import (
     BASE,
@@ -33,6 +35,9 @@ from resources.text_source import (
 
 WINDOW = 256
 """Calls that are in memory at once."""
+LOCAL_WINDOW = 2048
+"""The same for a local model: they are sorted by length to be cut into batches, and actors of a cluster share these. It
+does not depend on the number of actors, so that the batches do not."""
 _FIRST_TOKENS = 512
 """Tokens of a call, as long as none was made."""
 _LOG_SECONDS = 2.0
@@ -175,6 +180,8 @@ class Asker:
         if self._budget is None:
             return number
         usage = self.usage
+        if not usage.calls:
+            number = min(number, WINDOW)
         mean = usage.total_tokens / usage.calls if usage.calls else _FIRST_TOKENS
         left = self._budget - usage.total_tokens
         if left <= 0:
@@ -245,11 +252,13 @@ def open_asker(
     state = Path(compute.state_dir)
     source = EndpointSource(params) if params.kind == "endpoint" else _local(params, compute, trained or {})
     # the last requests of a window are alone: many at one time need a longer window
-    window = max(WINDOW, 16 * params.concurrency) if params.kind == "endpoint" else WINDOW
+    window = max(WINDOW, 16 * params.concurrency) if params.kind == "endpoint" else LOCAL_WINDOW
     return Asker(source, CallCache(state), max_tokens_total=params.max_tokens_total, metrics=metrics, window=window)
 
 
-def _local(params: GeneratorParams, compute: ComputeParams, trained: Mapping[str, Artifact]) -> LocalSource:
+def _local(params: GeneratorParams, compute: ComputeParams, trained: Mapping[str, Artifact]) -> TextSource:
+    """Return the source of a model in this process, or in actors where the worker is a job of a cluster that shares
+    it."""
     state = Path(compute.state_dir)
     local = LocalModels(
         name=params.base_model,
@@ -257,4 +266,7 @@ def _local(params: GeneratorParams, compute: ComputeParams, trained: Mapping[str
         version=models.version(params.base_model, state, params.revision),
         trained={name: (one.folder(), one.data_version) for name, one in trained.items()},
     )
-    return LocalSource(local, accelerator.choose(compute.device, compute.dtype), params.batch_size)
+    chosen = accelerator.choose(compute.device, compute.dtype)
+    if RAY_GENERATORS in os.environ:
+        return RaySource(local, chosen, params, state)
+    return LocalSource(local, chosen, params.batch_size)

@@ -27,8 +27,9 @@ from resources.files import write_json
 LOG_FILE = "training.log"
 FAILURE_FILE = "failure.json"
 FAILURE_PIPE = "failure.pipe"
-RAY_ENCODERS, RAY_RANKS = "FT_RAY_ENCODERS", "FT_RAY_RANKS"
-"""Environment variables of a job of Ray: the actors that encode next to each other, the processes of a training."""
+RAY_ENCODERS, RAY_GENERATORS, RAY_RANKS = "FT_RAY_ENCODERS", "FT_RAY_GENERATORS", "FT_RAY_RANKS"
+"""Environment variables of a job of Ray: the actors that encode next to each other, those that generate, the processes
+of a training."""
 RAY_CPUS, RAY_GPUS, RAY_MEMORY_GB = "FT_RAY_CPUS", "FT_RAY_GPUS", "FT_RAY_MEMORY_GB"
 """Environment variables of a job of Ray: what each of these asks for."""
 _PIPE_BYTES = 60_000  # a pipe takes 64 KiB from a writer that does not wait

@@ -4,6 +4,7 @@
 # pyright: basic
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,10 @@ from resources.text_source import BASE, Call, ModelReply, NoReply, Outcome, call
 
 # "<think>\n" at the end of a prompt is at most this many tokens, also where it is no token of its own
 _OPENING_TOKENS = 8
+
+
+RenderedCall = tuple["array[int]", int, Call]
+"""The token ids of its prompt, its number, and the call."""
 
 
 class LocalModels(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +90,13 @@ class LocalSource:
         return self._loaded
 
 
+def sort_calls(tokenizer: Any, calls: Sequence[tuple[int, Call]]) -> list[RenderedCall]:
+    """Return the calls in the order in which they are answered, a batch at a time: by length, so that a batch pads
+    little; the texts of one prompt are next to each other."""
+    rendered = [(array("I", render(tokenizer, call.messages)), n, call) for n, call in calls]
+    return sorted(rendered, key=lambda one: (len(one[0]), one[0]))
+
+
 def answer_calls(
     loaded: LoadedModel,
     calls: Sequence[tuple[int, Call]],
@@ -94,18 +106,7 @@ def answer_calls(
 ) -> int:
     """Answer calls, each with its number for `on_outcome`, by the model that is loaded. Return the batch size that
     memory was enough for. `contract`: the digest of the model's identity, which seeds sampled texts."""
-    longest = getattr(loaded.model.config, "max_position_embeddings", None)
-    waiting: list[tuple[list[int], int, Call]] = []
-    for n, call in calls:
-        prompt = render(loaded.tokenizer, call.messages)
-        needed = len(prompt) + call.sampling.max_new_tokens
-        if longest and needed > longest:
-            reason = f"prompt and answer need {needed} tokens, and the model reads {longest}"
-            on_outcome(n, NoReply(code="FT-GEN-005", reason=reason, attempts=0))
-        else:
-            waiting.append((prompt, n, call))
-    # by length, so that a batch pads little; the texts of one prompt are next to each other
-    waiting.sort(key=lambda one: (len(one[0]), one[0]))
+    waiting = sort_calls(loaded.tokenizer, calls)
 
     def answer_next(size: int) -> int:
         _answer(loaded, contract, waiting[:size], on_outcome)
@@ -120,9 +121,12 @@ def answer_calls(
 def _answer(
     loaded: LoadedModel,
     contract: str,
-    batch: Sequence[tuple[list[int], int, Call]],
+    batch: Sequence[RenderedCall],
     on_outcome: Callable[[int, Outcome], None],
 ) -> None:
+    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    refused = {n: reply for prompt, n, call in batch if (reply := _refuse_long(longest, prompt, call))}
+    batch = [one for one in batch if one[1] not in refused]
     prompts: dict[tuple[int, ...], int] = {}
     wanted: list[TextWanted] = []
     for prompt, _, call in batch:
@@ -136,7 +140,9 @@ def _answer(
                 top_p=sampling.top_p,
             )
         )
-    rows = decode(loaded.model, list(prompts), wanted, loaded.stop_ids, loaded.pad_id)
+    rows = decode(loaded.model, list(prompts), wanted, loaded.stop_ids, loaded.pad_id) if wanted else []
+    for n, reply in refused.items():
+        on_outcome(n, reply)
     for (prompt, n, _), row in zip(batch, rows, strict=True):
         ended = row[-1] in loaded.stop_ids
         tokens = row[:-1] if ended else row
@@ -147,6 +153,15 @@ def _answer(
                 prompt_tokens=len(prompt),
                 tokens=len(tokens),
                 finish="stop" if ended else "length",
-                opens_thought=loaded.tokenizer.decode(prompt[-_OPENING_TOKENS:]).rstrip().endswith("<think>"),
+                opens_thought=loaded.tokenizer.decode(prompt[-_OPENING_TOKENS:].tolist()).rstrip().endswith("<think>"),
             ),
         )
+
+
+def _refuse_long(longest: int | None, prompt: Sequence[int], call: Call) -> NoReply | None:
+    """Return why a model that reads `longest` tokens (None: any number) cannot answer a call; None if it can."""
+    needed = len(prompt) + call.sampling.max_new_tokens
+    if not longest or needed <= longest:
+        return None
+    reason = f"prompt and answer need {needed} tokens, and the model reads {longest}"
+    return NoReply(code="FT-GEN-005", reason=reason, attempts=0)

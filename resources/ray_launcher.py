@@ -26,6 +26,7 @@ from resources.dagster_resources import LauncherResource, explain
 from resources.launcher import (
     RAY_CPUS,
     RAY_ENCODERS,
+    RAY_GENERATORS,
     RAY_GPUS,
     RAY_MEMORY_GB,
     RAY_RANKS,
@@ -55,6 +56,7 @@ class RayLauncherResource(LauncherResource):
     gpus: float = 0.0
     memory_gb: float | None = None
     encoders: int = 1
+    generators: int = 1
 
     def start(self, context: dg.AssetExecutionContext, module: str, job: Job, *, distributed: bool) -> None:
         """Submit the worker and wait until it ends; wait for one of the same recipe that is running already.
@@ -96,13 +98,10 @@ class RayLauncherResource(LauncherResource):
         environment["RAY_JOB_STOP_WAIT_TIME_S"] = str(torchrun.STOP_SECONDS)  # 3 seconds are too few for a checkpoint
         if url := os.environ.get(STORE_URL):  # its credentials are those of the node
             environment[STORE_URL] = url
-        if self.encoders > 1:
-            environment[RAY_ENCODERS] = str(self.encoders)
-        if ranks > 1:
-            environment[RAY_RANKS] = str(ranks)
-            environment[RAY_MEMORY_GB] = str(self.memory_gb or 0)
-        if self.encoders > 1 or ranks > 1:
-            environment[RAY_CPUS], environment[RAY_GPUS] = str(self.cpus), str(self.gpus)
+        shared = {RAY_ENCODERS: self.encoders, RAY_GENERATORS: self.generators, RAY_RANKS: ranks}
+        environment |= {name: str(number) for name, number in shared.items() if number > 1}
+        asked = {RAY_CPUS: self.cpus, RAY_GPUS: self.gpus, RAY_MEMORY_GB: self.memory_gb or 0}
+        environment |= {name: str(amount) for name, amount in asked.items()}
         seen = f'test "$(cat {shlex.quote(str(token_file))})" = {token}'
         command = shlex.join([self.python, "-m", module, "--job", str(path)])
         held = 0 if ranks > 1 else 1

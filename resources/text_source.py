@@ -130,14 +130,14 @@ class CallFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextSource(Protocol):
-    """A back end: a model in this process, or an endpoint."""
+    """A back end: a model in this process, the same in actors of a cluster, or an endpoint."""
 
     def contract(self, model: str = BASE) -> GeneratorContract:
         """Return the identity of a model. Raises KeyError for a name that is not there."""
         ...
 
     def ask(self, calls: Sequence[Call], on_outcome: Callable[[int, Outcome], None]) -> None:
-        """Answer these calls, a few hundred at most. `on_outcome(n, outcome)` is called once for each, in any order,
+        """Answer these calls, a few thousand at most. `on_outcome(n, outcome)` is called once for each, in any order,
         as soon as it is known."""
         ...
 

@@ -21,11 +21,11 @@ import msgspec
 from expectations.violations import Refused
 from ft_assets.adapters.trainer.control import write_stop
 from resources.artifacts import Artifact
-from resources.launcher import RAY_CPUS, RAY_GPUS, RAY_MEMORY_GB, RAY_RANKS, Job, Main, read_failure, run_rank
+from resources.launcher import RAY_RANKS, Job, Main, read_failure, run_rank
+from resources.ray_pool import asked_resources
 from resources.telemetry import METRICS_FILE
 
 _OWN_FOLDER = "ray-train"  # Ray's notes on the run; they would be in the home folder
-_GIB = 1024**3
 
 
 def train_on_ray(main: Main, job: Job) -> Artifact:
@@ -35,19 +35,14 @@ def train_on_ray(main: Main, job: Job) -> Artifact:
     from ray.train.torch import TorchTrainer  # pyright: ignore[reportMissingImports]
     from ray.train.v2.api.exceptions import TrainingFailedError  # pyright: ignore[reportMissingImports]
 
-    gpus = float(os.environ[RAY_GPUS])
-    resources = {"CPU": float(os.environ[RAY_CPUS])}
-    if gpus:
-        resources["GPU"] = gpus
-    if memory := float(os.environ.get(RAY_MEMORY_GB, "0")):
-        resources["memory"] = memory * _GIB
+    resources = asked_resources()
     own = job.folder() / _OWN_FOLDER
     ray.init(log_to_driver=False)
     trainer = TorchTrainer(
         lambda config: _run(main, config),
         train_loop_config=msgspec.to_builtins(job),
         scaling_config=ScalingConfig(
-            num_workers=int(os.environ[RAY_RANKS]), use_gpu=gpus > 0, resources_per_worker=resources
+            num_workers=int(os.environ[RAY_RANKS]), use_gpu="GPU" in resources, resources_per_worker=resources
         ),
         run_config=RunConfig(name=job.recipe.id, storage_path=str(own)),
     )

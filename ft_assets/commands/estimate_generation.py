@@ -184,4 +184,8 @@ def _speed(
         return Speed(rate, f"an assumption: {_ENDPOINT_TOKENS:.0f} for each of {generator.concurrency} requests")
     name, revision = settings.local_generator()
     flops, source = local_flops()
-    return Speed(flops / (2 * find_shape(name, revision).parameters) if flops else None, source)
+    ray = settings.launcher.ray
+    actors = ray.generators if ray else 1
+    if actors > 1:
+        source = f"{source}, times {actors} actors of the cluster"
+    return Speed(actors * flops / (2 * find_shape(name, revision).parameters) if flops else None, source)

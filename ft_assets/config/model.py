@@ -1318,9 +1318,13 @@ class RaySettings(ConfigSection):
     """Memory that one worker asks for, in GB (`ft estimate` shows what a training needs). Null asks for none, and Ray
     then puts a worker wherever a CPU is free."""
     encoders: PositiveInt = 1
-    """At most so many actors encode a corpus side by side, on as many nodes as it takes, each with `cpus` and `gpus`.
-    Fewer start where the cluster has less room: the worker that waits for them holds `cpus` and `gpus` too, and one CPU
-    is left. Below some 50,000 passages they only cost."""
+    """At most so many actors encode a corpus side by side, on as many nodes as it takes, each with `cpus`, `gpus` and
+    `memory_gb`. Fewer start where the cluster has less room: the worker that waits for them holds as much as one of
+    them, and one CPU is left. Below some 50,000 passages they only cost."""
+    generators: PositiveInt = 1
+    """At most so many actors, by the same rules, answer the calls of a local model side by side: `kbalign_short`,
+    `kbalign_long`, `kbalign_verified`, `ddr_candidates` and the evaluations of answers. Each loads the model. An
+    endpoint needs none: one process keeps `generator.concurrency` requests under way."""
 
 
 class LauncherSettings(ConfigSection):

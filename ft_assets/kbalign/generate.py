@@ -44,8 +44,11 @@ from resources.parquet import TableWriter, arrow_schema, read_rows
 from resources.telemetry import Metrics
 from resources.text_source import BASE, Call, Sampling
 
-_BLOCK = 128
-"""Passages whose questions are asked together: some hundred calls."""
+BLOCK = 128
+"""Passages after which a `target` is looked at."""
+BLOCKS = 4
+"""Blocks whose questions are asked together, where a target allows it: more than a thousand calls, which the actors of
+a cluster share."""
 
 
 def main(job: Job) -> Artifact:
@@ -108,7 +111,7 @@ class Generation:
     def _generate(self, calls: TableWriter, rows: TableWriter) -> Iterator[Rejected]:
         """Yield the quarantined candidates; write the calls and the kept rows."""
         wanted = self._want()
-        while not self._enough() and (block := list(islice(wanted, _BLOCK))):
+        while not self._enough() and (block := list(islice(wanted, BLOCK * self._blocks()))):
             together = [one for ones in block for one in ones]
             self._ask(together)
             for ones in block:
@@ -128,6 +131,14 @@ class Generation:
 
     def _enough(self) -> bool:
         return self._settings.target is not None and self._counts["kept"] >= self._settings.target
+
+    def _blocks(self) -> int:
+        """Return how many blocks are asked together: no more than are asked in any case, however good the replies."""
+        target = self._settings.target
+        if target is None:
+            return BLOCKS
+        most = BLOCK * (self._settings.short_per_passage + 1)  # with the gap-fill question
+        return min(BLOCKS, 1 + (target - self._counts["kept"] - 1) // most)
 
     def _ask(self, wanted: Sequence[Wanted]) -> None:
         """Ask for each question until one passes its rules, at most `max_tries` times."""

@@ -53,7 +53,10 @@ from resources.parquet import TableWriter, arrow_schema, read_columns, read_rows
 from resources.telemetry import Metrics
 from resources.text_source import BASE, CallFigures
 
+_JUDGED = 1024
+"""Rows that are judged together; the actors of a cluster share their calls."""
 _WINDOW = 256
+"""Questions that are searched together."""
 _JUDGE = "judge"
 _FIX = "nothing, or see the code in docs/rules.md"
 _LOST = "the passage has changed or left the corpus since the question was made"
@@ -143,7 +146,7 @@ class QuestionVerification:
         """Apply the rules on the row itself, then ask the judge with the passages and without."""
         rows = enumerate(read_rows(self._job.input(RECORDS).file(RECORDS_FILE)), 1)
         judged = (JudgedQuestion(RecordRow(**row), line) for line, row in rows)
-        while window := list(islice(judged, _WINDOW)):
+        while window := list(islice(judged, _JUDGED)):
             for one in window:
                 self._authors.add(one.row.author)
                 self._check_row(one)

@@ -116,6 +116,19 @@ def test_the_budget_stops_a_run_and_the_next_one_continues(tmp_path: Path) -> No
     assert texts(outcomes) == [f"re: q{n} 0" for n in range(250)]
 
 
+def test_a_budget_asks_few_calls_before_it_knows_how_long_they_are(tmp_path: Path) -> None:
+    class Sized(Echo):
+        def ask(self, calls: Sequence[Call], on_outcome: Callable[[int, Outcome], None]) -> None:
+            sizes.append(len(calls))
+            super().ask(calls, on_outcome)
+
+    sizes: list[int] = []
+    calls = [call(f"q{n}") for n in range(2000)]
+    ask(Sized(), tmp_path / "budget", calls, window=2048, max_tokens_total=10**6)
+    ask(Sized(), tmp_path / "none", calls, window=2048)
+    assert sizes == [256, 1744, 2000]
+
+
 def test_cached_calls_cost_no_budget(tmp_path: Path) -> None:
     calls = [call(f"q{n}") for n in range(50)]
     ask(Echo(), tmp_path, calls)

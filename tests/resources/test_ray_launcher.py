@@ -90,6 +90,14 @@ def test_a_job_of_several_processes_asks_for_nothing_itself(tmp_path: Path, monk
     asked = {name: environment[f"FT_RAY_{name}"] for name in ("RANKS", "CPUS", "GPUS", "MEMORY_GB")}
     assert asked == {"RANKS": "4", "CPUS": "3.0", "GPUS": "1.0", "MEMORY_GB": "2.0"}
     assert environment["OMP_NUM_THREADS"] == "3"
+    shared = launcher(tmp_path, cpus=2, generators=5).submission(WORKER, job(tmp_path, "publish"), "ft-x-2")
+    environment = shared["runtime_env"]["env_vars"]
+    assert (environment["FT_RAY_GENERATORS"], environment["FT_RAY_CPUS"], environment["FT_RAY_GPUS"]) == (
+        "5",
+        "2.0",
+        "0.0",
+    )
+    assert "FT_RAY_ENCODERS" not in environment and shared["entrypoint_num_cpus"] == 2
 
 
 def test_nothing_secret_and_no_process_of_this_machine_is_submitted(
@@ -309,11 +317,11 @@ def encode(launched: LauncherResource, made: Recipe, params: msgspec.Struct) -> 
     return found[0]
 
 
-def when_parts(state: Path, count: int, does: Callable[[], None]) -> None:
-    """Do something in a thread, as soon as so many parts are written."""
+def when(counted: Callable[[], int], number: int, does: Callable[[], object]) -> None:
+    """Do something in a thread, as soon as so many are counted."""
 
     def wait() -> None:
-        while len(list(state.rglob("part-*.arrow"))) < count:
+        while counted() < number:
             time.sleep(0.02)
         does()
 
@@ -339,10 +347,14 @@ def test_actors_encode_what_one_process_encodes_whoever_is_killed(
     options: dict[str, Any] = {"encoders": 2, "cpus": 0.5, "threads": 1}
 
     killed: list[str] = []
-    when_parts(copies["shared"], 1, lambda: (kill(f"-m {ENCODE}"), killed.append("worker")))
+
+    def parts() -> int:
+        return len(list(copies["shared"].rglob("part-*.arrow")))
+
+    when(parts, 1, lambda: (kill(f"-m {ENCODE}"), killed.append("worker")))
     with pytest.raises(dg.Failure):
         encode(launcher(copies["shared"], **options), made, params)
-    when_parts(copies["shared"], 3, lambda: (kill("MapWorker"), killed.append("actor")))
+    when(parts, 3, lambda: (kill("PoolActor"), killed.append("actor")))
     shared = encode(launcher(copies["shared"], **options), made, params)
 
     assert killed == ["worker", "actor"]
@@ -351,6 +363,75 @@ def test_actors_encode_what_one_process_encodes_whoever_is_killed(
     already = [int(line.split(" of ")[0].split()[-1]) for line in log.splitlines() if "are encoded already" in line]
     assert already[0] == 0 and already[1] >= 1
     assert not list(copies["shared"].rglob("part-*"))
+
+
+# -- generating on actors -------------------------------------------------------------------------------------------
+GENERATED = ("kbalign_short", "kbalign_records", "kbalign_verified")
+
+
+@pytest.fixture(scope="session")
+def pumps(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A project of passages with an author that was trained for two steps: the questions come from its adapter."""
+    from tests.ft_assets.adapters.tiny_llm import build_base
+    from tests.ft_assets.kbalign.conftest import DATA, PumpProject, write_project
+
+    project = PumpProject(tmp_path_factory.mktemp("pumps"))
+    write_project(project.root)
+    build_base(project.root / "base", positions=4096)
+    kbalign = {"author": "tuned", "judge": "author", "author_steps": 2, "max_new_tokens": 64}
+    project.configure(kbalign=kbalign, generator={"batch_size": 4})
+    project.run(*DATA, "kbalign_settings", "kbalign_splits", "kbalign_author", "kbalign_long")
+    return project
+
+
+def replies(project: Any) -> dict[str, bytes]:
+    """Return the replies that a project keeps, by call."""
+    import sqlite3
+
+    with sqlite3.connect(project.root / "state/generated_calls/calls-1.sqlite") as database:
+        return dict(database.execute("SELECT key, reply FROM calls"))
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_actors_generate_what_one_process_generates_whoever_is_killed(pumps: Any, tmp_path: Path) -> None:
+    from tests.copying import copy_tree
+
+    alone, shared = type(pumps)(tmp_path / "alone"), type(pumps)(tmp_path / "shared")
+    for project in (alone, shared):
+        copy_tree(pumps.root, project.root)
+    before = len(replies(pumps))
+    local = LauncherResource(state_dir=str(alone.root / "state"), threads=1)
+    alone.run(*GENERATED, launcher=local, raise_on_error=False)  # its gates refuse what so small a model writes
+
+    on_ray, killed = launcher(shared.root / "state", generators=2, cpus=0.5, threads=1), []
+
+    def count() -> int:
+        return len(replies(shared))
+
+    when(count, before + 8, lambda: (kill("-m ft_assets.kbalign.generate"), killed.append("worker")))
+    shared.run("kbalign_short", launcher=on_ray, raise_on_error=False)
+    kept = count()
+    when(count, kept + 8, lambda: (kill("PoolActor"), killed.append("actor")))
+    shared.run(*GENERATED, launcher=on_ray, raise_on_error=False)
+
+    assert killed == ["worker", "actor"]
+    for name in GENERATED:
+        assert shared.artifact(name).data_version == alone.artifact(name).data_version
+    assert replies(shared) == replies(alone)
+    asked = [project.artifact("kbalign_short").summary["calls"] for project in (alone, shared)]
+    assert asked[1] == asked[0] - (kept - before) and kept >= before + 8
+    log = next(shared.root.glob("state/runs/kbalign_short/*/training.log")).read_text("utf-8")
+    assert log.count("an actor died, and another one does its work") == 1
+
+
+@inside
+@pytest.mark.usefixtures("cluster")
+def test_a_pool_does_work_again_once_and_does_not_wait_for_ever(tmp_path: Path) -> None:
+    ended = run(launcher(tmp_path, generators=2, cpus=0.5), "share work").summary
+    assert ended["done"] == {"a": "A", "die once": "DIE ONCE", "b": "B", "c": "C"}
+    assert ended["tries"] == {"a": 1, "die once": 2, "b": 1, "c": 1, "die": 2, "refuse": 1, "sleep": 1}
+    assert ended["refused"] == {"die": "FT-RAY-006", "refuse": "FT-EMB-010", "sleep": "FT-RAY-005"}
 
 
 # -- training by several processes ----------------------------------------------------------------------------------

@@ -10,15 +10,17 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from expectations.text.tokens import estimate_tokens
 from ft_assets.cli import cli
-from ft_assets.config.model import DdrSettings, KbalignSettings
+from ft_assets.commands.estimate_generation import report_generation
+from ft_assets.config.model import DdrSettings, KbalignSettings, Settings
 from ft_assets.ddr.plan import plan_ddr
 from ft_assets.kbalign.plan import plan_kbalign
 from resources.artifacts import ArtifactStore, Recipe
-from tests.ft_assets.adapters.tiny_llm import instruction, publish_splits
+from tests.ft_assets.adapters.tiny_llm import build_base, instruction, publish_splits
 
 CONFIG = """
 schema_version: 1
@@ -81,6 +83,18 @@ def test_the_speed_is_that_of_the_last_run_which_asked(store: ArtifactStore) -> 
     assert report["speed"]["tokens"] == 250 and "reached by ddr_candidates" in report["speed"]["source"]
     text = CliRunner().invoke(cli, ["estimate", "ddr"]).output
     assert "at 250 tokens/s" in text and "5,000 tokens a run: 1 runs" in text
+
+
+def test_actors_share_the_time_of_a_local_model(store: ArtifactStore, tmp_path: Path) -> None:
+    publish(store)
+    given = {**yaml.safe_load(CONFIG), "generator": {"base_model": str(build_base(tmp_path / "base"))}}
+    cluster = {"kind": "ray", "ray": {"address": "http://head:8265", "generators": 4}}
+    one, four = (
+        report_generation("ddr", Settings.model_validate({**given, **launcher}), store, lambda: (1e9, "a guess"))
+        for launcher in ({}, {"launcher": cluster})
+    )
+    assert one.seconds and four.seconds == pytest.approx(one.seconds / 4)
+    assert four.speed.source == "a guess, times 4 actors of the cluster"
 
 
 def test_without_a_section_or_questions_there_is_no_estimate(store: ArtifactStore) -> None:

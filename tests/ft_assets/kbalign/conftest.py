@@ -144,12 +144,14 @@ class PumpProject:
             config[section] = {**config.get(section, {}), **values}
         path.write_text(json.dumps(config), "utf-8")
 
-    def run(self, *names: str, raise_on_error: bool = True) -> dict[str, Mapping[str, Any]]:
-        """Materialize these assets, with their checks, and return each one's metadata."""
+    def run(
+        self, *names: str, raise_on_error: bool = True, launcher: LauncherResource | None = None
+    ) -> dict[str, Mapping[str, Any]]:
+        """Materialize these assets, with their checks, and return each one's metadata. By default in this process."""
         path = self.root / "config.yaml"
         settings = Settings.model_validate(json.loads(path.read_text("utf-8")))
         state = self.root / "state"
-        launcher = LauncherResource(state_dir=str(state), kind="inline")
+        launcher = launcher or LauncherResource(state_dir=str(state), kind="inline")
         defs = build_defs(settings, state=state, config=path, resource_overrides={"launcher": launcher})
         graph = defs.resolve_asset_graph()
         keys = {key.to_user_string() for key in graph.materializable_asset_keys}

@@ -16,8 +16,8 @@ from ft_assets.corpus.cut import Alias, Passage
 from ft_assets.datasets.dataset import DATASETS
 from ft_assets.datasets.ledger import LedgerRow
 from ft_assets.kbalign.candidates import Wanted
-from ft_assets.kbalign.generate import Generation
-from ft_assets.kbalign.jobs import GenerateParams
+from ft_assets.kbalign.generate import BLOCK, BLOCKS, Generation
+from ft_assets.kbalign.jobs import GenerateParams, GenerateSummary
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.asker import Asker
 from resources.call_cache import CallCache
@@ -28,6 +28,7 @@ from resources.text_source import BASE, Call, GeneratorParams, Outcome
 from .conftest import Script
 
 pytestmark = pytest.mark.slow
+PASSAGES = 2400
 
 
 def passage(n: int) -> Passage:
@@ -83,19 +84,37 @@ class Watcher(Script):
         self.most = max(self.most, sum(isinstance(one, Wanted) for one in gc.get_objects()))
 
 
-def test_candidates_in_memory_are_those_of_one_block(tmp_path: Path):
-    job: Any = Inputs(tmp_path, 1200)
+def generate(folder: Path, job: Any, script: Script, **settings: Any) -> GenerateSummary:
+    given = KbalignSettings(author="prompted", judge="generator", **settings)
     params = GenerateParams(
-        settings=KbalignSettings(author="prompted", judge="generator").model_dump(mode="json"),
+        settings=given.model_dump(mode="json"),
         split=SplitSettings().model_dump(mode="json"),
         generator=GeneratorParams(),
-        compute=ComputeParams(state_dir=str(tmp_path), device="cpu", dtype="float32"),
+        compute=ComputeParams(state_dir=str(folder), device="cpu", dtype="float32"),
         dependency="short",
     )
+    with Asker(script, CallCache(folder)) as asker:
+        staging: Any = type("Staging", (), {"path": folder})
+        return Generation(job, params, asker, BASE).write(staging)
+
+
+def test_candidates_in_memory_are_those_of_one_round(tmp_path: Path):
     script = Watcher()
-    with Asker(script, CallCache(tmp_path)) as asker:
-        staging: Any = type("Staging", (), {"path": tmp_path})
-        summary = Generation(job, params, asker, BASE).write(staging)
-    assert summary.asked == summary.passages == 1200
-    assert script.calls > 3000
-    assert script.most <= 2 * 128 * 4, "two blocks of passages with their questions, at most"
+    summary = generate(tmp_path, Inputs(tmp_path, PASSAGES), script)
+    assert summary.asked == summary.passages == PASSAGES
+    assert script.calls > 2.5 * PASSAGES
+    assert script.most <= 2 * BLOCKS * BLOCK * 4 < PASSAGES * 3, "those of two rounds with their questions, at most"
+
+
+def test_a_target_ends_it_at_the_same_passage_however_many_blocks_are_asked_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    job, asked = Inputs(tmp_path, 1200), dict[int, list[tuple[int, int]]]()
+    for blocks in (1, BLOCKS):
+        monkeypatch.setattr("ft_assets.kbalign.generate.BLOCKS", blocks)
+        for target in (1, 400, 900, 1700):
+            summary = generate(tmp_path, job, Script(), target=target)
+            assert summary.kept >= target
+            asked.setdefault(blocks, []).append((summary.asked, summary.kept))
+    assert asked[1] == asked[BLOCKS]
+    assert [passages for passages, _ in asked[1]] == sorted({passages for passages, _ in asked[1]})

@@ -8,7 +8,6 @@ from expectations.canonical import text_digest
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.retrieval import encode_on_ray
 from ft_assets.retrieval.encode import Earlier, EncodedPart, chunk_of
-from ft_assets.retrieval.encode_on_ray import room_for
 from ft_assets.retrieval.vectors import VECTORS_FILE, schema
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import Job
@@ -67,14 +66,6 @@ def test_a_chunk_is_read_wherever_row_groups_end(tmp_path: Path) -> None:
         passages = staging.publish()
     for start, end in ((0, 4), (0, 10), (3, 5), (4, 8), (8, 10), (9, 10), (0, 1)):
         assert chunk_of(passages, start, end).column("content").to_pylist() == columns["content"][start:end]
-
-
-def test_a_pool_has_as_many_actors_as_there_is_room_besides_the_worker_and_a_cpu() -> None:
-    assert [room_for(1, 0, {"CPU": cpus}) for cpus in (2, 3, 4)] == [0, 1, 2]
-    assert room_for(0.1, 0, {"CPU": 1.4}) == 3
-    assert [room_for(1, 1, {"CPU": 16, "GPU": gpus}) for gpus in (0, 1, 2, 8)] == [0, 0, 1, 7]
-    assert room_for(1, 0.5, {"CPU": 16, "GPU": 1}) == 1
-    assert room_for(4, 1, {"CPU": 9, "GPU": 8}) == 1
 
 
 def test_parts_that_are_whole_are_read_again_and_stay_until_they_are_removed(tmp_path: Path) -> None:
