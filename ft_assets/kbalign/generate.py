@@ -1,7 +1,7 @@
 """Worker: questions about single passages (short) or about several passages of a document (long).
 
-Answer first: a span of the passage, then the question for it. Memory holds a block of passages, and with
-`max_passages` the chosen ids; calls are asked a block at a time.
+Answer first: a span of the passage, then the question for it. Memory holds a few blocks of passages, whose questions
+are asked together, and with `max_passages` the chosen ids.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def _share_work(folder: Path) -> dict[str, object]:
     with ActorPool("launcher.ray.generators", 2, Shouting, folder) as pool:
         done = {items[number]: result for number, result in pool.run(items)}
     for item in ("die", "refuse", "sleep"):
-        ray_pool.QUIET_SECONDS = 10.0 if item == "sleep" else 1800.0
+        ray_pool.QUIET_SECONDS = 5.0 if item == "sleep" else 1800.0
         try:
             with ActorPool("launcher.ray.generators", 2, Shouting, folder) as pool:
                 list(pool.run([item]))
@@ -64,6 +64,8 @@ class Shouting:
         self._folder = folder
 
     def __call__(self, item: str) -> str:
+        if item == "sleep":
+            time.sleep(60)
         path = self._folder / f"{item}.tries"
         first = not path.exists()
         with path.open("a") as stream:
@@ -72,8 +74,6 @@ class Shouting:
             os.kill(os.getpid(), signal.SIGKILL)
         if item == "refuse":
             raise Refused("the work", [violation("FT-EMB-010", where="here", found=1, expected=2)])
-        if item == "sleep":
-            time.sleep(60)
         return item.upper()
 
 
