@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from expectations.canonical import hash_share, text_digest
 from expectations.rules.splits import QUARANTINED, SPLITS
@@ -64,14 +65,22 @@ def assign_splits(
 
     A new record takes the split of the known ones it shares a key with; one that shares keys with two splits is
     quarantined. A cluster of new records takes the split of a keyed hash of its smallest key, so that equal clusters
-    get the same split in every data set.
+    get the same split in every data set. Only what is new is compared: known records that share no key with a new one
+    decide nothing.
     """
     quarantined = {record_id for record_id, assignment in known.items() if assignment.split == QUARANTINED}
-    records = sorted((record for record in records if record.id not in quarantined), key=lambda record: record.id)
-    twins = _Twins({record.question for record in records if record.question}, settings.near_duplicate)
+    records = [record for record in records if record.id not in quarantined]
+    new = [record for record in records if record.id not in known]
+    questions = {record.question for record in records if record.question}
+    twins = _Twins(questions, {record.question for record in new}, settings.near_duplicate)
+    touched = set(chain.from_iterable(_keys(record, twins) for record in new))
+    new += [record for record in records if record.id in known and not touched.isdisjoint(_keys(record, twins))]
+    records = sorted(new, key=lambda record: record.id)
+    # a cluster whose records are all gone still keeps its split
+    splits = {assignment.cluster: assignment.split for assignment in known.values() if assignment.split != QUARANTINED}
     result = Assignments()
     while True:
-        by_id, bridges = _assign_once(records, known, twins, settings)
+        by_id, bridges = _assign_once(records, known, twins, splits, settings)
         if not bridges:
             result.by_id = by_id
             return result
@@ -109,9 +118,13 @@ def _assign_once(
     records: Sequence[RecordKeys],
     known: Mapping[tuple[str, str], Assignment],
     twins: _Twins,
+    splits: Mapping[str, str],
     settings: SplitSettings,
 ) -> tuple[dict[tuple[str, str], Assignment], list[Bridge]]:
-    """Return the assignments of the new records, and the new records that share keys with two splits."""
+    """Return the assignments of the new records, and the new records that share keys with two splits.
+
+    `splits`: those of the clusters that the ledger has.
+    """
     clusters = _Clusters()
     for record in records:
         if assignment := known.get(record.id):
@@ -128,8 +141,6 @@ def _assign_once(
         else:
             clusters.join(keys)
             joined.append(record)
-    # a cluster whose records are all gone still keeps its split
-    splits = {assignment.cluster: assignment.split for assignment in known.values() if assignment.split != QUARANTINED}
     by_id: dict[tuple[str, str], Assignment] = {}
     for record in joined:
         assignment = clusters.assignment_of(record.keys[0])
@@ -146,9 +157,13 @@ def _keys(record: RecordKeys, twins: _Twins) -> list[str]:
 
 
 class _Twins:
-    """Questions that are nearly the same: the links that join each family of them, not every pair."""
+    """Questions that are nearly the same: the links that join each family of them, not every pair.
 
-    def __init__(self, questions: Iterable[str], threshold: float) -> None:
+    Two questions of which none is new are not compared: both have their splits already.
+    """
+
+    def __init__(self, questions: Iterable[str], new: Collection[str], threshold: float) -> None:
+        self._new = new
         self._threshold = threshold
         self._links: dict[str, list[str]] = {}
         self._link(questions)
@@ -171,7 +186,7 @@ class _Twins:
 
     def _link(self, questions: Iterable[str]) -> None:
         texts = sorted(questions)
-        for left, right, _ in near_pairs(texts, self._threshold):
+        for left, right, _ in near_pairs(texts, self._threshold, new=[text in self._new for text in texts]):
             self._links.setdefault(texts[left], []).append(texts[right])
             self._links.setdefault(texts[right], []).append(texts[left])
 

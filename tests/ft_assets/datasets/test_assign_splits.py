@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+
+import pytest
 
 from expectations.rules.splits import QUARANTINED
 from expectations.text.cleaning import matching_key
 from ft_assets.config.model import SplitSettings
 from ft_assets.datasets.assign_splits import (
     Assignment,
+    Assignments,
     RecordKeys,
+    _assign_once,
+    _Twins,
     assign_splits,
     choose_split,
     cluster_key,
@@ -60,6 +66,53 @@ def test_growth_moves_nothing_and_no_near_duplicates_are_in_two_splits():
     ledger = first.by_id | grown.by_id | {b.record.id: Assignment("", QUARANTINED) for b in grown.bridges}
     assert not _pairs_across(rows, ledger)
     assert {assignment.split for assignment in ledger.values()} >= {"train", "validation", "test"}
+
+
+def _assign_all_again(
+    records: Sequence[RecordKeys], known: Mapping[tuple[str, str], Assignment], settings: SplitSettings
+) -> Assignments:
+    """Assign as `assign_splits` does, but compare every pair, and let every known record take part."""
+    records = sorted(
+        (r for r in records if known.get(r.id, Assignment("", "")).split != QUARANTINED), key=lambda r: r.id
+    )
+    questions = {record.question for record in records if record.question}
+    twins = _Twins(questions, questions, settings.near_duplicate)
+    splits = {one.cluster: one.split for one in known.values() if one.split != QUARANTINED}
+    result = Assignments()
+    while True:
+        result.by_id, bridges = _assign_once(records, known, twins, splits, settings)
+        if not bridges:
+            return result
+        result.bridges += bridges
+        records = [record for record in records if record.id not in {bridge.record.id for bridge in bridges}]
+        twins.remove({bridge.record.question for bridge in bridges} - {record.question for record in records})
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_comparing_what_is_new_gives_the_splits_that_comparing_everything_gives(seed: int):
+    dice = random.Random(seed)  # noqa: S311
+    settings = SplitSettings(near_duplicate=dice.choice([0.6, 0.8]))
+    cards = [
+        RecordKeys(
+            dice.choice(["instruction", "retrieval"]),
+            record_id,
+            (*dice.choices([f"document:{n}" for n in range(60)], k=dice.choice([0, 0, 0, 1, 2])), cluster_key(text)),
+            text,
+        )
+        for record_id, text in _families(40, 6, seed)
+    ]
+    known: dict[tuple[str, str], Assignment] = {}
+    bridges = 0
+    for end in range(20, len(cards) + 1, 20):
+        made, expected = (way(cards[:end], known, settings) for way in (assign_splits, _assign_all_again))
+        assert {key: one.split for key, one in made.by_id.items()} == {
+            k: one.split for k, one in expected.by_id.items()
+        }
+        assert {bridge.record.id for bridge in made.bridges} == {bridge.record.id for bridge in expected.bridges}
+        assert not made.by_id.keys() & known.keys()
+        bridges += len(made.bridges)
+        known |= made.by_id | {bridge.record.id: Assignment("", QUARANTINED) for bridge in made.bridges}
+    assert bridges and known.keys() == {card.id for card in cards}
 
 
 def test_the_order_of_the_rows_does_not_matter():

@@ -34,7 +34,7 @@ def _edited(seed: int, count: int) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.8, 0.9, 1.0])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0])
 def test_exactly_the_families_are_joined_that_comparing_every_pair_gives(threshold: float):
     texts = _edited(int(threshold * 10), 120)
     alike = {
@@ -45,6 +45,32 @@ def test_exactly_the_families_are_joined_that_comparing_every_pair_gives(thresho
     assert expected and _families(texts, ((i, j) for i, j, _ in found)) == _families(texts, expected)
     assert all(similarity == alike[(i, j)] for i, j, similarity in found)
     assert len(found) == len({(i, j) for i, j, _ in found}) < len(texts)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9])
+def test_with_new_texts_exactly_the_pairs_count_in_which_a_text_is_new(threshold: float):
+    texts = _edited(7, 120)
+    new = [n % 5 == 0 for n in range(len(texts))]
+    expected = [
+        (i, j)
+        for i, j in combinations(range(len(texts)), 2)
+        if (new[i] or new[j]) and texts[i] and texts[j] and jaccard(texts[i], texts[j]) >= threshold
+    ]
+    found = [(i, j) for i, j, _ in near_pairs(texts, threshold, new=new)]
+    assert expected and set(found) <= set(expected) and _families(texts, found) == _families(texts, expected)
+    assert list(near_pairs(texts, threshold, new=[False] * len(texts))) == []
+
+
+def test_texts_of_all_sizes_around_the_threshold_are_found():
+    dice = random.Random(3)  # noqa: S311
+    for size in [*range(1, 40), 62, 63, 64, 65, 66, 80, 100, 127, 128, 129, 160, 300]:
+        base = "".join(chr(0x4E00 + n) for n in dice.sample(range(5000), size + 2))
+        others = [
+            base[: cut + 2] + "".join(dice.choices(HAN, k=more)) for cut in range(size) for more in (0, size // 9)
+        ]
+        for other in others:
+            alike = jaccard(base, other) >= 0.8
+            assert [pair[:2] for pair in near_pairs([base, other], 0.8)] == ([(0, 1)] if alike else [])
 
 
 def test_a_chain_of_edits_is_followed_though_its_ends_are_not_alike():
