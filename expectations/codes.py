@@ -1657,6 +1657,17 @@ CODES: dict[str, Code] = {
         "Give the record that was edited a new id, or change `datasets.split.key` in config.yaml (it assigns "
         "every cluster again).",
     ),
+    "FT-SPLIT-015": Code(
+        "A list of duplicates cannot be used",
+        "A family that was read in part would be in two splits.",
+        'Give every row an id and a group, or write one family a row: `{"ids": ["a", "b"]}`.',
+    ),
+    "FT-SPLIT-016": Code(
+        "A list of duplicates names an id that no record has",
+        "Its family is kept together without it. Where most ids are unknown, the list is of other ids: NeMo Curator "
+        "numbers rows by itself unless they have ids.",
+        "Make the list again with the ids of the records, or ignore this for rows that were quarantined.",
+    ),
     # Training
     "FT-TRAIN-001": Code(
         "The split holds no rows",

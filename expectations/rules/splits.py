@@ -104,6 +104,14 @@ def evidence_is_known(where: str, unknown: Iterable[tuple[str, str, str]]) -> li
     ][:_SHOWN]
 
 
+def listed_ids_are_known(where: str, unknown: Iterable[tuple[str, str]]) -> list[Violation]:
+    """FT-SPLIT-016: lists of duplicates name ids of records. `unknown`: (file:line, id) of those that no record has."""
+    return [
+        violation("FT-SPLIT-016", where=place, field="id", found=record_id, expected=f"the id of a record of {where}")
+        for place, record_id in unknown
+    ][:_SHOWN]
+
+
 def nothing_shared_across(where: str, held: Iterable[tuple[str, str, str]]) -> list[Violation]:
     """FT-SPLIT-006: no document, passage, group or question is in two splits. `held`: (key, split, record id)."""
     first: dict[str, tuple[str, str]] = {}

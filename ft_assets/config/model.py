@@ -263,6 +263,9 @@ class DatasetSettings(ConfigSection):
     unpaired_preference: UnpairedPreferenceFiles = UnpairedPreferenceFiles()
     retrieval: RetrievalFiles = RetrievalFiles()
     split: SplitSettings = SplitSettings()
+    duplicates: list[str] = later([])
+    """Globs of lists of near-duplicates that another tool found (NeMo Curator, datatrove): ids of records with their
+    group. Records of one group stay in one split, in addition to those whose questions are nearly the same."""
     max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
     """Share of a data set's rows (0 to 1) that may be quarantined; above it the gate blocks. A few bad rows are normal,
     more point to a wrong export."""

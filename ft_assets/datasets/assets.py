@@ -24,6 +24,7 @@ from ft_assets.corpus.checks import GATES as CORPUS_GATES
 from ft_assets.datasets.checks import GATES
 from ft_assets.datasets.clean import CONFLICTS, RECORDS, clean_records, read_files, write_nothing
 from ft_assets.datasets.dataset import DATASETS, DataSet
+from ft_assets.datasets.duplicate_lists import read_duplicate_lists
 from ft_assets.datasets.find_contamination import search_contamination
 from ft_assets.datasets.ledger import (
     ASSET,
@@ -39,13 +40,14 @@ from ft_assets.datasets.split import split_file, write_splits
 from ft_assets.datasets.summaries import LedgerSummary, RecordsSummary, SplitsSummary
 from ft_assets.graph.asset import AssetSpec
 from ft_assets.graph.gates import evidence_of
-from ft_assets.graph.observe import observed_files
+from ft_assets.graph.observe import FilesOf, observed_files
 from ft_assets.graph.produce import produce
 from ft_assets.graph.quarantine import QUARANTINE, quarantine_table
 from ft_assets.graph.source_files import (
     file_inventory,
     inventory_version,
     maps_recipe,
+    match_files,
     match_mapped,
     refuse_changed,
     shown_path,
@@ -85,6 +87,7 @@ def _splits_spec(dataset: DataSet) -> AssetSpec:
     )
 
 
+_LISTS = "duplicate_files"
 _LEDGER_INPUTS = (*(dataset.records for dataset in DATASETS), "passages")
 _LEDGER = AssetSpec(
     name=ASSET,
@@ -93,7 +96,7 @@ _LEDGER = AssetSpec(
     code_version="2",
     description="The split of each record of every data set, assigned once, by cluster. Rows are only added.",
     inputs=_LEDGER_INPUTS,
-    reads=("dataset_settings",),
+    reads=(_LISTS, "dataset_settings"),
     enforces=_LEDGER_INPUTS,
     gates=(CORPUS_GATES, GATES),
 )
@@ -112,7 +115,16 @@ def _files(dataset: DataSet, settings: Settings, root: Path) -> list[Path]:
     return list(chain.from_iterable(_match(dataset, settings.datasets, root).values()))
 
 
-SOURCES = {dataset.sources: partial(_files, dataset) for dataset in DATASETS}
+def _lists(settings: DatasetSettings, root: Path) -> list[Path]:
+    return match_files(settings.duplicates, root, "datasets.duplicates")
+
+
+def _configured_lists(settings: Settings, root: Path) -> list[Path]:
+    return _lists(settings.datasets, root)
+
+
+SOURCES: dict[str, FilesOf] = {dataset.sources: partial(_files, dataset) for dataset in DATASETS}
+SOURCES[_LISTS] = _configured_lists
 """Observed asset -> its files."""
 
 
@@ -124,6 +136,15 @@ def _files_asset(dataset: DataSet) -> Any:
         kind="json",
         description=f"The files that {dataset.config_key} in config.yaml names; their contents are the version.",
     )
+
+
+duplicate_files = observed_files(
+    _LISTS,
+    _configured_lists,
+    group="datasets",
+    kind="json",
+    description="The files that datasets.duplicates in config.yaml names; their contents are the version.",
+)
 
 
 def _records_asset(dataset: DataSet) -> dg.AssetsDefinition:
@@ -180,16 +201,26 @@ def split_ledger(artifacts: ArtifactsResource, qdrant: QdrantResource) -> dg.Mat
 
 def _deal(artifacts: ArtifactsResource, store: ArtifactStore) -> dg.MaterializeResult[Any]:
     """Make the ledger with the records that the last one does not have, and make it the current one."""
-    settings = settings_of(store, "datasets").split
+    datasets, root = settings_of(store, "datasets"), artifacts.project()
+    settings, paths = datasets.split, _lists(datasets, root)
+    inventory = file_inventory(paths, root)
+    lists = {"duplicates": inventory_version(inventory)} if paths else {}
     before = previous_ledger(store, settings.key)
-    if before is not None and read_ledger(before).keys() >= set(record_ids(store)):
+    if (
+        before is not None
+        and before.manifest.recipe.settings.get("duplicates") == lists.get("duplicates")
+        and read_ledger(before).keys() >= set(record_ids(store))
+    ):
         return produce(artifacts, before.manifest.recipe, metadata=_show_ledger)  # every record has a split already
-    recipe = _LEDGER.recipe(artifacts, settings.model_dump(mode="json", exclude=JUDGING_SETTINGS))
+    recipe = _LEDGER.recipe(artifacts, settings.model_dump(mode="json", exclude=JUDGING_SETTINGS) | lists)
     if before is not None:
         recipe.inputs[ASSET] = before.data_version
 
     def compute(staging: Staging) -> Mapping[str, object]:
-        return to_builtins(write_ledger(store, settings, before, recipe.id, staging.path))
+        listed = read_duplicate_lists(paths, root) if paths else None
+        summary = write_ledger(store, settings, before, recipe.id, staging.path, listed=listed)
+        refuse_changed(ASSET, inventory, paths, root)
+        return to_builtins(summary)
 
     return produce(artifacts, recipe, compute=compute, metadata=_show_ledger)
 
@@ -239,6 +270,7 @@ def _show_ledger(artifact: Artifact) -> Mapping[str, object]:
     totals = {split: sum(counts[split] for counts in summary.splits.values()) for split in SPLITS}
     path = artifact.file(LEDGER)
     return {
+        **({"listed_duplicates": summary.listed} if summary.listed else {}),
         "dagster/row_count": summary.records,
         **table_of(path),
         "shares": bar_table(totals, "split", "records"),
@@ -261,6 +293,7 @@ def _show_splits(artifact: Artifact) -> Mapping[str, object]:
 ASSETS: list[Any] = [
     *map(_files_asset, DATASETS),
     *map(_records_asset, DATASETS),
+    duplicate_files,
     split_ledger,
     *map(_splits_asset, DATASETS),
 ]

@@ -14,10 +14,19 @@ from ft_assets.datasets.assign_splits import RecordKeys
 from ft_assets.datasets.clean import CONFLICTS, RECORDS
 from ft_assets.datasets.dataset import BY_NAME, DATASETS, DataSet
 from ft_assets.datasets.find_contamination import search_contamination, touches
-from ft_assets.datasets.ledger import ASSET, LEDGER, read_ledger, read_record_keys, record_ids, unknown_evidence
+from ft_assets.datasets.ledger import (
+    ASSET,
+    LEDGER,
+    listed_families,
+    read_ledger,
+    read_record_keys,
+    record_ids,
+    unknown_evidence,
+    unknown_listed_ids,
+)
 from ft_assets.datasets.near_duplicates import near_pairs
 from ft_assets.datasets.split import split_file
-from ft_assets.datasets.summaries import RecordsSummary, SplitsSummary
+from ft_assets.datasets.summaries import LedgerSummary, RecordsSummary, SplitsSummary
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from ft_assets.graph.quarantine import count_quarantined
 from ft_assets.graph.table_gate import table_fits
@@ -139,7 +148,7 @@ def _clusters_are_whole(evidence: Evidence) -> Verdict:
 
 
 def _nothing_leaks(evidence: Evidence) -> Verdict:
-    """No document, passage, group or (nearly) equal question is in two splits. All data sets are compared at once."""
+    """No document, passage, group, listed family or (nearly) equal question is in two splits, over all data sets."""
     store, settings = evidence.store, _split_settings(evidence)
     return _leaks_judged.get(_versions(store, settings), lambda: _judge_leaks(store, settings))
 
@@ -165,8 +174,9 @@ def _judge_leaks(store: ArtifactStore, settings: SplitSettings) -> Verdict:
 
 def _placed_records(store: ArtifactStore, settings: SplitSettings) -> Iterator[tuple[RecordKeys, str]]:
     """Yield every record that is in a split, with its split."""
-    ledger = read_ledger(store.require(ASSET))
-    for record in read_record_keys(store, settings):
+    artifact = store.require(ASSET)
+    ledger = read_ledger(artifact)
+    for record in read_record_keys(store, settings, listed_families(artifact)):
         assignment = ledger.get(record.id)
         if assignment is not None and assignment.split != QUARANTINED:
             yield record, assignment.split
@@ -187,6 +197,13 @@ def _evidence_is_known(evidence: Evidence) -> Verdict:
     """The passages, sections and documents that records name as evidence are in the corpus."""
     unknown = unknown_evidence(evidence.store)
     return Verdict(splits.evidence_is_known(ASSET, unknown), {"unknown": len(unknown)})
+
+
+def _listed_ids_are_known(evidence: Evidence) -> Verdict:
+    """The ids in lists of duplicates are those of records."""
+    listed = evidence.store.require(ASSET).summary_as(LedgerSummary).listed
+    unknown = unknown_listed_ids(evidence.store)
+    return Verdict(splits.listed_ids_are_known(ASSET, unknown), {"listed": listed, "unknown": len(unknown)})
 
 
 def _is_older(artifact: Artifact, ledger: Artifact) -> bool:
@@ -335,5 +352,6 @@ GATES: list[Gate] = [
     Gate(ASSET, "clusters_are_whole", _clusters_are_whole),
     Gate(ASSET, "nothing_leaks", _nothing_leaks),
     Gate(ASSET, "evidence_is_known", _evidence_is_known, blocking=False),
+    Gate(ASSET, "listed_ids_are_known", _listed_ids_are_known, blocking=False),
     *chain.from_iterable(map(_split_gates, DATASETS)),
 ]

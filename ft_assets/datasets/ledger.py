@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from ft_assets.datasets.assign_splits import (
 )
 from ft_assets.datasets.clean import RECORDS
 from ft_assets.datasets.dataset import DATASETS, DataSet
+from ft_assets.datasets.duplicate_lists import DUPLICATES, ListedRecord, read_families
 from ft_assets.datasets.passage_index import PassageIndex, document_of, read_index
 from ft_assets.datasets.summaries import LedgerSummary
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from resources.artifacts import Artifact, ArtifactStore
-from resources.parquet import TableWriter, arrow_schema, column_names, read_rows
+from resources.parquet import TableWriter, arrow_schema, column_names, read_rows, write_table
 
 LEDGER = "ledger.parquet"
 ASSET = "split_ledger"
@@ -81,10 +82,20 @@ def read_ledger(ledger: Artifact) -> dict[tuple[str, str], Assignment]:
     }
 
 
-def read_record_keys(store: ArtifactStore, settings: SplitSettings) -> list[RecordKeys]:
-    """Return every record of all data sets with the keys that two splits may not share."""
+def read_record_keys(
+    store: ArtifactStore, settings: SplitSettings, families: Mapping[str, Sequence[str]]
+) -> list[RecordKeys]:
+    """Return every record of all data sets with the keys that two splits may not share.
+
+    `families`: those of lists of duplicates (`listed_families`).
+    """
     index = read_index(store.require("passages"))
-    return [_record_keys(dataset, row, index, settings) for dataset, row in _read_records(store)]
+    return [_record_keys(dataset, row, index, families, settings) for dataset, row in _read_records(store)]
+
+
+def listed_families(ledger: Artifact) -> dict[str, list[str]]:
+    """Return record id -> the keys of its families in the lists of duplicates that a ledger was made with."""
+    return read_families(ledger.file(DUPLICATES)) if DUPLICATES in ledger.manifest.files else {}
 
 
 def record_ids(store: ArtifactStore) -> Iterator[tuple[str, str]]:
@@ -95,14 +106,22 @@ def record_ids(store: ArtifactStore) -> Iterator[tuple[str, str]]:
 
 
 def write_ledger(
-    store: ArtifactStore, settings: SplitSettings, before: Artifact | None, recipe_id: str, folder: Path
+    store: ArtifactStore,
+    settings: SplitSettings,
+    before: Artifact | None,
+    recipe_id: str,
+    folder: Path,
+    *,
+    listed: Iterable[ListedRecord] | None = None,
 ) -> LedgerSummary:
     """Write the rows of the ledger before and those of new records below `folder`; return the summary.
 
-    Files: ledger.parquet and quarantine.jsonl.
+    Files: ledger.parquet and quarantine.jsonl; duplicates.parquet where there are lists of duplicates (`listed`).
     """
     known = read_ledger(before) if before else {}
-    result = assign_splits(read_record_keys(store, settings), known, settings)
+    rows = 0 if listed is None else write_table(folder / DUPLICATES, arrow_schema(ListedRecord), listed)
+    families = read_families(folder / DUPLICATES)
+    result = assign_splits(read_record_keys(store, settings, families), known, settings)
     counts: dict[str, Counter[str]] = {dataset.name: Counter() for dataset in DATASETS}
     clusters: set[str] = set()
     with TableWriter(folder / LEDGER, arrow_schema(LedgerRow)) as table:
@@ -119,7 +138,18 @@ def write_ledger(
         clusters=len(clusters - {""}),
         quarantined=len(rejected),
         splits={name: {split: count[split] for split in SPLITS} for name, count in counts.items()},
+        listed=rows,
     )
+
+
+def unknown_listed_ids(store: ArtifactStore) -> list[tuple[str, str]]:
+    """Return (file:line, id) of the rows in lists of duplicates that name no record."""
+    ledger = store.require(ASSET)
+    if DUPLICATES not in ledger.manifest.files:
+        return []
+    known = {record_id for _, record_id in record_ids(store)}
+    rows = read_rows(ledger.file(DUPLICATES))
+    return [(f"{row['source']}:{row['line_no']}", row["record_id"]) for row in rows if row["record_id"] not in known]
 
 
 def unknown_evidence(store: ArtifactStore) -> list[tuple[str, str, str]]:
@@ -139,7 +169,13 @@ def _read_records(store: ArtifactStore) -> Iterator[tuple[DataSet, Mapping[str, 
             yield dataset, row
 
 
-def _record_keys(dataset: DataSet, row: Mapping[str, Any], index: PassageIndex, settings: SplitSettings) -> RecordKeys:
+def _record_keys(
+    dataset: DataSet,
+    row: Mapping[str, Any],
+    index: PassageIndex,
+    families: Mapping[str, Sequence[str]],
+    settings: SplitSettings,
+) -> RecordKeys:
     key = dataset.id_of(row)
     evidence: list[str] = row[dataset.evidence]
     keys: list[str] = []
@@ -149,6 +185,7 @@ def _record_keys(dataset: DataSet, row: Mapping[str, Any], index: PassageIndex, 
         keys += [f"passage:{index.section(name)}" for name in evidence]
     if group := row.get(dataset.group):
         keys.append(f"group:{group}")
+    keys += families.get(key[1], ())
     question = question_form(row[dataset.question]) if "question" in settings.group_by else ""
     if question:
         keys.append(cluster_key(question))

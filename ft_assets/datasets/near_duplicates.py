@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 _BATCH = 2**14  # texts whose grams are held at once: their number has 14 bits
 _SLICE = 2**14  # candidate pairs that are compared at once
+_SORTED = 2**23  # entries that are sorted at once
 _HASH = 40  # bits of a gram's hash
 _COUNTED = 16  # batches in which grams are counted: more change no order by much
 _SLOT_BITS = 20  # bits of the slot in which a gram is counted: its frequency need not be exact
@@ -105,10 +106,9 @@ class _Sketches(NamedTuple):
     """The number of different grams of each text (int64 [N])."""
     bitmaps: Any
     """The grams of each text, each as one of 512 bits (uint64 [N, 8])."""
-    rare: Any
-    """The rare parts, one entry for each text that has the part among its rarest (uint64 [M])."""
-    owners: Any
-    """The texts of these entries (uint32 [M])."""
+    entries: list[tuple[Any, Any]]
+    """By batch: the rare parts, one entry for each text that has it among its rarest (uint64), and the texts (uint32).
+    """
 
 
 class _Grams(NamedTuple):
@@ -136,7 +136,7 @@ def _sketch(texts: Sequence[str], threshold: float) -> _Sketches:
         counts += np.bincount(_grams(batch)[0] >> np.uint64(_HASH - _SLOT_BITS), minlength=len(counts))
     # any order of all parts works; sums of these bring the parts first that the fewest texts have
     rarity = 1 + (8 * np.log2(max(counts.sum(), 1) / np.maximum(counts, 1))).astype(np.int64)
-    sizes, bitmaps, rare, owners = [], [], [], []
+    sizes, bitmaps, entries = [], [], []
     for number, batch in enumerate(batches):
         hashes, texts_of = _grams(batch)
         keys = texts_of << np.uint64(_HASH) | hashes
@@ -149,10 +149,9 @@ def _sketch(texts: Sequence[str], threshold: float) -> _Sketches:
         sizes.append(size)
         bitmaps.append(np.packbits(bits, axis=1).view(np.uint64))
         grams = _Grams(hashes, texts_of, rarity[(hashes >> np.uint64(_HASH - _SLOT_BITS)).astype(np.int64)])
-        for entries, texts_of in _entries(grams, size, threshold):
-            rare.append(entries)
-            owners.append((texts_of + number * _BATCH).astype(np.uint32))
-    return _Sketches(*(np.concatenate(parts) for parts in (sizes, bitmaps, rare, owners)))
+        for rare, texts_of in _entries(grams, size, threshold):
+            entries.append((rare, (texts_of + number * _BATCH).astype(np.uint32)))
+    return _Sketches(np.concatenate(sizes), np.concatenate(bitmaps), entries)
 
 
 def _entries(grams: _Grams, size: Any, threshold: float) -> Iterator[tuple[Any, Any]]:
@@ -254,45 +253,64 @@ def _candidates(sketches: _Sketches, threshold: float, families: Families, fresh
 
     A text of each pair is `fresh` (bool [N]).
     """
+    groups = sum(len(rare) for rare, _ in sketches.entries) // _SORTED + 1
+    for group in range(groups):
+        owners, starts = _lists(sketches, group, groups)
+        if len(owners):
+            # a fresh entry is compared with all that follow it in its list, and with earlier ones that are not fresh
+            for way in (1, -1) if not fresh.all() else (1,):
+                yield from _neighbours(owners, starts, sketches.sizes[owners], threshold, families, fresh, way)
+
+
+def _lists(sketches: _Sketches, group: int, groups: int) -> tuple[Any, Any]:
+    """Return the texts of one group of rare parts: a list for each part that several have, by size; and the starts."""
     import numpy as np
 
-    order = np.argsort(sketches.rare)
-    parts = sketches.rare[order]
-    equal = np.concatenate(([False], parts[1:] == parts[:-1], [False]))
+    chosen = [(rare % np.uint64(groups) == group, rare, owners) for rare, owners in sketches.entries]
+    rare = np.concatenate([rare[part] for part, rare, _ in chosen])
+    owners = np.concatenate([owners[part] for part, _, owners in chosen])
+    order = np.argsort(rare)
+    rare = rare[order]
+    equal = np.concatenate(([False], rare[1:] == rare[:-1], [False]))
     shared = equal[1:] | equal[:-1]
-    parts, owners = parts[shared], sketches.owners[order[shared]].astype(np.int64)
-    order = np.lexsort((sketches.sizes[owners], parts))
-    parts, owners = parts[order], owners[order]
-    if not len(parts):
-        return
-    sizes, begun = sketches.sizes[owners], fresh[owners]
-    starts = np.flatnonzero(np.concatenate(([True], parts[1:] != parts[:-1])))
-    lengths = np.diff(np.append(starts, len(parts)))
+    rare, owners = rare[shared], owners[order[shared]].astype(np.int64)
+    order = np.lexsort((sketches.sizes[owners], rare))
+    rare = rare[order]
+    return owners[order], np.flatnonzero(np.concatenate(([True], rare[1:] != rare[:-1]))[: len(rare)])
+
+
+def _neighbours(  # noqa: PLR0917 - what one walk over the lists needs
+    owners: Any, starts: Any, sizes: Any, threshold: float, families: Families, fresh: Any, way: int
+) -> Iterator[tuple[Any, Any]]:
+    """Yield (fresh text, other) of `_lists`: the neighbours first, then the texts after them, and so on.
+
+    `sizes`: of the owners. `way`: 1, or -1 backwards; then the others are not fresh.
+    """
+    import numpy as np
+
+    begun = fresh[owners]
+    lengths = np.diff(np.append(starts, len(owners)))
     firsts, ends = np.repeat(starts, lengths), np.repeat(starts + lengths, lengths)
-    # a fresh entry is compared with all that follow it in its list, and with the earlier ones that are not fresh
-    for way in (1, -1):
-        roots, joins = families.roots(), families.joins
-        alive = np.flatnonzero(begun)
-        step = 0
-        while len(alive):
-            step += 1
-            if step & (step - 1) == 0:  # sometimes: drop the lists that have become one family
+    roots, joins = families.roots(), families.joins
+    alive = np.flatnonzero(begun)
+    step = 0
+    while len(alive):
+        step += 1
+        if step & (step - 1) == 0:  # sometimes: drop the lists that have become one family
+            roots, joins = families.roots(), families.joins
+            listed = roots[owners]
+            one = np.minimum.reduceat(listed, starts) == np.maximum.reduceat(listed, starts)
+            alive = alive[~np.repeat(one, lengths)[alive]]
+        others = alive + way * step
+        alive = alive[(others < ends[alive]) & (others >= firsts[alive])]
+        # a list is ordered by size: if the next text is too large (or too small), all later ones are
+        small, large = np.sort([sizes[alive], sizes[alive + way * step]], axis=0)
+        alive = alive[small >= threshold * large - _SLACK]
+        pairs = alive if way == 1 else alive[~begun[alive - step]]
+        for start in range(0, len(pairs), _SLICE):
+            left = owners[pairs[start : start + _SLICE]]
+            right = owners[pairs[start : start + _SLICE] + way * step]
+            if families.joins - joins > len(roots) // 100:
                 roots, joins = families.roots(), families.joins
-                listed = roots[owners]
-                one = np.minimum.reduceat(listed, starts) == np.maximum.reduceat(listed, starts)
-                alive = alive[~np.repeat(one, lengths)[alive]]
-            others = alive + way * step
-            alive = alive[(others < ends[alive]) & (others >= firsts[alive])]
-            # a list is ordered by size: if the next text is too large, all later ones are
-            small, large = np.sort([sizes[alive], sizes[alive + way * step]], axis=0)
-            alive = alive[small >= threshold * large - _SLACK]
-            pairs = alive if way == 1 else alive[~begun[alive - step]]
-            for start in range(0, len(pairs), _SLICE):
-                left = owners[pairs[start : start + _SLICE]]
-                right = owners[pairs[start : start + _SLICE] + way * step]
-                if families.joins - joins > len(roots) // 100:
-                    roots, joins = families.roots(), families.joins
-                apart = roots[left] != roots[right]
-                yield left[apart], right[apart]
-        if begun.all():
-            return
+            apart = roots[left] != roots[right]
+            yield left[apart], right[apart]

@@ -32,7 +32,8 @@ class RecordsSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Summary of `split_ledger`. `new`: records that the ledger before did not have."""
+    """Summary of `split_ledger`. `new`: records that the ledger before did not have; `listed`: rows of lists of
+    duplicates."""
 
     records: int
     new: int
@@ -40,6 +41,7 @@ class LedgerSummary(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     splits: dict[str, dict[str, int]]
     """Data set -> split -> records."""
+    listed: int = 0
 
 
 class SplitsSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,12 +63,10 @@ def test_with_new_texts_exactly_the_pairs_count_in_which_a_text_is_new(threshold
 
 def test_texts_of_all_sizes_around_the_threshold_are_found():
     dice = random.Random(3)  # noqa: S311
-    for size in [*range(1, 40), 62, 63, 64, 65, 66, 80, 100, 127, 128, 129, 160, 300]:
+    for size in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 20, 31, 32, 33, 40, 64, 65, 80, 127, 128, 160):
         base = "".join(chr(0x4E00 + n) for n in dice.sample(range(5000), size + 2))
-        others = [
-            base[: cut + 2] + "".join(dice.choices(HAN, k=more)) for cut in range(size) for more in (0, size // 9)
-        ]
-        for other in others:
+        for cut in range(size * 7 // 10, size + 1, size // 30 + 1):
+            other = base[: cut + 2] + "".join(dice.choices(HAN, k=dice.choice([0, size // 9])))
             alike = jaccard(base, other) >= 0.8
             assert [pair[:2] for pair in near_pairs([base, other], 0.8)] == ([(0, 1)] if alike else [])
 
