@@ -93,6 +93,8 @@ def _read_row(value: object) -> tuple[list[str], object]:
     group = next((part[key] for part, key in product(parts, _GROUPS) if part.get(key) is not None), None)
     if isinstance(group, bool | list | dict):
         raise _Unusable("group", cast("object", group), "a text or a number")
+    if isinstance(group, float) and group.is_integer():  # pandas writes whole numbers with gaps as floats
+        group = int(group)
     return [_id(row[name], name)], group
 
 
