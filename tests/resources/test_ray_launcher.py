@@ -196,8 +196,8 @@ def test_a_folder_that_is_not_shared_is_refused_before_the_worker_starts(
 ) -> None:
     submission = RayLauncherResource.submission
 
-    def unseen(self: RayLauncherResource, module: str, job: Job, name: str) -> dict[str, Any]:
-        submitted = submission(self, module, job, name)
+    def unseen(self: RayLauncherResource, module: str, job: Job, *others: Any) -> dict[str, Any]:
+        submitted = submission(self, module, job, *others)
         (job.folder() / "ray.token").unlink()  # as a node sees it that has not mounted the folder
         return submitted
 
