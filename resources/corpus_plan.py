@@ -113,7 +113,7 @@ def plan_corpus(  # noqa: PLR0917 - what a corpus is
     # milliseconds of a point at 128 and at 384 dimensions, and on the same line beyond
     point = (0.57 + (0.73 - 0.57) * (dimension - 128) / 256) / 1000
     steps = [
-        _step("passages", 48e-6, 300, passages, cluster),
+        _step("passages", 200e-6, 600, passages, cluster),
         _step("gates on passages", 26e-6, 1000, passages, cluster),
         _step("splits and records", 56e-6, 900, passages, cluster),
         _step("encoder: training", 70e-6, 1900, passages, cluster),
@@ -121,7 +121,7 @@ def plan_corpus(  # noqa: PLR0917 - what a corpus is
         _step("gates on vectors", 8e-6, 20, passages, cluster),
         _step("evaluations", 60e-6, 350, passages, cluster),
         _step("collection", point, 900, passages, cluster),
-        _step("gates on the collection", 25e-6, 900, passages, cluster),
+        _step("gates on the collection", 36e-6, 900, passages, cluster),
     ]
     vector = 4 * dimension + 8 * _LEXICAL
     seconds = sum(step.seconds for step in steps)
