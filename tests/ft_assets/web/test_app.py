@@ -24,7 +24,8 @@ from ft_assets.definitions import GATES
 from ft_assets.retrieval.jobs import RetrievalEvaluationSummary
 from ft_assets.web.answers import Side, compare_answers
 from ft_assets.web.app import create_app
-from ft_assets.web.data import Filter, show_table
+from ft_assets.web.data import Filter, file_of, show_table
+from ft_assets.web.project import NotFound
 from resources.artifacts import Recipe
 from resources.files import file_lock
 from tests.page_state import HOSTILE, IDS, Adapters, build_adapters, build_encoders, release_collection, run_folder
@@ -203,18 +204,30 @@ def test_a_page_after_the_last_is_not_an_empty_quarantine(page: TestClient):
     assert "Nothing is quarantined" not in text and "Page 9 is after the last one: 1 row, 1 page" in text
 
 
-def test_a_page_of_many_rows_is_found_across_row_groups(tmp_path: Path, root: Path):
+@pytest.mark.parametrize("ends", [[5000], [1234, 1234, 5000]], ids=["one file", "shards"])
+def test_a_page_of_many_rows_is_found_across_row_groups(tmp_path: Path, root: Path, ends: list[int]):
     project = Project(config=root / "config.yaml", state=tmp_path)
     with project.store.stage(Recipe(asset="passages", code_version="1")) as staging:
         table = pa.table(
             {"passage_id": [f"p{n}" for n in range(5000)], "text": [["even", "odd"][n % 2] for n in range(5000)]}
         )
-        pq.write_table(table, staging.path / "passages.parquet", row_group_size=700)
-        project.store.point(staging.publish({}))
+        names = ["passages.parquet"] if len(ends) == 1 else [f"passages/{end}.parquet" for end in range(len(ends))]
+        for name, start, end in zip(names, [0, *ends], ends, strict=False):
+            (staging.path / name).parent.mkdir(exist_ok=True)
+            pq.write_table(table.slice(start, end - start), staging.path / name, row_group_size=700)
+        if len(ends) > 1:
+            listed = [{"name": Path(name).stem} for name in names]
+            (staging.path / "passages/shards.json").write_text(json.dumps(listed))
+        artifact = staging.publish({})
+        project.store.point(artifact)
     plain = show_table(project, "passages", recipe="", file="", look=Filter(), page=29)
     assert [row.number for row in plain.rows] == list(range(701, 726)) and plain.rows[0].fields["passage_id"] == "p700"
     odd = show_table(project, "passages", recipe="", file="", look=Filter(query="ODD", column="text"), page=100)
     assert (odd.total, odd.pages, odd.rows[-1].fields["passage_id"]) == (2500, 100, "p4999")
+    assert [(file.name, file.rows) for file in plain.files if file.rows] == [("passages.parquet", 5000)]
+    if len(ends) > 1:
+        with pytest.raises(NotFound, match="3 files in the state"):
+            file_of(artifact, "passages.parquet")
 
 
 def token(page: TestClient, path: str) -> str:
