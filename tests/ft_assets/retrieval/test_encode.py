@@ -7,7 +7,8 @@ from pathlib import Path
 from expectations.canonical import text_digest
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.retrieval import encode_on_ray
-from ft_assets.retrieval.encode import Earlier, EncodedPart, chunk_of
+from ft_assets.retrieval.earlier import Earlier
+from ft_assets.retrieval.encode import EncodedPart, chunk_of
 from ft_assets.retrieval.vectors import VECTORS_FILE, schema
 from resources.artifacts import Artifact, ArtifactStore, Recipe
 from resources.launcher import Job
