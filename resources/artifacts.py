@@ -26,7 +26,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from fnmatch import fnmatch
 from functools import cache, partial
@@ -118,6 +118,7 @@ class _Pointer(msgspec.Struct, frozen=True):
 
 
 Summary = TypeVar("Summary", bound=msgspec.Struct)
+ShardKind = TypeVar("ShardKind", bound=Shard)
 
 
 class Artifact:
@@ -179,11 +180,12 @@ class Artifact:
 
     def table_parts(self, name: str) -> list[str]:
         """Return the names of the files of a table, in order."""
-        shards = f"{name.removesuffix('.parquet')}/{SHARDS}"
-        if shards not in self.manifest.files:
-            return [name]
-        listed = msgspec.json.decode(self.file(shards).read_bytes(), type=list[Shard])
-        return [f"{name.removesuffix('.parquet')}/{shard.name}.parquet" for shard in listed]
+        return [f"{_folder_of(name)}/{shard.name}.parquet" for shard in self.shards(name, Shard)] or [name]
+
+    def shards(self, name: str, kind: type[ShardKind]) -> list[ShardKind]:
+        """Return the shards of a table in their order, with the keys of `kind`; none if the table is one file."""
+        listed = f"{_folder_of(name)}/{SHARDS}"
+        return msgspec.convert(self.json(listed), list[kind]) if listed in self.manifest.files else []
 
     def sharded_tables(self) -> list[str]:
         """Return the names of the tables that are in shards."""
@@ -624,6 +626,15 @@ class Staging:
                 for link in links
             ]
             raise Refused(f"publishing {self.recipe.asset}", refusals)
+
+
+def write_shards(folder: Path, name: str, shards: Sequence[Shard]) -> None:
+    """Write the list of the shards of a table below the folder of an artifact."""
+    write_json(folder / _folder_of(name) / SHARDS, msgspec.to_builtins(shards))
+
+
+def _folder_of(table: str) -> str:
+    return table.removesuffix(".parquet")
 
 
 def open_store(root: Path) -> ArtifactStore:

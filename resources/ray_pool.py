@@ -76,7 +76,7 @@ class ActorPool:
         self._restarts = _RESTARTS * self._size
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, int | None]] = {}
-        """What is waited for -> its actor, and the number of its item; None of an actor that has not started yet."""
+        """A running call -> its actor, and the number of its item: None for an actor that is starting."""
 
     def __enter__(self) -> ActorPool:
         return self

@@ -19,7 +19,7 @@ from expectations.violations import Violation
 from ft_assets.config.from_artifact import settings_of
 from ft_assets.corpus.collect import PASSAGES, PassagesSummary
 from ft_assets.corpus.cut import SAME_TEXT, passage_text
-from ft_assets.corpus.shards import read_shards
+from ft_assets.corpus.shards import PassageShard
 from ft_assets.graph.gates import Evidence, Gate, Verdict, whole_gate
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
 from ft_assets.graph.source_files import FILES
@@ -102,7 +102,7 @@ def _offsets_point_at_the_text(evidence: Evidence) -> Verdict:
     settings = artifact.manifest.recipe.settings
     maps = msgspec.convert(settings.get("maps", {}), dict[str, ColumnMap])
     names = artifact.table_parts(PASSAGES)
-    sources = [shard.files for shard in read_shards(artifact)] or [""]
+    sources = [shard.files for shard in artifact.shards(PASSAGES, PassageShard)] or [""]
     parts = {
         f"{artifact.manifest.files[name].sha256} {files}": name for name, files in zip(names, sources, strict=True)
     }

@@ -21,6 +21,7 @@ from ft_assets.corpus.payload import PayloadFields
 from ft_assets.corpus.seen import Seen
 from ft_assets.corpus.shards import (
     ALIASES,
+    PASSAGES,
     Inventory,
     PassageShard,
     ShardSource,
@@ -28,15 +29,14 @@ from ft_assets.corpus.shards import (
     group_files,
     seen_file,
     table_file,
-    write_shards,
 )
 from ft_assets.corpus.token_limit import TokenLimit
 from ft_assets.graph.quarantine import QUARANTINE
 from ft_assets.graph.source_files import shown_path
+from resources.artifacts import write_shards
 from resources.engines.protocol import PayloadType
 from resources.parquet import TableWriter, arrow_schema, write_table
 
-PASSAGES = "passages.parquet"
 GLOSSARY = "glossary.parquet"
 
 
@@ -112,7 +112,7 @@ def collect_passages(
 
 @dataclass
 class _Counts:
-    """What came of some files."""
+    """Counts of some files, their documents and aliases."""
 
     rows: int = 0
     chars: int = 0
@@ -192,7 +192,7 @@ class _Collector:
             yield from rejected
             shards.append(shard)
             self.total.add(counts)
-        write_shards(folder, shards)
+        write_shards(folder, PASSAGES, shards)
 
     def _cut_shard(
         self, files: str, group: Inventory, types: Mapping[str, PayloadType], source: ShardSource

@@ -99,7 +99,7 @@ class Seen:
 
 
 class _Shard:
-    """What the passages of a shard asked for, and what they found of earlier shards."""
+    """The passages of a shard, in the order of their comparison, and a hash of what they find of earlier shards."""
 
     def __init__(self) -> None:
         self.rows: list[SeenRow] = []

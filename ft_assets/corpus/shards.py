@@ -11,14 +11,12 @@ from itertools import accumulate, islice, zip_longest
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import msgspec
-
 from expectations.canonical import digest, hash_share
 from expectations.reading import Rejected
 from ft_assets.corpus.cut import Alias
 from ft_assets.corpus.seen import Seen, SeenRow, read_seen
 from ft_assets.graph.quarantine import QUARANTINE, read_quarantine
-from resources.artifacts import SHARDS, Artifact, Shard, Staging, write_json
+from resources.artifacts import SHARDS, Artifact, Shard, Staging
 from resources.engines.protocol import PayloadType
 from resources.parquet import read_rows
 
@@ -28,6 +26,7 @@ FILES_A_SHARD = 128
 """On average."""
 MOST_BYTES = 16 * 1024 * 1024
 """Of documents in a shard, unless one document has more."""
+PASSAGES = "passages.parquet"
 _FOLDER = "passages"
 ALIASES = "aliases.parquet"
 _Row = TypeVar("_Row")
@@ -80,7 +79,7 @@ class ShardSource:
         """The documents that were cut."""
         damaged = before.damaged_files() if before else set[str]()
         self._before = before if damaged.isdisjoint((f"{_FOLDER}/{SHARDS}", QUARANTINE, ALIASES)) else None
-        shards = read_shards(self._before) if self._before else []
+        shards = self._before.shards(PASSAGES, PassageShard) if self._before else []
         if self._before and shards:
             self._quarantine = _Rows(read_quarantine(self._before.file(QUARANTINE)))
             self._aliases = _Rows(Alias(**row) for row in read_rows(self._before.file(ALIASES)))
@@ -142,14 +141,3 @@ def table_file(name: str) -> str:
 def seen_file(name: str) -> str:
     """Return the file of what a shard's passages asked for."""
     return f"{_FOLDER}/{name}.seen.parquet"
-
-
-def read_shards(artifact: Artifact) -> list[PassageShard]:
-    """Return the shards of passages in their order; none if they are one table."""
-    name = f"{_FOLDER}/{SHARDS}"
-    return msgspec.convert(artifact.json(name), list[PassageShard]) if name in artifact.manifest.files else []
-
-
-def write_shards(folder: Path, shards: Sequence[PassageShard]) -> None:
-    """Write the list of the shards of a table."""
-    write_json(folder / _FOLDER / SHARDS, msgspec.to_builtins(list(shards)))

@@ -23,7 +23,6 @@ from ft_assets.retrieval.vectors import (
     VectorShard,
     contract_of,
     read_cut,
-    read_shards,
     read_terms,
     vectors_file,
 )
@@ -74,7 +73,9 @@ class Earlier:
         tables = [name for name in artifact.table_parts(VECTORS_FILE) if name not in damaged] if artifact else []
         if artifact and wanted and passages and self.has_lexical(wanted):
             sources = {passages.manifest.files[name].sha256 for name in passages.table_parts(PASSAGES)}
-            whole = [shard for shard in read_shards(artifact) if vectors_file(shard.name) in tables]
+            whole = [
+                shard for shard in artifact.shards(VECTORS_FILE, VectorShard) if vectors_file(shard.name) in tables
+            ]
             self._shards = {shard.passages: shard for shard in whole if shard.passages in sources}
             shared = {vectors_file(shard.name) for shard in self._shards.values()}
             tables = [name for name in tables if name not in shared]

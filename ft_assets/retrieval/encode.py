@@ -37,17 +37,17 @@ from ft_assets.retrieval.vectors import (
     CONTRACT_FILE,
     CUT_FILE,
     TERMS_FILE,
+    VECTORS_FILE,
     CutPassage,
     VectorShard,
     contract_of,
     schema,
     vector_writer,
     vectors_file,
-    write_shards,
     write_terms,
 )
 from resources import accelerator, models
-from resources.artifacts import Artifact, ArtifactStore, write_json
+from resources.artifacts import Artifact, ArtifactStore, write_json, write_shards
 from resources.launcher import RAY_ENCODERS, Job, run_worker
 from resources.parquet import open_tables, row_count, sample_column, table_batches
 from resources.telemetry import Metrics
@@ -90,7 +90,7 @@ def main(job: Job) -> Artifact:
             shards.append(shard)
         progress.end()
         if names != [PASSAGES]:
-            write_shards(staging.path, shards)
+            write_shards(staging.path, VECTORS_FILE, shards)
             if frequencies:
                 write_terms(staging.path / TERMS_FILE, frequencies)
         done, cut = sum(shard.rows for shard in shards), [*chain.from_iterable(shard.cut for shard in shards)]

@@ -4,7 +4,7 @@
 # pyarrow has no type information.
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from expectations.lexical.bm25 import Bm25Queries
 from ft_assets.corpus.collect import PASSAGES
 from ft_assets.embedding.lexical import FREQUENCIES_FILE, FrequencyCounter, query_side
 from ft_assets.retrieval.jobs import VectorsSummary
-from resources.artifacts import SHARDS, Artifact, Shard, write_json
+from resources.artifacts import Artifact, Shard
 from resources.parquet import Tables, open_tables
 
 if TYPE_CHECKING:
@@ -68,17 +68,6 @@ class VectorRow:
 def vectors_file(passages: str) -> str:
     """Return the file of the vectors of a file of passages, or of the passages' shard of this name."""
     return VECTORS_FILE if passages == PASSAGES else f"{_FOLDER}/{Path(passages).stem}.parquet"
-
-
-def read_shards(artifact: Artifact) -> list[VectorShard]:
-    """Return the shards of the table in their order; none if it is one file."""
-    name = f"{_FOLDER}/{SHARDS}"
-    return msgspec.convert(artifact.json(name), list[VectorShard]) if name in artifact.manifest.files else []
-
-
-def write_shards(folder: Path, shards: Sequence[VectorShard]) -> None:
-    """Write the list of the shards below the folder of an artifact."""
-    write_json(folder / _FOLDER / SHARDS, msgspec.to_builtins(list(shards)))
 
 
 def write_terms(path: Path, counter: FrequencyCounter) -> None:
