@@ -2,14 +2,16 @@
 
     python benchmarks/generation.py curve --work WORK    # SFT on 1 row, 25 %, 50 % and 100 % of the hand-written rows
     python benchmarks/generation.py pairs --work WORK    # DPO on hand-written and own pairs, SFT on the chosen answers
+    python benchmarks/generation.py funnel --work WORK --url URL --model NAME FILE...    # your questions, your server
 
 Everything runs through `ft run` on config.yaml (FT_CONFIG, FT_PROFILE); the environment is all that differs between two
 trainings. `curve`: kbalign asks about every training passage; then each share of the hand-written rows trains twice for
 the same number of steps, without generated rows and with all that were verified. The product never trains on generated
 rows alone, so the curve begins at one hand-written row. `pairs`: ddr answers every training question; then one SFT
 adapter is continued for as many steps by DPO on the hand-written pairs, by DPO on its own pairs, and by SFT on the
-chosen answers of those. All models answer the same held-out questions with their evidence; differences are paired, with
-95 % bootstrap intervals.
+chosen answers of those. `funnel`: a prompted model at an OpenAI-compatible server asks about passages of SQuAD files
+(CMRC 2018, say) and judges its own questions; nothing is trained. All models answer the same held-out questions with
+their evidence; differences are paired, with 95 % bootstrap intervals.
 """
 
 # pyright: basic
@@ -21,11 +23,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from expectations.rules.bootstrap import bootstrap, paired_bootstrap
+from ft_assets.generation.jobs import VERIFIED
+from ft_assets.kbalign.jobs import LONG, RECORDS, SHORT
 from resources.artifacts import Artifact, ArtifactStore
 from resources.parquet import read_rows
 
@@ -37,6 +41,8 @@ PASSAGES = 60
 QUESTIONS = 140
 """That ddr answers: half of the training questions."""
 METRICS = ("exact_match", "f1")
+FUNNEL_PASSAGES = 100
+"""That a model at a server asks about."""
 DPO_STEPS = 12
 SFT_RATE = 1e-4
 """Of SFT that continues an adapter: a fifth of the rate that the demo begins with."""
@@ -48,12 +54,22 @@ Scores = dict[str, dict[str, float]]
 def main() -> int:
     """Run one part. Return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["curve", "pairs"])
+    parser.add_argument("part", choices=["curve", "pairs", "funnel"])
+    parser.add_argument("files", nargs="*", help="funnel: SQuAD files, questions with their passages")
     parser.add_argument("--work", type=Path, required=True, help="the state is written here")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="curve: of the hand-written rows")
+    parser.add_argument("--url", help="funnel: an OpenAI-compatible endpoint, up to /v1")
+    parser.add_argument("--model", help="funnel: the name of its model")
+    parser.add_argument("--context", type=int, default=2048, help="funnel: tokens that it reads")
+    options = parser.parse_intermixed_args()  # FILE... come last
     project = Project(options.work / "state")
-    for results in {"curve": curve, "pairs": pairs}[options.part](project):
+    parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+        "curve": lambda: curve(project, options.shares),
+        "pairs": lambda: pairs(project),
+        "funnel": lambda: funnel(project, options),
+    }
+    for results in parts[options.part]():
         known = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else {}
         text = json.dumps(known | {options.part: results}, indent=2, ensure_ascii=False)
         options.out.write_text(text + "\n", "utf-8")
@@ -90,13 +106,13 @@ class Project:
         return {metric: {row["record_id"]: float(row[f"{metric}_{model}"]) for row in rows} for metric in METRICS}
 
 
-def curve(project: Project) -> Iterator[dict[str, Any]]:
+def curve(project: Project, shares: Sequence[float] = SHARES) -> Iterator[dict[str, Any]]:
     """Give the scores of SFT for each share of the hand-written rows, without and with generated rows: after each."""
     asked = {"KBALIGN__MAX_PASSAGES": PASSAGES}
     verified = project.run("kbalign_verified", DPO=None, **asked)
     hand_written = project.store.require("instruction_splits").summary
     points: list[dict[str, Any]] = []
-    for share in SHARES:
+    for share in shares:
         rows = max(1, round(share * int(hand_written["train"])))
         mix = [{"files": "*", "max_rows": rows}]
         without = project.evaluate("sft", DPO=None, SFT__MIX=mix, **asked)
@@ -138,6 +154,41 @@ def pairs(project: Project) -> Iterator[dict[str, Any]]:
         sft = sft or project.scores("sft")
         models[name] = summarise(scores) | {"minus_sft": compare(scores, sft)}
         yield {"pairs": preferences.summary, "SFT": summarise(sft), "models": models}
+
+
+def funnel(project: Project, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Give the questions that are left after each step, of passages and hand-written questions in SQuAD's form."""
+    corpus, rows = (options.work / name for name in ("corpus.jsonl", "rows.jsonl"))
+    with corpus.open("w", encoding="utf-8") as passages, rows.open("w", encoding="utf-8") as questions:
+        for article in [one for name in options.files for one in json.loads(Path(name).read_text("utf-8"))["data"]]:
+            for number, paragraph in enumerate(article["paragraphs"]):
+                name = paragraph.get("id") or f"{article['title']}-{number}"
+                passage = {"_id": name, "title": article.get("title", ""), "text": paragraph["context"]}
+                passages.write(json.dumps(passage, ensure_ascii=False) + "\n")
+                for one in paragraph["qas"]:
+                    row = {"question": one["question"], "answer": one["answers"][0]["text"], "evidence": [name]}
+                    questions.write(json.dumps(row, ensure_ascii=False) + "\n")
+    endpoint = {"kind": "endpoint", "url": options.url, "model": options.model, "context_tokens": options.context}
+    settings: dict[str, Any] = {
+        "CORPUS": {"files": [str(corpus.resolve())], "glossary": []},
+        "DATASETS__INSTRUCTION__FILES": [str(rows.resolve())],
+        "DATASETS__PREFERENCE__FILES": [],
+        "DATASETS__RETRIEVAL": {"queries": [], "qrels": []},
+        "SFT": None,
+        "DPO": None,
+        "DDR": None,
+        "EMBEDDING": None,
+        "GENERATOR": endpoint,
+        "DATASETS__SPLIT": {"key": "funnel"},
+        "KBALIGN": {"author": "prompted", "judge": "generator", "max_passages": FUNNEL_PASSAGES},
+    }
+    refused = ""
+    try:
+        project.run("kbalign_verified", **settings)
+    except subprocess.CalledProcessError as error:
+        refused = f"ft run ended with {error.returncode}: a gate refused, or nothing was made"
+    made = {name: project.store.require(name).summary for name in (SHORT, LONG, RECORDS, VERIFIED)}
+    yield {"model": options.model, "refused": refused} | made
 
 
 def summarise(scores: Scores) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+_FEW = 8
+"""Tokens that prompts must share to be read together first: a pass of the model for fewer gains nothing."""
 _LIKELIEST = 256
 """Tokens that are sorted at first: nearly every draw is among them, and to sort a whole vocabulary takes as long as a
 step of a small model."""
@@ -32,7 +34,7 @@ def decode(
 ) -> list[list[int]]:
     """Return the new tokens of each text wanted; the last one is a stop token, unless max_new_tokens ended the text.
 
-    Each prompt is computed once, and a finished text leaves the batch.
+    Each prompt is computed once, the tokens with which all begin once for all, and a finished text leaves the batch.
     """
     batch = _Batch(model, prompts, pad)
     batch.select([one.prompt for one in wanted])
@@ -59,14 +61,17 @@ class _Batch:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int) -> None:
         import torch
 
-        self._model, self._width = model, max(map(len, prompts))
-        self._last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
-        # padding is on the left, where generation needs it
-        ids = [[pad] * (self._width - len(one)) + list(one) for one in prompts]
-        mask = [[0] * (self._width - len(one)) + [1] * len(one) for one in prompts]
-        self._mask = torch.tensor(mask, device=model.device)
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
+        self._model = model
         self._cache: Any = None
+        self._last_only = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
+        shared = self._read_shared(prompts)
+        # padding is on the left of what is not shared: the last tokens are side by side, where generation needs them
+        rests = [one[shared:] for one in prompts]
+        width = max(map(len, rests))
+        ids = [[pad] * (width - len(one)) + list(one) for one in rests]
+        mask = [[1] * shared + [0] * (width - len(one)) + [1] * len(one) for one in rests]
+        self._mask = torch.tensor(mask, device=model.device)
+        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         self._penalty = float(model.generation_config.repetition_penalty or 1.0)
         self._seen: Any = None  # row x token, where the model has a penalty on those that were there before
         self._read(torch.tensor(ids, device=model.device), positions)
@@ -76,6 +81,29 @@ class _Batch:
             for row, one in enumerate(prompts):
                 self._seen[row, list(one)] = True
             self._penalise()
+
+    def _read_shared(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Read the tokens with which all prompts begin, once for all. Return their number; 0 where they are few, or the
+        model has layers that cannot skip the padding behind them (windows, recurrent ones)."""
+        import torch
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        ordered = sorted(map(tuple, prompts))
+        first, last = ordered[0], ordered[-1]  # what these two share, all do
+        most = min(len(one) for one in prompts) - 1  # the last token is read by each: its logits are wanted
+        shared = next((n for n in range(most) if first[n] != last[n]), most)
+        if len(prompts) == 1 or shared < _FEW:
+            return 0
+        ids = torch.tensor([first[:shared]], device=self._model.device)
+        self._mask = torch.ones_like(ids)
+        self._read(ids, torch.arange(shared, device=ids.device)[None])
+        cache = self._cache
+        if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            self._cache = None
+            return 0
+        cache.batch_repeat_interleave(len(prompts))
+        return shared
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order; one may be there several times."""

@@ -39,14 +39,14 @@ def check_model(folder: Path, *, values: bool = True, classifier: bool = False) 
     from safetensors import SafetensorError
 
     try:
-        named = () if _is_quantised(folder) else _names_and_shapes(folder, classifier)
+        named = () if is_quantised(folder) else _names_and_shapes(folder, classifier)
         return [*named, *(_not_finite(folder) if values else ())][:_SHOWN]
     except SafetensorError as error:  # a file that was cut
         reason = f"The weights cannot be read: {error}"
         return [violation("FT-TRAIN-067", where=str(folder), message=reason)]
 
 
-def _is_quantised(folder: Path) -> bool:
+def is_quantised(folder: Path) -> bool:
     """Return whether the weights are quantised already: their names and shapes are then those of the quantiser."""
     return "quantization_config" in json.loads((folder / "config.json").read_text("utf-8"))
 
@@ -82,7 +82,7 @@ def require_all_read(folder: Path, model: Any, report: dict[str, Any], *, unused
     `report`: the loading report of transformers. `unused`: beginning of the names of tensors that nothing reads, in the
     model without a head ("bert.pooler." is "pooler.").
     """
-    if not _is_quantised(folder):
+    if not is_quantised(folder):
         whole = f"{getattr(model, 'base_model_prefix', '')}."
         faults = [
             fault

@@ -63,7 +63,7 @@ _SPLITS = AssetSpec(
     name=SPLITS,
     group="kbalign",
     kinds={"parquet"},
-    code_version="1",
+    code_version="2",
     description="The hand-written rows turned round, to learn to ask: passage and answer -> question; and as they are, "
     "to learn to answer from one passage.",
     inputs=("instruction_splits", "passages"),

@@ -104,6 +104,24 @@ def test_one_prompt_is_computed_once_for_all_its_samples(source: LocalSource, mo
     assert all(shape[1] == 1 and shape[0] <= 4 for shape in shapes[1:]) and shapes[1][0] > 1
 
 
+def test_what_all_prompts_begin_with_is_computed_once(source: LocalSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    chats = [[{"role": "system", "content": "密" * 20}, *call(question).messages] for question in QUESTIONS[:4]]
+    calls = [msgspec.structs.replace(call(""), messages=chat) for chat in chats]
+    alone = [texts(source, one)[0] for one in calls]
+    generator, shapes = source._generator(), []
+    prompts = [render(generator.tokenizer, chat) for chat in chats]
+    shared = next(n for n, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1)
+    forward = generator.model.forward
+
+    def counting(input_ids: Any, **rest: Any) -> Any:
+        shapes.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(generator.model, "forward", counting)
+    assert texts(source, *calls) == alone
+    assert shapes[:2] == [(1, shared), (4, max(map(len, prompts)) - shared)] and shared > 20
+
+
 def test_calls_that_do_not_fit_into_memory_together_come_in_smaller_batches(
     source: LocalSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,7 +203,8 @@ def test_models_with_windows_and_recurrent_layers_share_a_prefill_too(name: str,
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(1)
-    prompts = [torch.randint(3, 300, (length,), generator=generator).tolist() for length in (5, 23, 12, 30)]
+    beginning = torch.randint(3, 300, (12,), generator=generator).tolist()  # longer than the windows
+    prompts = [beginning + torch.randint(3, 300, (length,), generator=generator).tolist() for length in (5, 23, 12, 30)]
     asked = [(0, 4), (1, 9), (2, 12), (3, 7), (1, 3)]
     texts = [TextWanted(prompt=n, key="", max_new_tokens=most, temperature=0, top_p=1) for n, most in asked]
     with torch.inference_mode():
