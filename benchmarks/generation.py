@@ -47,6 +47,8 @@ DPO_STEPS = 12
 SFT_RATE = 1e-4
 """Of SFT that continues an adapter: a fifth of the rate that the demo begins with."""
 
+REFUSED = "refused by a gate before its answers were compared"
+
 Scores = dict[str, dict[str, float]]
 """For each metric: record id -> score."""
 
@@ -94,9 +96,13 @@ class Project:
         print(f"== {time.monotonic() - start:.0f} s", file=sys.stderr)
         return self.store.require(asset)
 
-    def evaluate(self, model: str, **settings: Any) -> Scores:
-        """Train as these keys want it, and return the scores of `model` on the held-out questions."""
-        self.run("adapter_evaluation", **settings)
+    def try_to_evaluate(self, model: str, **settings: Any) -> Scores | None:
+        """Train as these keys want it, and return the scores of `model` on the held-out questions; None if a gate
+        refuses the training."""
+        try:
+            self.run("adapter_evaluation", **settings)
+        except subprocess.CalledProcessError:
+            return None
         return self.scores(model)
 
     def scores(self, model: str) -> Scores:
@@ -115,17 +121,15 @@ def curve(project: Project, shares: Sequence[float] = SHARES) -> Iterator[dict[s
     for share in shares:
         rows = max(1, round(share * int(hand_written["train"])))
         mix = [{"files": "*", "max_rows": rows}]
-        without = project.evaluate("sft", DPO=None, SFT__MIX=mix, **asked)
         generated = {"SFT__GENERATED": True, "SFT__GENERATED_SHARE": 0.99}
-        added = project.evaluate("sft", DPO=None, SFT__MIX=mix, **asked, **generated)
-        trained = project.store.require("sft_adapter").summary
+        without = project.try_to_evaluate("sft", DPO=None, SFT__MIX=mix, **asked)
+        added = project.try_to_evaluate("sft", DPO=None, SFT__MIX=mix, **asked, **generated)
         points.append(
             {
                 "hand_written_rows": rows,
-                "origins": trained.get("origins"),
-                "without": summarise(without),
-                "with_generated": summarise(added),
-                "difference": compare(added, without),
+                "without": summarise(without) if without else REFUSED,
+                "with_generated": summarise(added) if added else REFUSED,
+                "difference": compare(added, without) if added and without else None,
             }
         )
         yield {"verified": verified.summary, "points": points}
@@ -146,10 +150,9 @@ def pairs(project: Project) -> Iterator[dict[str, Any]]:
     sft: Scores = {}
     models: dict[str, Any] = {}
     for name, keys in ways.items():
-        try:
-            scores = project.evaluate("dpo", DPO__MAX_STEPS=DPO_STEPS, **asked, **keys)
-        except subprocess.CalledProcessError:
-            models[name] = "refused by a gate before its answers were compared"
+        scores = project.try_to_evaluate("dpo", DPO__MAX_STEPS=DPO_STEPS, **asked, **keys)
+        if scores is None:
+            models[name] = REFUSED
             continue
         sft = sft or project.scores("sft")
         models[name] = summarise(scores) | {"minus_sft": compare(scores, sft)}

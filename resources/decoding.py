@@ -1,4 +1,5 @@
-"""Tokens drawn from a causal language model: several texts of one prompt from one prefill, each with its own sampling.
+"""Tokens drawn from a causal language model: several texts of one prompt from one prefill, each with its own sampling,
+and the beginning that all prompts of a batch share from one.
 
 A text depends on its key and not on the texts next to it: its random numbers are hashes of its key and the step.
 """

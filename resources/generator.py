@@ -1,4 +1,4 @@
-"""LLMs in memory: one base model with any number of adapters on it, whole models one at a time."""
+"""LLMs in memory: one base model with any number of adapters on it; whole and merged models one at a time."""
 
 # torch, transformers and peft are untyped here
 # pyright: basic

@@ -156,14 +156,26 @@ def test_qlora_without_bitsandbytes_names_the_package_to_install(lab: Any, refus
     assert refused_codes(lambda: train.main(lab.sft_job(lab.instructions(), method="qlora"))) == {"FT-TRAIN-008"}
 
 
-def test_the_generator_answers_alike_alone_and_in_a_batch_and_differs_by_adapter(trained: Any) -> None:
+def test_the_generator_answers_alike_alone_and_in_a_batch_and_differs_by_adapter(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab, sft, dpo = trained
-    generator = Generator(lab.base, {"sft": sft.folder(), "dpo": dpo.folder()}, Compute("cpu", "float32"))
     prompt = read_adapter_contract(sft.folder()).prompt
     chats = [build_messages(prompt, f"AES-{n} 使用多少比特?", ["比特" * n]) for n in (1, 9, 4)]
-    together = greedy(generator, "sft", chats, 6)
-    assert together == [greedy(generator, "sft", [chat], 6)[0] for chat in chats]
-    assert greedy(generator, "base", chats, 6) != together
+    found: list[list[list[str]]] = []
+    for apart in (
+        False,
+        True,
+    ):  # merged, as in float32, and apart from the base, as in 16 bits and on quantised weights
+        monkeypatch.setattr("resources.generator.is_quantised", lambda folder, apart=apart: apart)
+        generator = Generator(lab.base, {"sft": sft.folder(), "dpo": dpo.folder()}, Compute("cpu", "float32"))
+        together = greedy(generator, "sft", chats, 6)
+        assert any("lora_" in name for name, _ in generator.model.named_parameters()) == apart
+        assert together == [greedy(generator, "sft", [chat], 6)[0] for chat in chats]
+        assert greedy(generator, "base", chats, 6) != together
+        assert greedy(generator, "sft", chats, 6) == together, "the base has answered in between"
+        found.append([together, greedy(generator, "dpo", chats, 6)])
+    assert found[0] == found[1]
 
 
 def test_an_adapter_on_another_base_is_refused_by_name(trained: Any, lab: Any) -> None:
