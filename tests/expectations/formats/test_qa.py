@@ -11,7 +11,7 @@ import pytest
 
 from expectations.formats.instruction import InstructionRecord
 from expectations.formats.kbalign import parse_prompt, split_references
-from expectations.formats.qa import QaRecord
+from expectations.formats.qa import QA, QaRecord
 from expectations.reading import Rejected
 from expectations.records.read import read_records
 from expectations.verify import verify_file
@@ -198,6 +198,9 @@ def test_every_question_of_a_squad_file_is_a_record_with_its_paragraph(tmp_path:
     path.write_text(json.dumps({"version": "v1.0", "data": [document]}, ensure_ascii=False, indent=2), "utf-8")
     good, silent, unanswered = _read(path)
     assert (good.record_id, good.answer, good.golden_reference) == ("Q0", "128 位", CHUNK)
+    instruction = QA.bridges["instruction"](good)
+    assert isinstance(instruction, InstructionRecord)
+    assert instruction.context == [CHUNK], "SFT without the paragraph would train to guess"
     assert (silent.code, silent.path) == ("FT-QA-002", "$.data[0].paragraphs[0].qas[1].question")
     assert (unanswered.code, unanswered.path) == ("FT-QA-003", "$.data[0].paragraphs[0].qas[2].answers")
     lines = tmp_path / "documents.jsonl"
