@@ -506,21 +506,32 @@ def main() -> None:
                     run = start(python, name, method, plan, work)
                     runs[method][name].append(run)
                     print(f"{method} {name:<20} {run['wall_seconds']:6.1f} s, load {run['load_before']}", flush=True)
-    report: dict[str, Any] = {"machine": describe_machine(), "repeats": arguments.repeats, "not_run": not_run}
-    for method, count in steps.items():
-        found = {name: summarise(runs[method][name], tokens[method]) for name in names}
-        report[method] = {
-            "steps": count,
-            "rows_per_step": BATCH,
-            "tokens": tokens[method],
-            "results": found,
-            "others_over_ours": compare(found),
-        }
-        print(f"\n{method}: {count} steps of {BATCH} rows, {tokens[method]} tokens")
-        show(found, report[method]["others_over_ours"])
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+            report = {"machine": describe_machine(), "repeats": repeat + 1, "not_run": not_run}
+            report |= {method: report_on(runs[method], steps[method], tokens[method]) for method in steps}
+            write_report(report, arguments.out)
     print(f"written to {arguments.out}")
+
+
+def report_on(runs: dict[str, list[dict[str, Any]]], steps: int, tokens: int) -> dict[str, Any]:
+    """Return the figures of all contestants in one method."""
+    found = {name: summarise(repeats, tokens) for name, repeats in runs.items()}
+    return {
+        "steps": steps,
+        "rows_per_step": BATCH,
+        "tokens": tokens,
+        "results": found,
+        "others_over_ours": compare(found),
+    }
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write the report, and print its tables: after each repeat, so that a run may be ended early."""
+    for method in RATE:
+        one = report[method]
+        print(f"\n{method}: {one['steps']} steps of {BATCH} rows, {one['tokens']} tokens, {report['repeats']} repeats")
+        show(one["results"], one["others_over_ours"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 def show(found: dict[str, dict[str, Any]], ratios: dict[str, dict[str, Any]]) -> None:
