@@ -60,7 +60,13 @@ def main() -> int:
     parser.add_argument("files", nargs="*", help="funnel: SQuAD files, questions with their passages")
     parser.add_argument("--work", type=Path, required=True, help="the state is written here")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="curve: of the hand-written rows")
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs="+",
+        default=SHARES,
+        help="curve: of the hand-written rows; the results have these points alone",
+    )
     parser.add_argument("--url", help="funnel: an OpenAI-compatible endpoint, up to /v1")
     parser.add_argument("--model", help="funnel: the name of its model")
     parser.add_argument("--context", type=int, default=2048, help="funnel: tokens that it reads")
