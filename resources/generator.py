@@ -16,13 +16,7 @@ from resources import memory
 from resources.accelerator import Compute
 from resources.model_check import is_quantised
 from resources.text_source import BASE, ChatMessage
-from resources.trained_model import (
-    WHOLE_MODEL_FOLDER,
-    describe_base,
-    load_weights,
-    put_adapter,
-    read_adapter_contract,
-)
+from resources.trained_model import describe_base, load_trained, put_adapter, read_adapter_contract
 
 
 class Generator:
@@ -52,11 +46,8 @@ class Generator:
         self.names = [BASE, *trained]
         loras = {name: folder for name, folder in trained.items() if contracts[name].method == "lora"}
         merges = compute.dtype == "float32" and not is_quantised(base_folder)
+        self._base, self._trained = base_folder, trained
         self._merged, self._adapters = (loras, {}) if merges else ({}, loras)
-        self._wholes = {
-            BASE: base_folder,
-            **{name: base_folder if name in loras else trained[name] / WHOLE_MODEL_FOLDER for name in trained},
-        }
         self._compute = compute
         self._loaded = ""  # nothing, until a model is asked
 
@@ -68,9 +59,9 @@ class Generator:
         self._loaded = ""  # if this fails, no model is taken for another one
         memory.free()
         dtype = getattr(torch, self._compute.dtype)
-        model: Any = load_weights(self._wholes[whole], dtype=dtype)
+        model: Any = load_trained(self._base, self._trained.get(whole), dtype=dtype)
         if whole in self._merged:
-            model = put_adapter(model, self._merged[whole], whole).merge_and_unload(safe_merge=True)
+            model = model.merge_and_unload(safe_merge=True)
         for name, folder in self._adapters.items() if whole == BASE else ():
             model = put_adapter(model, folder, name, autocast_adapter_dtype=False)
         # adapters in the base's dtype: casting every activation up and back costs more than the product itself

@@ -46,6 +46,19 @@ def texts(source: LocalSource, *calls: Call) -> list[str]:
     return [reply.text if isinstance(reply, ModelReply) else reply.code for reply in replies]
 
 
+def record_shapes(source: LocalSource, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """A list that gets the shape of the ids of each pass of the loaded model."""
+    model, shapes = source._generator().model, list[tuple[int, ...]]()
+    forward = model.forward
+
+    def recording(input_ids: Any, **rest: Any) -> Any:
+        shapes.append(tuple(input_ids.shape))
+        return forward(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(model, "forward", recording)
+    return shapes
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_greedy_text_is_that_of_transformers(
     source: LocalSource, penalty: float, monkeypatch: pytest.MonkeyPatch
@@ -91,14 +104,7 @@ def test_seed_and_sample_change_a_drawn_text_and_not_a_greedy_one(source: LocalS
 
 def test_one_prompt_is_computed_once_for_all_its_samples(source: LocalSource, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(source, call("AES?"))
-    model, shapes = source._generator().model, []
-    forward = model.forward
-
-    def counting(input_ids: Any, **rest: Any) -> Any:
-        shapes.append(tuple(input_ids.shape))
-        return forward(input_ids=input_ids, **rest)
-
-    monkeypatch.setattr(model, "forward", counting)
+    shapes = record_shapes(source, monkeypatch)
     ask(source, *(call("AES?", sample=n, temperature=1.0, max_new_tokens=3) for n in range(4)))
     assert shapes[0][0] == 1 and shapes[0][1] > 1
     assert all(shape[1] == 1 and shape[0] <= 4 for shape in shapes[1:]) and shapes[1][0] > 1
@@ -108,16 +114,9 @@ def test_what_all_prompts_begin_with_is_computed_once(source: LocalSource, monke
     chats = [[{"role": "system", "content": "密" * 20}, *call(question).messages] for question in QUESTIONS[:4]]
     calls = [msgspec.structs.replace(call(""), messages=chat) for chat in chats]
     alone = [texts(source, one)[0] for one in calls]
-    generator, shapes = source._generator(), []
-    prompts = [render(generator.tokenizer, chat) for chat in chats]
+    prompts = [render(source._generator().tokenizer, chat) for chat in chats]
     shared = next(n for n, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1)
-    forward = generator.model.forward
-
-    def counting(input_ids: Any, **rest: Any) -> Any:
-        shapes.append(tuple(input_ids.shape))
-        return forward(input_ids=input_ids, **rest)
-
-    monkeypatch.setattr(generator.model, "forward", counting)
+    shapes = record_shapes(source, monkeypatch)
     assert texts(source, *calls) == alone
     assert shapes[:2] == [(1, shared), (4, max(map(len, prompts)) - shared)] and shared > 20
 

@@ -163,10 +163,8 @@ def test_the_generator_answers_alike_alone_and_in_a_batch_and_differs_by_adapter
     prompt = read_adapter_contract(sft.folder()).prompt
     chats = [build_messages(prompt, f"AES-{n} 使用多少比特?", ["比特" * n]) for n in (1, 9, 4)]
     found: list[list[list[str]]] = []
-    for apart in (
-        False,
-        True,
-    ):  # merged, as in float32, and apart from the base, as in 16 bits and on quantised weights
+    # merged, as in float32, and apart from the base, as in 16 bits and on quantised weights
+    for apart in (False, True):
         monkeypatch.setattr("resources.generator.is_quantised", lambda folder, apart=apart: apart)
         generator = Generator(lab.base, {"sft": sft.folder(), "dpo": dpo.folder()}, Compute("cpu", "float32"))
         together = greedy(generator, "sft", chats, 6)
